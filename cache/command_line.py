@@ -1,0 +1,60 @@
+"""What the three CLIs share: recipe options, error endings and exit codes. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import click
+
+from usjepa.cache.errors import Interrupted, UsjepaError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def recipe_options(command: Callable[P, T]) -> Callable[P, T]:
+    """Add `--pipeline NAME`, `--recipes FILE` and `--set section.key=value` (repeatable) to a command."""
+    for option in (
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="KEY=VALUE",
+            help="Override one field of the recipe, e.g. train.lr=1e-4. Repeatable.",
+        ),
+        click.option(
+            "--recipes",
+            type=click.Path(dir_okay=False),
+            default=None,
+            help="A recipe file of your own in place of the built-in pipelines.yaml.",
+        ),
+        click.option("--pipeline", default=None, help="Recipe name: demo, us-jepa, usrc-jepa."),
+    ):
+        command = option(command)
+    return command
+
+
+def ends_well(command: Callable[P, T]) -> Callable[P, T]:
+    """End a command with one readable message and the error's exit code, never with a bare traceback.
+
+    Ctrl-C that reaches no safe point of its own still ends with 75: run the same command again.
+    """
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except Interrupted as error:
+            click.echo(f"interrupted: {error}", err=True)
+            sys.exit(error.exit_code)
+        except UsjepaError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted: run the same command again to go on.", err=True)
+            sys.exit(Interrupted.exit_code)
+
+    return guarded
