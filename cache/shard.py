@@ -1,0 +1,169 @@
+"""The bytes of one shard file: a Zarr v3 `sharding_indexed` shard with a checksum table in its gap.
+
+    slot of row 0 | slot of row 1 | ... | table | Zarr index | crc32c of the index
+
+* slot: the row's bytes, their crc32c (4 bytes, the inner `crc32c` codec), zeros up to a multiple of 64.
+  Rows that do not exist (holes) have no slot.
+* table: not named by the index; Zarr readers skip it. It binds every row to its place: an xxh3-64 of the
+  whole slot, seeded from the layer's identity digest and the row number.
+* index: per row (offset, length incl. crc32c) as little-endian uint64; both 2**64 - 1 for a hole.
+
+All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import google_crc32c
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from usjepa.cache.errors import DamageError
+
+ALIGNMENT = 64
+MAGIC = b"USJTABLE"
+TABLE_VERSION = 1
+MISSING = 2**64 - 1
+_CRC_NBYTES = 4
+_HEADER = struct.Struct("<8sII16sQQ16x")  # magic, version, rows a shard, digest, first row, bytes a row
+assert _HEADER.size == ALIGNMENT
+
+
+@dataclass(frozen=True)
+class ShardLayout:
+    """Where things lie in the shards of one layer."""
+
+    rows: int
+    """Rows in a full shard."""
+    row_nbytes: int
+    """Bytes of one row, without its crc32c."""
+
+    @property
+    def slot_nbytes(self) -> int:
+        """Bytes from one row's start to the next."""
+        return -(-(self.row_nbytes + _CRC_NBYTES) // ALIGNMENT) * ALIGNMENT
+
+    @property
+    def tail_nbytes(self) -> int:
+        """Bytes of a slot behind the row itself: crc32c and zeros."""
+        return self.slot_nbytes - self.row_nbytes
+
+    @property
+    def table_nbytes(self) -> int:
+        """Bytes of the checksum table."""
+        return _HEADER.size + 8 * self.rows
+
+    @property
+    def index_nbytes(self) -> int:
+        """Bytes of the Zarr index with its crc32c."""
+        return 16 * self.rows + _CRC_NBYTES
+
+    @property
+    def trailer_nbytes(self) -> int:
+        """Bytes of table and index, the end of the file."""
+        return self.table_nbytes + self.index_nbytes
+
+    def size(self, present: int) -> int:
+        """Return the file's size when `present` rows exist."""
+        return present * self.slot_nbytes + self.trailer_nbytes
+
+
+@dataclass(frozen=True)
+class Trailer:
+    """What a shard's end says: where each row lies and what its slot must hash to."""
+
+    offsets: NDArray[np.int64]
+    """[rows] byte offset of each row's slot, -1 for a hole."""
+    hashes: NDArray[np.uint64]
+    """[rows] xxh3-64 of each row's slot, 0 for a hole."""
+
+
+def row_seed(digest: bytes, row: int) -> int:
+    """Return the xxh3 seed that binds a row's checksum to its layer and its place."""
+    return xxhash.xxh3_64_intdigest(digest + row.to_bytes(8, "little"))
+
+
+def pack_shard(
+    rows: Sequence[memoryview | bytes | None], layout: ShardLayout, digest: bytes, first_row: int
+) -> tuple[bytearray, str]:
+    """Assemble a shard in memory.
+
+    Args:
+        rows: each row's bytes in row order, None for a hole; fewer than `layout.rows` leaves holes at the end.
+        layout: the layer's layout.
+        digest: 16 bytes, of the layer's hard identity.
+        first_row: the global number of the shard's first row.
+
+    Returns:
+        The file's bytes and the xxh3-128 (hex) of its table.
+    """
+    present = sum(row is not None for row in rows)
+    data = bytearray(layout.size(present))
+    view = memoryview(data)
+    hashes = np.zeros(layout.rows, dtype="<u8")
+    index = np.full((layout.rows, 2), MISSING, dtype="<u8")
+    offset = 0
+    for i, row in enumerate(rows):
+        if row is None:
+            continue
+        slot = view[offset : offset + layout.slot_nbytes]
+        slot[: layout.row_nbytes] = row
+        crc = google_crc32c.value(bytes(row))
+        slot[layout.row_nbytes : layout.row_nbytes + _CRC_NBYTES] = crc.to_bytes(_CRC_NBYTES, "little")
+        hashes[i] = xxhash.xxh3_64_intdigest(slot, seed=row_seed(digest, first_row + i))
+        index[i] = offset, layout.row_nbytes + _CRC_NBYTES
+        offset += layout.slot_nbytes
+    table = _HEADER.pack(MAGIC, TABLE_VERSION, layout.rows, digest, first_row, layout.row_nbytes) + hashes.tobytes()
+    index_bytes = index.tobytes()
+    view[offset : offset + len(table)] = table
+    view[offset + len(table) :] = index_bytes + google_crc32c.value(index_bytes).to_bytes(_CRC_NBYTES, "little")
+    return data, table_hash(table)
+
+
+def table_hash(table: bytes | memoryview) -> str:
+    """Return the hash of a table as a commit record and a manifest hold it."""
+    return xxhash.xxh3_128_hexdigest(table)
+
+
+def parse_trailer(trailer: bytes, file_size: int, layout: ShardLayout, expected: str, where: str) -> Trailer:
+    """Check a shard's last bytes against the hash that the manifest holds and return what they say.
+
+    Args:
+        trailer: the file's last `layout.trailer_nbytes` bytes.
+        file_size: the file's size in bytes.
+        layout: the layer's layout.
+        expected: the table's xxh3-128 (hex) in the manifest or commit record.
+        where: names the shard in messages.
+
+    Raises:
+        DamageError: the table is not the one that was committed, or the index contradicts it.
+    """
+    if len(trailer) != layout.trailer_nbytes:
+        raise DamageError(f"{where}: {file_size:,} bytes are too few for a shard; it was cut or never finished.")
+    table, index_bytes = trailer[: layout.table_nbytes], trailer[layout.table_nbytes :]
+    if table_hash(table) != expected:
+        raise DamageError(f"{where}: its checksum table is not the one committed: a stale, swapped or damaged shard.")
+    hashes = np.frombuffer(table, dtype="<u8", offset=_HEADER.size)
+    if google_crc32c.value(index_bytes[:-_CRC_NBYTES]).to_bytes(_CRC_NBYTES, "little") != index_bytes[-_CRC_NBYTES:]:
+        raise DamageError(f"{where}: the crc32c of its index does not match: the index is damaged.")
+    index = np.frombuffer(index_bytes[:-_CRC_NBYTES], dtype="<u8").reshape(layout.rows, 2)
+    hole = index[:, 0] == MISSING
+    place = np.cumsum(~hole) - 1
+    wanted = np.where(hole, MISSING, place.astype(np.uint64) * np.uint64(layout.slot_nbytes))
+    lengths = np.where(hole, MISSING, np.uint64(layout.row_nbytes + _CRC_NBYTES))
+    if not (np.array_equal(index[:, 0], wanted) and np.array_equal(index[:, 1], lengths)):
+        raise DamageError(f"{where}: its index names places where no row can lie: the index is damaged or forged.")
+    if file_size != layout.size(int((~hole).sum())):
+        raise DamageError(f"{where}: {file_size:,} bytes, not the {layout.size(int((~hole).sum())):,} its index needs.")
+    return Trailer(np.where(hole, -1, place * layout.slot_nbytes).astype(np.int64), hashes)
+
+
+def check_slot(slot: memoryview, layout: ShardLayout) -> bool:
+    """Return whether a slot's own crc32c and padding are intact; the place-bound hash is checked elsewhere."""
+    crc = google_crc32c.value(bytes(slot[: layout.row_nbytes])).to_bytes(_CRC_NBYTES, "little")
+    tail = slot[layout.row_nbytes :]
+    return bytes(tail) == crc + bytes(layout.tail_nbytes - _CRC_NBYTES)

@@ -1,0 +1,242 @@
+"""Where a store's files live: a small protocol, and the local (or NFS) folder.
+
+Publishing order, and why a crash at any point is harmless: bytes go to a unique sibling temp name, are
+flushed and fsynced, renamed over the final name, and the folder is fsynced. Before the rename nobody sees
+the file; after the folder's fsync it outlives a power cut. Temp names are unique, so two writers never mix
+their bytes. No hard links, no flock, no clocks: this holds on NFS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from usjepa.cache.errors import StoreError, WriteError
+
+Buffer = bytes | bytearray | memoryview
+
+TEMP_SUFFIX = ".tmp"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITE_PIECE = 1 << 26  # a single write(2) takes at most 2 GiB on Linux; 64 MiB keeps Ctrl-C prompt
+
+
+class Storage(Protocol):
+    """Named immutable files under one root; names are POSIX paths relative to it."""
+
+    url: str
+
+    def read(self, name: str) -> bytes:
+        """Return a whole file; FileNotFoundError when there is none."""
+        ...
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`, fewer where the file ends; FileNotFoundError when there is none."""
+        ...
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length) ranges of one file, near ones fetched together."""
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return a file's size in bytes, None when there is none."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names of the files directly in a folder, without temp files; [] when there is none."""
+        ...
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the sorted names of the folders directly in a folder; [] when there is none."""
+        ...
+
+    def publish(self, name: str, data: Buffer) -> None:
+        """Write a file so that it is seen whole or not at all, replacing an older one. Raises WriteError."""
+        ...
+
+    def create(self, name: str, data: Buffer) -> bool:
+        """Create a file that must not exist yet; False when it does. Raises WriteError."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens when there is none."""
+        ...
+
+    def sweep(self) -> int:
+        """Remove temp files that a killed writer left; return how many. Only under the build's claim."""
+        ...
+
+
+@contextlib.contextmanager
+def _told(path: Path, nbytes: int) -> Iterator[None]:
+    """Turn the operating system's refusal into one message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise WriteError(
+                f"{path}: no room for {nbytes:,} bytes ({error.strerror}). Everything committed before is whole: "
+                "free some space and run the same command again."
+            ) from error
+        raise WriteError(
+            f"{path}: can't write ({error.strerror}). Check that the target exists, is writable and is still mounted."
+        ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename or a new entry in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, data: Buffer) -> None:
+    """Publish one local file: unique temp sibling, fsync, rename, fsync of the folder.
+
+    Raises:
+        WriteError: the target is full, read-only or gone; the temp file is removed, an older file is untouched.
+    """
+    view = memoryview(data).cast("B")
+    temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
+    with _told(path, view.nbytes):
+        make_folders(path.parent)
+        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            try:
+                _write_all(handle, view)
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            os.replace(temp, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temp)
+            raise
+        sync_folder(path.parent)
+
+
+def _write_all(handle: int, view: memoryview) -> None:
+    done = 0
+    while done < view.nbytes:
+        done += os.write(handle, view[done : done + _WRITE_PIECE])
+
+
+def make_folders(folder: Path) -> None:
+    """Create a folder and its parents, each made durable in its own parent."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    sync_folder(folder.parent)
+
+
+class LocalStorage:
+    """A folder on a local disk or a mounted share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.url = str(root)
+
+    def path(self, name: str) -> Path:
+        """Return the file's place; refuses names that would leave the root."""
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StoreError(f"{self.url}: the file name {name!r} leaves the store. The store is damaged or forged.")
+        return self.root / name
+
+    def open(self, name: str) -> int:
+        """Return a read-only file descriptor; symbolic links are not followed (a store has none)."""
+        return os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def read(self, name: str) -> bytes:
+        handle = self.open(name)
+        with os.fdopen(handle, "rb") as file:
+            return file.read()
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        handle = self.open(name)
+        try:
+            return os.pread(handle, length, offset)
+        finally:
+            os.close(handle)
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        handle = self.open(name)
+        try:
+            return [os.pread(handle, length, offset) for offset, length in ranges]
+        finally:
+            os.close(handle)
+
+    def size(self, name: str) -> int | None:
+        try:
+            return self.path(name).lstat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        return sorted(
+            entry.name for entry in self._scan(folder) if not entry.is_dir() and not entry.name.endswith(TEMP_SUFFIX)
+        )
+
+    def folders(self, folder: str) -> list[str]:
+        return sorted(entry.name for entry in self._scan(folder) if entry.is_dir(follow_symlinks=False))
+
+    def _scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
+        try:
+            with os.scandir(self.path(folder)) as entries:
+                return list(entries)
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def publish(self, name: str, data: Buffer) -> None:
+        write_durably(self.path(name), data)
+
+    def create(self, name: str, data: Buffer) -> bool:
+        path = self.path(name)
+        with _told(path, len(data)):
+            make_folders(path.parent)
+            try:
+                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            except FileExistsError:
+                return False
+            try:
+                _write_all(handle, memoryview(data))
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+            sync_folder(path.parent)
+        return True
+
+    def delete(self, name: str) -> None:
+        path = self.path(name)
+        try:
+            with _told(path, 0), contextlib.suppress(FileNotFoundError):
+                path.unlink()
+        finally:
+            # An emptied folder would make two stores with the same content differ.
+            with contextlib.suppress(OSError):
+                if path.parent != self.root:
+                    path.parent.rmdir()
+
+    def sweep(self) -> int:
+        stale = [path for path in self.root.rglob(f".*{TEMP_SUFFIX}") if path.is_file()]
+        for path in stale:
+            with _told(path, 0):
+                path.unlink(missing_ok=True)
+        return len(stale)
+
+
+def open_storage(location: str | Path) -> Storage:
+    """Return the storage behind a path or a URL (`s3://...`, `gs://...`, `az://...`, `memory://...`)."""
+    text = str(location)
+    if "://" in text and not text.startswith("file://"):
+        from usjepa.cache.object_storage import ObjectStorage
+
+        return ObjectStorage(text)
+    return LocalStorage(Path(text.removeprefix("file://")))

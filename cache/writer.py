@@ -1,0 +1,206 @@
+"""Writes a store: segments, layers, whole shards, and the manifest that seals them. One writer a shard.
+
+Order, and why a crash anywhere is harmless: a segment's tables, then segment.json; a layer's zarr.json; a shard's
+file, then its commit record; after all of them the manifest. Each step is durable before the next begins, and each
+is only believed through the one after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from usjepa.cache.commits import Commit, committed, read_commit, shard_matches
+from usjepa.cache.errors import DamageError, IdentityError, NotSealedError, StoreError, TeacherError
+from usjepa.cache.identity import Json, differences, explain
+from usjepa.cache.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer, array_json, group_json
+from usjepa.cache.manifest import NEWEST, Manifest, Segment, generation_name
+from usjepa.cache.shard import pack_shard
+from usjepa.cache.state import State, exists, read_state, segment_json
+
+if TYPE_CHECKING:
+    from usjepa.cache.storage import Storage
+
+Holes = Sequence[tuple[int, str]]
+"""(row, reason) of rows that hold no data."""
+
+
+class StoreWriter:
+    """A store under construction. Every method may be called again after a crash; `guard` is asked before publishing."""
+
+    def __init__(self, storage: Storage, guard: Callable[[], None] = lambda: None) -> None:
+        self.storage = storage
+        self._guard = guard
+        self.state: State = State(0, (), {}, None)
+
+    def open(self, rows_per_shard: int) -> None:
+        """Create the store, or read what is there. An existing store keeps its own rows_per_shard."""
+        if not exists(self.storage):
+            format_ = {"major": FORMAT_MAJOR, "minor": FORMAT_MINOR}
+            root = group_json({"usjepa": {"format": format_, "rows_per_shard": rows_per_shard}})
+            self.storage.publish("zarr.json", root)
+        self.state = read_state(self.storage)
+        self._extend_arrays()
+
+    def add_segment(self, sources: bytes, rows: bytes, count: int) -> Segment:
+        """Append a segment of `count` rows at the next shard boundary; both tables are Parquet bytes."""
+        number = len(self.state.segments) + 1
+        segment = Segment(
+            number,
+            self.state.shard_count * self.state.rows_per_shard,
+            count,
+            xxhash.xxh3_128_hexdigest(sources),
+            xxhash.xxh3_128_hexdigest(rows),
+        )
+        self.storage.publish(f"{segment.folder}/sources.parquet", sources)
+        self.storage.publish(f"{segment.folder}/rows.parquet", rows)
+        self._guard()
+        self.storage.publish(f"{segment.folder}/segment.json", segment_json(segment))
+        self.state = replace(self.state, segments=(*self.state.segments, segment))
+        self._extend_arrays()
+        return segment
+
+    def add_layer(self, layer: Layer) -> Layer:
+        """Create a layer, or check that the stored one is the same.
+
+        Raises:
+            IdentityError: the stored layer differs in a hard field; the difference is shown field by field.
+        """
+        stored = self.state.layers.get(layer.name)
+        if stored is None:
+            parent, _, child = layer.name.rpartition("/")
+            if parent:
+                self._publish_if_changed(f"{parent}/zarr.json", group_json())
+            self.storage.publish(f"{layer.name}/zarr.json", array_json(layer, self.state.extent))
+            self.state = replace(self.state, layers={**self.state.layers, layer.name: layer})
+            return layer
+        check_same_layer(stored, layer, self.storage.url)
+        return stored
+
+    def _extend_arrays(self) -> None:
+        # Shapes serve foreign readers; they may run ahead of the manifest, never behind it.
+        for layer in self.state.layers.values():
+            self._publish_if_changed(f"{layer.name}/zarr.json", array_json(layer, self.state.extent))
+
+    def _publish_if_changed(self, name: str, data: bytes) -> None:
+        if self.storage.size(name) is None or self.storage.read(name) != data:
+            self.storage.publish(name, data)
+
+    def write_shard(
+        self, layer: Layer, shard: int, rows: NDArray[np.generic], holes: Holes, soft: Mapping[str, Json]
+    ) -> Commit:
+        """Publish one whole shard, then its commit record.
+
+        Args:
+            layer: where it belongs.
+            shard: its number.
+            rows: [n, *layer.shape] in row order, n the rows of this shard; what lies at a hole is not written.
+            holes: rows of this shard that hold no data.
+            soft: what it was computed with.
+
+        Raises:
+            TeacherError: a float row is not finite.
+            WriteError: the target can't take it.
+        """
+        numbers = self.state.rows_of_shard(shard)
+        if rows.shape != (len(numbers), *layer.shape) or rows.dtype != np.dtype(layer.dtype):
+            raise StoreError(
+                f"shard {shard} of {layer.name} needs {layer.dtype} {(len(numbers), *layer.shape)}, "
+                f"not {rows.dtype} {rows.shape}."
+            )
+        missing = {row for row, _ in holes}
+        _check_finite(rows, layer, numbers, missing)
+        flat = memoryview(np.ascontiguousarray(rows).view(np.uint8).reshape(len(numbers), -1))
+        buffers = [None if number in missing else flat[i] for i, number in enumerate(numbers)]
+        data, table = pack_shard(buffers, layer.layout, bytes.fromhex(layer.digest), numbers.start)
+        commit = Commit(shard, len(data), table, layer.digest, dict(soft), tuple(sorted(holes)))
+        self._publish(layer, commit, data)
+        return commit
+
+    def _publish(self, layer: Layer, commit: Commit, data: bytearray) -> None:
+        self._guard()
+        try:
+            earlier = read_commit(self.storage, layer, commit.shard)
+        except DamageError:  # a damaged record counts as none; verify names it, the new one replaces it
+            earlier = None
+        if earlier is not None and shard_matches(self.storage, layer, earlier):
+            return  # a task that ran twice: what is committed stays
+        self.storage.publish(layer.shard_name(commit.shard), data)
+        self._guard()
+        self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes())
+
+    def seal(self) -> Manifest:
+        """Write the manifest of everything that is built; an unchanged state keeps its generation.
+
+        Raises:
+            NotSealedError: a layer lacks shards; it names them and says what to run.
+        """
+        commits = {name: committed(self.storage, layer) for name, layer in sorted(self.state.layers.items())}
+        wanted = range(self.state.shard_count)
+        for name, found in commits.items():
+            lacking = [shard for shard in wanted if shard not in found]
+            if lacking:
+                raise NotSealedError(
+                    f"{self.storage.url}: layer {name} has {len(found)} of {len(wanted)} shards. {_how_to_fill(name)}"
+                )
+        newest = self.state.newest
+        manifest = Manifest(
+            newest.generation + 1 if newest else 1,
+            self.state.rows_per_shard,
+            self.state.segments,
+            {name: self.state.layers[name] for name in commits},
+            {name: tuple(found[shard].table for shard in wanted) for name, found in commits.items()},
+            {name: _soft_runs([found[shard].soft for shard in wanted]) for name, found in commits.items()},
+            tuple(sorted({hole for found in commits.values() for c in found.values() for hole in c.holes})),
+        )
+        if newest is not None and newest.digest == manifest.digest:
+            return newest
+        self._guard()
+        self.storage.publish(generation_name(manifest.generation), manifest.to_bytes())
+        self.storage.publish(NEWEST, manifest.to_bytes())
+        self.state = replace(self.state, newest=manifest)
+        return manifest
+
+
+def check_same_layer(stored: Layer, wanted: Layer, where: str) -> None:
+    """Raise IdentityError, field by field, when two layers of one name differ in anything that changes numbers."""
+    # The calibration of int8 is the store's own: it was computed once and is kept, never asked for.
+    comparable = replace(wanted, channel_scale=stored.channel_scale, rows_per_shard=stored.rows_per_shard)
+    found = differences(stored.to_json(), comparable.to_json())
+    found = [item for item in found if item[0] != "digest"]
+    if found:
+        raise IdentityError(
+            f"{where}: layer {stored.name} was built with other settings (stored | wanted):\n{explain(found)}\n"
+            "Use the stored settings, or build into another store (another teacher needs another name: "
+            "--set cache.teacher.name=NAME)."
+        )
+
+
+def _how_to_fill(name: str) -> str:
+    if name.startswith(("latents/", "scales/")):
+        teacher = name.split("/")[1]
+        return f"Run build with the teacher {teacher!r} again: it computes what is missing from the stored pixels."
+    return "Run the same build command again: it goes on where it stopped."
+
+
+def _soft_runs(values: Sequence[dict[str, Json]]) -> tuple[tuple[int, dict[str, Json]], ...]:
+    """Return (first shard, soft identity) wherever it changes, so that a manifest holds each once."""
+    runs: list[tuple[int, dict[str, Json]]] = []
+    for shard, value in enumerate(values):
+        if not runs or runs[-1][1] != value:
+            runs.append((shard, value))
+    return tuple(runs)
+
+
+def _check_finite(rows: NDArray[np.generic], layer: Layer, numbers: range, missing: set[int]) -> None:
+    if not np.issubdtype(rows.dtype, np.floating):
+        return
+    finite = np.isfinite(rows.reshape(len(numbers), -1)).all(axis=1)
+    bad = [number for number, good in zip(numbers, finite, strict=True) if not good and number not in missing]
+    if bad:
+        raise TeacherError(f"{layer.name}, row {bad[0]}: not finite ({len(bad)} such rows in this shard); nothing stored.")
