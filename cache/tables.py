@@ -1,0 +1,138 @@
+"""The two tables of a segment: which sources there are, and what each row is cut from.
+
+Columns are NumPy arrays, on disk they are Parquet. The bytes are a pure function of the values and of pyarrow's
+version: no timestamps, no pandas metadata, one row group, fixed compression. So a build that was killed and resumed
+writes the same file as one that was not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from usjepa.cache.errors import DamageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+TableT = TypeVar("TableT", bound="_Columns")
+
+_INTEGERS = dict.fromkeys(("source", "frame", "view", "top", "left", "height", "width", "frames"), pa.int32())
+_FLAGS = dict.fromkeys(("flip_horizontal", "flip_vertical"), pa.bool_())
+_TYPES: dict[str, pa.DataType] = _INTEGERS | _FLAGS
+"""Type on disk of every column; the ones not named here are strings."""
+
+_NUMPY: dict[pa.DataType, Any] = {pa.int32(): np.int32, pa.bool_(): np.bool_, pa.string(): np.object_}
+
+
+class _Columns:
+    """What both tables share: equal column lengths, slicing, equality, and Parquet in both directions."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    def __post_init__(self) -> None:
+        lengths = {name: len(column) for name, column in self.columns().items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"{type(self).__name__}: columns of unequal length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns().values())))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, type(self)):
+            return NotImplemented
+        mine, theirs = self.columns(), other.columns()
+        return all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+    __hash__ = None  # type: ignore[assignment]  # compares by value, and arrays can change
+
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """Return name -> array, in the table's column order."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def take(self: TableT, which: slice | NDArray[Any]) -> TableT:
+        """Return the table of the chosen rows: a slice, indices or a mask."""
+        return type(self)(**{name: column[which] for name, column in self.columns().items()})
+
+    def to_parquet(self) -> bytes:
+        """Return the table as the bytes of a Parquet file."""
+        columns = self.columns()
+        kinds = {name: _TYPES.get(name, pa.string()) for name in columns}
+        table = pa.table(
+            {name: pa.array(columns[name], type=kinds[name]) for name in columns}, pa.schema(kinds.items())
+        )
+        sink = io.BytesIO()
+        pq.write_table(table, sink, row_group_size=max(len(self), 1), compression="zstd", store_schema=False)
+        return sink.getvalue()
+
+    @classmethod
+    def from_parquet(cls: type[TableT], data: bytes) -> TableT:
+        """Return the table that `to_parquet` wrote; raises DamageError when these bytes are not one."""
+        try:
+            table = pq.read_table(io.BytesIO(data))
+        except (pa.ArrowException, OSError) as error:
+            raise DamageError(f"{cls.__name__}: {len(data):,} bytes that are no Parquet table ({error}).") from error
+        expected = {name: _TYPES.get(name, pa.string()) for name in cls.__dataclass_fields__}
+        found = {field.name: field.type for field in table.schema}
+        if found != expected:
+            raise DamageError(f"{cls.__name__}: columns {_told(found)} where {_told(expected)} were written.")
+        return cls(**{name: _to_numpy(table.column(name), kind) for name, kind in expected.items()})
+
+
+def _to_numpy(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
+    return np.asarray(column.to_numpy(), dtype=_NUMPY[kind])
+
+
+def _told(kinds: dict[str, pa.DataType]) -> str:
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
+
+
+@dataclass(frozen=True, eq=False)
+class SourceTable(_Columns):
+    """A line per source: a file, or a dataset within an HDF5 file."""
+
+    path: NDArray[np.object_]
+    """Relative to the source's root, POSIX; `file.h5::name` within an HDF5 file."""
+    dataset: NDArray[np.object_]
+    group: NDArray[np.object_]
+    """Patient or clip; unique within its dataset, never to straddle a split."""
+    label: NDArray[np.object_]
+    """Empty for none."""
+    split: NDArray[np.object_]
+    """Empty for none."""
+    reader: NDArray[np.object_]
+    """Name of the reader that decodes it."""
+    content_hash: NDArray[np.object_]
+    """xxh3-128, 32 hex digits."""
+    frames: NDArray[np.int32]
+    """Decoded frames; 0 where it can't be read."""
+    height: NDArray[np.int32]
+    """Pixels, of the first frame."""
+    width: NDArray[np.int32]
+    """Pixels, of the first frame."""
+    error: NDArray[np.object_]
+    """Why it can't be read; empty where it can."""
+
+
+@dataclass(frozen=True, eq=False)
+class RowTable(_Columns):
+    """A line per row: which frame of which source, and the view cut from it."""
+
+    source: NDArray[np.int32]
+    """Index into the segment's sources."""
+    frame: NDArray[np.int32]
+    view: NDArray[np.int32]
+    """0 is the plain frame."""
+    top: NDArray[np.int32]
+    """Crop box in pixels of the frame."""
+    left: NDArray[np.int32]
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+    flip_horizontal: NDArray[np.bool_]
+    flip_vertical: NDArray[np.bool_]

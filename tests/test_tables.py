@@ -1,0 +1,80 @@
+"""The tables of a segment: what is written is what is read, and the bytes depend on the values alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from usjepa.cache.errors import DamageError
+from usjepa.cache.tables import RowTable, SourceTable
+
+
+def sources(count: int = 3) -> SourceTable:
+    def strings(prefix: str) -> np.ndarray:
+        column = np.empty(count, dtype=object)
+        column[:] = [f"{prefix}{i}" for i in range(count)]
+        return column
+
+    numbers = np.arange(count, dtype=np.int32)
+    return SourceTable(
+        path=strings("dossier/é "),
+        dataset=strings("d"),
+        group=strings("g"),
+        label=strings(""),
+        split=strings("s"),
+        reader=strings("r"),
+        content_hash=strings("h"),
+        frames=numbers,
+        height=numbers,
+        width=numbers,
+        error=strings(""),
+    )
+
+
+def rows(count: int = 5) -> RowTable:
+    numbers = np.arange(count, dtype=np.int32)
+    flags = numbers % 2 == 0
+    return RowTable(numbers, numbers, numbers, numbers, numbers, numbers, numbers, flags, ~flags)
+
+
+@pytest.mark.parametrize("table", [sources(), rows(), sources(0), rows(0)], ids=["sources", "rows", "none", "no-rows"])
+def test_a_table_comes_back_with_its_values_and_types(table: SourceTable | RowTable) -> None:
+    back = type(table).from_parquet(table.to_parquet())
+    assert back == table
+    assert len(back) == len(table)
+    for name, column in back.columns().items():
+        assert column.dtype == table.columns()[name].dtype, name
+
+
+def test_the_same_values_give_the_same_bytes() -> None:
+    assert sources().to_parquet() == sources().to_parquet()
+    assert rows(100_000).to_parquet() == rows(100_000).to_parquet()
+
+
+def test_a_plain_parquet_reader_sees_the_columns_and_no_private_metadata() -> None:
+    import io
+
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(rows().to_parquet()))
+    assert table.column_names == list(rows().columns())
+    assert table.schema.metadata is None
+
+
+def test_another_table_or_cut_bytes_are_damage() -> None:
+    with pytest.raises(DamageError, match="SourceTable: columns source"):
+        SourceTable.from_parquet(rows().to_parquet())
+    with pytest.raises(DamageError, match="no Parquet table"):
+        RowTable.from_parquet(rows().to_parquet()[:-9])
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    short = np.zeros(2, np.int32)
+    full = rows()
+    with pytest.raises(ValueError, match="unequal length"):
+        RowTable(short, *list(full.columns().values())[1:])
+
+
+def test_taking_rows_keeps_all_columns_aligned() -> None:
+    assert rows(5).take(slice(1, 3)).frame.tolist() == [1, 2]
+    assert rows(5).take(np.array([4, 0])).flip_horizontal.tolist() == [True, True]
