@@ -265,12 +265,13 @@ class Store:
             name: np.empty((len(numbers), *self.layers[name].shape), self._manifest.layers[name].dtype) for name in names
         }
         groups = by_shard(numbers, self._manifest.rows_per_shard)
+        readers, pool = self._own()
         jobs = [
-            (name, shard, part, places, memoryview(arrays[name].reshape(-1).view(np.uint8)))
+            _Job(readers[name], shard, part, places, memoryview(arrays[name].reshape(-1).view(np.uint8)))
             for name in names
             for shard, part, places in groups
         ]
-        self._run(jobs)
+        self._run(jobs, pool)
         channels = self._manifest.layers[f"latents/{teacher}"].channel_scale if teacher else ()
         return Batch(numbers, arrays, teacher, channels)
 
@@ -284,26 +285,24 @@ class Store:
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.")
 
-    def _run(self, jobs: list[tuple[str, int, list[int], list[int], memoryview]]) -> None:
+    def _run(self, jobs: list[_Job], pool: ThreadPoolExecutor | None) -> None:
         pieces = list(_balanced(jobs, self.threads))
-        readers, pool = self._own()
-
-        def work(piece: list[tuple[str, int, list[int], list[int], memoryview]]) -> None:
-            for name, shard, rows, places, out in piece:
-                try:
-                    readers[name].read_shard_rows(shard, rows, places, out)
-                except (DamageError, HoleError) as error:
-                    raise type(error)(f"{error}{self._origin(str(error), rows)}") from error
-
         if pool is None or len(pieces) < 2:
             for piece in pieces:
-                work(piece)
+                self._work(piece)
             return
-        futures = [pool.submit(work, piece) for piece in pieces]
-        errors = [future.exception() for future in futures]
+        futures = [pool.submit(self._work, piece) for piece in pieces]
+        errors = [future.exception() for future in futures]  # all have ended: none writes into the batch any more
         for error in errors:
             if error is not None:
                 raise error
+
+    def _work(self, piece: list[_Job]) -> None:
+        for job in piece:
+            try:
+                job.reader.read_shard_rows(job.shard, job.rows, job.places, job.out)
+            except (DamageError, HoleError) as error:
+                raise type(error)(f"{error}{self._origin(str(error), job.rows)}") from error
 
     def _origin(self, message: str, rows: list[int]) -> str:
         """Return which source the damaged row shows, for the error message."""
@@ -336,20 +335,31 @@ class Store:
         self._pid = -1
 
 
-def _balanced(
-    jobs: list[tuple[str, int, list[int], list[int], memoryview]], parts: int
-) -> Iterator[list[tuple[str, int, list[int], list[int], memoryview]]]:
+@dataclass(frozen=True)
+class _Job:
+    """Rows of one shard of one layer, and where in the batch they go."""
+
+    reader: LayerReader
+    shard: int
+    rows: list[int]
+    places: list[int]
+    out: memoryview
+
+    def cut(self, start: int, stop: int) -> _Job:
+        return _Job(self.reader, self.shard, self.rows[start:stop], self.places[start:stop], self.out)
+
+
+def _balanced(jobs: list[_Job], parts: int) -> Iterator[list[_Job]]:
     """Cut jobs into at most `parts` pieces of about equal bytes, splitting a shard's rows where needed."""
-    weights = [len(out) // max(1, _rows_in(jobs, name)) * len(rows) for name, _, rows, _, out in jobs]
-    budget = -(-sum(weights) // max(1, parts))
-    piece: list[tuple[str, int, list[int], list[int], memoryview]] = []
+    total = sum(job.reader.layer.row_nbytes * len(job.rows) for job in jobs)
+    budget = -(-total // max(1, parts))
+    piece: list[_Job] = []
     left = budget
-    for (name, shard, rows, places, out), weight in zip(jobs, weights, strict=True):
-        each = max(1, weight // max(1, len(rows)))
-        start = 0
-        while start < len(rows):
-            take = min(len(rows) - start, max(1, -(-left // each)))
-            piece.append((name, shard, rows[start : start + take], places[start : start + take], out))
+    for job in jobs:
+        each, start = job.reader.layer.row_nbytes, 0
+        while start < len(job.rows):
+            take = min(len(job.rows) - start, max(1, -(-left // each)))
+            piece.append(job.cut(start, start + take))
             start += take
             left -= take * each
             if left <= 0:
@@ -357,10 +367,6 @@ def _balanced(
                 piece, left = [], budget
     if piece:
         yield piece
-
-
-def _rows_in(jobs: list[tuple[str, int, list[int], list[int], memoryview]], name: str) -> int:
-    return sum(len(rows) for job, _, rows, _, _ in jobs if job == name)
 
 
 def _sources(described: SourceTable) -> list[Source]:

@@ -115,8 +115,10 @@ class StoreWriter:
             )
         missing = {row for row, _ in holes}
         _check_finite(rows, layer, numbers, missing)
-        flat = memoryview(np.ascontiguousarray(rows).view(np.uint8).reshape(len(numbers), -1))
-        buffers = [None if number in missing else flat[i] for i, number in enumerate(numbers)]
+        flat, nbytes = memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8)), layer.row_nbytes
+        buffers = [
+            None if number in missing else flat[i * nbytes : (i + 1) * nbytes] for i, number in enumerate(numbers)
+        ]
         data, table = pack_shard(buffers, layer.layout, bytes.fromhex(layer.digest), numbers.start)
         commit = Commit(shard, len(data), table, layer.digest, dict(soft), tuple(sorted(holes)))
         self._publish(layer, commit, data)
