@@ -1,0 +1,79 @@
+"""What a scan has counted so far: JSON lines, one per file, so that a killed scan decodes no file twice.
+
+A line is appended and flushed when a file has been counted. A kill leaves at most one torn line at the end, which is
+ignored and written again. Only counts are remembered: a file that could not be read is tried again, since the reason
+may lie outside the file. Lines hold for the same path, content, reader and reader version; anything else is decoded.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from usjepa.cache.errors import WriteError
+from usjepa.cache.sources.base import FileFacts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Key = tuple[str, str, str, int]
+"""(path, content hash, reader, reader version)"""
+
+
+class ScanJournal:
+    """The counts of one scan; with no path they are kept in memory only."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._facts: dict[Key, FileFacts] = {}
+        if path is None:
+            self._file = None
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = self._load(path)
+            self._file = path.open("ab")
+            self._file.truncate(whole)
+        except OSError as error:
+            raise WriteError(f"{path}: the scan's journal can't be written ({error.strerror}).") from error
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def find(self, key: Key) -> FileFacts | None:
+        """Return what was counted under the key, None when nothing was."""
+        return self._facts.get(key)
+
+    def add(self, key: Key, facts: FileFacts) -> None:
+        """Remember a count, on disk too."""
+        self._facts[key] = facts
+        if self._file is None:
+            return
+        line = json.dumps([*key, facts.frames, facts.height, facts.width], ensure_ascii=True)
+        try:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise WriteError(f"{self.path}: the scan's journal can't be written ({error.strerror}).") from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _load(self, path: Path) -> int:
+        """Read the lines of an earlier scan; return how many bytes of the file are whole lines."""
+        data = path.read_bytes() if path.exists() else b""
+        whole = data.rfind(b"\n") + 1
+        for line in data[:whole].splitlines():
+            try:
+                *key, frames, height, width = json.loads(line)
+                self._facts[_key(key)] = FileFacts(int(frames), int(height), int(width))
+            except (ValueError, TypeError):
+                continue  # a damaged line costs one more decode, nothing else
+        return whole
+
+
+def _key(cells: list[object]) -> Key:
+    path, content_hash, reader, version = cells
+    return str(path), str(content_hash), str(reader), int(str(version))
