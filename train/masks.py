@@ -292,7 +292,7 @@ def _union(blocks: _Blocks, grid: tuple[int, int]) -> Bools:
     covered = _cover(blocks, 0, grid)
     for m in range(1, blocks.top.shape[1]):
         covered |= _cover(blocks, m, grid)
-    return covered.reshape(len(covered), -1)
+    return covered.reshape(len(covered), grid[0] * grid[1])
 
 
 def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: MaskSettings) -> Masks:

@@ -26,9 +26,8 @@ def loss(
     average of their losses is the loss of the whole batch, however unevenly the images fell. With no image at all the
     loss is 0 and so are its gradients. Computed in float32 whatever autocast made of the predictions.
     """
-    image_B, counted_B = image_losses(predictions_BMPD, targets_BMPD, valid_BMP, settings)
-    counted_B = counted_B & usable_B
-    total = torch.where(counted_B, image_B, 0.0).sum()
+    image_B, counted_B = image_losses(predictions_BMPD, targets_BMPD, valid_BMP & usable_B[:, None, None], settings)
+    total = image_B.sum()
     if images is None:
         return total / counted_B.sum().clamp(min=1)
     return total / images
