@@ -1,0 +1,64 @@
+"""What a prediction is worth: macro F1, balanced accuracy, the confusion matrix, and the constant predictor beside it.
+
+Scores are averaged over the classes that occur in the truth. A class that the test split lacks would otherwise count
+as an F1 of 0 that no encoder could mend; that it lacks is told in the task's notes instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Labels = NDArray[np.int64]
+"""Class numbers, [n]."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One predictor on one test split."""
+
+    macro_f1: float
+    balanced_accuracy: float
+    confusion: tuple[tuple[int, ...], ...]
+    """Frames, [truth][prediction], over all classes of the task."""
+    constant: bool
+    """It gave every test frame the same class: its F1 says nothing of the encoder."""
+
+
+def score(truth: Labels, predicted: Labels, classes: int) -> Score:
+    """Return how well `predicted` [n] meets `truth` [n], both numbers of 0..classes-1."""
+    from sklearn.metrics import confusion_matrix, f1_score, recall_score
+
+    present = np.unique(truth)
+    f1 = f1_score(truth, predicted, labels=present, average="macro", zero_division=0)
+    recall = recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
+    matrix = confusion_matrix(truth, predicted, labels=np.arange(classes))
+    return Score(float(f1), float(recall), _rows(matrix), is_constant(predicted))
+
+
+def is_constant(predicted: Labels) -> bool:
+    """Return whether all predictions are one class."""
+    return len(np.unique(predicted)) <= 1
+
+
+def constant_baseline(train: Labels, truth: Labels, classes: int) -> Score:
+    """Return the score of always naming the commonest training class: the floor under every figure of a task."""
+    commonest = int(np.argmax(np.bincount(train, minlength=classes)))
+    return score(truth, np.full_like(truth, commonest), classes)
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Return mean and sample standard deviation (0 for a single value)."""
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+
+
+def summed(matrices: list[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+    """Return the sum of confusion matrices: each test frame counts once per seed."""
+    return _rows(np.sum([np.asarray(matrix) for matrix in matrices], axis=0))
+
+
+def _rows(matrix: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(int(n) for n in row) for row in matrix)
