@@ -26,18 +26,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from usjepa.cache.errors import UsageError
+from usjepa.train.blocks import Blocks, cover, draw_sizes, place, summed_area, union
 from usjepa.train.counter import absorb, stream, uniforms
 
 if TYPE_CHECKING:
     from usjepa.cache.settings import MaskSettings
-
-Bools = NDArray[np.bool_]
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int16] | NDArray[np.int32]
-Keys = NDArray[np.uint64]
+    from usjepa.train.blocks import Bools, Ints, Keys
 
 _SIZES, _TARGETS, _CONTEXT = range(3)
 """Sub-streams of one attempt at one image."""
@@ -63,24 +58,11 @@ class Masks:
     """bool [B]; False where the region was too small: reported, not trained on."""
 
 
-class _Blocks(NamedTuple):
-    """Rectangles of patches: four int64 arrays of one shape."""
-
-    top: Ints
-    left: Ints
-    height: Ints
-    width: Ints
-
-    def put(self, at: Ints, other: _Blocks) -> None:
-        for mine, theirs in zip(self, other, strict=True):
-            mine[at] = theirs
-
-
 class _Draw(NamedTuple):
     """One attempt at the masks of some images."""
 
-    targets: _Blocks  # [B, M]
-    context: _Blocks  # [B, 1]
+    targets: Blocks  # [B, M]
+    context: Blocks  # [B, 1]
     free_BT: Bools  # inside the region and in no target
     missing_B: Ints  # patches short of what the settings ask for, of the worst block; 0 = accepted
 
@@ -91,7 +73,7 @@ class _Draw(NamedTuple):
         self.missing_B[at] = other.missing_B
 
     def take(self, at: Bools) -> _Draw:
-        targets, context = (_Blocks(*(part[at] for part in blocks)) for blocks in (self.targets, self.context))
+        targets, context = (Blocks(*(part[at] for part in blocks)) for blocks in (self.targets, self.context))
         return _Draw(targets, context, self.free_BT[at], self.missing_B[at])
 
 
@@ -159,145 +141,25 @@ def _attempt(keys_B: Keys, valid_BT: Bools | None, grid: tuple[int, int], settin
     """Sizes, then targets, then the context beside them; the best places if none suffices."""
     tau = settings.min_patches
     sizes_B, targets_B, context_B = (absorb(keys_B, part) for part in (_SIZES, _TARGETS, _CONTEXT))
-    height_B, width_B = _sizes(
+    height_B, width_B = draw_sizes(
         uniforms(sizes_B, 0), uniforms(sizes_B, 1), settings.target_scale, settings.target_aspect, grid
     )
-    counts_BHW = None if valid_BT is None else _summed_area(valid_BT, grid)
+    counts_BHW = None if valid_BT is None else summed_area(valid_BT, grid)
     need_B = np.minimum(tau, height_B * width_B)
-    targets, lacking_B = _place(targets_B, settings.target_blocks, height_B, width_B, need_B, counts_BHW, grid)
+    targets, lacking_B = place(targets_B, settings.target_blocks, height_B, width_B, need_B, counts_BHW, grid)
 
-    free_BT = ~_union(targets, grid)
+    free_BT = ~union(targets, grid)
     if valid_BT is not None:
         free_BT &= valid_BT
-    height_B, width_B = _sizes(uniforms(sizes_B, 2), None, settings.context_scale, (1.0, 1.0), grid)
-    counts_BHW = _summed_area(free_BT, grid)
-    context, missing_B = _place(context_B, 1, height_B, width_B, np.full_like(height_B, tau), counts_BHW, grid)
+    height_B, width_B = draw_sizes(uniforms(sizes_B, 2), None, settings.context_scale, (1.0, 1.0), grid)
+    counts_BHW = summed_area(free_BT, grid)
+    context, missing_B = place(context_B, 1, height_B, width_B, np.full_like(height_B, tau), counts_BHW, grid)
     return _Draw(targets, context, free_BT, np.maximum(missing_B, lacking_B))
-
-
-def _sizes(
-    scale_B: Floats,
-    aspect_B: Floats | None,
-    scale: tuple[float, float],
-    aspect: tuple[float, float],
-    grid: tuple[int, int],
-) -> tuple[Ints, Ints]:
-    """Heights and widths int64 [B] from uniform draws: area = floor(T * scale), h = round(sqrt(area * aspect)),
-    w = round(sqrt(area / aspect)), both at least 1 and at most the grid's. Scale and aspect are uniform over their
-    ranges, the aspect not in its logarithm, as in the reference.
-    """
-    area_B = np.floor(grid[0] * grid[1] * (scale[0] + scale_B * (scale[1] - scale[0])))
-    ratio_B = np.ones_like(area_B) if aspect_B is None else aspect[0] + aspect_B * (aspect[1] - aspect[0])
-    height_B = np.rint(np.sqrt(area_B * ratio_B)).astype(np.int64)
-    width_B = np.rint(np.sqrt(area_B / ratio_B)).astype(np.int64)
-    return np.clip(height_B, 1, grid[0]), np.clip(width_B, 1, grid[1])
-
-
-def _summed_area(mask_BT: Bools, grid: tuple[int, int]) -> Counts:
-    """Summed-area table int16|int32 [B, H+1, W+1] (Crow 1984): four look-ups count the patches of any rectangle."""
-    kind = np.int16 if mask_BT.shape[1] < 2**15 else np.int32
-    table = np.zeros((mask_BT.shape[0], grid[0] + 1, grid[1] + 1), dtype=kind)
-    inner = table[:, 1:, 1:]
-    inner[...] = mask_BT.reshape(-1, *grid)
-    # Running sums by whole rows and columns: np.cumsum over axes this short is several times slower.
-    for i in range(1, grid[0]):
-        inner[:, i] += inner[:, i - 1]
-    for j in range(1, grid[1]):
-        inner[:, :, j] += inner[:, :, j - 1]
-    return table
-
-
-def _place(
-    keys_B: Keys,
-    blocks: int,
-    height_B: Ints,
-    width_B: Ints,
-    need_B: Ints,
-    counts_BHW: Counts | None,
-    grid: tuple[int, int],
-) -> tuple[_Blocks, Ints]:
-    """M blocks of one size an image, [B, M], and how many patches the worst of them lacks, int64 [B].
-
-    `counts_BHW` counts the patches that may be kept (None: all of them). A block's first place is uniform over all; if
-    it keeps too few patches there, its second one is uniform over all places that keep enough. That is the limit of
-    drawing again and again, without the draws. Block m uses draws m, M + m and 2 * M + m: no block's place depends on
-    whether another one moved.
-    """
-    block_M = np.arange(blocks)
-    height_BM, width_BM = (np.repeat(side_B[:, None], blocks, axis=1) for side_B in (height_B, width_B))
-    top_BM = (uniforms(keys_B[:, None], block_M) * (grid[0] - height_BM + 1)).astype(np.int64)
-    left_BM = (uniforms(keys_B[:, None], blocks + block_M) * (grid[1] - width_BM + 1)).astype(np.int64)
-    found = _Blocks(top_BM, left_BM, height_BM, width_BM)
-    if counts_BHW is None:
-        return found, np.zeros(len(keys_B), dtype=np.int64)
-    image_B1 = np.arange(len(keys_B))[:, None]
-    missing_BM = need_B[:, None] - _count(counts_BHW, image_B1, *found)
-    again = np.flatnonzero((missing_BM > 0).any(axis=1))
-    if again.size:
-        size_need = (height_B[again], width_B[again], need_B[again])
-        top_bM, left_bM, missing_b = _second_place(keys_B[again], blocks, *size_need, counts_BHW[again], grid)
-        moved_bM = missing_BM[again] > 0
-        top_BM[again] = np.where(moved_bM, top_bM, top_BM[again])
-        left_BM[again] = np.where(moved_bM, left_bM, left_BM[again])
-        missing_BM[again] = missing_b[:, None]
-    return found, np.maximum(missing_BM.max(axis=1), 0)
-
-
-def _second_place(
-    keys_b: Keys,
-    blocks: int,
-    height_b: Ints,
-    width_b: Ints,
-    need_b: Ints,
-    counts_bHW: Counts,
-    grid: tuple[int, int],
-) -> tuple[Ints, Ints, Ints]:
-    """Top and left [b, M], uniform over the places that keep enough patches, or the most where none does; and what a
-    block lacks there, [b].
-    """
-    top_P, left_P = (part.reshape(-1) for part in np.indices(grid))
-    fits_bP = (top_P <= grid[0] - height_b[:, None]) & (left_P <= grid[1] - width_b[:, None])
-    image_n, place_n = np.nonzero(fits_bP)
-    kept_bP = np.full(fits_bP.shape, -1, dtype=counts_bHW.dtype)
-    kept_bP[fits_bP] = _count(counts_bHW, image_n, top_P[place_n], left_P[place_n], height_b[image_n], width_b[image_n])
-    most_b = kept_bP.max(axis=1)
-    good_bP = kept_bP >= np.minimum(need_b, most_b)[:, None]
-    number_b = np.count_nonzero(good_bP, axis=1)
-    rank_bM = (uniforms(keys_b[:, None], 2 * blocks + np.arange(blocks)) * number_b[:, None]).astype(np.int64)
-    chosen_bM = np.flatnonzero(good_bP)[(np.cumsum(number_b) - number_b)[:, None] + rank_bM] % good_bP.shape[1]
-    return top_P[chosen_bM], left_P[chosen_bM], need_b - most_b
-
-
-def _count(counts_BHW: Counts, image_n: Ints, top_n: Ints, left_n: Ints, height_n: Ints, width_n: Ints) -> Counts:
-    """Patches that may be kept in each rectangle, [n] or any shape the arguments broadcast to."""
-    rows, columns = counts_BHW.shape[1:]
-    flat = counts_BHW.reshape(-1)
-    corner_n = (image_n * rows + top_n) * columns + left_n
-    below_n = corner_n + height_n * columns
-    inside_n: Counts = flat[below_n + width_n] - flat[below_n] - flat[corner_n + width_n] + flat[corner_n]
-    return inside_n
-
-
-def _cover(blocks: _Blocks, m: int, grid: tuple[int, int]) -> Bools:
-    """Patches of block m of each image, bool [B, H, W]."""
-    row_H, column_W = np.arange(grid[0]), np.arange(grid[1])
-    top, left = blocks.top[:, m, None], blocks.left[:, m, None]
-    rows_BH = (row_H >= top) & (row_H < top + blocks.height[:, m, None])
-    columns_BW = (column_W >= left) & (column_W < left + blocks.width[:, m, None])
-    return rows_BH[:, :, None] & columns_BW[:, None, :]
-
-
-def _union(blocks: _Blocks, grid: tuple[int, int]) -> Bools:
-    """Patches in any block of an image, bool [B, T]."""
-    covered = _cover(blocks, 0, grid)
-    for m in range(1, blocks.top.shape[1]):
-        covered |= _cover(blocks, m, grid)
-    return covered.reshape(len(covered), grid[0] * grid[1])
 
 
 def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: MaskSettings) -> Masks:
     """Blocks to padded indices, and the verdict on each image."""
-    kept_BT = _cover(draw.context, 0, grid).reshape(draw.free_BT.shape) & draw.free_BT
+    kept_BT = cover(draw.context, 0, grid).reshape(draw.free_BT.shape) & draw.free_BT
     patches_BT = np.broadcast_to(np.arange(kept_BT.shape[1]), kept_BT.shape)
     context_BN, context_valid_BN = _pad(patches_BT, kept_BT)
     targets_BMP, targets_valid_BMP = _target_patches(draw.targets, valid_BT, grid)
@@ -305,7 +167,7 @@ def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: 
     return Masks(context_BN, context_valid_BN, targets_BMP, targets_valid_BMP, usable_B)
 
 
-def _target_patches(blocks: _Blocks, valid_BT: Bools | None, grid: tuple[int, int]) -> tuple[Ints, Bools]:
+def _target_patches(blocks: Blocks, valid_BT: Bools | None, grid: tuple[int, int]) -> tuple[Ints, Bools]:
     """Padded patch indices of every target block and their validity, [B, M, P] each.
 
     Patch p of a block of width w lies at row p // w, column p % w: enumerating at most the largest block's patches is
