@@ -201,6 +201,8 @@ class _Build:
             say("nothing to do: every shard of every wanted layer is built")
             return
         self._recheck()
+        if any(layer.dtype == "int8" and not layer.channel_scale for layer in self.latents):
+            self._calibrate()
         total = sum(len(self.writer.state.rows_of_shard(shard)) for shard in todo)
         start = time.perf_counter()
         with Progress(total, "build", unit="rows") as progress:
@@ -256,8 +258,6 @@ class _Build:
         """Return what each latent layer of a shard stores."""
         if self.model is None or all(shard in self.done[layer.name] for layer in self.latents):
             return {}
-        if any(layer.dtype == "int8" and not layer.channel_scale for layer in self.latents):
-            self._calibrate()
         numbers = self.writer.state.rows_of_shard(shard)
         with self.stages.time("teacher"):
             latents = ask_teacher(self.model, made.pixels, np.array(numbers), self.batch_size, self.check)
