@@ -1,7 +1,7 @@
 """`usjepa-cache verify`: every byte of the newest generation against what was built.
 
 Unlike a read, it also looks at what a read has no need of: rows' crc32c and padding (foreign readers rely on
-them), commit records, tables of rows and sources, the manifests, and files that no manifest names.
+them), commit records, tables of rows and sources, and the manifests.
 """
 
 from __future__ import annotations
