@@ -53,14 +53,15 @@ class Task:
         told = [self.rows.tolist(), self.labels.tolist(), self.splits.tolist(), self.groups.tolist()]
         return {"store": self.store.digest, "frames": digest_of(told), "classes": list(self.classes)}
 
-    def counts(self) -> dict[str, dict[str, int]]:
+    def counts(self) -> dict[str, Json]:
         """Return frames, groups and frames of each class, for each split."""
-        told: dict[str, dict[str, int]] = {}
+        told: dict[str, Json] = {}
         for split in (TRAIN, VALIDATION, TEST):
             where = self.positions(split)
-            per_class = {name: int((self.labels[where] == i).sum()) for i, name in enumerate(self.classes)}
-            told[split] = {"frames": len(where), "groups": len(np.unique(self.groups[where]))} | {
-                f"class {name}": count for name, count in per_class.items()
+            told[split] = {
+                "frames": len(where),
+                "groups": len(np.unique(self.groups[where])),
+                "classes": {name: int((self.labels[where] == i).sum()) for i, name in enumerate(self.classes)},
             }
         return told
 

@@ -1,0 +1,76 @@
+"""The command `usjepa-evaluate`. Heavy modules are imported in the command's body, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+from usjepa.cache.command_line import ends_well, recipe_options
+
+if TYPE_CHECKING:
+    from usjepa.cache.settings import Recipe
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("run", type=click.Path())
+@click.option(
+    "--task",
+    "tasks",
+    multiple=True,
+    required=True,
+    metavar="PATH[::DATASET]",
+    help="Labelled frames to score on: a store, a folder or a manifest CSV. Repeatable.",
+)
+@click.option("-o", "--out", default="report", show_default=True, type=click.Path(), help="Folder of the report.")
+@recipe_options
+@click.option("--device", default=None, help="Torch device of the encoders, e.g. cuda:0; default: a GPU if any.")
+@ends_well
+def main(
+    run: str,
+    tasks: tuple[str, ...],
+    out: str,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+) -> None:
+    """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
+
+    Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
+    OUT/scores.json has every number. Without --pipeline, the run's own recipe holds.
+    """
+    from usjepa.evaluate.run import evaluate
+
+    document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device)
+    click.echo(table(document))
+    click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
+
+
+def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> Recipe:
+    raise NotImplementedError
+
+
+def table(document: Any) -> str:
+    """Return the scores as lines of text: encoders down, tasks across, macro F1 in percent."""
+    from usjepa.evaluate.report import percent
+
+    names = [task["name"] for task in document["tasks"]]
+    lines = [["macro F1, %", *[cell for name in names for cell in (name, "k-NN")]]]
+    for key, encoder in document["encoders"].items():
+        line = [encoder["title"]]
+        for name in names:
+            found = [s for s in document["scores"] if s["task"] == name and s["encoder"] == key]
+            f1 = found[0]["probe"]["macro_f1"] if found else None
+            line += (
+                [f"{percent(f1['mean'])} ± {percent(f1['sd'])}", percent(found[0]["knn"]["macro_f1"])]
+                if f1
+                else ["-", "-"]
+            )
+        lines.append(line)
+    floor = [cell for task in document["tasks"] for cell in (percent(task["floor"]["macro_f1"]), "")]
+    lines.append(["Always the commonest class", *floor])
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    told = [
+        [line[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]] for line in lines
+    ]
+    return "\n".join("  ".join(line).rstrip() for line in told)

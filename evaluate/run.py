@@ -1,0 +1,200 @@
+"""`usjepa-evaluate`: a run's encoder and its rivals on labelled tasks, and the report. A finished report is kept.
+
+Features are kept under OUT/features, frames cut for a task under OUT/tasks; `scores.json` is written last and names
+everything the page rests on, so a second call with the same inputs finds the report finished and redoes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+from usjepa.cache.identity import Json, digest_of, soft_versions
+from usjepa.evaluate.encoders import Encoders
+from usjepa.evaluate.examples import examples_of
+from usjepa.evaluate.features import FEATURES_VERSION, features_of
+from usjepa.evaluate.metrics import constant_baseline
+from usjepa.evaluate.report import STUDENT, Example, render
+from usjepa.evaluate.runs import Run, open_run
+from usjepa.evaluate.scoring import score_features
+from usjepa.evaluate.splits import TEST, TRAIN
+from usjepa.evaluate.tasks import open_tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+    from usjepa.cache.settings import Recipe
+    from usjepa.evaluate.tasks import Task
+
+REPORT_VERSION = 1
+"""Raised when the same inputs would give another page or other scores."""
+
+SCORES, PAGE = "scores.json", "index.html"
+
+TITLES = {
+    STUDENT: "Student (this run)",
+    "teacher": "Its teacher",
+    "random": "Random weights",
+    "pixels": "Raw pixels",
+    "hog": "Edges (HOG)",
+}
+
+
+def say(text: str) -> None:
+    """Print a line for the person or the log that watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def evaluate(run_dir: str, tasks: Sequence[str], out: str, recipe: Recipe, device: str | None = None) -> Json:
+    """Score a run's encoder and the recipe's baselines on tasks, write OUT/index.html and OUT/scores.json.
+
+    Args:
+        run_dir: a finished training run.
+        tasks: stores, or folders and manifests that stage one can read; `PATH::DATASET` picks one dataset.
+        out: folder of the report.
+        recipe: its `evaluate` section is the protocol, its `cache` section cuts tasks that are no stores yet.
+        device: torch device of the encoders; none: a GPU where there is one.
+
+    Returns:
+        The document that scores.json holds.
+
+    Raises:
+        UsjepaError: any error of the tree; features computed so far stay for the next call.
+    """
+    run, folder = open_run(Path(run_dir)), Path(out)
+    opened = open_tasks(tasks, folder, recipe)
+    inputs = _inputs(run, opened, recipe)
+    finished = _finished(folder, digest_of(inputs))
+    if finished is not None:
+        say(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
+        return finished
+    work = _Work(run, opened, recipe, folder, Encoders(run, recipe, device))
+    work.score()
+    _write(folder, work.document(inputs), work)
+    return json.loads((folder / SCORES).read_text())
+
+
+def _inputs(run: Run, tasks: Sequence[Task], recipe: Recipe) -> dict[str, Json]:
+    """Return everything that may change the report."""
+    teacher = recipe.cache.teacher
+    return {
+        "versions": {"report": REPORT_VERSION, "features": FEATURES_VERSION},
+        "run": run.identity,
+        "tasks": [{"name": task.name, **task.identity} for task in tasks],
+        "settings": recipe.evaluate.model_dump(mode="json"),
+        "teacher": None if teacher is None else teacher.model_dump(mode="json"),
+    }
+
+
+def _finished(folder: Path, digest: str) -> Json | None:
+    """Return an earlier call's document if its inputs are these and its page is whole."""
+    try:
+        document = json.loads((folder / SCORES).read_text())
+        page = (folder / PAGE).read_bytes()
+        same = document["inputs_digest"] == digest and document["page"] == xxhash.xxh3_128_hexdigest(page)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        say(f"{folder / SCORES}: can't be read as a report's scores: making the report again.")
+        return None
+    return document if same else None
+
+
+@dataclass
+class _Work:
+    """One evaluation: what is scored on what, and what came of it."""
+
+    run: Run
+    tasks: list[Task]
+    recipe: Recipe
+    folder: Path
+    encoders: Encoders
+    scores: list[dict[str, Json]] = field(default_factory=list)
+    described: dict[str, dict[str, Json]] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def score(self) -> None:
+        """Score every encoder on every task; one that can't be had is noted, not fatal, unless it is the student."""
+        for name in (STUDENT, *self.recipe.evaluate.baselines):
+            for task in self.tasks:
+                self._score(name, task)
+        self.notes += [f"{task}: {note}" for task, note in self._hygiene()]
+
+    def _score(self, name: str, task: Task) -> None:
+        encoder, why = self.encoders.make(name, task)
+        if encoder is None:
+            self.notes.append(f"{task.name}: {TITLES[name]} is left out: {why}")
+            say(self.notes[-1])
+            return
+        settings = self.recipe.evaluate
+        features = features_of(encoder, task, self.folder / "features", settings.encode_batch_size, say)
+        scored = score_features(features, task, settings)
+        self.scores.append({"task": task.name, "encoder": name, **scored.told})
+        about = self.described.setdefault(
+            name, {"title": TITLES[name], "pooling": encoder.pooling, "dim": features.shape[1], "identities": {}}
+        )
+        about["identities"][task.name] = encoder.identity
+        if name == STUDENT:
+            self._show(task, scored.probability)
+        mean = scored.told["probe"]["macro_f1"]["mean"]
+        say(f"{task.name}: {TITLES[name]}: macro F1 {100 * mean:.1f} %")
+
+    def _show(self, task: Task, probability: NDArray[np.float64]) -> None:
+        examples, note = examples_of(task, probability)
+        self.examples += examples
+        self.notes += [note] if note else []
+
+    def _hygiene(self) -> list[tuple[str, str]]:
+        """Return what the scores themselves give away: predictors that look at nothing."""
+        found = []
+        for scores in self.scores:
+            constant = scores["probe"]["constant_seeds"]
+            if constant:
+                told = f"{len(constant)} of {self.recipe.evaluate.seeds} probes on {TITLES[scores['encoder']]} give"
+                found.append((scores["task"], f"{told} every test frame the same class."))
+        return found
+
+    def document(self, inputs: dict[str, Json]) -> dict[str, Json]:
+        """Return what scores.json holds, the page's hash aside."""
+        return {
+            "format": 1,
+            "inputs_digest": digest_of(inputs),
+            "inputs": inputs,
+            "run": {"name": self.run.name, "recipe": self.run.recipe.model_dump(mode="json")},
+            "settings": self.recipe.evaluate.model_dump(mode="json"),
+            "encoders": self.described,
+            "tasks": [_task_told(task) for task in self.tasks],
+            "scores": self.scores,
+            "notes": self.notes,
+            "software": soft_versions(["numpy", "scikit-image", "scikit-learn", "timm", "torch"]),
+        }
+
+
+def _task_told(task: Task) -> dict[str, Json]:
+    train, test = task.labels[task.positions(TRAIN)], task.labels[task.positions(TEST)]
+    floor = constant_baseline(train, test, len(task.classes))
+    return {
+        "name": task.name,
+        "classes": list(task.classes),
+        "counts": task.counts(),
+        "notes": list(task.notes),
+        "identity": task.identity,
+        "floor": {"macro_f1": floor.macro_f1, "balanced_accuracy": floor.balanced_accuracy},
+    }
+
+
+def _write(folder: Path, document: dict[str, Json], work: _Work) -> None:
+    """Write page and scores; the scores last, because their presence says that the report is finished."""
+    from usjepa.cache.storage import write_durably
+
+    page = render(document, work.run.curve(), work.examples).encode()
+    write_durably(folder / PAGE, page)
+    document["page"] = xxhash.xxh3_128_hexdigest(page)
+    write_durably(folder / SCORES, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())

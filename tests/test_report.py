@@ -1,0 +1,146 @@
+"""Claims about the report: one file that asks for nothing, the same bytes each time, all text escaped."""
+
+from __future__ import annotations
+
+import html.parser
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+from usjepa.evaluate.figures import frame_png, loss_svg
+from usjepa.evaluate.report import Curve, Example, render
+
+NASTY = '<script>alert("x")</script> & $name'
+
+
+def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "stone")) -> dict[str, Any]:
+    """Return a document such as scores.json holds, of made-up scores."""
+    rng = np.random.default_rng(7)
+    titles = {
+        "student": "Student (this run)",
+        "teacher": "Its teacher",
+        "random": "Random weights",
+        "hog": "Edges (HOG)",
+    }
+    scores = []
+    for i, name in enumerate(titles):
+        seeds = (0.75 - 0.1 * i + rng.normal(0, 0.015, 5)).tolist()
+        spread = {"mean": float(np.mean(seeds)), "sd": float(np.std(seeds, ddof=1)), "seeds": seeds}
+        confusion = (rng.integers(0, 25, (len(classes), len(classes))) + 60 * np.eye(len(classes), dtype=int)).tolist()
+        probe = {"macro_f1": spread, "balanced_accuracy": spread, "confusion": confusion, "constant_seeds": []}
+        knn = {"macro_f1": 0.6 - 0.1 * i, "balanced_accuracy": 0.6, "confusion": confusion, "constant": False}
+        scores.append({"task": task, "encoder": name, "probe": probe, "knn": knn})
+    counts = {"frames": 30, "groups": 9, "classes": dict.fromkeys(classes, 10)}
+    return {
+        "inputs_digest": "0" * 32,
+        "run": {"name": "demo run"},
+        "settings": {"seeds": 5, "lr": 1e-3, "baselines": ["teacher", "random", "hog"]},
+        "encoders": {
+            name: {"title": title, "pooling": "mean of patch tokens", "dim": 192, "identities": {task: {"kind": name}}}
+            for name, title in titles.items()
+        },
+        "tasks": [
+            {
+                "name": task,
+                "classes": list(classes),
+                "counts": dict.fromkeys(("train", "validation", "test"), counts),
+                "notes": ["Too few examples: stone is tested on 4 frames of 2 groups."],
+                "identity": {"store": "f" * 32},
+                "floor": {"macro_f1": 0.17, "balanced_accuracy": 0.33},
+            }
+        ],
+        "scores": scores,
+        "notes": ["lung: Raw pixels is left out: a made-up reason."],
+        "software": {"torch": "2"},
+    }
+
+
+def curve() -> Curve:
+    epochs = np.linspace(0.02, 20, 900)
+    train = [(float(e), 0.4 + 0.5 * float(np.exp(-e / 4)) + 0.01 * float(np.sin(40 * e))) for e in epochs]
+    return Curve(train, [(float(e), 0.43 + 0.5 * float(np.exp(-e / 4))) for e in range(1, 21)])
+
+
+def examples(task: str = "lung", count: int = 6) -> list[Example]:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 255, (2 * count, 1, 64, 64)).astype(np.uint8)
+    return [
+        Example(task, "cyst", "cyst" if i % 2 else "stone", 0.97 - i / 50, frame_png(frame))
+        for i, frame in enumerate(frames)
+    ]
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects what a browser would fetch, and checks that every tag is closed."""
+
+    VOID = {"meta", "link", "img", "br", "circle", "line", "path", "polyline"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.fetched += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "poster")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+
+def read(page: str) -> Reader:
+    reader = Reader()
+    reader.feed(page)
+    assert not reader.open
+    return reader
+
+
+def test_the_page_fetches_nothing_from_anywhere() -> None:
+    page = render(document(), curve(), examples())
+    reader = read(page)
+    assert reader.fetched
+    assert all(place.startswith("data:") for place in reader.fetched)
+    text = re.sub(r"base64,[A-Za-z0-9+/=]+", "", page)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
+    assert "script" not in reader.tags
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    assert render(document(), curve(), examples()) == render(document(), curve(), examples())
+
+
+def test_names_from_the_data_can_not_become_markup() -> None:
+    page = render(document(NASTY, (NASTY, "b")), curve(), [Example(NASTY, NASTY, "b", 0.5, examples()[0].image)])
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; $name" in page
+    read(page)
+
+
+def test_the_page_says_every_score_note_and_floor() -> None:
+    made = document()
+    page = render(made, curve(), examples())
+    for scores in made["scores"]:
+        assert f"{100 * scores['probe']['macro_f1']['mean']:.1f} ± " in page
+        assert f"k-NN {100 * scores['knn']['macro_f1']:.1f}" in page
+    for told in (*made["notes"], *made["tasks"][0]["notes"], "Always the commonest class", "17.0"):
+        assert told in page
+
+
+def test_a_run_without_a_log_and_a_task_without_frames_still_make_a_page() -> None:
+    page = render(document(), Curve([], []), [])
+    read(page)
+    assert "holds no loss to show" in page
+
+
+@pytest.mark.parametrize("points", [[(0.0, 1.0)], [(0.0, 1.0), (1.0, 1.0)]])
+def test_a_loss_curve_of_one_point_or_one_value_is_drawn(points: list[tuple[float, float]]) -> None:
+    assert "nan" not in loss_svg(points, [], "loss")
