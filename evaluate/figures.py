@@ -38,7 +38,7 @@ class Series:
 
 def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
     """Return a dot per probe seed, a bar at their mean and a diamond for k-NN, a line of the plot per encoder."""
-    left, right, top, step = 128, 448, 20, 30
+    left, right, top, step = 138, 446, 20, 30
     bottom = top + step * len(series)
 
     def x(percent: float) -> float:
@@ -99,7 +99,8 @@ def frame_png(pixels_CSS: NDArray[np.uint8], edge: int = 224) -> str:
 
 
 def _svg(body: str, height: float, title: str) -> str:
-    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{html.escape(title, quote=True)}">{body}</svg>'
+    label = html.escape(title, quote=True)
+    return f'<svg viewBox="0 0 {_WIDTH} {height:.0f}" role="img" aria-label="{label}">{body}</svg>'
 
 
 def _grid_x(x: Callable[[float], float], top: float, bottom: float) -> str:

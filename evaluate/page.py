@@ -31,6 +31,9 @@ td small { display: block; color: var(--quiet); }
 tr.ours th, tr.ours td { background: var(--soft); font-weight: 600; }
 tr.ours small, tr.floor th { font-weight: 400; }
 tr.floor td, tr.floor th { color: var(--quiet); }
+.scores th:first-child { position: sticky; left: 0; background: var(--paper); white-space: normal; }
+tr.ours th:first-child { background: var(--soft); }
+.counts tbody th { font-weight: 400; } .counts tr:nth-last-child(-n+2) th { font-weight: 600; }
 .best::after { content: " *"; }
 figure { margin: 1rem 0; max-width: 40rem; }
 svg { width: 100%; height: auto; display: block; }
@@ -59,9 +62,10 @@ svg polyline.validation { stroke: var(--second); stroke-dasharray: 5 3; } svg ci
 dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; }
 code, .mono { font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 td.mono, .facts td { text-align: left; white-space: normal; }
-@media (max-width: 34rem) { main { padding: 1rem .8rem 3rem; } th, td { padding: .35rem .45rem; } h1 { font-size: 1.35rem; }
-  .frames { grid-template-columns: repeat(2, 1fr); } .confusion { font-size: .8rem; }
-  .confusion td { min-width: 2.4rem; padding: .3rem .2rem; } }
+@media (max-width: 34rem) { main { padding: 1rem .8rem 3rem; } th, td { padding: .35rem .45rem; }
+  h1 { font-size: 1.35rem; }  .frames { grid-template-columns: repeat(2, 1fr); } .confusion { font-size: .8rem; }
+  .confusion td, .confusion th { padding: .3rem .2rem; }
+  .confusion td { min-width: 1.7rem; } .confusion tbody th { white-space: normal; } }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --quiet: #444; --rule: #bbb; --soft: #f0f0f0;
   --ours: #0072b2; --other: #6b7480; --second: #d55e00; --warn: #fff; --heat: 0, 114, 178; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } body { font-size: 10.5pt; }
@@ -95,12 +99,12 @@ MEANING = """
 <dd>For each class, how well frames of that class are found without false alarms, from 0 to 100; then the plain average
 over the classes, so that a rare finding counts as much as a common one. 100 is faultless.</dd>
 <dt>Mean ± spread</dt>
-<dd>A linear classifier is trained on the frozen features several times, each time from another random start. The spread is
-the standard deviation over those starts. It doesn't cover the choice of patients: with few patients in the test, other
-patients may give other scores by far more than this.</dd>
+<dd>A linear classifier is trained on the frozen features several times, each time from another random start. The spread
+is the standard deviation over those starts. It doesn't cover the choice of patients: with few patients in the test,
+other patients may give other scores by far more than this.</dd>
 <dt>k-NN</dt>
-<dd>Nothing is trained: each test frame gets the commonest class among the training frames whose features are nearest. It
-shows whether frames that look alike to the encoder are alike to a clinician.</dd>
+<dd>Nothing is trained: each test frame gets the commonest class among the training frames whose features are nearest.
+It shows whether frames that look alike to the encoder are alike to a clinician.</dd>
 <dt>Always the commonest class</dt>
 <dd>What is reached without looking at the image at all. A score near it means that nothing was learnt.</dd>
 <dt>Balanced accuracy</dt>

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
 
 STUDENT = "student"
+_NAMED_COLUMNS = 5
 _ORDINAL = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 
 
@@ -130,7 +131,7 @@ def _table(document: Json) -> str:
         cells = []
         for task in tasks:
             if not any(s["task"] == task["name"] and s["encoder"] == key for s in document["scores"]):
-                cells.append("<td>–</td>")
+                cells.append("<td>&ndash;</td>")
                 continue
             scores = find(document, task["name"], key)
             f1, knn = scores["probe"]["macro_f1"], scores["knn"]["macro_f1"]
@@ -142,7 +143,7 @@ def _table(document: Json) -> str:
     floor = "".join(f"<td>{percent(task['floor']['macro_f1'])}</td>" for task in tasks)
     rows.append(f'<tr class="floor"><th scope="row">Always the commonest class</th>{floor}</tr>')
     return (
-        f'<div class="scroll"><table><thead><tr><th scope="col">Macro F1, %</th>{head}</tr></thead>'
+        f'<div class="scroll"><table class="scores"><thead><tr><th scope="col">Macro F1, %</th>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="quiet">Linear probe: mean ± standard deviation over its seeds; * the highest mean of a task. '
         "Below it: k nearest neighbours.</p>"
@@ -169,8 +170,8 @@ def _task(document: Json, task: Json, examples: Sequence[Example]) -> str:
             f"<h2>Task: {_text(task['name'])}</h2>",
             _counts(task),
             _notes(task["notes"]),
-            f"<figure>{figure}<figcaption>Macro F1 in percent. A dot is one probe seed, the bar their mean, the diamond "
-            "k-NN; the dashed line is what always naming the commonest class gives.</figcaption></figure>",
+            f"<figure>{figure}<figcaption>Macro F1 in percent. A dot is one probe seed, the bar their mean, the "
+            "diamond k-NN; the dashed line is what always naming the commonest class gives.</figcaption></figure>",
             "<h3>What is taken for what</h3>",
             f'<div class="pair">{matrices}</div>',
             '<p class="quiet">Rows are the truth, columns what the probe said, in percent of the row, over all seeds. '
@@ -181,34 +182,50 @@ def _task(document: Json, task: Json, examples: Sequence[Example]) -> str:
 
 
 def _counts(task: Json) -> str:
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in task["classes"])
-    rows = ""
-    for split, counts in task["counts"].items():
-        cells = "".join(f"<td>{counts['classes'][name]}</td>" for name in task["classes"])
-        rows += f'<tr><th scope="row">{split}</th><td>{counts["groups"]}</td><td>{counts["frames"]}</td>{cells}</tr>'
+    """Return the table of what each split holds: a line per class, so that many classes fit a phone."""
+    counts = task["counts"]
+    head = "".join(f'<th scope="col">{_text(split)}</th>' for split in counts)
+
+    def line(title: str, values: Sequence[int]) -> str:
+        return f'<tr><th scope="row">{_text(title)}</th>{"".join(f"<td>{value}</td>" for value in values)}</tr>'
+
+    lines = [line(name, [c["classes"][name] for c in counts.values()]) for name in task["classes"]]
+    lines.append(line("All frames", [c["frames"] for c in counts.values()]))
+    lines.append(line("Patients or clips", [c["groups"] for c in counts.values()]))
     return (
-        '<div class="scroll"><table><thead><tr><th scope="col">Frames</th><th scope="col">patients or clips</th>'
-        f'<th scope="col">all</th>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+        f'<div class="scroll"><table class="counts"><thead><tr><th scope="col">Frames</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 
 def _confusion(title: str, classes: Sequence[str], scores: Json) -> str:
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in classes)
+    codes = list(classes) if len(classes) <= _NAMED_COLUMNS else [_code(i) for i in range(len(classes))]
+    head = "".join(f'<th scope="col">{_text(code)}</th>' for code in codes)
     rows = ""
-    for name, counts in zip(classes, scores["probe"]["confusion"], strict=True):
+    for name, code, counts in zip(classes, codes, scores["probe"]["confusion"], strict=True):
         total = sum(counts)
         cells = "".join(_cell(count / total if total else 0.0) for count in counts)
-        rows += f'<tr><th scope="row">{_text(name)}</th>{cells}</tr>'
+        told = _text(name) if name == code else f"{_text(name)} <b>{code}</b>"
+        rows += f'<tr><th scope="row">{told}</th>{cells}</tr>'
     accuracy = scores["probe"]["balanced_accuracy"]
     return (
-        f'<figure class="scroll"><table class="confusion"><thead><tr><th></th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+        f'<figure class="scroll"><table class="confusion"><thead><tr><th></th>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
         f"<figcaption>{_text(title)}: balanced accuracy {percent(accuracy['mean'])} ± {percent(accuracy['sd'])} "
         "%</figcaption></figure>"
     )
 
 
+def _code(number: int) -> str:
+    """Return A, B, ... Z, AA, AB, ...: what stands over a column when the classes' names don't fit."""
+    letters = ""
+    while number >= 0:
+        letters, number = chr(65 + number % 26) + letters, number // 26 - 1
+    return letters
+
+
 def _cell(share: float) -> str:
-    """Return a cell whose depth of colour is its share; light ink only where the ground is deep enough for it."""
+    """Return a cell whose depth of colour is its share, never so deep that the ink on it can't be read."""
     return f'<td style="background: rgba(var(--heat), {0.75 * share:.2f})">{100 * share:.0f}</td>'
 
 
@@ -241,8 +258,9 @@ def _training(curve: Curve) -> str:
     return (
         f"<h2>How the encoder was trained</h2><figure>{figure}"
         '<figcaption><span class="key"></span> training &ensp; <span class="key validation"></span> held-out patients. '
-        "The loss is the distance between the student's prediction of the teacher's features and those features: lower is "
-        "nearer. A validation line that rises while training falls means that the encoder learns its patients by heart."
+        "The loss is the distance between the student's prediction of the teacher's features and those features: lower "
+        "is nearer. A validation line that rises while training falls means that the encoder learns its patients by "
+        "heart."
         "</figcaption></figure>"
     )
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xxhash
 from usjepa.cache.identity import Json, digest_of, soft_versions
 from usjepa.evaluate.encoders import Encoders
@@ -28,6 +27,7 @@ from usjepa.evaluate.tasks import open_tasks
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
     from usjepa.cache.settings import Recipe
     from usjepa.evaluate.tasks import Task
