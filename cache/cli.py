@@ -1,0 +1,124 @@
+"""The `usjepa-cache` command. Everything heavy is imported within a command, so that --help answers at once."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.errors import DamageError, UsageError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def main() -> None:
+    """Stage one: run a frozen teacher over ultrasound frames once, into a checked Zarr store."""
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--recipes", type=click.Path(dir_okay=False), default=None, help="A recipe file of your own.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one field. Repeatable.")
+@ends_well
+def recipe(name: str | None, recipes: str | None, overrides: tuple[str, ...]) -> None:
+    """Print a recipe with every setting, its meaning and unit; without NAME, list the recipes."""
+    from usjepa.cache.recipe import describe_recipe, load_recipe, recipe_names
+
+    if name is None:
+        for known in recipe_names(recipes):
+            click.echo(f"{known:12s} {load_recipe(known, (), recipes).description}")
+        return
+    click.echo(describe_recipe(load_recipe(name, overrides, recipes)), nl=False)
+
+
+@main.command()
+@click.argument("source")
+@recipe_options
+@ends_well
+def scan(source: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> None:
+    """Say what SOURCE holds: files, frames, sizes, groups, labels, duplicates, unreadable ones.
+
+    SOURCE is a folder, a file, a manifest CSV or `phantom`. Nothing is written.
+    """
+    from usjepa.cache.recipe import load_recipe
+    from usjepa.cache.scan import scan_report
+
+    click.echo(scan_report(source, load_recipe(pipeline or "us-jepa", overrides, recipes)))
+
+
+@main.command()
+@click.argument("store")
+@click.option("--source", default=None, help="Folder, file, manifest CSV or `phantom`. Default: the recipe's own.")
+@click.option("--teacher", default=None, help="Checkpoint file, run folder, timm name, or `random`. Default: pixels only.")
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default=None, help="What an unreadable file does.")
+@click.option("--steal", is_flag=True, help="Take over from a builder that you know is dead, without waiting.")
+@click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
+@recipe_options
+@ends_well
+def build(
+    store: str,
+    source: str | None,
+    teacher: str | None,
+    on_error: str | None,
+    steal: bool,
+    device: str | None,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Build STORE, or go on where an earlier build stopped.
+
+    Without --teacher: pixels and regions. With it: latents too, from the stored pixels where they exist.
+    """
+    from usjepa.cache.recipe import load_recipe, recipe_names
+
+    if pipeline is None:
+        raise UsageError(f"build needs --pipeline NAME, one of: {', '.join(recipe_names(recipes))}.")
+    settings = load_recipe(pipeline, overrides, recipes)
+    from usjepa.cache.build import build as build_store
+
+    build_store(store, settings, source, teacher, on_error, steal, device)
+
+
+@main.command()
+@click.argument("store")
+@ends_well
+def status(store: str) -> None:
+    """Say what is written, what failed and why, and what is not there yet, per layer."""
+    from usjepa.cache.status import status_report
+
+    click.echo(status_report(store))
+
+
+@main.command()
+@click.argument("store")
+@click.option("--quick", is_flag=True, help="Sizes, tables, indexes and records only; rows are not read.")
+@ends_well
+def verify(store: str, quick: bool) -> None:
+    """Check every byte of STORE against what was built; exit code 3 when something is damaged."""
+    from usjepa.cache.verify import verify as verify_store
+
+    report = verify_store(store, quick)
+    for line in report.damages:
+        click.echo(line)
+    click.echo(report.summary)
+    if report.damages:
+        sys.exit(DamageError.exit_code)
+
+
+@main.command()
+@click.argument("store")
+@click.option("-o", "--output", required=True, help="Where to write the picture (.png).")
+@click.option("--rows", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows to show, evenly spaced.")
+@click.option("--teacher", default=None, help="Whose latents to show, when the store has several.")
+@ends_well
+def inspect(store: str, output: str, rows: int, teacher: str | None) -> None:
+    """Draw rows as frame | scan region | latents in colours."""
+    from usjepa.cache.sheet import write_sheet
+
+    write_sheet(store, output, rows, teacher)
+    click.echo(output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Progress of long work: a bar when a person watches, plain lines when a log does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from tqdm import tqdm
+
+_LINE_EVERY_S = 30.0
+
+
+class Progress:
+    """Counts units of work with rate and time left; use as a context manager."""
+
+    def __init__(self, total: int, label: str, unit: str = "rows") -> None:
+        self.total, self.label, self.unit = total, label, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+        self._stats: dict[str, object] = {}
+        self._bar: tqdm[None] | None = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=label, unit=f" {unit}", dynamic_ncols=True, mininterval=0.3)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._done:
+            self._line()
+
+    def update(self, n: int, **stats: object) -> None:
+        """Count n more units; stats (already formatted or numbers) are shown beside the rate."""
+        self._done += n
+        self._stats.update(stats)
+        if self._bar is not None:
+            if stats:
+                self._bar.set_postfix(self._stats, refresh=False)
+            self._bar.update(n)
+        elif time.monotonic() - self._last >= _LINE_EVERY_S:
+            self._line()
+
+    def note(self, text: str) -> None:
+        """Print a line without tearing the bar."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _line(self) -> None:
+        self._last = time.monotonic()
+        seconds = max(self._last - self._start, 1e-9)
+        rate = self._done / seconds
+        left = f", {(self.total - self._done) / rate:.0f} s left" if 0 < self._done < self.total else ""
+        shown = "".join(f", {key} {value}" for key, value in self._stats.items())
+        print(
+            f"{self.label}: {self._done:,} of {self.total:,} {self.unit} in {seconds:.1f} s, {rate:,.1f} {self.unit}/s{left}{shown}",
+            file=sys.stderr,
+            flush=True,
+        )
