@@ -15,10 +15,11 @@ import xxhash
 from usjepa.cache.errors import SourceError
 from usjepa.cache.progress import Progress
 from usjepa.cache.scan_journal import ScanJournal
+from usjepa.cache.scan_report import describe
 from usjepa.cache.sources.base import Entry, FileFacts, Reader
 from usjepa.cache.sources.content import ContentHasher
 from usjepa.cache.sources.kinds import reader_for
-from usjepa.cache.sources.listing import PHANTOM, Listing
+from usjepa.cache.sources.listing import PHANTOM, Listing, list_source
 from usjepa.cache.sources.read import naming
 from usjepa.cache.tables import RowTable, SourceTable
 
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.settings import CacheSettings
+    from usjepa.cache.settings import CacheSettings, Recipe
 
-__all__ = ["ScanJournal", "assign_splits", "chosen_frames", "rows_of", "scan", "straddling_groups"]
+__all__ = ["ScanJournal", "assign_splits", "chosen_frames", "rows_of", "scan", "scan_report", "straddling_groups"]
 
 TEST = "test"
 
@@ -62,6 +63,15 @@ def scan(
             lines.append(scanner.line(entry, on_error))
             progress.update(1)
     return assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
+
+
+def scan_report(source: str, recipe: Recipe, check: Callable[[], None] | None = None) -> str:
+    """Scan a source and return what a person wants to know of it; unreadable files are listed, not raised."""
+    settings = recipe.cache
+    listing = list_source(source, settings)
+    table = scan(listing, settings, None, "skip", check)
+    taken = (len(chosen_frames(int(count), settings.max_frames_per_source)) for count in table.frames)
+    return describe(source, listing, table, sum(taken) * settings.views.count, straddling_groups(listing.entries))
 
 
 class _Scanner:
@@ -159,7 +169,7 @@ def assign_splits(table: SourceTable, test_fraction: float) -> SourceTable:
 
 
 def straddling_groups(entries: Iterable[Entry]) -> list[tuple[str, str]]:
-    """Return the (dataset, group) pairs that a listing puts into test and elsewhere; `assign_splits` makes them test."""
+    """Return the (dataset, group) pairs that a listing has in test and elsewhere; `assign_splits` makes them test."""
     splits: dict[tuple[str, str], set[bool]] = {}
     for entry in entries:
         splits.setdefault((entry.dataset, entry.group), set()).add(entry.split == TEST)

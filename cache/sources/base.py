@@ -91,7 +91,8 @@ _REMEDY = "Replace or remove the file, or leave it out with --on-error skip."
 
 def unreadable(path: Path, kind: str, reason: str) -> SourceError:
     """Return the error for a file that a reader itself finds wanting."""
-    return SourceError(f"{path}: can't be read as {kind}: {reason}. {_REMEDY}")
+    remedy = "Replace or remove the file, or leave it out with --on-error skip."
+    return SourceError(f"{path}: can't be read as {kind}: {reason}. {remedy}")
 
 
 def require_ascending(path: Path, wanted: Sequence[int]) -> None:

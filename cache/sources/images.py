@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from usjepa.cache.sources.base import FileFacts, over_black, reading, require_ascending, unreadable
 from usjepa.cache.sources.depth import Span, needs_span, span_of, to_uint8
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _KIND = "an image"
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "MPO")
-"""Only these decoders are tried: Pillow knows dozens, some of which start other programs. MPO: JPEG with previews."""
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+"""Only these decoders are tried: Pillow knows dozens, some of which start other programs."""
 
-_FIRST_PAGE_ONLY = {"MPO", "PNG"}
-"""Formats whose further pages are previews or animation, not images of their own."""
+_FIRST_PAGE_ONLY = {"PNG", "MPO"}
+"""Formats whose further pages are animation or (MPO, a kind of JPEG) previews, not images of their own."""
 
 
 class ImageReader:
@@ -58,7 +58,7 @@ class ImageReader:
 
     def _pages(self, path: Path, wanted: Sequence[int] | None) -> Iterator[NDArray[Any]]:
         """Yield pages as stored: [H, W], [H, W, 3] or [H, W, 4]; all of them when `wanted` is None."""
-        with reading(path, _KIND), Image.open(path, formats=_FORMATS) as image:
+        with reading(path, _KIND), _opened(path) as image:
             if wanted is None:
                 wanted = range(1 if image.format in _FIRST_PAGE_ONLY else getattr(image, "n_frames", 1))
             for number in wanted:
@@ -72,6 +72,13 @@ class ImageReader:
             with reading(path, _KIND):
                 self._span = (path, span_of(self._pages(path, None)))
         return self._span[1]
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path, formats=_FORMATS)
+    except UnidentifiedImageError as error:
+        raise unreadable(path, _KIND, "its bytes are none of a PNG, JPEG, TIFF or BMP") from error
 
 
 def _samples(image: Image.Image) -> NDArray[Any]:

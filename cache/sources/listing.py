@@ -68,15 +68,14 @@ def _phantom(settings: CacheSettings) -> Listing:
 
 
 def _manifest(manifest: Path) -> Listing:
-    lines = read_manifest(manifest)
-    entries = list(_expanded(manifest.parent, (line.entry for line in lines)))
+    listed = read_manifest(manifest)
+    entries = list(_expanded(manifest.parent, listed))
     paths = Counter(entry.path for entry in entries)
     twice = next((path for path, count in paths.items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"{manifest}: {twice!r} is listed by name and again through its whole file; keep one of them.")
-    return Listing(
-        manifest.parent, _ordered(entries), notes=(f"{manifest.name} names {len(lines):,} files; it is used.",)
-    )
+    note = f"{manifest.name} is used; it names {len(listed):,} files."
+    return Listing(manifest.parent, _ordered(entries), notes=(note,))
 
 
 def _file(file: Path) -> Listing:

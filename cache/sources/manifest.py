@@ -10,7 +10,6 @@ stands for all of them.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from usjepa.cache.errors import UsageError
@@ -22,33 +21,24 @@ from usjepa.cache.sources.layout import confined, place_of
 GROUP_ALIASES = ("group", "patient_or_video_id", "patient_id", "patient", "subject", "video_id", "clip_id")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a manifest, checked."""
-
-    number: int
-    """Line of the file, from 1; the columns' names stand in line 1."""
-    entry: Entry
-
-
-def read_manifest(manifest: Path) -> list[Line]:
-    """Return the manifest's lines, paths checked and normalised.
+def read_manifest(manifest: Path) -> list[Entry]:
+    """Return the manifest's entries in its own order, paths checked and normalised.
 
     Raises:
         UsageError: naming the line: a column is missing, or a path is absolute, leaves the folder, does not exist, is
             of a kind that is not read, or stands there twice.
     """
-    lines: list[Line] = []
+    entries: list[Entry] = []
     seen: dict[str, int] = {}
     for number, cells in _table(manifest):
         entry = _entry(manifest, number, cells)
         if entry.path in seen:
             raise _wrong(manifest, number, f"path {entry.path!r} stands in line {seen[entry.path]} already")
         seen[entry.path] = number
-        lines.append(Line(number, entry))
-    if not lines:
+        entries.append(entry)
+    if not entries:
         raise UsageError(f"{manifest}: it lists no files.")
-    return lines
+    return entries
 
 
 def _table(manifest: Path) -> list[tuple[int, dict[str, str]]]:
@@ -67,9 +57,7 @@ def _table(manifest: Path) -> list[tuple[int, dict[str, str]]]:
                     raise _wrong(manifest, reader.line_num, reason)
                 table.append((reader.line_num, dict(zip(columns, map(str.strip, cells), strict=True))))
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"{manifest}: not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from error
+        raise UsageError(f"{manifest}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     except csv.Error as error:
         raise UsageError(f"{manifest}, line {reader.line_num}: not CSV ({error}).") from error
     except OSError as error:

@@ -29,6 +29,7 @@ class SourceReader:
 
     def __init__(self, root: Path | None, settings: CacheSettings) -> None:
         self._root, self._settings = root, settings
+        self._phantom: Phantom | None = None
         self._forget()
 
     def __reduce__(self) -> tuple[type[SourceReader], tuple[Path | None, CacheSettings]]:
@@ -84,7 +85,7 @@ class SourceReader:
         self._hasher = ContentHasher()
         self._verified: dict[str, str] = {}
         self._readers: dict[str, Reader] = {}
-        self._phantom: Phantom | None = None
+        self._phantom = None
 
 
 @contextlib.contextmanager
@@ -99,6 +100,6 @@ def naming(full: Path, path: str) -> Iterator[None]:
 def _require_same(path: str, found: str, scanned: str) -> None:
     if found != scanned:
         raise SourceError(
-            f"{path}: its content changed since it was scanned (xxh3-128 {scanned} then, {found} now). Restore the file, "
-            "or give the edited one another name to add it as a new source."
+            f"{path}: its content changed since it was scanned (xxh3-128 {scanned} then, {found} now). "
+            "Restore the file, or give the edited one another name to add it as a new source."
         )
