@@ -6,8 +6,9 @@ between, and decodes no counted file again.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xxhash
@@ -16,11 +17,9 @@ from usjepa.cache.errors import SourceError
 from usjepa.cache.progress import Progress
 from usjepa.cache.scan_journal import ScanJournal
 from usjepa.cache.scan_report import describe
-from usjepa.cache.sources.base import Entry, FileFacts, Reader
-from usjepa.cache.sources.content import ContentHasher
-from usjepa.cache.sources.kinds import reader_for
-from usjepa.cache.sources.listing import PHANTOM, Listing, list_source
-from usjepa.cache.sources.read import naming
+from usjepa.cache.sources.base import Entry, FileFacts
+from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
@@ -47,20 +46,21 @@ def scan(
     Args:
         listing: what to scan.
         settings: of the phantom, and the share of test groups.
-        journal: what an earlier scan has counted; None: count everything.
+        journal: what an earlier scan has counted, closed however this one ends; None: count everything.
         on_error: an unreadable file ends the scan, or is kept in the table with its reason and no frames.
         check: called for every file; may raise to stop. What was counted is in the journal.
 
     Raises:
         SourceError: a file can't be read and `on_error` is "stop".
     """
-    scanner = _Scanner(listing, settings, ScanJournal(None) if journal is None else journal)
+    reader = SourceReader(listing.root, settings)
+    journal = ScanJournal(None) if journal is None else journal
     lines: list[tuple[str, FileFacts, str]] = []
-    with Progress(len(listing.entries), "scan", unit="files") as progress:
+    with contextlib.closing(journal), Progress(len(listing.entries), "scan", unit="files") as progress:
         for entry in listing.entries:
             if check is not None:
                 check()
-            lines.append(scanner.line(entry, on_error))
+            lines.append(_line(entry, reader, journal, on_error))
             progress.update(1)
     return assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
 
@@ -74,58 +74,23 @@ def scan_report(source: str, recipe: Recipe, check: Callable[[], None] | None = 
     return describe(source, listing, table, sum(taken) * settings.views.count, straddling_groups(listing.entries))
 
 
-class _Scanner:
-    """Hashes and counts entries one by one."""
-
-    def __init__(self, listing: Listing, settings: CacheSettings, journal: ScanJournal) -> None:
-        self._root, self._settings, self._journal = listing.root, settings, journal
-        self._hasher = ContentHasher()
-        self._readers: dict[str, Reader] = {}
-        self._phantom: Any = None
-
-    def line(self, entry: Entry, on_error: Literal["stop", "skip"]) -> tuple[str, FileFacts, str]:
-        """Return (content hash, facts, why it can't be read)."""
-        if entry.reader == PHANTOM:
-            return self._phantom_line(entry)
-        content_hash = ""
-        try:
-            content_hash = self._hash(entry)
-            return content_hash, self._count(entry, content_hash), ""
-        except SourceError as error:
-            if on_error == "stop":
-                raise
-            return content_hash, FileFacts(0, 0, 0), str(error)
-
-    def _hash(self, entry: Entry) -> str:
-        full = self._full(entry)
-        with naming(full, entry.path):
-            return self._hasher.hash_of(full)
-
-    def _count(self, entry: Entry, content_hash: str) -> FileFacts:
-        if entry.reader not in self._readers:
-            self._readers[entry.reader] = reader_for(entry.reader)
-        reader = self._readers[entry.reader]
-        key = (entry.path, content_hash, reader.name, reader.version)
-        facts = self._journal.find(key)
+def _line(
+    entry: Entry, reader: SourceReader, journal: ScanJournal, on_error: Literal["stop", "skip"]
+) -> tuple[str, FileFacts, str]:
+    """Return an entry's (content hash, facts, why it can't be read)."""
+    content_hash = ""
+    try:
+        content_hash = reader.content_hash(entry.path, entry.reader)
+        key = (entry.path, content_hash, entry.reader, reader.version(entry.reader))
+        facts = journal.find(key)
         if facts is None:
-            full = self._full(entry)
-            with naming(full, entry.path):
-                facts = reader.probe(full)
-            self._journal.add(key, facts)
-        return facts
-
-    def _full(self, entry: Entry) -> Any:
-        if self._root is None:
-            raise SourceError(f"{entry.path}: a file in a listing without a folder.")
-        return self._root / entry.path
-
-    def _phantom_line(self, entry: Entry) -> tuple[str, FileFacts, str]:
-        if self._phantom is None:
-            from usjepa.cache.sources.phantom import Phantom
-
-            self._phantom = Phantom(self._settings.phantom)
-        height, width = self._phantom.frame(entry.path, 0).shape[:2]
-        return self._phantom.content_hash(entry.path), FileFacts(self._phantom.frames(entry.path), height, width), ""
+            facts = reader.probe(entry.path, entry.reader)
+            journal.add(key, facts)
+        return content_hash, facts, ""
+    except SourceError as error:
+        if on_error == "stop":
+            raise
+        return content_hash, FileFacts(0, 0, 0), str(error)
 
 
 def _source_table(entries: Iterable[Entry], lines: list[tuple[str, FileFacts, str]]) -> SourceTable:

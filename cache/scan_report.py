@@ -71,7 +71,7 @@ def _groups_table(readable: SourceTable) -> list[str]:
         sums[key][0] += 1
         sums[key][1] += frames
         groups[key].add(group)
-    cells = [("dataset", "label", "split", "sources", "frames", "groups")]
+    cells: list[tuple[str, ...]] = [("dataset", "label", "split", "sources", "frames", "groups")]
     for key in sorted(sums):
         counts = (f"{number:,}" for number in (*sums[key], len(groups[key])))
         cells.append((key[0], key[1] or "-", key[2] or "-", *counts))

@@ -9,7 +9,11 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.hdf5_path import HDF5_ENDINGS
 
 if TYPE_CHECKING:
+    from usjepa.cache.settings import CacheSettings
     from usjepa.cache.sources.base import Reader
+
+PHANTOM = "phantom"
+"""Name of the built-in source and of its reader."""
 
 ENDINGS: dict[str, str] = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"), "images"),
@@ -40,8 +44,8 @@ def _is_dicom(file: Path) -> bool:
         return False  # whatever it is, nothing says that it is an image
 
 
-def reader_for(name: str) -> Reader:
-    """Return a new reader of that name; decoders are imported only when they are used."""
+def reader_for(name: str, settings: CacheSettings) -> Reader:
+    """Return a new reader of that name; decoders are imported only when they are used. Settings: the phantom's."""
     if name == "images":
         from usjepa.cache.sources.images import ImageReader
 
@@ -58,4 +62,10 @@ def reader_for(name: str) -> Reader:
         from usjepa.cache.sources.hdf5 import Hdf5Reader
 
         return Hdf5Reader()
-    raise UsageError(f"no reader is called {name!r}; there are {', '.join(sorted(set(ENDINGS.values())))} and phantom.")
+    if name == PHANTOM:
+        from usjepa.cache.sources.phantom import PhantomReader
+
+        return PhantomReader(settings.phantom)
+    raise UsageError(
+        f"no reader is called {name!r}; there are {', '.join(sorted(set(ENDINGS.values())))} and {PHANTOM}."
+    )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.sources.base import Entry
 from usjepa.cache.sources.hdf5_path import join_inside, split_inside
-from usjepa.cache.sources.kinds import ACCEPTED, kind_of
+from usjepa.cache.sources.kinds import ACCEPTED, PHANTOM, kind_of
 from usjepa.cache.sources.layout import confined, place_of
 from usjepa.cache.sources.manifest import read_manifest
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.settings import CacheSettings
 
-PHANTOM = "phantom"
 MANIFEST = "manifest.csv"
 
 

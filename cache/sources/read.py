@@ -4,36 +4,55 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.content import ContentHasher
-from usjepa.cache.sources.kinds import reader_for
+from usjepa.cache.sources.kinds import PHANTOM, reader_for
 from usjepa.cache.sources.layout import confined
-from usjepa.cache.sources.listing import PHANTOM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.settings import CacheSettings
-    from usjepa.cache.sources.base import Reader
-    from usjepa.cache.sources.phantom import Phantom
+    from usjepa.cache.sources.base import FileFacts, Reader
 
 
 class SourceReader:
-    """Reads frames by entry path. Belongs to one thread; what it holds open or knows is dropped by fork and pickle."""
+    """Hashes, counts and reads sources by the paths of their entries.
+
+    Belongs to one thread. Open files and what is known about them are dropped by fork and pickle. Errors name a source
+    as the tables do, without the folder that it happens to lie in.
+    """
 
     def __init__(self, root: Path | None, settings: CacheSettings) -> None:
         self._root, self._settings = root, settings
-        self._phantom: Phantom | None = None
         self._forget()
 
     def __reduce__(self) -> tuple[type[SourceReader], tuple[Path | None, CacheSettings]]:
         return SourceReader, (self._root, self._settings)
+
+    def content_hash(self, path: str, reader: str) -> str:
+        """Return the source's content hash, 32 hex digits; SourceError when it can't be read."""
+        if reader == PHANTOM:
+            from usjepa.cache.sources.phantom import Phantom
+
+            return Phantom(self._settings.phantom).content_hash(path)
+        with self._located(path, reader) as full:
+            return self._hasher.hash_of(full)
+
+    def version(self, reader: str) -> int:
+        """Return the version of a reader."""
+        return self._reader(reader).version
+
+    def probe(self, path: str, reader: str) -> FileFacts:
+        """Decode the whole source and return its facts; SourceError when that fails."""
+        with self._located(path, reader) as full:
+            return self._reader(reader).probe(full)
 
     def frames(self, path: str, reader: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:
         """Yield frames of one source.
@@ -42,37 +61,34 @@ class SourceReader:
             path: the entry's path, relative to the root.
             reader: name of the reader that scanned it.
             wanted: ascending frame numbers.
-            content_hash: what the scan found; checked once per process and file.
+            content_hash: what the scan found; checked once per process and source.
 
         Raises:
             SourceError: the file changed since, is gone, lies outside the root, or a frame can't be decoded.
         """
         if self._pid != os.getpid():
             self._forget()
-        if reader == PHANTOM:
-            yield from self._phantom_frames(path, wanted, content_hash)
-            return
-        full = self._locate(path)
-        with naming(full, path):
-            if self._verified.get(path) != content_hash:
-                _require_same(path, self._hasher.hash_of(full), content_hash)
-                self._verified[path] = content_hash
-            if reader not in self._readers:
-                self._readers[reader] = reader_for(reader)
-            yield from self._readers[reader].frames(full, wanted)
-
-    def _phantom_frames(self, path: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:
-        from usjepa.cache.sources.phantom import Phantom
-
-        if self._phantom is None:
-            self._phantom = Phantom(self._settings.phantom)
         if self._verified.get(path) != content_hash:
-            _require_same(path, self._phantom.content_hash(path), content_hash)
+            _require_same(path, self.content_hash(path, reader), content_hash)
             self._verified[path] = content_hash
-        for number in wanted:
-            yield self._phantom.frame(path, number)
+        with self._located(path, reader) as full:
+            yield from self._reader(reader).frames(full, wanted)
 
-    def _locate(self, path: str) -> Path:
+    def _reader(self, name: str) -> Reader:
+        if name not in self._readers:
+            self._readers[name] = reader_for(name, self._settings)
+        return self._readers[name]
+
+    @contextlib.contextmanager
+    def _located(self, path: str, reader: str) -> Iterator[Path]:
+        """Give the place of a source, and name it by its path in errors from within."""
+        full = Path(path) if reader == PHANTOM else self._place(path)
+        try:
+            yield full
+        except SourceError as error:
+            raise SourceError(str(error).replace(str(full), path)) from error
+
+    def _place(self, path: str) -> Path:
         if self._root is None:
             raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
         try:
@@ -85,16 +101,6 @@ class SourceReader:
         self._hasher = ContentHasher()
         self._verified: dict[str, str] = {}
         self._readers: dict[str, Reader] = {}
-        self._phantom = None
-
-
-@contextlib.contextmanager
-def naming(full: Path, path: str) -> Iterator[None]:
-    """Name a file in errors as the tables do, without the folder that it happens to lie in."""
-    try:
-        yield
-    except SourceError as error:
-        raise SourceError(str(error).replace(str(full), path)) from error
 
 
 def _require_same(path: str, found: str, scanned: str) -> None:
