@@ -1,0 +1,192 @@
+"""Reads a teacher's weights from other people's files, with every key accounted for.
+
+safetensors, or torch files read with weights_only (no pickled object is ever run). Layouts differ: a flat state
+dict, a dict with the weights under `ema_state_dict`, `state_dict`, `model`, ..., wrapped prefixes, an MAE decoder
+beside the encoder. What is dropped is counted with its reason; a key that is missing or left over is an error.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from usjepa.cache.errors import TeacherError, UsageError
+
+Tensors = dict[str, torch.Tensor]
+
+# The exponential moving average is what its authors evaluate; plain weights come after it.
+_NESTED = ("ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "encoder")
+_PREFIXES = ("module.", "model.", "encoder.", "backbone.", "teacher.", "student.")
+_DECODER = ("decoder", "mask_token")
+_HEAD = ("head.", "head_dist.", "fc_norm.", "projector.", "predictor.")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every key of a checkpoint."""
+
+    loaded: tuple[str, ...]
+    dropped: dict[str, str] = field(default_factory=dict)
+    """Key -> why it was not needed."""
+    resampled: tuple[str, ...] = ()
+    """Position embeddings that were interpolated to another grid."""
+
+    def summary(self) -> str:
+        """Return one line for the log."""
+        reasons = sorted(set(self.dropped.values()))
+        counts = ", ".join(f"{list(self.dropped.values()).count(reason)} {reason}" for reason in reasons)
+        resampled = f"; resampled {', '.join(self.resampled)}" if self.resampled else ""
+        return f"{len(self.loaded)} tensors loaded" + (f"; dropped {counts}" if counts else "") + resampled
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Return the tensors of a checkpoint under their own names.
+
+    Raises:
+        UsageError: there is no such file.
+        TeacherError: it can't be read safely, holds no tensors, or one that is not finite.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such checkpoint file.")
+    if path.suffix == ".safetensors":
+        try:
+            tensors = load_file(path)
+        except SafetensorError as error:
+            raise TeacherError(f"{path}: not readable as safetensors ({error}): cut, damaged or another format.") from error
+    else:
+        tensors = _nested_tensors(_torch_load(path), path)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise TeacherError(f"{path}: tensor {name} holds values that are not finite.")
+    return tensors
+
+
+def _torch_load(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise TeacherError(
+            f"{path}: holds Python objects beside tensors, which are never loaded because they could run code. "
+            f"Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise TeacherError(f"{path}: not readable as a torch checkpoint ({error}): cut, damaged or another format.") from error
+
+
+def _nested_tensors(value: object, path: Path) -> Tensors:
+    """Return the state dict within a checkpoint; `model` may be a string (URFM keeps the architecture's name there)."""
+    if not isinstance(value, Mapping):
+        raise TeacherError(f"{path}: holds a {type(value).__name__}, not a dict of tensors.")
+    for key in _NESTED:
+        below = value.get(key)
+        if isinstance(below, Mapping) and any(isinstance(v, torch.Tensor) for v in below.values()):
+            return _nested_tensors(below, path)
+    tensors = {str(key): item for key, item in value.items() if isinstance(item, torch.Tensor)}
+    if not tensors:
+        raise TeacherError(f"{path}: holds no tensors; its keys are {', '.join(map(str, list(value)[:_SHOWN]))}.")
+    return tensors
+
+
+def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the xxh3-128 (hex) over name, shape, dtype and bytes of every tensor, in name order."""
+    hasher = xxhash.xxh3_128()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name}\0{list(tensor.shape)}\0{str(tensor.dtype).removeprefix('torch.')}\0".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return hasher.hexdigest()
+
+
+def _stripped(tensors: Tensors, wanted: set[str]) -> Tensors:
+    """Return the tensors without wrapping prefixes: one comes off while that makes more keys known to the model."""
+    best = tensors
+    known = len(wanted & set(best))
+    improved = True
+    while improved:
+        improved = False
+        for prefix in _PREFIXES:
+            # Keys without the prefix stay under a name no model has, so that they are still accounted for.
+            candidate = {
+                key.removeprefix(prefix) if key.startswith(prefix) else f"outside {prefix} {key}": tensor
+                for key, tensor in best.items()
+            }
+            inside = sum(key.startswith(prefix) for key in best)
+            if inside and (len(wanted & set(candidate)) > known or (known == 0 and inside == len(best))):
+                best, known, improved = candidate, len(wanted & set(candidate)), True
+                break
+    return best
+
+
+def load_into(model: torch.nn.Module, tensors: Tensors, where: str) -> LoadReport:
+    """Load a checkpoint's tensors into a timm model, strictly.
+
+    Args:
+        model: built without a head.
+        tensors: as `read_tensors` gave them.
+        where: names the checkpoint in messages.
+
+    Raises:
+        TeacherError: a key of the model is missing, a key of the checkpoint is left over, or a shape differs.
+    """
+    wanted = model.state_dict()
+    found = _stripped(tensors, set(wanted))
+    dropped = {key: reason for key in found if key not in wanted and (reason := _why_dropped(key))}
+    kept = {key: tensor for key, tensor in found.items() if key not in dropped}
+    resampled = _resample_positions(model, kept, wanted)
+    missing = [key for key in wanted if key not in kept]
+    unexpected = [key for key in kept if key not in wanted]
+    shapes = [
+        f"{key}: {list(tensor.shape)} in the file, {list(wanted[key].shape)} in the model"
+        for key, tensor in kept.items()
+        if key in wanted and tensor.shape != wanted[key].shape
+    ]
+    problems = _listed("missing", missing) + _listed("unexpected", unexpected) + _listed("of another shape", shapes)
+    if problems:
+        raise TeacherError(
+            f"{where}: does not fit {type(model).__name__} as asked for:\n" + "\n".join(problems)
+            + "\nIs cache.teacher.architecture (and patch_size) that of the checkpoint?"
+        )
+    model.load_state_dict(kept, strict=True)
+    return LoadReport(tuple(sorted(kept)), dropped, resampled)
+
+
+def _why_dropped(key: str) -> str:
+    bare = key.rsplit(" ", 1)[-1]
+    for prefix in _PREFIXES:
+        bare = bare.removeprefix(prefix)
+    if bare.startswith(_DECODER):
+        return "of an MAE decoder"
+    if bare.startswith(_HEAD):
+        return "of a head"
+    return ""
+
+
+def _resample_positions(model: torch.nn.Module, kept: Tensors, wanted: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
+    """Interpolate absolute position embeddings of another grid, as timm does for its own weights."""
+    from timm.layers import resample_abs_pos_embed
+
+    stored, target = kept.get("pos_embed"), wanted.get("pos_embed")
+    if stored is None or target is None or stored.shape == target.shape or stored.shape[-1] != target.shape[-1]:
+        return ()
+    prefix = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 0))
+    edge = (stored.shape[1] - prefix) ** 0.5
+    if edge != int(edge):
+        return ()
+    grid = list(model.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
+    kept["pos_embed"] = resample_abs_pos_embed(stored.float(), new_size=grid, num_prefix_tokens=prefix)
+    return ("pos_embed",)
+
+
+def _listed(kind: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return [f"  {len(names)} {kind}: {', '.join(names[:_SHOWN])}{more}"]
