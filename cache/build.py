@@ -37,6 +37,7 @@ from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.storage import LocalStorage, open_storage
 from usjepa.cache.store import read_tables
 from usjepa.cache.teacher import Teacher, load_teacher, resolve_teacher, soft_identity
+from usjepa.cache.threads import short_turns
 from usjepa.cache.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ class _Build:
 
     def _pipeline(self, todo: Sequence[int], progress: Progress) -> None:
         behind_done: Future[None] | None = None
-        with ThreadPoolExecutor(1, "decode") as ahead, ThreadPoolExecutor(1, "write") as behind:
+        with short_turns(), ThreadPoolExecutor(1, "decode") as ahead, ThreadPoolExecutor(1, "write") as behind:
             upcoming = ahead.submit(self._pixels_of, todo[0])
             for i, shard in enumerate(todo):
                 made = upcoming.result()
