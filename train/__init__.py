@@ -1,0 +1,1 @@
+"""Stage two: store -> masks -> student and predictor -> encoder."""

@@ -1,0 +1,67 @@
+# Two commands do everything: `make demo` and `make test`. They need make and python3 >= 3.11, nothing else.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/installed
+
+# The job of `make demo SOURCE=folder` goes to a folder of its own, so that it never mixes with the phantom's.
+SOURCE ?=
+OUT ?= $(if $(SOURCE),demo-$(notdir $(patsubst %/,%,$(SOURCE))),demo)
+
+# A strict editable install links the files that existed when it ran: a new or removed file means installing again,
+# an edited one does not. This list is rewritten only when it changes, and the install depends on it.
+FILES := $(VENV)/files.txt
+LISTED := $(sort $(wildcard cache/*.py cache/*/*.py train/*.py evaluate/*.py))
+
+.PHONY: help demo test test-slow lint types format install bench clean-demo FORCE
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "usjepa needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 demo"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(FILES): FORCE | $(VENV)/bin/python
+	@printf '%s\n' $(LISTED) > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
+
+$(STAMP): pyproject.toml constraints.txt pipelines.yaml $(FILES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  -e '.[dev]' --config-settings editable_mode=strict
+	@touch $@
+
+install: $(STAMP) ## Make .venv with everything pinned in constraints.txt
+
+demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder
+	$(BIN)/usjepa-cache build $(OUT)/store.zarr --pipeline demo $(if $(SOURCE),--source $(SOURCE)) --teacher random
+	$(BIN)/usjepa-train $(OUT)/store.zarr $(OUT)/run --pipeline demo
+	$(BIN)/usjepa-evaluate $(OUT)/run --task $(OUT)/store.zarr --pipeline demo -o $(OUT)/report
+	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds encoder.safetensors for timm."
+
+test: $(STAMP) ## Run the test suite
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## Run the long proofs
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP) ## Lint and check the format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types of the three packages, strictly
+	$(BIN)/mypy
+
+format: $(STAMP) ## Format and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## Run the benchmarks; results go to benchmarks/results
+	$(BIN)/python -m benchmarks.read
+	$(BIN)/python -m benchmarks.masks
+	$(BIN)/python -m benchmarks.phantom
+
+clean-demo: ## Remove what `make demo` made
+	rm -rf $(OUT)

@@ -1,0 +1,41 @@
+"""Fixtures that many tests share: real frames where they are, and one small phantom store a session."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TINY_STORE = (
+    "cache.image_size=32",
+    "cache.rows_per_shard=16",
+    "cache.phantom.patients=6",
+    "cache.phantom.frames_per_patient=10",
+    "cache.phantom.size=64",
+    "cache.views.count=2",
+    "cache.teacher.patch_size=8",
+    "cache.precision=fp32",
+)
+"""Overrides of the demo recipe: 120 rows of 32 x 32 pixels, a 4 x 4 patch grid, fp32 latents of a random ViT-Ti."""
+
+
+@pytest.fixture(scope="session")
+def dev_data() -> Path:
+    """Folder of real ultrasound frames; its tests skip where it is absent."""
+    folder = Path(os.environ.get("USJEPA_DEV_DATA", ROOT / ".." / "shared" / "data" / "us-dev")).resolve()
+    if not (folder / "manifest.csv").is_file():
+        pytest.skip(f"no real frames at {folder}; set USJEPA_DEV_DATA to a folder with a manifest.csv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed store of the phantom with a random teacher's latents; tests must not change it."""
+    from usjepa.cache.build import build
+    from usjepa.cache.recipe import load_recipe
+
+    store = tmp_path_factory.mktemp("phantom") / "store.zarr"
+    build(str(store), load_recipe("demo", TINY_STORE), teacher="random")
+    return store
