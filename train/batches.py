@@ -1,0 +1,223 @@
+"""From positions to batches on the device: a background thread reads the store and draws masks while a step runs.
+
+What is in a batch depends on (seed, step, rows) alone, never on the thread's timing. Targets are the store's latents,
+or with a teacher at hand (`targets: online`) its answer on the very same pixels; nothing else differs.
+
+Images whose region is too small for their masks are taken out here, before the student sees them, and reported.
+"""
+
+# ruff: noqa: N815 - shape suffixes in the fields' names
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import xxhash
+from numpy.typing import NDArray
+from usjepa.cache.errors import UsageError
+from usjepa.cache.regions import patch_validity
+from usjepa.train.masks import Masks, sample_masks
+
+if TYPE_CHECKING:
+    from usjepa.cache.settings import MaskSettings
+    from usjepa.cache.store import Batch, Store
+
+Ints = NDArray[np.int64]
+AHEAD = 2
+"""Batches prepared while one is computed on."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One batch to be made."""
+
+    step: int
+    """Names the draw of its masks: the global step, or a constant for validation."""
+    positions_R: Ints
+    """int64 positions in the store's table, before unusable images are taken out."""
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """One batch on the device; B counts usable images only."""
+
+    step: int
+    rows_B: Ints
+    """int64 [B] row numbers, on the host."""
+    unusable_rows: Ints
+    """int64, on the host: rows left out because their region is too small."""
+    fingerprint: str
+    """xxh3-64 (hex) of rows and masks: equal batches, equal text."""
+    pixels_BCSS: torch.Tensor
+    """uint8"""
+    latents_BTD: torch.Tensor | None
+    """float32; None until the online teacher has been asked."""
+    context_BN: torch.Tensor
+    """int64"""
+    context_valid_BN: torch.Tensor
+    """bool"""
+    targets_BMP: torch.Tensor
+    """int64"""
+    targets_valid_BMP: torch.Tensor
+    """bool"""
+    context_padded: bool
+    """False when every context is as long as the longest."""
+    targets_padded: bool
+
+    def __len__(self) -> int:
+        return len(self.rows_B)
+
+
+class BatchMaker:
+    """Reads rows of a store and makes batches of them."""
+
+    def __init__(
+        self,
+        store: Store,
+        layer: str | None,
+        grid: tuple[int, int],
+        masks: MaskSettings,
+        seed: int,
+        device: torch.device,
+        online: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """`layer` names the teacher whose latents are read; None with `online`, which is asked instead."""
+        if (layer is None) == (online is None):
+            raise UsageError("targets come either from the store or from a teacher in the loop: give one of the two")
+        self._store, self._layer, self._grid, self._masks = store, layer, grid, masks
+        self._seed, self._device, self._online = seed, device, online
+        self._layers = self._layers_to_read()
+        # Copies run beside the computation only in a stream of their own.
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def _layers_to_read(self) -> list[str]:
+        wanted = ["pixels"]
+        if self._masks.regions:
+            wanted.append("regions")
+        if self._layer is not None:
+            wanted.append(f"latents/{self._layer}")
+            if f"scales/{self._layer}" in self._store.layers:
+                wanted.append(f"scales/{self._layer}")
+        lacking = [name for name in wanted if name not in self._store.layers]
+        if lacking:
+            raise UsageError(f"{self._store!r} has no layer {lacking[0]}, which this recipe trains with")
+        return wanted
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[TrainBatch, float]]:
+        """Batches in the order asked for, each with the seconds waited for it.
+
+        What goes wrong in the thread is raised here, at the batch it belongs to. Leaving the loop early (close the
+        iterator, or let an exception pass) waits for the read in progress and drops the rest.
+        """
+        pending: deque[Future[TrainBatch]] = deque()
+        todo = iter(requests)
+        pool = ThreadPoolExecutor(1, "usjepa-batches")
+        try:
+            while True:
+                while len(pending) <= AHEAD and (request := next(todo, None)) is not None:
+                    pending.append(pool.submit(self._make, request))
+                if not pending:
+                    return
+                start = time.perf_counter()
+                batch = pending.popleft().result()
+                waited = time.perf_counter() - start
+                yield self._received(batch), waited
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def make(self, request: Request) -> TrainBatch:
+        """One batch, made here and now."""
+        return self._received(self._make(request))
+
+    def _make(self, request: Request) -> TrainBatch:
+        """In the background thread: read, draw masks, send to the device."""
+        rows_R = self._store.rows[request.positions_R]
+        read = self._store.read(rows_R, layers=self._layers)
+        masks = self._draw(request.step, rows_R, read)
+        kept = np.flatnonzero(masks.usable_B)
+        masks = masks if len(kept) == len(rows_R) else _shortened(masks, kept)
+        copying = torch.cuda.stream(self._copies) if self._copies is not None else nullcontext()
+        with copying:
+            batch = TrainBatch(
+                step=request.step,
+                rows_B=rows_R[kept],
+                unusable_rows=np.delete(rows_R, kept),
+                fingerprint=_fingerprint(rows_R[kept], masks),
+                pixels_BCSS=self._sent(_picked(read.pixels, kept)),
+                latents_BTD=self._targets(read, kept),
+                context_BN=self._sent(masks.context_BN),
+                context_valid_BN=self._sent(masks.context_valid_BN),
+                targets_BMP=self._sent(masks.targets_BMP),
+                targets_valid_BMP=self._sent(masks.targets_valid_BMP),
+                context_padded=not masks.context_valid_BN.all(),
+                targets_padded=not masks.targets_valid_BMP.all(),
+            )
+            if self._copies is not None:
+                self._copies.synchronize()  # the thread waits, so that the computing one need not
+        return batch
+
+    def _draw(self, step: int, rows_R: Ints, read: Batch) -> Masks:
+        validity_RT = None
+        if self._masks.regions:
+            validity_RT = patch_validity(read.regions, self._store.size, self._store.size // self._grid[0])
+        return sample_masks(self._seed, step, rows_R, self._grid, self._masks, validity_RT)
+
+    def _targets(self, read: Batch, kept: Ints) -> torch.Tensor | None:
+        if self._online is not None:
+            return None
+        latents_RTD = read.targets(str(self._device))
+        if len(kept) == len(latents_RTD):
+            return latents_RTD
+        return latents_RTD[torch.from_numpy(kept).to(self._device)]
+
+    def _sent(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self._copies is None:
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _received(self, batch: TrainBatch) -> TrainBatch:
+        """In the computing thread: ask the online teacher; on a GPU, tie the memory to the stream that uses it."""
+        if self._copies is not None:
+            for field in fields(batch):
+                value = getattr(batch, field.name)
+                if isinstance(value, torch.Tensor):
+                    value.record_stream(torch.cuda.current_stream(self._device))
+        if self._online is None:
+            return batch
+        if not len(batch):
+            return replace(batch, latents_BTD=torch.empty(0, self._grid[0] * self._grid[1], 0, device=self._device))
+        return replace(batch, latents_BTD=self._online(batch.pixels_BCSS))
+
+
+def _picked(array: NDArray[Any], kept: Ints) -> NDArray[Any]:
+    return array if len(kept) == len(array) else array[kept]
+
+
+def _shortened(masks: Masks, kept: Ints) -> Masks:
+    """The masks of some images, padded to their own longest: what is left out must not leave a trace."""
+    context_valid, targets_valid = masks.context_valid_BN[kept], masks.targets_valid_BMP[kept]
+    N = max(1, int(context_valid.sum(-1).max(initial=0)))
+    P = max(1, int(targets_valid.sum(-1).max(initial=0)))
+    return Masks(
+        masks.context_BN[kept, :N],
+        context_valid[:, :N],
+        masks.targets_BMP[kept, :, :P],
+        targets_valid[:, :, :P],
+        masks.usable_B[kept],
+    )
+
+
+def _fingerprint(rows_B: Ints, masks: Masks) -> str:
+    digest = xxhash.xxh3_64()
+    for array in (rows_B, masks.context_BN, masks.context_valid_BN, masks.targets_BMP, masks.targets_valid_BMP):
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""The log of a run: one JSON object a line in `log.jsonl`.
+
+`{"kind": "step", "step", "epoch", "loss", "lr", "wd", "grad_norm", "images", "unusable", "batch", "images_per_s",
+"data_wait_s"}` for every optimizer step, `batch` being a fingerprint of its rows and masks; `{"kind": "validation",
+"epoch", "step", "loss", "images", "unusable", "best"}` at the end of every epoch. Floats are written so that they read
+back as the same bits. A resumed run first takes back the lines after its checkpoint, so no step is ever there twice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from usjepa.cache.storage import write_durably
+
+Line = dict[str, Any]
+
+
+def read_log(path: Path) -> list[Line]:
+    """The whole lines of a log, in order; [] when there is none. A last line that was cut is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_bytes().split(b"\n")[:-1]:
+        lines.append(json.loads(text))
+    return lines
+
+
+class Journal:
+    """Appends to a log."""
+
+    def __init__(self, path: Path, step: int, validated: int) -> None:
+        """Open a log at a checkpoint: lines of `step` and later and of epochs not yet `validated` are taken back."""
+        self.path = path
+        self.lines = [line for line in read_log(path) if _before(line, step, validated)]
+        # The same bytes as `write` gives: floats and key order survive the round trip.
+        write_durably(path, b"".join(_bytes(line) for line in self.lines))
+        self._file = path.open("ab")
+
+    def write(self, line: Line) -> None:
+        """Append a line; it is seen at once, and durable after `sync`."""
+        self.lines.append(line)
+        self._file.write(_bytes(line))
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make what was written outlive a power cut."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _bytes(line: Line) -> bytes:
+    return (json.dumps(line, allow_nan=False) + "\n").encode()
+
+
+def _before(line: Line, step: int, validated: int) -> bool:
+    """Whether a checkpoint of `step` steps and `validated` epochs comes after this line."""
+    if line["kind"] == "step":
+        return bool(line["step"] < step)
+    return bool(line["epoch"] < validated)

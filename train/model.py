@@ -1,0 +1,88 @@
+"""Student and predictor as one module, and the optimizer over them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from usjepa.cache.errors import UsageError
+from usjepa.train.predictor import Predictor
+from usjepa.train.student import Student
+
+if TYPE_CHECKING:
+    from usjepa.cache.settings import TrainSettings
+    from usjepa.train.batches import TrainBatch
+
+_UNDECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token")
+
+
+class Model(nn.Module):
+    """Everything that is trained."""
+
+    def __init__(self, settings: TrainSettings, image_size: int, grid: tuple[int, int], teacher_dim: int) -> None:
+        super().__init__()
+        self.student = Student(settings.student, image_size, settings.seed)
+        if self.student.grid != grid:
+            raise UsageError(
+                f"the student {settings.student.architecture} has a patch grid of {_told(self.student.grid)} and the "
+                f"teacher's latents one of {_told(grid)}: set train.student.patch_size to {image_size // grid[0]}"
+            )
+        self.predictor = Predictor(settings.predictor, self.student.dim, teacher_dim, grid, settings.seed)
+
+    def forward(self, pixels_BCSS: torch.Tensor, batch: TrainBatch) -> torch.Tensor:
+        """Predicted latents [B, M, P, D] at the batch's targets, from pixels (float in [0, 1]) at its context."""
+        context_valid_BN = batch.context_valid_BN if batch.context_padded else None
+        targets_valid_BMP = batch.targets_valid_BMP if batch.targets_padded else None
+        context_BND = self.student(pixels_BCSS, batch.context_BN, context_valid_BN)
+        out: torch.Tensor = self.predictor(
+            context_BND, batch.context_BN, context_valid_BN, batch.targets_BMP, targets_valid_BMP
+        )
+        return out
+
+
+def _told(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}x{grid[1]}"
+
+
+def make_optimizer(model: Model, settings: TrainSettings) -> torch.optim.AdamW:
+    """AdamW in two groups: matrices decay; biases, norms, positions and the learnable tokens don't."""
+    decayed, undecayed = [], []
+    for name, parameter in model.named_parameters():
+        plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in _UNDECAYED
+        (undecayed if plain else decayed).append(parameter)
+    groups = [{"params": decayed, "decays": True}, {"params": undecayed, "decays": False}]
+    return torch.optim.AdamW(groups, lr=settings.lr_start, betas=settings.betas, weight_decay=0.0)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
+    """Give a step its learning rate and weight decay."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+        group["weight_decay"] = weight_decay if group["decays"] else 0.0
+
+
+def training_state(model: Model, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Everything a step changes, by name: `model.<name>` and `optimizer.<kind>.<name of the parameter>`."""
+    state = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for kind, value in optimizer.state.get(parameter, {}).items():
+            state[f"optimizer.{kind}.{name}"] = value.detach()
+    return state
+
+
+def restore(model: Model, optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:
+    """Put back what `training_state` gave; raises RuntimeError when a name or shape differs.
+
+    The optimizer's step counts stay on the CPU, where AdamW keeps them.
+    """
+    weights = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+    model.load_state_dict(weights, strict=True)
+    parameters = dict(model.named_parameters())
+    for name, tensor in state.items():
+        if not name.startswith("optimizer."):
+            continue
+        _, kind, parameter_name = name.split(".", 2)
+        parameter = parameters[parameter_name]
+        value = tensor.clone() if kind == "step" else tensor.to(parameter.device)
+        optimizer.state[parameter][kind] = value
