@@ -13,7 +13,7 @@ OUT ?= $(if $(SOURCE),demo-$(notdir $(patsubst %/,%,$(SOURCE))),demo)
 # A strict editable install links the files that existed when it ran: a new or removed file means installing again,
 # an edited one does not. This list is rewritten only when it changes, and the install depends on it.
 FILES := $(VENV)/files.txt
-LISTED := $(sort $(wildcard cache/*.py cache/*/*.py train/*.py evaluate/*.py))
+LISTED := $(sort $(wildcard cache/*.py cache/*/*.py train/*.py evaluate/*.py */py.typed))
 
 .PHONY: help demo test test-slow lint types format install bench clean-demo FORCE
 
