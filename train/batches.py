@@ -6,13 +6,10 @@ or with a teacher at hand (`targets: online`) its answer on the very same pixels
 Images whose region is too small for their masks are taken out here, before the student sees them, and reported.
 """
 
-# ruff: noqa: N815 - shape suffixes in the fields' names
-
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -22,11 +19,14 @@ import numpy as np
 import torch
 import xxhash
 from numpy.typing import NDArray
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.regions import patch_validity
 from usjepa.train.masks import Masks, sample_masks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable
+
     from usjepa.cache.settings import MaskSettings
     from usjepa.cache.store import Batch, Store
 
@@ -96,7 +96,7 @@ class BatchMaker:
         self._seed, self._device, self._online = seed, device, online
         self._layers = self._layers_to_read()
         # Copies run beside the computation only in a stream of their own.
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def _layers_to_read(self) -> list[str]:
         wanted = ["pixels"]
@@ -111,7 +111,7 @@ class BatchMaker:
             raise UsageError(f"{self._store!r} has no layer {lacking[0]}, which this recipe trains with")
         return wanted
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[tuple[TrainBatch, float]]:
+    def stream(self, requests: Iterable[Request]) -> Generator[tuple[TrainBatch, float]]:
         """Batches in the order asked for, each with the seconds waited for it.
 
         What goes wrong in the thread is raised here, at the batch it belongs to. Leaving the loop early (close the
@@ -219,5 +219,5 @@ def _shortened(masks: Masks, kept: Ints) -> Masks:
 def _fingerprint(rows_B: Ints, masks: Masks) -> str:
     digest = xxhash.xxh3_64()
     for array in (rows_B, masks.context_BN, masks.context_valid_BN, masks.targets_BMP, masks.targets_valid_BMP):
-        digest.update(np.ascontiguousarray(array))
+        digest.update(array.tobytes())
     return digest.hexdigest()

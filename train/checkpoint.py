@@ -6,7 +6,7 @@ JSON comes last, so it exists only when all it speaks of is on disk. The newest 
 its files are cut or changed, the one before is used and this is said; when none is whole, the run stops: it is never
 silently started over.
 
-`best-<step>.safetensors` holds the weights of the encoder at the lowest validation loss; the JSON names it with its hash.
+`best-<step>.safetensors` holds the encoder's weights at the lowest validation loss; the JSON names it with its hash.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+
 from usjepa.cache.errors import TrainingError
 from usjepa.cache.identity import Json, canonical, digest_of
 from usjepa.cache.storage import TEMP_SUFFIX, write_durably
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
 FORMAT = 1
@@ -68,7 +70,7 @@ class Checkpoints:
     def __init__(self, folder: Path, say: Say) -> None:
         self.folder = folder
         self._say = say
-        self._good: list[int] = []  # steps of whole checkpoints, oldest first
+        self._good: dict[int, str | None] = {}  # steps of whole checkpoints -> file of the encoder they name
 
     def save(self, tensors: Tensors, progress: Progress) -> None:
         """Write a checkpoint and remove those that are no longer kept. Raises WriteError; older ones are then whole."""
@@ -83,7 +85,8 @@ class Checkpoints:
         }
         write_durably(self.folder / f"{name}.safetensors", data)
         write_durably(self.folder / f"{name}.json", _text({**record, "digest": digest_of(record)}))
-        self._good = [*(step for step in self._good if step != progress.step), progress.step][-KEPT:]
+        self._good[progress.step] = None if progress.best is None else progress.best.file
+        self._good = dict(sorted(self._good.items())[-KEPT:])
         self._prune()
 
     def save_best(self, tensors: Tensors, loss: float, step: int, epoch: int) -> Best:
@@ -117,7 +120,7 @@ class Checkpoints:
             except _NotWholeError as error:
                 self._say(f"warning: checkpoint {error}; the one before is used")
                 continue
-            self._good.insert(0, progress.step)
+            self._good[progress.step] = None if progress.best is None else progress.best.file
             found = found or (progress, tensors)
             if len(self._good) == KEPT:
                 break
@@ -134,8 +137,7 @@ class Checkpoints:
         for path in self.folder.iterdir():
             if path.stem.startswith("step-") and path.stem not in kept:
                 stale.append(path)
-        named = {_best_file(self.folder / f"{stem}.json") for stem in kept}
-        stale += [path for path in self.folder.glob("best-*.safetensors") if path.name not in named]
+        stale += [path for path in self.folder.glob("best-*.safetensors") if path.name not in self._good.values()]
         stale += list(self.folder.glob(f".*{TEMP_SUFFIX}"))
         for path in sorted(stale, key=lambda path: path.suffix != ".json"):
             path.unlink(missing_ok=True)
@@ -168,11 +170,6 @@ def _record(path: Path) -> dict[str, Any]:
             "version that wrote it."
         )
     return record
-
-
-def _best_file(path: Path) -> str | None:
-    best = _record(path)["progress"]["best"]
-    return None if best is None else str(best["file"])
 
 
 def _read(path: Path) -> tuple[Progress, Tensors]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
 from usjepa.cache.storage import write_durably
-from usjepa.train.journal import Line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from usjepa.train.journal import Line
 
 _SMOOTHED = 50
 """Points that the smoothed training loss is drawn with, at most."""
@@ -15,13 +20,11 @@ _SMOOTHED = 50
 
 def draw_curve(lines: list[Line], steps_per_epoch: int, path: Path) -> None:
     """Write `curve.png`: training loss of every step and its running mean, validation loss of every epoch."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     steps = [line for line in lines if line["kind"] == "step" and line["loss"] is not None]
     checks = [line for line in lines if line["kind"] == "validation"]
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     if steps:
         epoch = np.array([(line["step"] + 1) / steps_per_epoch for line in steps])
@@ -43,5 +46,5 @@ def draw_curve(lines: list[Line], steps_per_epoch: int, path: Path) -> None:
     if steps or checks:
         axes.legend(frameon=False, fontsize=8)
     picture = io.BytesIO()
-    canvas.print_png(picture)
+    figure.savefig(picture, format="png")
     write_durably(path, picture.getvalue())

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+
 from usjepa.cache.errors import UsageError
 from usjepa.train.counter import stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.storage import write_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Line = dict[str, Any]
 

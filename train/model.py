@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+
 from usjepa.cache.errors import UsageError
 from usjepa.train.predictor import Predictor
 from usjepa.train.student import Student
@@ -47,7 +48,8 @@ def _told(grid: tuple[int, int]) -> str:
 
 def make_optimizer(model: Model, settings: TrainSettings) -> torch.optim.AdamW:
     """AdamW in two groups: matrices decay; biases, norms, positions and the learnable tokens don't."""
-    decayed, undecayed = [], []
+    decayed: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         plain = parameter.ndim < 2 or name.rsplit(".", 1)[-1] in _UNDECAYED
         (undecayed if plain else decayed).append(parameter)

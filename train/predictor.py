@@ -7,13 +7,13 @@ is a sequence of its own, so that blocks don't see each other. The last layer ma
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import TYPE_CHECKING
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import nn
+
 from usjepa.cache.errors import UsageError
 from usjepa.train.initial import seeded, sincos_positions
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from usjepa.cache.settings import PredictorSettings
 
 _PART = 1
+
+
+class _Norm(nn.LayerNorm):
+    """Layer norm with the epsilon of ViTs."""
+
+    def __init__(self, dim: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__(dim, eps=1e-6, device=device, dtype=dtype)
 
 
 class Predictor(nn.Module):
@@ -37,14 +44,13 @@ class Predictor(nn.Module):
                 f"train.predictor.dim={settings.dim} can't be shared by train.predictor.heads={settings.heads}: choose "
                 "a multiple"
             )
-        norm = functools.partial(nn.LayerNorm, eps=1e-6)
         with seeded(seed, _PART):
             self.embed = nn.Linear(student_dim, settings.dim)
             self.mask_token = nn.Parameter(torch.zeros(settings.dim))
             self.blocks = nn.ModuleList(
-                Block(settings.dim, settings.heads, qkv_bias=True, norm_layer=norm) for _ in range(settings.depth)
+                Block(settings.dim, settings.heads, qkv_bias=True, norm_layer=_Norm) for _ in range(settings.depth)
             )
-            self.norm = norm(settings.dim)
+            self.norm = _Norm(settings.dim)
             self.out = nn.Linear(settings.dim, teacher_dim)
             self._initialise()
         self.register_buffer("positions", sincos_positions(settings.dim, grid), persistent=False)
@@ -57,9 +63,9 @@ class Predictor(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         with torch.no_grad():
-            for k, block in enumerate(self.blocks, start=1):
-                block.attn.proj.weight.div_(math.sqrt(2.0 * k))
-                block.mlp.fc2.weight.div_(math.sqrt(2.0 * k))
+            for k in range(len(self.blocks)):
+                for name in ("attn.proj.weight", "mlp.fc2.weight"):
+                    self.get_parameter(f"blocks.{k}.{name}").div_(math.sqrt(2.0 * (k + 1)))
 
     def forward(
         self,
@@ -96,7 +102,7 @@ def _attention_mask(
     """Which keys may be attended to, bool [B * M, 1, 1, N + P]; None where nothing is padded."""
     if context_valid_BN is None and targets_valid_BMP is None:
         return None
-    B, M, P = targets_BMP.shape
+    B, M = targets_BMP.shape[:2]
     if context_valid_BN is None:
         context_valid_BN = torch.ones_like(context_BN, dtype=torch.bool)
     if targets_valid_BMP is None:

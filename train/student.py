@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+
 from usjepa.cache.errors import UsageError
 from usjepa.train.initial import seeded, sincos_positions
 
@@ -117,9 +118,10 @@ def _grid(vit: VisionTransformer, settings: StudentSettings, image_size: int) ->
 
 def _place(vit: VisionTransformer, grid: tuple[int, int]) -> None:
     """Start the learnable positions from sines and cosines: a random start costs epochs to learn the grid (ours)."""
+    patches_TD = sincos_positions(int(vit.embed_dim), grid)
+    positions = vit.get_parameter("pos_embed")
     with torch.no_grad():
-        patches_TD = sincos_positions(int(vit.embed_dim), grid)
-        places = vit.pos_embed[:, -len(patches_TD) :]
+        places = positions[:, -len(patches_TD) :]
         if places.shape[1:] != patches_TD.shape:
-            raise UsageError(f"positions of the student are {tuple(vit.pos_embed.shape)}, its grid is {grid}")
+            raise UsageError(f"positions of the student are {tuple(positions.shape)}, its grid is {grid}")
         places.copy_(patches_TD)

@@ -1,0 +1,203 @@
+"""Stage two: from a store to an encoder. Run it again and it goes on where it stopped, to the same numbers.
+
+Exactness: rows, masks and augmentation are functions of (seed, step, row) and a checkpoint holds all that steps change,
+so on a CPU a run that was killed and resumed gives bitwise the losses and weights of an undisturbed one, with any
+number of reading threads; torch's own number of threads must be the same, because sums are split over them. On a GPU
+the same holds of rows and masks, and of losses up to the order in which its kernels add.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.cache.interrupt import StopFlag, graceful_interrupts
+from usjepa.cache.progress import Progress as Bar
+from usjepa.train.batches import BatchMaker, Request, TrainBatch
+from usjepa.train.plan import Plan, describe, make_plan
+from usjepa.train.run import Run, RunFolder
+from usjepa.train.step import train_step
+from usjepa.train.validate import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usjepa.cache.settings import Recipe
+
+GO_ON = "The state is saved: run the same command again to go on."
+
+
+def say(text: str) -> None:
+    """Print a line for the person or the log that watches."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def train(
+    store_path: str, run_dir: str, recipe: Recipe, device: str | None = None, stop_after_steps: int | None = None
+) -> None:
+    """Train an encoder into a run's folder; run it again: it resumes, and a finished run is left as it is.
+
+    Args:
+        store_path: folder or URL of a sealed store.
+        run_dir: new, or that of this run.
+        recipe: resolved; its `train` section counts here, and `cache.teacher` for online targets.
+        device: `cpu`, `cuda` or `cuda:N`; none: a GPU when there is one.
+        stop_after_steps: save and return once this call has taken so many steps.
+
+    Raises:
+        UsageError: recipe, store and device do not fit each other.
+        NotSealedError: the store's build has not finished.
+        IdentityError: the run began on another store or with other numbers.
+        TrainingError: a loss is not finite, or no checkpoint of a run that has begun is whole.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    if Path(run_dir).exists() and not Path(run_dir).is_dir():
+        raise UsageError(f"{run_dir}: is a file; RUN is a folder, new or of an earlier call.")
+    folder = RunFolder(Path(run_dir), say)
+    with graceful_interrupts() as stop:
+        found = folder.checkpoints.newest(folder.begun)
+        plan = make_plan(store_path, recipe, device, None if found is None else found[0])
+        with _deterministic(plan.device), closing(plan.store):
+            run = Run(plan, folder, found)
+            with closing(run.journal):
+                _carry_on(run, stop, stop_after_steps)
+
+
+def _carry_on(run: Run, stop: StopFlag, stop_after: int | None) -> None:
+    """Train what is left, then write the encoder."""
+    if run.finished and run.folder.exported:
+        say(f"{run.folder.path}: this run is finished ({run.step:,} steps); nothing is left to do.")
+        return
+    for note in describe(run.plan):
+        say(note)
+    if run.step:
+        say(f"going on from step {run.step:,} of {run.plan.total_steps:,}")
+    last = run.plan.total_steps if stop_after is None else min(run.step + stop_after, run.plan.total_steps)
+    if _epochs(run, stop, last):
+        run.draw(always=True)
+        run.export()
+    else:
+        run.draw(always=True)
+        say(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as asked. {GO_ON}")
+
+
+def _epochs(run: Run, stop: StopFlag, last: int) -> bool:
+    """Train epoch after epoch up to `last` steps; returns whether the run is finished."""
+    plan = run.plan
+    maker = BatchMaker(
+        plan.store,
+        None if plan.targets.online is not None else plan.targets.name,
+        plan.targets.grid,
+        plan.settings.masks,
+        plan.settings.seed,
+        plan.device,
+        plan.targets.online,
+    )
+    while not run.finished:
+        end = (run.progress.validated + 1) * plan.steps_per_epoch
+        with Bar(
+            min(end, last) - run.step, f"epoch {run.progress.validated + 1}/{plan.settings.epochs}", "steps"
+        ) as bar:
+            _steps(run, maker, stop, min(end, last), bar)
+        if run.step < end:
+            run.save()
+            return False
+        _end_epoch(run, maker, stop)
+        if run.step >= last:
+            return run.finished
+    return True
+
+
+def _steps(run: Run, maker: BatchMaker, stop: StopFlag, end: int, bar: Bar) -> None:
+    """Take the steps up to `end`, which lies in the current epoch."""
+    with closing(maker.stream(_requests(run.plan, run.step, end))) as stream:
+        before = time.perf_counter()
+        for batch, waited in stream:
+            line = _step(run, batch)
+            now = time.perf_counter()
+            line |= {"images_per_s": round(len(batch) / (now - before), 2), "data_wait_s": round(waited, 6)}
+            before = now
+            run.journal.write(line)
+            run.stepped()
+            _safe_point(run, stop)
+            if run.save_due:
+                run.save()
+            bar.update(1, loss="-" if line["loss"] is None else f"{line['loss']:.4f}", wait=f"{waited * 1e3:.0f} ms")
+
+
+def _requests(plan: Plan, start: int, end: int) -> Iterator[Request]:
+    for step in range(start, end):
+        epoch, index = plan.order.position_of(step)
+        yield Request(step, plan.order.batch(epoch, index))
+
+
+def _step(run: Run, batch: TrainBatch) -> dict[str, object]:
+    """Learn from a batch; returns its line of the log, without times."""
+    epoch, index = run.plan.order.position_of(batch.step)
+    line: dict[str, object] = {"kind": "step", "step": batch.step, "epoch": epoch}
+    counts = {"images": len(batch), "unusable": len(batch.unusable_rows), "batch": batch.fingerprint}
+    if not len(batch):
+        _refuse_unusable(run.plan, batch, index)
+        return line | {"loss": None, "lr": None, "wd": None, "grad_norm": None, **counts}
+    result = train_step(run.model, run.optimizer, batch, run.plan)
+    numbers = {"loss": result.loss, "lr": result.lr, "wd": result.weight_decay, "grad_norm": result.grad_norm}
+    return line | numbers | counts
+
+
+def _refuse_unusable(plan: Plan, batch: TrainBatch, index: int) -> None:
+    """Stop at a whole batch without a usable image; an epoch's short last one may well be such, and is skipped."""
+    asked = len(batch.unusable_rows)
+    if index > 0 and asked < plan.settings.batch_size:
+        return
+    raise TrainingError(
+        f"step {batch.step}: none of the {asked} images of the batch has room for its masks (rows "
+        f"{', '.join(str(row) for row in batch.unusable_rows[:16])}): their regions are too small. Look at them with "
+        "usjepa-cache inspect, lower train.masks.min_patches or target_scale, or train without train.masks.regions."
+    )
+
+
+def _end_epoch(run: Run, maker: BatchMaker, stop: StopFlag) -> None:
+    """Validate, keep the encoder if it is the best, save. An interrupt leaves a checkpoint that validates first."""
+    epoch, loss = run.progress.validated, None
+    _safe_point(run, stop)
+    if len(run.plan.validation_rows):
+        result = validate(run.model, maker, run.plan, lambda: _safe_point(run, stop))
+        loss = result.loss
+        line = {"kind": "validation", "epoch": epoch, "step": run.step, "loss": loss}
+        lowest = run.validated(loss)
+        run.journal.write(line | {"images": result.images, "unusable": result.unusable, "best": lowest})
+        say(f"epoch {epoch + 1}: validation loss {loss:.5f}{' (lowest so far)' if lowest else ''}")
+    else:
+        run.validated(None)
+    run.save()
+    run.draw()
+
+
+def _safe_point(run: Run, stop: StopFlag) -> None:
+    """Here a run may end on request: save it, then raise Interrupted."""
+    if stop.requested:
+        run.save()
+    stop.check(GO_ON)
+
+
+@contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On a CPU, let torch refuse what could not be repeated bitwise; the caller's settings are put back."""
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, finds nothing
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]

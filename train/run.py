@@ -1,0 +1,138 @@
+"""A training run in progress: weights, optimizer, how far it is, and the folder it is kept in."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from usjepa.cache.storage import make_folders, write_durably
+from usjepa.train.checkpoint import Best, Checkpoints, Progress, Say, Tensors
+from usjepa.train.curve import draw_curve
+from usjepa.train.export import CONFIG, WEIGHTS, export_encoder
+from usjepa.train.journal import Journal
+from usjepa.train.model import Model, make_optimizer, restore, training_state
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from usjepa.cache.settings import Recipe
+    from usjepa.train.plan import Plan
+
+RECIPE, LOG, CURVE, STATE = "recipe.json", "log.jsonl", "curve.png", "state"
+_DRAW_EVERY_S = 60.0
+
+
+class RunFolder:
+    """Names of what lies in a run's folder."""
+
+    def __init__(self, path: Path, say: Say) -> None:
+        self.path = path
+        self.checkpoints = Checkpoints(path / STATE, say)
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run was begun here; its first checkpoint is older than this sign."""
+        return (self.path / RECIPE).exists()
+
+    @property
+    def exported(self) -> bool:
+        """Whether the encoder has been written: config.json is its last file."""
+        return (self.path / WEIGHTS).exists() and (self.path / CONFIG).exists()
+
+    def begin(self, recipe: Recipe) -> None:
+        """Mark the run as begun."""
+        write_durably(self.path / RECIPE, (recipe.model_dump_json(indent=1) + "\n").encode())
+
+
+class Run:
+    """The state that steps change, and how it is saved. Changes are undone by a kill, never half done."""
+
+    def __init__(self, plan: Plan, folder: RunFolder, found: tuple[Progress, Tensors] | None) -> None:
+        self.plan, self.folder = plan, folder
+        self.model = Model(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
+        self.optimizer = make_optimizer(self.model, plan.settings)
+        if found is None:
+            store = {"generation": plan.store.generation, "digest": plan.store.digest}
+            self.progress = Progress(0, 0, plan.identity, store, None, plan.soft)
+        else:
+            self.progress = replace(found[0], soft=plan.soft)
+            restore(self.model, self.optimizer, found[1])
+        make_folders(folder.path)
+        self.journal = Journal(folder.path / LOG, self.progress.step, self.progress.validated)
+        self._saved = time.monotonic()
+        self._drawn = float("-inf")
+        if found is None:
+            self.save()
+        if not folder.begun:
+            folder.begin(plan.recipe)
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.progress.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether every epoch has been trained and validated."""
+        return self.progress.validated == self.plan.settings.epochs
+
+    @property
+    def save_due(self) -> bool:
+        """Whether the last checkpoint is older than the recipe allows."""
+        return time.monotonic() - self._saved >= 60.0 * self.plan.settings.checkpoint_minutes
+
+    def stepped(self) -> None:
+        """Count a step."""
+        self.progress = replace(self.progress, step=self.progress.step + 1)
+
+    def validated(self, loss: float | None) -> bool:
+        """Count an epoch; keep the encoder when its validation loss is the lowest. Returns whether it is."""
+        epoch, best = self.progress.validated, self.progress.best
+        lowest = loss is not None and (best is None or loss < best.loss)
+        if loss is not None and lowest:
+            best = self.folder.checkpoints.save_best(self._encoder(), loss, self.step, epoch)
+        self.progress = replace(self.progress, validated=epoch + 1, best=best)
+        return lowest
+
+    def save(self) -> None:
+        """Write a checkpoint. The log is on disk before it, so that a resume finds every line that it stands for."""
+        self.journal.sync()
+        self.folder.checkpoints.save(training_state(self.model, self.optimizer), self.progress)
+        self._saved = time.monotonic()
+
+    def draw(self, always: bool = False) -> None:
+        """Draw the loss curve anew, at most once a minute unless `always`."""
+        if always or time.monotonic() - self._drawn >= _DRAW_EVERY_S:
+            draw_curve(self.journal.lines, self.plan.steps_per_epoch, self.folder.path / CURVE)
+            self._drawn = time.monotonic()
+
+    def export(self) -> None:
+        """Write the encoder of lowest validation loss; the last one where nothing was held out."""
+        best, student = self.progress.best, self.model.student
+        if best is not None:
+            student.vit.load_state_dict(self.folder.checkpoints.load_best(best), strict=True)
+        settings, channels = student.settings, student.settings.channels
+        export_encoder(
+            student.vit,
+            settings.architecture,
+            student.model_args,
+            settings.mean[:channels],
+            settings.std[:channels],
+            self.folder.path,
+            {
+                "trained": {"steps": self.step, "epochs": self.progress.validated},
+                "best": None if best is None else _told(best),
+                "identity": self.progress.identity,
+                "store": self.progress.store,
+                "teacher": self.plan.targets.name,
+                "versions": self.plan.soft,
+            },
+        )
+
+    def _encoder(self) -> Tensors:
+        return {name: tensor.detach() for name, tensor in self.model.student.vit.state_dict().items()}
+
+
+def _told(best: Best) -> dict[str, object]:
+    return {key: value for key, value in asdict(best).items() if key in ("loss", "step", "epoch")}
