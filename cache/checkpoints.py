@@ -101,7 +101,7 @@ def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         hasher.update(f"{name}\0{list(tensor.shape)}\0{str(tensor.dtype).removeprefix('torch.')}\0".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
 
 
@@ -171,7 +171,7 @@ def _why_dropped(key: str) -> str:
 
 def _resample_positions(model: torch.nn.Module, kept: Tensors, wanted: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
     """Interpolate absolute position embeddings of another grid, as timm does for its own weights."""
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     stored, target = kept.get("pos_embed"), wanted.get("pos_embed")
     if stored is None or target is None or stored.shape == target.shape or stored.shape[-1] != target.shape[-1]:

@@ -7,7 +7,7 @@ known path is refused: its rows show the old content. A file that only moved kee
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 def grow(
-    writer: StoreWriter, listing: Listing, settings: CacheSettings, journal: ScanJournal, on_error: str,
+    writer: StoreWriter, listing: Listing, settings: CacheSettings, journal: ScanJournal, on_error: Literal["stop", "skip"],
     check: Callable[[], None], say: Say,
 ) -> int:
     """Scan a listing and append what the store does not hold yet; return the number of rows added.

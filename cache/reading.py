@@ -141,6 +141,7 @@ class LayerReader:
         offset = self._offset(shard, row, trailer)
         got = os.preadv(handle, [into, tail], offset)
         while got < len(into) + len(tail):  # a signal or a network share may cut a read short
+            rest: list[memoryview | bytearray]
             rest = [into[got:], tail] if got < len(into) else [memoryview(tail)[got - len(into) :]]
             more = os.preadv(handle, rest, offset + got)
             if not more:

@@ -50,7 +50,7 @@ def read_committed(writer: StoreWriter, layer: Layer, commits: Mapping[int, Comm
     out = np.zeros((len(rows), *layer.shape), layer.dtype)
     reader = LayerReader(writer.storage, layer, _Tables(commits))
     for place, row in enumerate(rows):
-        flat = memoryview(out.reshape(-1).view(np.uint8))
+        flat = out.reshape(-1).view(np.uint8).data
         reader.read_shard_rows(row // layer.rows_per_shard, [row], [place], flat)
     reader.close()
     return out

@@ -166,4 +166,5 @@ def check_slot(slot: memoryview, layout: ShardLayout) -> bool:
     """Return whether a slot's own crc32c and padding are intact; the place-bound hash is checked elsewhere."""
     crc = google_crc32c.value(bytes(slot[: layout.row_nbytes])).to_bytes(_CRC_NBYTES, "little")
     tail = slot[layout.row_nbytes :]
-    return bytes(tail) == crc + bytes(layout.tail_nbytes - _CRC_NBYTES)
+    expected: bytes = crc + bytes(layout.tail_nbytes - _CRC_NBYTES)
+    return bytes(tail) == expected

@@ -85,7 +85,8 @@ def _latent_colours(latents_BTD: NDArray[np.float32]) -> NDArray[np.uint8]:
     low, high = np.percentile(scores, [2, 98], axis=0)
     stretched = ((scores - low) / np.maximum(high - low, 1e-9)).clip(0, 1) * 255
     edge = round(tokens**0.5)
-    return stretched.astype(np.uint8).reshape(batch, edge, tokens // edge, 3)
+    colours: NDArray[np.uint8] = stretched.astype(np.uint8).reshape(batch, edge, tokens // edge, 3)
+    return colours
 
 
 def _strip(pictures: list[NDArray[np.uint8]], caption: str) -> NDArray[np.uint8]:

@@ -112,7 +112,7 @@ def read_layer(storage: Storage, name: str) -> Layer | None:
 
 def layer_names(storage: Storage) -> list[str]:
     """Return the names of the layers that have a folder."""
-    names = [name for name in ("pixels", "regions") if name in storage.folders("")]
+    names: list[str] = [name for name in ("pixels", "regions") if name in storage.folders("")]
     for parent in _FOLDERS:
         names += [f"{parent}/{name}" for name in storage.folders(parent)]
     return names

@@ -267,7 +267,7 @@ class Store:
         groups = by_shard(numbers, self._manifest.rows_per_shard)
         readers, pool = self._own()
         jobs = [
-            _Job(readers[name], shard, part, places, memoryview(arrays[name].reshape(-1).view(np.uint8)))
+            _Job(readers[name], shard, part, places, arrays[name].reshape(-1).view(np.uint8).data)
             for name in names
             for shard, part, places in groups
         ]

@@ -122,7 +122,7 @@ def load_teacher(settings: TeacherSettings, pixel_size: int, device: str | None 
         },
         "compute": settings.compute,
     }
-    grid = tuple(int(n) for n in model.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
+    grid = tuple(int(n) for n in model.patch_embed.grid_size)  # type: ignore[union-attr]
     dim = int(model.num_features)  # type: ignore[arg-type]
     return Teacher(settings.name, model, identity, (grid[0], grid[1]), dim, place, warning, settings, edge)
 

@@ -115,7 +115,7 @@ class StoreWriter:
             )
         missing = {row for row, _ in holes}
         _check_finite(rows, layer, numbers, missing)
-        flat, nbytes = memoryview(np.ascontiguousarray(rows).reshape(-1).view(np.uint8)), layer.row_nbytes
+        flat, nbytes = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data, layer.row_nbytes
         buffers = [
             None if number in missing else flat[i * nbytes : (i + 1) * nbytes] for i, number in enumerate(numbers)
         ]

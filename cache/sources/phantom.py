@@ -176,7 +176,7 @@ class _Examination:
         self._beam = Beam(self.grid)
         self._anatomy = Anatomy(rng, self.grid)
         self._gain, self._noise = _draw_gain(rng, self.grid)
-        self._middle, self._range = float(rng.uniform(0.38, 0.56)), float(rng.uniform(46, 68))
+        self._middle, self._range = float(rng.uniform(0.46, 0.62)), float(rng.uniform(52, 72))
         self._curve = _draw_curve(rng)
         spacing = probe.depth / max(1, np.flatnonzero(self.screen.region.any(1)).size)
         self.interface: Interface = draw_interface(rng, layout, self.screen.region, probe, spacing)
@@ -218,8 +218,8 @@ def _draw_gain(rng: np.random.Generator, grid: Grid) -> tuple[Floats, Floats]:
     TGC was set for tissue that attenuates a little more or less than this patient's, and its eight sliders were moved.
     """
     depth = grid.depth / np.float32(grid.probe.depth)
-    sliders = np.interp(depth, np.linspace(0, 1, 8), rng.uniform(-2.0, 2.0, 8))
-    mismatch = rng.uniform(-11, 4) * depth
+    sliders = np.interp(depth, np.linspace(0, 1, 8), rng.uniform(-1.2, 1.2, 8))
+    mismatch = rng.uniform(-6, 3) * depth
     gain = 2 * rng.uniform(0.5, 0.6) * grid.probe.frequency * grid.depth / 10 + mismatch + sliders
     noise = rng.uniform(-74, -56) + np.minimum(gain, 60)
     return (mismatch + sliders).astype(np.float32), noise.astype(np.float32)
@@ -228,7 +228,7 @@ def _draw_gain(rng: np.random.Generator, grid: Grid) -> tuple[Floats, Floats]:
 def _draw_curve(rng: np.random.Generator) -> NDArray[np.uint8]:
     """Return a scanner's grey curve [256]: a slight S or power."""
     grey = np.arange(256) / 255
-    bent = grey ** rng.uniform(0.85, 1.3)
+    bent = grey ** rng.uniform(0.8, 1.1)
     smooth = bent * bent * (3 - 2 * bent)
     share = rng.uniform(0, 0.5)
     return np.rint(255 * ((1 - share) * bent + share * smooth)).astype(np.uint8)

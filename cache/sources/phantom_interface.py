@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 _FAMILIES = ("DOE", "ROE", "SAMPLE", "MUSTER", "NADIE", "OSTROM", "TESTOV", "LOREM")
 _GIVEN = ("JANE", "JOHN", "MAX", "ERIKA", "ALEX", "PAT", "KIM", "SAM")
 _PLACES = ("GENERAL HOSPITAL", "CITY CLINIC", "DEPT. RADIOLOGY", "EMERGENCY US", "VET SCHOOL")
-_PRESETS = ("Abdomen", "Small Parts", "MSK", "Renal", "Thyroid", "OB/GYN", "Cardiac")
+_PRESETS: dict[Kind, tuple[str, ...]] = {
+    "linear": ("Small Parts", "MSK", "Thyroid", "Vascular"),
+    "convex": ("Abdomen", "Renal", "OB/GYN"),
+    "phased": ("Cardiac", "FAST", "Abdomen"),
+}
 _INKS = ((235, 235, 235), (190, 190, 190), (255, 220, 60), (90, 230, 110), (110, 190, 255))
 """RGB; the first two are grey, as most text is."""
 _FONT = cv2.FONT_HERSHEY_PLAIN
@@ -53,9 +57,11 @@ def draw_layout(rng: np.random.Generator, size: int, kind: Kind) -> Layout:
     """Return a random layout of a square screen of `size` pixels; one in seven is a crop without interface."""
     if rng.random() < 1 / 7:
         return Layout((0, 0, size, size), True, 0)
-    top, bottom = rng.uniform(0.09, 0.14), rng.uniform(0.02, 0.07)
+    top, bottom = rng.uniform(0.09, 0.14), rng.uniform(0.055, 0.08)
     # A sector leaves its upper corners free for text, a rectangle needs a margin for it.
-    left = rng.uniform(0.01, 0.04) if kind != "linear" else rng.uniform(0.03, 0.17)
+    left = (
+        rng.uniform(0.01, 0.04) if kind != "linear" else rng.choice([rng.uniform(0.02, 0.08), rng.uniform(0.2, 0.23)])
+    )
     right = rng.uniform(0.05, 0.09) if kind != "linear" else rng.uniform(0.07, 0.13)
     edges = [round(size * share) for share in (top, left, 1 - top - bottom, 1 - left - right)]
     dark = int(rng.choice([0, 0, 0, 4, 16]))
@@ -130,15 +136,15 @@ def _write_header(rng: np.random.Generator, pen: _Pen, size: int) -> None:
 def _write_settings(rng: np.random.Generator, pen: _Pen, layout: Layout, probe: Probe) -> None:
     """Write the preset, frequency, depth, gain and indices down the left side, or along the bottom."""
     lines = [
-        str(rng.choice(_PRESETS)),
+        str(rng.choice(_PRESETS[probe.kind])),
         f"{probe.frequency:.1f} MHz",
         f"{probe.depth / 10:.1f} cm",
         f"G {int(rng.integers(30, 80))}",
         f"DR {int(rng.integers(45, 90))}",
         f"MI {rng.uniform(0.4, 1.4):.1f}",
     ]
-    ink, down = _ink(rng), bool(rng.random() < 0.7)
-    if down:
+    ink = _ink(rng)
+    if layout.box[1] > 0.19 * len(pen.image) or (probe.kind != "linear" and rng.random() < 0.7):
         start = layout.box[0] / pen.scale + float(rng.uniform(14, 70))
         for number, line in enumerate(lines):
             pen.write(line, 2, start + 9 * number, ink, 0.5)

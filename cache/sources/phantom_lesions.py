@@ -15,8 +15,8 @@ from usjepa.cache.sources.phantom_tissue import FLUID, Tissue, cover, place
 if TYPE_CHECKING:
     from usjepa.cache.sources.phantom_physics import Floats, Grid
 
-SMALLEST, LARGEST = 0.1, 0.22
-"""Radius of a lesion as a share of the image's depth; a stone is half as large."""
+SMALLEST, LARGEST = 0.13, 0.25
+"""Radius of a lesion as a share of the image's depth; a stone is two thirds as large."""
 _PRECISION = 0.1
 """Share of the radius over which a rim fades."""
 
@@ -27,13 +27,13 @@ def add_lesion(rng: np.random.Generator, tissue: Tissue, grid: Grid, label: str)
     radius = grid.probe.depth * float(rng.uniform(SMALLEST, LARGEST))
     strength, loss, rough = rng.random(3).tolist()
     if label == "cyst":
-        _add_mass(rng, tissue, grid, radius, -22 - 8 * strength, FLUID, 0.05)
+        _add_mass(rng, tissue, grid, radius, -25 - 9 * strength, FLUID, 0.05)
     elif label == "hypoechoic":
-        _add_mass(rng, tissue, grid, radius, -6 - 7 * strength, 0.25 * loss - 0.1, 0.12 + 0.2 * rough)
+        _add_mass(rng, tissue, grid, radius, -8 - 7 * strength, 0.7 * loss + 0.1, 0.12 + 0.2 * rough)
     elif label == "hyperechoic":
-        _add_mass(rng, tissue, grid, radius, 5 + 6 * strength, 0.2 * loss - 0.1, 0.05 + 0.15 * rough)
+        _add_mass(rng, tissue, grid, radius, 8 + 7 * strength, 0.2 * loss - 0.1, 0.05 + 0.15 * rough)
     elif label == "stone":
-        _add_stone(rng, tissue, grid, 0.5 * radius, 12 + 14 * strength, 12 + 22 * loss)
+        _add_stone(rng, tissue, grid, 0.65 * radius, 12 + 14 * strength, 20 + 20 * loss)
 
 
 def _add_mass(
@@ -62,14 +62,14 @@ def _add_stone(
 def add_distractors(rng: np.random.Generator, tissue: Tissue, grid: Grid) -> None:
     """Add vessels, bright foci, gas that shadows a little, and lost contact; each may be absent."""
     depth = grid.probe.depth
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.integers(0, 3))):
         _add_vessel(rng, tissue, grid, depth * float(rng.uniform(0.012, 0.04)))
-    for _ in range(int(rng.integers(0, 5))):
+    for _ in range(int(rng.integers(0, 3))):
         at = cover(place(rng, grid, depth * float(rng.uniform(0.006, 0.022)), 0.12, 0.9, 0.2), grid, 0.5)
         tissue.level[at.rows] += at.share * np.float32(rng.uniform(5, 16))
     if rng.random() < 0.3:
         _add_gas(rng, tissue, grid, depth * float(rng.uniform(0.015, 0.05)))
-    if rng.random() < 0.25:
+    if rng.random() < 0.12:
         tissue.attenuation[0] += _lost_contact(rng, grid)
 
 

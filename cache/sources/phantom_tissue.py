@@ -3,7 +3,7 @@
 Levels are dB of diffuse backscatter relative to the patient's deep tissue. `attenuation` is the excess over what TGC
 was set for, dB / (cm MHz) one way: soft tissue has 0.5 to 0.7 (Duck, "Physical properties of tissue", 1990), fluid
 almost none, so fluid has an excess of about -0.5 and stone of several. Shadows and enhancement follow from it, nothing
-is painted. Fluid is never black on a screen: reverberation and side lobes fill it to some 20 to 30 dB under its
+is painted. Fluid is never black on a screen: reverberation and side lobes fill it to some 20 to 35 dB under its
 surroundings (Lediju et al., "Quantitative assessment of the magnitude, impact and spatial extent of ultrasonic
 clutter", Ultrasonic Imaging 30, 2008), which is what makes a small cyst hard to tell from a hypoechoic mass.
 """
@@ -73,7 +73,7 @@ class Anatomy:
         level = _mottle(rng, samples, wide, 10, rng.uniform(0.6, 2.0))
         level += _mottle(rng, samples, wide, 34, rng.uniform(0.5, 2.0))
         lobes = np.tanh(3 * _mottle(rng, samples, wide, 4, 1.0))
-        level += np.float32(rng.uniform(0.3, 2.2)) * lobes
+        level += np.float32(rng.uniform(0.2, 1.2)) * lobes
         if rng.random() < (0.35 if self._grid.probe.kind == "linear" else 0.1):
             level += _strands(rng, samples, wide, rng.uniform(2, 5))
         return level
@@ -81,7 +81,7 @@ class Anatomy:
     def _add_second_organ(self, rng: np.random.Generator, level: Floats, mirror: Floats, depth: Floats) -> None:
         """Add another organ under the first, of another level, behind an undulating boundary."""
         edge = _wave(rng, level.shape[1], rng.uniform(0.45, 0.75), rng.uniform(0.05, 0.16))
-        level += (depth >= edge) * np.float32(rng.uniform(-5, 4))
+        level += (depth >= edge) * np.float32(rng.uniform(-3, 2))
         _draw_interface(rng, mirror, edge, rng.uniform(2, 12))
 
     def _add_far_wall(self, rng: np.random.Generator, level: Floats, mirror: Floats, depth: Floats) -> None:
