@@ -139,19 +139,22 @@ class MaskSettings(Settings):
     regions: bool = False
     """USrc-JEPA: keep only patches that touch the scan, in context and targets alike."""
     tries: Count = 20
-    """Draws before the best block seen so far is taken; an image with none that suffices is reported."""
+    """Times an image is drawn anew when its context is too small; one that never suffices is reported."""
 
 
 class AugmentSettings(Settings):
     """Photometric noise on the student's input only; geometry is cached. Strengths are ours: the paper names none."""
 
     blur_probability: Fraction = 0.2
+    """Probability that an image is blurred."""
     blur_sigma: Range = (0.1, 1.5)
     """Standard deviation of the Gaussian, pixels."""
     speckle_probability: Fraction = 0.2
+    """Probability that an image gets artificial speckle."""
     speckle_strength: Range = (0.05, 0.2)
     """Standard deviation of the multiplicative noise, share of intensity."""
     contrast_probability: Fraction = 0.2
+    """Probability that an image's contrast is changed."""
     contrast_factor: Range = (0.7, 1.3)
     """Factor on the distance from the image's mean intensity."""
 
@@ -202,7 +205,9 @@ class TrainSettings(Settings):
     batch_size: Count = 128
     """Images per step, over all ranks."""
     epochs: Count = 100
+    """Passes over the balanced sample [paper: 100]."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 10
+    """Epochs of linear warmup [paper: 10]."""
     lr_start: Positive = 5e-6
     """Learning rate of the first step."""
     lr: Positive = 5e-5
@@ -212,6 +217,7 @@ class TrainSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0)] = 0.04
     """At the first step; cosine to the final value. Never on biases and norms."""
     weight_decay_final: Annotated[float, Field(ge=0)] = 0.4
+    """At the last step [paper: 0.4]."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """AdamW's; not stated in the paper, torch's default as in I-JEPA's code."""
     clip: Positive | None = None
@@ -244,7 +250,9 @@ class EvaluateSettings(Settings):
     seeds: Count = 5
     """Probes trained per (encoder, task)."""
     lr: Positive = 1e-3
+    """Learning rate of a probe at its first step; cosine to zero [paper: 1e-3]."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """AdamW's, of a probe [paper: 1e-4]."""
     batch_size: Count = 32
     """Feature vectors per probe step."""
     epochs: Count = 150
