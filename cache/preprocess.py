@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.regions import find_marks, find_region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from usjepa.cache.settings import PreprocessSettings
 
 PREPROCESS_VERSION = 1

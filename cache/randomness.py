@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import xxhash
+
 from usjepa.cache.identity import canonical
 
 

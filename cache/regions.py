@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
 from usjepa.cache.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ REGION_VERSION = 1
 
 _EDGE = 256
 """Longest edge, pixels, at which the region is sought: text is still thin there, and the cost is bounded."""
-_MARK_CHROMA = 56
+_MARK_CHROMA = 64
 """Largest minus smallest channel beyond which a pixel is coloured, after the image's own tint is taken off."""
 _MARK_SHARE = 0.05
 """Coloured pixels that cover less of the frame than this are marks, more are a tint or colour Doppler [paper: 5 %]."""
@@ -59,8 +60,8 @@ def find_region(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
 def find_marks(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the coloured pixels of a frame [H, W, 3] RGB as 0 or 255, uint8 [H, W]; none when the frame is grey.
 
-    Many scanners show echo through a tinted map. The tint, the usual difference of red and blue from green as a share
-    of brightness, is taken off first, so that the brightest echoes of a tinted clip don't count as marks.
+    Many scanners show echo through a tinted map. The tint, the usual difference of red and blue from green,
+    is taken off first, so that the brightest echoes of a tinted clip don't count as marks.
     """
     chroma = _chroma(frame)
     if int(chroma.max()) <= _MARK_CHROMA:
@@ -79,24 +80,25 @@ def _chroma(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _tint(frame: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return the median of (red - green) and (blue - green) over the brightest channel, of pixels that are lit.
+    """Return the median of (red - green) and (blue - green) of pixels that are lit.
 
     Medians: marks cover little of what is lit. A ninth of the pixels is enough, and keeps large frames quick.
     """
-    sample = frame[::3, ::3].reshape(-1, 3).astype(np.float32)
-    brightest = sample.max(1)
-    sample, brightest = sample[brightest > _DARK], brightest[brightest > _DARK]
+    sample = frame[::3, ::3].reshape(-1, 3).astype(np.int16)
+    sample = sample[sample.max(1) > _DARK]
     if not len(sample):
         return 0.0, 0.0
-    red, blue = (float(np.median((sample[:, c] - sample[:, 1]) / brightest)) for c in (0, 2))
+    red, blue = (float(np.median(sample[:, c] - sample[:, 1])) for c in (0, 2))
     return red, blue
 
 
 def _untinted(frame: NDArray[np.uint8], tint: tuple[float, float]) -> NDArray[np.uint8]:
-    """Return the frame with the tint's share of brightness taken from red and blue."""
+    """Return the frame with the tint taken from red and blue.
+
+    It is taken as levels: scanners' maps add a nearly constant step of colour to all but the darkest greys.
+    """
     red, green, blue = cv2.split(frame)
-    brightest = cv2.max(cv2.max(red, green), blue)
-    channels = [cv2.addWeighted(c, 1.0, brightest, -t, 0.0) for c, t in ((red, tint[0]), (blue, tint[1]))]
+    channels = [cv2.addWeighted(c, 1.0, c, 0.0, -t) for c, t in ((red, tint[0]), (blue, tint[1]))]
     return _bytes(cv2.merge([channels[0], green, channels[1]]))
 
 
@@ -133,7 +135,7 @@ def _background(grey: NDArray[np.uint8]) -> tuple[int, int]:
 def _core(lit: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the largest densely lit area, holes filled, as 0 or 1.
 
-    Density in a window wider than a line of text is high: half its pixels or more for speckle, a third for text. The
+    Density in a window as high as a line of text: two thirds of its pixels or more for speckle, half for text. The
     opening then breaks off what is thinner than a paragraph: rulers, grey bars, logos, bridges from a scan to text.
     """
     edge = max(lit.shape)
@@ -152,8 +154,8 @@ def _regrown(core: NDArray[np.uint8], lit: NDArray[np.uint8]) -> NDArray[np.uint
 
     The opening by a disc of radius r takes 0.4 r off a right angle and 0.7 r off the tip of a sector of 70 degrees.
     """
-    # A little opening first: the strokes of letters and a ruler's ticks are thinner than it. No closing before it, which
-    # would bridge the two or three dark pixels that part a scan from the text beside it.
+    # A little opening first: the strokes of letters and a ruler's ticks are thinner than it. No closing before it, that
+    # would bridge the two or three dark pixels between a scan and the text beside it.
     edge = max(core.shape)
     solid = cv2.morphologyEx(lit, cv2.MORPH_OPEN, _square(max(3, edge // 80)))
     near = cv2.bitwise_and(solid, _grown(core, max(2, edge // 28)))

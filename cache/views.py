@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.randomness import generator
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from usjepa.cache.preprocess import Prepared
     from usjepa.cache.settings import ViewSettings
 

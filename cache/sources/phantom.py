@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from usjepa.cache.errors import SourceError
 from usjepa.cache.identity import digest_of
 from usjepa.cache.randomness import fraction, generator
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
     from usjepa.cache.settings import PhantomSettings
 
 PHANTOM_VERSION = 1

@@ -14,6 +14,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from usjepa.cache.sources.phantom_physics import Kind, Probe
 
 _FAMILIES = ("DOE", "ROE", "SAMPLE", "MUSTER", "NADIE", "OSTROM", "TESTOV", "LOREM")
@@ -55,14 +56,13 @@ class Interface:
 
 def draw_layout(rng: np.random.Generator, size: int, kind: Kind) -> Layout:
     """Return a random layout of a square screen of `size` pixels; one in seven is a crop without interface."""
+    sector = kind != "linear"
     if rng.random() < 1 / 7:
         return Layout((0, 0, size, size), True, 0)
     top, bottom = rng.uniform(0.09, 0.14), rng.uniform(0.055, 0.08)
     # A sector leaves its upper corners free for text, a rectangle needs a margin for it.
-    left = (
-        rng.uniform(0.01, 0.04) if kind != "linear" else rng.choice([rng.uniform(0.02, 0.08), rng.uniform(0.2, 0.23)])
-    )
-    right = rng.uniform(0.05, 0.09) if kind != "linear" else rng.uniform(0.07, 0.13)
+    left = rng.uniform(0.01, 0.04) if sector else rng.choice([rng.uniform(0.02, 0.08), rng.uniform(0.2, 0.23)])
+    right = rng.uniform(0.05, 0.09) if sector else rng.uniform(0.07, 0.13)
     edges = [round(size * share) for share in (top, left, 1 - top - bottom, 1 - left - right)]
     dark = int(rng.choice([0, 0, 0, 4, 16]))
     return Layout((edges[0], edges[1], edges[2], edges[3]), False, dark)
@@ -91,7 +91,7 @@ def draw_interface(
     if rng.random() < 0.5:
         _draw_grey_bar(pen, layout)
     _draw_mark(rng, pen, layout)
-    # Real screens keep clear of the scan: so does this one, whatever the layout came to.
+    # The scan is drawn over what stands in its way, and cuts words: the hardest case for a region finder.
     clear = cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     image[clear] = layout.background
     return Interface(image, (image != layout.background).any(2), tuple(pen.texts))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from usjepa.cache.sources.phantom_tissue import FLUID, Tissue, cover, place
 
 if TYPE_CHECKING:
