@@ -32,7 +32,7 @@ _FILLED = 0.97
 _SMALLEST = 0.02
 """A core that covers less of the frame than this is an icon or a line of text, not a scan."""
 
-_PIECE = 0.08
+_PIECE = 0.04
 """A densely lit area with at least this share of the largest one's pixels is a piece of the same scan."""
 
 

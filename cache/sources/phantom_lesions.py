@@ -100,7 +100,7 @@ def _lost_contact(rng: np.random.Generator, grid: Grid) -> Floats:
     middle = rng.choice([0.0, 1.0, rng.uniform(0.1, 0.9)])
     width = rng.uniform(0.05, 0.2)
     dark = np.clip(1.5 - np.abs(across - middle) / width, 0, 1)
-    return (dark * _alpha(grid, float(rng.uniform(5, 20)), grid.step)).astype(np.float32)
+    return np.asarray(dark * _alpha(grid, float(rng.uniform(5, 20)), grid.step), np.float32)
 
 
 def _alpha(grid: Grid, loss: float, length: float) -> float:

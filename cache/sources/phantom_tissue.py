@@ -48,7 +48,7 @@ class Anatomy:
         self._grid = grid
         samples, lines = grid.shape
         wide = lines * _SPAN
-        depth = (np.arange(samples, dtype=np.float32) / samples)[:, None]
+        depth: Floats = (np.arange(samples, dtype=np.float32) / np.float32(samples)).astype(np.float32)[:, None]
         level = np.zeros((samples, wide), np.float32)
         mirror = np.zeros((samples, wide), np.float32)
         skin = rng.uniform(0.015, 0.04)
@@ -105,7 +105,7 @@ def _wave(rng: np.random.Generator, wide: int, mean: float, height: float) -> Fl
     """Return a smooth random line of the given mean and amplitude, shares of the depth, [wide]."""
     knots = rng.uniform(-1, 1, (1, 5 * _SPAN)).astype(np.float32)
     line = np.asarray(cv2.resize(knots, (wide, 1), interpolation=cv2.INTER_CUBIC), np.float32)[0]
-    return np.maximum(mean + height * line, 0.01).astype(np.float32)
+    return np.asarray(np.maximum(mean + height * line, 0.01), np.float32)
 
 
 def _mottle(rng: np.random.Generator, samples: int, wide: int, cells: int, spread: float) -> Floats:
