@@ -37,6 +37,14 @@ def load_recipe(name: str, overrides: Sequence[str] = (), file: str | None = Non
     return _validated(merged, f"{where}: recipe {name}")
 
 
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a recipe with `section.key=value` overrides on it; raises RecipeError as `load_recipe` does."""
+    values = recipe.model_dump()
+    for override in overrides:
+        _apply(values, override)
+    return _validated(values, "recipe of the run")
+
+
 def recipe_names(file: str | None = None) -> list[str]:
     """Return the names of the recipes in a file, in its order."""
     return list(_entries(file))
