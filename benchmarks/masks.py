@@ -16,6 +16,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core, also where NumPy's BLAS would take more
 
 import numpy as np
+
 from usjepa.cache.settings import MaskSettings
 from usjepa.train.masks import sample_masks
 

@@ -9,25 +9,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.claims import held
 from usjepa.cache.commits import Commit, committed
 from usjepa.cache.errors import UsageError
 from usjepa.cache.growth import grow
-from usjepa.cache.identity import Json
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.latents import ask_teacher, calibration_rows, latent_layers, stored_form, with_calibration
-from usjepa.cache.layers import Layer
-from usjepa.cache.manifest import Manifest, Segment
 from usjepa.cache.pixels import PixelMaker, PixelShard, pixel_layers, pixel_soft
 from usjepa.cache.progress import Progress
 from usjepa.cache.recheck import read_committed, recheck_latents, recheck_pixels
@@ -41,6 +35,14 @@ from usjepa.cache.threads import short_turns
 from usjepa.cache.writer import StoreWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.layers import Layer
+    from usjepa.cache.manifest import Manifest, Segment
     from usjepa.cache.settings import Recipe
 
 _GO_ON = "Everything finished so far is kept: run the same command again to go on."
@@ -142,7 +144,8 @@ class _Build:
         source = source or (None if self._complete(pixels, regions) else self.settings.source)
         if source is None and not self._complete(pixels, regions):
             raise UsageError(
-                f"{self.writer.storage.url}: its pixels are not all built, so the sources are needed. Give --source FOLDER."
+                f"{self.writer.storage.url}: its pixels are not all built, so the sources "
+                "are needed. Give --source FOLDER."
             )
         if source is not None:
             self._open_source(source, self._complete(pixels, regions))
@@ -296,4 +299,3 @@ class _Build:
                 self.writer.write_shard(layers["pixels"], shard, made.pixels, made.holes, soft)
             for name, rows in latents.items():
                 self.writer.write_shard(layers[name], shard, rows, made.holes, self.soft)
-

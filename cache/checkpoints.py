@@ -10,7 +10,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import xxhash
@@ -18,6 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from usjepa.cache.errors import TeacherError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Tensors = dict[str, torch.Tensor]
 
@@ -60,7 +63,9 @@ def read_tensors(path: Path) -> Tensors:
         try:
             tensors = load_file(path)
         except SafetensorError as error:
-            raise TeacherError(f"{path}: not readable as safetensors ({error}): cut, damaged or another format.") from error
+            raise TeacherError(
+                f"{path}: not readable as safetensors ({error}): cut, damaged or another format."
+            ) from error
     else:
         tensors = _nested_tensors(_torch_load(path), path)
     for name, tensor in tensors.items():
@@ -78,7 +83,9 @@ def _torch_load(path: Path) -> object:
             f"Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
-        raise TeacherError(f"{path}: not readable as a torch checkpoint ({error}): cut, damaged or another format.") from error
+        raise TeacherError(
+            f"{path}: not readable as a torch checkpoint ({error}): cut, damaged or another format."
+        ) from error
 
 
 def _nested_tensors(value: object, path: Path) -> Tensors:
@@ -151,7 +158,8 @@ def load_into(model: torch.nn.Module, tensors: Tensors, where: str) -> LoadRepor
     problems = _listed("missing", missing) + _listed("unexpected", unexpected) + _listed("of another shape", shapes)
     if problems:
         raise TeacherError(
-            f"{where}: does not fit {type(model).__name__} as asked for:\n" + "\n".join(problems)
+            f"{where}: does not fit {type(model).__name__} as asked for:\n"
+            + "\n".join(problems)
             + "\nIs cache.teacher.architecture (and patch_size) that of the checkpoint?"
         )
     model.load_state_dict(kept, strict=True)

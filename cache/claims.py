@@ -14,7 +14,6 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,8 @@ from usjepa.cache.identity import canonical
 from usjepa.cache.layers import parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from usjepa.cache.storage import Storage
 
 HEARTBEAT_S = 20.0

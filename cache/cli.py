@@ -49,7 +49,9 @@ def scan(source: str, pipeline: str | None, recipes: str | None, overrides: tupl
 @main.command()
 @click.argument("store")
 @click.option("--source", default=None, help="Folder, file, manifest CSV or `phantom`. Default: the recipe's own.")
-@click.option("--teacher", default=None, help="Checkpoint file, run folder, timm name, or `random`. Default: pixels only.")
+@click.option(
+    "--teacher", default=None, help="Checkpoint file, run folder, timm name, or `random`. Default: pixels only."
+)
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default=None, help="What an unreadable file does.")
 @click.option("--steal", is_flag=True, help="Take over from a builder that you know is dead, without waiting.")
 @click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")

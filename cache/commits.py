@@ -55,7 +55,12 @@ class Commit:
         try:
             holes = tuple((int(row), str(reason)) for row, reason in body["holes"])
             return cls(
-                int(body["shard"]), int(body["size"]), str(body["table"]), str(body["layer_digest"]), body["soft"], holes
+                int(body["shard"]),
+                int(body["size"]),
+                str(body["table"]),
+                str(body["layer_digest"]),
+                body["soft"],
+                holes,
             )
         except (KeyError, TypeError, ValueError) as error:
             raise DamageError(f"{where}: the commit record is not whole ({error}).") from error

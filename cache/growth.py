@@ -10,13 +10,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scan import ScanJournal, rows_of, scan
 from usjepa.cache.store import read_tables
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from usjepa.cache.settings import CacheSettings
     from usjepa.cache.sources.listing import Listing
     from usjepa.cache.tables import SourceTable
@@ -26,8 +27,13 @@ Say = Callable[[str], None]
 
 
 def grow(
-    writer: StoreWriter, listing: Listing, settings: CacheSettings, journal: ScanJournal, on_error: Literal["stop", "skip"],
-    check: Callable[[], None], say: Say,
+    writer: StoreWriter,
+    listing: Listing,
+    settings: CacheSettings,
+    journal: ScanJournal,
+    on_error: Literal["stop", "skip"],
+    check: Callable[[], None],
+    say: Say,
 ) -> int:
     """Scan a listing and append what the store does not hold yet; return the number of rows added.
 
@@ -67,7 +73,7 @@ def _unknown(writer: StoreWriter, described: SourceTable) -> NDArray[np.int64]:
             fresh.append(i)
         elif key in known and known[key] != content:
             raise SourceError(
-                f"{key[1]} (dataset {key[0]}): its content changed since it was built; its rows still show the old one. "
+                f"{key[1]} (dataset {key[0]}): its content changed since it was built and its rows show the old one. "
                 "Restore the file, or give the edited one another name to add it as a new source."
             )
     return np.array(fresh, dtype=np.int64)

@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import TeacherError
-from usjepa.cache.identity import Json
 from usjepa.cache.layers import Layer
 from usjepa.cache.precision import (
     QUANTISER_VERSION,
@@ -22,6 +20,9 @@ from usjepa.cache.precision import (
 )
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
     from usjepa.cache.settings import LatentPrecision
     from usjepa.cache.teacher import Teacher
 
@@ -29,9 +30,7 @@ CALIBRATION_ROWS = 64
 Check = Callable[[], None]
 
 
-def latent_layers(
-    teacher: Teacher, precision: LatentPrecision, pixels: Layer, rows_per_shard: int
-) -> list[Layer]:
+def latent_layers(teacher: Teacher, precision: LatentPrecision, pixels: Layer, rows_per_shard: int) -> list[Layer]:
     """Return the layers a teacher fills: its latents, and for int8 their scales (without calibration yet)."""
     tokens = teacher.grid[0] * teacher.grid[1]
     identity: dict[str, Json] = {
@@ -76,7 +75,9 @@ def ask_teacher(
         finite = np.isfinite(latents).all(axis=(1, 2))
         if not finite.all():
             row = int(numbers[start + int(np.flatnonzero(~finite)[0])])
-            raise TeacherError(f"row {row}: the teacher gave a latent that is not finite. Try --set cache.teacher.compute=fp32.")
+            raise TeacherError(
+                f"row {row}: the teacher gave a latent that is not finite. Try --set cache.teacher.compute=fp32."
+            )
         parts.append(latents)
     return np.concatenate(parts) if parts else np.empty((0, teacher.grid[0] * teacher.grid[1], teacher.dim), np.float32)
 

@@ -50,7 +50,9 @@ class Layer:
             raise FormatError(f"layer {self.name}: dtype {self.dtype!r} is none of {', '.join(_DTYPES)}.")
         plausible = all(isinstance(n, int) and n > 0 for n in self.shape) and 0 < len(self.shape) <= 3
         if not plausible or not 0 < self.row_nbytes <= _MAX_ROW_NBYTES or not 0 < self.rows_per_shard <= 65536:
-            raise FormatError(f"layer {self.name}: rows of shape {self.shape} x {self.rows_per_shard} are not plausible.")
+            raise FormatError(
+                f"layer {self.name}: rows of shape {self.shape} x {self.rows_per_shard} are not plausible."
+            )
 
     @property
     def row_nbytes(self) -> int:
@@ -126,7 +128,6 @@ def group_json(attributes: dict[str, Json] | None = None) -> bytes:
     return _json_bytes({"zarr_format": 3, "node_type": "group", "attributes": attributes or {}})
 
 
-
 def array_json(layer: Layer, rows: int) -> bytes:
     """Return the bytes of a layer's `zarr.json` for an array of `rows` rows."""
     one_byte = np.dtype(layer.dtype).itemsize == 1
@@ -190,7 +191,9 @@ def check_format(data: bytes, where: str) -> None:
     version = ours.get("format") if isinstance(ours, dict) else None
     major = version.get("major") if isinstance(version, dict) else None
     if not isinstance(major, int):
-        raise FormatError(f"{where}: a Zarr group, but not a usjepa store. Give the folder that `usjepa-cache build` wrote.")
+        raise FormatError(
+            f"{where}: a Zarr group, but not a usjepa store. Give the folder that `usjepa-cache build` wrote."
+        )
     if major > FORMAT_MAJOR:
         raise FormatError(
             f"{where}: store format {major}.{version.get('minor')} is newer than format {FORMAT_MAJOR} "  # type: ignore[union-attr]

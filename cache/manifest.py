@@ -6,16 +6,19 @@ table of every shard hashes to. It is written last, by rename, so a reader sees 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.identity import Json, canonical, digest_of
 from usjepa.cache.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer, parse_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
 
 NEWEST = "manifest.json"
 _MAX_ROWS = 1 << 48

@@ -7,7 +7,6 @@ environment, as the vendors' own tools name them (AWS_ENDPOINT_URL, AWS_ACCESS_K
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,6 +17,8 @@ from obstore.store import from_url
 from usjepa.cache.errors import StoreError, UsageError, WriteError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from usjepa.cache.storage import Buffer
 
 T = TypeVar("T")
@@ -50,7 +51,8 @@ class ObjectStorage:
             raise
         except BaseError as error:
             raise StoreError(
-                f"{self.url}/{name}: can't be read ({_short(error)}). Check the bucket, the endpoint, the credentials and the network."
+                f"{self.url}/{name}: can't be read ({_short(error)}). "
+                "Check the bucket, the endpoint, the credentials and the network."
             ) from error
 
     def read(self, name: str) -> bytes:
@@ -101,8 +103,8 @@ class ObjectStorage:
             raise
         except (BaseError, FileNotFoundError) as error:
             raise WriteError(
-                f"{self.url}/{name}: can't write {len(data):,} bytes ({_short(error)}). Check that the bucket exists and "
-                "that the credentials may write; then run the same command again."
+                f"{self.url}/{name}: can't write {len(data):,} bytes ({_short(error)}). Check that the bucket exists "
+                "and that the credentials may write; then run the same command again."
             ) from error
 
     def publish(self, name: str, data: Buffer) -> None:

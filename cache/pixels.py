@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.identity import Json, soft_versions
@@ -17,6 +15,10 @@ from usjepa.cache.regions import REGION_VERSION, pack_cells
 from usjepa.cache.views import VIEW_VERSION, View, apply_view
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+
     from usjepa.cache.settings import CacheSettings
     from usjepa.cache.sources.read import SourceReader
     from usjepa.cache.tables import RowTable, SourceTable
@@ -34,7 +36,7 @@ def pixel_layers(settings: CacheSettings, rows_per_shard: int) -> tuple[Layer, L
         "seed": settings.seed,
         "versions": {"preprocess": PREPROCESS_VERSION, "region": REGION_VERSION, "view": VIEW_VERSION},
     }
-    cells = -(-(size // 2) ** 2 // 8)
+    cells = -(-((size // 2) ** 2) // 8)
     return (
         Layer("pixels", "uint8", (channels, size, size), rows_per_shard, identity),
         Layer("regions", "uint8", (cells,), rows_per_shard, identity),
@@ -79,7 +81,7 @@ class PixelMaker:
         """
         size, channels = self._settings.image_size, 1 if self._settings.preprocess.grey else 3
         pixels = np.zeros((len(numbers), channels, size, size), np.uint8)
-        regions = np.zeros((len(numbers), -(-(size // 2) ** 2 // 8)), np.uint8)
+        regions = np.zeros((len(numbers), -(-((size // 2) ** 2) // 8)), np.uint8)
         holes: Holes = []
         for source, positions in self._by_source(numbers):
             try:
@@ -111,7 +113,10 @@ class PixelMaker:
         wanted = np.unique(frames)
         described = self._sources
         decoded = self._reader.frames(
-            str(described.path[source]), str(described.reader[source]), wanted.tolist(), str(described.content_hash[source])
+            str(described.path[source]),
+            str(described.reader[source]),
+            wanted.tolist(),
+            str(described.content_hash[source]),
         )
         for number, frame in zip(wanted, decoded, strict=True):
             check()

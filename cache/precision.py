@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import TeacherError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from usjepa.cache.settings import LatentPrecision
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 _LINE_EVERY_S = 30.0
 
@@ -27,7 +29,9 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.close()
         elif self._done:
@@ -58,7 +62,8 @@ class Progress:
         left = f", {(self.total - self._done) / rate:.0f} s left" if 0 < self._done < self.total else ""
         shown = "".join(f", {key} {value}" for key, value in self._stats.items())
         print(
-            f"{self.label}: {self._done:,} of {self.total:,} {self.unit} in {seconds:.1f} s, {rate:,.1f} {self.unit}/s{left}{shown}",
+            f"{self.label}: {self._done:,} of {self.total:,} {self.unit} in {seconds:.1f} s, "
+            f"{rate:,.1f} {self.unit}/s{left}{shown}",
             file=sys.stderr,
             flush=True,
         )

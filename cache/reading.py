@@ -10,20 +10,22 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import DamageError, HoleError
 from usjepa.cache.shard import Trailer, parse_trailer, row_seed
 from usjepa.cache.storage import LocalStorage, Storage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
     from usjepa.cache.layers import Layer
 
 _OPEN_FILES = 64
@@ -106,7 +108,9 @@ class LayerReader:
                 for row, place in zip(rows, places, strict=True):
                     self._read_local(shard, row, file.handle, trailer, self._slice(out, place))
         except FileNotFoundError as error:
-            raise DamageError(f"{self.where(shard)}: the file is missing; row {rows[0]} needs it. Run verify.") from error
+            raise DamageError(
+                f"{self.where(shard)}: the file is missing; row {rows[0]} needs it. Run verify."
+            ) from error
 
     def _slice(self, out: memoryview, place: int) -> memoryview:
         nbytes = self.layer.row_nbytes
@@ -161,9 +165,7 @@ class LayerReader:
             self._slice(out, place)[:] = data[:nbytes]
             self._check(shard, row, trailer, data[:nbytes], data[nbytes:])
 
-    def _check(
-        self, shard: int, row: int, trailer: Trailer, data: memoryview | bytes, tail: bytearray | bytes
-    ) -> None:
+    def _check(self, shard: int, row: int, trailer: Trailer, data: memoryview | bytes, tail: bytearray | bytes) -> None:
         hasher = xxhash.xxh3_64(seed=row_seed(self._digest, row))
         hasher.update(data)
         hasher.update(tail)

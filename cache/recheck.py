@@ -10,15 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.commits import Commit, committed
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.latents import ask_teacher
-from usjepa.cache.layers import Layer
 from usjepa.cache.reading import LayerReader
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.layers import Layer
     from usjepa.cache.pixels import PixelMaker
     from usjepa.cache.teacher import Teacher
     from usjepa.cache.writer import StoreWriter
@@ -45,7 +46,9 @@ class _Tables(Sequence[str]):
         return len(self._commits)
 
 
-def read_committed(writer: StoreWriter, layer: Layer, commits: Mapping[int, Commit], rows: Sequence[int]) -> NDArray[Any]:
+def read_committed(
+    writer: StoreWriter, layer: Layer, commits: Mapping[int, Commit], rows: Sequence[int]
+) -> NDArray[Any]:
     """Return rows of committed shards of a layer that need not be sealed, checked like any read."""
     out = np.zeros((len(rows), *layer.shape), layer.dtype)
     reader = LayerReader(writer.storage, layer, _Tables(commits))
@@ -77,10 +80,13 @@ def recheck_pixels(
         if worst > PIXEL_TOLERANCE:
             raise IdentityError(
                 f"{writer.storage.url}: row {row} cut again differs from the stored one by {worst} grey levels: the "
-                "decoding or imaging libraries changed its numbers. Install the versions shown by `status`, or build anew."
+                "decoding or imaging libraries changed its numbers. Install the versions that `status` shows, or "
+                "build anew."
             )
-    say(f"library versions differ from those of stored shards: {len(rows)} rows of pixels made again, equal within "
-        f"{PIXEL_TOLERANCE} grey levels")
+    say(
+        f"library versions differ from those of stored shards: {len(rows)} rows of pixels made again, equal within "
+        f"{PIXEL_TOLERANCE} grey levels"
+    )
 
 
 def recheck_latents(
@@ -103,9 +109,11 @@ def recheck_latents(
     error = float(np.linalg.norm(again - stored) / max(float(np.linalg.norm(centred)), 1e-12))
     if error > tolerance:
         raise IdentityError(
-            f"{writer.storage.url}: {len(rows)} stored rows of {layer.name} asked again differ by {error:.2g} (tolerance "
-            f"{tolerance:g}): libraries or device changed the teacher's numbers. Use those shown by `status`, or another name."
+            f"{writer.storage.url}: {len(rows)} stored rows of {layer.name} asked again differ by {error:.2g} "
+            f"(tolerance {tolerance:g}): libraries or device changed the teacher's numbers. "
+            "Use those that `status` shows, or another name."
         )
-    say(f"versions or device differ from those of stored shards: {len(rows)} rows of {layer.name} asked again, "
-        f"relative error {error:.1e} (tolerance {tolerance:g})")
-
+    say(
+        f"versions or device differ from those of stored shards: {len(rows)} rows of {layer.name} asked again, "
+        f"relative error {error:.1e} (tolerance {tolerance:g})"
+    )

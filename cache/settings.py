@@ -25,9 +25,7 @@ ComputePrecision = Literal["fp32", "bf16", "fp16"]
 class Settings(BaseModel):
     """Base of every section: frozen, unknown keys refused, field docstrings kept as descriptions."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
 class PhantomSettings(Settings):
@@ -77,7 +75,7 @@ class TeacherSettings(Settings):
     architecture: str = "vit_base_patch16_224"
     """timm model name."""
     weights: str | None = None
-    """Checkpoint file (safetensors, or torch read with weights_only) or a training run's folder; none: random weights, said loudly."""
+    """Checkpoint file (safetensors, or torch read with weights_only) or a run's folder; none: random weights."""
     patch_size: Count | None = None
     """Patch edge in pixels, where it differs from the architecture's own."""
     block: Count | None = None

@@ -14,15 +14,19 @@ All integers are little-endian.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import google_crc32c
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import DamageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
 ALIGNMENT = 64
 MAGIC = b"USJTABLE"

@@ -6,13 +6,17 @@ equal colours mean similar latents within one sheet; colours of two sheets do no
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.errors import UsageError, WriteError
 from usjepa.cache.regions import unpack_cells
 from usjepa.cache.store import Store, open_store
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _EDGE = 224
 _GAP = 6

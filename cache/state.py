@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import DamageError, FormatError
-from usjepa.cache.identity import canonical, digest_of, explain, differences
+from usjepa.cache.identity import canonical, differences, digest_of, explain
 from usjepa.cache.layers import Layer, check_format, parse_array_json, parse_json
 from usjepa.cache.manifest import NEWEST, Manifest, Segment, generation_name
 

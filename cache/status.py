@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from usjepa.cache.commits import Commit, committed
@@ -12,6 +11,8 @@ from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.store import read_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from usjepa.cache.layers import Layer
 
 _SHOWN_FAILURES = 20
@@ -28,7 +29,9 @@ def status_report(store: str) -> str:
     state = read_state(storage)
     lines = [_headline(storage, state)]
     for segment in state.segments:
-        lines.append(f"segment {segment.number}: rows {segment.first_row:,} to {segment.first_row + segment.rows - 1:,}")
+        lines.append(
+            f"segment {segment.number}: rows {segment.first_row:,} to {segment.first_row + segment.rows - 1:,}"
+        )
     holes: set[tuple[int, str]] = set()
     for name, layer in sorted(state.layers.items()):
         done = committed(storage, layer)

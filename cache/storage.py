@@ -12,11 +12,13 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from usjepa.cache.errors import StoreError, WriteError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Buffer = bytes | bytearray | memoryview
 
@@ -155,11 +157,13 @@ class LocalStorage:
         return os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
     def read(self, name: str) -> bytes:
+        """Return a whole file; FileNotFoundError when there is none, OSError for a symbolic link."""
         handle = self.open(name)
         with os.fdopen(handle, "rb") as file:
             return file.read()
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`, fewer where the file ends."""
         handle = self.open(name)
         try:
             return os.pread(handle, length, offset)
@@ -167,6 +171,7 @@ class LocalStorage:
             os.close(handle)
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length) ranges of one file."""
         handle = self.open(name)
         try:
             return [os.pread(handle, length, offset) for offset, length in ranges]
@@ -174,17 +179,20 @@ class LocalStorage:
             os.close(handle)
 
     def size(self, name: str) -> int | None:
+        """Return a file's size in bytes, None when there is none."""
         try:
             return self.path(name).lstat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return None
 
     def names(self, folder: str) -> list[str]:
+        """Return the sorted names of the files directly in a folder, without temp files."""
         return sorted(
             entry.name for entry in self._scan(folder) if not entry.is_dir() and not entry.name.endswith(TEMP_SUFFIX)
         )
 
     def folders(self, folder: str) -> list[str]:
+        """Return the sorted names of the folders directly in a folder."""
         return sorted(entry.name for entry in self._scan(folder) if entry.is_dir(follow_symlinks=False))
 
     def _scan(self, folder: str) -> Sequence[os.DirEntry[str]]:
@@ -195,9 +203,11 @@ class LocalStorage:
             return []
 
     def publish(self, name: str, data: Buffer) -> None:
+        """Write a file durably; readers see the old one or the new one, whole."""
         write_durably(self.path(name), data)
 
     def create(self, name: str, data: Buffer) -> bool:
+        """Create a file that must not exist yet; False when it does."""
         path = self.path(name)
         with _told(path, len(data)):
             make_folders(path.parent)
@@ -214,6 +224,7 @@ class LocalStorage:
         return True
 
     def delete(self, name: str) -> None:
+        """Remove a file, and its folder when that is empty then."""
         path = self.path(name)
         try:
             with _told(path, 0), contextlib.suppress(FileNotFoundError):
@@ -225,6 +236,7 @@ class LocalStorage:
                     path.parent.rmdir()
 
     def sweep(self) -> int:
+        """Remove temp files that a killed writer left; return how many."""
         stale = [path for path in self.root.rglob(f".*{TEMP_SUFFIX}") if path.is_file()]
         for path in stale:
             with _told(path, 0):

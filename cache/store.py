@@ -7,7 +7,6 @@ when a row of it is first read. Opening therefore costs the same whatever the st
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from usjepa.cache.commits import committed
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
-from usjepa.cache.identity import Json
-from usjepa.cache.layers import Layer
 from usjepa.cache.manifest import Manifest, Segment
 from usjepa.cache.precision import to_targets
 from usjepa.cache.reading import LayerReader, by_shard
@@ -30,7 +26,13 @@ from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import torch
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -239,12 +241,17 @@ class Store:
             )
         teacher = teacher or (self.latents[0] if self.latents else None)
         if teacher is not None and teacher not in self.latents:
-            raise UsageError(f"{self.location}: no latents of {teacher!r}; it holds {', '.join(self.latents) or 'none'}.")
+            raise UsageError(
+                f"{self.location}: no latents of {teacher!r}; it holds {', '.join(self.latents) or 'none'}."
+            )
         mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
         return [name for name in ("pixels", "regions", *mine) if name in self._manifest.layers], teacher
 
     def read(
-        self, rows: Sequence[int] | NDArray[np.integer[Any]], layers: Sequence[str] | None = None, teacher: str | None = None
+        self,
+        rows: Sequence[int] | NDArray[np.integer[Any]],
+        layers: Sequence[str] | None = None,
+        teacher: str | None = None,
     ) -> Batch:
         """Read rows into fresh memory, in the order asked for; repeats are allowed.
 
@@ -262,7 +269,8 @@ class Store:
         names, teacher = self._layer_names(layers, teacher)
         self._check_rows(numbers)
         arrays = {
-            name: np.empty((len(numbers), *self.layers[name].shape), self._manifest.layers[name].dtype) for name in names
+            name: np.empty((len(numbers), *self.layers[name].shape), self._manifest.layers[name].dtype)
+            for name in names
         }
         groups = by_shard(numbers, self._manifest.rows_per_shard)
         readers, pool = self._own()
@@ -311,7 +319,9 @@ class Store:
             return ""
         position = int(np.searchsorted(self.rows, named[0]))
         source = self.table.sources[int(self.table.source[position])]
-        return f" It shows {source.path}, frame {int(self.table.frame[position])}, view {int(self.table.view[position])}."
+        return (
+            f" It shows {source.path}, frame {int(self.table.frame[position])}, view {int(self.table.view[position])}."
+        )
 
     def _own(self) -> tuple[dict[str, LayerReader], ThreadPoolExecutor | None]:
         """Return this process's readers and threads, making them anew after a fork."""
@@ -389,9 +399,7 @@ def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTab
     return SourceTable.from_parquet(data[0]), RowTable.from_parquet(data[1])
 
 
-def open_store(
-    path: str | Path, allow_partial: bool = False, generation: int | None = None, threads: int = 2
-) -> Store:
+def open_store(path: str | Path, allow_partial: bool = False, generation: int | None = None, threads: int = 2) -> Store:
     """Open a sealed store for reading.
 
     Args:
@@ -415,7 +423,9 @@ def open_store(
             raise StoreError(f"{storage.url}: has no generation {generation}.")
         state = read_state(storage)
         if not allow_partial:
-            raise NotSealedError(f"{storage.url}: not sealed: {progress_text(storage, state)}. Run its build command again.")
+            raise NotSealedError(
+                f"{storage.url}: not sealed: {progress_text(storage, state)}. Run its build command again."
+            )
         manifest = _partial(storage, state)
     for layer in manifest.layers.values():
         check_layer(storage, layer, read_layer(storage, layer.name))
@@ -440,6 +450,6 @@ def _partial(storage: Storage, state: State) -> Manifest:
         state.segments,
         state.layers,
         {name: tuple(c[i].table if i in c else "" for i in shards) for name, c in found.items()},
-        {name: () for name in found},
+        dict.fromkeys(found, ()),
         tuple(sorted({hole for c in found.values() for commit in c.values() for hole in commit.holes})),
     )

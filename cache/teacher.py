@@ -1,4 +1,4 @@
-"""The frozen teacher: stored pixels in, patch tokens out; and its identity, so that a store knows whose answers it holds.
+"""The frozen teacher: stored pixels in, patch tokens out; and its identity: whose answers a store holds.
 
 Any timm ViT works, with weights from a local file, from one of our own runs, or random. Prefix tokens (class,
 registers) are dropped, patch tokens come row-major over the grid. The adapter derives its own input from the pixels on
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import platform
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,8 @@ from usjepa.cache.identity import Json, soft_versions
 from usjepa.cache.layers import parse_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from usjepa.cache.settings import TeacherSettings
 
 INPUT_VERSION = 1
@@ -151,8 +152,8 @@ def _load_weights(model: torch.nn.Module, settings: TeacherSettings) -> tuple[st
     """Fill in the weights; return their hash and what a person must be told."""
     if settings.weights is None:
         warning = (
-            f"teacher {settings.name!r} ({settings.architecture}) has RANDOM weights (seed {settings.seed}): its latents "
-            "carry no learned knowledge. Give a checkpoint with --teacher FILE for real work."
+            f"teacher {settings.name!r} ({settings.architecture}) has RANDOM weights (seed {settings.seed}): its "
+            "latents carry no learned knowledge. Give a checkpoint with --teacher FILE for real work."
         )
         return weights_hash(model.state_dict()), warning
     path = Path(settings.weights)
@@ -228,5 +229,7 @@ def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
             "std": std,
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise TeacherError(f"{folder / 'config.json'}: not the configuration of an exported encoder ({error!r}).") from error
+        raise TeacherError(
+            f"{folder / 'config.json'}: not the configuration of an exported encoder ({error!r})."
+        ) from error
     return base.model_copy(update=update)

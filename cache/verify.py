@@ -6,21 +6,25 @@ them), commit records, tables of rows and sources, and the manifests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
 from usjepa.cache.commits import read_commit
 from usjepa.cache.errors import DamageError, NotSealedError
-from usjepa.cache.layers import Layer
 from usjepa.cache.manifest import Manifest, generation_name
 from usjepa.cache.progress import Progress
 from usjepa.cache.shard import Trailer, check_slot, parse_trailer, row_seed
 from usjepa.cache.state import check_layer, read_layer, read_manifest, read_state
 from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.store import Store, read_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usjepa.cache.layers import Layer
 
 
 @dataclass
@@ -154,4 +158,6 @@ def _origin(store: Store, row: int) -> str:
         source = store.table.sources[int(store.table.source[position])]
     except DamageError as error:
         return f" (its source is unknown: {error})"
-    return f" (it shows {source.path}, frame {int(store.table.frame[position])}, view {int(store.table.view[position])})"
+    return (
+        f" (it shows {source.path}, frame {int(store.table.frame[position])}, view {int(store.table.view[position])})"
+    )

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from usjepa.cache.commits import Commit, committed, read_commit, shard_matches
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError, StoreError, TeacherError
@@ -24,6 +23,8 @@ from usjepa.cache.shard import pack_shard
 from usjepa.cache.state import State, exists, read_state, segment_json
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from usjepa.cache.storage import Storage
 
 Holes = Sequence[tuple[int, str]]
@@ -31,7 +32,7 @@ Holes = Sequence[tuple[int, str]]
 
 
 class StoreWriter:
-    """A store under construction. Every method may be called again after a crash; `guard` is asked before publishing."""
+    """A store under construction. Any method may be called again after a crash; `guard` is asked before publishing."""
 
     def __init__(self, storage: Storage, guard: Callable[[], None] = lambda: None) -> None:
         self.storage = storage
@@ -73,7 +74,7 @@ class StoreWriter:
         """
         stored = self.state.layers.get(layer.name)
         if stored is None:
-            parent, _, child = layer.name.rpartition("/")
+            parent, _, _child = layer.name.rpartition("/")
             if parent:
                 self._publish_if_changed(f"{parent}/zarr.json", group_json())
             self.storage.publish(f"{layer.name}/zarr.json", array_json(layer, self.state.extent))
@@ -205,4 +206,6 @@ def _check_finite(rows: NDArray[np.generic], layer: Layer, numbers: range, missi
     finite = np.isfinite(rows.reshape(len(numbers), -1)).all(axis=1)
     bad = [number for number, good in zip(numbers, finite, strict=True) if not good and number not in missing]
     if bad:
-        raise TeacherError(f"{layer.name}, row {bad[0]}: not finite ({len(bad)} such rows in this shard); nothing stored.")
+        raise TeacherError(
+            f"{layer.name}, row {bad[0]}: not finite ({len(bad)} such rows in this shard); nothing stored."
+        )

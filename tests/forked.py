@@ -1,12 +1,14 @@
-"""Child processes that start with everything imported, so that a kill test costs milliseconds, not the import of timm."""
+"""Child processes that start with everything imported: a kill test costs milliseconds, not the import of timm."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preload"])

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from usjepa.cache.layers import Layer
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.tables import RowTable, SourceTable
 from usjepa.cache.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 ROWS_PER_SHARD = 4
 SIZE, TOKENS, DIM = 16, 4, 8
@@ -25,7 +28,12 @@ def layers(rows_per_shard: int = ROWS_PER_SHARD, precision: str = "float16") -> 
     ]
     if precision == "int8":
         made[2] = Layer(
-            "latents/toy", "int8", (TOKENS, DIM), rows_per_shard, {"weights": "0" * 32}, tuple(0.5 + i for i in range(DIM))
+            "latents/toy",
+            "int8",
+            (TOKENS, DIM),
+            rows_per_shard,
+            {"weights": "0" * 32},
+            tuple(0.5 + i for i in range(DIM)),
         )
         made.append(Layer("scales/toy", "float32", (TOKENS,), rows_per_shard, {"of": "latents/toy"}))
     return {layer.name: layer for layer in made}
@@ -51,8 +59,15 @@ def tables(rows: int, tag: str = "a") -> tuple[bytes, bytes]:
     full = np.full(rows, 32, np.int32)
     flags = np.zeros(rows, bool)
     row_table = RowTable(
-        source=np.arange(rows, dtype=np.int32), frame=zeros, view=zeros, top=zeros, left=zeros, height=full, width=full,
-        flip_horizontal=flags, flip_vertical=flags,
+        source=np.arange(rows, dtype=np.int32),
+        frame=zeros,
+        view=zeros,
+        top=zeros,
+        left=zeros,
+        height=full,
+        width=full,
+        flip_horizontal=flags,
+        flip_vertical=flags,
     )
     return sources.to_parquet(), row_table.to_parquet()
 
@@ -67,8 +82,13 @@ def arrays(layer: Layer, rows: int, seed: int = 0) -> NDArray[Any]:
 
 
 def write_store(
-    root: Path, rows: int = 10, precision: str = "float16", seed: int = 0, seal: bool = True,
-    rows_per_shard: int = ROWS_PER_SHARD, holes: tuple[tuple[int, str], ...] = (),
+    root: Path,
+    rows: int = 10,
+    precision: str = "float16",
+    seed: int = 0,
+    seal: bool = True,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    holes: tuple[tuple[int, str], ...] = (),
 ) -> dict[str, NDArray[Any]]:
     """Write a one-segment store and return what every row of every layer holds."""
     writer = StoreWriter(LocalStorage(root))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.settings import AugmentSettings
 from usjepa.train.augment import augment, blur, contrast, speckle

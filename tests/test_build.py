@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,11 +19,15 @@ from tests import forked
 from usjepa.cache.build import build
 from usjepa.cache.errors import IdentityError, SourceError, UsageError, WriteError
 from usjepa.cache.recipe import load_recipe
-from usjepa.cache.settings import Recipe
 from usjepa.cache.status import status_report
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import open_store
 from usjepa.cache.verify import verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from usjepa.cache.settings import Recipe
 
 SMALL = (
     "cache.image_size=32", "cache.rows_per_shard=8", "cache.phantom.patients=2", "cache.phantom.frames_per_patient=5",
@@ -209,7 +213,9 @@ def test_added_files_make_a_new_segment_and_no_row_moves(tmp_path: Path) -> None
     _pictures(tmp_path / "in", ["a/2.png"], seed=4)
     assert build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random").generation == 2
     grown = open_store(tmp_path / "s")
-    assert [grown.table.sources[i].path for i in grown.table.source] == ["a/1.png"] * 2 + ["a/3.png"] * 2 + ["a/2.png"] * 2
+    assert [grown.table.sources[i].path for i in grown.table.source] == ["a/1.png"] * 2 + ["a/3.png"] * 2 + [
+        "a/2.png"
+    ] * 2
     np.testing.assert_array_equal(before.read(before.rows).latents, grown.read(before.rows).latents)
 
 
@@ -233,9 +239,7 @@ def test_a_file_edited_between_scan_and_build_is_caught_when_it_is_read(tmp_path
     settings = small().cache
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
     writer.open(8)
-    grow(
-        writer, list_source(str(tmp_path / "in"), settings), settings, ScanJournal(None), "stop", lambda: None, print
-    )
+    grow(writer, list_source(str(tmp_path / "in"), settings), settings, ScanJournal(None), "stop", lambda: None, print)
     _pictures(tmp_path / "in", ["a/3.png"], seed=8)
     with pytest.raises(SourceError, match=r"a/3\.png.*changed"):
         build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
@@ -276,7 +280,17 @@ def test_a_target_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 def test_ctrl_c_stops_within_seconds_says_how_to_go_on_and_the_next_run_goes_on(tmp_path: Path) -> None:
     more = ["--set", "cache.phantom.patients=400", "--set", "cache.phantom.frames_per_patient=20"]
     sets = [part for item in SMALL for part in ("--set", item)]
-    command = [sys.executable, "-m", "usjepa.cache.cli", "build", str(tmp_path / "s"), "--pipeline", "demo", *sets, *more]
+    command = [
+        sys.executable,
+        "-m",
+        "usjepa.cache.cli",
+        "build",
+        str(tmp_path / "s"),
+        "--pipeline",
+        "demo",
+        *sets,
+        *more,
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (tmp_path / "s/commits/pixels/000000.json").exists():

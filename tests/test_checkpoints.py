@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
@@ -13,6 +12,9 @@ from safetensors.torch import save_file
 
 from usjepa.cache.checkpoints import load_into, read_tensors, weights_hash
 from usjepa.cache.errors import TeacherError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def vit(size: int = 32) -> torch.nn.Module:
@@ -24,7 +26,11 @@ def vit(size: int = 32) -> torch.nn.Module:
 
 def mae(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the encoder's weights with an MAE decoder beside them."""
-    decoder = {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.ones(8, 8), "decoder_pred.bias": torch.ones(3)}
+    decoder = {
+        "mask_token": torch.zeros(1, 1, 8),
+        "decoder_embed.weight": torch.ones(8, 8),
+        "decoder_pred.bias": torch.ones(3),
+    }
     return {**weights, **decoder}
 
 
@@ -115,7 +121,9 @@ class _Hostile:
         return os.system, ("touch hostile-was-here",)
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": _Hostile()}, tmp_path / "c.pth")
     with pytest.raises(TeacherError, match="never loaded because they could run code"):

@@ -86,7 +86,7 @@ def test_a_builder_that_was_overtaken_writes_nothing_more(tmp_path: Path) -> Non
     storage = LocalStorage(tmp_path)
     with held(storage, "build", False, ignore) as slept, held(storage, "build", True, ignore) as taken:
         taken.check()
-        with pytest.raises(ClaimedError, match="took over this part|could not be kept up"):
+        with pytest.raises(ClaimedError, match=r"took over this part|could not be kept up"):
             slept.check()
     assert list(tmp_path.iterdir()) == []
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from usjepa.train.counter import absorb, bits, bits_torch, normals_torch, stream, uniforms
 
 words = st.integers(-(2**63), 2**63 - 1)

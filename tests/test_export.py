@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import timm
@@ -12,6 +12,9 @@ from safetensors.torch import load_file
 
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.train.export import export_encoder, load_encoder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ARGS = {"img_size": 32, "patch_size": 8, "in_chans": 3}
 

@@ -11,11 +11,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from usjepa.cache.layers import Layer
 from usjepa.cache.storage import LocalStorage
@@ -23,6 +22,9 @@ from usjepa.cache.store import open_store
 from usjepa.cache.tables import RowTable, SourceTable
 from usjepa.cache.verify import verify
 from usjepa.cache.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 GOLDEN = Path(__file__).parent / "golden" / "format-1.0.zarr"
 ROWS_PER_SHARD = 4

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.settings import MaskSettings
 from usjepa.train.masks import sample_masks

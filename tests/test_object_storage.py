@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import obstore
@@ -21,6 +20,10 @@ from usjepa.cache.status import status_report
 from usjepa.cache.store import open_store
 from usjepa.cache.verify import verify
 from usjepa.cache.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 # moto and botocore warn about their own use of datetime and of sockets; that is theirs to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usjepa.cache.settings import TrainSettings
 from usjepa.train.objective import image_losses, loss, normalise_targets
 

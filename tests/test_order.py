@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.settings import TrainSettings
 from usjepa.train.order import EpochOrder, first_views, split_groups

@@ -44,7 +44,7 @@ def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> No
     command = [sys.executable, "-m", "usjepa.cache.cli", "recipe", "demo"]
     env = {**os.environ, "PYTHONPATH": str(target)}
     done = subprocess.run(command, cwd=empty, env=env, capture_output=True, text=True, check=True)
-    assert "source: \"phantom\"" in done.stdout
+    assert 'source: "phantom"' in done.stdout
     where = [sys.executable, "-c", "import usjepa.cache.errors as e; print(e.__file__)"]
     assert subprocess.run(where, cwd=empty, env=env, capture_output=True, text=True).stdout.startswith(str(target))
 

@@ -27,7 +27,9 @@ def test_a_log_gets_a_closing_line_with_count_rate_and_time(capsys: pytest.Captu
     assert "rows/s" in line
 
 
-def test_a_long_job_writes_a_line_now_and_then(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_job_writes_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(progress_module, "_LINE_EVERY_S", 0.0)
     with Progress(4, "build") as shown:
         shown.update(1, busy="97 %")
@@ -39,7 +41,7 @@ def test_a_long_job_writes_a_line_now_and_then(capsys: pytest.CaptureFixture[str
 
 
 def test_a_terminal_gets_a_bar() -> None:
-    program = "from usjepa.cache.progress import Progress\nwith Progress(3, 'build') as p:\n    p.update(3)\n    p.note('hello')"
+    program = "from usjepa.cache.progress import Progress\nwith Progress(3, 'b') as p: p.update(3); p.note('hello')"
     main, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 100))
     subprocess.run([sys.executable, "-c", program], stderr=side, check=True)
@@ -62,9 +64,10 @@ def test_a_signal_raises_at_the_next_safe_point_only(number: signal.Signals) -> 
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
-    with graceful_interrupts(), pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+    with graceful_interrupts() as stop:
+        stop.request(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            stop.request(signal.SIGINT)
 
 
 def test_handlers_are_put_back() -> None:

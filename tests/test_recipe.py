@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from usjepa.cache.errors import RecipeError
 from usjepa.cache.recipe import describe_recipe, load_recipe, recipe_names
 from usjepa.cache.settings import Recipe
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def written(tmp_path: Path, text: str) -> str:
@@ -96,7 +99,9 @@ def test_a_wrong_file_is_refused_with_the_line_or_field(tmp_path: Path, text: st
 
 
 def test_an_unknown_recipe_names_the_nearest_and_all() -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'us-jepaa'; did you mean 'us-jepa'\? There are: us-jepa, usrc-jepa, demo"):
+    with pytest.raises(
+        RecipeError, match=r"no recipe 'us-jepaa'; did you mean 'us-jepa'\? There are: us-jepa, usrc-jepa, demo"
+    ):
         load_recipe("us-jepaa")
 
 

@@ -7,6 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from usjepa.cache.settings import TrainSettings
 from usjepa.train.schedule import Schedule
 

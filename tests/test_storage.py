@@ -14,7 +14,9 @@ from usjepa.cache.errors import StoreError, WriteError
 from usjepa.cache.storage import LocalStorage, open_storage, write_durably
 
 
-def test_a_file_is_synced_before_the_rename_and_its_folder_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_synced_before_the_rename_and_its_folder_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
 

@@ -7,8 +7,7 @@ import os
 import pickle
 import struct
 import threading
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -24,6 +23,9 @@ from usjepa.cache.shard import ShardLayout, pack_shard, parse_trailer
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import Store, open_store
 from usjepa.cache.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.mark.parametrize("precision", ["float16", "float32", "int8"])
@@ -79,7 +81,8 @@ def test_every_single_bit_flipped_in_a_shard_raises(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["manifest.json", "segments/000001/rows.parquet", "segments/000001/sources.parquet", "latents/toy/zarr.json"]
+    "name",
+    ["manifest.json", "segments/000001/rows.parquet", "segments/000001/sources.parquet", "latents/toy/zarr.json"],
 )
 def test_a_changed_byte_in_any_file_about_the_rows_raises(tmp_path: Path, name: str) -> None:
     write_store(tmp_path / "s", 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -15,6 +15,9 @@ from usjepa.cache.latents import ask_teacher
 from usjepa.cache.settings import TeacherSettings
 from usjepa.cache.teacher import load_teacher, resolve_teacher
 from usjepa.train.export import export_encoder, load_encoder
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TINY = TeacherSettings(architecture="vit_tiny_patch16_224")
 
@@ -99,7 +102,10 @@ def test_the_same_weights_in_another_file_are_the_same_teacher(tmp_path: Path) -
     weights = load_teacher(TINY, 32, "cpu").model.state_dict()
     save_file(weights, tmp_path / "a.safetensors")
     torch.save({"state_dict": weights}, tmp_path / "b.pth")
-    loaded = [load_teacher(TINY.model_copy(update={"weights": str(tmp_path / n)}), 32, "cpu") for n in ("a.safetensors", "b.pth")]
+    loaded = [
+        load_teacher(TINY.model_copy(update={"weights": str(tmp_path / n)}), 32, "cpu")
+        for n in ("a.safetensors", "b.pth")
+    ]
     assert loaded[0].identity == loaded[1].identity
     torch.testing.assert_close(loaded[0](pixels()), load_teacher(TINY, 32, "cpu")(pixels()), rtol=0, atol=0)
 
@@ -122,7 +128,7 @@ def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
     teacher = load_teacher(TINY, 32, "cpu")
     with torch.no_grad():
         teacher.model.norm.bias[0] = float("inf")
-    with pytest.raises(TeacherError, match="row 40: .*not finite"):
+    with pytest.raises(TeacherError, match=r"row 40: .*not finite"):
         ask_teacher(teacher, pixels().numpy(), np.arange(40, 43), 2, lambda: None)
 
 

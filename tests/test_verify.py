@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import pytest
@@ -12,6 +12,9 @@ from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.sheet import write_sheet
 from usjepa.cache.status import status_report
 from usjepa.cache.verify import verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def _flip(path: Path, byte: int) -> None:
