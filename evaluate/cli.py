@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from usjepa.cache.command_line import ends_well, recipe_options
 
 if TYPE_CHECKING:
@@ -39,15 +40,30 @@ def main(
     Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
     OUT/scores.json has every number. Without --pipeline, the run's own recipe holds.
     """
-    from usjepa.evaluate.run import evaluate
+    from pathlib import Path
 
+    from usjepa.evaluate.run import evaluate
+    from usjepa.evaluate.runs import open_run
+
+    open_run(Path(run))  # a run that is not finished is the first thing to hear of, before its recipe
     document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device)
     click.echo(table(document))
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
 
 
 def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> Recipe:
-    raise NotImplementedError
+    """Return the named recipe, or the run's own with the overrides on it."""
+    from pathlib import Path
+
+    from usjepa.cache.errors import UsageError
+    from usjepa.cache.recipe import load_recipe, override_recipe
+    from usjepa.evaluate.runs import run_recipe
+
+    if pipeline is not None:
+        return load_recipe(pipeline, overrides, recipes)
+    if recipes is not None:
+        raise UsageError("--recipes says where recipes are; say which one with --pipeline NAME.")
+    return override_recipe(run_recipe(Path(run)), overrides)
 
 
 def table(document: Any) -> str:

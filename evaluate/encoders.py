@@ -9,19 +9,26 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from usjepa.cache.identity import Json, soft_versions
+from usjepa.evaluate.baselines import Hog, Pixels, grey_of
+from usjepa.evaluate.teachers import Teachers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.settings import Recipe
     from usjepa.cache.store import Batch
-    from usjepa.cache.teacher import Teacher
+    from usjepa.evaluate.runs import Run
+    from usjepa.evaluate.tasks import Task
     from usjepa.train.export import EncoderConfig
 
 POOLING = "mean of patch tokens"
-PIXEL_EDGE = 32
-HOG_CELLS, HOG_ORIENTATIONS, HOG_BLOCK = 8, 9, 2
+RANDOM_SEED = 1_000_003
+"""Of the random weights; far from the seeds that people train with."""
 
 
 class Encoder(Protocol):
@@ -29,9 +36,16 @@ class Encoder(Protocol):
 
     name: str
     pooling: str
-    identity: dict[str, Json]
-    layers: tuple[str, ...]
-    """Layers of the store that it reads."""
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What its features depend on, beside the frames."""
+        ...
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of the store that it reads."""
+        ...
 
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return float32 [B, F]."""
@@ -43,125 +57,100 @@ class TokenEncoder:
     """A timm ViT of ours: the student with its trained weights, or the same architecture with random ones."""
 
     name: str
-    model: torch.nn.Module
     config: EncoderConfig
-    identity: dict[str, Json]
+    weights: dict[str, Json]
+    load: Callable[[], torch.nn.Module]
+    """Called when features are first asked for: those that are kept need no model."""
     device: str
     pooling: str = POOLING
     layers: tuple[str, ...] = ("pixels",)
-
-    def features(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the mean of the patch tokens, float32 [B, D]."""
-        raise NotImplementedError
-
-
-@dataclass
-class StoredTeacher:
-    """A teacher whose latents the task's store already holds: its weights are not needed."""
-
-    layer: str
-    identity: dict[str, Json]
-    with_scales: bool
-    name: str = "teacher"
-    pooling: str = POOLING
-    layers: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        teacher = self.layer.removeprefix("latents/")
-        self.layers = (self.layer, f"scales/{teacher}") if self.with_scales else (self.layer,)
-
-    def features(self, batch: Batch) -> NDArray[np.float32]:
-        """Return the mean of the stored patch tokens, float32 [B, D]."""
-        pooled: NDArray[np.float32] = batch.targets().mean(dim=1).numpy()
-        return pooled
-
-
-@dataclass
-class LiveTeacher:
-    """A teacher that is asked about the stored pixels, because no latents of it are stored."""
-
-    teacher: Teacher
-    name: str = "teacher"
-    pooling: str = POOLING
-    layers: tuple[str, ...] = ("pixels",)
+    _model: torch.nn.Module | None = field(default=None, repr=False)
 
     @property
     def identity(self) -> dict[str, Json]:
-        """The teacher's hard identity."""
-        return {"kind": "teacher", "teacher": self.teacher.identity}
+        """Weights, architecture and input."""
+        return {"kind": "tokens", "pooling": self.pooling, **self.weights}
 
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return the mean of the patch tokens, float32 [B, D]."""
         import torch
 
-        pooled: NDArray[np.float32] = self.teacher(torch.from_numpy(batch.pixels)).float().mean(dim=1).cpu().numpy()
+        if self._model is None:
+            self._model = self.load().eval().to(self.device)
+        with torch.inference_mode():
+            tokens_BLD = self._model.forward_features(self._input(batch.pixels))  # type: ignore[operator]
+            prefix = int(self._model.num_prefix_tokens)  # type: ignore[arg-type]
+            pooled: NDArray[np.float32] = tokens_BLD[:, prefix:].float().mean(dim=1).cpu().numpy()
         return pooled
 
-
-@dataclass
-class Pixels:
-    """The frame itself, grey, averaged down to 32 x 32: what can be had without any encoder."""
-
-    name: str = "pixels"
-    pooling: str = "none: 32 x 32 grey values, area-averaged"
-    layers: tuple[str, ...] = ("pixels",)
-    identity: dict[str, Json] = field(default_factory=lambda: {"kind": "pixels", "edge": PIXEL_EDGE, "grey": "rec601"})
-
-    def features(self, batch: Batch) -> NDArray[np.float32]:
-        """Return float32 [B, 1024] in [0, 1]."""
+    def _input(self, pixels_BCSS: NDArray[np.uint8]) -> torch.Tensor:
+        """Return the model's input: its own channels, size and normalisation."""
         import torch
 
-        grey = torch.from_numpy(grey_of(batch.pixels))[:, None] / 255.0
-        small = torch.nn.functional.interpolate(grey, size=(PIXEL_EDGE, PIXEL_EDGE), mode="area")
-        flat: NDArray[np.float32] = small.flatten(1).numpy()
-        return flat
+        channels, edge = int(self.config.model_args.get("in_chans", 3)), int(self.config.model_args["img_size"])
+        given = torch.from_numpy(grey_of(pixels_BCSS)[:, None] if channels == 1 else pixels_BCSS)
+        x = given.to(self.device).float() / 255.0
+        x = x.expand(-1, channels, -1, -1)
+        if x.shape[-1] != edge:
+            x = torch.nn.functional.interpolate(x, (edge, edge), mode="bicubic", antialias=True, align_corners=False)
+        mean, std = (
+            torch.tensor(v, device=self.device).reshape(1, -1, 1, 1) for v in (self.config.mean, self.config.std)
+        )
+        return (x - mean) / std
 
 
-@dataclass
-class Hog:
-    """Histograms of oriented gradients: what can be had from edges and texture without learning.
+class Encoders:
+    """Makes the encoders of an evaluation, each at its first use."""
 
-    8 x 8 cells over the frame whatever its size, 9 orientations, blocks of 2 x 2 cells, L2-Hys: 1,764 numbers.
-    """
+    def __init__(self, run: Run, recipe: Recipe, device: str | None) -> None:
+        import torch
 
-    name: str = "hog"
-    pooling: str = "none: 8 x 8 cells, 9 orientations, 2 x 2-cell blocks, L2-Hys"
-    layers: tuple[str, ...] = ("pixels",)
-    identity: dict[str, Json] = field(
-        default_factory=lambda: {
-            "kind": "hog",
-            "cells": HOG_CELLS,
-            "orientations": HOG_ORIENTATIONS,
-            "block": HOG_BLOCK,
-            "norm": "L2-Hys",
-            "versions": soft_versions(["scikit-image"]),
+        self._run, self._recipe = run, recipe
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._teachers = Teachers(run.teacher, recipe.cache.teacher, self._device)
+        self._made: dict[str, Encoder] = {}
+
+    @property
+    def teacher_is_random(self) -> bool:
+        """Whether the run's teacher is known to have had random weights."""
+        return self._teachers.is_random
+
+    def make(self, name: str, task: Task) -> tuple[Encoder | None, str]:
+        """Return an encoder for a task, or None and why it can't be had."""
+        if name == "teacher":
+            return self._teachers.make(task.store)
+        if name not in self._made:
+            made: dict[str, Callable[[], Encoder]] = {
+                "student": self._student,
+                "random": self._random,
+                "pixels": Pixels,
+                "hog": Hog,
+            }
+            self._made[name] = made[name]()
+        return self._made[name], ""
+
+    def _student(self) -> Encoder:
+        from usjepa.train.export import load_encoder
+
+        run = self._run
+        return TokenEncoder("student", run.config, run.encoder, lambda: load_encoder(run.folder)[0], self._device)
+
+    def _random(self) -> Encoder:
+        weights = {**self._run.encoder, "weights": {"random": RANDOM_SEED}}
+        return TokenEncoder("random", self._run.config, weights, lambda: _untrained(self._run.config), self._device)
+
+
+def _untrained(config: EncoderConfig) -> torch.nn.Module:
+    """Return the architecture as a run would begin with it, from a seed of its own."""
+    from usjepa.cache.settings import StudentSettings
+    from usjepa.train.student import Student
+
+    settings = StudentSettings.model_validate(
+        {
+            "architecture": config.architecture,
+            "patch_size": config.model_args.get("patch_size"),
+            "channels": config.model_args.get("in_chans", 3),
         }
     )
-
-    def features(self, batch: Batch) -> NDArray[np.float32]:
-        """Return float32 [B, 1764]."""
-        from skimage.feature import hog
-
-        grey = grey_of(batch.pixels)
-        cell = grey.shape[1] // HOG_CELLS
-        used = cell * HOG_CELLS  # a remainder of fewer than 8 pixels at the right and lower edge is left out
-        return np.stack(
-            [
-                hog(
-                    frame[:used, :used],
-                    orientations=HOG_ORIENTATIONS,
-                    pixels_per_cell=(cell, cell),
-                    cells_per_block=(HOG_BLOCK, HOG_BLOCK),
-                    block_norm="L2-Hys",
-                ).astype(np.float32)
-                for frame in grey
-            ]
-        )
-
-
-def grey_of(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return float32 [B, S, S] in 0..255; colour by Rec. 601 luma."""
-    if pixels_BCSS.shape[1] == 1:
-        return pixels_BCSS[:, 0].astype(np.float32)
-    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return np.asarray(np.einsum("bcij,c->bij", pixels_BCSS.astype(np.float32), weights), dtype=np.float32)
+    model: torch.nn.Module = Student(settings, int(config.model_args["img_size"]), RANDOM_SEED).vit
+    return model

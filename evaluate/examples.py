@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from usjepa.evaluate.figures import frame_png
 from usjepa.evaluate.report import Example
 from usjepa.evaluate.splits import TEST
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from usjepa.evaluate.tasks import Task
 
 SHOWN = 6

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
+
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.identity import Json, canonical, digest_of
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
     from usjepa.evaluate.encoders import Encoder
     from usjepa.evaluate.tasks import Task
 
@@ -28,9 +30,22 @@ FEATURES_VERSION = 1
 
 
 def features_of(
-    encoder: Encoder, task: Task, folder: Path, batch_size: int, say: Callable[[str], None]
+    encoder: Encoder,
+    task: Task,
+    folder: Path,
+    batch_size: int,
+    say: Callable[[str], None],
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Return float32 [n, F] for a task's frames: from an earlier call's file, or computed and kept for the next.
+
+    Args:
+        encoder: what is asked.
+        task: whose frames.
+        folder: where features are kept.
+        batch_size: frames at once.
+        say: told of kept features that can't be used.
+        check: called before every batch; may raise to stop.
 
     Raises:
         UsjepaError: the encoder gave a number that is not finite; the row is named.
@@ -42,7 +57,7 @@ def features_of(
     found = _stored(path, len(task.rows), say)
     if found is not None:
         return found
-    features = _computed(encoder, task, batch_size)
+    features = _computed(encoder, task, batch_size, check)
     write_durably(path, _packed(features, identity))
     return features
 
@@ -53,12 +68,13 @@ def feature_identity(encoder: Encoder, task: Task) -> dict[str, Json]:
     return {"version": FEATURES_VERSION, "encoder": encoder.identity, "store": task.store.digest, "rows": rows}
 
 
-def _computed(encoder: Encoder, task: Task, batch_size: int) -> NDArray[np.float32]:
+def _computed(encoder: Encoder, task: Task, batch_size: int, check: Callable[[], None]) -> NDArray[np.float32]:
     from usjepa.cache.progress import Progress
 
     parts = []
     with Progress(len(task.rows), f"{task.name}: {encoder.name}", unit="frames") as progress:
         for start in range(0, len(task.rows), batch_size):
+            check()
             rows = task.rows[start : start + batch_size]
             features = encoder.features(task.store.read(rows, layers=encoder.layers))
             finite = np.isfinite(features).all(axis=1)

@@ -17,6 +17,7 @@ import torch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from usjepa.cache.settings import EvaluateSettings
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8

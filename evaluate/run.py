@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xxhash
+
 from usjepa.cache.identity import Json, digest_of, soft_versions
+from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.evaluate.encoders import Encoders
 from usjepa.evaluate.examples import examples_of
 from usjepa.evaluate.features import FEATURES_VERSION, features_of
@@ -25,10 +28,10 @@ from usjepa.evaluate.splits import TEST, TRAIN
 from usjepa.evaluate.tasks import open_tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
+
     from usjepa.cache.settings import Recipe
     from usjepa.evaluate.tasks import Task
 
@@ -36,6 +39,7 @@ REPORT_VERSION = 1
 """Raised when the same inputs would give another page or other scores."""
 
 SCORES, PAGE = "scores.json", "index.html"
+GO_ON = "Features computed so far are kept: run the same command again to go on."
 
 TITLES = {
     STUDENT: "Student (this run)",
@@ -65,7 +69,9 @@ def evaluate(run_dir: str, tasks: Sequence[str], out: str, recipe: Recipe, devic
         The document that scores.json holds.
 
     Raises:
-        UsjepaError: any error of the tree; features computed so far stay for the next call.
+        UsageError: the run has not finished training, or a task can't be found or scored.
+        Interrupted: SIGINT or SIGTERM; features computed so far stay for the next call.
+        UsjepaError: damage in the run or in a task's store.
     """
     run, folder = open_run(Path(run_dir)), Path(out)
     opened = open_tasks(tasks, folder, recipe)
@@ -74,10 +80,10 @@ def evaluate(run_dir: str, tasks: Sequence[str], out: str, recipe: Recipe, devic
     if finished is not None:
         say(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
-    work = _Work(run, opened, recipe, folder, Encoders(run, recipe, device))
-    work.score()
-    _write(folder, work.document(inputs), work)
-    return json.loads((folder / SCORES).read_text())
+    with graceful_interrupts() as stop:
+        work = _Work(run, opened, recipe, folder, Encoders(run, recipe, device), lambda: stop.check(GO_ON))
+        work.score()
+    return _write(folder, work.document(inputs), work)
 
 
 def _inputs(run: Run, tasks: Sequence[Task], recipe: Recipe) -> dict[str, Json]:
@@ -115,6 +121,8 @@ class _Work:
     recipe: Recipe
     folder: Path
     encoders: Encoders
+    check: Callable[[], None]
+    """Raises Interrupted where a stop was asked for."""
     scores: list[dict[str, Json]] = field(default_factory=list)
     described: dict[str, dict[str, Json]] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
@@ -126,15 +134,21 @@ class _Work:
             for task in self.tasks:
                 self._score(name, task)
         self.notes += [f"{task}: {note}" for task, note in self._hygiene()]
+        if "teacher" in self.described and self.encoders.teacher_is_random:
+            self.described["teacher"]["title"] = "Its teacher (random weights)"
+            self.notes.append(
+                "The teacher had random weights: what the student learnt from it is no learned knowledge."
+            )
 
     def _score(self, name: str, task: Task) -> None:
+        self.check()
         encoder, why = self.encoders.make(name, task)
         if encoder is None:
             self.notes.append(f"{task.name}: {TITLES[name]} is left out: {why}")
             say(self.notes[-1])
             return
         settings = self.recipe.evaluate
-        features = features_of(encoder, task, self.folder / "features", settings.encode_batch_size, say)
+        features = features_of(encoder, task, self.folder / "features", settings.encode_batch_size, say, self.check)
         scored = score_features(features, task, settings)
         self.scores.append({"task": task.name, "encoder": name, **scored.told})
         about = self.described.setdefault(
@@ -152,8 +166,8 @@ class _Work:
         self.notes += [note] if note else []
 
     def _hygiene(self) -> list[tuple[str, str]]:
-        """Return what the scores themselves give away: predictors that look at nothing."""
-        found = []
+        """Return what must be known beside the scores: test frames seen in training, constant predictors."""
+        found = [(task.name, note) for task in self.tasks if (note := seen_in_training(self.run, task))]
         for scores in self.scores:
             constant = scores["probe"]["constant_seeds"]
             if constant:
@@ -167,7 +181,7 @@ class _Work:
             "format": 1,
             "inputs_digest": digest_of(inputs),
             "inputs": inputs,
-            "run": {"name": self.run.name, "recipe": self.run.recipe.model_dump(mode="json")},
+            "run": {"name": self.run.name, "trained": self.run.config.extra},
             "settings": self.recipe.evaluate.model_dump(mode="json"),
             "encoders": self.described,
             "tasks": [_task_told(task) for task in self.tasks],
@@ -175,6 +189,21 @@ class _Work:
             "notes": self.notes,
             "software": soft_versions(["numpy", "scikit-image", "scikit-learn", "timm", "torch"]),
         }
+
+
+def seen_in_training(run: Run, task: Task) -> str:
+    """Return a note if test frames took part, without labels, in the run's training; "" if none is known to have."""
+    if run.store != task.store.digest:
+        return ""
+    test = task.rows[task.positions(TEST)]
+    split = task.store.table.split[np.searchsorted(task.store.rows, test)].astype(str)
+    seen = int((~np.isin(split, run.excluded_splits)).sum())
+    if not seen:
+        return ""
+    return (
+        f"{seen} of {len(test)} test frames took part in the encoder's training, without their labels, because they "
+        "bear no split that training excludes. On patients that the encoder never saw, scores may be lower."
+    )
 
 
 def _task_told(task: Task) -> dict[str, Json]:
@@ -190,11 +219,13 @@ def _task_told(task: Task) -> dict[str, Json]:
     }
 
 
-def _write(folder: Path, document: dict[str, Json], work: _Work) -> None:
+def _write(folder: Path, document: dict[str, Json], work: _Work) -> Json:
     """Write page and scores; the scores last, because their presence says that the report is finished."""
     from usjepa.cache.storage import write_durably
 
     page = render(document, work.run.curve(), work.examples).encode()
     write_durably(folder / PAGE, page)
     document["page"] = xxhash.xxh3_128_hexdigest(page)
-    write_durably(folder / SCORES, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
+    write_durably(folder / SCORES, text.encode())
+    return json.loads(text)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from usjepa.evaluate.knn import knn_predict
 from usjepa.evaluate.metrics import Score, score, spread, summed
 from usjepa.evaluate.probe import Probe, fit_scaler, train_probe
@@ -13,6 +14,7 @@ from usjepa.evaluate.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from usjepa.cache.identity import Json
     from usjepa.cache.settings import EvaluateSettings
     from usjepa.evaluate.tasks import Task

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json, digest_of
 from usjepa.evaluate.splits import TEST, TRAIN, VALIDATION, Frames, split_frames
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
     from usjepa.cache.settings import EvaluateSettings, Recipe
     from usjepa.cache.store import Store
 

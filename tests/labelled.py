@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from usjepa.cache.layers import Layer
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import Store, open_store

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+from tests.labelled import DIM, patients, write_labelled
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.settings import EvaluateSettings
 from usjepa.evaluate.encoders import Hog, Pixels, StoredTeacher, grey_of
 from usjepa.evaluate.features import features_of
 from usjepa.evaluate.tasks import Task, tasks_of
 
-from tests.labelled import DIM, patients, write_labelled
-
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+
     from usjepa.cache.identity import Json
     from usjepa.cache.store import Batch
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
 from usjepa.cache.settings import EvaluateSettings
 from usjepa.evaluate.metrics import constant_baseline, score, spread, summed
 from usjepa.evaluate.probe import epoch_order, first_weights, fit_scaler, train_probe

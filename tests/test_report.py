@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from usjepa.evaluate.figures import frame_png, loss_svg
 from usjepa.evaluate.report import Curve, Example, render
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+from tests.labelled import File, patients, write_labelled
 from usjepa.cache.errors import UsageError
 from usjepa.cache.settings import EvaluateSettings, Recipe
 from usjepa.evaluate.tasks import Task, open_tasks, tasks_of
-
-from tests.labelled import File, patients, write_labelled
 
 if TYPE_CHECKING:
     from pathlib import Path
