@@ -126,7 +126,7 @@ def run_recipe(folder: Path) -> Recipe:
         raise UsageError(f"{folder}: holds no {RECIPE}. Say which recipe holds with --pipeline NAME.") from error
     except ValidationError as error:
         raise UsageError(
-            f"{path}: not a recipe of this version ({error.error_count()} faults). Say which holds with --pipeline NAME."
+            f"{path}: no recipe of this version ({error.error_count()} faults). Say which holds with --pipeline NAME."
         ) from error
 
 

@@ -10,9 +10,10 @@ import pytest
 from tests.labelled import DIM, patients, write_labelled
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.settings import EvaluateSettings
-from usjepa.evaluate.encoders import Hog, Pixels, StoredTeacher, grey_of
+from usjepa.evaluate.baselines import Hog, Pixels, grey_of
 from usjepa.evaluate.features import features_of
 from usjepa.evaluate.tasks import Task, tasks_of
+from usjepa.evaluate.teachers import stored_teacher
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -88,8 +89,7 @@ def test_a_feature_that_is_not_finite_is_refused_with_its_row(task: Task, tmp_pa
 
 
 def test_the_teacher_is_read_from_its_stored_latents_as_the_mean_of_its_tokens(task: Task, tmp_path: Path) -> None:
-    teacher = StoredTeacher("latents/toy", {"kind": "teacher"}, with_scales=False)
-    found = features_of(teacher, task, tmp_path / "features", 8, print)
+    found = features_of(stored_teacher(task.store, "toy"), task, tmp_path / "features", 8, print)
     latents = task.store.read(task.rows, layers=("latents/toy",)).latents
     assert found.shape == (24, DIM)
     assert np.allclose(found, latents.astype(np.float32).mean(1), atol=1e-6)
