@@ -54,7 +54,7 @@ def features_of(
 
     identity = feature_identity(encoder, task)
     path = folder / f"{digest_of(identity)}.safetensors"
-    found = _stored(path, len(task.rows), say)
+    found = _stored(path, identity, len(task.rows), say)
     if found is not None:
         return found
     features = _computed(encoder, task, batch_size, check)
@@ -92,12 +92,15 @@ def _computed(encoder: Encoder, task: Task, batch_size: int, check: Callable[[],
 def _packed(features: NDArray[np.float32], identity: dict[str, Json]) -> bytes:
     from safetensors.numpy import save
 
-    meta = {"identity": canonical(identity).decode(), "xxh3_128": _hash(features)}
-    data: bytes = save({"features": features}, metadata=meta)
+    # One entry: safetensors writes several in an order that differs from process to process.
+    meta = canonical({"identity": identity, "xxh3_128": _hash(features)}).decode()
+    data: bytes = save({"features": features}, metadata={"usjepa": meta})
     return data
 
 
-def _stored(path: Path, count: int, say: Callable[[str], None]) -> NDArray[np.float32] | None:
+def _stored(
+    path: Path, identity: dict[str, Json], count: int, say: Callable[[str], None]
+) -> NDArray[np.float32] | None:
     """Return a kept file's features, or None where there is none or it is damaged."""
     from safetensors import SafetensorError
 
@@ -108,7 +111,8 @@ def _stored(path: Path, count: int, say: Callable[[str], None]) -> NDArray[np.fl
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         say(f"{path}: features of an earlier call can't be read ({error}): computing them again.")
         return None
-    if features.shape[0] != count or _hash(features) != meta.get("xxh3_128"):
+    wanted = {"identity": identity, "xxh3_128": _hash(features)}
+    if features.shape[0] != count or canonical(meta) != canonical(wanted):
         say(f"{path}: features of an earlier call are damaged: computing them again.")
         return None
     return features
@@ -121,7 +125,7 @@ def _unpacked(path: Path) -> tuple[NDArray[np.float32], dict[str, Any]]:
     features: NDArray[np.float32] = load(data)["features"]
     # The header's length stands in the first 8 bytes; safetensors' own loader drops the metadata.
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    return features, header.get("__metadata__", {})
+    return features, json.loads(header["__metadata__"]["usjepa"])
 
 
 def _hash(features: NDArray[np.float32]) -> str:

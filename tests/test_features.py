@@ -67,7 +67,7 @@ def test_another_encoder_other_rows_or_another_store_are_other_features(task: Ta
     assert len(list((tmp_path / "f").iterdir())) == 4
 
 
-@pytest.mark.parametrize("place", [3, 40, -5])
+@pytest.mark.parametrize("place", [3, 20, 40, 120, 200, -5])
 def test_a_damaged_file_is_said_to_be_damaged_and_computed_anew(task: Task, tmp_path: Path, place: int) -> None:
     folder, said = tmp_path / "features", list[str]()
     whole = features_of(Counting(), task, folder, 8, said.append)
