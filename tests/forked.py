@@ -9,21 +9,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.preload"])
 
 
-def start(function: Callable[..., None], *args: Any) -> multiprocessing.process.BaseProcess:
+def _with_stderr(path: Path | None, function: Callable[..., None], *args: Any) -> None:
+    # The forkserver keeps the stderr of whichever test started it: a child's words must be caught in a file.
+    if path is not None:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 2)
+        os.close(handle)
+    function(*args)
+
+
+def start(function: Callable[..., None], *args: Any, stderr: Path | None = None) -> multiprocessing.process.BaseProcess:
     """Start `function(*args)` in a fresh child of a parent that has imported torch, timm and usjepa."""
-    process = _CONTEXT.Process(target=function, args=args)
+    process = _CONTEXT.Process(target=_with_stderr, args=(stderr, function, *args))
     process.start()
     return process
 
 
-def run(function: Callable[..., None], *args: Any, timeout: float = 120) -> int:
+def run(function: Callable[..., None], *args: Any, timeout: float = 120, stderr: Path | None = None) -> int:
     """Run `function(*args)` in such a child and return its exit code (-9 after SIGKILL)."""
-    process = start(function, *args)
+    process = start(function, *args, stderr=stderr)
     process.join(timeout)
     if process.exitcode is None:
         process.kill()

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch.nn import functional
+
 from usjepa.cache.errors import UsageError
 from usjepa.train.counter import absorb, normals_torch, stream, uniforms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
     from usjepa.cache.settings import AugmentSettings
 
 _BLUR, _SPECKLE, _CONTRAST = range(3)

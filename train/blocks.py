@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from usjepa.train.counter import uniforms
 
 Bools = NDArray[np.bool_]

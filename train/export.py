@@ -1,26 +1,30 @@
 """The trained encoder as files that plain timm loads: `encoder.safetensors` and `config.json`.
 
-    config = json.load(open("config.json"))
-    model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
-    model.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)
+config = json.load(open("config.json"))
+model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
+model.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from usjepa.cache.errors import TrainingError, UsageError
-from usjepa.cache.identity import Json
 from usjepa.cache.storage import write_durably
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+
+    from usjepa.cache.identity import Json
 
 WEIGHTS, CONFIG = "encoder.safetensors", "config.json"
 

@@ -18,14 +18,13 @@ least tau of its patches count, and is intersected with them. A block of fewer t
 on small grids, is accepted when it lies whole inside the scan.
 """
 
-# ruff: noqa: N815 - shape suffixes in the fields' names
-
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
 from usjepa.cache.errors import UsageError
 from usjepa.train.blocks import Blocks, cover, draw_sizes, place, summed_area, union
 from usjepa.train.counter import absorb, stream, uniforms

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
+
 from usjepa.cache.errors import UsageError
 from usjepa.train.counter import bits, stream
 
