@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.settings import Recipe
-    from usjepa.evaluate.tasks import Task
+    from usjepa.evaluate.tasks import Found, Task
 
 REPORT_VERSION = 1
 """Raised when the same inputs would give another page or other scores."""
@@ -74,25 +74,28 @@ def evaluate(run_dir: str, tasks: Sequence[str], out: str, recipe: Recipe, devic
         UsjepaError: damage in the run or in a task's store.
     """
     run, folder = open_run(Path(run_dir)), Path(out)
-    opened = open_tasks(tasks, folder, recipe)
-    inputs = _inputs(run, opened, recipe)
+    found = open_tasks(tasks, folder, recipe)
+    opened = found.tasks
+    inputs = _inputs(run, found, recipe)
     finished = _finished(folder, digest_of(inputs))
     if finished is not None:
         say(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
     with graceful_interrupts() as stop:
         work = _Work(run, opened, recipe, folder, Encoders(run, recipe, device), lambda: stop.check(GO_ON))
+        work.notes += found.left_out
         work.score()
     return _write(folder, work.document(inputs), work)
 
 
-def _inputs(run: Run, tasks: Sequence[Task], recipe: Recipe) -> dict[str, Json]:
+def _inputs(run: Run, found: Found, recipe: Recipe) -> dict[str, Json]:
     """Return everything that may change the report."""
     teacher = recipe.cache.teacher
     return {
         "versions": {"report": REPORT_VERSION, "features": FEATURES_VERSION},
         "run": run.identity,
-        "tasks": [{"name": task.name, **task.identity} for task in tasks],
+        "tasks": [{"name": task.name, **task.identity} for task in found.tasks],
+        "left_out": found.left_out,
         "settings": recipe.evaluate.model_dump(mode="json"),
         "teacher": None if teacher is None else teacher.model_dump(mode="json"),
     }

@@ -68,28 +68,39 @@ class Task:
         return told
 
 
-def open_tasks(specs: Sequence[str], out: Path, recipe: Recipe) -> list[Task]:
+@dataclass(frozen=True)
+class Found:
+    """What there is to score."""
+
+    tasks: list[Task]
+    left_out: list[str]
+    """Datasets that can't be scored, each with the reason."""
+
+
+def open_tasks(specs: Sequence[str], out: Path, recipe: Recipe) -> Found:
     """Return the tasks behind the `--task` arguments, in their order.
 
     Raises:
         UsageError: a path that isn't there, or data without a task in it.
     """
-    tasks: list[Task] = []
-    for spec in specs:
-        path, dataset = _parted(spec)
-        tasks += _tasks_behind(path, dataset, out, recipe)
+    found = [_tasks_behind(*_parted(spec), out, recipe) for spec in specs]
     seen: Counter[str] = Counter()
     named = []
-    for task in tasks:
+    for task in (task for one in found for task in one.tasks):
         seen[task.name] += 1
         named.append(replace(task, name=f"{task.name} ({seen[task.name]})") if seen[task.name] > 1 else task)
-    return named
+    return Found(named, [reason for one in found for reason in one.left_out])
 
 
 def tasks_of(
     store: Store, settings: EvaluateSettings, dataset: str | None = None, fallback: str = "task"
 ) -> list[Task]:
-    """Return a store's tasks: every dataset with at least two labels, by name; `dataset` picks one.
+    """Return a store's tasks by name; arguments and errors are those of `find_tasks`."""
+    return find_tasks(store, settings, dataset, fallback).tasks
+
+
+def find_tasks(store: Store, settings: EvaluateSettings, dataset: str | None = None, fallback: str = "task") -> Found:
+    """Return a store's tasks: every dataset with two labels or more in training and in test; `dataset` picks one.
 
     Args:
         store: an open store.
@@ -98,39 +109,40 @@ def tasks_of(
         fallback: what a dataset without a name is called.
 
     Raises:
-        UsageError: the dataset isn't there or has no two labels, or none of the store's has.
+        UsageError: the dataset isn't there, or none can be scored; it says why.
     """
     names = sorted(set(store.table.dataset.tolist()))
     if dataset is not None and dataset not in names:
         raise UsageError(f"{store.location}: no dataset {dataset!r}; it holds {', '.join(names)}.")
-    wanted = names if dataset is None else [dataset]
-    found = [task for name in wanted if (task := _task(store, name, name or fallback, settings)) is not None]
-    if not found:
+    made = [_task(store, name, name or fallback, settings) for name in (names if dataset is None else [dataset])]
+    tasks = [task for task in made if isinstance(task, Task)]
+    reasons = [reason for reason in made if isinstance(reason, str)]
+    if not tasks:
         raise UsageError(
-            f"{store.location}: nothing to score: {' and '.join(repr(name) for name in wanted)} has fewer than two "
-            "labels. A task needs a label per file: a folder per class, or a manifest CSV with a `label` column."
+            f"{store.location}: nothing to score. {' '.join(reasons)} A task needs a label per file (a folder per "
+            "class, or a manifest CSV with a `label` column) and several patients or clips of each."
         )
-    return found
+    return Found(tasks, reasons)
 
 
-def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings) -> Task | None:
+def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings) -> Task | str:
+    """Return a dataset's task, or why it is none."""
     table = store.table
     here = (table.dataset.astype(str) == dataset) & (table.view == 0)
     labelled = here & (table.label.astype(str) != "")
     classes = tuple(sorted(set(table.label[labelled].tolist())))
     if len(classes) < 2:
-        return None
+        return f"{name}: not scored, it has fewer than two labels."
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[label] for label in table.label[labelled]], dtype=np.int64)
     groups, keys = _groups(store, labelled)
     frames = Frames(labels, groups, table.split[labelled], keys, classes)
     splits, notes = split_frames(frames, settings.test_fraction, settings.validation_fraction)
     for part in (TRAIN, TEST):
-        if not (splits == part).any():
-            raise UsageError(
-                f"{store.location}: dataset {name!r} leaves no frame for {part}: it has {len(keys)} groups. "
-                "Give more patients or clips, a `split` column, or another evaluate.test_fraction."
-            )
+        present = len(np.unique(labels[splits == part]))
+        if present < 2:
+            told = "no frame" if not present else "frames of one class only"
+            return f"{name}: not scored, {len(keys)} groups leave {told} for {'training' if part == TRAIN else 'test'}."
     lost = int(here.sum() - labelled.sum())
     hygiene = [f"{lost} of {int(here.sum())} frames have no label and are left out."] if lost else []
     hygiene += _duplicates(store, labelled, splits, labels)
@@ -168,7 +180,7 @@ def _parted(spec: str) -> tuple[str, str | None]:
     return (path, dataset) if mark else (spec, None)
 
 
-def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> list[Task]:
+def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> Found:
     from usjepa.cache.storage import open_storage
     from usjepa.cache.store import open_store
 
@@ -177,7 +189,7 @@ def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> 
         raise UsageError(f"--task {path}: no such store, folder or manifest.")
     is_store = ("://" in path or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
     location = path if is_store else _cut(path, out, recipe)
-    return tasks_of(open_store(location), recipe.evaluate, dataset, fallback)
+    return find_tasks(open_store(location), recipe.evaluate, dataset, fallback)
 
 
 def _cut(source: str, out: Path, recipe: Recipe) -> str:

@@ -154,7 +154,7 @@ def test_the_students_features_are_those_of_plain_timm(place: Place, report: Pat
     from usjepa.evaluate.tasks import open_tasks
 
     recipe = run_recipe(place.run)
-    (task,) = open_tasks([str(place.store)], report, recipe)
+    (task,) = open_tasks([str(place.store)], report, recipe).tasks
     encoder, _ = Encoders(open_run(place.run), recipe, "cpu").make("student", task)
     assert encoder is not None
     batch = open_store(place.store).read([0, 5, 9], layers=("pixels",))

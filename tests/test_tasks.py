@@ -78,10 +78,10 @@ def test_a_given_validation_split_is_kept(tmp_path: Path) -> None:
 
 
 def test_identical_frames_across_the_split_and_with_two_labels_are_told(tmp_path: Path) -> None:
-    files = [File("ab"[i % 2], f"p{i}", "test" if i >= 20 else "train", content=f"{i % 20:032x}") for i in range(23)]
+    files = [File("ab"[i % 2], f"p{i}", "test" if i >= 20 else "train", content=f"{i % 20:032x}") for i in range(24)]
     files[21] = File("a", "p21", "test", content=f"{1:032x}")
     (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), SETTINGS)
-    assert any("3 identical frames lie both in test" in note for note in task.notes)
+    assert any("4 identical frames lie both in test" in note for note in task.notes)
     assert any("1 identical frames bear different labels" in note for note in task.notes)
 
 
@@ -95,10 +95,21 @@ def test_one_store_gives_a_task_per_labelled_dataset_and_one_can_be_picked(tmp_p
         patients(8, ["a", "b"], dataset="lung") + patients(8, ["c", "d"], dataset="liver") + patients(2, ["e"], 1, "x")
     )
     write_labelled(tmp_path / "s.zarr", files)
-    both = open_tasks([str(tmp_path / "s.zarr")], tmp_path, Recipe())
-    assert [task.name for task in both] == ["liver", "lung"]
-    (picked,) = open_tasks([f"{tmp_path / 's.zarr'}::lung"], tmp_path, Recipe())
+    found = open_tasks([str(tmp_path / "s.zarr")], tmp_path, Recipe())
+    assert [task.name for task in found.tasks] == ["liver", "lung"]
+    assert found.left_out == ["x: not scored, it has fewer than two labels."]
+    (picked,) = open_tasks([f"{tmp_path / 's.zarr'}::lung"], tmp_path, Recipe()).tasks
     assert picked.classes == ("a", "b")
+
+
+def test_a_task_whose_test_holds_one_class_is_not_scored_and_said_why(tmp_path: Path) -> None:
+    files = [File("ab"[i % 2], f"p{i}", "train") for i in range(10)] + [File("a", f"t{i}", "test") for i in range(4)]
+    store = write_labelled(tmp_path / "s.zarr", files)
+    with pytest.raises(UsageError, match="toy: not scored, 14 groups leave frames of one class only for test"):
+        tasks_of(store, SETTINGS)
+    lone = write_labelled(tmp_path / "lone.zarr", [File("ab"[i % 2], "one patient") for i in range(10)])
+    with pytest.raises(UsageError, match="1 groups leave no frame for t"):
+        tasks_of(lone, SETTINGS)
 
 
 def test_wrong_tasks_are_refused_with_what_to_do(tmp_path: Path) -> None:
