@@ -30,7 +30,8 @@ def examples_of(task: Task, probability: NDArray[np.float64]) -> tuple[list[Exam
     test = task.positions(TEST)
     predicted = probability.argmax(axis=1)
     right = predicted == task.labels[test]
-    chosen = [*_pick(probability, predicted, right), *_pick(probability, predicted, ~right)]
+    groups = task.groups[test]
+    chosen = [position for among in (right, ~right) for position in _pick(probability, predicted, groups, among)]
     if not chosen:
         return [], ""
     pixels = task.store.read(task.rows[test[chosen]], layers=("pixels",)).pixels
@@ -46,19 +47,30 @@ def examples_of(task: Task, probability: NDArray[np.float64]) -> tuple[list[Exam
     ], ""
 
 
-def _pick(probability: NDArray[np.float64], predicted: NDArray[np.int64], among: NDArray[np.bool_]) -> list[int]:
-    """Return up to six positions, the surest of each predicted class in turn, so that no class fills the page."""
+def _pick(
+    probability: NDArray[np.float64],
+    predicted: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    among: NDArray[np.bool_],
+) -> list[int]:
+    """Return up to six positions, each predicted class in turn and no patient twice while there are others."""
     sure = np.round(probability.max(axis=1), 6)  # rounded, so that the last bits of a sum don't choose the frames
-    queues = []
-    for label in range(probability.shape[1]):
-        mine = np.flatnonzero(among & (predicted == label))
-        queues.append([int(i) for i in mine[np.argsort(-sure[mine], kind="stable")]])
-    chosen: list[int] = []
-    while len(chosen) < SHOWN and any(queues):
-        for queue in queues:
-            if queue and len(chosen) < SHOWN:
-                chosen.append(queue.pop(0))
-    return sorted(chosen, key=lambda position: (-sure[position], position))
+    waiting = [int(i) for i in np.lexsort((np.arange(len(sure)), -sure)) if among[i]]
+    shown: list[int] = []
+    while waiting and len(shown) < SHOWN:
+        # Frames of a clip look alike and are equally sure: unsorted by patient, one clip would fill the page.
+        best = min(
+            waiting,
+            key=lambda i: (
+                sum(groups[i] == groups[j] for j in shown),
+                sum(predicted[i] == predicted[j] for j in shown),
+                -sure[i],
+                i,
+            ),
+        )
+        shown.append(best)
+        waiting.remove(best)
+    return sorted(shown, key=lambda i: (-sure[i], i))
 
 
 def _deidentified(task: Task) -> bool:

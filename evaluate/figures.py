@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Points = list[tuple[float, float]]
 _WIDTH = 460
 _MOST_POINTS = 400
+_LABEL = 20
+"""Characters that fit beside the plot of scores."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
     for i, one in enumerate(series):
         y, kind = top + step * i + step / 2, "ours" if one.ours else "other"
         mean = x(float(np.mean(one.seeds)))
-        parts.append(f'<text class="{kind}" x="{left - 8}" y="{y + 4:.0f}" text-anchor="end">{_text(one.name)}</text>')
+        parts.append(_label(one.name, kind, left - 8, y))
         parts += [f'<circle class="{kind}" cx="{x(s):.1f}" cy="{y:.0f}" r="3.5"/>' for s in one.seeds]
         parts.append(f'<line class="{kind} mean" x1="{mean:.1f}" y1="{y - 9:.0f}" x2="{mean:.1f}" y2="{y + 9:.0f}"/>')
         k = x(one.knn)
@@ -110,6 +112,17 @@ def _grid_x(x: Callable[[float], float], top: float, bottom: float) -> str:
         parts.append(f'<line class="grid" x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{bottom}"/>')
         parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{percent}</text>')
     return "".join(parts)
+
+
+def _label(name: str, kind: str, x: float, y: float) -> str:
+    """Return a line's name to the left of it; what stands in brackets goes below, so that it fits a phone."""
+    first, bracket, rest = name.partition(" (")
+    lines = [first, f"({rest}"] if bracket and len(name) > _LABEL else [name]
+    top = y + 4 - 6.5 * (len(lines) - 1)
+    return "".join(
+        f'<text class="{kind}" x="{x}" y="{top + 13 * i:.1f}" text-anchor="end">{_text(line)}</text>'
+        for i, line in enumerate(lines)
+    )
 
 
 def _line(kind: str, points: Points) -> str:

@@ -43,9 +43,9 @@ def is_constant(predicted: Labels) -> bool:
     return len(np.unique(predicted)) <= 1
 
 
-def constant_baseline(train: Labels, truth: Labels, classes: int) -> Score:
-    """Return the score of always naming the commonest training class: the floor under every figure of a task."""
-    commonest = int(np.argmax(np.bincount(train, minlength=classes)))
+def constant_baseline(truth: Labels, classes: int) -> Score:
+    """Return the score of always naming the commonest class of the test: the most that a constant can reach."""
+    commonest = int(np.argmax(np.bincount(truth, minlength=classes)))
     return score(truth, np.full_like(truth, commonest), classes)
 
 

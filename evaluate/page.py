@@ -106,7 +106,7 @@ other patients may give other scores by far more than this.</dd>
 <dd>Nothing is trained: each test frame gets the commonest class among the training frames whose features are nearest.
 It shows whether frames that look alike to the encoder are alike to a clinician.</dd>
 <dt>Always the commonest class</dt>
-<dd>What is reached without looking at the image at all. A score near it means that nothing was learnt.</dd>
+<dd>The most that can be reached without looking at the image at all. A score near it means: nothing learnt.</dd>
 <dt>Balanced accuracy</dt>
 <dd>The share of frames recognised, averaged over the classes.</dd>
 </dl>

@@ -104,14 +104,14 @@ def _headline(document: Json) -> str:
         place = next(i for i, s in enumerate(order) if s["encoder"] == STUDENT)
         ours = order[place]["probe"]["macro_f1"]
         others = [s for s in order if s["encoder"] != STUDENT]
-        sentence = f"<b>{_text(task['name'])}</b>: the student reaches <b>{percent(ours['mean'])}</b> macro F1"
+        sentence = f"<b>{_text(task['name'])}</b>: the student reaches <b>{percent(ours['mean'])} %</b> macro F1"
         if others:
             best = others[0]
             title = document["encoders"][best["encoder"]]["title"]
             title = _text(title[0].lower() + title[1:])
-            sentence += f"; the best of the others, {title}, reaches {percent(best['probe']['macro_f1']['mean'])}"
+            sentence += f"; the best of the others, {title}, reaches {percent(best['probe']['macro_f1']['mean'])} %"
             sentence += f" (the student is {_ORDINAL[place]} of {len(order)})"
-        sentence += f". Always naming the commonest class would give {percent(task['floor']['macro_f1'])}."
+        sentence += f". Always naming the commonest class would give {percent(task['floor']['macro_f1'])} %."
         sentences.append(f"<li>{sentence}</li>")
     return f'<ul class="lead">{"".join(sentences)}</ul>' + _notes(document["notes"])
 
@@ -204,7 +204,8 @@ def _confusion(title: str, classes: Sequence[str], scores: Json) -> str:
     rows = ""
     for name, code, counts in zip(classes, codes, scores["probe"]["confusion"], strict=True):
         total = sum(counts)
-        cells = "".join(_cell(count / total if total else 0.0) for count in counts)
+        untested = f'<td colspan="{len(classes)}">no test frames</td>'
+        cells = "".join(_cell(count / total) for count in counts) if total else untested
         told = _text(name) if name == code else f"{_text(name)} <b>{code}</b>"
         rows += f'<tr><th scope="row">{told}</th>{cells}</tr>'
     accuracy = scores["probe"]["balanced_accuracy"]

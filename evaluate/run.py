@@ -24,7 +24,7 @@ from usjepa.evaluate.metrics import constant_baseline
 from usjepa.evaluate.report import STUDENT, Example, render
 from usjepa.evaluate.runs import Run, open_run
 from usjepa.evaluate.scoring import score_features
-from usjepa.evaluate.splits import TEST, TRAIN
+from usjepa.evaluate.splits import TEST
 from usjepa.evaluate.tasks import open_tasks
 
 if TYPE_CHECKING:
@@ -210,8 +210,7 @@ def seen_in_training(run: Run, task: Task) -> str:
 
 
 def _task_told(task: Task) -> dict[str, Json]:
-    train, test = task.labels[task.positions(TRAIN)], task.labels[task.positions(TEST)]
-    floor = constant_baseline(train, test, len(task.classes))
+    floor = constant_baseline(task.labels[task.positions(TEST)], len(task.classes))
     return {
         "name": task.name,
         "classes": list(task.classes),

@@ -145,3 +145,17 @@ def test_a_run_without_a_log_and_a_task_without_frames_still_make_a_page() -> No
 @pytest.mark.parametrize("points", [[(0.0, 1.0)], [(0.0, 1.0), (1.0, 1.0)]])
 def test_a_loss_curve_of_one_point_or_one_value_is_drawn(points: list[tuple[float, float]]) -> None:
     assert "nan" not in loss_svg(points, [], "loss")
+
+
+def test_example_frames_come_from_different_patients_while_there_are_any() -> None:
+    from usjepa.evaluate.examples import SHOWN, _pick
+
+    rng = np.random.default_rng(0)
+    probability = rng.dirichlet([0.2] * 3, 200)
+    groups = np.repeat(np.arange(10), 20)
+    predicted, among = probability.argmax(1), rng.random(200) < 0.5
+    chosen = _pick(probability, predicted, groups, among)
+    assert len(set(groups[chosen].tolist())) == len(chosen) == SHOWN
+    assert among[chosen].all()
+    assert len(_pick(probability, predicted, np.zeros(200, np.int64), among)) == SHOWN
+    assert _pick(probability, predicted, groups, np.zeros(200, bool)) == []
