@@ -23,7 +23,7 @@ class Pixels:
     """The frame itself, grey, averaged down to 32 x 32: what can be had without any encoder."""
 
     name: str = "pixels"
-    pooling: str = "none: 32 x 32 grey values, area-averaged"
+    pooling: str = "no pooling: 32 x 32 grey values, area-averaged"
     layers: tuple[str, ...] = ("pixels",)
     identity: dict[str, Json] = field(default_factory=lambda: {"kind": "pixels", "edge": PIXEL_EDGE, "grey": "rec601"})
 
@@ -45,7 +45,7 @@ class Hog:
     """
 
     name: str = "hog"
-    pooling: str = "none: 8 x 8 cells, 9 orientations, 2 x 2-cell blocks, L2-Hys"
+    pooling: str = "no pooling: 8 x 8 cells, 9 orientations, 2 x 2-cell blocks, L2-Hys"
     layers: tuple[str, ...] = ("pixels",)
     identity: dict[str, Json] = field(
         default_factory=lambda: {

@@ -61,7 +61,7 @@ svg polyline.validation { stroke: var(--second); stroke-dasharray: 5 3; } svg ci
 .note ul { margin: 0; padding-left: 1.1rem; }
 dt { font-weight: 600; margin-top: .6rem; } dd { margin: 0; }
 code, .mono { font: .82rem/1.45 ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
-td.mono, .facts td { text-align: left; white-space: normal; }
+td.mono, .facts td { text-align: left; white-space: normal; } .facts th { font-weight: 400; white-space: normal; }
 @media (max-width: 34rem) { main { padding: 1rem .8rem 3rem; } th, td { padding: .35rem .45rem; }
   h1 { font-size: 1.35rem; }  .frames { grid-template-columns: repeat(2, 1fr); } .confusion { font-size: .8rem; }
   .confusion td, .confusion th { padding: .3rem .2rem; }

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from usjepa.cache.identity import digest_of
 from usjepa.evaluate.figures import Points, Series, loss_svg, scores_svg
 from usjepa.evaluate.page import MEANING, PAGE, STYLE
 
@@ -267,24 +268,26 @@ def _training(curve: Curve) -> str:
 
 
 def _settings(document: Json) -> str:
-    settings = "".join(
-        f'<tr><th scope="row">{_text(key)}</th><td class="mono">{_text(json.dumps(value))}</td></tr>'
-        for key, value in document["settings"].items()
-    )
-    encoders = "".join(
-        f'<tr><th scope="row">{_text(e["title"])}</th><td>{e["dim"]} features, {_text(e["pooling"])}</td></tr>'
-        for e in document["encoders"].values()
-    )
-    identities = {
-        "inputs": document["inputs_digest"],
-        "tasks": {task["name"]: task["identity"] for task in document["tasks"]},
-        "encoders": {name: encoder["identities"] for name, encoder in document["encoders"].items()},
-        "software": document["software"],
-    }
+    encoders = document["encoders"].values()
+    identities = [("Everything", document["inputs_digest"])]
+    identities += [(f"Task {task['name']}", digest_of(task["identity"])) for task in document["tasks"]]
+    identities += [
+        (f"{encoder['title']}, {task}", digest_of(identity))
+        for encoder in encoders
+        for task, identity in encoder["identities"].items()
+    ]
     return (
-        f'<h3>Features</h3><div class="scroll"><table class="facts"><tbody>{encoders}</tbody></table></div>'
-        f'<h3>Protocol</h3><div class="scroll"><table class="facts"><tbody>{settings}</tbody></table></div>'
-        "<h3>Identities</h3><p>Two reports with equal identities rest on the same weights and frames. "
-        "scores.json, beside this page, holds the same together with every score of every seed.</p>"
-        f'<pre class="mono" style="white-space: pre-wrap">{_text(json.dumps(identities, indent=1))}</pre>'
+        f"<h3>Features</h3>{_facts([(e['title'], str(e['dim']) + ' numbers; ' + e['pooling']) for e in encoders])}"
+        f"<h3>Protocol</h3>{_facts([(key, json.dumps(value)) for key, value in document['settings'].items()], 'mono')}"
+        "<h3>Identities</h3><p>Reports with equal identities rest on the same weights and frames. scores.json, beside "
+        f"this page, says what is behind each, and holds every score of every seed.</p>{_facts(identities, 'mono')}"
+        f"<h3>Software</h3>{_facts(list(document['software'].items()), 'mono')}"
     )
+
+
+def _facts(lines: Sequence[tuple[str, str]], kind: str = "") -> str:
+    """Return a table of names and what is so of them."""
+    rows = "".join(
+        f'<tr><th scope="row">{_text(name)}</th><td class="{kind}">{_text(value)}</td></tr>' for name, value in lines
+    )
+    return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
