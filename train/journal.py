@@ -38,7 +38,9 @@ class Journal:
         self.path = path
         self.lines = [line for line in read_log(path) if _before(line, step, validated)]
         # The same bytes as `write` gives: floats and key order survive the round trip.
-        write_durably(path, b"".join(_bytes(line) for line in self.lines))
+        kept = b"".join(_bytes(line) for line in self.lines)
+        if not path.exists() or path.read_bytes() != kept:
+            write_durably(path, kept)
         self._file = path.open("ab")
 
     def write(self, line: Line) -> None:
