@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.resources
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -52,9 +53,10 @@ def recipe_names(file: str | None = None) -> list[str]:
 
 def _entries(file: str | None) -> dict[str, Any]:
     if file is None:
-        return _parse(importlib.resources.files("usjepa").joinpath("pipelines.yaml").read_text(), "pipelines.yaml")
+        built_in = importlib.resources.files("usjepa").joinpath("pipelines.yaml")
+        return _parse(built_in.read_text(encoding="utf-8"), "pipelines.yaml")
     try:
-        text = Path(file).read_text()
+        text = Path(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{file}: the recipe file can't be read ({error}).") from error
     return _parse(text, file)
@@ -102,21 +104,25 @@ def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _apply(values: dict[str, Any], override: str) -> None:
     """Set one `section.key=value` in place."""
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
         raise RecipeError(f"--set {override!r}: write it as section.key=value, e.g. --set train.lr=1e-4")
     value = _parse(f"value: {text}" if text.strip() else "value:", f"--set {key}").get("value")
-    *sections, last = key.strip().split(".")
-    for section in sections:
+    for section in path[:-1]:
         below = values.get(section)
         if not isinstance(below, dict):
             below = values[section] = {}
         values = below
-    values[last] = value
+    values[path[-1]] = value
 
 
 def _validated(values: dict[str, Any], where: str) -> Recipe:
+    """Check kinds strictly, as JSON: there an integer may be a float and a list a tuple, but `true` is no number.
+
+    A YAML date is taken as it was written: only a text field can want one.
+    """
     try:
-        return Recipe.model_validate(values)
+        return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         raise RecipeError("\n".join(_told(item, where) for item in error.errors())) from error
 
@@ -160,8 +166,9 @@ def _lines(settings: BaseModel, depth: int) -> list[str]:
     indent, lines = "  " * depth, []
     for name, field in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if field.description:
-            lines += [f"{indent}# {line.strip()}" for line in field.description.strip().splitlines()]
+        section = section_model(field.annotation)
+        meaning = field.description or (section.__doc__ if section is not None else "") or ""
+        lines += [f"{indent}# {line.strip()}" for line in meaning.strip().splitlines()]
         if isinstance(value, BaseModel):
             lines += [f"{indent}{name}:", *_lines(value, depth + 1)]
         else:
@@ -170,12 +177,5 @@ def _lines(settings: BaseModel, depth: int) -> list[str]:
 
 
 def _scalar(value: object) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "[" + ", ".join(_scalar(item) for item in value) + "]"
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return repr(value)
+    """Return a value as YAML; JSON's spelling of it, except that whole lists stay on the line."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

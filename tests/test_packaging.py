@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 HEAVY = ("torch", "timm", "zarr", "numpy", "pydantic", "cv2", "pyarrow", "dask", "matplotlib")
+PACKAGES = ("cache", "train", "evaluate")
 CLIS = ("usjepa.cache.cli", "usjepa.train.cli", "usjepa.evaluate.cli")
 
 
@@ -20,7 +25,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
     # Built from a copy: a build folder in the tree would be shared with the editable install.
     copy = tmp_path_factory.mktemp("source") / "usjepa"
-    subprocess.run(["git", "checkout-index", "-a", f"--prefix={copy}/"], cwd=ROOT, check=True)
+    for folder in ("cache", "train", "evaluate", "tests", "benchmarks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "pipelines.yaml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
     subprocess.run(command, check=True, capture_output=True)
     (built,) = out.glob("*.whl")
@@ -33,6 +41,17 @@ def test_the_wheel_holds_usjepa_alone_with_its_recipes_and_licence(wheel: Path) 
     assert "usjepa/pipelines.yaml" in names
     assert {"usjepa/cache/py.typed", "usjepa/cache/sources/images.py", "usjepa/train/cli.py"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_misses_no_module(wheel: Path) -> None:
+    modules = {f"usjepa/{p.relative_to(ROOT)}" for folder in PACKAGES for p in (ROOT / folder).rglob("*.py")}
+    assert modules <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_brings_three_commands(wheel: Path) -> None:
+    entry_points = zipfile.ZipFile(wheel).read("usjepa-0.1.0.dist-info/entry_points.txt").decode()
+    for package in PACKAGES:
+        assert f"usjepa-{package} = usjepa.{package}.cli:main" in entry_points
 
 
 def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
@@ -74,8 +93,26 @@ def test_each_subcommand_has_help_that_imports_nothing_heavy() -> None:
 
 
 def test_imports_run_one_way() -> None:
-    order = ("cache", "train", "evaluate")
-    for i, package in enumerate(order):
+    for i, package in enumerate(PACKAGES):
         for path in (ROOT / package).rglob("*.py"):
-            for later in order[i + 1 :]:
+            for later in PACKAGES[i + 1 :]:
                 assert f"usjepa.{later}" not in path.read_text(), f"{path} looks upwards to {later}"
+
+
+def test_everything_that_is_declared_is_pinned_as_a_public_build() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    wanted = [Requirement(r) for r in (*project["dependencies"], *project["optional-dependencies"]["dev"])]
+    for requirement in wanted:
+        version = pins[canonicalize_name(requirement.name)]
+        assert version in requirement.specifier, f"{requirement} is pinned to {version}"
+    assert not [f"{name}=={version}" for name, version in pins.items() if "+" in version], "not on every index"
+
+
+def test_the_makefile_names_every_package_folder() -> None:
+    listed = (ROOT / "Makefile").read_text().split("LISTED :=")[1].splitlines()[0]
+    for folder in PACKAGES:
+        depth = max(len(p.relative_to(ROOT / folder).parts) for p in (ROOT / folder).rglob("*.py"))
+        for stars in range(1, depth + 1):
+            assert f"{folder}/{'*/' * (stars - 1)}*.py" in listed, "a new file there would not be installed"

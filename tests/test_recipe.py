@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from usjepa.cache.errors import RecipeError
-from usjepa.cache.recipe import describe_recipe, load_recipe, recipe_names
+from usjepa.cache.recipe import describe_recipe, load_recipe, override_recipe, recipe_names
 from usjepa.cache.settings import Recipe
 
 if TYPE_CHECKING:
@@ -56,6 +56,21 @@ def test_overrides_reach_optional_sections_lists_and_null() -> None:
     assert recipe.cache.teacher.mean == (0.1, 0.2, 0.3)
     assert recipe.train.clip == 0.02
     assert recipe.cache.source is None
+    whole = load_recipe("demo", ["cache.teacher=null", "cache.teacher.name=urfm"]).cache.teacher
+    assert whole is not None
+    assert whole.name == "urfm", "a section that is not there begins with its defaults"
+
+
+def test_a_text_field_keeps_what_looks_like_a_date() -> None:
+    assert load_recipe("demo", ["cache.source=2026-01-31"]).cache.source == "2026-01-31"
+
+
+def test_overrides_on_a_runs_own_recipe_are_checked_alike() -> None:
+    recipe = load_recipe("us-jepa")
+    assert override_recipe(recipe, []) == recipe
+    assert override_recipe(recipe, ["train.lr=1e-3"]).train.lr == 1e-3
+    with pytest.raises(RecipeError, match=r"unknown key train\.lrr; did you mean 'lr'"):
+        override_recipe(recipe, ["train.lrr=1e-3"])
 
 
 @pytest.mark.parametrize(
@@ -67,6 +82,12 @@ def test_overrides_reach_optional_sections_lists_and_null() -> None:
         ("train.lr=fast", r"train\.lr = 'fast': .*number"),
         ("train.lr=-1", r"train\.lr = -1: .*greater than 0"),
         ("train.epochs=1.5", r"train\.epochs = 1\.5"),
+        ("train.epochs='12'", r"train\.epochs = '12': .*integer"),
+        ("train.lr=true", r"train\.lr = True: .*number"),
+        ("train.masks.regions=yes", r"train\.masks\.regions = 'yes': .*boolean"),
+        ("train.lr.peak=1", r"train\.lr = .*number"),
+        ("cache.views=3", r"cache\.views = 3"),
+        ("train..lr=1", "write it as section.key=value"),
         ("cache.precision=fp8", r"cache\.precision = 'fp8': .*'fp32', 'fp16' or 'int8'"),
         ("train.warmup_epochs=50", "warmup_epochs .50. must be less than epochs"),
         ("train.lr", "write it as section.key=value"),
@@ -111,11 +132,13 @@ def test_a_missing_recipe_file_is_said() -> None:
 
 
 def test_the_printed_recipe_is_itself_a_recipe_and_documents_its_fields(tmp_path: Path) -> None:
-    recipe = load_recipe("us-jepa", ["train.lr=3e-4"])
+    awkward = "train.exclude_splits=['a, b', 'say \"no\"', 'ü\\b']"
+    recipe = load_recipe("us-jepa", ["train.lr=3e-4", awkward])
     text = describe_recipe(recipe)
     indented = "mine:\n" + "".join(f"  {line}\n" for line in text.splitlines())
     assert load_recipe("mine", (), written(tmp_path, indented)) == recipe
     assert "# Peak learning rate, at the end of the warmup." in text
+    assert "# Multiblock masks" in text, "a section says what it is for"
 
 
 def _undocumented(model: type[Recipe], path: str = "") -> list[str]:
