@@ -60,4 +60,5 @@ def graceful_interrupts() -> Iterator[StopFlag]:
         yield flag
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # None: set from outside Python, which can't be put back from here; the default comes nearest.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

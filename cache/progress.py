@@ -19,7 +19,7 @@ class Progress:
 
     def __init__(self, total: int, label: str, unit: str = "rows") -> None:
         self.total, self.label, self.unit = total, label, unit
-        self._done = 0
+        self._done = self._told = 0
         self._start = self._last = time.monotonic()
         self._stats: dict[str, object] = {}
         self._bar: tqdm[Any] | None = None
@@ -34,7 +34,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._done:
+        elif self._done != self._told:
             self._line()
 
     def update(self, n: int, **stats: object) -> None:
@@ -56,7 +56,7 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def _line(self) -> None:
-        self._last = time.monotonic()
+        self._last, self._told = time.monotonic(), self._done
         seconds = max(self._last - self._start, 1e-9)
         rate = self._done / seconds
         left = f", {(self.total - self._done) / rate:.0f} s left" if 0 < self._done < self.total else ""

@@ -1,20 +1,16 @@
-"""Progress is a bar for a person and plain lines for a log; a stop asked for is noticed at a safe point."""
+"""Progress is a bar for a person and plain lines for a log."""
 
 from __future__ import annotations
 
 import os
 import pty
-import signal
 import subprocess
 import sys
 import termios
-import threading
 
 import pytest
 
 from usjepa.cache import progress as progress_module
-from usjepa.cache.errors import Interrupted
-from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.progress import Progress
 
 
@@ -38,6 +34,27 @@ def test_a_long_job_writes_a_line_now_and_then(
     assert "1 of 4" in lines[0]
     assert "busy 97 %" in lines[0]
     assert "s left" in lines[0]
+    assert len(lines) == 2, "a closing line that repeats the last one tells nothing"
+
+
+def test_a_job_that_fails_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(10, "build")
+    shown.update(3)
+    with pytest.raises(ZeroDivisionError), shown:
+        shown.update(1 // 0)
+    assert "build: 3 of 10 rows" in capsys.readouterr().err
+
+
+def test_a_job_with_nothing_done_stays_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(0, "build"):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_a_note_in_a_log_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(1, "build") as shown:
+        shown.note("skipped a.png: cut short")
+    assert capsys.readouterr().err == "skipped a.png: cut short\n"
 
 
 def test_a_terminal_gets_a_bar() -> None:
@@ -51,40 +68,3 @@ def test_a_terminal_gets_a_bar() -> None:
     assert "\r" in printed
     assert "100%" in printed
     assert "hello" in printed
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_raises_at_the_next_safe_point_only(number: signal.Signals) -> None:
-    with graceful_interrupts() as stop:
-        stop.check("again")
-        os.kill(os.getpid(), number)
-        assert stop.requested
-        with pytest.raises(Interrupted, match=rf"stopped by {number.name}\. again"):
-            stop.check("again")
-
-
-def test_a_second_ctrl_c_does_not_wait() -> None:
-    with graceful_interrupts() as stop:
-        stop.request(signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            stop.request(signal.SIGINT)
-
-
-def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with graceful_interrupts():
-        assert signal.getsignal(signal.SIGINT) != before[0]
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-def test_another_thread_runs_without_handlers() -> None:
-    seen: list[bool] = []
-
-    def work() -> None:
-        with graceful_interrupts() as stop:
-            seen.append(stop.requested)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert seen == [False]
