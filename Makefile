@@ -1,5 +1,4 @@
 # Two commands do everything: `make demo` and `make test`. They need make and python3 >= 3.11, nothing else.
-SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +7,7 @@ STAMP := $(VENV)/installed
 
 # The job of `make demo SOURCE=folder` goes to a folder of its own, so that it never mixes with the phantom's.
 SOURCE ?=
-OUT ?= $(if $(SOURCE),demo-$(notdir $(patsubst %/,%,$(SOURCE))),demo)
+OUT ?= $(if $(SOURCE),demo-$(shell basename '$(SOURCE)' | tr ' ' '-'),demo)
 
 # A strict editable install links the files that existed when it ran: a new or removed file means installing again,
 # an edited one does not. This list is rewritten only when it changes, and the install depends on it.
@@ -23,7 +22,8 @@ help: ## Show this list
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "usjepa needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12 demo"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) can't make a virtual environment (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 
 $(FILES): FORCE | $(VENV)/bin/python
 	@printf '%s\n' $(LISTED) > $@.new; cmp -s $@.new $@ && rm $@.new || mv $@.new $@
@@ -36,9 +36,9 @@ $(STAMP): pyproject.toml constraints.txt pipelines.yaml $(FILES)
 install: $(STAMP) ## Make .venv with everything pinned in constraints.txt
 
 demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder
-	$(BIN)/usjepa-cache build $(OUT)/store.zarr --pipeline demo $(if $(SOURCE),--source $(SOURCE)) --teacher random
-	$(BIN)/usjepa-train $(OUT)/store.zarr $(OUT)/run --pipeline demo
-	$(BIN)/usjepa-evaluate $(OUT)/run --task $(OUT)/store.zarr --pipeline demo -o $(OUT)/report
+	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline demo $(if $(SOURCE),--source '$(SOURCE)') --teacher random
+	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/run' --pipeline demo
+	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline demo -o '$(OUT)/report'
 	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds encoder.safetensors for timm."
 
 test: $(STAMP) ## Run the test suite
@@ -64,4 +64,4 @@ bench: $(STAMP) ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.phantom
 
 clean-demo: ## Remove what `make demo` made
-	rm -rf $(OUT)
+	rm -rf '$(OUT)'
