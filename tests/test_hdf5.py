@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from tests import forked
 from tests.clips import ends_well_in_a_fork
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
@@ -80,7 +81,7 @@ def test_values_that_are_not_finite_are_refused_by_frame(tmp_path: Path) -> None
         Hdf5Reader().probe(Path(f"{tmp_path / 'a.h5'}::x"))
 
 
-def test_handles_never_cross_a_fork(file: Path) -> None:
+def _begin_here_and_go_on_in_a_fork(file: Path) -> None:
     reader, path = Hdf5Reader(), Path(f"{file}::train/images")
     frames = reader.frames(path, range(6))
     assert np.array_equal(next(frames), GREY[0])
@@ -96,6 +97,10 @@ def test_handles_never_cross_a_fork(file: Path) -> None:
     assert inherited, "the parent's own handle stays open"
     assert np.array_equal(list(frames), GREY[1:])
     assert reader._open == (os.getpid(), file, inherited)
+
+
+def test_handles_never_cross_a_fork(file: Path) -> None:
+    assert forked.run(_begin_here_and_go_on_in_a_fork, file) == 0
 
 
 def test_datasets_whose_bytes_lie_elsewhere_are_refused(tmp_path: Path) -> None:
