@@ -8,11 +8,8 @@ writing one shard behind the teacher, so at most three shards are in memory.
 from __future__ import annotations
 
 import sys
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,26 +18,22 @@ from usjepa.cache.commits import Commit, committed
 from usjepa.cache.errors import UsageError
 from usjepa.cache.growth import grow
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
-from usjepa.cache.latents import ask_teacher, calibration_rows, latent_layers, stored_form, with_calibration
-from usjepa.cache.pixels import PixelMaker, PixelShard, pixel_layers, pixel_soft
-from usjepa.cache.progress import Progress
-from usjepa.cache.recheck import read_committed, recheck_latents, recheck_pixels
+from usjepa.cache.latents import ask_teacher, calibration_rows, latent_layers, with_calibration
+from usjepa.cache.pipeline import make_shards
+from usjepa.cache.pixels import PixelMaker, pixel_layers, pixel_soft
+from usjepa.cache.recheck import recheck_latents, recheck_pixels
 from usjepa.cache.scan import ScanJournal
+from usjepa.cache.shard_maker import ShardMaker
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.storage import LocalStorage, open_storage
 from usjepa.cache.store import read_tables
 from usjepa.cache.teacher import Teacher, load_teacher, resolve_teacher, soft_identity
-from usjepa.cache.threads import short_turns
 from usjepa.cache.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
     from usjepa.cache.manifest import Manifest, Segment
     from usjepa.cache.settings import Recipe
@@ -95,26 +88,6 @@ def build(
     return manifest
 
 
-@dataclass
-class _Stages:
-    """Seconds that each stage was at work; they overlap."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def report(self, wall: float) -> str:
-        shares = ", ".join(f"{stage} {100 * s / wall:.0f} %" for stage, s in self.seconds.items())
-        slowest = max(self.seconds, key=lambda stage: self.seconds[stage])
-        return f"stages at work (of {wall:.1f} s, overlapping): {shares}; {slowest} limits this build"
-
-
 class _Build:
     """One call of `build`: what is wanted, what is there, and the work between."""
 
@@ -128,7 +101,6 @@ class _Build:
         self.model: Teacher | None = None
         self.latents: list[Layer] = []
         self.makers: dict[int, PixelMaker] = {}
-        self.stages = _Stages()
 
     def check(self) -> None:
         """Raise Interrupted at a safe point when a stop was asked for."""
@@ -197,21 +169,24 @@ class _Build:
 
     def fill(self) -> None:
         """Build every shard that some wanted layer lacks."""
-        layers = [self.writer.state.layers[name] for name in ("pixels", "regions")] + self.latents
-        for layer in layers:
-            self.done[layer.name] = committed(self.writer.storage, layer)
-        todo = [s for s in range(self.writer.state.shard_count) if any(s not in self.done[la.name] for la in layers)]
+        maker = self._maker_of_shards()
+        todo = [shard for shard in range(self.writer.state.shard_count) if not maker.is_done(shard)]
         if not todo:
             say("nothing to do: every shard of every wanted layer is built")
             return
         self._recheck()
         if any(layer.dtype == "int8" and not layer.channel_scale for layer in self.latents):
-            self._calibrate()
-        total = sum(len(self.writer.state.rows_of_shard(shard)) for shard in todo)
-        start = time.perf_counter()
-        with Progress(total, "build", unit="rows") as progress:
-            self._pipeline(todo, progress)
-        say(self.stages.report(time.perf_counter() - start))
+            self._calibrate(maker)
+        make_shards(maker, todo, say)
+
+    def _maker_of_shards(self) -> ShardMaker:
+        maker = ShardMaker(self.writer, self.makers, self.done, self.skip_errors, self.check)
+        if self.model is not None:
+            maker.model, maker.latents = self.model, self.latents
+            maker.batch_size, maker.soft = self.batch_size, self.soft
+        for layer in maker.layers:
+            self.done[layer.name] = committed(self.writer.storage, layer)
+        return maker
 
     def _recheck(self) -> None:
         """Go on after an update of libraries or another device only if it gives the stored numbers again."""
@@ -223,79 +198,14 @@ class _Build:
             if any(c.soft != self.soft for c in commits.values()):
                 recheck_latents(self.writer, commits, pixel_commits, self.model, say)
 
-    def _pipeline(self, todo: Sequence[int], progress: Progress) -> None:
-        behind_done: Future[None] | None = None
-        with short_turns(), ThreadPoolExecutor(1, "decode") as ahead, ThreadPoolExecutor(1, "write") as behind:
-            upcoming = ahead.submit(self._pixels_of, todo[0])
-            for i, shard in enumerate(todo):
-                made = upcoming.result()
-                if i + 1 < len(todo):
-                    upcoming = ahead.submit(self._pixels_of, todo[i + 1])
-                ready = self._latents_of(shard, made)
-                if behind_done is not None:
-                    behind_done.result()
-                behind_done = behind.submit(self._write, shard, made, ready)
-                progress.update(len(made.pixels))
-            if behind_done is not None:
-                behind_done.result()
-
-    def _pixels_of(self, shard: int) -> PixelShard:
-        numbers = self.writer.state.rows_of_shard(shard)
-        if shard in self.done["pixels"] and shard in self.done["regions"]:
-            with self.stages.time("read"):
-                return self._stored_pixels(shard, numbers)
-        segment = next(s for s in self.writer.state.segments if shard in s.shards(self.rows_per_shard))
-        with self.stages.time("decode"):
-            return self.makers[segment.number].make(numbers, self.skip_errors, self.check)
-
-    def _stored_pixels(self, shard: int, numbers: range) -> PixelShard:
-        commit = self.done["pixels"][shard]
-        holes = [hole for hole in commit.holes if hole[0] in numbers]
-        missing = {row for row, _ in holes}
-        rows = [row for row in numbers if row not in missing]
-        layer = self.writer.state.layers["pixels"]
-        pixels: NDArray[np.uint8] = np.zeros((len(numbers), *layer.shape), np.uint8)
-        pixels[[row - numbers.start for row in rows]] = read_committed(self.writer, layer, self.done["pixels"], rows)
-        return PixelShard(pixels, np.empty((0,), np.uint8), holes)
-
-    def _latents_of(self, shard: int, made: PixelShard) -> dict[str, NDArray[Any]]:
-        """Return what each latent layer of a shard stores."""
-        if self.model is None or all(shard in self.done[layer.name] for layer in self.latents):
-            return {}
-        numbers = self.writer.state.rows_of_shard(shard)
-        with self.stages.time("teacher"):
-            latents = ask_teacher(self.model, made.pixels, np.array(numbers), self.batch_size, self.check)
-        stored = {}
-        for layer in self.latents:
-            if layer.name.startswith("latents/"):
-                stored[layer.name], scales = stored_form(latents, layer, numbers.start)
-                if scales is not None:
-                    stored[f"scales/{self.model.name}"] = scales
-        return stored
-
-    def _calibrate(self) -> None:
+    def _calibrate(self, maker: ShardMaker) -> None:
         """Fix the int8 layer's per-channel scale from rows all over the store, before any of its shards is written."""
         assert self.model is not None
         shards = range(self.writer.state.shard_count)
         rows = calibration_rows(np.concatenate([np.array(self.writer.state.rows_of_shard(s)) for s in shards]))
-        pixels = [self._one_row(int(row)) for row in rows]
-        found = np.concatenate([made.pixels for made in pixels if not made.holes])
-        sample = ask_teacher(self.model, found, rows, self.batch_size, self.check)
+        made = {int(row): maker.one_row(int(row)) for row in rows}
+        found = [row for row, one in made.items() if not one.holes]
+        pixels = np.concatenate([made[row].pixels for row in found])
+        sample = ask_teacher(self.model, pixels, np.array(found), self.batch_size, self.check)
         self.latents = [self.writer.add_layer(layer) for layer in with_calibration(self.latents, sample)]
-
-    def _one_row(self, row: int) -> PixelShard:
-        shard = row // self.rows_per_shard
-        if shard in self.done["pixels"]:
-            return self._stored_pixels(shard, range(row, row + 1))
-        segment = next(s for s in self.writer.state.segments if shard in s.shards(self.rows_per_shard))
-        return self.makers[segment.number].make(range(row, row + 1), self.skip_errors, self.check)
-
-    def _write(self, shard: int, made: PixelShard, latents: dict[str, NDArray[Any]]) -> None:
-        soft: dict[str, Json] = pixel_soft()
-        layers = self.writer.state.layers
-        with self.stages.time("write"):
-            if shard not in self.done["pixels"] or shard not in self.done["regions"]:
-                self.writer.write_shard(layers["regions"], shard, made.regions, made.holes, soft)
-                self.writer.write_shard(layers["pixels"], shard, made.pixels, made.holes, soft)
-            for name, rows in latents.items():
-                self.writer.write_shard(layers[name], shard, rows, made.holes, self.soft)
+        maker.latents = self.latents

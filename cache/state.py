@@ -35,13 +35,18 @@ class State:
         """Shards of each layer when all are built."""
         return self.segments[-1].shards(self.rows_per_shard).stop if self.segments else 0
 
-    def rows_of_shard(self, shard: int) -> range:
-        """Return the row numbers of a shard; those of a ragged last one stop at its segment's end."""
+    def segment_of_shard(self, shard: int) -> Segment:
+        """Return the segment that a shard belongs to."""
         first = shard * self.rows_per_shard
         for segment in self.segments:
             if first in range(segment.first_row, segment.first_row + segment.rows):
-                return range(first, min(first + self.rows_per_shard, segment.first_row + segment.rows))
+                return segment
         raise DamageError(f"shard {shard} belongs to no segment.")
+
+    def rows_of_shard(self, shard: int) -> range:
+        """Return the row numbers of a shard; those of a ragged last one stop at its segment's end."""
+        first, segment = shard * self.rows_per_shard, self.segment_of_shard(shard)
+        return range(first, min(first + self.rows_per_shard, segment.first_row + segment.rows))
 
 
 def exists(storage: Storage) -> bool:
