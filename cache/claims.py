@@ -2,13 +2,18 @@
 
 A claim is a file created with O_EXCL that holds who builds (host, pid, a random id) and a counter that is rewritten
 every 20 s. Whoever finds one waits: when the counter stands still for 90 s on the waiter's own clock, the holder is
-taken to be dead and the claim is taken over. No locks, no hard links, no clocks compared. On the same machine a holder
-whose process is gone is replaced at once.
+taken to be dead and the claim is taken over. No locks, no hard links, no clocks compared ("since" is for people only).
+On the same machine a holder whose process is gone is replaced at once.
+
+A claim is asked about just before each rename that publishes something. Between that and the rename no lock can stand
+on a shared disk; a builder stopped exactly there may still rename its shard over its successor's. Such a shard differs
+from its commit record or holds the same bytes, so a read of it is right or raises, and `verify --repair` mends it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import platform
 import threading
@@ -50,24 +55,25 @@ class Claim:
         self.name = f"claims/{part}.json"
         self._id = uuid.uuid4().hex
         self._count = 0
+        self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._done = threading.Event()
         self._lost: BaseException | None = None
         self._thread = threading.Thread(target=self._beat, name="claim", daemon=True)
 
     def _content(self) -> bytes:
         mine = {"host": platform.node(), "pid": os.getpid(), "process": _boot_and_start(os.getpid())}
-        return canonical({**mine, "id": self._id, "count": self._count}) + b"\n"
+        return canonical({**mine, "since": self._since, "id": self._id, "count": self._count}) + b"\n"
+
+    @property
+    def token(self) -> tuple[str, str]:
+        """(file name, id): what a helper of the holder needs to ask whether the claim still stands."""
+        return self.name, self._id
 
     def check(self) -> None:
         """Raise ClaimedError unless this process still holds the claim."""
         if self._lost is not None:
             raise ClaimedError(f"{self._storage.url}: the claim could not be kept up: {self._lost}") from self._lost
-        holder = _read(self._storage, self.name)
-        if holder.get("id") != self._id:
-            raise ClaimedError(
-                f"{self._storage.url}: another builder ({describe(holder)}) took over this part; "
-                "nothing more is written from here."
-            )
+        check_token(self._storage, self.token)
 
     def _beat(self) -> None:
         while not self._done.wait(HEARTBEAT_S):
@@ -79,14 +85,19 @@ class Claim:
                 self._lost = error  # raised by the next check, in the builder's own thread
                 return
 
-    def take(self, steal: bool, say: Callable[[str], None]) -> None:
-        """Create the claim, taking over a dead holder's. Raises ClaimedError while another builder is alive."""
+    def take(self, steal: bool, say: Callable[[str], None], patient: bool = False) -> None:
+        """Create the claim, taking over a dead holder's.
+
+        Args:
+            steal: take it over without looking whether the holder lives.
+            say: told who holds it.
+            patient: wait while the holder lives, instead of raising.
+
+        Raises:
+            ClaimedError: another builder is alive.
+        """
         while not self._storage.create(self.name, self._content()):
-            holder = _read(self._storage, self.name)
-            if not (steal or _is_dead_here(holder)):
-                _wait_until_dead(self._storage, self.name, holder, say)
-            say(f"taking over from {describe(holder)}")
-            self._storage.delete(self.name)
+            settle(self._storage, self.name, steal, say, patient)
         self._thread.start()
 
     def release(self) -> None:
@@ -117,30 +128,60 @@ def _is_dead_here(holder: dict[str, Any]) -> bool:
 
 
 def describe(holder: dict[str, Any]) -> str:
-    """Return who holds a claim, for messages."""
-    return f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}"
+    """Return who holds a claim and since when (by the holder's clock), for messages."""
+    return f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, since {holder.get('since', '?')}"
 
 
-def _wait_until_dead(storage: Storage, name: str, holder: dict[str, Any], say: Callable[[str], None]) -> None:
+def check_token(storage: Storage, token: tuple[str, str]) -> None:
+    """Raise ClaimedError unless the claim with this (file name, id) still stands."""
+    name, mine = token
+    holder = _read(storage, name)
+    if holder.get("id") != mine:
+        raise ClaimedError(
+            f"{storage.url}: another builder ({describe(holder)}) took over this part; "
+            "nothing more is written from here."
+        )
+
+
+def settle(storage: Storage, name: str, steal: bool, say: Callable[[str], None], patient: bool = False) -> None:
+    """Return once nobody holds the claim `name` any more, removing a dead holder's; arguments as in `Claim.take`."""
+    holder = _read(storage, name)
+    if not holder:
+        return
+    if not (steal or _is_dead_here(holder)):
+        _wait_until_dead(storage, name, holder, say, patient)
+    say(f"taking over from {describe(holder)}")
+    # Somebody else may have taken it over meanwhile: theirs must not be removed.
+    if _read(storage, name).get("id") == holder.get("id"):
+        storage.delete(name)
+
+
+def _wait_until_dead(
+    storage: Storage, name: str, holder: dict[str, Any], say: Callable[[str], None], patient: bool
+) -> None:
     say(f"{storage.url} is being built by {describe(holder)}; waiting up to {TAKEOVER_S:.0f} s to see whether it lives")
-    seen_since = time.monotonic()
+    last, seen_since = holder, time.monotonic()
     while time.monotonic() - seen_since < TAKEOVER_S:
         time.sleep(min(1.0, TAKEOVER_S / 10))
         now = _read(storage, name)
-        if now != holder:
-            if not now:
-                return
+        if not now or (patient and now.get("id") != holder.get("id")):
+            return
+        if now != last and not patient:
             raise ClaimedError(
                 f"{storage.url} is being built by {describe(now)} (its counter moves). Wait for it to end, or stop it; "
                 "`--steal` takes over a builder that you know is dead."
             )
+        if now != last:
+            last, seen_since = now, time.monotonic()
 
 
 @contextlib.contextmanager
-def held(storage: Storage, part: str, steal: bool, say: Callable[[str], None]) -> Iterator[Claim]:
-    """Hold a claim for the length of a `with` block."""
+def held(
+    storage: Storage, part: str, steal: bool, say: Callable[[str], None], patient: bool = False
+) -> Iterator[Claim]:
+    """Hold a claim for the length of a `with` block; arguments as in `Claim.take`."""
     claim = Claim(storage, part)
-    claim.take(steal, say)
+    claim.take(steal, say, patient)
     try:
         yield claim
     finally:

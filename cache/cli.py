@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
@@ -55,19 +56,11 @@ def scan(source: str, pipeline: str | None, recipes: str | None, overrides: tupl
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default=None, help="What an unreadable file does.")
 @click.option("--steal", is_flag=True, help="Take over from a builder that you know is dead, without waiting.")
 @click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
+@click.option("--part", default=None, metavar="I/N", help="Build every N-th shard only; other processes build theirs.")
+@click.option("--dask", default=None, metavar="ADDRESS", help="Build on a Dask cluster, or with `local:N` processes.")
 @recipe_options
 @ends_well
-def build(
-    store: str,
-    source: str | None,
-    teacher: str | None,
-    on_error: str | None,
-    steal: bool,
-    device: str | None,
-    pipeline: str | None,
-    recipes: str | None,
-    overrides: tuple[str, ...],
-) -> None:
+def build(store: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], **request: Any) -> None:
     """Build STORE, or go on where an earlier build stopped.
 
     Without --teacher: pixels and regions. With it: latents too, from the stored pixels where they exist.
@@ -79,7 +72,18 @@ def build(
     settings = load_recipe(pipeline, overrides, recipes)
     from usjepa.cache.build import build as build_store
 
-    build_store(store, settings, source, teacher, on_error, steal, device)
+    build_store(store, settings, **request)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--steal", is_flag=True, help="Take over from a builder that you know is dead, without waiting.")
+@ends_well
+def seal(store: str, steal: bool) -> None:
+    """Seal a STORE whose parts (`build --part I/N`) have all ended."""
+    from usjepa.cache.build import seal as seal_store
+
+    seal_store(store, steal)
 
 
 @main.command()

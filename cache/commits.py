@@ -89,13 +89,19 @@ def committed(storage: Storage, layer: Layer) -> dict[int, Commit]:
         stem = name.removesuffix(".json")
         if not stem.isdigit():
             continue
-        try:
-            commit = read_commit(storage, layer, int(stem))
-            if commit is not None and shard_matches(storage, layer, commit):
-                found[commit.shard] = commit
-        except DamageError:  # not built: the builder makes it again, `verify` names it
-            continue
+        commit = committed_shard(storage, layer, int(stem))
+        if commit is not None:
+            found[commit.shard] = commit
     return found
+
+
+def committed_shard(storage: Storage, layer: Layer, shard: int) -> Commit | None:
+    """Return the record of a finished shard; None when record or shard is missing, damaged or not of each other."""
+    try:
+        commit = read_commit(storage, layer, shard)
+    except DamageError:  # not built: the builder makes it again, `verify` names it
+        return None
+    return commit if commit is not None and shard_matches(storage, layer, commit) else None
 
 
 def shard_matches(storage: Storage, layer: Layer, commit: Commit) -> bool:

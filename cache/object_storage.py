@@ -15,6 +15,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
 from usjepa.cache.errors import StoreError, UsageError, WriteError
+from usjepa.cache.storage import Guard, unguarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -107,8 +108,9 @@ class ObjectStorage:
                 "and that the credentials may write; then run the same command again."
             ) from error
 
-    def publish(self, name: str, data: Buffer) -> None:
+    def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
         """Write an object; readers see the old one or the new one, whole."""
+        guard()
         self._put(name, data, create=False)
 
     def create(self, name: str, data: Buffer) -> bool:

@@ -6,26 +6,47 @@ Batches of the teacher never cross a shard, hence a shard's latents do not depen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usjepa.cache.latents import ask_teacher, stored_form
+from usjepa.cache.latents import ask_teacher, latent_layers, stored_form
 from usjepa.cache.pixels import PixelMaker, PixelShard, pixel_soft
 from usjepa.cache.recheck import read_committed
 from usjepa.cache.stages import Stages
+from usjepa.cache.store import read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from usjepa.cache.commits import Commit
     from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
+    from usjepa.cache.manifest import Segment
+    from usjepa.cache.settings import CacheSettings, LatentPrecision
+    from usjepa.cache.sources.read import SourceReader
+    from usjepa.cache.state import State
+    from usjepa.cache.storage import Storage
     from usjepa.cache.teacher import Teacher
     from usjepa.cache.writer import StoreWriter
+
+
+def pixel_makers(
+    storage: Storage, segments: Sequence[Segment], reader: SourceReader, settings: CacheSettings
+) -> dict[int, PixelMaker]:
+    """Return what cuts the rows of each segment, by segment number."""
+    return {s.number: PixelMaker(*read_tables(storage, s), s.first_row, reader, settings) for s in segments}
+
+
+def teacher_layers(teacher: Teacher, precision: LatentPrecision, state: State) -> list[Layer]:
+    """Return the layers that a teacher fills; an int8 layer with the calibration that the store keeps."""
+    layers = latent_layers(teacher, precision, state.layers["pixels"], state.rows_per_shard)
+    stored = state.layers.get(f"latents/{teacher.name}")
+    scale = stored.channel_scale if stored is not None else ()
+    return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
 
 
 @dataclass

@@ -53,7 +53,7 @@ def exists(storage: Storage) -> bool:
     """Return whether there is a store; raises FormatError when something else is in its place."""
     if storage.size("zarr.json") is not None:
         return True
-    if storage.names("") or storage.folders(""):
+    if storage.names("") or set(storage.folders("")) - {"claims"}:  # a builder claims before it makes anything
         raise FormatError(
             f"{storage.url}: holds other files and no zarr.json, so it is no store. "
             "Give an empty or new folder; a store that lost its zarr.json must not be built over."

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 Buffer = bytes | bytearray | memoryview
+Guard = Callable[[], None]
+
+
+def unguarded() -> None:
+    """Let everything pass."""
+
 
 TEMP_SUFFIX = ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -56,8 +63,11 @@ class Storage(Protocol):
         """Return the sorted names of the folders directly in a folder; [] when there is none."""
         ...
 
-    def publish(self, name: str, data: Buffer) -> None:
-        """Write a file so that it is seen whole or not at all, replacing an older one. Raises WriteError."""
+    def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
+        """Write a file so that it is seen whole or not at all, replacing an older one. Raises WriteError.
+
+        `guard` is asked last, when the bytes are durable and only the rename is left; what it raises leaves no trace.
+        """
         ...
 
     def create(self, name: str, data: Buffer) -> bool:
@@ -98,8 +108,13 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def write_durably(path: Path, data: Buffer) -> None:
+def write_durably(path: Path, data: Buffer, guard: Guard = unguarded) -> None:
     """Publish one local file: unique temp sibling, fsync, rename, fsync of the folder.
+
+    Args:
+        path: its place.
+        data: its bytes.
+        guard: asked just before the rename; may raise.
 
     Raises:
         WriteError: the target is full, read-only or gone; the temp file is removed, an older file is untouched.
@@ -115,6 +130,7 @@ def write_durably(path: Path, data: Buffer) -> None:
                 os.fsync(handle)
             finally:
                 os.close(handle)
+            guard()
             os.replace(temp, path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
@@ -202,9 +218,9 @@ class LocalStorage:
         except (FileNotFoundError, NotADirectoryError):
             return []
 
-    def publish(self, name: str, data: Buffer) -> None:
+    def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
         """Write a file durably; readers see the old one or the new one, whole."""
-        write_durably(self.path(name), data)
+        write_durably(self.path(name), data, guard)
 
     def create(self, name: str, data: Buffer) -> bool:
         """Create a file that must not exist yet; False when it does."""

@@ -32,12 +32,16 @@ Holes = Sequence[tuple[int, str]]
 
 
 class StoreWriter:
-    """A store under construction. Any method may be called again after a crash; `guard` is asked before publishing."""
+    """A store under construction. Any method may be called again after a crash; `guard` is asked before each rename."""
 
     def __init__(self, storage: Storage, guard: Callable[[], None] = lambda: None) -> None:
         self.storage = storage
         self._guard = guard
         self.state: State = State(0, (), {}, None)
+
+    def attach(self) -> None:
+        """Read what is there and change nothing: for a helper of the builder that made it ready."""
+        self.state = read_state(self.storage)
 
     def open(self, rows_per_shard: int) -> None:
         """Create the store, or read what is there. An existing store keeps its own rows_per_shard."""
@@ -60,8 +64,7 @@ class StoreWriter:
         )
         self.storage.publish(f"{segment.folder}/sources.parquet", sources)
         self.storage.publish(f"{segment.folder}/rows.parquet", rows)
-        self._guard()
-        self.storage.publish(f"{segment.folder}/segment.json", segment_json(segment))
+        self.storage.publish(f"{segment.folder}/segment.json", segment_json(segment), self._guard)
         self.state = replace(self.state, segments=(*self.state.segments, segment))
         self._extend_arrays()
         return segment
@@ -77,7 +80,7 @@ class StoreWriter:
             parent, _, _child = layer.name.rpartition("/")
             if parent:
                 self._publish_if_changed(f"{parent}/zarr.json", group_json())
-            self.storage.publish(f"{layer.name}/zarr.json", array_json(layer, self.state.extent))
+            self.storage.publish(f"{layer.name}/zarr.json", array_json(layer, self.state.extent), self._guard)
             self.state = replace(self.state, layers={**self.state.layers, layer.name: layer})
             return layer
         check_same_layer(stored, layer, self.storage.url)
@@ -126,16 +129,14 @@ class StoreWriter:
         return commit
 
     def _publish(self, layer: Layer, commit: Commit, data: bytearray) -> None:
-        self._guard()
         try:
             earlier = read_commit(self.storage, layer, commit.shard)
         except DamageError:  # a damaged record counts as none; verify names it, the new one replaces it
             earlier = None
         if earlier is not None and shard_matches(self.storage, layer, earlier):
             return  # a task that ran twice: what is committed stays
-        self.storage.publish(layer.shard_name(commit.shard), data)
-        self._guard()
-        self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes())
+        self.storage.publish(layer.shard_name(commit.shard), data, self._guard)
+        self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes(), self._guard)
 
     def seal(self) -> Manifest:
         """Write the manifest of everything that is built; an unchanged state keeps its generation.
@@ -163,9 +164,8 @@ class StoreWriter:
         )
         if newest is not None and newest.digest == manifest.digest:
             return newest
-        self._guard()
-        self.storage.publish(generation_name(manifest.generation), manifest.to_bytes())
-        self.storage.publish(NEWEST, manifest.to_bytes())
+        self.storage.publish(generation_name(manifest.generation), manifest.to_bytes(), self._guard)
+        self.storage.publish(NEWEST, manifest.to_bytes(), self._guard)
         self.state = replace(self.state, newest=manifest)
         return manifest
 

@@ -1,0 +1,158 @@
+"""A build on a Dask cluster: whoever dies, nothing is lost, and the store is the serial one, byte for byte."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import forked
+from tests.test_build import small, tree
+from usjepa.cache.build import build
+from usjepa.cache.errors import StoreError, UsageError, UsjepaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Some seconds of work, so that a kill hits in the middle of it.
+SIZED = ("cache.phantom.patients=8", "cache.phantom.frames_per_patient=8", "cache.phantom.size=160")
+
+
+class Cluster:
+    """A scheduler and workers, each a process of its own that a test may kill."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "scheduler.json"
+        self.log = (folder / "cluster.log").open("ab")
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.scheduler = self.start(
+            "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
+            "--scheduler-file", str(self.file),
+        )  # fmt: skip
+        self.workers = [self.worker() for _ in range(2)]
+        deadline = time.monotonic() + 60
+        while not self.file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        self.address = str(json.loads(self.file.read_text())["address"])
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        return self.start(
+            "distributed.cli.dask_worker", "--scheduler-file", str(self.file), "--nthreads", "1", "--no-nanny",
+            "--no-dashboard", "--memory-limit", "0", "--death-timeout", "20",
+        )  # fmt: skip
+
+    def start(self, module: str, *args: str) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *args], env=environment, stdout=self.log, stderr=self.log
+        )
+        self.processes.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+        self.log.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("serial") / "s"
+    assert forked.run(_build, str(root), None) == 0
+    return root
+
+
+def _build(root: str, dask: str | None) -> None:
+    try:
+        build(root, small(*SIZED), teacher="random", dask=dask)
+    except StoreError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from error
+
+
+def _after_first_commits(root: Path, count: int = 2) -> None:
+    deadline = time.monotonic() + 90
+    while len(list((root / "commits").rglob("*.json"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_worker_killed_in_the_middle_costs_nothing_but_its_shard(
+    tmp_path: Path, cluster: Cluster, serial: Path
+) -> None:
+    client = forked.start(_build, str(tmp_path / "s"), cluster.address, stderr=tmp_path / "client.log")
+    _after_first_commits(tmp_path / "s")
+    cluster.workers[0].send_signal(signal.SIGKILL)
+    client.join(120)
+    assert client.exitcode == 0, (tmp_path / "client.log").read_text()
+    assert tree(tmp_path / "s") == tree(serial)
+
+
+@pytest.mark.slow
+def test_a_client_killed_in_the_middle_is_run_again(tmp_path: Path, cluster: Cluster, serial: Path) -> None:
+    client = forked.start(_build, str(tmp_path / "s"), cluster.address)
+    _after_first_commits(tmp_path / "s")
+    client.kill()
+    client.join()
+    assert forked.run(_build, str(tmp_path / "s"), cluster.address) == 0
+    assert tree(tmp_path / "s") == tree(serial)
+
+
+@pytest.mark.slow
+def test_a_scheduler_killed_in_the_middle_is_said_and_the_next_build_goes_on(
+    tmp_path: Path, cluster: Cluster, serial: Path
+) -> None:
+    client = forked.start(_build, str(tmp_path / "s"), cluster.address, stderr=tmp_path / "client.log")
+    _after_first_commits(tmp_path / "s")
+    cluster.scheduler.kill()
+    client.join(120)
+    assert client.exitcode == 1
+    assert "scheduler is gone" in (tmp_path / "client.log").read_text()
+    assert forked.run(_build, str(tmp_path / "s"), None) == 0
+    assert tree(tmp_path / "s") == tree(serial)
+
+
+@pytest.mark.slow
+def test_processes_of_this_machine_make_a_cluster_too(tmp_path: Path, serial: Path) -> None:
+    command = [sys.executable, "-m", "usjepa.cache.cli", "build", str(tmp_path / "s"), "--pipeline", "demo"]
+    sets = [part for item in small_sets() for part in ("--set", item)]
+    subprocess.run([*command, *sets, "--teacher", "random", "--dask", "local:2"], check=True, timeout=180)
+    assert tree(tmp_path / "s") == tree(serial)
+
+
+def small_sets() -> tuple[str, ...]:
+    from tests.test_build import SMALL
+
+    return (*SMALL, *SIZED)
+
+
+@pytest.mark.parametrize("address", ["local:0", "local:x", "local:"])
+def test_a_wrong_number_of_workers_is_refused_before_anything_is_written(tmp_path: Path, address: str) -> None:
+    with pytest.raises(UsageError, match="number of worker processes"):
+        build(str(tmp_path / "s"), small(), dask=address)
+    assert not (tmp_path / "s").exists()
+
+
+def test_parts_and_a_cluster_are_not_mixed(tmp_path: Path) -> None:
+    with pytest.raises(UsjepaError, match="two ways"):
+        build(str(tmp_path / "s"), small(), dask="local:2", part="1/2")
