@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from usjepa.cache.command_line import ends_well, recipe_options
 from usjepa.cache.errors import DamageError, UsageError
+
+if TYPE_CHECKING:
+    from usjepa.cache.settings import Recipe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -65,11 +68,7 @@ def build(store: str, pipeline: str | None, recipes: str | None, overrides: tupl
 
     Without --teacher: pixels and regions. With it: latents too, from the stored pixels where they exist.
     """
-    from usjepa.cache.recipe import load_recipe, recipe_names
-
-    if pipeline is None:
-        raise UsageError(f"build needs --pipeline NAME, one of: {', '.join(recipe_names(recipes))}.")
-    settings = load_recipe(pipeline, overrides, recipes)
+    settings = _needed_recipe(pipeline, recipes, overrides, "build")
     from usjepa.cache.build import build as build_store
 
     build_store(store, settings, **request)
@@ -99,16 +98,75 @@ def status(store: str) -> None:
 @main.command()
 @click.argument("store")
 @click.option("--quick", is_flag=True, help="Sizes, tables, indexes and records only; rows are not read.")
+@click.option("--sources", is_flag=True, help="Hash the source files again instead; needs --pipeline (and --source).")
+@click.option("--repair", is_flag=True, help="Mend what is damaged; needs --pipeline, --source and --teacher as built.")
+@click.option("--source", default=None, help="Where the sources lie now. Default: the recipe's own.")
+@click.option("--teacher", default=None, help="The teacher that damaged latents are asked of again.")
+@click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
+@click.option("--steal", is_flag=True, help="With --repair: take over from a builder that you know is dead.")
+@recipe_options
 @ends_well
-def verify(store: str, quick: bool) -> None:
-    """Check every byte of STORE against what was built; exit code 3 when something is damaged."""
+def verify(store: str, quick: bool, sources: bool, repair: bool, **options: Any) -> None:
+    """Check every byte of STORE against what was built; exit code 3 when something is damaged.
+
+    With --repair, rows that are good are kept, the others are made again and must come out as they were; exit code 3
+    when something could not be mended.
+    """
+    if quick + sources + repair > 1:
+        raise UsageError("--quick, --sources and --repair are three different jobs: give one of them.")
+    if repair:
+        _repair(store, **options)
+        return
     from usjepa.cache.verify import verify as verify_store
 
+    if sources:
+        _verify_sources(store, **options)
+        return
     report = verify_store(store, quick)
-    for line in report.damages:
-        click.echo(line)
+    for damage in report.damages:
+        click.echo(str(damage))
     click.echo(report.summary)
     if report.damages:
+        click.echo("Mend it: usjepa-cache verify STORE --repair --pipeline NAME --source FOLDER --teacher FILE")
+        sys.exit(DamageError.exit_code)
+
+
+def _needed_recipe(pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], job: str) -> Recipe:
+    from usjepa.cache.recipe import load_recipe, recipe_names
+
+    if pipeline is None:
+        raise UsageError(f"{job} needs --pipeline NAME, one of: {', '.join(recipe_names(recipes))}.")
+    return load_recipe(pipeline, overrides, recipes)
+
+
+def _repair(store: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], **options: Any) -> None:
+    settings = _needed_recipe(pipeline, recipes, overrides, "--repair")
+    from usjepa.cache.repair import repair as repair_store
+
+    report = repair_store(store, settings, say=lambda text: click.echo(text, err=True), **options)
+    for line in report.mended:
+        click.echo(f"mended: {line}")
+    for line in report.left:
+        click.echo(f"left: {line}")
+    click.echo(f"{len(report.found):,} damages found, {len(report.mended):,} mended, {len(report.left):,} left")
+    if report.left:
+        sys.exit(DamageError.exit_code)
+
+
+def _verify_sources(
+    store: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], source: str | None, **_: Any
+) -> None:
+    settings = _needed_recipe(pipeline, recipes, overrides, "--sources").cache
+    from usjepa.cache.verify import verify_sources
+
+    place = source or settings.source
+    if place is None:
+        raise UsageError("--sources needs --source FOLDER: where the files lie now.")
+    found = verify_sources(store, place, settings)
+    for damage in found:
+        click.echo(str(damage))
+    click.echo(f"{len(found):,} sources are not what was built" if found else "ok: every source is what was built")
+    if found:
         sys.exit(DamageError.exit_code)
 
 

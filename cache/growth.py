@@ -16,10 +16,14 @@ from usjepa.cache.scan import ScanJournal, rows_of, scan
 from usjepa.cache.store import read_tables
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from usjepa.cache.manifest import Segment
     from usjepa.cache.settings import CacheSettings
     from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.storage import Storage
     from usjepa.cache.tables import SourceTable
     from usjepa.cache.writer import StoreWriter
 
@@ -54,6 +58,21 @@ def grow(
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
     )
     return len(rows)
+
+
+def regrown(storage: Storage, listing: Listing, settings: CacheSettings, others: Sequence[Segment]) -> dict[str, bytes]:
+    """Return the tables (`sources`, `rows`) of the segment that a listing gives beside other segments.
+
+    Equal to the segment's own when the sources are those of then; the caller compares hashes.
+    """
+    known: set[tuple[str, str]] = set()
+    for segment in others:
+        table, _ = read_tables(storage, segment)
+        known |= set(zip(table.dataset, table.path, strict=True))
+    described = scan(listing, settings, ScanJournal(None), "skip", lambda: None)
+    keys = zip(described.dataset, described.path, strict=True)
+    fresh = described.take(np.array([i for i, key in enumerate(keys) if key not in known], dtype=np.int64))
+    return {"sources": fresh.to_parquet(), "rows": rows_of(fresh, settings).to_parquet()}
 
 
 def _unknown(writer: StoreWriter, described: SourceTable) -> NDArray[np.int64]:

@@ -87,6 +87,10 @@ class Manifest:
     """Layer name -> (first shard, soft identity) wherever it changes."""
     holes: tuple[tuple[int, str], ...]
     """(row, reason) of rows whose frame could not be read, ascending."""
+    repaired: tuple[dict[str, Json], ...] = ()
+    """What `verify --repair` mended, oldest first: layer, shard, rows, and whether with the very bytes of before."""
+    audits: tuple[dict[str, Json], ...] = ()
+    """What `audit` found, oldest first."""
 
     def row_numbers(self) -> NDArray[np.int64]:
         """Return the rows that exist, ascending, int64 [R']."""
@@ -108,7 +112,10 @@ class Manifest:
 
     def body(self) -> dict[str, Json]:
         """Return everything but the generation number: equal bodies are the same state."""
+        histories = {"repaired": self.repaired, "audits": self.audits}
         return {
+            # Absent while empty: a store that was never repaired or audited has the same bytes as ever.
+            **{key: list(entries) for key, entries in histories.items() if entries},
             "format": {"major": FORMAT_MAJOR, "minor": FORMAT_MINOR},
             "rows_per_shard": self.rows_per_shard,
             "segments": [segment.to_json() for segment in self.segments],
@@ -150,6 +157,7 @@ class Manifest:
                 {name: tuple(str(t) for t in entry["tables"]) for name, entry in body["layers"].items()},
                 {name: tuple((int(i), s) for i, s in entry["soft"]) for name, entry in body["layers"].items()},
                 tuple((int(row), str(reason)) for row, reason in body["holes"]),
+                *(tuple(dict(entry) for entry in body.get(key, ())) for key in ("repaired", "audits")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamageError(f"{where}: the manifest is not whole ({error}).") from error

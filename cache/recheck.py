@@ -97,16 +97,14 @@ def recheck_latents(
     layer = layers[f"latents/{teacher.name}"]
     rows = sample_rows(writer, commits, RECHECKED_ROWS)
     images = read_committed(writer, layers["pixels"], pixels, rows)
-    stored = read_committed(writer, layer, commits, rows).astype(np.float32)
-    tolerance = LATENT_TOLERANCE[str(teacher.identity["compute"])]
+    stored = read_committed(writer, layer, commits, rows)
+    scales = None
     if layer.dtype == "int8":
         scale_layer = layers[f"scales/{teacher.name}"]
         scales = read_committed(writer, scale_layer, committed(writer.storage, scale_layer), rows)
-        stored = stored * scales[:, :, None] * np.asarray(layer.channel_scale, np.float32)
-        tolerance = max(tolerance, INT8_TOLERANCE)
     again = ask_teacher(teacher, images, np.asarray(rows), len(rows), lambda: None)
-    centred = again - again.mean(axis=(0, 1))
-    error = float(np.linalg.norm(again - stored) / max(float(np.linalg.norm(centred)), 1e-12))
+    error = relative_error(again, as_float(layer, stored, scales))
+    tolerance = tolerance_of(teacher, layer)
     if error > tolerance:
         raise IdentityError(
             f"{writer.storage.url}: {len(rows)} stored rows of {layer.name} asked again differ by {error:.2g} "
@@ -117,3 +115,25 @@ def recheck_latents(
         f"versions or device differ from those of stored shards: {len(rows)} rows of {layer.name} asked again, "
         f"relative error {error:.1e} (tolerance {tolerance:g})"
     )
+
+
+def as_float(layer: Layer, stored: NDArray[Any], scales: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return stored latents [R, T, D] as float32; int8 needs its scales [R, T]."""
+    if scales is None:
+        return stored.astype(np.float32)
+    return stored.astype(np.float32) * scales[:, :, None] * np.asarray(layer.channel_scale, np.float32)
+
+
+def relative_error(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> float:
+    """Return the Frobenius norm of the difference over that of the centred latents.
+
+    Centred per channel: a few channels with large means would hide any difference otherwise.
+    """
+    centred = again_RTD - again_RTD.mean(axis=(0, 1))
+    return float(np.linalg.norm(again_RTD - stored_RTD) / max(float(np.linalg.norm(centred)), 1e-12))
+
+
+def tolerance_of(teacher: Teacher, layer: Layer) -> float:
+    """Return the largest relative error that versions, device and stored precision explain."""
+    computed = LATENT_TOLERANCE[str(teacher.identity["compute"])]
+    return max(computed, INT8_TOLERANCE) if layer.dtype == "int8" else computed

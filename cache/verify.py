@@ -13,11 +13,18 @@ import numpy as np
 import xxhash
 
 from usjepa.cache.commits import read_commit
-from usjepa.cache.errors import DamageError, NotSealedError
-from usjepa.cache.manifest import Manifest, generation_name
+from usjepa.cache.descriptions import (
+    damaged_description,
+    damaged_table,
+    derivable,
+    newest_readable,
+    table_hashes,
+)
+from usjepa.cache.errors import DamageError, NotSealedError, SourceError
 from usjepa.cache.progress import Progress
 from usjepa.cache.shard import Trailer, check_slot, parse_trailer, row_seed
-from usjepa.cache.state import check_layer, read_layer, read_manifest, read_state
+from usjepa.cache.sources.listing import list_source
+from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.store import Store, read_tables
 
@@ -25,14 +32,34 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.layers import Layer
+    from usjepa.cache.manifest import Manifest
+    from usjepa.cache.settings import CacheSettings
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as it was built."""
+
+    file: str
+    """Its name within the store."""
+    what: str
+    layer: str | None = None
+    shard: int | None = None
+    row: int | None = None
+    source: str = ""
+    """Which source, frame and view a damaged row shows."""
+
+    def __str__(self) -> str:
+        place = self.file if self.shard is None else f"{self.file} (shard {self.shard})"
+        row = "" if self.row is None else f"row {self.row} "
+        return f"{place}: {row}{self.what}{f' ({self.source})' if self.source else ''}"
 
 
 @dataclass
 class Report:
     """What `verify` found."""
 
-    damages: list[str] = field(default_factory=list)
-    """One line each: layer, shard, row, source."""
+    damages: list[Damage] = field(default_factory=list)
     rows: int = 0
     shards: int = 0
     nbytes: int = 0
@@ -53,13 +80,23 @@ def verify(store: str, quick: bool = False) -> Report:
 
     Raises:
         NotSealedError: there is no generation to check.
-        DamageError: the manifest itself can't be read, so there is nothing to check against.
+        DamageError: no manifest can be read, so there is nothing to check against.
     """
     storage = open_storage(store)
-    state = read_state(storage)
-    if state.newest is None:
+    return verify_against(storage, sealed_manifest(storage), quick)
+
+
+def sealed_manifest(storage: Storage) -> Manifest:
+    """Return the newest readable generation; raises as `verify` does."""
+    manifest = newest_readable(storage)
+    if manifest is None:
         raise NotSealedError(f"{storage.url}: not sealed, so there is nothing to check against yet. Finish its build.")
-    manifest, report = state.newest, Report(rows=len(state.newest.row_numbers()))
+    return manifest
+
+
+def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) -> Report:
+    """Check a store against one of its manifests; see `verify`."""
+    report = Report(rows=len(manifest.row_numbers()))
     report.damages += _descriptions(storage, manifest)
     origin = Store(storage.url, manifest, threads=1)
     with Progress(manifest.shard_count * len(manifest.layers), "verify", unit="shards") as progress:
@@ -71,71 +108,54 @@ def verify(store: str, quick: bool = False) -> Report:
     return report
 
 
-def _descriptions(storage: Storage, manifest: Manifest) -> list[str]:
-    """Return what is wrong with manifests, tables and layer descriptions."""
-    found = []
-    for check in (_check_generation, _check_tables, _check_layers):
-        try:
-            check(storage, manifest)
-        except DamageError as error:
-            found.append(str(error))
-    return found
-
-
-def _check_generation(storage: Storage, manifest: Manifest) -> None:
-    numbered = read_manifest(storage, manifest.generation)
-    if numbered is None or numbered.digest != manifest.digest:
-        name = generation_name(manifest.generation)
-        raise DamageError(f"{storage.url}/{name}: missing, or not the generation that manifest.json holds.")
-
-
-def _check_tables(storage: Storage, manifest: Manifest) -> None:
-    for segment in manifest.segments:
-        sources, rows = read_tables(storage, segment)
-        if len(rows) != segment.rows or (len(rows) and int(rows.source.max()) >= len(sources)):
-            raise DamageError(f"{storage.url}/{segment.folder}: its tables do not hold {segment.rows} rows.")
-
-
-def _check_layers(storage: Storage, manifest: Manifest) -> None:
-    for layer in manifest.layers.values():
-        check_layer(storage, layer, read_layer(storage, layer.name))
+def _descriptions(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
+    """Yield what is wrong with manifests, tables and descriptions of layers and segments."""
+    for name, wanted in derivable(manifest):
+        what = damaged_description(storage, name, wanted, manifest)
+        if what is not None:
+            yield Damage(name, what)
+    for name, expected in table_hashes(manifest):
+        what = damaged_table(storage, name, expected)
+        if what is not None:
+            yield Damage(name, what)
 
 
 def _shard(
     storage: Storage, layer: Layer, shard: int, manifest: Manifest, origin: Store, quick: bool, report: Report
-) -> list[str]:
+) -> list[Damage]:
     """Return the damages of one shard."""
-    name, where = layer.shard_name(shard), f"{storage.url}/{layer.shard_name(shard)} (shard {shard})"
+    name = layer.shard_name(shard)
     damages = _commit_damage(storage, layer, shard, manifest)
     size = storage.size(name)
     if size is None:
-        return [*damages, f"{where}: missing"]
+        return [*damages, Damage(name, "missing", layer.name, shard)]
     length = layer.layout.trailer_nbytes
     trailer_bytes = storage.read_range(name, max(0, size - length), length)
     report.nbytes += len(trailer_bytes)
     try:
-        trailer = parse_trailer(trailer_bytes, size, layer.layout, manifest.tables[layer.name][shard], where)
+        trailer = parse_trailer(trailer_bytes, size, layer.layout, manifest.tables[layer.name][shard], "")
     except DamageError as error:
-        return [*damages, str(error)]
+        return [*damages, Damage(name, str(error).removeprefix(": "), layer.name, shard)]
     if quick:
         return damages
     report.nbytes += size - length
     first = shard * layer.rows_per_shard
     rows = _bad_rows(storage, layer, first, trailer)
-    return damages + [f"{where}: row {row} is not what was built{_origin(origin, row)}" for row in rows]
+    what = "is not what was built"
+    return damages + [Damage(name, what, layer.name, shard, row, origin_of(origin, row)) for row in rows]
 
 
-def _commit_damage(storage: Storage, layer: Layer, shard: int, manifest: Manifest) -> list[str]:
+def _commit_damage(storage: Storage, layer: Layer, shard: int, manifest: Manifest) -> list[Damage]:
     """The manifest alone is believed on reading; a lost record would make a later build redo the shard."""
-    where = f"{storage.url}/{layer.commit_name(shard)}"
+    name = layer.commit_name(shard)
     try:
         commit = read_commit(storage, layer, shard)
     except DamageError as error:
-        return [str(error)]
+        return [Damage(name, str(error).removeprefix(f"{storage.url}/{name}: "))]
     if commit is None:
-        return [f"{where}: the commit record is missing"]
+        return [Damage(name, "the commit record is missing")]
     if commit.table != manifest.tables[layer.name][shard]:
-        return [f"{where}: the commit record names another shard content than the manifest"]
+        return [Damage(name, "the commit record names another shard content than the manifest")]
     return []
 
 
@@ -151,13 +171,39 @@ def _bad_rows(storage: Storage, layer: Layer, first: int, trailer: Trailer) -> I
             yield row
 
 
-def _origin(store: Store, row: int) -> str:
+def origin_of(store: Store, row: int) -> str:
     """Return which source a row shows, where the tables can still be read."""
     try:
         position = int(np.searchsorted(store.rows, row))
         source = store.table.sources[int(store.table.source[position])]
     except DamageError as error:
-        return f" (its source is unknown: {error})"
-    return (
-        f" (it shows {source.path}, frame {int(store.table.frame[position])}, view {int(store.table.view[position])})"
-    )
+        return f"its source is unknown: {error}"
+    return f"it shows {source.path}, frame {int(store.table.frame[position])}, view {int(store.table.view[position])}"
+
+
+def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Damage]:
+    """Hash every source again and compare with what was built; nothing is decoded.
+
+    Args:
+        store: folder or URL.
+        source: where the sources lie now: the folder, file or manifest that the build was given, or `phantom`.
+        settings: the `cache` section that the store was built with.
+    """
+    storage = open_storage(store)
+    manifest = sealed_manifest(storage)
+    reader = SourceReader(list_source(source, settings).root, settings)
+    found = []
+    tables = [(segment, read_tables(storage, segment)[0]) for segment in manifest.segments]
+    with Progress(sum(len(table) for _, table in tables), "verify sources", unit="files") as progress:
+        for segment, table in tables:
+            for path, kind, expected in zip(table.path, table.reader, table.content_hash, strict=True):
+                progress.update(1)
+                try:
+                    content = reader.content_hash(str(path), str(kind))
+                except SourceError as error:
+                    found.append(Damage(f"{segment.folder}/sources.parquet", f"source {error}"))
+                    continue
+                if content != expected:
+                    what = f"source {path}: its content is not what was built (xxh3-128 {expected} then, {content} now)"
+                    found.append(Damage(f"{segment.folder}/sources.parquet", what))
+    return found

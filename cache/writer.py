@@ -15,9 +15,10 @@ import numpy as np
 import xxhash
 
 from usjepa.cache.commits import Commit, committed, read_commit, shard_matches
+from usjepa.cache.descriptions import root_json
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError, StoreError, TeacherError
 from usjepa.cache.identity import Json, differences, explain
-from usjepa.cache.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer, array_json, group_json
+from usjepa.cache.layers import Layer, array_json, group_json
 from usjepa.cache.manifest import NEWEST, Manifest, Segment, generation_name
 from usjepa.cache.shard import pack_shard
 from usjepa.cache.state import State, exists, read_state, segment_json
@@ -36,7 +37,7 @@ class StoreWriter:
 
     def __init__(self, storage: Storage, guard: Callable[[], None] = lambda: None) -> None:
         self.storage = storage
-        self._guard = guard
+        self.guard = guard
         self.state: State = State(0, (), {}, None)
 
     def attach(self) -> None:
@@ -46,9 +47,7 @@ class StoreWriter:
     def open(self, rows_per_shard: int) -> None:
         """Create the store, or read what is there. An existing store keeps its own rows_per_shard."""
         if not exists(self.storage):
-            format_ = {"major": FORMAT_MAJOR, "minor": FORMAT_MINOR}
-            root = group_json({"usjepa": {"format": format_, "rows_per_shard": rows_per_shard}})
-            self.storage.publish("zarr.json", root)
+            self.storage.publish("zarr.json", root_json(rows_per_shard))
         self.state = read_state(self.storage)
         self._extend_arrays()
 
@@ -64,7 +63,7 @@ class StoreWriter:
         )
         self.storage.publish(f"{segment.folder}/sources.parquet", sources)
         self.storage.publish(f"{segment.folder}/rows.parquet", rows)
-        self.storage.publish(f"{segment.folder}/segment.json", segment_json(segment), self._guard)
+        self.storage.publish(f"{segment.folder}/segment.json", segment_json(segment), self.guard)
         self.state = replace(self.state, segments=(*self.state.segments, segment))
         self._extend_arrays()
         return segment
@@ -80,7 +79,7 @@ class StoreWriter:
             parent, _, _child = layer.name.rpartition("/")
             if parent:
                 self._publish_if_changed(f"{parent}/zarr.json", group_json())
-            self.storage.publish(f"{layer.name}/zarr.json", array_json(layer, self.state.extent), self._guard)
+            self.storage.publish(f"{layer.name}/zarr.json", array_json(layer, self.state.extent), self.guard)
             self.state = replace(self.state, layers={**self.state.layers, layer.name: layer})
             return layer
         check_same_layer(stored, layer, self.storage.url)
@@ -135,8 +134,8 @@ class StoreWriter:
             earlier = None
         if earlier is not None and shard_matches(self.storage, layer, earlier):
             return  # a task that ran twice: what is committed stays
-        self.storage.publish(layer.shard_name(commit.shard), data, self._guard)
-        self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes(), self._guard)
+        self.storage.publish(layer.shard_name(commit.shard), data, self.guard)
+        self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes(), self.guard)
 
     def seal(self) -> Manifest:
         """Write the manifest of everything that is built; an unchanged state keeps its generation.
@@ -159,13 +158,19 @@ class StoreWriter:
             self.state.segments,
             {name: self.state.layers[name] for name in commits},
             {name: tuple(found[shard].table for shard in wanted) for name, found in commits.items()},
-            {name: _soft_runs([found[shard].soft for shard in wanted]) for name, found in commits.items()},
+            {name: soft_runs([found[shard].soft for shard in wanted]) for name, found in commits.items()},
             tuple(sorted({hole for found in commits.values() for c in found.values() for hole in c.holes})),
+            newest.repaired if newest else (),
+            newest.audits if newest else (),
         )
         if newest is not None and newest.digest == manifest.digest:
             return newest
-        self.storage.publish(generation_name(manifest.generation), manifest.to_bytes(), self._guard)
-        self.storage.publish(NEWEST, manifest.to_bytes(), self._guard)
+        return self.publish_generation(manifest)
+
+    def publish_generation(self, manifest: Manifest) -> Manifest:
+        """Write a manifest under its number and as the newest one."""
+        self.storage.publish(generation_name(manifest.generation), manifest.to_bytes(), self.guard)
+        self.storage.publish(NEWEST, manifest.to_bytes(), self.guard)
         self.state = replace(self.state, newest=manifest)
         return manifest
 
@@ -191,7 +196,7 @@ def _how_to_fill(name: str) -> str:
     return "Run the same build command again: it goes on where it stopped."
 
 
-def _soft_runs(values: Sequence[dict[str, Json]]) -> tuple[tuple[int, dict[str, Json]], ...]:
+def soft_runs(values: Sequence[dict[str, Json]]) -> tuple[tuple[int, dict[str, Json]], ...]:
     """Return (first shard, soft identity) wherever it changes, so that a manifest holds each once."""
     runs: list[tuple[int, dict[str, Json]]] = []
     for shard, value in enumerate(values):
