@@ -172,6 +172,55 @@ def _verify_sources(
 
 @main.command()
 @click.argument("store")
+@click.option("--teacher", required=True, help="The teacher that the latents were built with, as for build.")
+@click.option("--rows", type=click.IntRange(min=4), default=64, show_default=True, help="Rows to ask for again.")
+@click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
+@click.option("--no-record", is_flag=True, help="Do not write the result into the manifest.")
+@recipe_options
+@ends_well
+def audit(
+    store: str,
+    teacher: str,
+    rows: int,
+    device: str | None,
+    no_record: bool,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Ask the teacher again for a sample of STORE and compare; exit code 3 when it says something else."""
+    settings = _needed_recipe(pipeline, recipes, overrides, "audit")
+    from usjepa.cache.audit import audit as audit_store
+
+    found = audit_store(store, settings, teacher, rows, device, not no_record, lambda text: click.echo(text, err=True))
+    click.echo(str(found))
+    if not found.passed:
+        sys.exit(DamageError.exit_code)
+
+
+@main.command()
+@click.argument("store")
+@click.option("--teacher", default=None, help="As for build. Default: compare pixels and regions only.")
+@recipe_options
+@ends_well
+def diff(
+    store: str, teacher: str | None, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]
+) -> None:
+    """Compare what STORE holds with what a recipe and a teacher would build, field by field: stored | wanted.
+
+    Exit code 2 when a field that changes numbers differs: a build would refuse.
+    """
+    settings = _needed_recipe(pipeline, recipes, overrides, "diff")
+    from usjepa.cache.diff import diff as diff_store
+
+    found = diff_store(store, settings, teacher)
+    click.echo("\n".join(found.lines))
+    if found.hard:
+        sys.exit(UsageError.exit_code)
+
+
+@main.command()
+@click.argument("store")
 @click.option("-o", "--output", required=True, help="Where to write the picture (.png).")
 @click.option("--rows", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows to show, evenly spaced.")
 @click.option("--teacher", default=None, help="Whose latents to show, when the store has several.")

@@ -37,6 +37,7 @@ def status_report(store: str) -> str:
         done = committed(storage, layer)
         lines += _layer_lines(name, layer, state, done)
         holes |= {hole for commit in done.values() for hole in commit.holes}
+    lines += _history(state)
     lines += _failures(storage, state, holes)
     return "\n".join(lines)
 
@@ -60,6 +61,25 @@ def _layer_lines(name: str, layer: Layer, state: State, done: Mapping[int, Commi
     ]
     for soft in _distinct(done):
         lines.append(f"  made with {', '.join(f'{key} {value}' for key, value in soft.items())}")
+    return lines
+
+
+def _history(state: State) -> list[str]:
+    """Return what repairs and audits left in the manifest."""
+    if state.newest is None:
+        return []
+    lines = [
+        f"repaired: {entry['layer']}, shard {entry['shard']}, {len(entry['rows'])} rows"
+        + ("" if entry["exact"] else f", within tolerance (relative error {entry['relative_error']:.1e})")
+        for entry in state.newest.repaired
+    ]
+    for entry in state.newest.audits:
+        verdict = "passed" if entry["passed"] else "FAILED"
+        lines.append(
+            f"audit of {entry['layer']}: {verdict}, {entry['rows']} rows, worst relative error "
+            f"{entry['relative_error']:.1e} (tolerance {entry['tolerance']:g}), standardised cosine "
+            f"{entry['cosine']:.4f} (shuffled rows {entry['control']:.4f})"
+        )
     return lines
 
 

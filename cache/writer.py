@@ -177,16 +177,20 @@ class StoreWriter:
 
 def check_same_layer(stored: Layer, wanted: Layer, where: str) -> None:
     """Raise IdentityError, field by field, when two layers of one name differ in anything that changes numbers."""
-    # The calibration of int8 is the store's own: it was computed once and is kept, never asked for.
-    comparable = replace(wanted, channel_scale=stored.channel_scale, rows_per_shard=stored.rows_per_shard)
-    found = differences(stored.to_json(), comparable.to_json())
-    found = [item for item in found if item[0] != "digest"]
+    found = hard_differences(stored, wanted)
     if found:
         raise IdentityError(
             f"{where}: layer {stored.name} was built with other settings (stored | wanted):\n{explain(found)}\n"
             "Use the stored settings, or build into another store (another teacher needs another name: "
             "--set cache.teacher.name=NAME)."
         )
+
+
+def hard_differences(stored: Layer, wanted: Layer) -> list[tuple[str, Json, Json]]:
+    """Return (field, stored, wanted) of everything that changes numbers and differs between two layers of one name."""
+    # The calibration of int8 is the store's own: it was computed once and is kept, never asked for.
+    comparable = replace(wanted, channel_scale=stored.channel_scale, rows_per_shard=stored.rows_per_shard)
+    return [item for item in differences(stored.to_json(), comparable.to_json()) if item[0] != "digest"]
 
 
 def _how_to_fill(name: str) -> str:
