@@ -5,9 +5,10 @@ every 20 s. Whoever finds one waits: when the counter stands still for 90 s on t
 taken to be dead and the claim is taken over. No locks, no hard links, no clocks compared ("since" is for people only).
 On the same machine a holder whose process is gone is replaced at once.
 
-A claim is asked about just before each rename that publishes something. Between that and the rename no lock can stand
-on a shared disk; a builder stopped exactly there may still rename its shard over its successor's. Such a shard differs
-from its commit record or holds the same bytes, so a read of it is right or raises, and `verify --repair` mends it.
+A claim is asked about just before each rename that publishes something. A builder that was stopped exactly between the
+two finds its temp file gone when it wakes up: whoever takes over a whole build sweeps them first. Where nothing sweeps
+(parts, object storage) it could still replace a shard by its own; that shard then holds the same bytes or differs from
+its commit record, so a read of it is right or raises, and `verify --repair` mends it.
 """
 
 from __future__ import annotations

@@ -44,6 +44,11 @@ def run(function: Callable[..., None], *args: Any, timeout: float = 120, stderr:
 
 def die_at_durable_step(step: int) -> None:
     """Make this process SIGKILL itself at the step-th fsync or rename from now on: between any two durable states."""
+    signal_at_durable_step(step, signal.SIGKILL)
+
+
+def signal_at_durable_step(step: int, number: signal.Signals) -> None:
+    """Make this process send itself a signal just before the step-th fsync or rename from now on."""
     count = 0
     real = {"fsync": os.fsync, "replace": os.replace}
 
@@ -52,7 +57,7 @@ def die_at_durable_step(step: int) -> None:
             nonlocal count
             count += 1
             if count == step:
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), number)
             return real[name](*args, **kwargs)
 
         return call
