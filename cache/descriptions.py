@@ -17,6 +17,7 @@ from usjepa.cache.errors import DamageError
 from usjepa.cache.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer, array_json, group_json, parse_array_json
 from usjepa.cache.manifest import NEWEST, Manifest, generation_name
 from usjepa.cache.state import read_manifest, segment_json
+from usjepa.cache.storage import TABLE_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +105,7 @@ def _same_array(layer: Layer, found: bytes, extent: int, name: str) -> bool:
 def damaged_table(storage: Storage, name: str, expected: str) -> str | None:
     """Return what is wrong with a segment's table, None when it is the one that was written."""
     try:
-        found = xxhash.xxh3_128_hexdigest(storage.read(name))
+        found = xxhash.xxh3_128_hexdigest(storage.read(name, TABLE_LIMIT))
     except FileNotFoundError:
         return "missing, though the segment is finished"
     return None if found == expected else "not the table that was written: damaged or replaced"

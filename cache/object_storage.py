@@ -14,8 +14,8 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
-from usjepa.cache.errors import StoreError, UsageError, WriteError
-from usjepa.cache.storage import Guard, unguarded
+from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
+from usjepa.cache.storage import READ_LIMIT, Guard, unguarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,9 +56,16 @@ class ObjectStorage:
                 "Check the bucket, the endpoint, the credentials and the network."
             ) from error
 
-    def read(self, name: str) -> bytes:
-        """Return a whole object; FileNotFoundError when there is none."""
-        return self._get(name, lambda path: bytes(obstore.get(self._store, path).bytes()))
+    def read(self, name: str, most: int = READ_LIMIT) -> bytes:
+        """Return a whole object; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
+
+        def fetch(path: str) -> bytes:
+            found = obstore.get(self._store, path)
+            if found.meta["size"] > most:
+                raise DamageError(f"{self.url}/{name}: {found.meta['size']:,} bytes are not plausible: forged?")
+            return bytes(found.bytes())
+
+        return self._get(name, fetch)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, fewer where the object ends."""

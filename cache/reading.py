@@ -7,10 +7,10 @@ File handles belong to the process that opened them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -49,7 +49,7 @@ class Handles:
         self._files: OrderedDict[str, _File] = OrderedDict()
         self._lock = threading.Lock()
 
-    @contextmanager
+    @contextlib.contextmanager
     def use(self, name: str) -> Iterator[_File]:
         """Lend an open file for the length of a `with` block."""
         with self._lock:
@@ -69,6 +69,16 @@ class Handles:
     def _close_idle(self, keep: int) -> None:
         for name in [name for name, file in self._files.items() if not file.users][: max(0, len(self._files) - keep)]:
             os.close(self._files.pop(name).handle)
+
+    def drop(self, name: str) -> None:
+        """Forget a file and what the system cached of it, so that the next read asks the disk or share again."""
+        with self._lock:
+            file = self._files.get(name)
+            if file is not None and not file.users:
+                if hasattr(os, "posix_fadvise"):
+                    with contextlib.suppress(OSError):  # a stale handle; it is closed all the same
+                        os.posix_fadvise(file.handle, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(self._files.pop(name).handle)
 
     def close(self) -> None:
         """Close every idle file."""
@@ -174,6 +184,13 @@ class LayerReader:
                 f"{self.where(shard)}: row {row} is not what was built: its bytes were changed or belong elsewhere. "
                 "Run `usjepa-cache verify`."
             )
+
+    def forget(self, shard: int) -> None:
+        """Drop what is known of a shard: a second look must not see the first one's stale handle or cached bytes."""
+        with self._lock:
+            self._trailers.pop(shard, None)
+        if self._handles is not None:
+            self._handles.drop(self.layer.shard_name(shard))
 
     def close(self) -> None:
         """Close idle file handles."""

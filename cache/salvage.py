@@ -45,7 +45,8 @@ def salvage(storage: Storage, layer: Layer, shard: int, present: Sequence[int], 
         table: xxh3-128 (hex) of its table, as the manifest holds it.
     """
     try:
-        data = memoryview(storage.read(layer.shard_name(shard)))
+        most = layer.layout.size(layer.rows_per_shard)
+        data = memoryview(storage.read_range(layer.shard_name(shard), 0, most))
     except FileNotFoundError:
         return Salvaged({}, {})
     layout, digest, first = layer.layout, bytes.fromhex(layer.digest), shard * layer.rows_per_shard

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from usjepa.cache.errors import StoreError, WriteError
+from usjepa.cache.errors import DamageError, StoreError, WriteError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,11 +26,19 @@ Buffer = bytes | bytearray | memoryview
 Guard = Callable[[], None]
 
 
+READ_LIMIT = 1 << 30
+"""Bytes of the largest description (a manifest of 10 million shards has a third of it)."""
+TABLE_LIMIT = 8 << 30
+"""Bytes of the largest table of a segment."""
+
+
 def unguarded() -> None:
     """Let everything pass."""
 
 
 TEMP_SUFFIX = ".tmp"
+T = TypeVar("T")
+_TRIES = 3
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WRITE_PIECE = 1 << 26  # a single write(2) takes at most 2 GiB on Linux; 64 MiB keeps Ctrl-C prompt
 
@@ -39,8 +48,8 @@ class Storage(Protocol):
 
     url: str
 
-    def read(self, name: str) -> bytes:
-        """Return a whole file; FileNotFoundError when there is none."""
+    def read(self, name: str, most: int = READ_LIMIT) -> bytes:
+        """Return a whole file; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
         ...
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
@@ -97,6 +106,15 @@ def _told(path: Path, nbytes: int) -> Iterator[None]:
         raise WriteError(
             f"{path}: can't write ({error.strerror}). Check that the target exists, is writable and is still mounted."
         ) from error
+
+
+def unreadable(path: Path | str, error: OSError) -> StoreError:
+    """Return the operating system's refusal to read as one message that says what to do."""
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return StoreError(
+            f"{path}: a symbolic link; a store holds none, and none is followed. It is damaged or forged."
+        )
+    return StoreError(f"{path}: can't be read ({error.strerror}). Check that the disk or share is whole and mounted.")
 
 
 def sync_folder(folder: Path) -> None:
@@ -164,35 +182,82 @@ class LocalStorage:
 
     def path(self, name: str) -> Path:
         """Return the file's place; refuses names that would leave the root."""
-        if name.startswith("/") or ".." in name.split("/"):
-            raise StoreError(f"{self.url}: the file name {name!r} leaves the store. The store is damaged or forged.")
+        self._parts(name)
         return self.root / name
 
-    def open(self, name: str) -> int:
-        """Return a read-only file descriptor; symbolic links are not followed (a store has none)."""
-        return os.open(self.path(name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    def _parts(self, name: str) -> list[str]:
+        parts = name.split("/")
+        if name.startswith("/") or ".." in parts or "\0" in name:
+            raise StoreError(f"{self.url}: the file name {name!r} leaves the store. The store is damaged or forged.")
+        return parts
 
-    def read(self, name: str) -> bytes:
-        """Return a whole file; FileNotFoundError when there is none, OSError for a symbolic link."""
-        handle = self.open(name)
-        with os.fdopen(handle, "rb") as file:
-            return file.read()
+    def _target(self, name: str) -> Path:
+        """Return the place of a file to be written; refuses one behind a symbolic link."""
+        path = self.path(name)
+        folder = path.parent
+        while folder != self.root and folder != folder.parent:
+            if folder.is_symlink():
+                raise StoreError(f"{folder}: a symbolic link; a store holds none, and nothing is written through one.")
+            folder = folder.parent
+        return path
+
+    def open(self, name: str) -> int:
+        """Return a read-only descriptor of a regular file; no symbolic link on the way is followed (a store has none).
+
+        Raises OSError as the system does, and StoreError for a pipe, a device or the like.
+        """
+        *folders, last = self._parts(name)
+        place = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for folder in folders:
+                inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+                os.close(place)
+                place = inner
+            # Without O_NONBLOCK a pipe in a forged store would hang the reader.
+            handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
+        finally:
+            os.close(place)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise StoreError(f"{self.root / name}: not a regular file. The store is damaged or forged.")
+        return handle
+
+    def read(self, name: str, most: int = READ_LIMIT) -> bytes:
+        """Return a whole file; FileNotFoundError when there is none, StoreError when it can't be read."""
+
+        def whole(handle: int) -> bytes:
+            size = os.fstat(handle).st_size
+            if size > most:
+                raise DamageError(f"{self.root / name}: {size:,} bytes are not plausible: damaged or forged.")
+            with open(handle, "rb", closefd=False) as file:
+                return file.read()
+
+        return self._fetch(name, whole)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, fewer where the file ends."""
-        handle = self.open(name)
-        try:
-            return os.pread(handle, length, offset)
-        finally:
-            os.close(handle)
+        return self._fetch(name, lambda handle: os.pread(handle, length, offset))
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of several (offset, length) ranges of one file."""
-        handle = self.open(name)
-        try:
-            return [os.pread(handle, length, offset) for offset, length in ranges]
-        finally:
-            os.close(handle)
+        return self._fetch(name, lambda handle: [os.pread(handle, length, offset) for offset, length in ranges])
+
+    def _fetch(self, name: str, fetch: Callable[[int], T]) -> T:
+        """Open, fetch and close. A network share that lost the handle gets it opened again, a few times."""
+        tries = _TRIES
+        while True:
+            tries -= 1
+            try:
+                handle = self.open(name)
+                try:
+                    return fetch(handle)
+                finally:
+                    os.close(handle)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if error.errno != errno.ESTALE or not tries:
+                    raise unreadable(self.path(name), error) from error
 
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes, None when there is none."""
@@ -220,11 +285,11 @@ class LocalStorage:
 
     def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
         """Write a file durably; readers see the old one or the new one, whole."""
-        write_durably(self.path(name), data, guard)
+        write_durably(self._target(name), data, guard)
 
     def create(self, name: str, data: Buffer) -> bool:
         """Create a file that must not exist yet; False when it does."""
-        path = self.path(name)
+        path = self._target(name)
         with _told(path, len(data)):
             make_folders(path.parent)
             try:

@@ -22,7 +22,7 @@ from usjepa.cache.manifest import Manifest, Segment
 from usjepa.cache.precision import to_targets
 from usjepa.cache.reading import LayerReader, by_shard
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
-from usjepa.cache.storage import Storage, open_storage
+from usjepa.cache.storage import TABLE_LIMIT, Storage, open_storage, unreadable
 from usjepa.cache.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ class Store:
     def _work(self, piece: list[_Job]) -> None:
         for job in piece:
             try:
-                job.reader.read_shard_rows(job.shard, job.rows, job.places, job.out)
+                job.read()
             except (DamageError, HoleError) as error:
                 raise type(error)(f"{error}{self._origin(str(error), job.rows)}") from error
 
@@ -355,6 +355,18 @@ class _Job:
     places: list[int]
     out: memoryview
 
+    def read(self) -> None:
+        """Read the rows; once more, from a freshly opened file, when a share gave a stale handle or stale bytes."""
+        try:
+            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
+            return
+        except (DamageError, OSError):
+            self.reader.forget(self.shard)
+        try:
+            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
+        except OSError as error:
+            raise unreadable(self.reader.where(self.shard), error) from error
+
     def cut(self, start: int, stop: int) -> _Job:
         return _Job(self.reader, self.shard, self.rows[start:stop], self.places[start:stop], self.out)
 
@@ -390,13 +402,18 @@ def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTab
     for name, expected in (("sources", segment.sources_hash), ("rows", segment.rows_hash)):
         file = f"{segment.folder}/{name}.parquet"
         try:
-            content = storage.read(file)
+            content = storage.read(file, TABLE_LIMIT)
         except FileNotFoundError as error:
             raise DamageError(f"{storage.url}/{file}: missing, though the segment is finished.") from error
         if xxhash.xxh3_128_hexdigest(content) != expected:
             raise DamageError(f"{storage.url}/{file}: not the table that was written: damaged or replaced.")
         data.append(content)
-    return SourceTable.from_parquet(data[0]), RowTable.from_parquet(data[1])
+    sources, rows = SourceTable.from_parquet(data[0]), RowTable.from_parquet(data[1], most=segment.rows)
+    if len(rows) != segment.rows or (len(rows) and not 0 <= rows.source.min() <= rows.source.max() < len(sources)):
+        raise DamageError(
+            f"{storage.url}/{segment.folder}: its tables do not hold {segment.rows:,} rows of its sources."
+        )
+    return sources, rows
 
 
 def open_store(path: str | Path, allow_partial: bool = False, generation: int | None = None, threads: int = 2) -> Store:

@@ -72,21 +72,46 @@ class _Columns:
         return sink.getvalue()
 
     @classmethod
-    def from_parquet(cls: type[TableT], data: bytes) -> TableT:
-        """Return the table that `to_parquet` wrote; raises DamageError when these bytes are not one."""
-        try:
-            table = pq.read_table(io.BytesIO(data))
-        except (pa.ArrowException, OSError) as error:
-            raise DamageError(f"{cls.__name__}: {len(data):,} bytes that are no Parquet table ({error}).") from error
+    def from_parquet(cls: type[TableT], data: bytes, most: int | None = None) -> TableT:
+        """Return the table that `to_parquet` wrote.
+
+        Args:
+            data: the file's bytes.
+            most: refuse a table of more lines before anything is allocated for them; none: as many as it has bytes.
+
+        Raises:
+            DamageError: these bytes are not such a table.
+        """
         expected = {name: _TYPES.get(name, pa.string()) for name in cls.__dataclass_fields__}
-        found = {field.name: field.type for field in table.schema}
-        if found != expected:
-            raise DamageError(f"{cls.__name__}: columns {_told(found)} where {_told(expected)} were written.")
-        return cls(**{name: _to_numpy(table.column(name), kind) for name, kind in expected.items()})
+        texts = [name for name, kind in expected.items() if kind == pa.string()]
+        try:
+            described = pq.ParquetFile(io.BytesIO(data))
+            lines, found = described.metadata.num_rows, {field.name: field.type for field in described.schema_arrow}
+            if not 0 <= lines <= (len(data) if most is None else most):
+                raise DamageError(f"{cls.__name__}: {lines:,} lines are not plausible: damaged or forged.")
+            if found != expected:
+                raise DamageError(f"{cls.__name__}: columns {_told(found)} where {_told(expected)} were written.")
+            # Text stays in dictionaries: a forged file can't make a long text be copied once a line.
+            table = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts).read()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DamageError(f"{cls.__name__}: {len(data):,} bytes that are no Parquet table ({error}).") from error
+        columns = {name: _to_numpy(cls.__name__, table.column(name), kind) for name, kind in expected.items()}
+        if {len(column) for column in columns.values()} - {lines}:
+            raise DamageError(f"{cls.__name__}: its columns do not hold {lines:,} lines each: damaged or forged.")
+        return cls(**columns)
 
 
-def _to_numpy(column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
-    return np.asarray(column.to_numpy(), dtype=_NUMPY[kind])
+def _to_numpy(table: str, column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
+    if column.null_count:
+        raise DamageError(f"{table}: a cell without a value: damaged or forged.")
+    if not pa.types.is_dictionary(column.type):
+        return np.asarray(column.to_numpy(), dtype=_NUMPY[kind])
+    parts = []
+    for chunk in column.chunks:
+        texts = np.empty(len(chunk.dictionary), dtype=object)
+        texts[:] = chunk.dictionary.to_pylist()
+        parts.append(texts[chunk.indices.to_numpy(zero_copy_only=False)])
+    return np.concatenate(parts) if parts else np.empty(0, dtype=object)
 
 
 def _told(kinds: dict[str, pa.DataType]) -> str:

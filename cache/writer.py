@@ -143,6 +143,8 @@ class StoreWriter:
         Raises:
             NotSealedError: a layer lacks shards; it names them and says what to run.
         """
+        if not self.state.segments or not {"pixels", "regions"} <= set(self.state.layers):
+            raise NotSealedError(f"{self.storage.url}: nothing is built yet. {_how_to_fill('pixels')}")
         commits = {name: committed(self.storage, layer) for name, layer in sorted(self.state.layers.items())}
         wanted = range(self.state.shard_count)
         for name, found in commits.items():

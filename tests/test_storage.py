@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from usjepa.cache.errors import StoreError, WriteError
+from usjepa.cache.errors import DamageError, StoreError, WriteError
 from usjepa.cache.storage import LocalStorage, open_storage, write_durably
 
 
@@ -91,8 +92,68 @@ def test_a_symbolic_link_in_a_store_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "a").symlink_to(tmp_path / "secret")
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(StoreError, match="symbolic link"):
         LocalStorage(tmp_path / "store").read("a")
+
+
+def test_a_folder_that_is_a_symbolic_link_is_neither_read_nor_written_through(tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "a").write_text("x")
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "pixels").symlink_to(tmp_path / "outside")
+    storage = LocalStorage(tmp_path / "store")
+    with pytest.raises(StoreError, match="symbolic link"):
+        storage.read("pixels/a")
+    for write in (storage.publish, storage.create):
+        with pytest.raises(StoreError, match="symbolic link"):
+            write("pixels/b", b"y")
+    assert [p.name for p in (tmp_path / "outside").iterdir()] == ["a"]
+
+
+def test_a_pipe_in_a_store_does_not_hang_its_reader(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(StoreError, match="not a regular file"):
+        LocalStorage(tmp_path).read("manifest.json")
+
+
+def test_a_description_of_absurd_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "manifest.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(DamageError, match="not plausible"):
+        LocalStorage(tmp_path).read("manifest.json")
+
+
+class _Share:
+    """A network share that fails a few times before it answers."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, failures: int, number: int) -> None:
+        self.left, self.number, self.real = failures, number, os.open
+        monkeypatch.setattr(os, "open", self.open)
+
+    def open(self, path: object, *args: object, **kwargs: object) -> int:
+        if self.left and str(path).endswith("a"):
+            self.left -= 1
+            raise OSError(self.number, os.strerror(self.number))
+        return self.real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+
+def test_a_stale_handle_of_a_share_is_opened_again_and_one_that_stays_stale_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    _Share(monkeypatch, 2, errno.ESTALE)
+    assert LocalStorage(tmp_path).read("a") == b"content"
+    _Share(monkeypatch, 9, errno.ESTALE)
+    with pytest.raises(StoreError, match="can't be read"):
+        LocalStorage(tmp_path).read("a")
+
+
+def test_any_other_refusal_to_read_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").write_bytes(b"content")
+    share = _Share(monkeypatch, 1, errno.EIO)
+    with pytest.raises(StoreError, match=r"a: can't be read \(Input/output error\)"):
+        LocalStorage(tmp_path).read("a")
+    assert share.left == 0
 
 
 def test_only_one_of_two_creates_the_same_file(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import pickle
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.stores import ROWS_PER_SHARD, layers, tables, write_store
-from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, UsageError
+from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
 from usjepa.cache.shard import ShardLayout, pack_shard, parse_trailer
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import Store, open_store
@@ -381,3 +382,43 @@ def test_any_shard_is_parsed_as_it_was_packed(nbytes: int, full: int, present: l
         if row is not None:
             assert offset % 64 == 0
             assert data[offset : offset + nbytes] == row
+
+
+def test_one_bad_read_of_a_share_is_read_again_and_two_are_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_store(tmp_path / "s", 10)
+    real, left = os.preadv, [1]
+
+    def sometimes_bad(handle: int, buffers: list[memoryview], offset: int) -> int:
+        got = real(handle, buffers, offset)
+        if left[0]:
+            left[0] -= 1
+            buffers[0][0] ^= 1
+        return got
+
+    monkeypatch.setattr(os, "preadv", sometimes_bad)
+    store = open_store(tmp_path / "s", threads=1)
+    np.testing.assert_array_equal(store.read([3]).pixels[0], content["pixels"][3])
+    left[0] = 2
+    with pytest.raises(DamageError, match="row 3 is not what was built"):
+        store.read([3])
+
+
+def test_a_handle_gone_stale_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = write_store(tmp_path / "s", 10)
+    store = open_store(tmp_path / "s", threads=1)
+    store.read([3])
+    real, left = os.preadv, [1]
+
+    def stale(handle: int, buffers: list[memoryview], offset: int) -> int:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(errno.ESTALE, "Stale file handle")
+        return real(handle, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", stale)
+    np.testing.assert_array_equal(store.read([3]).latents[0], content["latents/toy"][3])
+    left[0] = 9
+    with pytest.raises(StoreError, match=r"c\.0.*can't be read"):
+        store.read([3])
