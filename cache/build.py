@@ -28,6 +28,7 @@ from usjepa.cache.pixels import pixel_layers, pixel_soft
 from usjepa.cache.recheck import recheck_latents, recheck_pixels
 from usjepa.cache.scan import ScanJournal
 from usjepa.cache.shard_maker import ShardMaker, pixel_makers, teacher_layers
+from usjepa.cache.sources.kinds import PHANTOM
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.storage import LocalStorage, Storage, open_storage
@@ -137,6 +138,11 @@ def _sealed(writer: StoreWriter) -> Manifest:
     return manifest
 
 
+def _absolute(path: str) -> str:
+    """Return a path as other processes must name it."""
+    return path if path == PHANTOM else str(Path(path).resolve())
+
+
 class _Build:
     """One call of `build`: what is wanted, what is there, and the work between."""
 
@@ -148,6 +154,7 @@ class _Build:
         self.model: Teacher | None = None
         self.teacher_settings: TeacherSettings | None = None
         self.latents: list[Layer] = []
+        self.source: str | None = None
         self.root: Path | None = None
         self.makers: dict[int, PixelMaker] = {}
 
@@ -195,8 +202,8 @@ class _Build:
             grow(self.writer, listing, self.settings, journal, "skip" if self.skip_errors else "stop", self.check, say)
             journal.close()
             self.writer.storage.delete(_JOURNAL)  # the segment's tables hold all it knew
-        self.root = listing.root
-        reader = SourceReader(listing.root, self.settings)
+        self.source, self.root = _absolute(source), listing.root
+        reader = SourceReader.of(listing, self.settings)
         self.makers = pixel_makers(self.writer.storage, self.writer.state.segments, reader, self.settings)
 
     def _journal_path(self) -> Path | None:
@@ -248,12 +255,12 @@ class _Build:
 
     def _fill_on_cluster(self, address: str, todo: list[int]) -> None:
         url, state = self.writer.storage.url, self.writer.state
-        store = url if "://" in url else str(Path(url).resolve())
+        store = url if "://" in url else _absolute(url)
         order = WorkOrder(
             store,
             self.settings,
+            self.source,
             self.root,
-            bool(self.makers),
             self.teacher_settings,
             self.request.device,
             self.skip_errors,

@@ -19,6 +19,15 @@ def main() -> None:
     """Stage one: run a frozen teacher over ultrasound frames once, into a checked Zarr store."""
 
 
+_hash_paths = click.option(
+    "--hash-paths", is_flag=True, help="Name sources and groups by hashes; short for --set cache.hash_paths=true."
+)
+
+
+def _hashed(overrides: tuple[str, ...], hash_paths: bool) -> tuple[str, ...]:
+    return (*overrides, "cache.hash_paths=true") if hash_paths else overrides
+
+
 @main.command()
 @click.argument("name", required=False)
 @click.option("--recipes", type=click.Path(dir_okay=False), default=None, help="A recipe file of your own.")
@@ -37,17 +46,32 @@ def recipe(name: str | None, recipes: str | None, overrides: tuple[str, ...]) ->
 
 @main.command()
 @click.argument("source")
+@_hash_paths
+@click.option("--names", is_flag=True, help="With --hash-paths: print which hash stands for which file, and no more.")
 @recipe_options
 @ends_well
-def scan(source: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> None:
+def scan(
+    source: str,
+    hash_paths: bool,
+    names: bool,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+) -> None:
     """Say what SOURCE holds: files, frames, sizes, groups, labels, duplicates, unreadable ones.
 
     SOURCE is a folder, a file, a manifest CSV or `phantom`. Nothing is written.
     """
     from usjepa.cache.recipe import load_recipe
     from usjepa.cache.scan import scan_report
+    from usjepa.cache.sources.listing import list_source
 
-    click.echo(scan_report(source, load_recipe(pipeline or "us-jepa", overrides, recipes)))
+    settings = load_recipe(pipeline or "us-jepa", _hashed(overrides, hash_paths), recipes)
+    if names:
+        for hidden, path in list_source(source, settings.cache).real.items():
+            click.echo(f"{hidden}  {path}")
+        return
+    click.echo(scan_report(source, settings))
 
 
 @main.command()
@@ -61,14 +85,22 @@ def scan(source: str, pipeline: str | None, recipes: str | None, overrides: tupl
 @click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
 @click.option("--part", default=None, metavar="I/N", help="Build every N-th shard only; other processes build theirs.")
 @click.option("--dask", default=None, metavar="ADDRESS", help="Build on a Dask cluster, or with `local:N` processes.")
+@_hash_paths
 @recipe_options
 @ends_well
-def build(store: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], **request: Any) -> None:
+def build(
+    store: str,
+    hash_paths: bool,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+    **request: Any,
+) -> None:
     """Build STORE, or go on where an earlier build stopped.
 
     Without --teacher: pixels and regions. With it: latents too, from the stored pixels where they exist.
     """
-    settings = _needed_recipe(pipeline, recipes, overrides, "build")
+    settings = _needed_recipe(pipeline, recipes, _hashed(overrides, hash_paths), "build")
     from usjepa.cache.build import build as build_store
 
     build_store(store, settings, **request)
@@ -104,9 +136,10 @@ def status(store: str) -> None:
 @click.option("--teacher", default=None, help="The teacher that damaged latents are asked of again.")
 @click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
 @click.option("--steal", is_flag=True, help="With --repair: take over from a builder that you know is dead.")
+@_hash_paths
 @recipe_options
 @ends_well
-def verify(store: str, quick: bool, sources: bool, repair: bool, **options: Any) -> None:
+def verify(store: str, quick: bool, sources: bool, repair: bool, hash_paths: bool, **options: Any) -> None:
     """Check every byte of STORE against what was built; exit code 3 when something is damaged.
 
     With --repair, rows that are good are kept, the others are made again and must come out as they were; exit code 3
@@ -114,6 +147,7 @@ def verify(store: str, quick: bool, sources: bool, repair: bool, **options: Any)
     """
     if quick + sources + repair > 1:
         raise UsageError("--quick, --sources and --repair are three different jobs: give one of them.")
+    options["overrides"] = _hashed(options["overrides"], hash_paths)
     if repair:
         _repair(store, **options)
         return

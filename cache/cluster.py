@@ -20,6 +20,7 @@ from usjepa.cache.commits import committed_shard
 from usjepa.cache.errors import StoreError, UsageError
 from usjepa.cache.progress import Progress
 from usjepa.cache.shard_maker import ShardMaker, pixel_makers, teacher_layers
+from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.storage import open_storage
 from usjepa.cache.teacher import load_teacher, soft_identity
@@ -44,10 +45,10 @@ class WorkOrder:
 
     store: str
     settings: CacheSettings
+    source: str | None
+    """What the build was given, an absolute path or `phantom`; none when no pixels have to be cut."""
     root: Path | None
     """Folder of the sources; none for the phantom."""
-    cuts: bool
-    """Whether pixels may have to be cut from sources."""
     teacher: TeacherSettings | None
     device: str | None
     skip_errors: bool
@@ -182,14 +183,22 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     storage = open_storage(order.store)
     writer = StoreWriter(storage, lambda: check_token(storage, order.claim))
     writer.attach()
-    reader = SourceReader(order.root, order.settings)
-    makers = pixel_makers(writer.storage, writer.state.segments, reader, order.settings) if order.cuts else {}
+    makers = {}
+    if order.source is not None:
+        makers = pixel_makers(writer.storage, writer.state.segments, _reader(order, order.source), order.settings)
     maker = ShardMaker(writer, makers, {}, order.skip_errors, lambda: None)
     if order.teacher is not None:
         model = load_teacher(order.teacher, order.settings.image_size, order.device or _own_gpu())
         maker.model, maker.soft, maker.batch_size = model, soft_identity(model), order.teacher.batch_size
         maker.latents = teacher_layers(model, order.settings.precision, writer.state)
     return maker
+
+
+def _reader(order: WorkOrder, source: str) -> SourceReader:
+    # Aliases are only known from the whole listing, which is not worth making when there are none.
+    if order.settings.hash_paths:
+        return SourceReader.of(list_source(source, order.settings), order.settings)
+    return SourceReader(order.root, order.settings)
 
 
 def _own_gpu() -> str | None:

@@ -151,7 +151,7 @@ def _maker(
     makers: dict[int, PixelMaker] = {}
     if listing is not None:
         try:
-            makers = pixel_makers(writer.storage, state.segments, SourceReader(listing.root, settings), settings)
+            makers = pixel_makers(writer.storage, state.segments, SourceReader.of(listing, settings), settings)
         except (DamageError, SourceError) as error:
             report.left.append(str(error))
     commits = {name: committed(writer.storage, layer) for name, layer in state.layers.items()}

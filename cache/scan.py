@@ -53,7 +53,7 @@ def scan(
     Raises:
         SourceError: a file can't be read and `on_error` is "stop".
     """
-    reader = SourceReader(listing.root, settings)
+    reader = SourceReader.of(listing, settings)
     journal = ScanJournal(None) if journal is None else journal
     lines: list[tuple[str, FileFacts, str]] = []
     with contextlib.closing(journal), Progress(len(listing.entries), "scan", unit="files") as progress:

@@ -191,7 +191,7 @@ def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Dam
     """
     storage = open_storage(store)
     manifest = sealed_manifest(storage)
-    reader = SourceReader(list_source(source, settings).root, settings)
+    reader = SourceReader.of(list_source(source, settings), settings)
     found = []
     tables = [(segment, read_tables(storage, segment)[0]) for segment in manifest.segments]
     with Progress(sum(len(table) for _, table in tables), "verify sources", unit="files") as progress:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import SourceError, UsageError
+from usjepa.cache.sources.aliases import hide
 from usjepa.cache.sources.base import Entry
 from usjepa.cache.sources.hdf5_path import join_inside, split_inside
 from usjepa.cache.sources.kinds import ACCEPTED, PHANTOM, kind_of
@@ -21,7 +22,7 @@ from usjepa.cache.sources.layout import confined, place_of
 from usjepa.cache.sources.manifest import read_manifest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from usjepa.cache.settings import CacheSettings
 
@@ -39,6 +40,8 @@ class Listing:
     """Files of kinds that are not read; hidden files are not counted."""
     notes: tuple[str, ...] = ()
     """What a person should know about how the list came about."""
+    real: Mapping[str, str] = field(default_factory=dict)
+    """Alias -> path, where `cache.hash_paths` hides the paths; never stored."""
 
 
 def list_source(source: str, settings: CacheSettings) -> Listing:
@@ -47,6 +50,11 @@ def list_source(source: str, settings: CacheSettings) -> Listing:
     Raises:
         UsageError: it does not exist, holds nothing that is read, or its manifest is wrong.
     """
+    listing = _listed(source, settings)
+    return hide(listing) if settings.hash_paths else listing
+
+
+def _listed(source: str, settings: CacheSettings) -> Listing:
     if source == PHANTOM:
         return _phantom(settings)
     path = Path(source)

@@ -13,13 +13,14 @@ from usjepa.cache.sources.kinds import PHANTOM, reader_for
 from usjepa.cache.sources.layout import confined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.settings import CacheSettings
     from usjepa.cache.sources.base import FileFacts, Reader
+    from usjepa.cache.sources.listing import Listing
 
 
 class SourceReader:
@@ -29,19 +30,24 @@ class SourceReader:
     as the tables do, without the folder that it happens to lie in.
     """
 
-    def __init__(self, root: Path | None, settings: CacheSettings) -> None:
-        self._root, self._settings = root, settings
+    def __init__(self, root: Path | None, settings: CacheSettings, real: Mapping[str, str] | None = None) -> None:
+        self._root, self._settings, self._real = root, settings, real or {}
         self._forget()
 
-    def __reduce__(self) -> tuple[type[SourceReader], tuple[Path | None, CacheSettings]]:
-        return SourceReader, (self._root, self._settings)
+    @classmethod
+    def of(cls, listing: Listing, settings: CacheSettings) -> SourceReader:
+        """Return a reader of a listing's sources."""
+        return cls(listing.root, settings, listing.real)
+
+    def __reduce__(self) -> tuple[type[SourceReader], tuple[Path | None, CacheSettings, Mapping[str, str]]]:
+        return SourceReader, (self._root, self._settings, self._real)
 
     def content_hash(self, path: str, reader: str) -> str:
         """Return the source's content hash, 32 hex digits; SourceError when it can't be read."""
         if reader == PHANTOM:
             from usjepa.cache.sources.phantom import Phantom
 
-            return Phantom(self._settings.phantom).content_hash(path)
+            return Phantom(self._settings.phantom).content_hash(self._real.get(path, path))
         with self._located(path, reader) as full:
             return self._hasher.hash_of(full)
 
@@ -82,7 +88,7 @@ class SourceReader:
     @contextlib.contextmanager
     def _located(self, path: str, reader: str) -> Iterator[Path]:
         """Give the place of a source, and name it by its path in errors from within."""
-        full = Path(path) if reader == PHANTOM else self._place(path)
+        full = Path(self._real.get(path, path)) if reader == PHANTOM else self._place(path)
         try:
             yield full
         except SourceError as error:
@@ -92,7 +98,7 @@ class SourceReader:
         if self._root is None:
             raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
         try:
-            return confined(self._root, path)
+            return confined(self._root, self._real.get(path, path))
         except ValueError as error:
             raise SourceError(f"{path}: refused: {error}.") from error
 
