@@ -62,7 +62,7 @@ class Commit:
                 body["soft"],
                 holes,
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamageError(f"{where}: the commit record is not whole ({error}).") from error
 
 

@@ -111,10 +111,10 @@ class Layer:
                 dict(data["identity"]),
                 tuple(float(x) for x in data["channel_scale"]),
             )
-            stored = data["digest"]
-        except (KeyError, TypeError, ValueError) as error:
+            stored, found = data["digest"], layer.digest
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamageError(f"{where}: the description of layer {name} is not whole ({error}).") from error
-        if layer.digest != stored:
+        if found != stored:
             raise DamageError(f"{where}: the description of layer {name} does not match its own digest.")
         return layer
 

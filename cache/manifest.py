@@ -66,7 +66,7 @@ class Segment:
                 str(data["sources_hash"]),
                 str(data["rows_hash"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamageError(f"{where}: the description of a segment is not whole ({error}).") from error
         if segment.number < 1 or segment.first_row < 0 or not 0 < segment.rows < _MAX_ROWS:
             raise DamageError(f"{where}: segment {segment.number} of {segment.rows} rows is not plausible.")
@@ -159,7 +159,7 @@ class Manifest:
                 tuple((int(row), str(reason)) for row, reason in body["holes"]),
                 *(tuple(dict(entry) for entry in body.get(key, ())) for key in ("repaired", "audits")),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamageError(f"{where}: the manifest is not whole ({error}).") from error
         manifest._check(where)
         return manifest
@@ -170,6 +170,22 @@ class Manifest:
             if segment.first_row != boundary * self.rows_per_shard:
                 raise DamageError(f"{where}: segment {segment.number} does not start where the one before it ends.")
             boundary = segment.shards(self.rows_per_shard).stop
+        if not {"pixels", "regions"} <= set(self.layers) or not self.segments:
+            raise DamageError(f"{where}: a store without pixels, regions or segments is none.")
         for name, layer in self.layers.items():
             if layer.rows_per_shard != self.rows_per_shard or len(self.tables[name]) != boundary:
                 raise DamageError(f"{where}: layer {name} lists {len(self.tables[name])} of {boundary} shards.")
+            firsts = [first for first, _ in self.soft[name]]
+            if firsts[:1] != [0] or firsts != sorted(set(firsts)) or firsts[-1] >= boundary:
+                raise DamageError(f"{where}: layer {name} does not say what each of its shards was made with.")
+        rows = [row for row, _ in self.holes]
+        if rows and (rows != sorted(set(rows)) or rows[0] < 0 or rows[-1] >= self.extent):
+            raise DamageError(f"{where}: it lists holes where no row is.")
+        _check_history(self.repaired, {"layer": str, "shard": int, "rows": list, "exact": bool}, where)
+        _check_history(self.audits, {"layer": str, "rows": int, "relative_error": float, "passed": bool}, where)
+
+
+def _check_history(entries: tuple[dict[str, Json], ...], fields: dict[str, type], where: str) -> None:
+    for entry in entries:
+        if not all(isinstance(entry.get(name), kind) for name, kind in fields.items()):
+            raise DamageError(f"{where}: an entry about a repair or an audit is not whole.")

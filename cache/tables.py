@@ -109,8 +109,14 @@ def _to_numpy(table: str, column: pa.ChunkedArray, kind: pa.DataType) -> NDArray
     parts = []
     for chunk in column.chunks:
         texts = np.empty(len(chunk.dictionary), dtype=object)
-        texts[:] = chunk.dictionary.to_pylist()
-        parts.append(texts[chunk.indices.to_numpy(zero_copy_only=False)])
+        try:
+            texts[:] = chunk.dictionary.to_pylist()
+        except UnicodeDecodeError as error:
+            raise DamageError(f"{table}: a cell that is not UTF-8: damaged or forged.") from error
+        places = chunk.indices.to_numpy(zero_copy_only=False)
+        if len(places) and not 0 <= places.min() <= places.max() < len(texts):
+            raise DamageError(f"{table}: a cell names no text: damaged or forged.")
+        parts.append(texts[places])
     return np.concatenate(parts) if parts else np.empty(0, dtype=object)
 
 

@@ -1,0 +1,1 @@
+"""Hostile input for every parser; `make fuzz` runs it."""

@@ -1,0 +1,251 @@
+"""What is fuzzed: every parser of a store's files and of a source's, each with honest seeds."""
+
+from __future__ import annotations
+
+import json
+import struct
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import google_crc32c
+import h5py
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
+from tests.clips import grey_steps, write_clip
+from tests.stores import layers, write_store
+from tests.test_dicom import write as write_dicom
+from usjepa.cache.checkpoints import read_tensors
+from usjepa.cache.commits import Commit
+from usjepa.cache.layers import Layer, check_format, parse_array_json
+from usjepa.cache.manifest import Manifest, Segment
+from usjepa.cache.recipe import load_recipe
+from usjepa.cache.settings import CacheSettings
+from usjepa.cache.shard import parse_trailer, table_hash
+from usjepa.cache.sources.kinds import reader_for
+from usjepa.cache.sources.manifest import read_manifest
+from usjepa.cache.store import open_store
+from usjepa.cache.tables import RowTable, SourceTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from random import Random
+
+MOST_ROWS = 2_000_000
+"""Claimed rows beyond this are not materialised: 8 bytes a claimed row is what opening a store costs by design."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """One parser."""
+
+    name: str
+    share: float
+    """Of all inputs."""
+    make: Callable[[Random], bytes]
+    """A new input."""
+    run: Callable[[bytes], None]
+    """Give it to the parser."""
+
+
+def targets(folder: Path) -> list[Target]:
+    """Return all targets; their seeds are made in `folder`."""
+    write_store(folder / "s", 10, "int8", holes=((3, "a/0003.png: torn"),))
+    return [*_descriptions(folder / "s"), *_whole_stores(folder), *_texts(folder), *_sources(folder), *_weights(folder)]
+
+
+def _descriptions(store: Path) -> list[Target]:
+    manifest = json.loads((store / "manifest.json").read_bytes())
+    commit = json.loads((store / "commits/pixels/000000.json").read_bytes())
+    array = json.loads((store / "latents/toy/zarr.json").read_bytes())
+    tables = {name: (store / f"segments/000001/{name}.parquet").read_bytes() for name in ("sources", "rows")}
+
+    def an_array(rng: Random) -> bytes:
+        tree = mutate_json(rng, array)
+        try:
+            ours = tree["attributes"]["usjepa"]
+            ours["digest"] = Layer.from_json("latents/toy", {**ours, "digest": _digest(ours)}, "").digest
+        except Exception:  # noqa: BLE001  a tree that is no layer any more: its digest does not matter
+            pass
+        return json.dumps(tree).encode("utf-8", "surrogatepass")
+
+    def a_manifest(data: bytes) -> None:
+        parsed = Manifest.from_bytes(data, "m")
+        if sum(segment.rows for segment in parsed.segments) <= MOST_ROWS:
+            parsed.row_numbers()
+        parsed.to_bytes()
+
+    def a_segment(data: bytes) -> None:
+        Segment.from_json(json.loads(data), "s")
+
+    return [
+        Target("manifest", 0.15, lambda rng: redigested(mutate_json(rng, manifest)), a_manifest),
+        Target("commit record", 0.1, lambda rng: redigested(mutate_json(rng, commit)), lambda d: _commit(d)),
+        Target("segment", 0.05, lambda rng: _bytes(mutate_json(rng, manifest["segments"][0])), a_segment),
+        Target("array zarr.json", 0.1, an_array, lambda data: _array(data)),
+        Target("shard table and index", 0.2, _trailer(store), _parse_trailer),
+        Target("sources.parquet", 0.05, lambda rng: mutate_bytes(rng, tables["sources"], 4), _sources_table),
+        Target("rows.parquet", 0.05, lambda rng: mutate_bytes(rng, tables["rows"], 4), _rows_table),
+    ]
+
+
+def _bytes(tree: Any) -> bytes:
+    return json.dumps(tree).encode("utf-8", "surrogatepass")
+
+
+def _digest(ours: dict[str, Any]) -> str:
+    fields = {key: ours[key] for key in ("dtype", "shape", "rows_per_shard", "identity", "channel_scale")}
+    layer = Layer("latents/toy", fields["dtype"], tuple(fields["shape"]), fields["rows_per_shard"], fields["identity"],
+                  tuple(fields["channel_scale"]))  # fmt: skip
+    return layer.digest
+
+
+def _commit(data: bytes) -> None:
+    Commit.from_bytes(data, "c")
+
+
+def _array(data: bytes) -> None:
+    parse_array_json("latents/toy", data, "a")
+    check_format(data, "a")
+
+
+def _sources_table(data: bytes) -> None:
+    SourceTable.from_parquet(data)
+
+
+def _rows_table(data: bytes) -> None:
+    RowTable.from_parquet(data, most=10_000)
+
+
+def _trailer(store: Path) -> Callable[[Random], bytes]:
+    """Return inputs whose table hash and index crc32c are right: only what they say can be refused."""
+    layout = layers()["latents/toy"].layout
+    data = (store / "regions/c.0.0").read_bytes()[-layout.trailer_nbytes :]
+
+    def make(rng: Random) -> bytes:
+        table, index = data[: layout.table_nbytes], bytearray(data[layout.table_nbytes : -4])
+        if rng.random() < 0.3:
+            table = mutate_bytes(rng, table)[: layout.table_nbytes].ljust(layout.table_nbytes, b"\0")
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            word = rng.choice([n for n in NASTY if isinstance(n, int) and 0 <= n < 2**64] + [rng.getrandbits(64)])
+            at = 8 * rng.randrange(len(index) // 8)
+            index[at : at + 8] = int(word).to_bytes(8, "little")
+        crc = google_crc32c.value(bytes(index))
+        size = rng.choice((0, len(data), layout.size(4), layout.size(3), 2**40))
+        return struct.pack("<q", size) + table + bytes(index) + crc.to_bytes(4, "little")
+
+    return make
+
+
+def _parse_trailer(data: bytes) -> None:
+    layout, trailer = layers()["latents/toy"].layout, data[8:]
+    expected = table_hash(trailer[: layout.table_nbytes])
+    parsed = parse_trailer(trailer, struct.unpack("<q", data[:8])[0], layout, expected, "t")
+    assert parsed.offsets.max() < 2**40
+
+
+def _whole_stores(folder: Path) -> list[Target]:
+    """One file of a whole store is changed, then the store is opened and read."""
+    root = folder / "s"
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    originals = {path: path.read_bytes() for path in files}
+    truth = {row: _read(root, row) for row in open_store(root).rows.tolist()}
+
+    def make(rng: Random) -> bytes:
+        at = rng.randrange(len(files))
+        return struct.pack("<I", at) + mutate_bytes(rng, originals[files[at]], 0)
+
+    def run(data: bytes) -> None:
+        path = files[struct.unpack("<I", data[:4])[0]]
+        path.write_bytes(data[4:])
+        try:
+            for row, content in truth.items():
+                assert _read(root, row) == content, f"row {row} reads as something else"
+        finally:
+            path.write_bytes(originals[path])
+
+    return [Target("whole store", 0.1, make, run)]
+
+
+def _read(root: Path, row: int) -> bytes:
+    store = open_store(root, threads=1)
+    arrays = store.read([row]).arrays
+    store.close()
+    return b"".join(arrays[name].tobytes() for name in sorted(arrays))
+
+
+def _texts(folder: Path) -> list[Target]:
+    listed = folder / "listed"
+    listed.mkdir()
+    for name in ("a.png", "b.png", "c.mp4"):
+        (listed / name).write_bytes(b"x")
+    manifest = "path,dataset,label,group,split\na.png,d,none,p1,train\nb.png,d,cyst,p2,test\nc.mp4,e,,p3,\n"
+    import usjepa.cache.recipe as recipe_module
+
+    recipes = (Path(recipe_module.__file__).resolve().parent.parent / "pipelines.yaml").read_text()
+
+    def read(data: bytes) -> None:
+        (listed / "manifest.csv").write_bytes(data)
+        read_manifest(listed / "manifest.csv")
+
+    def load(data: bytes) -> None:
+        (folder / "r.yaml").write_bytes(data)
+        load_recipe("demo", (), str(folder / "r.yaml"))
+
+    return [
+        Target("manifest CSV", 0.05, lambda rng: mutate_text(rng, manifest), read),
+        Target("recipe YAML", 0.005, lambda rng: mutate_text(rng, recipes), load),
+    ]
+
+
+def _sources(folder: Path) -> list[Target]:
+    frame = np.random.default_rng(0).integers(0, 255, (40, 48), dtype=np.uint8)
+    for ending in ("png", "jpg", "tif", "bmp"):
+        cv2.imwrite(str(folder / f"i.{ending}"), frame)
+    write_clip(folder / "v.mp4", grey_steps(4))
+    write_clip(folder / "v.avi", grey_steps(4), codec="mjpeg", layout="yuvj420p")
+    write_dicom(folder / "d.dcm", frame, "MONOCHROME2")
+    with h5py.File(folder / "h.h5", "w") as file:
+        file["images"] = np.stack([frame] * 3)
+    kinds = [("i.png", "images", 0.04), ("i.jpg", "images", 0.02), ("i.tif", "images", 0.02), ("i.bmp", "images", 0.01),
+             ("d.dcm", "dicom", 0.02), ("v.mp4", "video", 0.01), ("v.avi", "video", 0.01)]  # fmt: skip
+    return [_source(folder / name, kind, share) for name, kind, share in kinds] + [
+        _source(folder / "h.h5", "hdf5", 0.005, "::images")
+    ]
+
+
+def _source(seed: Path, kind: str, share: float, inside: str = "") -> Target:
+    original, reader = seed.read_bytes(), reader_for(kind, CacheSettings())
+    keep = 140 if kind == "dicom" else 12
+    place = Path(tempfile.mkdtemp(dir=seed.parent)) / seed.name
+
+    def run(data: bytes) -> None:
+        place.write_bytes(data)
+        path = Path(f"{place}{inside}")
+        facts = reader.probe(path)
+        for image in reader.frames(path, range(min(facts.frames, 3))):
+            assert image.dtype == np.uint8
+
+    return Target(f"{kind} ({seed.suffix})", share, lambda rng: mutate_bytes(rng, original, keep), run)
+
+
+def _weights(folder: Path) -> list[Target]:
+    tensors = {"blocks.0.w": torch.ones(3, 4), "norm": torch.zeros(4)}
+    save_file(tensors, folder / "w.safetensors")
+    torch.save({"model": tensors}, folder / "w.pth")
+
+    def target(name: str, share: float) -> Target:
+        original = (folder / name).read_bytes()
+
+        def run(data: bytes) -> None:
+            (folder / f"x{name}").write_bytes(data)
+            read_tensors(folder / f"x{name}")
+
+        return Target(f"checkpoint ({Path(name).suffix})", share, lambda rng: mutate_bytes(rng, original, 4), run)
+
+    return [target("w.safetensors", 0.03), target("w.pth", 0.02)]
