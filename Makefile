@@ -14,7 +14,7 @@ OUT ?= $(if $(SOURCE),demo-$(shell basename '$(SOURCE)' | tr ' ' '-'),demo)
 FILES := $(VENV)/files.txt
 LISTED := $(sort $(wildcard cache/*.py cache/*/*.py train/*.py evaluate/*.py */py.typed))
 
-.PHONY: help demo test test-slow lint types format install bench clean-demo FORCE
+.PHONY: help demo test test-slow fuzz lint types format install bench clean-demo FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ test: $(STAMP) ## Run the test suite
 
 test-slow: $(STAMP) ## Run the long proofs
 	$(BIN)/python -m pytest -m slow
+
+fuzz: $(STAMP) ## Give every parser 100,000 hostile inputs; INPUTS=n for another number
+	$(BIN)/python -m fuzz --inputs $(or $(INPUTS),100000) --json benchmarks/results/fuzz.json
 
 lint: $(STAMP) ## Lint and check the format
 	$(BIN)/ruff check .

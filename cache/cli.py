@@ -255,6 +255,26 @@ def diff(
 
 @main.command()
 @click.argument("store")
+@click.option("--teacher", default=None, help="Whose latents, when the store has several.")
+@click.option("--dask", default=None, metavar="ADDRESS", help="Compute on a Dask cluster, or with `local:N` processes.")
+@click.option("-o", "--output", default=None, help="Write every channel's mean and variance there, as JSON.")
+@ends_well
+def stats(store: str, teacher: str | None, dask: str | None, output: str | None) -> None:
+    """Say what the latents of STORE look like per dataset: effective rank, constant channels, duplicates."""
+    import json
+    from pathlib import Path
+
+    from usjepa.cache.stats import stats as stats_of
+    from usjepa.cache.storage import write_durably
+
+    found = stats_of(store, teacher, dask)
+    if output is not None:
+        write_durably(Path(output).absolute(), json.dumps(found.to_json(), indent=1).encode() + b"\n")
+    click.echo(str(found))
+
+
+@main.command()
+@click.argument("store")
 @click.option("-o", "--output", required=True, help="Where to write the picture (.png).")
 @click.option("--rows", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows to show, evenly spaced.")
 @click.option("--teacher", default=None, help="Whose latents to show, when the store has several.")

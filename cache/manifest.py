@@ -165,6 +165,8 @@ class Manifest:
         return manifest
 
     def _check(self, where: str) -> None:
+        if not 0 < self.rows_per_shard <= 65536:
+            raise DamageError(f"{where}: {self.rows_per_shard} rows a shard are not plausible.")
         boundary = 0
         for segment in self.segments:
             if segment.first_row != boundary * self.rows_per_shard:

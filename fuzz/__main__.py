@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import random
+import re
 import resource
 import sys
 import tempfile
@@ -88,7 +89,7 @@ def _run(name: str, count: int, seed: int, keep: Path) -> dict[str, Any]:
 
 def _kept(keep: Path, name: str, number: int, what: str, data: bytes, trace: str) -> str:
     if number < 20:
-        stem = keep / f"{name.replace(' ', '-').replace('/', '-')}-{number}"
+        stem = keep / f"{re.sub('[^a-z0-9]+', '-', name.lower())}-{number}"
         stem.with_suffix(".bin").write_bytes(data)
         stem.with_suffix(".txt").write_text(f"{what}\n{trace}")
     return what[:200]

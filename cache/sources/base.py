@@ -76,8 +76,10 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a SourceError that names the file and the reason."""
     try:
         yield
-    except (UsjepaError, MemoryError):
+    except UsjepaError:
         raise
+    except MemoryError as error:
+        raise SourceError(f"{path}: can't be read as {kind}: it asks for too much memory. {_REMEDY}") from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise SourceError(f"{path}: can't be read as {kind}: {reason}. {_REMEDY}") from error

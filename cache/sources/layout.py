@@ -64,6 +64,7 @@ def confined(root: Path, path: str) -> Path:
         raise ValueError("it holds a NUL character")
     try:
         inside = (root / file).resolve().is_relative_to(root.resolve())
+        (root / file).is_file()  # a name that is too long is only noticed here
     except (OSError, RuntimeError) as error:
         raise ValueError(f"it can't be followed: {error}") from error
     if not inside:

@@ -1,0 +1,20 @@
+"""Every parser refuses hostile input with an error of our own tree; `make fuzz` does this 100,000 times."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_three_thousand_hostile_inputs_give_only_our_own_errors_no_crash_no_hang(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fuzz", "--inputs", "3000", "--seed", "11", "--keep", str(tmp_path)]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "0 findings" in ended.stdout.splitlines()[-1]
