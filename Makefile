@@ -14,7 +14,7 @@ OUT ?= $(if $(SOURCE),demo-$(shell basename '$(SOURCE)' | tr ' ' '-'),demo)
 FILES := $(VENV)/files.txt
 LISTED := $(sort $(wildcard cache/*.py cache/*/*.py train/*.py evaluate/*.py */py.typed))
 
-.PHONY: help demo test test-slow fuzz lint types format install bench clean-demo FORCE
+.PHONY: help demo test test-slow fuzz lint types format install bench bench-faults clean-demo FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ types: $(STAMP) ## Check types of the three packages, strictly
 format: $(STAMP) ## Format and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench-faults: $(STAMP) ## Injure this store, zarr, HDF5 and .pt files alike; count what is noticed
+	$(BIN)/python -m benchmarks.faults
 
 bench: $(STAMP) ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.read
