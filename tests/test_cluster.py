@@ -156,3 +156,17 @@ def test_a_wrong_number_of_workers_is_refused_before_anything_is_written(tmp_pat
 def test_parts_and_a_cluster_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(UsjepaError, match="two ways"):
         build(str(tmp_path / "s"), small(), dask="local:2", part="1/2")
+
+
+@pytest.mark.parametrize(
+    ("name", "gpus", "device"), [("0", 4, "cuda:0"), ("5", 4, "cuda:1"), ("tcp://a:1", 4, "cuda:0"), ("1", 0, None)]
+)
+def test_worker_i_takes_gpu_i(monkeypatch: pytest.MonkeyPatch, name: str, gpus: int, device: str | None) -> None:
+    import distributed
+    import torch
+
+    from usjepa.cache import cluster
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(distributed, "get_worker", lambda: type("Worker", (), {"name": name}))
+    assert cluster._own_gpu() == device
