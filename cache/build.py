@@ -8,6 +8,7 @@ several, or on a cluster: always by the same code, so with the same bytes.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +22,16 @@ from usjepa.cache.commits import Commit, committed
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.growth import grow
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
+from usjepa.cache.isolation import Cutters
 from usjepa.cache.latents import ask_teacher, calibration_rows, with_calibration
 from usjepa.cache.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.pipeline import make_shards
 from usjepa.cache.pixels import pixel_layers, pixel_soft
 from usjepa.cache.recheck import recheck_latents, recheck_pixels
 from usjepa.cache.scan import ScanJournal
-from usjepa.cache.shard_maker import ShardMaker, pixel_makers, teacher_layers
+from usjepa.cache.shard_maker import ShardMaker, teacher_layers
 from usjepa.cache.sources.kinds import PHANTOM
 from usjepa.cache.sources.listing import list_source
-from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.storage import LocalStorage, Storage, open_storage
 from usjepa.cache.teacher import Teacher, load_teacher, resolve_teacher, soft_identity
 from usjepa.cache.writer import StoreWriter
@@ -38,7 +39,6 @@ from usjepa.cache.writer import StoreWriter
 if TYPE_CHECKING:
     from usjepa.cache.layers import Layer
     from usjepa.cache.manifest import Manifest
-    from usjepa.cache.pixels import PixelMaker
     from usjepa.cache.settings import Recipe, TeacherSettings
 
 _GO_ON = "Everything finished so far is kept: run the same command again to go on."
@@ -109,13 +109,14 @@ def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
     with graceful_interrupts() as stop, held(storage, name, request.steal, say) as claim:
         refuse_rivals(storage, name, request.steal, say)
         run = _Build(storage, recipe, request, stop, claim)
-        if part is None:
-            storage.sweep()
-            run.prepare()
-        else:
-            with held(storage, SETUP, request.steal, say, patient=True):
+        with contextlib.closing(run):
+            if part is None:
+                storage.sweep()
                 run.prepare()
-        run.fill(part)
+            else:
+                with held(storage, SETUP, request.steal, say, patient=True):
+                    run.prepare()
+            run.fill(part)
         if request.dask is not None:
             storage.sweep()  # what workers that died had in hand
         return run.seal(part)
@@ -156,7 +157,12 @@ class _Build:
         self.latents: list[Layer] = []
         self.source: str | None = None
         self.root: Path | None = None
-        self.makers: dict[int, PixelMaker] = {}
+        self.cutters: Cutters | None = None
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        if self.cutters is not None:
+            self.cutters.close()
 
     def check(self) -> None:
         """Raise Interrupted at a safe point when a stop was asked for."""
@@ -203,8 +209,7 @@ class _Build:
             journal.close()
             self.writer.storage.delete(_JOURNAL)  # the segment's tables hold all it knew
         self.source, self.root = _absolute(source), listing.root
-        reader = SourceReader.of(listing, self.settings)
-        self.makers = pixel_makers(self.writer.storage, self.writer.state.segments, reader, self.settings)
+        self.cutters = Cutters(self.writer.storage, self.writer.state.segments, listing, self.settings)
 
     def _journal_path(self) -> Path | None:
         storage = self.writer.storage
@@ -233,7 +238,7 @@ class _Build:
         self.latents = [self.writer.add_layer(layer) for layer in with_calibration(self.latents, sample)]
 
     def _maker(self) -> ShardMaker:
-        maker = ShardMaker(self.writer, self.makers, self.done, self.skip_errors, self.check)
+        maker = ShardMaker(self.writer, self.cutters, self.done, self.skip_errors, self.check)
         if self.model is not None and self.teacher_settings is not None:
             maker.model, maker.latents = self.model, self.latents
             maker.batch_size, maker.soft = self.teacher_settings.batch_size, soft_identity(self.model)
@@ -271,8 +276,8 @@ class _Build:
     def _recheck(self, maker: ShardMaker) -> None:
         """Go on after an update of libraries or another device only if it gives the stored numbers again."""
         pixel_commits = self.done["pixels"]
-        if any(c.soft != pixel_soft() for c in pixel_commits.values()) and self.makers:
-            recheck_pixels(self.writer, pixel_commits, self.makers, say)
+        if any(c.soft != pixel_soft() for c in pixel_commits.values()) and self.cutters is not None:
+            recheck_pixels(self.writer, pixel_commits, self.cutters, say)
         if self.model is not None:
             commits = self.done[f"latents/{self.model.name}"]
             if any(c.soft != maker.soft for c in commits.values()):

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.claims import check_token
 from usjepa.cache.commits import committed_shard
 from usjepa.cache.errors import StoreError, UsageError
+from usjepa.cache.isolation import Cutters
 from usjepa.cache.progress import Progress
-from usjepa.cache.shard_maker import ShardMaker, pixel_makers, teacher_layers
-from usjepa.cache.sources.listing import list_source
-from usjepa.cache.sources.read import SourceReader
+from usjepa.cache.shard_maker import ShardMaker, teacher_layers
+from usjepa.cache.sources.listing import Listing, list_source
 from usjepa.cache.storage import open_storage
 from usjepa.cache.teacher import load_teacher, soft_identity
 from usjepa.cache.writer import StoreWriter
@@ -183,10 +183,11 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     storage = open_storage(order.store)
     writer = StoreWriter(storage, lambda: check_token(storage, order.claim))
     writer.attach()
-    makers = {}
+    cutters = None
     if order.source is not None:
-        makers = pixel_makers(writer.storage, writer.state.segments, _reader(order, order.source), order.settings)
-    maker = ShardMaker(writer, makers, {}, order.skip_errors, lambda: None)
+        settings = order.settings.model_copy(update={"decode_processes": 1})
+        cutters = Cutters(storage, writer.state.segments, _listing(order, order.source), settings)
+    maker = ShardMaker(writer, cutters, {}, order.skip_errors, lambda: None)
     if order.teacher is not None:
         model = load_teacher(order.teacher, order.settings.image_size, order.device or _own_gpu())
         maker.model, maker.soft, maker.batch_size = model, soft_identity(model), order.teacher.batch_size
@@ -194,11 +195,9 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     return maker
 
 
-def _reader(order: WorkOrder, source: str) -> SourceReader:
+def _listing(order: WorkOrder, source: str) -> Listing:
     # Aliases are only known from the whole listing, which is not worth making when there are none.
-    if order.settings.hash_paths:
-        return SourceReader.of(list_source(source, order.settings), order.settings)
-    return SourceReader(order.root, order.settings)
+    return list_source(source, order.settings) if order.settings.hash_paths else Listing(order.root, ())
 
 
 def _own_gpu() -> str | None:

@@ -1,8 +1,9 @@
-"""Makes many shards in one process: decoding runs one shard ahead and writing one shard behind the teacher."""
+"""Makes many shards: decoding runs shards ahead of the teacher, in processes of its own, and writing one behind."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], None]) -> None:
-    """Make and publish shards in order; at most three of them are in memory.
+    """Make and publish shards in order; at most as many as decode at once, and two, are in memory.
 
     Raises:
         UsjepaError: what any stage raised; shards committed before stay.
@@ -29,17 +30,24 @@ def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], Non
 
 
 def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress) -> None:
+    lookahead = maker.cutters.lookahead if maker.cutters is not None else 1
     behind_done: Future[None] | None = None
-    with short_turns(), ThreadPoolExecutor(1, "decode") as ahead, ThreadPoolExecutor(1, "write") as behind:
-        upcoming = ahead.submit(maker.pixels_of, todo[0])
-        for i, shard in enumerate(todo):
-            made = upcoming.result()
-            if i + 1 < len(todo):
-                upcoming = ahead.submit(maker.pixels_of, todo[i + 1])
-            ready = maker.latents_of(shard, made)
+    with ThreadPoolExecutor(lookahead, "decode") as ahead, ThreadPoolExecutor(1, "write") as behind, short_turns():
+        upcoming = deque(ahead.submit(maker.pixels_of, shard) for shard in todo[:lookahead])
+        try:
+            for i, shard in enumerate(todo):
+                maker.check()
+                made = upcoming.popleft().result()
+                if i + lookahead < len(todo):
+                    upcoming.append(ahead.submit(maker.pixels_of, todo[i + lookahead]))
+                ready = maker.latents_of(shard, made)
+                if behind_done is not None:
+                    behind_done.result()
+                behind_done = behind.submit(maker.write, shard, made, ready)
+                progress.update(len(made.pixels))
             if behind_done is not None:
                 behind_done.result()
-            behind_done = behind.submit(maker.write, shard, made, ready)
-            progress.update(len(made.pixels))
-        if behind_done is not None:
-            behind_done.result()
+        except BaseException:
+            for future in upcoming:
+                future.cancel()
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from usjepa.cache.regions import REGION_VERSION, pack_cells
 from usjepa.cache.views import VIEW_VERSION, View, apply_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -68,13 +69,22 @@ class PixelMaker:
         self._sources, self._rows, self._first = sources, rows, first_row
         self._reader, self._settings = reader, settings
 
-    def make(self, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
+    def make(
+        self,
+        numbers: range,
+        skip_errors: bool,
+        check: Callable[[], None],
+        bad: Mapping[str, str] = MappingProxyType({}),
+        at: Callable[[str], None] = lambda _: None,
+    ) -> PixelShard:
         """Return the rows `numbers` (global row numbers, within the segment).
 
         Args:
             numbers: consecutive rows.
             skip_errors: an unreadable frame becomes a hole with its reason instead of ending the build.
             check: called for every frame; may raise to stop.
+            bad: path -> reason of sources that are known to be unreadable, not to be tried again.
+            at: told the path of each source before it is opened.
 
         Raises:
             SourceError: a source can't be read, or is not the file that was scanned.
@@ -84,7 +94,11 @@ class PixelMaker:
         regions = np.zeros((len(numbers), -(-((size // 2) ** 2) // 8)), np.uint8)
         holes: Holes = []
         for source, positions in self._by_source(numbers):
+            path = str(self._sources.path[source])
             try:
+                if path in bad:
+                    raise SourceError(bad[path])
+                at(path)
                 self._cut(source, positions, numbers, pixels, regions, check)
             except SourceError as error:
                 if not skip_errors:

@@ -19,8 +19,8 @@ from usjepa.cache.reading import LayerReader
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from usjepa.cache.isolation import Cutters
     from usjepa.cache.layers import Layer
-    from usjepa.cache.pixels import PixelMaker
     from usjepa.cache.teacher import Teacher
     from usjepa.cache.writer import StoreWriter
 
@@ -67,15 +67,13 @@ def sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int) 
     return [rows[i] for i in places]
 
 
-def recheck_pixels(
-    writer: StoreWriter, commits: Mapping[int, Commit], makers: Mapping[int, PixelMaker], say: Say
-) -> None:
+def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: Cutters, say: Say) -> None:
     """Cut a few stored rows again from their sources; raises IdentityError when they came out differently."""
     rows = sample_rows(writer, commits, RECHECKED_ROWS)
     stored = read_committed(writer, writer.state.layers["pixels"], commits, rows)
     for place, row in enumerate(rows):
         segment = next(s for s in writer.state.segments if s.first_row <= row < s.first_row + s.rows)
-        again = makers[segment.number].make(range(row, row + 1), False, lambda: None).pixels[0]
+        again = cutters[segment.number].make(range(row, row + 1), False, lambda: None).pixels[0]
         worst = int(np.abs(again.astype(int) - stored[place]).max())
         if worst > PIXEL_TOLERANCE:
             raise IdentityError(

@@ -19,12 +19,12 @@ from usjepa.cache.descriptions import commit_of, damaged_description, damaged_ta
 from usjepa.cache.errors import DamageError, SourceError, UsageError
 from usjepa.cache.growth import regrown
 from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.cache.isolation import Cutters
 from usjepa.cache.parts import WHOLE, refuse_rivals
 from usjepa.cache.pixels import pixel_layers
 from usjepa.cache.repair_shards import Mended, ShardRepair
-from usjepa.cache.shard_maker import ShardMaker, pixel_makers, teacher_layers
+from usjepa.cache.shard_maker import ShardMaker, teacher_layers
 from usjepa.cache.sources.listing import Listing, list_source
-from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.teacher import load_teacher, resolve_teacher, soft_identity
 from usjepa.cache.verify import Damage, sealed_manifest, verify_against
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from usjepa.cache.manifest import Manifest
-    from usjepa.cache.pixels import PixelMaker
     from usjepa.cache.settings import CacheSettings, Recipe
 
 
@@ -89,7 +88,11 @@ def repair(
         _mend_tables(storage, manifest, listing, recipe.cache, claim.check, report)
         writer.attach()
         maker = _maker(writer, recipe, listing, teacher, device, report, check)
-        shards = _mend_shards(maker, manifest, report)
+        try:
+            shards = _mend_shards(maker, manifest, report)
+        finally:
+            if maker.cutters is not None:
+                maker.cutters.close()
         _mend_commits(storage, manifest, shards, claim.check, report)
         if shards:
             writer.publish_generation(_next(manifest, shards))
@@ -148,14 +151,14 @@ def _maker(
 ) -> ShardMaker:
     """Return what makes rows again, as far as sources and teacher are given."""
     settings, state = recipe.cache, writer.state
-    makers: dict[int, PixelMaker] = {}
+    cutters: Cutters | None = None
     if listing is not None:
         try:
-            makers = pixel_makers(writer.storage, state.segments, SourceReader.of(listing, settings), settings)
+            cutters = Cutters(writer.storage, state.segments, listing, settings)
         except (DamageError, SourceError) as error:
             report.left.append(str(error))
     commits = {name: committed(writer.storage, layer) for name, layer in state.layers.items()}
-    maker = ShardMaker(writer, makers, commits, False, check)
+    maker = ShardMaker(writer, cutters, commits, False, check)
     if teacher is None:
         return maker
     chosen = resolve_teacher(teacher, settings.teacher)

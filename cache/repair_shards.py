@@ -101,7 +101,7 @@ class ShardRepair:
         return Mended(layer.name, shard, rows, table, exact=True)
 
     def _cut_again(self, layer: Layer, shard: int) -> Mended:
-        if not self._maker.makers:
+        if self._maker.cutters is None:
             raise DamageError(
                 "its rows must be cut again from the sources: give --source (and --pipeline) as for build."
             )

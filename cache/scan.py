@@ -14,10 +14,12 @@ import numpy as np
 import xxhash
 
 from usjepa.cache.errors import SourceError
+from usjepa.cache.isolation import DecodingProcess, decoding
 from usjepa.cache.progress import Progress
 from usjepa.cache.scan_journal import ScanJournal
 from usjepa.cache.scan_report import describe
 from usjepa.cache.sources.base import Entry, FileFacts
+from usjepa.cache.sources.kinds import PHANTOM
 from usjepa.cache.sources.listing import Listing, list_source
 from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.tables import RowTable, SourceTable
@@ -56,11 +58,15 @@ def scan(
     reader = SourceReader.of(listing, settings)
     journal = ScanJournal(None) if journal is None else journal
     lines: list[tuple[str, FileFacts, str]] = []
-    with contextlib.closing(journal), Progress(len(listing.entries), "scan", unit="files") as progress:
+    with (
+        contextlib.closing(journal),
+        decoding(listing, settings) as child,
+        Progress(len(listing.entries), "scan", unit="files") as progress,
+    ):
         for entry in listing.entries:
             if check is not None:
                 check()
-            lines.append(_line(entry, reader, journal, on_error))
+            lines.append(_line(entry, reader, child, journal, on_error))
             progress.update(1)
     return assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
 
@@ -75,7 +81,11 @@ def scan_report(source: str, recipe: Recipe, check: Callable[[], None] | None = 
 
 
 def _line(
-    entry: Entry, reader: SourceReader, journal: ScanJournal, on_error: Literal["stop", "skip"]
+    entry: Entry,
+    reader: SourceReader,
+    child: DecodingProcess,
+    journal: ScanJournal,
+    on_error: Literal["stop", "skip"],
 ) -> tuple[str, FileFacts, str]:
     """Return an entry's (content hash, facts, why it can't be read)."""
     content_hash = ""
@@ -84,7 +94,9 @@ def _line(
         key = (entry.path, content_hash, entry.reader, reader.version(entry.reader))
         facts = journal.find(key)
         if facts is None:
-            facts = reader.probe(entry.path, entry.reader)
+            # The phantom parses nothing that could crash its parser.
+            probe = reader.probe if entry.reader == PHANTOM else child.probe
+            facts = probe(entry.path, entry.reader)
             journal.add(key, facts)
         return content_hash, facts, ""
     except SourceError as error:

@@ -118,6 +118,8 @@ class CacheSettings(Settings):
     """Share of groups, by hash, that the scan marks `test` in datasets that come without a test split; 0 marks none."""
     max_frames_per_source: Count | None = None
     """Take at most this many frames of a file, evenly spaced; none: all."""
+    decode_processes: Count | None = None
+    """Child processes that decode sources; none: half the cores, at most 8."""
     hash_paths: bool = False
     """Name sources and groups by hashes in store, logs and reports: paths may hold names of patients."""
     teacher: TeacherSettings | None = None

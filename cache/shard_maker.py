@@ -11,34 +11,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.errors import UsageError
 from usjepa.cache.latents import ask_teacher, latent_layers, stored_form
-from usjepa.cache.pixels import PixelMaker, PixelShard, pixel_soft
+from usjepa.cache.pixels import PixelShard, pixel_soft
 from usjepa.cache.recheck import read_committed
 from usjepa.cache.stages import Stages
-from usjepa.cache.store import read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
     from usjepa.cache.commits import Commit
     from usjepa.cache.identity import Json
+    from usjepa.cache.isolation import Cutters
     from usjepa.cache.layers import Layer
-    from usjepa.cache.manifest import Segment
-    from usjepa.cache.settings import CacheSettings, LatentPrecision
-    from usjepa.cache.sources.read import SourceReader
+    from usjepa.cache.settings import LatentPrecision
     from usjepa.cache.state import State
-    from usjepa.cache.storage import Storage
     from usjepa.cache.teacher import Teacher
     from usjepa.cache.writer import StoreWriter
-
-
-def pixel_makers(
-    storage: Storage, segments: Sequence[Segment], reader: SourceReader, settings: CacheSettings
-) -> dict[int, PixelMaker]:
-    """Return what cuts the rows of each segment, by segment number."""
-    return {s.number: PixelMaker(*read_tables(storage, s), s.first_row, reader, settings) for s in segments}
 
 
 def teacher_layers(teacher: Teacher, precision: LatentPrecision, state: State) -> list[Layer]:
@@ -54,8 +45,8 @@ class ShardMaker:
     """Everything that making a shard needs, in one process."""
 
     writer: StoreWriter
-    makers: dict[int, PixelMaker]
-    """Segment number -> what cuts its rows; empty when all pixels are stored already."""
+    cutters: Cutters | None
+    """What cuts rows from their sources; none when all pixels are stored already."""
     commits: dict[str, dict[int, Commit]]
     """Layer name -> finished shards, as far as they are known here."""
     skip_errors: bool
@@ -97,7 +88,10 @@ class ShardMaker:
 
     def cut(self, shard: int, numbers: range) -> PixelShard:
         """Cut rows of a shard from their sources."""
-        return self.makers[self.writer.state.segment_of_shard(shard).number].make(numbers, self.skip_errors, self.check)
+        if self.cutters is None:
+            raise UsageError("pixels have to be cut from the sources, which were not given: add --source FOLDER.")
+        segment = self.writer.state.segment_of_shard(shard).number
+        return self.cutters[segment].make(numbers, self.skip_errors, self.check)
 
     def one_row(self, row: int) -> PixelShard:
         """Return a single row's pixels, wherever they come from."""

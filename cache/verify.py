@@ -25,6 +25,7 @@ from usjepa.cache.progress import Progress
 from usjepa.cache.shard import Trailer, check_slot, parse_trailer, row_seed
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.read import SourceReader
+from usjepa.cache.state import root_settings
 from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.store import Store, read_tables
 
@@ -90,6 +91,7 @@ def sealed_manifest(storage: Storage) -> Manifest:
     """Return the newest readable generation; raises as `verify` does."""
     manifest = newest_readable(storage)
     if manifest is None:
+        root_settings(storage)  # says so when there is no store at all
         raise NotSealedError(f"{storage.url}: not sealed, so there is nothing to check against yet. Finish its build.")
     return manifest
 

@@ -143,6 +143,7 @@ def test_another_teacher_joins_from_the_stored_pixels_alone(tmp_path: Path, undi
         ("cache.teacher.mean=[0.5, 0.5, 0.5]", "teacher.input.mean"),
         ("cache.teacher.norm=false", "teacher.norm"),
         ("cache.teacher.block=3", "teacher.block"),
+        ("cache.teacher.compute=bf16", "teacher.compute"),
         ("cache.precision=fp16", "precision"),
         ("cache.views.crop_scale=[0.5, 1.0]", "views.crop_scale"),
         ("cache.preprocess.percentiles=[1, 99]", "preprocess.percentiles"),

@@ -175,7 +175,7 @@ def test_another_teacher_or_recipe_is_refused_and_nothing_is_changed(store: Path
 
 
 def test_a_store_that_was_never_sealed_is_not_repaired_but_built(tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir()
+    build(str(tmp_path / "s"), small(), part="1/2")
     with pytest.raises(NotSealedError, match="Finish its build"):
         mend(tmp_path / "s")
 

@@ -14,15 +14,17 @@ from PIL import Image
 
 from tests.clips import cut, grey_steps, write_clip
 from usjepa.cache.errors import Interrupted, SourceError
+from usjepa.cache.isolation import DecodingProcess
 from usjepa.cache.scan import ScanJournal, assign_splits, chosen_frames, rows_of, scan, scan_report, straddling_groups
 from usjepa.cache.settings import CacheSettings, PhantomSettings, Recipe, ViewSettings
-from usjepa.cache.sources import images, video
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.tables import SourceTable
 from usjepa.cache.views import draw_view
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from usjepa.cache.sources.base import FileFacts
 
 SETTINGS = CacheSettings()
 
@@ -45,11 +47,15 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the names of the files that are decoded from now on."""
+    """Names of the files that were decoded, in order."""
     names: list[str] = []
-    for reader in (images.ImageReader, video.VideoReader):
-        real = reader.probe
-        monkeypatch.setattr(reader, "probe", lambda self, path, real=real: names.append(path.name) or real(self, path))
+    real = DecodingProcess.probe
+
+    def probe(self: DecodingProcess, path: str, reader: str) -> FileFacts:
+        names.append(path.rpartition("/")[2])
+        return real(self, path, reader)
+
+    monkeypatch.setattr(DecodingProcess, "probe", probe)
     return names
 
 

@@ -144,18 +144,21 @@ def _expanded(root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
 
     Whoever probes such a file raises with the reason, under the same policy as for any other unreadable file.
     """
-    for entry in entries:
-        file, inside = split_inside(entry.path)
-        if entry.reader != "hdf5" or inside:
-            yield entry
-            continue
-        from usjepa.cache.sources.hdf5 import image_datasets
+    # Imported here: the child reads through this package's readers, and so imports it.
+    from usjepa.cache.isolation import decoding
+    from usjepa.cache.settings import CacheSettings
 
-        try:
-            names = image_datasets(root / file)
-        except SourceError:
-            names = []
-        yield from [replace(entry, path=join_inside(file, name)) for name in names] or [entry]
+    with decoding(Listing(root, ()), CacheSettings()) as child:
+        for entry in entries:
+            file, inside = split_inside(entry.path)
+            if entry.reader != "hdf5" or inside:
+                yield entry
+                continue
+            try:
+                names = child.datasets(entry.path, root / file)
+            except SourceError:
+                names = []
+            yield from [replace(entry, path=join_inside(file, name)) for name in names] or [entry]
 
 
 def _ordered(entries: Iterable[Entry]) -> tuple[Entry, ...]:
