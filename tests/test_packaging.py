@@ -116,3 +116,10 @@ def test_the_makefile_names_every_package_folder() -> None:
         depth = max(len(p.relative_to(ROOT / folder).parts) for p in (ROOT / folder).rglob("*.py"))
         for stars in range(1, depth + 1):
             assert f"{folder}/{'*/' * (stars - 1)}*.py" in listed, "a new file there would not be installed"
+
+
+def test_the_readmes_file_map_names_every_module_by_its_own_first_sentence() -> None:
+    from tests.readme_map import ROOT, with_map
+
+    readme = (ROOT / "README.md").read_text()
+    assert with_map(readme) == readme, "run: python -m tests.readme_map"
