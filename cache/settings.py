@@ -194,6 +194,9 @@ class TrainSettings(Settings):
     """Name of the latents layer; none: the store's only one."""
     targets: Literal["cached", "online"] = "cached"
     """Latents from the store, or from the teacher run in the loop on the same pixels."""
+    objective: Literal["latents", "pixels"] = "latents"
+    """What is predicted at masked places: the teacher's latents, or the patches' own normalised pixels: the first
+    stage of SALT, whose encoder is then a teacher like any other. `pixels` needs no latents in the store."""
     student: StudentSettings = StudentSettings()
     predictor: PredictorSettings = PredictorSettings()
     masks: MaskSettings = MaskSettings()
@@ -243,6 +246,12 @@ class TrainSettings(Settings):
     def _warmup_fits(self) -> TrainSettings:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _pixels_ask_no_teacher(self) -> TrainSettings:
+        if self.objective == "pixels" and (self.targets == "online" or self.teacher is not None):
+            raise ValueError("objective: pixels has no teacher: leave out targets and teacher")
         return self
 
 

@@ -14,8 +14,11 @@ from usjepa.cache.identity import Json, differences, explain, soft_versions
 from usjepa.cache.store import Store, open_store
 from usjepa.cache.teacher import Teacher, load_teacher
 from usjepa.train.checkpoint import Progress, same_json
+from usjepa.train import pixel_targets
 from usjepa.train.order import EpochOrder, Split, first_views, split_groups
+from usjepa.train.pixel_targets import PixelTargets
 from usjepa.train.schedule import Schedule
+from usjepa.train.student import student_grid
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,15 +31,15 @@ _WITHOUT_EFFECT = ("checkpoint_minutes", "read_threads")
 
 @dataclass(frozen=True)
 class Targets:
-    """Where latents come from."""
+    """What is predicted, and where it comes from."""
 
     name: str
-    """Of the teacher."""
+    """Of the teacher; `pixels` where there is none."""
     identity: dict[str, Json]
     grid: tuple[int, int]
     dim: int
-    online: Teacher | None
-    """The teacher in the loop; None when latents are read from the store."""
+    online: Teacher | PixelTargets | None
+    """What makes targets of pixels in the loop; None when latents are read from the store."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,16 @@ def _open(path: str, threads: int, resumed: Progress | None) -> Store:
 
 
 def _targets(store: Store, recipe: Recipe, device: torch.device) -> Targets:
+    if recipe.train.objective == "pixels":
+        return _pixels(store, recipe)
     return _online(store, recipe, device) if recipe.train.targets == "online" else _cached(store, recipe)
+
+
+def _pixels(store: Store, recipe: Recipe) -> Targets:
+    """The patches' own pixels, on the student's grid."""
+    channels = store.channels
+    made = PixelTargets(store.size, channels, student_grid(recipe.train.student, store.size))
+    return Targets(pixel_targets.NAME, made.identity, made.grid, made.dim, made)
 
 
 def _cached(store: Store, recipe: Recipe) -> Targets:
@@ -193,10 +205,11 @@ def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:
 def describe(plan: Plan) -> list[str]:
     """What a person should know before the first step."""
     frames, held = plan.order.length, len(plan.validation_rows)
+    pixels = plan.settings.objective == "pixels"
+    told = "normalised pixels" if pixels else f"{plan.settings.targets} latents of {plan.targets.name}"
     notes = [
         f"{frames:,} frames an epoch, {plan.steps_per_epoch:,} steps of {plan.settings.batch_size}; {held:,} frames "
-        f"held out for validation, {plan.split.excluded:,} rows of excluded splits; {plan.settings.targets} latents "
-        f"of {plan.targets.name}, {plan.device.type}"
+        f"held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {told}; {plan.device.type}"
     ]
     warning = plan.targets.online.warning if plan.targets.online is not None else None
     return [*notes, *(note for note in (plan.split.note, warning) if note)]

@@ -81,6 +81,13 @@ class Student(nn.Module):
         return out
 
 
+def student_grid(settings: StudentSettings, image_size: int) -> tuple[int, int]:
+    """Patches down and across of the student that these settings make; raises UsageError as `Student` does."""
+    with torch.device("meta"):
+        vit = _create(settings.architecture, _model_args(settings, image_size))
+    return _grid(vit, settings, image_size)
+
+
 def _model_args(settings: StudentSettings, image_size: int) -> dict[str, Any]:
     """What `timm.create_model` takes beside the name and `num_classes=0`."""
     args: dict[str, Any] = {"img_size": image_size, "in_chans": settings.channels}
