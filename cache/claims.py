@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 20.0
 TAKEOVER_S = 90.0
+_STEAL = "; `--steal` takes over a builder that you know is dead"
 
 
 def _boot_and_start(pid: int) -> str | None:
@@ -51,8 +52,8 @@ def _boot_and_start(pid: int) -> str | None:
 class Claim:
     """A held claim. `check` must be called just before publishing: a claim can be taken from a stopped holder."""
 
-    def __init__(self, storage: Storage, part: str) -> None:
-        self._storage = storage
+    def __init__(self, storage: Storage, part: str, doing: str = "built") -> None:
+        self._storage, self._doing = storage, doing
         self.name = f"claims/{part}.json"
         self._id = uuid.uuid4().hex
         self._count = 0
@@ -98,7 +99,7 @@ class Claim:
             ClaimedError: another builder is alive.
         """
         while not self._storage.create(self.name, self._content()):
-            settle(self._storage, self.name, steal, say, patient)
+            settle(self._storage, self.name, steal, say, patient, self._doing)
         self._thread.start()
 
     def release(self) -> None:
@@ -144,13 +145,20 @@ def check_token(storage: Storage, token: tuple[str, str]) -> None:
         )
 
 
-def settle(storage: Storage, name: str, steal: bool, say: Callable[[str], None], patient: bool = False) -> None:
+def settle(
+    storage: Storage,
+    name: str,
+    steal: bool,
+    say: Callable[[str], None],
+    patient: bool = False,
+    doing: str = "built",
+) -> None:
     """Return once nobody holds the claim `name` any more, removing a dead holder's; arguments as in `Claim.take`."""
     holder = _read(storage, name)
     if not holder:
         return
     if not (steal or _is_dead_here(holder)):
-        _wait_until_dead(storage, name, holder, say, patient)
+        _wait_until_dead(storage, name, holder, say, patient, doing)
     say(f"taking over from {describe(holder)}")
     # Somebody else may have taken it over meanwhile: theirs must not be removed.
     if _read(storage, name).get("id") == holder.get("id"):
@@ -158,9 +166,12 @@ def settle(storage: Storage, name: str, steal: bool, say: Callable[[str], None],
 
 
 def _wait_until_dead(
-    storage: Storage, name: str, holder: dict[str, Any], say: Callable[[str], None], patient: bool
+    storage: Storage, name: str, holder: dict[str, Any], say: Callable[[str], None], patient: bool, doing: str
 ) -> None:
-    say(f"{storage.url} is being built by {describe(holder)}; waiting up to {TAKEOVER_S:.0f} s to see whether it lives")
+    say(
+        f"{storage.url} is being {doing} by {describe(holder)}; waiting up to {TAKEOVER_S:.0f} s "
+        "to see whether it lives"
+    )
     last, seen_since = holder, time.monotonic()
     while time.monotonic() - seen_since < TAKEOVER_S:
         time.sleep(min(1.0, TAKEOVER_S / 10))
@@ -169,8 +180,8 @@ def _wait_until_dead(
             return
         if now != last and not patient:
             raise ClaimedError(
-                f"{storage.url} is being built by {describe(now)} (its counter moves). Wait for it to end, or stop it; "
-                "`--steal` takes over a builder that you know is dead."
+                f"{storage.url} is being {doing} by {describe(now)} (its counter moves). Wait for it to end, or stop "
+                f"it{_STEAL if doing == 'built' else ''}."
             )
         if now != last:
             last, seen_since = now, time.monotonic()
@@ -178,10 +189,15 @@ def _wait_until_dead(
 
 @contextlib.contextmanager
 def held(
-    storage: Storage, part: str, steal: bool, say: Callable[[str], None], patient: bool = False
+    storage: Storage,
+    part: str,
+    steal: bool,
+    say: Callable[[str], None],
+    patient: bool = False,
+    doing: str = "built",
 ) -> Iterator[Claim]:
-    """Hold a claim for the length of a `with` block; arguments as in `Claim.take`."""
-    claim = Claim(storage, part)
+    """Hold a claim for the length of a `with` block; `doing` names the work, other arguments as in `Claim.take`."""
+    claim = Claim(storage, part, doing)
     claim.take(steal, say, patient)
     try:
         yield claim

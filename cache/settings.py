@@ -209,6 +209,8 @@ class TrainSettings(Settings):
     """Layer-normalise targets over the feature dimension (I-JEPA's code does, the paper does not say)."""
     batch_size: Count = 128
     """Images per step, over all ranks."""
+    accumulate: Count = 1
+    """Parts that a rank computes its share of a batch in, one after the other, for want of memory."""
     epochs: Count = 100
     """Passes over the balanced sample [paper: 100]."""
     warmup_epochs: Annotated[int, Field(ge=0)] = 10

@@ -85,7 +85,10 @@ class Teachers:
     def make(self, store: Store) -> tuple[StoredTeacher | LiveTeacher | None, str]:
         """Return the teacher for a store's frames, or None and why it can't be had."""
         if self._wanted is None:
-            return None, "the run learnt from no teacher (objective: pixels), or its config.json does not say from which."
+            return (
+                None,
+                "the run learnt from no teacher (objective: pixels), or its config.json does not say from which.",
+            )
         for name in store.latents:
             if store.identity[f"latents/{name}"].get("teacher") == self._wanted:
                 return stored_teacher(store, name), ""

@@ -54,8 +54,8 @@ class TrainBatch:
     """int64 [B] row numbers, on the host."""
     unusable_rows: Ints
     """int64, on the host: rows left out because their region is too small."""
-    fingerprint: str
-    """xxh3-64 (hex) of rows and masks: equal batches, equal text."""
+    fingerprint: int
+    """Sum over images of xxh3-64 of row and masks, modulo 2^64 as int64: parts of a batch add up to the whole's."""
     pixels_BCSS: torch.Tensor
     """uint8"""
     latents_BTD: torch.Tensor | None
@@ -88,12 +88,13 @@ class BatchMaker:
         seed: int,
         device: torch.device,
         online: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        ahead: int = AHEAD,
     ) -> None:
         """`layer` names the teacher whose latents are read; None with `online`, which is asked instead."""
         if (layer is None) == (online is None):
             raise UsageError("targets come either from the store or from a teacher in the loop: give one of the two")
         self._store, self._layer, self._grid, self._masks = store, layer, grid, masks
-        self._seed, self._device, self._online = seed, device, online
+        self._seed, self._device, self._online, self._ahead = seed, device, online, ahead
         self._layers = self._layers_to_read()
         # Copies run beside the computation only in a stream of their own.
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -122,7 +123,7 @@ class BatchMaker:
         pool = ThreadPoolExecutor(1, "usjepa-batches")
         try:
             while True:
-                while len(pending) <= AHEAD and (request := next(todo, None)) is not None:
+                while len(pending) <= self._ahead and (request := next(todo, None)) is not None:
                     pending.append(pool.submit(self._make, request))
                 if not pending:
                     return
@@ -216,8 +217,25 @@ def _shortened(masks: Masks, kept: Ints) -> Masks:
     )
 
 
-def _fingerprint(rows_B: Ints, masks: Masks) -> str:
-    digest = xxhash.xxh3_64()
-    for array in (rows_B, masks.context_BN, masks.context_valid_BN, masks.targets_BMP, masks.targets_valid_BMP):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+def _fingerprint(rows_B: Ints, masks: Masks) -> int:
+    """The padding, which depends on the neighbours, does not count."""
+    contexts_B = masks.context_valid_BN.sum(axis=-1)
+    targets_BM = masks.targets_valid_BMP.sum(axis=-1)
+    total = 0
+    for image, row in enumerate(rows_B):
+        digest = xxhash.xxh3_64(row.tobytes())
+        digest.update(masks.context_BN[image, : contexts_B[image]].tobytes())
+        digest.update(targets_BM[image].tobytes())
+        digest.update(masks.targets_BMP[image][masks.targets_valid_BMP[image]].tobytes())
+        total += digest.intdigest()
+    return wrapped(total)
+
+
+def wrapped(total: int) -> int:
+    """Return an integer modulo 2^64, as a signed 64-bit number."""
+    return (total + 2**63) % 2**64 - 2**63
+
+
+def fingerprint_text(total: int) -> str:
+    """Return 16 hex digits of a (summed) fingerprint, for the log."""
+    return f"{total % 2**64:016x}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from usjepa.cache.storage import write_durably
 
@@ -33,10 +33,16 @@ def read_log(path: Path) -> list[Line]:
 class Journal:
     """Appends to a log."""
 
-    def __init__(self, path: Path, step: int, validated: int) -> None:
-        """Open a log at a checkpoint: lines of `step` and later and of epochs not yet `validated` are taken back."""
+    def __init__(self, path: Path, step: int, validated: int, writes: bool = True) -> None:
+        """Open a log at a checkpoint: lines of `step` and later and of epochs not yet `validated` are taken back.
+
+        Ranks that do not write keep the same lines in memory.
+        """
         self.path = path
         self.lines = [line for line in read_log(path) if _before(line, step, validated)]
+        self._file: BinaryIO | None = None
+        if not writes:
+            return
         # The same bytes as `write` gives: floats and key order survive the round trip.
         kept = b"".join(_bytes(line) for line in self.lines)
         if not path.exists() or path.read_bytes() != kept:
@@ -46,16 +52,19 @@ class Journal:
     def write(self, line: Line) -> None:
         """Append a line; it is seen at once, and durable after `sync`."""
         self.lines.append(line)
-        self._file.write(_bytes(line))
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(_bytes(line))
+            self._file.flush()
 
     def sync(self) -> None:
         """Make what was written outlive a power cut."""
-        os.fsync(self._file.fileno())
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _bytes(line: Line) -> bytes:

@@ -8,19 +8,23 @@ the same holds of rows and masks, and of losses up to the order in which its ker
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.cache.claims import held
+from usjepa.cache.errors import Interrupted, TrainingError, UsageError
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.progress import Progress as Bar
-from usjepa.train.batches import BatchMaker, Request, TrainBatch
+from usjepa.cache.storage import LocalStorage, make_folders
+from usjepa.train.batches import AHEAD, BatchMaker, Request, TrainBatch, fingerprint_text, wrapped
 from usjepa.train.plan import Plan, describe, make_plan
+from usjepa.train.ranks import ranks_of_this_run
 from usjepa.train.run import Run, RunFolder
 from usjepa.train.step import train_step
 from usjepa.train.validate import validate
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.settings import Recipe
+    from usjepa.train.journal import Line
+    from usjepa.train.ranks import Ranks
 
 GO_ON = "The state is saved: run the same command again to go on."
 
@@ -59,32 +65,56 @@ def train(
     """
     if Path(run_dir).exists() and not Path(run_dir).is_dir():
         raise UsageError(f"{run_dir}: is a file; RUN is a folder, new or of an earlier call.")
-    folder = RunFolder(Path(run_dir), say)
-    with graceful_interrupts() as stop:
+    with graceful_interrupts() as stop, ranks_of_this_run(device) as ranks, _alone_in(run_dir, ranks):
+        folder = RunFolder(Path(run_dir), say if ranks.leads else _silent)
         found = folder.checkpoints.newest(folder.begun)
-        plan = make_plan(store_path, recipe, device, None if found is None else found[0])
+        ranks.agree("checkpoint", -1 if found is None else found[0].step)
+        plan = make_plan(store_path, recipe, device, None if found is None else found[0], ranks)
         with _deterministic(plan.device), closing(plan.store):
-            run = Run(plan, folder, found)
+            run = Run(plan, folder, found, ranks)
             with closing(run.journal):
                 _carry_on(run, stop, stop_after_steps)
 
 
+def _silent(_text: str) -> None:
+    """Say nothing: rank 0 does."""
+
+
+@contextmanager
+def _alone_in(run_dir: str, ranks: Ranks) -> Iterator[None]:
+    """Hold the run's claim: two runs in one folder would overwrite each other's checkpoints."""
+    if not ranks.leads:
+        yield
+        return
+    folder = Path(run_dir)
+    make_folders(folder)
+    try:
+        with held(LocalStorage(folder), "run", steal=False, say=say, doing="trained"):
+            yield
+    finally:
+        # A call that was refused leaves nothing behind: `rmdir` fails on whatever holds something.
+        with suppress(OSError):
+            (folder / "claims").rmdir()
+            folder.rmdir()
+
+
 def _carry_on(run: Run, stop: StopFlag, stop_after: int | None) -> None:
     """Train what is left, then write the encoder."""
+    tell = say if run.ranks.leads else _silent
     if run.finished and run.folder.exported:
-        say(f"{run.folder.path}: this run is finished ({run.step:,} steps); nothing is left to do.")
+        tell(f"{run.folder.path}: this run is finished ({run.step:,} steps); nothing is left to do.")
         return
     for note in describe(run.plan):
-        say(note)
+        tell(note)
     if run.step:
-        say(f"going on from step {run.step:,} of {run.plan.total_steps:,}")
+        tell(f"going on from step {run.step:,} of {run.plan.total_steps:,}")
     last = run.plan.total_steps if stop_after is None else min(run.step + stop_after, run.plan.total_steps)
     if _epochs(run, stop, last):
         run.draw(always=True)
         run.export()
     else:
         run.draw(always=True)
-        say(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as asked. {GO_ON}")
+        tell(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as asked. {GO_ON}")
 
 
 def _epochs(run: Run, stop: StopFlag, last: int) -> bool:
@@ -98,6 +128,7 @@ def _epochs(run: Run, stop: StopFlag, last: int) -> bool:
         plan.settings.seed,
         plan.device,
         plan.targets.online,
+        ahead=max(AHEAD, plan.settings.accumulate),
     )
     while not run.finished:
         end = (run.progress.validated + 1) * plan.steps_per_epoch
@@ -116,48 +147,54 @@ def _epochs(run: Run, stop: StopFlag, last: int) -> bool:
 
 def _steps(run: Run, maker: BatchMaker, stop: StopFlag, end: int, bar: Bar) -> None:
     """Take the steps up to `end`, which lies in the current epoch."""
-    with closing(maker.stream(_requests(run.plan, run.step, end))) as stream:
+    accumulate = run.plan.settings.accumulate
+    with closing(maker.stream(_requests(run, run.step, end))) as stream:
         before = time.perf_counter()
-        for batch, waited in stream:
-            line = _step(run, batch)
+        while received := list(itertools.islice(stream, accumulate)):
+            waited = sum(waited for _, waited in received)
+            line = _step(run, [batch for batch, _ in received])
             now = time.perf_counter()
-            line |= {"images_per_s": round(len(batch) / (now - before), 2), "data_wait_s": round(waited, 6)}
+            line |= {"images_per_s": round(line["images"] / (now - before), 2), "data_wait_s": round(waited, 6)}
             before = now
             run.journal.write(line)
             run.stepped()
-            _safe_point(run, stop)
-            if run.save_due:
-                run.save()
+            _safe_point(run, stop, periodic=True)
             bar.update(1, loss="-" if line["loss"] is None else f"{line['loss']:.4f}", wait=f"{waited * 1e3:.0f} ms")
 
 
-def _requests(plan: Plan, start: int, end: int) -> Iterator[Request]:
+def _requests(run: Run, start: int, end: int) -> Iterator[Request]:
+    """This rank's parts of each step's batch."""
+    plan = run.plan
     for step in range(start, end):
         epoch, index = plan.order.position_of(step)
-        yield Request(step, plan.order.batch(epoch, index))
+        for positions in run.ranks.shares(plan.order.batch(epoch, index), plan.settings.accumulate):
+            yield Request(step, positions)
 
 
-def _step(run: Run, batch: TrainBatch) -> dict[str, object]:
+def _step(run: Run, parts: list[TrainBatch]) -> Line:
     """Learn from a batch; returns its line of the log, without times."""
-    epoch, index = run.plan.order.position_of(batch.step)
-    line: dict[str, object] = {"kind": "step", "step": batch.step, "epoch": epoch}
-    counts = {"images": len(batch), "unusable": len(batch.unusable_rows), "batch": batch.fingerprint}
-    if not len(batch):
-        _refuse_unusable(run.plan, batch, index)
+    step = parts[0].step
+    epoch, index = run.plan.order.position_of(step)
+    mine = [sum(len(part) for part in parts), sum(len(part.unusable_rows) for part in parts)]
+    images, unusable, rows_and_masks = run.ranks.add([*mine, wrapped(sum(part.fingerprint for part in parts))])
+    line: Line = {"kind": "step", "step": step, "epoch": epoch}
+    counts = {"images": images, "unusable": unusable, "batch": fingerprint_text(rows_and_masks)}
+    if not images:
+        _refuse_unusable(run.plan, parts, unusable, index)
         return line | {"loss": None, "lr": None, "wd": None, "grad_norm": None, **counts}
-    result = train_step(run.model, run.optimizer, batch, run.plan)
+    result = train_step(run.parallel, run.optimizer, parts, images, run.plan, run.ranks)
     numbers = {"loss": result.loss, "lr": result.lr, "wd": result.weight_decay, "grad_norm": result.grad_norm}
     return line | numbers | counts
 
 
-def _refuse_unusable(plan: Plan, batch: TrainBatch, index: int) -> None:
+def _refuse_unusable(plan: Plan, parts: list[TrainBatch], asked: int, index: int) -> None:
     """Stop at a whole batch without a usable image; an epoch's short last one may well be such, and is skipped."""
-    asked = len(batch.unusable_rows)
     if index > 0 and asked < plan.settings.batch_size:
         return
+    rows = [row for part in parts for row in part.unusable_rows]
     raise TrainingError(
-        f"step {batch.step}: none of the {asked} images of the batch has room for its masks (rows "
-        f"{', '.join(str(row) for row in batch.unusable_rows[:16])}): their regions are too small. Look at them with "
+        f"step {parts[0].step}: none of the {asked} images of the batch has room for its masks (rows "
+        f"{', '.join(str(row) for row in rows[:16])}): their regions are too small. Look at them with "
         "usjepa-cache inspect, lower train.masks.min_patches or target_scale, or train without train.masks.regions."
     )
 
@@ -167,23 +204,30 @@ def _end_epoch(run: Run, maker: BatchMaker, stop: StopFlag) -> None:
     epoch, loss = run.progress.validated, None
     _safe_point(run, stop)
     if len(run.plan.validation_rows):
-        result = validate(run.model, maker, run.plan, lambda: _safe_point(run, stop))
+        result = validate(run.model, maker, run.plan, run.ranks, lambda: _safe_point(run, stop))
         loss = result.loss
         line = {"kind": "validation", "epoch": epoch, "step": run.step, "loss": loss}
         lowest = run.validated(loss)
         run.journal.write(line | {"images": result.images, "unusable": result.unusable, "best": lowest})
-        say(f"epoch {epoch + 1}: validation loss {loss:.5f}{' (lowest so far)' if lowest else ''}")
+        if run.ranks.leads:
+            say(f"epoch {epoch + 1}: validation loss {loss:.5f}{' (lowest so far)' if lowest else ''}")
     else:
         run.validated(None)
     run.save()
     run.draw()
 
 
-def _safe_point(run: Run, stop: StopFlag) -> None:
-    """Here a run may end on request: save it, then raise Interrupted."""
-    if stop.requested:
+def _safe_point(run: Run, stop: StopFlag, periodic: bool = False) -> None:
+    """Here a run may end on request: all ranks save and raise Interrupted, whichever of them was asked.
+
+    With `periodic`, a checkpoint is written when rank 0 finds it due.
+    """
+    asked, due = run.ranks.add([stop.requested, periodic and run.ranks.leads and run.save_due])
+    if asked or due:
         run.save()
-    stop.check(GO_ON)
+    if asked:
+        stop.check(GO_ON)
+        raise Interrupted(f"another rank was asked to stop. {GO_ON}")
 
 
 @contextmanager

@@ -32,7 +32,12 @@ class Model(nn.Module):
         self.predictor = Predictor(settings.predictor, self.student.dim, teacher_dim, grid, settings.seed)
 
     def forward(self, pixels_BCSS: torch.Tensor, batch: TrainBatch) -> torch.Tensor:
-        """Predicted latents [B, M, P, D] at the batch's targets, from pixels (float in [0, 1]) at its context."""
+        """Predicted latents [B, M, P, D] at the batch's targets, from pixels (float in [0, 1]) at its context.
+
+        Of an empty batch: a scalar 0 that every parameter has a part in. The other ranks wait for its gradients.
+        """
+        if not len(batch):
+            return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         context_valid_BN = batch.context_valid_BN if batch.context_padded else None
         targets_valid_BMP = batch.targets_valid_BMP if batch.targets_padded else None
         context_BND = self.student(pixels_BCSS, batch.context_BN, context_valid_BN)

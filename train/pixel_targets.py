@@ -37,9 +37,7 @@ class PixelTargets:
     @property
     def identity(self) -> dict[str, Json]:
         """Everything that changes the targets, beside the pixels."""
-        return {
-            "pixels": {"version": VERSION, "patch": self.patch, "normalisation": "mean and variance of the patch"}
-        }
+        return {"pixels": {"version": VERSION, "patch": self.patch, "normalisation": "mean and variance of the patch"}}
 
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         """Return the targets; a patch of one grey level (outside the scan) becomes zeros."""

@@ -13,10 +13,11 @@ from usjepa.cache.errors import IdentityError, StoreError, UsageError
 from usjepa.cache.identity import Json, differences, explain, soft_versions
 from usjepa.cache.store import Store, open_store
 from usjepa.cache.teacher import Teacher, load_teacher
-from usjepa.train.checkpoint import Progress, same_json
 from usjepa.train import pixel_targets
+from usjepa.train.checkpoint import Progress, same_json
 from usjepa.train.order import EpochOrder, Split, first_views, split_groups
 from usjepa.train.pixel_targets import PixelTargets
+from usjepa.train.ranks import Ranks
 from usjepa.train.schedule import Schedule
 from usjepa.train.student import student_grid
 
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
     from usjepa.cache.settings import Recipe, TrainSettings
 
-_WITHOUT_EFFECT = ("checkpoint_minutes", "read_threads")
-"""Fields of `train:` that change no number: a run may be resumed with others."""
+_WITHOUT_EFFECT = ("checkpoint_minutes", "read_threads", "accumulate")
+"""Fields of `train:` that change no number, or only how sums are rounded: a run may be resumed with others."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Plan:
     validation_rows: NDArray[np.int64]
     """Positions, int64: view 0 of every held-out frame."""
     schedule: Schedule
+    ranks: int = 1
+    """Processes that share the work: no number depends on it but the order in which floats are added."""
 
     @property
     def settings(self) -> TrainSettings:
@@ -85,10 +88,13 @@ class Plan:
     def soft(self) -> dict[str, Json]:
         """Versions and machine: recorded in checkpoints and the export, never in the way."""
         threads = torch.get_num_threads()
-        return {**soft_versions(["torch", "timm", "usjepa"]), "device": self.device.type, "threads": threads}
+        versions = soft_versions(["torch", "timm", "usjepa"])
+        return {**versions, "device": self.device.type, "threads": threads, "ranks": self.ranks}
 
 
-def make_plan(store_path: str, recipe: Recipe, device: str | None, resumed: Progress | None) -> Plan:
+def make_plan(
+    store_path: str, recipe: Recipe, device: str | None, resumed: Progress | None, ranks: Ranks | None = None
+) -> Plan:
     """Open the store and decide which rows are trained on, in which order, against which targets.
 
     Raises:
@@ -97,7 +103,8 @@ def make_plan(store_path: str, recipe: Recipe, device: str | None, resumed: Prog
         IdentityError: `resumed` began on another store or with other numbers.
     """
     settings = recipe.train
-    place = _device(device, settings)
+    ranks = ranks or Ranks()
+    place = _device(device, settings, ranks)
     store = _open(store_path, settings.read_threads, resumed)
     targets = _targets(store, recipe, place)
     table = store.table
@@ -106,7 +113,7 @@ def make_plan(store_path: str, recipe: Recipe, device: str | None, resumed: Prog
     order = EpochOrder(table.dataset, table.source, table.frame, table.view, split.train, settings)
     validation_rows = first_views(table.source, table.frame, table.view, split.validation)
     schedule = Schedule(settings, order.steps_per_epoch())
-    plan = Plan(recipe, store, place, targets, split, order, validation_rows, schedule)
+    plan = Plan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size)
     if resumed is not None:
         refuse_another(resumed, plan.identity)
     return plan
@@ -123,7 +130,7 @@ def refuse_another(resumed: Progress, wanted: dict[str, Json]) -> None:
         )
 
 
-def _device(name: str | None, settings: TrainSettings) -> torch.device:
+def _device(name: str | None, settings: TrainSettings, ranks: Ranks) -> torch.device:
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
@@ -131,6 +138,8 @@ def _device(name: str | None, settings: TrainSettings) -> torch.device:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device {name}: training runs on cpu or cuda")
     if device.type == "cuda":
+        if ranks.size > 1 and device.index is None:
+            device = torch.device("cuda", ranks.local)
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
             raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
         if settings.compute == "fp16":

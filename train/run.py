@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.settings import Recipe
     from usjepa.train.plan import Plan
+    from usjepa.train.ranks import Ranks
 
 RECIPE, LOG, CURVE, STATE = "recipe.json", "log.jsonl", "curve.png", "state"
 _DRAW_EVERY_S = 60.0
@@ -48,8 +49,8 @@ class RunFolder:
 class Run:
     """The state that steps change, and how it is saved. Changes are undone by a kill, never half done."""
 
-    def __init__(self, plan: Plan, folder: RunFolder, found: tuple[Progress, Tensors] | None) -> None:
-        self.plan, self.folder = plan, folder
+    def __init__(self, plan: Plan, folder: RunFolder, found: tuple[Progress, Tensors] | None, ranks: Ranks) -> None:
+        self.plan, self.folder, self.ranks = plan, folder, ranks
         self.model = Model(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
         self.optimizer = make_optimizer(self.model, plan.settings)
         if found is None:
@@ -58,13 +59,15 @@ class Run:
         else:
             self.progress = replace(found[0], soft=plan.soft)
             restore(self.model, self.optimizer, found[1])
-        make_folders(folder.path)
-        self.journal = Journal(folder.path / LOG, self.progress.step, self.progress.validated)
+        self.parallel = ranks.parallel(self.model)
+        if ranks.leads:
+            make_folders(folder.path)
+        self.journal = Journal(folder.path / LOG, self.progress.step, self.progress.validated, writes=ranks.leads)
         self._saved = time.monotonic()
         self._drawn = float("-inf")
         if found is None:
             self.save()
-        if not folder.begun:
+        if ranks.leads and not folder.begun:
             folder.begin(plan.recipe)
 
     @property
@@ -91,24 +94,38 @@ class Run:
         epoch, best = self.progress.validated, self.progress.best
         lowest = loss is not None and (best is None or loss < best.loss)
         if loss is not None and lowest:
-            best = self.folder.checkpoints.save_best(self._encoder(), loss, self.step, epoch)
+            best = Best(loss, self.step, epoch, "", "")  # the other ranks only need to know the loss
+            if self.ranks.leads:
+                best = self.folder.checkpoints.save_best(self._encoder(), loss, self.step, epoch)
         self.progress = replace(self.progress, validated=epoch + 1, best=best)
         return lowest
 
     def save(self) -> None:
-        """Write a checkpoint. The log is on disk before it, so that a resume finds every line that it stands for."""
-        self.journal.sync()
-        self.folder.checkpoints.save(training_state(self.model, self.optimizer), self.progress)
+        """Write a checkpoint; every rank comes here and waits until it is on disk.
+
+        The log is on disk before it, so that a resume finds every line that it stands for.
+        """
+        if self.ranks.leads:
+            self.journal.sync()
+            self.folder.checkpoints.save(training_state(self.model, self.optimizer), self.progress)
+        self.ranks.wait()
         self._saved = time.monotonic()
 
     def draw(self, always: bool = False) -> None:
         """Draw the loss curve anew, at most once a minute unless `always`."""
+        if not self.ranks.leads:
+            return
         if always or time.monotonic() - self._drawn >= _DRAW_EVERY_S:
             draw_curve(self.journal.lines, self.plan.steps_per_epoch, self.folder.path / CURVE)
             self._drawn = time.monotonic()
 
     def export(self) -> None:
         """Write the encoder of lowest validation loss; the last one where nothing was held out."""
+        if self.ranks.leads:
+            self._export()
+        self.ranks.wait()
+
+    def _export(self) -> None:
         best, student = self.progress.best, self.model.student
         if best is not None:
             student.vit.load_state_dict(self.folder.checkpoints.load_best(best), strict=True)

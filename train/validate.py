@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from usjepa.train.model import Model
     from usjepa.train.plan import Plan
+    from usjepa.train.ranks import Ranks
 
 VALIDATION_STEP = -1
 """Names the draw of validation masks; no step of training has this number."""
@@ -34,8 +35,10 @@ class Validation:
     unusable: int
 
 
-def validate(model: Model, maker: BatchMaker, plan: Plan, safe_point: Callable[[], None]) -> Validation:
+def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_point: Callable[[], None]) -> Validation:
     """The mean loss over the held-out images, without augmentation; `safe_point` may end it between batches.
+
+    Each rank takes its share of every batch.
 
     Raises:
         TrainingError: the loss is not finite, or no held-out image is usable.
@@ -44,7 +47,7 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, safe_point: Callable[[
     total, images, unusable = 0.0, 0, 0
     model.eval()
     try:
-        with closing(maker.stream(_requests(plan))) as stream, torch.no_grad():
+        with closing(maker.stream(_requests(plan, ranks))) as stream, torch.no_grad():
             for batch, _ in stream:
                 safe_point()
                 unusable += len(batch.unusable_rows)
@@ -57,6 +60,8 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, safe_point: Callable[[
                 images += len(batch)
     finally:
         model.train()
+    images, unusable = ranks.add([images, unusable])
+    total = ranks.add_floats([total])[0]
     if not images:
         raise TrainingError(
             f"none of the {unusable} held-out images has a region large enough for its masks: lower "
@@ -67,7 +72,8 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, safe_point: Callable[[
     return Validation(total / images, images, unusable)
 
 
-def _requests(plan: Plan) -> Iterator[Request]:
+def _requests(plan: Plan, ranks: Ranks) -> Iterator[Request]:
     size = plan.settings.batch_size
     for start in range(0, len(plan.validation_rows), size):
-        yield Request(VALIDATION_STEP, plan.validation_rows[start : start + size])
+        mine = ranks.shares(plan.validation_rows[start : start + size])[0]
+        yield Request(VALIDATION_STEP, mine)
