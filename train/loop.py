@@ -93,9 +93,9 @@ def _alone_in(run_dir: str, ranks: Ranks) -> Iterator[None]:
             yield
     finally:
         # A call that was refused leaves nothing behind: `rmdir` fails on whatever holds something.
-        with suppress(OSError):
-            (folder / "claims").rmdir()
-            folder.rmdir()
+        for empty in (folder / "claims", folder):
+            with suppress(OSError):
+                empty.rmdir()
 
 
 def _carry_on(run: Run, stop: StopFlag, stop_after: int | None) -> None:

@@ -144,7 +144,7 @@ def _told() -> Iterator[None]:
     except RuntimeError as error:
         if not (isinstance(error, distributed.DistError) or _OF_COLLECTIVES.search(str(error))):
             raise
-        first = str(error).strip().split("\n")[0]
+        first = str(error).strip().split("\n")[0].split(". This is typically")[0]
         raise TrainingError(
             f"rank {os.environ.get('RANK', '0')}: another rank died or does not answer ({first}). The last checkpoint "
             "is whole: look at the other ranks' messages, then run the same command again, with any number of ranks."
