@@ -185,6 +185,8 @@ class PredictorSettings(Settings):
     """Width [paper: 384]."""
     heads: Count = 12
     """Attention heads; not stated in the paper, I-JEPA uses the encoder's."""
+    joint: bool = False
+    """Predict all target blocks of an image in one sequence, where they see each other, instead of one by one."""
 
 
 class TrainSettings(Settings):
@@ -201,12 +203,13 @@ class TrainSettings(Settings):
     predictor: PredictorSettings = PredictorSettings()
     masks: MaskSettings = MaskSettings()
     augment: AugmentSettings = AugmentSettings()
-    loss: Literal["smooth_l1", "l1", "l2"] = "smooth_l1"
-    """Per-element loss [paper: smooth L1]."""
+    loss: Literal["smooth_l1", "l1", "l2", "cosine"] = "smooth_l1"
+    """Per-element loss [paper: smooth L1]; cosine: one minus the cosine of each patch."""
     beta: Positive = 1.0
     """Where smooth L1 turns linear; not stated in the paper, torch's default."""
-    target_norm: Literal["none", "layer"] = "none"
-    """Layer-normalise targets over the feature dimension (I-JEPA's code does, the paper does not say)."""
+    target_norm: Literal["none", "layer", "standardised"] = "none"
+    """Targets as they are; each token normalised over its channels (I-JEPA's code does, the paper does not say); or
+    each channel standardised by its mean and deviation over a sample of training frames."""
     batch_size: Count = 128
     """Images per step, over all ranks."""
     accumulate: Count = 1
@@ -231,6 +234,10 @@ class TrainSettings(Settings):
     """Largest gradient norm; none: no clipping."""
     compute: ComputePrecision = "bf16"
     """Autocast precision on a GPU; a CPU always computes in fp32."""
+    compile: bool = False
+    """Compile student and predictor (torch.compile, dynamic shapes): slower to start, faster afterwards."""
+    recompute: bool = False
+    """Activation checkpointing: blocks are computed again in the backward pass, for want of memory."""
     seed: int = 0
     """Seed of weights, order, masks and augmentation."""
     dataset_cap: Count = 50_000

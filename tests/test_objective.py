@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usjepa.cache.settings import TrainSettings
-from usjepa.train.objective import image_losses, loss, normalise_targets
+from usjepa.train.objective import image_losses, loss
+from usjepa.train.target_norm import TargetNorm
 
 KINDS = ("smooth_l1", "l1", "l2")
+"""Elementwise; cosine has a test of its own."""
 
 
 def batch(seed=0, B=5, M=4, P=7, D=6):
@@ -124,9 +126,19 @@ def test_images_without_targets_are_told_apart():
 
 def test_layer_normalised_targets_are_those_of_i_jepa():
     latents = 3 + 5 * torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
-    assert normalise_targets(latents, "none") is latents
-    got = normalise_targets(latents, "layer")
+    assert TargetNorm("none")(latents) is latents
+    got = TargetNorm("layer")(latents)
     centred = latents - latents.mean(-1, keepdim=True)
     expected = centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-5)
     torch.testing.assert_close(got, expected)
-    assert normalise_targets(latents.half(), "layer").dtype == torch.float32
+    assert TargetNorm("layer")(latents.half()).dtype == torch.float32
+
+
+def test_cosine_sees_directions_and_no_lengths():
+    predictions, targets, valid, usable = batch()
+    recipe = TrainSettings(loss="cosine")
+    cosines = torch.linalg.vecdot(predictions, targets) / (predictions.norm(dim=-1) * targets.norm(dim=-1))
+    patches = torch.where(valid, 1 - cosines, 0.0).sum(-1) / valid.sum(-1)
+    torch.testing.assert_close(loss(predictions, targets, valid, usable, recipe), patches.mean())
+    scaled = loss(7 * predictions, 3 * targets, valid, usable, recipe)
+    torch.testing.assert_close(scaled, loss(predictions, targets, valid, usable, recipe))

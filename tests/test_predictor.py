@@ -75,3 +75,24 @@ def test_weights_depend_on_the_seed_alone_and_deep_blocks_start_small():
 def test_heads_that_do_not_share_the_width_are_refused_by_name():
     with pytest.raises(UsageError, match=r"train\.predictor\.dim=32 .*train\.predictor\.heads=5"):
         predictor(heads=5)
+
+
+def test_jointly_predicted_blocks_see_each_other_and_padding_still_changes_no_number():
+    model, (tokens, places) = predictor(joint=True), context()
+    targets = torch.tensor([[[7, 8, 9], [10, 11, 12]]] * 2)
+    moved = torch.tensor([[[7, 8, 9], [13, 14, 15]]] * 2)
+    first, second = (predict(model, tokens, places, None, t, None) for t in (targets, moved))
+    assert first.shape == (2, 2, 3, TEACHER_DIM)
+    assert not torch.allclose(first[:, 0], second[:, 0])
+    valid = torch.tensor([[[True, True, True], [True, False, False]]] * 2)
+    padded, again = (
+        predict(model, tokens, places, None, torch.where(valid, targets, torch.tensor(fill)), valid) for fill in (0, 5)
+    )
+    assert torch.equal(padded[valid], again[valid])
+
+
+def test_one_block_is_predicted_alike_jointly_or_not():
+    tokens, places = context()
+    targets = torch.tensor([[[7, 8, 9]]] * 2)
+    alone, together = (predict(predictor(joint=j), tokens, places, None, targets, None) for j in (False, True))
+    assert torch.equal(alone, together)

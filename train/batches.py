@@ -59,7 +59,7 @@ class TrainBatch:
     pixels_BCSS: torch.Tensor
     """uint8"""
     latents_BTD: torch.Tensor | None
-    """float32; None until the online teacher has been asked."""
+    """float32, normalised as the loss wants them; None until the online teacher has been asked."""
     context_BN: torch.Tensor
     """int64"""
     context_valid_BN: torch.Tensor
@@ -89,12 +89,14 @@ class BatchMaker:
         device: torch.device,
         online: Callable[[torch.Tensor], torch.Tensor] | None = None,
         ahead: int = AHEAD,
+        normalise: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         """`layer` names the teacher whose latents are read; None with `online`, which is asked instead."""
         if (layer is None) == (online is None):
             raise UsageError("targets come either from the store or from a teacher in the loop: give one of the two")
         self._store, self._layer, self._grid, self._masks = store, layer, grid, masks
         self._seed, self._device, self._online, self._ahead = seed, device, online, ahead
+        self._normalise = normalise
         self._layers = self._layers_to_read()
         # Copies run beside the computation only in a stream of their own.
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -192,11 +194,14 @@ class BatchMaker:
                 value = getattr(batch, field.name)
                 if isinstance(value, torch.Tensor):
                     value.record_stream(torch.cuda.current_stream(self._device))
-        if self._online is None:
-            return batch
+        latents_BTD = batch.latents_BTD
         if not len(batch):
             return replace(batch, latents_BTD=torch.empty(0, self._grid[0] * self._grid[1], 0, device=self._device))
-        return replace(batch, latents_BTD=self._online(batch.pixels_BCSS))
+        if self._online is not None:
+            latents_BTD = self._online(batch.pixels_BCSS)
+        if self._normalise is not None and latents_BTD is not None:
+            latents_BTD = self._normalise(latents_BTD)
+        return replace(batch, latents_BTD=latents_BTD)
 
 
 def _picked(array: NDArray[Any], kept: Ints) -> NDArray[Any]:

@@ -129,6 +129,7 @@ def _epochs(run: Run, stop: StopFlag, last: int) -> bool:
         plan.device,
         plan.targets.online,
         ahead=max(AHEAD, plan.settings.accumulate),
+        normalise=run.norm,
     )
     while not run.finished:
         end = (run.progress.validated + 1) * plan.steps_per_epoch

@@ -23,13 +23,15 @@ class Model(nn.Module):
 
     def __init__(self, settings: TrainSettings, image_size: int, grid: tuple[int, int], teacher_dim: int) -> None:
         super().__init__()
-        self.student = Student(settings.student, image_size, settings.seed)
+        self.student = Student(settings.student, image_size, settings.seed, settings.recompute)
         if self.student.grid != grid:
             raise UsageError(
                 f"the student {settings.student.architecture} has a patch grid of {_told(self.student.grid)} and the "
                 f"teacher's latents one of {_told(grid)}: set train.student.patch_size to {image_size // grid[0]}"
             )
-        self.predictor = Predictor(settings.predictor, self.student.dim, teacher_dim, grid, settings.seed)
+        self.predictor = Predictor(
+            settings.predictor, self.student.dim, teacher_dim, grid, settings.seed, settings.recompute
+        )
 
     def forward(self, pixels_BCSS: torch.Tensor, batch: TrainBatch) -> torch.Tensor:
         """Predicted latents [B, M, P, D] at the batch's targets, from pixels (float in [0, 1]) at its context.

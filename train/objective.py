@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -49,19 +49,14 @@ def image_losses(
 
 
 def _distance(predictions: torch.Tensor, targets: torch.Tensor, settings: TrainSettings) -> torch.Tensor:
-    """Elementwise: smooth L1 (Girshick 2015) is d^2 / (2 beta) for d < beta and d - beta / 2 beyond; L1 d; L2 d^2."""
+    """Elementwise: smooth L1 (Girshick 2015) is d^2 / (2 beta) for d < beta and d - beta / 2 beyond; L1 d; L2 d^2.
+
+    Cosine is one number a patch, 1 - cos (last axis of length 1): it sees directions and no lengths.
+    """
+    if settings.loss == "cosine":
+        return 1.0 - functional.cosine_similarity(predictions, targets, dim=-1, eps=1e-6).unsqueeze(-1)
     if settings.loss == "smooth_l1":
         return functional.smooth_l1_loss(predictions, targets, beta=settings.beta, reduction="none")
     if settings.loss == "l1":
         return functional.l1_loss(predictions, targets, reduction="none")
     return functional.mse_loss(predictions, targets, reduction="none")
-
-
-def normalise_targets(latents_BTD: torch.Tensor, mode: Literal["none", "layer"]) -> torch.Tensor:
-    """Latents as the loss sees them; `layer`: each token to mean 0 and variance 1 over D, no affine, eps 1e-5.
-
-    That is I-JEPA's `F.layer_norm(h, (h.size(-1),))`, torch's default eps included. Apply it before patches are picked.
-    """
-    if mode == "layer":
-        return functional.layer_norm(latents_BTD.float(), (latents_BTD.shape[-1],))
-    return latents_BTD

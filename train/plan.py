@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.settings import Recipe, TrainSettings
 
-_WITHOUT_EFFECT = ("checkpoint_minutes", "read_threads", "accumulate")
+_WITHOUT_EFFECT = ("checkpoint_minutes", "read_threads", "accumulate", "compile", "recompute")
 """Fields of `train:` that change no number, or only how sums are rounded: a run may be resumed with others."""
 
 

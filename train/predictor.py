@@ -2,7 +2,8 @@
 
 As in I-JEPA (arXiv 2301.08243), which the paper follows: context tokens are projected to the predictor's width and
 given fixed 2-D sine-cosine positions; every target patch is a learnable mask token plus its position; each target block
-is a sequence of its own, so that blocks don't see each other. The last layer maps to the width of the teacher.
+is a sequence of its own, so that blocks don't see each other. With `joint` all blocks of an image are one sequence: the
+context is then run through once, not once a block. The last layer maps to the width of the teacher.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import nn
 
 from usjepa.cache.errors import UsageError
 from usjepa.train.initial import seeded, sincos_positions
+from usjepa.train.student import run_block
 
 if TYPE_CHECKING:
     from usjepa.cache.settings import PredictorSettings
@@ -36,7 +38,13 @@ class Predictor(nn.Module):
     positions: torch.Tensor
 
     def __init__(
-        self, settings: PredictorSettings, student_dim: int, teacher_dim: int, grid: tuple[int, int], seed: int
+        self,
+        settings: PredictorSettings,
+        student_dim: int,
+        teacher_dim: int,
+        grid: tuple[int, int],
+        seed: int,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if settings.dim % settings.heads:
@@ -44,6 +52,7 @@ class Predictor(nn.Module):
                 f"train.predictor.dim={settings.dim} can't be shared by train.predictor.heads={settings.heads}: choose "
                 "a multiple"
             )
+        self.joint, self.recompute = settings.joint, recompute
         with seeded(seed, _PART):
             self.embed = nn.Linear(student_dim, settings.dim)
             self.mask_token = nn.Parameter(torch.zeros(settings.dim))
@@ -80,6 +89,23 @@ class Predictor(nn.Module):
         `context_BND` are the student's tokens of the patches `context_BN`; validity (bool) tells padding, None that
         there is none. Padded tokens are keys to nobody; predictions at padded targets are finite and mean nothing.
         """
+        if self.joint:
+            B, M, P = targets_BMP.shape
+            valid_B1P = None if targets_valid_BMP is None else targets_valid_BMP.reshape(B, 1, M * P)
+            together = self._predict(
+                context_BND, context_BN, context_valid_BN, targets_BMP.reshape(B, 1, M * P), valid_B1P
+            )
+            return together.reshape(B, M, P, -1)
+        return self._predict(context_BND, context_BN, context_valid_BN, targets_BMP, targets_valid_BMP)
+
+    def _predict(
+        self,
+        context_BND: torch.Tensor,
+        context_BN: torch.Tensor,
+        context_valid_BN: torch.Tensor | None,
+        targets_BMP: torch.Tensor,
+        targets_valid_BMP: torch.Tensor | None,
+    ) -> torch.Tensor:
         B, M, P = targets_BMP.shape
         N = context_BN.shape[1]
         # Positions are float32: under autocast they keep the residual stream in float32, as in the student.
@@ -88,7 +114,7 @@ class Predictor(nn.Module):
         tokens = torch.cat([context_BNd[:, None].expand(-1, M, -1, -1), masked_BMPd], dim=2).reshape(B * M, N + P, -1)
         mask = _attention_mask(context_BN, context_valid_BN, targets_BMP, targets_valid_BMP)
         for block in self.blocks:
-            tokens = block(tokens, attn_mask=mask)
+            tokens = run_block(block, tokens, mask, self.recompute)
         out: torch.Tensor = self.out(self.norm(tokens[:, N:])).reshape(B, M, P, -1)
         return out
 

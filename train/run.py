@@ -6,12 +6,16 @@ import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from usjepa.cache.storage import make_folders, write_durably
 from usjepa.train.checkpoint import Best, Checkpoints, Progress, Say, Tensors
 from usjepa.train.curve import draw_curve
 from usjepa.train.export import CONFIG, WEIGHTS, export_encoder
 from usjepa.train.journal import Journal
 from usjepa.train.model import Model, make_optimizer, restore, training_state
+from usjepa.train.target_norm import TargetNorm, measured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +63,8 @@ class Run:
         else:
             self.progress = replace(found[0], soft=plan.soft)
             restore(self.model, self.optimizer, found[1])
-        self.parallel = ranks.parallel(self.model)
+        self.norm = _new_norm(plan) if found is None else TargetNorm.restored(plan.settings.target_norm, found[1])
+        self.parallel = ranks.parallel(self._compiled())
         if ranks.leads:
             make_folders(folder.path)
         self.journal = Journal(folder.path / LOG, self.progress.step, self.progress.validated, writes=ranks.leads)
@@ -107,7 +112,8 @@ class Run:
         """
         if self.ranks.leads:
             self.journal.sync()
-            self.folder.checkpoints.save(training_state(self.model, self.optimizer), self.progress)
+            state = {**training_state(self.model, self.optimizer), **self.norm.state()}
+            self.folder.checkpoints.save(state, self.progress)
         self.ranks.wait()
         self._saved = time.monotonic()
 
@@ -147,8 +153,23 @@ class Run:
             },
         )
 
+    def _compiled(self) -> torch.nn.Module:
+        """The same weights under the same names; `self.model` stays what is saved."""
+        if not self.plan.settings.compile:
+            return self.model
+        compiled: torch.nn.Module = torch.compile(self.model, dynamic=True)  # type: ignore[assignment]
+        return compiled
+
     def _encoder(self) -> Tensors:
         return {name: tensor.detach() for name, tensor in self.model.student.vit.state_dict().items()}
+
+
+def _new_norm(plan: Plan) -> TargetNorm:
+    targets = plan.targets
+    layer = None if targets.online is not None else targets.name
+    return measured(
+        plan.settings.target_norm, plan.store, layer, targets.online, np.sort(plan.split.train), plan.device
+    )
 
 
 def _told(best: Best) -> dict[str, object]:

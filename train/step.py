@@ -54,7 +54,7 @@ def forward(
         raise TrainingError(f"step {batch.step}: the batch came without latents (a fault of usjepa, please report it)")
     with autocast(plan):
         predictions_BMPD = model(pixels_BCSS, batch)
-    latents_BTD = objective.normalise_targets(batch.latents_BTD, plan.settings.target_norm)
+    latents_BTD = batch.latents_BTD
     B, M, P = batch.targets_BMP.shape
     places = batch.targets_BMP.reshape(B, M * P, 1).expand(-1, -1, latents_BTD.shape[-1])
     return predictions_BMPD, latents_BTD.gather(1, places).reshape(B, M, P, -1)

@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from usjepa.cache.errors import UsageError
 from usjepa.train.initial import seeded, sincos_positions
@@ -29,8 +30,9 @@ class Student(nn.Module):
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, settings: StudentSettings, image_size: int, seed: int) -> None:
+    def __init__(self, settings: StudentSettings, image_size: int, seed: int, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.settings = settings
         self.model_args = _model_args(settings, image_size)
         with seeded(seed, _PART):
@@ -71,7 +73,7 @@ class Student(nn.Module):
             keys_BL = torch.cat([valid_BN.new_ones(len(valid_BN), self.prefix), valid_BN], dim=1)
             mask = keys_BL[:, None, None, :]
         for block in self.vit.blocks:
-            tokens = block(tokens, attn_mask=mask)
+            tokens = run_block(block, tokens, mask, self.recompute)
         out: torch.Tensor = self.vit.norm(tokens)[:, self.prefix :]
         return out
 
@@ -79,6 +81,15 @@ class Student(nn.Module):
         """All tokens of whole images (float in [0, 1]), prefix first: [B, prefix + T, D], as timm gives them."""
         out: torch.Tensor = self.vit.forward_features(self.normalised(pixels_BCSS))
         return out
+
+
+def run_block(block: nn.Module, tokens: torch.Tensor, mask: torch.Tensor | None, recompute: bool) -> torch.Tensor:
+    """A transformer block; with `recompute` its activations are not kept but computed again for the gradients."""
+    if recompute and torch.is_grad_enabled():
+        again: torch.Tensor = checkpoint(block, tokens, attn_mask=mask, use_reentrant=False)
+        return again
+    out: torch.Tensor = block(tokens, attn_mask=mask)
+    return out
 
 
 def student_grid(settings: StudentSettings, image_size: int) -> tuple[int, int]:
