@@ -246,6 +246,12 @@ class TrainSettings(Settings):
     """Groups whose hash lies under this share are never trained on [paper: 5 %]."""
     exclude_splits: tuple[str, ...] = ("test",)
     """Rows of these splits take part neither in training nor in validation."""
+    knn_every: Annotated[int, Field(ge=0)] = 10
+    """Epochs between k-NN probes of the encoder on held-out groups, where frames have labels; 0: never."""
+    explosion: Annotated[float, Field(gt=1)] | None = 20.0
+    """Stop when a loss is not below this many times the median of the last 100; none: only when it is not finite."""
+    tensorboard: bool = False
+    """Write TensorBoard events into the run's folder as well (pip install 'usjepa[tensorboard]')."""
     checkpoint_minutes: Positive = 10.0
     """Wall-clock time between checkpoints; one is written at every epoch's end as well."""
     read_threads: Count = 2

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.knn import knn_predict
 from usjepa.evaluate.metrics import Score, score, spread, summed
 from usjepa.evaluate.probe import Probe, fit_scaler, train_probe
 from usjepa.evaluate.splits import TEST, TRAIN, VALIDATION
+from usjepa.train.knn import knn_predict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,7 +2,8 @@
 
 `{"kind": "step", "step", "epoch", "loss", "lr", "wd", "grad_norm", "images", "unusable", "batch", "images_per_s",
 "data_wait_s"}` for every optimizer step, `batch` being a fingerprint of its rows and masks; `{"kind": "validation",
-"epoch", "step", "loss", "images", "unusable", "best"}` at the end of every epoch. Floats are written so that they read
+"epoch", "step", "loss", "images", "unusable", "best", "target_mean", "target_std", "rankme", "feature_std", "knn"}` at
+the end of every epoch (what can't be measured is left out). Floats are written so that they read
 back as the same bits. A resumed run first takes back the lines after its checkpoint, so no step is ever there twice.
 """
 
@@ -16,6 +17,8 @@ from usjepa.cache.storage import write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from usjepa.train.tensorboard import Events
 
 Line = dict[str, Any]
 
@@ -33,7 +36,9 @@ def read_log(path: Path) -> list[Line]:
 class Journal:
     """Appends to a log."""
 
-    def __init__(self, path: Path, step: int, validated: int, writes: bool = True) -> None:
+    def __init__(
+        self, path: Path, step: int, validated: int, writes: bool = True, events: Events | None = None
+    ) -> None:
         """Open a log at a checkpoint: lines of `step` and later and of epochs not yet `validated` are taken back.
 
         Ranks that do not write keep the same lines in memory.
@@ -41,6 +46,7 @@ class Journal:
         self.path = path
         self.lines = [line for line in read_log(path) if _before(line, step, validated)]
         self._file: BinaryIO | None = None
+        self._events = events
         if not writes:
             return
         # The same bytes as `write` gives: floats and key order survive the round trip.
@@ -55,6 +61,8 @@ class Journal:
         if self._file is not None:
             self._file.write(_bytes(line))
             self._file.flush()
+        if self._events is not None:
+            self._events.write(line)
 
     def sync(self) -> None:
         """Make what was written outlive a power cut."""
@@ -63,6 +71,8 @@ class Journal:
 
     def close(self) -> None:
         """Close the file."""
+        if self._events is not None:
+            self._events.close()
         if self._file is not None:
             self._file.close()
 

@@ -23,10 +23,12 @@ from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.progress import Progress as Bar
 from usjepa.cache.storage import LocalStorage, make_folders
 from usjepa.train.batches import AHEAD, BatchMaker, Request, TrainBatch, fingerprint_text, wrapped
+from usjepa.train.insight import look
 from usjepa.train.plan import Plan, describe, make_plan
 from usjepa.train.ranks import ranks_of_this_run
 from usjepa.train.run import Run, RunFolder
 from usjepa.train.step import train_step
+from usjepa.train.summary import summary
 from usjepa.train.validate import validate
 
 if TYPE_CHECKING:
@@ -112,6 +114,8 @@ def _carry_on(run: Run, stop: StopFlag, stop_after: int | None) -> None:
     if _epochs(run, stop, last):
         run.draw(always=True)
         run.export()
+        for note in summary(run.journal.lines, run.plan.settings.epochs):
+            tell(note)
     else:
         run.draw(always=True)
         tell(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as asked. {GO_ON}")
@@ -183,7 +187,7 @@ def _step(run: Run, parts: list[TrainBatch]) -> Line:
     if not images:
         _refuse_unusable(run.plan, parts, unusable, index)
         return line | {"loss": None, "lr": None, "wd": None, "grad_norm": None, **counts}
-    result = train_step(run.parallel, run.optimizer, parts, images, run.plan, run.ranks)
+    result = train_step(run.parallel, run.optimizer, parts, images, run.plan, run.ranks, run.loss_limit)
     numbers = {"loss": result.loss, "lr": result.lr, "wd": result.weight_decay, "grad_norm": result.grad_norm}
     return line | numbers | counts
 
@@ -207,9 +211,15 @@ def _end_epoch(run: Run, maker: BatchMaker, stop: StopFlag) -> None:
     if len(run.plan.validation_rows):
         result = validate(run.model, maker, run.plan, run.ranks, lambda: _safe_point(run, stop))
         loss = result.loss
-        line = {"kind": "validation", "epoch": epoch, "step": run.step, "loss": loss}
+        seen = look(run.model.student, run.plan, epoch) if run.ranks.leads else {}
         lowest = run.validated(loss)
-        run.journal.write(line | {"images": result.images, "unusable": result.unusable, "best": lowest})
+        run.journal.write(
+            {
+                **{"kind": "validation", "epoch": epoch, "step": run.step, "loss": loss},
+                **{"images": result.images, "unusable": result.unusable, "best": lowest},
+                **{"target_mean": result.target_mean, "target_std": result.target_std, **seen},
+            }
+        )
         if run.ranks.leads:
             say(f"epoch {epoch + 1}: validation loss {loss:.5f}{' (lowest so far)' if lowest else ''}")
     else:

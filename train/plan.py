@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
     from usjepa.cache.settings import Recipe, TrainSettings
 
-_WITHOUT_EFFECT = ("checkpoint_minutes", "read_threads", "accumulate", "compile", "recompute")
+_WITHOUT_EFFECT = (
+    "accumulate",
+    "checkpoint_minutes",
+    "compile",
+    "explosion",
+    "knn_every",
+    "read_threads",
+    "recompute",
+    "tensorboard",
+)
 """Fields of `train:` that change no number, or only how sums are rounded: a run may be resumed with others."""
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+import statistics
 import time
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -10,12 +13,16 @@ import numpy as np
 import torch
 
 from usjepa.cache.storage import make_folders, write_durably
+from usjepa.train import tensorboard
+from usjepa.train.card import CARD, model_card
 from usjepa.train.checkpoint import Best, Checkpoints, Progress, Say, Tensors
 from usjepa.train.curve import draw_curve
 from usjepa.train.export import CONFIG, WEIGHTS, export_encoder
 from usjepa.train.journal import Journal
 from usjepa.train.model import Model, make_optimizer, restore, training_state
+from usjepa.train.summary import summary
 from usjepa.train.target_norm import TargetNorm, measured
+from usjepa.train.tensorboard import Events
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +33,7 @@ if TYPE_CHECKING:
 
 RECIPE, LOG, CURVE, STATE = "recipe.json", "log.jsonl", "curve.png", "state"
 _DRAW_EVERY_S = 60.0
+_MEDIAN_OF, _MEDIAN_OF_AT_LEAST = 100, 20
 
 
 class RunFolder:
@@ -67,7 +75,10 @@ class Run:
         self.parallel = ranks.parallel(self._compiled())
         if ranks.leads:
             make_folders(folder.path)
-        self.journal = Journal(folder.path / LOG, self.progress.step, self.progress.validated, writes=ranks.leads)
+        events = None
+        if plan.settings.tensorboard and ranks.leads:
+            events = Events(folder.path / tensorboard.FOLDER, self.progress.step)
+        self.journal = Journal(folder.path / LOG, self.progress.step, self.progress.validated, ranks.leads, events)
         self._saved = time.monotonic()
         self._drawn = float("-inf")
         if found is None:
@@ -89,6 +100,16 @@ class Run:
     def save_due(self) -> bool:
         """Whether the last checkpoint is older than the recipe allows."""
         return time.monotonic() - self._saved >= 60.0 * self.plan.settings.checkpoint_minutes
+
+    @property
+    def loss_limit(self) -> float:
+        """What the next loss must stay below: some times the median of the last ones; infinite for the first."""
+        factor = self.plan.settings.explosion
+        lines = itertools.islice(reversed(self.journal.lines), _MEDIAN_OF)
+        losses = [line["loss"] for line in lines if line["kind"] == "step" and line["loss"] is not None]
+        if factor is None or len(losses) < _MEDIAN_OF_AT_LEAST:
+            return math.inf
+        return float(factor * statistics.median(losses))
 
     def stepped(self) -> None:
         """Count a step."""
@@ -136,6 +157,9 @@ class Run:
         if best is not None:
             student.vit.load_state_dict(self.folder.checkpoints.load_best(best), strict=True)
         settings, channels = student.settings, student.settings.channels
+        lines, told = self.journal.lines, None if best is None else _told(best)
+        card = model_card(self.plan, settings.architecture, told, lines, summary(lines, self.plan.settings.epochs))
+        write_durably(self.folder.path / CARD, card.encode())
         export_encoder(
             student.vit,
             settings.architecture,
@@ -145,7 +169,7 @@ class Run:
             self.folder.path,
             {
                 "trained": {"steps": self.step, "epochs": self.progress.validated},
-                "best": None if best is None else _told(best),
+                "best": told,
                 "identity": self.progress.identity,
                 "store": self.progress.store,
                 "teacher": self.plan.targets.name,

@@ -67,6 +67,7 @@ def train_step(
     images: int,
     plan: Plan,
     ranks: Ranks,
+    limit: float = math.inf,
 ) -> StepResult:
     """Take one step on this rank's parts of a batch, whose gradients are accumulated.
 
@@ -77,9 +78,10 @@ def train_step(
         images: usable ones in the whole batch, over all parts and ranks; not 0.
         plan: of the run.
         ranks: of the run.
+        limit: a loss that is not below it has exploded.
 
     Raises:
-        TrainingError: the loss or the gradients are not finite; the weights are still those of the step before.
+        TrainingError: loss or gradients are not finite, or exploded; the weights are still those of the step before.
     """
     settings, step = plan.settings, parts[0].step
     lr, weight_decay = plan.schedule.lr(step), plan.schedule.weight_decay(step)
@@ -97,7 +99,7 @@ def train_step(
     norm = get_total_norm(gradients)
     mine, told_norm = torch.stack([torch.stack(losses).sum(), norm]).tolist()  # the only wait for the device
     told_loss = ranks.add_floats([mine])[0] / ranks.size if ranks.size > 1 else mine
-    if not (math.isfinite(told_loss) and math.isfinite(told_norm)):
+    if not (told_loss < limit and math.isfinite(told_norm)):
         raise TrainingError(_not_finite(parallel, parts, told_loss, told_norm, plan))
     if settings.clip is not None:
         clip_grads_with_norm_(parallel.parameters(), settings.clip, norm)
@@ -149,8 +151,9 @@ def _not_finite(parallel: torch.nn.Module, parts: Sequence[TrainBatch], loss: fl
     step = parts[0].step
     epoch, _ = plan.order.position_of(step)
     whose = "rows whose loss is not finite" if guilty else "rows of the batch"
+    exploded = "" if guilty or not math.isfinite(loss) else " (exploded: see train.explosion)"
     return (
-        f"step {step} (epoch {epoch}): loss {loss:g}, gradient norm {norm:g}; {whose}: {named}. Nothing was "
+        f"step {step} (epoch {epoch}): loss {loss:g}{exploded}, gradient norm {norm:g}; {whose}: {named}. Nothing was "
         "learnt from this step, the last checkpoint is whole. If the rows look right (usjepa-cache verify, inspect), "
         "lower train.lr or set train.clip, and train anew."
     )

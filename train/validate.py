@@ -33,6 +33,9 @@ class Validation:
     """Mean over images."""
     images: int
     unusable: int
+    target_mean: float
+    """Over all elements of the target patches, as the loss sees them."""
+    target_std: float
 
 
 def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_point: Callable[[], None]) -> Validation:
@@ -45,6 +48,7 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_poi
         Interrupted: from `safe_point`; nothing has changed and the pass is simply done again.
     """
     total, images, unusable = 0.0, 0, 0
+    count, sums, squares = 0, 0.0, 0.0
     model.eval()
     try:
         with closing(maker.stream(_requests(plan, ranks))) as stream, torch.no_grad():
@@ -58,10 +62,14 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_poi
                 # In double: how the images fall into batches must not show.
                 total += float(image_B.double().sum())
                 images += len(batch)
+                chosen = targets_BMPD[batch.targets_valid_BMP].double()
+                count += chosen.numel()
+                sums += float(chosen.sum())
+                squares += float(chosen.square().sum())
     finally:
         model.train()
-    images, unusable = ranks.add([images, unusable])
-    total = ranks.add_floats([total])[0]
+    images, unusable, count = ranks.add([images, unusable, count])
+    total, sums, squares = ranks.add_floats([total, sums, squares])
     if not images:
         raise TrainingError(
             f"none of the {unusable} held-out images has a region large enough for its masks: lower "
@@ -69,7 +77,8 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_poi
         )
     if not math.isfinite(total):
         raise TrainingError(f"the validation loss is {total}: the weights have diverged, lower train.lr")
-    return Validation(total / images, images, unusable)
+    mean = sums / count
+    return Validation(total / images, images, unusable, mean, math.sqrt(max(0.0, squares / count - mean * mean)))
 
 
 def _requests(plan: Plan, ranks: Ranks) -> Iterator[Request]:
