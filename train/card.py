@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 CARD = "README.md"
 
 _LOAD = """```python
-import json, timm, torch
+import json, pathlib, timm
 from safetensors.torch import load_file
 
-config = json.load(open("config.json"))
+config = json.loads(pathlib.Path("config.json").read_text())
 model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
 model.load_state_dict(load_file("encoder.safetensors"), strict=True)
 cfg = config["pretrained_cfg"]  # input: [0, 1], minus mean, over std, per channel

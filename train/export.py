@@ -1,6 +1,6 @@
 """The trained encoder as files that plain timm loads: `encoder.safetensors` and `config.json`.
 
-config = json.load(open("config.json"))
+config = json.loads(pathlib.Path("config.json").read_text())
 model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
 model.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)
 """
