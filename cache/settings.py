@@ -78,6 +78,8 @@ class TeacherSettings(Settings):
     """Checkpoint file (safetensors, or torch read with weights_only) or a run's folder; none: random weights."""
     patch_size: Count | None = None
     """Patch edge in pixels, where it differs from the architecture's own."""
+    depth: Count | None = None
+    """Transformer blocks, where they differ from the architecture's own."""
     block: Count | None = None
     """Take tokens after this many transformer blocks; none: after the last."""
     norm: bool = True
@@ -168,6 +170,8 @@ class StudentSettings(Settings):
     """timm ViT name."""
     patch_size: Count | None = None
     """Patch edge in pixels, where it differs from the architecture's own."""
+    depth: Count | None = None
+    """Transformer blocks, where they differ from the architecture's own."""
     channels: Literal[1, 3] = 3
     """Input channels; grey pixels are repeated to three."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -135,6 +135,8 @@ def _build(settings: TeacherSettings, edge: int) -> tuple[torch.nn.Module, dict[
     args: dict[str, Json] = {"img_size": edge}
     if settings.patch_size is not None:
         args["patch_size"] = settings.patch_size
+    if settings.depth is not None:
+        args["depth"] = settings.depth
     # A model's random weights must not depend on what was drawn before it was built.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
@@ -224,6 +226,7 @@ def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
             "architecture": str(config["architecture"]),
             "weights": str(folder),
             "patch_size": args.get("patch_size"),
+            "depth": args.get("depth"),
             "image_size": int(args["img_size"]),
             "mean": mean,
             "std": std,

@@ -149,6 +149,7 @@ def _untrained(config: EncoderConfig) -> torch.nn.Module:
         {
             "architecture": config.architecture,
             "patch_size": config.model_args.get("patch_size"),
+            "depth": config.model_args.get("depth"),
             "channels": config.model_args.get("in_chans", 3),
         }
     )

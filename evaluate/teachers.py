@@ -138,6 +138,7 @@ class Teachers:
                 "architecture": wanted["architecture"],
                 "weights": weights,
                 "patch_size": wanted["model_args"].get("patch_size"),
+                "depth": wanted["model_args"].get("depth"),
                 "block": wanted["block"],
                 "norm": wanted["norm"],
                 "image_size": wanted["input"]["size"],

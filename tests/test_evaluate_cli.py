@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SIZE = 32
 FAST = ("--set", "evaluate.seeds=2", "--set", "evaluate.epochs=10")
-SMALL = {"architecture": "vit_tiny_patch16_224", "patch_size": 8, "channels": 3}
+SMALL = {"architecture": "vit_tiny_patch16_224", "patch_size": 8, "depth": 3, "channels": 3}
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from usjepa.train.export import export_encoder, load_encoder
 if TYPE_CHECKING:
     from pathlib import Path
 
-ARGS = {"img_size": 32, "patch_size": 8, "in_chans": 3}
+ARGS = {"img_size": 32, "patch_size": 8, "depth": 3, "in_chans": 3}
 
 
 def export(folder: Path) -> torch.nn.Module:

@@ -111,7 +111,7 @@ def test_the_same_weights_in_another_file_are_the_same_teacher(tmp_path: Path) -
 
 
 def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None:
-    args = {"img_size": 32, "patch_size": 8, "in_chans": 3}
+    args = {"img_size": 32, "patch_size": 8, "depth": 2, "in_chans": 3}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args).eval()
     export_encoder(model, "vit_tiny_patch16_224", args, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), tmp_path, {"step": 3})
     settings = resolve_teacher(str(tmp_path), TINY)

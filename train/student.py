@@ -104,6 +104,8 @@ def _model_args(settings: StudentSettings, image_size: int) -> dict[str, Any]:
     args: dict[str, Any] = {"img_size": image_size, "in_chans": settings.channels}
     if settings.patch_size is not None:
         args["patch_size"] = settings.patch_size
+    if settings.depth is not None:
+        args["depth"] = settings.depth
     return args
 
 
