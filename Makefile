@@ -36,7 +36,9 @@ $(STAMP): pyproject.toml constraints.txt pipelines.yaml $(FILES)
 install: $(STAMP) ## Make .venv with everything pinned in constraints.txt
 
 demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder
-	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline demo $(if $(SOURCE),--source '$(SOURCE)') --teacher random
+	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline demo $(if $(SOURCE),--source '$(SOURCE)')
+	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/teacher' --pipeline demo-teacher
+	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline demo $(if $(SOURCE),--source '$(SOURCE)') --teacher '$(OUT)/teacher'
 	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/run' --pipeline demo
 	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline demo -o '$(OUT)/report'
 	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds encoder.safetensors for timm."
@@ -68,6 +70,7 @@ bench: $(STAMP) ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.read
 	$(BIN)/python -m benchmarks.masks
 	$(BIN)/python -m benchmarks.phantom
+	$(BIN)/python -m benchmarks.step
 
 clean-demo: ## Remove what `make demo` made
 	rm -rf '$(OUT)'
