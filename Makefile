@@ -14,7 +14,7 @@ OUT ?= $(if $(SOURCE),demo-$(shell basename '$(SOURCE)' | tr ' ' '-'),demo)
 FILES := $(VENV)/files.txt
 LISTED := $(sort $(wildcard cache/*.py cache/*/*.py train/*.py evaluate/*.py */py.typed))
 
-.PHONY: help demo test test-slow fuzz lint types format install bench bench-faults clean-demo FORCE
+.PHONY: help demo test test-slow fuzz lint types format install bench bench-faults results clean-demo FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -71,6 +71,9 @@ bench: $(STAMP) ## Run the benchmarks; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.masks
 	$(BIN)/python -m benchmarks.phantom
 	$(BIN)/python -m benchmarks.step
+
+results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom, or on SOURCE=folder
+	$(BIN)/python -m benchmarks.learning $(if $(SOURCE),--source '$(SOURCE)')
 
 clean-demo: ## Remove what `make demo` made
 	rm -rf '$(OUT)'
