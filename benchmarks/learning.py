@@ -2,8 +2,9 @@
 
 `python -m benchmarks.learning [--source FOLDER] [--seeds 3] [--work results]`: builds the store, trains the pixel
 teacher, builds its latents (fp16 and int8), trains each condition from each seed, probes every encoder on the groups of
-patients that no training saw, and prints a table. Conditions differ from the demo's recipe by one setting each; the pixel-only
-encoder gets the epochs of teacher and student together. Every stage resumes: a second call does what is left.
+patients that no training saw, and prints a table. Conditions differ from the demo's recipe by one setting each; the
+pixel-only encoder gets the epochs of teacher and student together. Every stage resumes: a second call does what is
+left.
 """
 
 from __future__ import annotations
