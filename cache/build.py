@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from usjepa.cache.layers import Layer
     from usjepa.cache.manifest import Manifest
     from usjepa.cache.settings import Recipe, TeacherSettings
+    from usjepa.cache.sources.listing import Listing
 
 _GO_ON = "Everything finished so far is kept: run the same command again to go on."
 _JOURNAL = "scan/journal.jsonl"
@@ -68,6 +69,8 @@ class Request:
     """`i/n`: make only every n-th shard; other processes make the others."""
     dask: str | None = None
     """Address of a Dask scheduler, or `local:N`: make the shards there."""
+    listing: Listing | None = None
+    """Sources that the caller has listed, in place of the name of a source."""
 
 
 def build(
@@ -191,8 +194,11 @@ class _Build:
         shards = self.writer.state.shard_count
         complete = shards > 0 and all(len(committed(self.writer.storage, layer)) == shards for layer in wanted)
         source = self.request.source or (None if complete else self.settings.source)
-        if source is not None:
-            self._open_source(source, complete)
+        if self.request.listing is not None:
+            self._open_listing(self.request.listing, complete)
+        elif source is not None:
+            self._open_listing(list_source(source, self.settings), complete)
+            self.source = _absolute(source)
         elif not complete:
             raise UsageError(
                 f"{self.writer.storage.url}: its pixels are not all built, so the sources "
@@ -201,14 +207,13 @@ class _Build:
         for layer in wanted:
             self.writer.add_layer(layer)
 
-    def _open_source(self, source: str, may_grow: bool) -> None:
-        listing = list_source(source, self.settings)
+    def _open_listing(self, listing: Listing, may_grow: bool) -> None:
         if may_grow or not self.writer.state.segments:
             journal = ScanJournal(self._journal_path())
             grow(self.writer, listing, self.settings, journal, "skip" if self.skip_errors else "stop", self.check, say)
             journal.close()
             self.writer.storage.delete(_JOURNAL)  # the segment's tables hold all it knew
-        self.source, self.root = _absolute(source), listing.root
+        self.root = listing.root
         self.cutters = Cutters(self.writer.storage, self.writer.state.segments, listing, self.settings)
 
     def _journal_path(self) -> Path | None:

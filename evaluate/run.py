@@ -19,6 +19,7 @@ from usjepa.cache.identity import Json, digest_of, soft_versions
 from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.evaluate.encoders import Encoders
 from usjepa.evaluate.examples import examples_of
+from usjepa.evaluate.facts import facts_of
 from usjepa.evaluate.features import FEATURES_VERSION, features_of
 from usjepa.evaluate.metrics import constant_baseline
 from usjepa.evaluate.report import STUDENT, Example, render
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.settings import Recipe
+    from usjepa.evaluate.facts import Facts
     from usjepa.evaluate.tasks import Found, Task
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 """Raised when the same inputs would give another page or other scores."""
 
 SCORES, PAGE = "scores.json", "index.html"
@@ -130,9 +132,12 @@ class _Work:
     described: dict[str, dict[str, Json]] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    facts: dict[str, Facts] = field(default_factory=dict)
+    """Task's name -> what was found out about it."""
 
     def score(self) -> None:
         """Score every encoder on every task; one that can't be had is noted, not fatal, unless it is the student."""
+        self.facts = {task.name: facts_of(task, self.check) for task in self.tasks}
         for name in (STUDENT, *self.recipe.evaluate.baselines):
             for task in self.tasks:
                 self._score(name, task)
@@ -187,7 +192,7 @@ class _Work:
             "run": {"name": self.run.name, "trained": self.run.config.extra},
             "settings": self.recipe.evaluate.model_dump(mode="json"),
             "encoders": self.described,
-            "tasks": [_task_told(task) for task in self.tasks],
+            "tasks": [_task_told(task, self.facts[task.name]) for task in self.tasks],
             "scores": self.scores,
             "notes": self.notes,
             "software": soft_versions(["numpy", "scikit-image", "scikit-learn", "timm", "torch"]),
@@ -209,13 +214,16 @@ def seen_in_training(run: Run, task: Task) -> str:
     )
 
 
-def _task_told(task: Task) -> dict[str, Json]:
+def _task_told(task: Task, facts: Facts) -> dict[str, Json]:
     floor = constant_baseline(task.labels[task.positions(TEST)], len(task.classes))
     return {
         "name": task.name,
         "classes": list(task.classes),
         "counts": task.counts(),
-        "notes": list(task.notes),
+        "notes": facts.sentences(),
+        "layout": task.layout,
+        "split_origin": dict(task.origin),
+        **facts.told(),
         "identity": task.identity,
         "floor": {"macro_f1": floor.macro_f1, "balanced_accuracy": floor.balanced_accuracy},
     }

@@ -1,7 +1,9 @@
 """Which frames of a task are trained on, stopped on and tested on. Whole groups (patients, clips) only.
 
-A split that the data brings along is kept as it is, leaks included: they are counted and told. Otherwise groups go
-by hash, so that growing a task moves none; where that leaves a class out of a part, they are dealt class by class.
+A split that the data brings along is kept as it is, leaks included: they are counted and told. Otherwise groups are
+dealt class by class, the rarest class first, so that every part holds every class that has groups enough. Within a
+class the groups of the smallest hashes are taken: the same groups on every machine and in any order. A task that grows
+may move the groups next to the cut; only those.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _VALIDATION_NAMES = ("val", "valid", "validation")
-_FEW_TEST_GROUPS = 5
+GIVEN, DEALT = "given by the data", "dealt by group and class"
 
 
 @dataclass(frozen=True)
@@ -41,35 +43,43 @@ class Frames:
         """Return the groups that have a frame under the mask."""
         return {int(group) for group in np.unique(self.groups[mask])}
 
-    def lacking(self, mask: Mask) -> list[str]:
-        """Return the classes without a frame under the mask."""
-        present = set(self.labels[mask].tolist())
-        return [name for number, name in enumerate(self.classes) if number not in present]
+
+@dataclass(frozen=True)
+class Split:
+    """A part for each frame, and where the parts come from."""
+
+    parts: NDArray[np.object_]
+    """[n] "train", "validation" or "test"."""
+    origin: dict[str, str]
+    """"test" and "validation" -> given by the data, or dealt."""
+    notes: tuple[str, ...]
+    """What a reader of the scores must know of it."""
 
 
-def split_frames(
-    frames: Frames, test_fraction: float, validation_fraction: float
-) -> tuple[NDArray[np.object_], tuple[str, ...]]:
-    """Return "train", "validation" or "test" for each frame, and what a reader of the scores must know of it."""
-    test, notes = _test_part(frames, test_fraction)
-    named = np.isin(frames.given.astype(str), _VALIDATION_NAMES) & ~test
-    if named.any():
-        validation = named
-        notes += _straddling(frames, validation, ~validation & ~test, "validation", "training")
-    else:
-        validation, more = _choose(frames, ~test, validation_fraction, VALIDATION)
-        notes += more
-    splits = np.full(len(test), TRAIN, dtype=object)
-    splits[validation] = VALIDATION
-    splits[test] = TEST
-    return splits, (*notes, *_lacks(frames, splits), *_few(frames, test))
+def split_frames(frames: Frames, test_fraction: float, validation_fraction: float) -> Split:
+    """Return the part of each frame.
 
-
-def _test_part(frames: Frames, fraction: float) -> tuple[Mask, list[str]]:
-    test = frames.given.astype(str) == TEST
+    Args:
+        frames: labels, groups and the splits that the data brings along.
+        test_fraction: share of the groups to test on, where no test split is given.
+        validation_fraction: share of the training groups to stop on, where no validation split is given.
+    """
+    given = frames.given.astype(str)
+    test, validation = given == TEST, np.isin(given, _VALIDATION_NAMES)
+    origin = {TEST: GIVEN if test.any() else DEALT, VALIDATION: GIVEN if validation.any() else DEALT}
+    notes: list[str] = []
     if test.any():
-        return test, _straddling(frames, test, ~test, "test", "training")
-    return _choose(frames, np.ones(len(test), bool), fraction, TEST)
+        notes += _straddling(frames, test, ~test, TEST, "training")
+    else:
+        test = _dealt(frames, ~validation, test_fraction, TEST)
+    if validation.any():
+        notes += _straddling(frames, validation, ~validation & ~test, VALIDATION, "training")
+    else:
+        validation = _dealt(frames, ~test, validation_fraction, VALIDATION)
+    parts = np.full(len(test), TRAIN, dtype=object)
+    parts[validation] = VALIDATION
+    parts[test] = TEST
+    return Split(parts, origin, tuple(notes))
 
 
 def _straddling(frames: Frames, one: Mask, other: Mask, name: str, other_name: str) -> list[str]:
@@ -84,21 +94,13 @@ def _straddling(frames: Frames, one: Mask, other: Mask, name: str, other_name: s
     ]
 
 
-def _choose(frames: Frames, among: Mask, fraction: float, part: str) -> tuple[Mask, list[str]]:
-    """Return the frames of the groups that make up a part: by hash, or class by class where hash alone won't do."""
-    candidates = sorted(frames.groups_of(among))
-    share = {group: _share(part, frames.keys[group]) for group in candidates}
+def _dealt(frames: Frames, among: Mask, fraction: float, part: str) -> Mask:
+    """Return the frames of the groups that make up a part: about a fraction of each class's groups."""
     if fraction == 0.0:
-        return np.zeros(len(among), bool), []
-    chosen = among & np.isin(frames.groups, [group for group in candidates if share[group] < fraction])
-    missing = frames.lacking(chosen) or frames.lacking(among & ~chosen)
-    if not missing:
-        return chosen, []
-    dealt = [g for stratum in _strata(frames, among) for g in _smallest(stratum, share, fraction)]
-    return among & np.isin(frames.groups, dealt), [
-        f"Dealing groups to {part} by hash alone would have left {', '.join(missing)} out of a part: "
-        "they were dealt class by class instead."
-    ]
+        return np.zeros(len(among), bool)
+    share = {group: _share(part, frames.keys[group]) for group in sorted(frames.groups_of(among))}
+    chosen = [g for stratum in _strata(frames, among) for g in _smallest(stratum, share, fraction)]
+    return among & np.isin(frames.groups, chosen)
 
 
 def _share(part: str, key: str) -> float:
@@ -120,31 +122,3 @@ def _smallest(stratum: Sequence[int], share: dict[int, float], fraction: float) 
     """Return a stratum's groups of smallest hash: about the fraction, at least one, never all."""
     count = min(max(1, round(fraction * len(stratum))), len(stratum) - 1)
     return sorted(stratum, key=lambda group: share[group])[: max(0, count)]
-
-
-def _lacks(frames: Frames, splits: NDArray[np.object_]) -> list[str]:
-    notes = []
-    for part in (TRAIN, VALIDATION, TEST):
-        mask = splits == part
-        if not mask.any():
-            notes.append(f"No frame is left for {part}." + (_ENDLESS if part == VALIDATION else ""))
-            continue
-        for name in frames.lacking(mask):
-            notes.append(f"No example of {name} in {part}.")
-    return notes
-
-
-_ENDLESS = " Every probe runs all its epochs."
-
-
-def _few(frames: Frames, test: Mask) -> list[str]:
-    notes = []
-    for number, name in enumerate(frames.classes):
-        mask = test & (frames.labels == number)
-        count = len(frames.groups_of(mask))
-        if 0 < count < _FEW_TEST_GROUPS:
-            notes.append(
-                f"Too few examples: {name} is tested on {int(mask.sum())} frames of {count} "
-                f"{'group' if count == 1 else 'groups'}; another choice of groups can move its score a lot."
-            )
-    return notes

@@ -55,14 +55,20 @@ def pixels_of(files: Sequence[File], size: int = SIZE, seed: int = 0) -> NDArray
 
 
 def write_labelled(
-    root: Path, files: Sequence[File], views: int = 1, latents: bool = False, size: int = SIZE, seed: int = 0
+    root: Path,
+    files: Sequence[File],
+    views: int = 1,
+    latents: bool = False,
+    size: int = SIZE,
+    seed: int = 0,
+    pixels: NDArray[np.uint8] | None = None,
 ) -> Store:
     """Write a store of single-frame sources with `views` views of each, and open it."""
     writer = StoreWriter(LocalStorage(root))
     writer.open(ROWS_PER_SHARD)
     count = len(files) * views
     writer.add_segment(*_tables(files, views, size), count)
-    pixels = np.repeat(pixels_of(files, size, seed), views, axis=0)
+    pixels = np.repeat(pixels_of(files, size, seed) if pixels is None else pixels, views, axis=0)
     content: dict[str, NDArray[np.generic]] = {
         "pixels": pixels,
         "regions": np.full((count, size * size // 32), 255, "u1"),
