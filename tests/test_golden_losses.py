@@ -39,12 +39,12 @@ def made_store(root: Path) -> Path:
     token, channel = np.ogrid[:TOKENS, :DIM]
     latents = ((token * 37 + channel * 11 + np.arange(ROWS)[:, None, None] * 5) % 200 - 100) / 64
     whole = np.full((ROWS, SIZE * SIZE // 32), 255, np.uint8)
-    layers = {
-        Layer("pixels", "uint8", (1, SIZE, SIZE), 32, {"golden": 1}): pixels[:, None].astype(np.uint8),
-        Layer("regions", "uint8", (SIZE * SIZE // 32,), 32, {"golden": 1}): whole,
-        Layer("latents/golden", "float16", (TOKENS, DIM), 32, {"golden": 1}): latents.astype(np.float16),
-    }  # fmt: skip
-    for layer, content in layers.items():
+    layers = [
+        (Layer("pixels", "uint8", (1, SIZE, SIZE), 32, {"golden": 1}), pixels[:, None].astype(np.uint8)),
+        (Layer("regions", "uint8", (SIZE * SIZE // 32,), 32, {"golden": 1}), whole),
+        (Layer("latents/golden", "float16", (TOKENS, DIM), 32, {"golden": 1}), latents.astype(np.float16)),
+    ]
+    for layer, content in layers:
         writer.add_layer(layer)
         for shard in range(writer.state.shard_count):
             rows = writer.state.rows_of_shard(shard)
