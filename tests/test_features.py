@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class Counting:
     """An encoder that counts how often it is asked."""
 
-    name, pooling, layers = "counting", "none", ("pixels",)
+    name, pooling, given, layers = "counting", "none", "pixels", ("pixels",)
 
     def __init__(self, mark: str = "a", value: float = 0.0) -> None:
         self.identity: dict[str, Json] = {"kind": mark}
