@@ -24,6 +24,7 @@ class Pixels:
 
     name: str = "pixels"
     pooling: str = "no pooling: 32 x 32 grey values, area-averaged"
+    given: str = "stored pixels as they are"
     layers: tuple[str, ...] = ("pixels",)
     identity: dict[str, Json] = field(default_factory=lambda: {"kind": "pixels", "edge": PIXEL_EDGE, "grey": "rec601"})
 
@@ -46,6 +47,7 @@ class Hog:
 
     name: str = "hog"
     pooling: str = "no pooling: 8 x 8 cells, 9 orientations, 2 x 2-cell blocks, L2-Hys"
+    given: str = "stored pixels as they are"
     layers: tuple[str, ...] = ("pixels",)
     identity: dict[str, Json] = field(
         default_factory=lambda: {

@@ -19,8 +19,17 @@ if TYPE_CHECKING:
     "tasks",
     multiple=True,
     required=True,
-    metavar="PATH[::DATASET]",
-    help="Labelled frames to score on: a store, a folder or a manifest CSV. Repeatable.",
+    metavar="[LAYOUT=]PATH[::DATASET]",
+    help="Labelled frames to score on: a store, UltraBench, BUS-BRA or TN5000 as published, a folder per class, or a "
+    "manifest CSV. Repeatable.",
+)
+@click.option(
+    "--encoder",
+    "encoders",
+    multiple=True,
+    metavar="RUN|FILE[@ARCHITECTURE]|NAME",
+    help="Score this encoder too: another run, a checkpoint, or a timm model (NAME: random weights; NAME.TAG: "
+    "pretrained). Repeatable.",
 )
 @click.option("-o", "--out", default="report", show_default=True, type=click.Path(), help="Folder of the report.")
 @recipe_options
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
 def main(
     run: str,
     tasks: tuple[str, ...],
+    encoders: tuple[str, ...],
     out: str,
     pipeline: str | None,
     recipes: str | None,
@@ -46,7 +56,7 @@ def main(
     from usjepa.evaluate.runs import open_run
 
     open_run(Path(run))  # a run that is not finished is the first thing to hear of, before its recipe
-    document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device)
+    document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device, encoders)
     click.echo(table(document))
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
 

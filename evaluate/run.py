@@ -57,7 +57,14 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def evaluate(run_dir: str, tasks: Sequence[str], out: str, recipe: Recipe, device: str | None = None) -> Json:
+def evaluate(
+    run_dir: str,
+    tasks: Sequence[str],
+    out: str,
+    recipe: Recipe,
+    device: str | None = None,
+    encoders: Sequence[str] = (),
+) -> Json:
     """Score a run's encoder and the recipe's baselines on tasks, write OUT/index.html and OUT/scores.json.
 
     Args:
@@ -66,6 +73,7 @@ def evaluate(run_dir: str, tasks: Sequence[str], out: str, recipe: Recipe, devic
         out: folder of the report.
         recipe: its `evaluate` section is the protocol, its `cache` section cuts tasks that are no stores yet.
         device: torch device of the encoders; none: a GPU where there is one.
+        encoders: scored beside the run's own: runs, checkpoints, timm names (see `named.py`).
 
     Returns:
         The document that scores.json holds.
@@ -78,19 +86,20 @@ def evaluate(run_dir: str, tasks: Sequence[str], out: str, recipe: Recipe, devic
     run, folder = open_run(Path(run_dir)), Path(out)
     found = open_tasks(tasks, folder, recipe)
     opened = found.tasks
-    inputs = _inputs(run, found, recipe)
+    made = Encoders(run, recipe, device, tuple(encoders))
+    inputs = _inputs(run, found, recipe, made)
     finished = _finished(folder, digest_of(inputs))
     if finished is not None:
         say(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
     with graceful_interrupts() as stop:
-        work = _Work(run, opened, recipe, folder, Encoders(run, recipe, device), lambda: stop.check(GO_ON))
+        work = _Work(run, opened, recipe, folder, made, lambda: stop.check(GO_ON))
         work.notes += found.left_out
         work.score()
     return _write(folder, work.document(inputs), work)
 
 
-def _inputs(run: Run, found: Found, recipe: Recipe) -> dict[str, Json]:
+def _inputs(run: Run, found: Found, recipe: Recipe, encoders: Encoders) -> dict[str, Json]:
     """Return everything that may change the report."""
     teacher = recipe.cache.teacher
     return {
@@ -98,6 +107,7 @@ def _inputs(run: Run, found: Found, recipe: Recipe) -> dict[str, Json]:
         "run": run.identity,
         "tasks": [{"name": task.name, **task.identity} for task in found.tasks],
         "left_out": found.left_out,
+        "encoders": {one.key: one.encoder.identity for one in encoders.named},
         "settings": recipe.evaluate.model_dump(mode="json"),
         "teacher": None if teacher is None else teacher.model_dump(mode="json"),
     }
@@ -138,7 +148,7 @@ class _Work:
     def score(self) -> None:
         """Score every encoder on every task; one that can't be had is noted, not fatal, unless it is the student."""
         self.facts = {task.name: facts_of(task, self.check) for task in self.tasks}
-        for name in (STUDENT, *self.recipe.evaluate.baselines):
+        for name in (STUDENT, *self.recipe.evaluate.baselines, *[one.key for one in self.encoders.named]):
             for task in self.tasks:
                 self._score(name, task)
         self.notes += [f"{task}: {note}" for task, note in self._hygiene()]
@@ -148,25 +158,28 @@ class _Work:
                 "The teacher had random weights: what the student learnt from it is no learned knowledge."
             )
 
+    def title(self, name: str) -> str:
+        """Return what an encoder is called in tables."""
+        return TITLES.get(name) or next(one.title for one in self.encoders.named if one.key == name)
+
     def _score(self, name: str, task: Task) -> None:
         self.check()
         encoder, why = self.encoders.make(name, task)
         if encoder is None:
-            self.notes.append(f"{task.name}: {TITLES[name]} is left out: {why}")
+            self.notes.append(f"{task.name}: {self.title(name)} is left out: {why}")
             say(self.notes[-1])
             return
         settings = self.recipe.evaluate
         features = features_of(encoder, task, self.folder / "features", settings.encode_batch_size, say, self.check)
         scored = score_features(features, task, settings)
         self.scores.append({"task": task.name, "encoder": name, **scored.told})
-        about = self.described.setdefault(
-            name, {"title": TITLES[name], "pooling": encoder.pooling, "dim": features.shape[1], "identities": {}}
-        )
+        told = {"title": self.title(name), "pooling": f"{encoder.pooling}; input: {encoder.given}"}
+        about = self.described.setdefault(name, {**told, "dim": features.shape[1], "identities": {}})
         about["identities"][task.name] = encoder.identity
         if name == STUDENT:
             self._show(task, scored.probability)
         mean = scored.told["probe"]["macro_f1"]["mean"]
-        say(f"{task.name}: {TITLES[name]}: macro F1 {100 * mean:.1f} %")
+        say(f"{task.name}: {self.title(name)}: macro F1 {100 * mean:.1f} %")
 
     def _show(self, task: Task, probability: NDArray[np.float64]) -> None:
         examples, note = examples_of(task, probability)
@@ -179,7 +192,7 @@ class _Work:
         for scores in self.scores:
             constant = scores["probe"]["constant_seeds"]
             if constant:
-                told = f"{len(constant)} of {self.recipe.evaluate.seeds} probes on {TITLES[scores['encoder']]} give"
+                told = f"{len(constant)} of {self.recipe.evaluate.seeds} probes on {self.title(scores['encoder'])} give"
                 found.append((scores["task"], f"{told} every test frame the same class."))
         return found
 

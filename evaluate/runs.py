@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.evaluate.models import ModelInput
 from usjepa.evaluate.report import Curve
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ class Run:
             "std": list(self.config.std),
             "weights": self.weights,
         }
+
+    @property
+    def input(self) -> ModelInput:
+        """What its encoder wants to be given."""
+        args = self.config.model_args
+        return ModelInput(int(args["img_size"]), int(args.get("in_chans", 3)), self.config.mean, self.config.std)
 
     @property
     def teacher(self) -> dict[str, Json] | None:

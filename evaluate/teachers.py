@@ -6,6 +6,7 @@ used, and no weights are needed. Otherwise the recipe's teacher is loaded and as
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store import Batch, Store
     from usjepa.cache.teacher import Teacher
 
-POOLING = "mean of patch tokens"
+from usjepa.evaluate.models import POOLING, ModelInput
 
 
 @dataclass
@@ -41,10 +42,23 @@ class StoredTeacher:
         """The layer's identity: the teacher's, the pixels' and the precision."""
         return {"kind": "latents", "pooling": self.pooling, "layer": self.stored}
 
+    @property
+    def given(self) -> str:
+        """The input that its latents were computed from."""
+        return _given(self.stored.get("teacher"))
+
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return the mean of the stored patch tokens, float32 [B, D]."""
         pooled: NDArray[np.float32] = batch.targets().mean(dim=1).numpy()
         return pooled
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the stored patch tokens on their square grid, float32 [B, H, W, D]."""
+        tokens: NDArray[np.float32] = batch.targets().numpy()
+        edge = math.isqrt(tokens.shape[1])
+        if edge * edge != tokens.shape[1]:
+            raise UsjepaError(f"teacher {self.teacher!r}: {tokens.shape[1]} patch tokens are no square grid.")
+        return tokens.reshape(len(tokens), edge, edge, -1)
 
 
 @dataclass
@@ -61,12 +75,32 @@ class LiveTeacher:
         """The teacher's hard identity."""
         return {"kind": "teacher", "pooling": self.pooling, "teacher": self.teacher.identity}
 
+    @property
+    def given(self) -> str:
+        """Size, channels and normalisation of its input."""
+        return _given(self.teacher.identity)
+
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return the mean of the patch tokens, float32 [B, D]."""
         import torch
 
         pooled: NDArray[np.float32] = self.teacher(torch.from_numpy(batch.pixels)).mean(dim=1).cpu().numpy()
         return pooled
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the patch tokens on their grid, float32 [B, H, W, D]."""
+        import torch
+
+        tokens: NDArray[np.float32] = self.teacher(torch.from_numpy(batch.pixels)).cpu().numpy()
+        return tokens.reshape(len(tokens), *self.teacher.grid, -1)
+
+
+def _given(identity: Json) -> str:
+    try:
+        wanted = identity["input"]
+        return str(ModelInput(wanted["size"], 3, tuple(wanted["mean"]), tuple(wanted["std"])))
+    except (KeyError, TypeError):
+        return "not stated by the store"
 
 
 def stored_teacher(store: Store, name: str) -> StoredTeacher:
