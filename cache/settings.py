@@ -299,6 +299,8 @@ class EvaluateSettings(Settings):
     """Share of groups tested on, by hash, where a task gives no split."""
     baselines: tuple[Literal["teacher", "random", "pixels", "hog"], ...] = ("teacher", "random", "pixels", "hog")
     """What is scored beside the student."""
+    resamples: Annotated[int, Field(ge=100)] = 10000
+    """Bootstrap resamples of the test groups, behind every interval and difference."""
 
 
 class Recipe(Settings):

@@ -17,6 +17,7 @@ import xxhash
 
 from usjepa.cache.identity import Json, digest_of, soft_versions
 from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.evaluate.differences import Pair, compared, frames_told, held_out_of, predictions_of
 from usjepa.evaluate.encoders import Encoders
 from usjepa.evaluate.examples import examples_of
 from usjepa.evaluate.facts import facts_of
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.facts import Facts
     from usjepa.evaluate.tasks import Found, Task
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 """Raised when the same inputs would give another page or other scores."""
 
 SCORES, PAGE = "scores.json", "index.html"
@@ -198,15 +199,17 @@ class _Work:
 
     def document(self, inputs: dict[str, Json]) -> dict[str, Json]:
         """Return what scores.json holds, the page's hash aside."""
+        tasks = [_task_told(task, self.facts[task.name]) for task in self.tasks]
         return {
-            "format": 1,
+            "format": 2,
             "inputs_digest": digest_of(inputs),
             "inputs": inputs,
             "run": {"name": self.run.name, "trained": self.run.config.extra},
             "settings": self.recipe.evaluate.model_dump(mode="json"),
             "encoders": self.described,
-            "tasks": [_task_told(task, self.facts[task.name]) for task in self.tasks],
+            "tasks": tasks,
             "scores": self.scores,
+            "differences": student_against_others(tasks, self.scores, self.recipe.evaluate.resamples),
             "notes": self.notes,
             "software": soft_versions(["numpy", "scikit-image", "scikit-learn", "timm", "torch"]),
         }
@@ -227,6 +230,22 @@ def seen_in_training(run: Run, task: Task) -> str:
     )
 
 
+def student_against_others(
+    tasks: Sequence[dict[str, Json]], scores: Sequence[dict[str, Json]], resamples: int
+) -> list[dict[str, Json]]:
+    """Return the student's differences to every other encoder on every task, corrected for their number."""
+    pairs = []
+    for task in tasks:
+        tested = held_out_of(task, resamples)
+        here = {s["encoder"]: predictions_of(s) for s in scores if s["task"] == task["name"]}
+        pairs += [
+            Pair({"task": task["name"], "encoder": STUDENT, "against": key}, here[STUDENT], other, tested)
+            for key, other in here.items()
+            if key != STUDENT
+        ]
+    return compared(pairs)
+
+
 def _task_told(task: Task, facts: Facts) -> dict[str, Json]:
     floor = constant_baseline(task.labels[task.positions(TEST)], len(task.classes))
     return {
@@ -238,6 +257,7 @@ def _task_told(task: Task, facts: Facts) -> dict[str, Json]:
         "split_origin": dict(task.origin),
         **facts.told(),
         "identity": task.identity,
+        "test": frames_told(task),
         "floor": {"macro_f1": floor.macro_f1, "balanced_accuracy": floor.balanced_accuracy},
     }
 
