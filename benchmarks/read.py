@@ -42,10 +42,16 @@ def make(root: Path, rows: int) -> np.ndarray:
     flags = np.zeros(rows, bool)
     row_table = RowTable(np.arange(rows, dtype=np.int32), one, one, one, one, one, one, flags, flags)
     writer.add_segment(sources.to_parquet(), row_table.to_parquet(), rows)
-    writer.add_layer(layer)
+    small = [
+        Layer(name, "uint8", shape, ROWS_PER_SHARD, {}) for name, shape in (("pixels", (1, 2, 2)), ("regions", (1,)))
+    ]
+    for each in (*small, layer):
+        writer.add_layer(each)
     for shard in range(writer.state.shard_count):
         numbers = writer.state.rows_of_shard(shard)
         writer.write_shard(layer, shard, latents[numbers.start : numbers.stop], [], {})
+        for each in small:
+            writer.write_shard(each, shard, np.zeros((len(numbers), *each.shape), np.uint8), [], {})
     writer.seal()
     latents.tofile(root / "flat.bin")
     with h5py.File(root / "flat.h5", "w") as file:

@@ -1,25 +1,26 @@
 """The read path: rows' byte ranges straight into the caller's buffer, each row checked against its place.
 
-Local files are read with `preadv` (row into the batch, slot's tail into scratch) from a few threads; preadv and
-xxh3 both release the GIL. No mmap: a vanished page of a network share would be a SIGBUS, not an exception.
-File handles belong to the process that opened them.
+Local files are read with `preadv` (row into the batch, slot's tail into scratch), neighbouring rows by one call;
+preadv and xxh3 both release the GIL, and a few threads share the runs of rows. A run is small enough that its bytes
+are hashed while they still lie in the processor's cache. No mmap: a vanished page of a network share would be a
+SIGBUS, not an exception.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
-from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
 from usjepa.cache.errors import DamageError, HoleError
+from usjepa.cache.handles import Handles, OpenFile
 from usjepa.cache.shard import Trailer, parse_trailer, row_seed
-from usjepa.cache.storage import LocalStorage, Storage
+from usjepa.cache.storage import LocalStorage, Storage, unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,75 +29,78 @@ if TYPE_CHECKING:
 
     from usjepa.cache.layers import Layer
 
-_OPEN_FILES = 64
-_KEPT_TRAILERS = 4096
+RUN_NBYTES = 1 << 19
+"""Bytes read by one call and hashed before the next: half of a usual second-level cache."""
+_RUN_ROWS = 512
+"""Rows of a run: preadv takes 1,024 buffers, two a row."""
+_REMOTE_ROWS = 64
+"""Rows that are asked of an object storage at a time, whose round trips weigh more than its bytes."""
+_TRAILERS_NBYTES = 64 << 20
+"""Bytes of checksum tables that a process keeps: those of 8 million rows of one layer."""
+
+Bytes = memoryview | bytes
+Groups = list[tuple[int, list[int], list[int]]]
+"""(shard, rows, places in the batch)."""
 
 
-@dataclass
-class _File:
-    """An open shard file and how many threads are reading from it."""
+class Trailers:
+    """What is known of shards' ends, bounded in bytes; the oldest go first. Shared by the layers of a store."""
 
-    handle: int
-    users: int = 0
-    size: int = field(default=0)
-
-
-class Handles:
-    """A bounded set of open files, of one process; a file in use is never closed under its reader."""
-
-    def __init__(self, storage: LocalStorage) -> None:
-        self._storage = storage
-        self._files: OrderedDict[str, _File] = OrderedDict()
+    def __init__(self, most_nbytes: int = _TRAILERS_NBYTES) -> None:
+        self._most = most_nbytes
+        self._held: dict[tuple[str, int], Trailer] = {}
+        self._nbytes = 0
         self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def use(self, name: str) -> Iterator[_File]:
-        """Lend an open file for the length of a `with` block."""
-        with self._lock:
-            file = self._files.get(name)
-            if file is None:
-                handle = self._storage.open(name)
-                file = self._files[name] = _File(handle, size=os.fstat(handle).st_size)
-            self._files.move_to_end(name)
-            file.users += 1
-        try:
-            yield file
-        finally:
-            with self._lock:
-                file.users -= 1
-                self._close_idle(_OPEN_FILES)
+    def get(self, key: tuple[str, int]) -> Trailer | None:
+        """Return a shard's trailer where it is held."""
+        return self._held.get(key)
 
-    def _close_idle(self, keep: int) -> None:
-        for name in [name for name, file in self._files.items() if not file.users][: max(0, len(self._files) - keep)]:
-            os.close(self._files.pop(name).handle)
-
-    def drop(self, name: str) -> None:
-        """Forget a file and what the system cached of it, so that the next read asks the disk or share again."""
+    def put(self, key: tuple[str, int], trailer: Trailer) -> None:
+        """Hold a trailer, in place of older ones when there is no room."""
         with self._lock:
-            file = self._files.get(name)
-            if file is not None and not file.users:
-                if hasattr(os, "posix_fadvise"):
-                    with contextlib.suppress(OSError):  # a stale handle; it is closed all the same
-                        os.posix_fadvise(file.handle, 0, 0, os.POSIX_FADV_DONTNEED)
-                os.close(self._files.pop(name).handle)
+            self._remove(key)
+            self._held[key] = trailer
+            self._nbytes += trailer.own_nbytes
+            while self._nbytes > self._most and len(self._held) > 1:
+                self._remove(next(iter(self._held)))
 
-    def close(self) -> None:
-        """Close every idle file."""
+    def drop(self, key: tuple[str, int]) -> None:
+        """Forget a shard's trailer."""
         with self._lock:
-            self._close_idle(0)
+            self._remove(key)
+
+    def _remove(self, key: tuple[str, int]) -> None:
+        old = self._held.pop(key, None)
+        if old is not None:
+            self._nbytes -= old.own_nbytes
 
 
 class LayerReader:
-    """Reads rows of one layer, given the table hashes of its shards."""
+    """Reads rows of one layer, given the table hashes of its shards. Of one process; its threads may share it."""
 
-    def __init__(self, storage: Storage, layer: Layer, tables: Sequence[str]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        layer: Layer,
+        tables: Sequence[str],
+        handles: Handles | None = None,
+        trailers: Trailers | None = None,
+        check_rows: bool = True,
+    ) -> None:
+        """The layers of a store share `handles` and `trailers`; `check_rows=False` skips the rows' checksums."""
         self.layer = layer
         self._storage = storage
         self._tables = tables
         self._digest = bytes.fromhex(layer.digest)
-        self._handles = Handles(storage) if isinstance(storage, LocalStorage) else None
-        self._trailers: OrderedDict[int, Trailer] = OrderedDict()
-        self._lock = threading.Lock()
+        self._handles = handles or (Handles(storage) if isinstance(storage, LocalStorage) else None)
+        self._trailers = trailers or Trailers()
+        self._check_rows = check_rows
+        self._layout = layer.layout
+        self._row_nbytes, self._tail_nbytes = layer.row_nbytes, layer.layout.tail_nbytes
+        self._slot_nbytes = layer.layout.slot_nbytes
+        few = max(1, min(_RUN_ROWS, RUN_NBYTES // self._slot_nbytes))
+        self.run_rows = few if self._handles is not None else _REMOTE_ROWS
 
     def where(self, shard: int) -> str:
         """Return a shard's place, for messages."""
@@ -112,36 +116,26 @@ class LayerReader:
         try:
             if self._handles is None:
                 self._read_remote(shard, rows, places, out)
-                return
-            with self._handles.use(self.layer.shard_name(shard)) as file:
-                trailer = self._trailer(shard, file)
-                for row, place in zip(rows, places, strict=True):
-                    self._read_local(shard, row, file.handle, trailer, self._slice(out, place))
+            else:
+                self._read_local(self._handles, shard, rows, places, out)
         except FileNotFoundError as error:
             raise DamageError(
                 f"{self.where(shard)}: the file is missing; row {rows[0]} needs it. Run verify."
             ) from error
 
-    def _slice(self, out: memoryview, place: int) -> memoryview:
-        nbytes = self.layer.row_nbytes
-        return out[place * nbytes : (place + 1) * nbytes]
-
-    def _trailer(self, shard: int, file: _File | None) -> Trailer:
-        with self._lock:
-            trailer = self._trailers.get(shard)
+    def _trailer(self, shard: int, file: OpenFile | None) -> Trailer:
+        key = (self.layer.name, shard)
+        trailer = self._trailers.get(key)
         if trailer is None:
-            length = self.layer.layout.trailer_nbytes
+            length = self._layout.trailer_nbytes
             name = self.layer.shard_name(shard)
             if file is not None:
                 size, data = file.size, os.pread(file.handle, length, max(0, file.size - length))
             else:
                 size = self._storage.size(name) or 0
                 data = self._storage.read_range(name, max(0, size - length), length)
-            trailer = parse_trailer(data, size, self.layer.layout, self._tables[shard], self.where(shard))
-            with self._lock:
-                self._trailers[shard] = trailer
-                while len(self._trailers) > _KEPT_TRAILERS:
-                    self._trailers.popitem(last=False)
+            trailer = parse_trailer(data, size, self._layout, self._tables[shard], self.where(shard))
+            self._trailers.put(key, trailer)
         return trailer
 
     def _offset(self, shard: int, row: int, trailer: Trailer) -> int:
@@ -150,32 +144,62 @@ class LayerReader:
             raise HoleError(f"{self.where(shard)}: row {row} holds no data.")
         return offset
 
-    def _read_local(self, shard: int, row: int, handle: int, trailer: Trailer, into: memoryview) -> None:
-        tail = bytearray(self.layer.layout.tail_nbytes)
-        offset = self._offset(shard, row, trailer)
-        got = os.preadv(handle, [into, tail], offset)
-        while got < len(into) + len(tail):  # a signal or a network share may cut a read short
-            rest: list[memoryview | bytearray]
-            rest = [into[got:], tail] if got < len(into) else [memoryview(tail)[got - len(into) :]]
-            more = os.preadv(handle, rest, offset + got)
+    def _read_local(
+        self, handles: Handles, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview
+    ) -> None:
+        file = handles.lend(self.layer.shard_name(shard))
+        try:
+            trailer = self._trailer(shard, file)
+            offsets = [self._offset(shard, row, trailer) for row in rows]
+            for start, stop in _neighbours(offsets, self._slot_nbytes, self.run_rows):
+                nbytes = self._row_nbytes
+                into = [out[place * nbytes : (place + 1) * nbytes] for place in places[start:stop]]
+                self._read_run(file.handle, offsets[start], shard, rows[start:stop], trailer, into)
+        finally:
+            handles.give_back(file)
+
+    def _read_run(
+        self,
+        handle: int,
+        offset: int,
+        shard: int,
+        rows: Sequence[int],
+        trailer: Trailer,
+        into: Sequence[memoryview],
+    ) -> None:
+        """Read and check rows whose slots lie one behind the other from `offset` on."""
+        width = self._tail_nbytes
+        scratch = memoryview(bytearray(width * len(rows)))
+        tails = [scratch[i * width : (i + 1) * width] for i in range(len(rows))]
+        buffers = [part for pair in zip(into, tails, strict=True) for part in pair]
+        got, wanted = os.preadv(handle, buffers, offset), len(rows) * self._slot_nbytes
+        while got < wanted:  # a signal or a network share may cut a read short
+            more = os.preadv(handle, _behind(buffers, got), offset + got)
             if not more:
-                raise DamageError(f"{self.where(shard)}: the file ends within row {row}: it was cut.")
+                raise DamageError(
+                    f"{self.where(shard)}: the file ends within row {rows[got // self._slot_nbytes]}: it was cut."
+                )
             got += more
-        self._check(shard, row, trailer, into, tail)
+        if self._check_rows:
+            for row, data, tail in zip(rows, into, tails, strict=True):
+                self._check(shard, row, trailer, data, tail)
 
     def _read_remote(self, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview) -> None:
         trailer = self._trailer(shard, None)
-        slot, nbytes = self.layer.layout.slot_nbytes, self.layer.row_nbytes
+        slot, nbytes = self._slot_nbytes, self._row_nbytes
         ranges = [(self._offset(shard, row, trailer), slot) for row in rows]
         for row, place, data in zip(
             rows, places, self._storage.read_ranges(self.layer.shard_name(shard), ranges), strict=True
         ):
             if len(data) != slot:
                 raise DamageError(f"{self.where(shard)}: row {row}: the store gave {len(data)} of {slot} bytes.")
-            self._slice(out, place)[:] = data[:nbytes]
-            self._check(shard, row, trailer, data[:nbytes], data[nbytes:])
+            out[place * nbytes : (place + 1) * nbytes] = data[:nbytes]
+            if self._check_rows:
+                self._check(shard, row, trailer, data[:nbytes], data[nbytes:])
 
-    def _check(self, shard: int, row: int, trailer: Trailer, data: memoryview | bytes, tail: bytearray | bytes) -> None:
+    def _check(
+        self, shard: int, row: int, trailer: Trailer, data: memoryview | bytes, tail: memoryview | bytes
+    ) -> None:
         hasher = xxhash.xxh3_64(seed=row_seed(self._digest, row))
         hasher.update(data)
         hasher.update(tail)
@@ -187,8 +211,7 @@ class LayerReader:
 
     def forget(self, shard: int) -> None:
         """Drop what is known of a shard: a second look must not see the first one's stale handle or cached bytes."""
-        with self._lock:
-            self._trailers.pop(shard, None)
+        self._trailers.drop((self.layer.name, shard))
         if self._handles is not None:
             self._handles.drop(self.layer.shard_name(shard))
 
@@ -198,7 +221,63 @@ class LayerReader:
             self._handles.close()
 
 
-def by_shard(rows: NDArray[np.int64], rows_per_shard: int) -> list[tuple[int, list[int], list[int]]]:
+def _neighbours(offsets: Sequence[int], slot_nbytes: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of stretches of at most `most` offsets that follow one another without a gap."""
+    start = 0
+    for i in range(1, len(offsets) + 1):
+        if i == len(offsets) or i - start == most or offsets[i] != offsets[i - 1] + slot_nbytes:
+            yield start, i
+            start = i
+
+
+def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
+    """Return what is left of buffers when their first `done` bytes are filled."""
+    left = []
+    for buffer in buffers:
+        skipped = min(done, len(buffer))
+        done -= skipped
+        if skipped < len(buffer):
+            left.append(buffer[skipped:])
+    return left
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some rows of one shard of one layer, and where in the batch they go: what a thread takes at a time."""
+
+    reader: LayerReader
+    shard: int
+    rows: list[int]
+    places: list[int]
+    out: memoryview
+
+    def read(self) -> None:
+        """Read the rows; once more, from a freshly opened file, when a share gave a stale handle or stale bytes.
+
+        Raises:
+            DamageError, HoleError: see `LayerReader.read_shard_rows`.
+            StoreError: the system refuses twice.
+        """
+        try:
+            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
+            return
+        except (DamageError, OSError):
+            self.reader.forget(self.shard)
+        try:
+            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
+        except OSError as error:
+            raise unreadable(self.reader.where(self.shard), error) from error
+
+
+def runs_of(reader: LayerReader, groups: Groups, out: memoryview) -> Iterator[Run]:
+    """Cut a layer's part of a batch into runs."""
+    for shard, rows, places in groups:
+        numbered = iter(zip(rows, places, strict=True))
+        while part := list(islice(numbered, reader.run_rows)):
+            yield Run(reader, shard, [row for row, _ in part], [place for _, place in part], out)
+
+
+def by_shard(rows: NDArray[np.int64], rows_per_shard: int) -> Groups:
     """Group rows by shard: (shard, rows, places in the batch), rows ascending within each."""
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]

@@ -20,6 +20,7 @@ Range = tuple[Positive, Positive]
 
 LatentPrecision = Literal["fp32", "fp16", "int8"]
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
+Corruption = Literal["blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg"]
 
 
 class Settings(BaseModel):
@@ -299,8 +300,20 @@ class EvaluateSettings(Settings):
     """Share of groups tested on, by hash, where a task gives no split."""
     baselines: tuple[Literal["teacher", "random", "pixels", "hog"], ...] = ("teacher", "random", "pixels", "hog")
     """What is scored beside the student."""
-    resamples: Annotated[int, Field(ge=100)] = 10000
-    """Bootstrap resamples of the test groups, behind every interval and difference."""
+    bootstrap: Annotated[int, Field(ge=0)] = 2000
+    """Draws of whole test groups behind the 95 % intervals and the paired differences; 0: none."""
+    few_shot: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.05, 0.1, 0.5)
+    """Shares of the training labels that probes are trained on as well, stratified by class [paper: 1, 5, 10, 50 %]."""
+    corruptions: tuple[Corruption, ...] = ("blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg")
+    """What is done to test frames, at three strengths, for clean-trained probes [paper: blur, contrast, speckle]."""
+
+    @model_validator(mode="after")
+    def _named_once(self) -> EvaluateSettings:
+        for name in ("few_shot", "corruptions", "baselines"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names something twice")
+        return self
 
 
 class Recipe(Settings):

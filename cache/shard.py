@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import google_crc32c
@@ -84,6 +85,8 @@ class Trailer:
     """[rows] byte offset of each row's slot, -1 for a hole."""
     hashes: NDArray[np.uint64]
     """[rows] xxh3-64 of each row's slot, 0 for a hole."""
+    own_nbytes: int
+    """Bytes that this trailer alone keeps: full shards of a layer share their offsets."""
 
 
 def row_seed(digest: bytes, row: int) -> int:
@@ -154,6 +157,30 @@ def parse_trailer(trailer: bytes, file_size: int, layout: ShardLayout, expected:
     hashes = np.frombuffer(table, dtype="<u8", offset=_HEADER.size)
     if google_crc32c.value(index_bytes[:-_CRC_NBYTES]).to_bytes(_CRC_NBYTES, "little") != index_bytes[-_CRC_NBYTES:]:
         raise DamageError(f"{where}: the crc32c of its index does not match: the index is damaged.")
+    full_index, full_offsets = _full(layout)
+    if index_bytes == full_index:
+        present, offsets, own = layout.rows, full_offsets, len(table)
+    else:
+        offsets = _offsets_of(index_bytes, layout, where)
+        present, own = int((offsets >= 0).sum()), len(table) + offsets.nbytes
+    if file_size != layout.size(present):
+        raise DamageError(f"{where}: {file_size:,} bytes, not the {layout.size(present):,} its index needs.")
+    return Trailer(offsets, hashes, own)
+
+
+@lru_cache(maxsize=16)
+def _full(layout: ShardLayout) -> tuple[bytes, NDArray[np.int64]]:
+    """Return the index, with its crc32c, and the offsets of a shard without holes: most shards are compared with it."""
+    index = np.full((layout.rows, 2), layout.row_nbytes + _CRC_NBYTES, dtype="<u8")
+    index[:, 0] = np.arange(layout.rows, dtype=np.uint64) * np.uint64(layout.slot_nbytes)
+    offsets = index[:, 0].astype(np.int64)
+    offsets.setflags(write=False)
+    data = index.tobytes()
+    return data + google_crc32c.value(data).to_bytes(_CRC_NBYTES, "little"), offsets
+
+
+def _offsets_of(index_bytes: bytes, layout: ShardLayout, where: str) -> NDArray[np.int64]:
+    """Return [rows] offsets, -1 for holes; raises DamageError where the index names other places than the layout's."""
     index = np.frombuffer(index_bytes[:-_CRC_NBYTES], dtype="<u8").reshape(layout.rows, 2)
     hole = index[:, 0] == MISSING
     place = np.cumsum(~hole) - 1
@@ -161,9 +188,7 @@ def parse_trailer(trailer: bytes, file_size: int, layout: ShardLayout, expected:
     lengths = np.where(hole, MISSING, np.uint64(layout.row_nbytes + _CRC_NBYTES))
     if not (np.array_equal(index[:, 0], wanted) and np.array_equal(index[:, 1], lengths)):
         raise DamageError(f"{where}: its index names places where no row can lie: the index is damaged or forged.")
-    if file_size != layout.size(int((~hole).sum())):
-        raise DamageError(f"{where}: {file_size:,} bytes, not the {layout.size(int((~hole).sum())):,} its index needs.")
-    return Trailer(np.where(hole, -1, place * layout.slot_nbytes).astype(np.int64), hashes)
+    return np.where(hole, -1, place * layout.slot_nbytes).astype(np.int64)
 
 
 def check_slot(slot: memoryview, layout: ShardLayout) -> bool:

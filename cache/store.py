@@ -7,7 +7,6 @@ when a row of it is first read. Opening therefore costs the same whatever the st
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
+from usjepa.cache.buffers import aligned_empty
 from usjepa.cache.commits import committed
+from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
+from usjepa.cache.handles import Handles
 from usjepa.cache.manifest import Manifest, Segment
 from usjepa.cache.precision import to_targets
-from usjepa.cache.reading import LayerReader, by_shard
+from usjepa.cache.reading import LayerReader, Run, Trailers, by_shard, runs_of
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
-from usjepa.cache.storage import TABLE_LIMIT, Storage, open_storage, unreadable
+from usjepa.cache.storage import TABLE_LIMIT, LocalStorage, Storage, open_storage
 from usjepa.cache.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows as they are stored; every array is fresh memory in the order asked for."""
+    """Rows as they are stored, in the order asked for; the memory is fresh, or the caller's own where it gave some."""
 
     rows: NDArray[np.int64]
     """[B] row numbers."""
@@ -127,21 +129,25 @@ class Table:
 class Store:
     """One generation of a store, open for reading. Safe to share between threads, to fork and to pickle."""
 
-    def __init__(self, location: str, manifest: Manifest, threads: int) -> None:
+    def __init__(self, location: str, manifest: Manifest, threads: int, check_rows: bool = True) -> None:
         self.location = location
         self.threads = threads
+        self.check_rows = check_rows
         self._manifest = manifest
         self._storage: Storage = open_storage(location)
-        self._pid = -1
-        self._readers: dict[str, LayerReader] = {}
-        self._pool: ThreadPoolExecutor | None = None
+        self._owns: dict[object, _Own] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # Handles and threads belong to a process: a copy opens its own.
-        return {"location": self.location, "manifest": self._manifest, "threads": self.threads}
+        return {
+            "location": self.location,
+            "manifest": self._manifest,
+            "threads": self.threads,
+            "check_rows": self.check_rows,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["location"], state["manifest"], state["threads"])  # type: ignore[misc]
+        self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -252,38 +258,41 @@ class Store:
         rows: Sequence[int] | NDArray[np.integer[Any]],
         layers: Sequence[str] | None = None,
         teacher: str | None = None,
+        out: Mapping[str, NDArray[Any]] | None = None,
     ) -> Batch:
-        """Read rows into fresh memory, in the order asked for; repeats are allowed.
+        """Read rows, in the order asked for; repeats are allowed.
 
         Args:
             rows: [B] row numbers.
             layers: layer names; none: pixels, regions and one teacher's latents.
             teacher: whose latents; none: the store's only teacher.
+            out: layer name -> C-contiguous array [>= B, *shape] of the stored dtype to read into, best from
+                `buffers.BatchMemory`; none: fresh memory. What it holds after an error is not data.
 
         Raises:
             HoleError: a row number holds no data.
             DamageError: a row's bytes are not those that were built.
-            UsageError: a layer or teacher that the store does not hold.
+            UsageError: a layer or teacher that the store does not hold, or memory that does not fit.
         """
         numbers = np.asarray(rows, dtype=np.int64).reshape(-1)
         names, teacher = self._layer_names(layers, teacher)
-        self._check_rows(numbers)
-        arrays = {
-            name: np.empty((len(numbers), *self.layers[name].shape), self._manifest.layers[name].dtype)
-            for name in names
-        }
+        self._check_numbers(numbers)
+        described = self._manifest.layers
+        arrays = {name: _memory(described[name], len(numbers), out) for name in names}
         groups = by_shard(numbers, self._manifest.rows_per_shard)
-        readers, pool = self._own()
-        jobs = [
-            _Job(readers[name], shard, part, places, arrays[name].reshape(-1).view(np.uint8).data)
-            for name in names
-            for shard, part, places in groups
+        own = self._mine()
+        # The largest rows first: what is left for the end is shared out finely.
+        largest_first = sorted(names, key=lambda name: -described[name].row_nbytes)
+        runs = [
+            run
+            for name in largest_first
+            for run in runs_of(own.readers[name], groups, arrays[name].reshape(-1).view(np.uint8).data)
         ]
-        self._run(jobs, pool)
-        channels = self._manifest.layers[f"latents/{teacher}"].channel_scale if teacher else ()
+        own.crew.run([self._reading(run) for run in runs])
+        channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
         return Batch(numbers, arrays, teacher, channels)
 
-    def _check_rows(self, numbers: NDArray[np.int64]) -> None:
+    def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
         place = np.searchsorted(self.rows, numbers)
         known = place < len(self.rows)
         known[known] = self.rows[place[known]] == numbers[known]
@@ -293,24 +302,14 @@ class Store:
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.")
 
-    def _run(self, jobs: list[_Job], pool: ThreadPoolExecutor | None) -> None:
-        pieces = list(_balanced(jobs, self.threads))
-        if pool is None or len(pieces) < 2:
-            for piece in pieces:
-                self._work(piece)
-            return
-        futures = [pool.submit(self._work, piece) for piece in pieces]
-        errors = [future.exception() for future in futures]  # all have ended: none writes into the batch any more
-        for error in errors:
-            if error is not None:
-                raise error
-
-    def _work(self, piece: list[_Job]) -> None:
-        for job in piece:
+    def _reading(self, run: Run) -> Callable[[], None]:
+        def read() -> None:
             try:
-                job.read()
+                run.read()
             except (DamageError, HoleError) as error:
-                raise type(error)(f"{error}{self._origin(str(error), job.rows)}") from error
+                raise type(error)(f"{error}{self._origin(str(error), run.rows)}") from error
+
+        return read
 
     def _origin(self, message: str, rows: list[int]) -> str:
         """Return which source the damaged row shows, for the error message."""
@@ -323,72 +322,68 @@ class Store:
             f" It shows {source.path}, frame {int(self.table.frame[position])}, view {int(self.table.view[position])}."
         )
 
-    def _own(self) -> tuple[dict[str, LayerReader], ThreadPoolExecutor | None]:
-        """Return this process's readers and threads, making them anew after a fork."""
-        if self._pid != os.getpid():
-            self._storage = open_storage(self.location)
-            tables = self._manifest.tables
-            self._readers = {
-                name: LayerReader(self._storage, layer, tables[name]) for name, layer in self._manifest.layers.items()
-            }
-            self._pool = ThreadPoolExecutor(self.threads, "usjepa-read") if self.threads > 1 else None
-            self._pid = os.getpid()
-        return self._readers, self._pool
+    def _mine(self) -> _Own:
+        """Return this process's files and threads, making them anew after a fork."""
+        own = self._owns.get(_this_process)
+        if own is None:
+            # Threads that come here together each make one, with nothing open in it yet; the first one stays.
+            made = _Own(self.location, self._manifest, self.threads, self.check_rows)
+            own = self._owns.setdefault(_this_process, made)
+        return own
 
     def close(self) -> None:
         """Close files and threads; the store opens them again when it is read again."""
-        if self._pid == os.getpid():
-            for reader in self._readers.values():
-                reader.close()
-            if self._pool is not None:
-                self._pool.shutdown()
-        self._pid = -1
+        own = self._owns.pop(_this_process, None)
+        if own is not None:
+            own.close()
 
 
-@dataclass(frozen=True)
-class _Job:
-    """Rows of one shard of one layer, and where in the batch they go."""
-
-    reader: LayerReader
-    shard: int
-    rows: list[int]
-    places: list[int]
-    out: memoryview
-
-    def read(self) -> None:
-        """Read the rows; once more, from a freshly opened file, when a share gave a stale handle or stale bytes."""
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
-            return
-        except (DamageError, OSError):
-            self.reader.forget(self.shard)
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
-        except OSError as error:
-            raise unreadable(self.reader.where(self.shard), error) from error
-
-    def cut(self, start: int, stop: int) -> _Job:
-        return _Job(self.reader, self.shard, self.rows[start:stop], self.places[start:stop], self.out)
+_this_process = object()
 
 
-def _balanced(jobs: list[_Job], parts: int) -> Iterator[list[_Job]]:
-    """Cut jobs into at most `parts` pieces of about equal bytes, splitting a shard's rows where needed."""
-    total = sum(job.reader.layer.row_nbytes * len(job.rows) for job in jobs)
-    budget = -(-total // max(1, parts))
-    piece: list[_Job] = []
-    left = budget
-    for job in jobs:
-        each, start = job.reader.layer.row_nbytes, 0
-        while start < len(job.rows):
-            take = min(len(job.rows) - start, max(1, -(-left // each)))
-            piece.append(job.cut(start, start + take))
-            start += take
-            left -= take * each
-            if left <= 0:
-                yield piece
-                piece, left = [], budget
-    if piece:
-        yield piece
+def _after_fork() -> None:
+    # Not the process number: a grandchild may have that of its dead grandparent.
+    global _this_process
+    _this_process = object()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+class _Own:
+    """What of a store belongs to one process: descriptors, trailers, threads."""
+
+    def __init__(self, location: str, manifest: Manifest, threads: int, check_rows: bool) -> None:
+        storage = open_storage(location)
+        handles = Handles(storage) if isinstance(storage, LocalStorage) else None
+        trailers = Trailers()
+        self.readers = {
+            name: LayerReader(storage, layer, manifest.tables[name], handles, trailers, check_rows)
+            for name, layer in manifest.layers.items()
+        }
+        self.crew = Crew(threads - 1)
+
+    def close(self) -> None:
+        """Close idle files and end the threads."""
+        for reader in self.readers.values():
+            reader.close()
+        self.crew.close()
+
+
+def _memory(layer: Layer, rows: int, out: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:
+    """Return where a layer's rows go; raises UsageError when the caller's array does not fit."""
+    if out is None:
+        return aligned_empty((rows, *layer.shape), layer.dtype)
+    given = out.get(layer.name)
+    if given is None:
+        raise UsageError(f"out: no array for layer {layer.name!r}; give one for every layer that is read.")
+    fits = given.dtype == np.dtype(layer.dtype) and given.shape[1:] == layer.shape and len(given) >= rows
+    if not fits or not given.flags.c_contiguous or not given.flags.writeable:
+        raise UsageError(
+            f"out: layer {layer.name!r} needs a writeable C-contiguous {layer.dtype} array of at least "
+            f"{(rows, *layer.shape)}, not {given.dtype} {given.shape}."
+        )
+    return given[:rows]
 
 
 def _sources(described: SourceTable) -> list[Source]:
@@ -416,14 +411,21 @@ def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTab
     return sources, rows
 
 
-def open_store(path: str | Path, allow_partial: bool = False, generation: int | None = None, threads: int = 2) -> Store:
+def open_store(
+    path: str | Path,
+    allow_partial: bool = False,
+    generation: int | None = None,
+    threads: int = 2,
+    check_rows: bool = True,
+) -> Store:
     """Open a sealed store for reading.
 
     Args:
         path: folder or URL.
         allow_partial: open an unsealed store too; only rows that every layer has finished exist then.
         generation: an older generation than the newest.
-        threads: threads that read.
+        threads: threads that read, the calling one among them.
+        check_rows: False skips the checksums of rows, to measure what they cost; damage goes unnoticed then.
 
     Raises:
         FormatError: no store, or one of a newer major format.
@@ -446,7 +448,7 @@ def open_store(path: str | Path, allow_partial: bool = False, generation: int | 
         manifest = _partial(storage, state)
     for layer in manifest.layers.values():
         check_layer(storage, layer, read_layer(storage, layer.name))
-    return Store(storage.url, manifest, threads)
+    return Store(storage.url, manifest, threads, check_rows)
 
 
 def progress_text(storage: Storage, state: State) -> str:

@@ -1,46 +1,41 @@
-"""The second linear probe: L2-regularised logistic regression to convergence, its strength chosen on validation.
-
-The paper's probe stops early and so depends on its learning rate; this one has one optimum for each strength and no
-seed. Strengths are tried from strong to weak, each from the solution before it; the lowest validation loss wins.
-"""
+"""Logistic regression whose strength is chosen on validation: a probe without seeds, epochs or learning rate."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from sklearn.linear_model import LogisticRegression
 
-STRENGTHS = tuple(float(10.0**power) for power in np.arange(-6.0, 1.5, 0.5))
-"""scikit-learn's C, smallest (strongest) first; features are standardised."""
-WITHOUT_VALIDATION = 1e-2
-"""C where a task leaves no validation frames to choose it on."""
-_WORSE_IN_A_ROW = 3
-"""Weaker strengths are not tried after this many in a row raised the validation loss: the loss is smooth in C."""
-_MOST_ITERATIONS = 500
+STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Values of scikit-learn's C, the inverse of the penalty's weight, from strongly held back to nearly free."""
+_UNCHOSEN = 1e-2
+_STEPS = 500
 
 
 @dataclass(frozen=True)
 class Logistic:
-    """A fitted logistic regression."""
+    """A fitted model and how it was chosen."""
 
-    weight: NDArray[np.float64]
-    """[F, C]"""
-    bias: NDArray[np.float64]
-    """[C] -inf for a class without training frames: it is never named."""
+    model: Any
+    """scikit-learn's LogisticRegression."""
     strength: float
-    """The C that was chosen."""
+    """The chosen C."""
+    chosen: bool
+    """False where there were no validation frames to choose on."""
     converged: bool
+    """Whether the chosen fit met its tolerance."""
+    classes: int
 
-    def logits(self, features_NF: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return float64 [N, C]."""
-        out: NDArray[np.float64] = features_NF.astype(np.float64) @ self.weight + self.bias
-        return out
+    def probability(self, features_NF: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return [N, C]; a class without training frames gets 0."""
+        told = np.zeros((len(features_NF), self.classes))
+        told[:, self.model.classes_] = self.model.predict_proba(features_NF)
+        return told
 
 
 def fit_logistic(
@@ -50,75 +45,40 @@ def fit_logistic(
     validation_labels_V: NDArray[np.int64],
     classes: int,
 ) -> Logistic:
-    """Fit on standardised training features; without validation frames the strength is `WITHOUT_VALIDATION`."""
-    from threadpoolctl import threadpool_limits
+    """Fit multinomial logistic regression (L2, L-BFGS) at each strength and keep the lowest validation cross-entropy.
 
-    # An L2 penalty keeps the weights within the span of the training features, so that with more features than frames
-    # the same optimum is found in as many dimensions as there are frames.
-    basis_FR = _basis(train_NF)
-    seen = np.isin(validation_labels_V, labels_N)  # a class that was never trained on has no finite loss
-    given = train_NF @ basis_FR, labels_N, validation_VF[seen] @ basis_FR, validation_labels_V[seen]
-    with threadpool_limits(1):  # sums that aren't split give the same numbers on any number of cores
-        fitted, strength, converged = _chosen(*given)
-    weight, bias = np.zeros((train_NF.shape[1], classes)), np.full(classes, -np.inf)
-    coefficients, intercept = _per_class(fitted.coef_, fitted.intercept_)
-    weight[:, fitted.classes_] = basis_FR.astype(np.float64) @ coefficients.T
-    bias[fitted.classes_] = intercept
-    return Logistic(weight, bias, strength, converged)
-
-
-def _chosen(
-    x_NR: NDArray[np.float32], y_N: NDArray[np.int64], x_VR: NDArray[np.float32], y_V: NDArray[np.int64]
-) -> tuple[LogisticRegression, float, bool]:
-    """Return the fit of the lowest validation loss, its strength, and whether it converged."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-
-    x, held = x_NR.astype(np.float64), x_VR.astype(np.float64)
-    start: LogisticRegression | None = None
-    best: tuple[float, LogisticRegression, float, bool] | None = None
-    worse = 0
-    for strength in STRENGTHS if len(y_V) else (WITHOUT_VALIDATION,):
-        model = LogisticRegression(C=strength, max_iter=_MOST_ITERATIONS, warm_start=True)
-        if start is not None:
-            model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
-            model.classes_ = start.classes_
-        converged = _fit(model, x, y_N)
-        loss = log_loss(y_V, model.predict_proba(held), labels=model.classes_) if len(y_V) else 0.0
-        if best is None or loss < best[0]:
-            best, worse = (loss, model, strength, converged), 0
-        else:
-            worse += 1
-        if worse == _WORSE_IN_A_ROW:
-            break
-        start = model
+    Without validation frames, C = 0.01 is taken unchosen. Equal losses go to the stronger penalty. Training frames of
+    two classes at least are needed.
+    """
+    if not len(validation_labels_V):
+        model, converged = _fitted(train_NF, labels_N, _UNCHOSEN, None)
+        return Logistic(model, _UNCHOSEN, False, converged, classes)
+    best, lowest, model = None, np.inf, None
+    for strength in STRENGTHS:
+        # Each fit starts from the one before: the strong penalties are done in a few steps and lead the way.
+        model, converged = _fitted(train_NF, labels_N, strength, model)
+        one = Logistic(model, strength, True, converged, classes)
+        loss = _cross_entropy(one.probability(validation_VF), validation_labels_V)
+        if loss < lowest:
+            best, lowest = one, loss
     assert best is not None
-    return best[1], best[2], best[3]
+    return best
 
 
-def _fit(model: LogisticRegression, x_NR: NDArray[np.float64], y_N: NDArray[np.int64]) -> bool:
-    """Fit, and return whether it converged; that it did not is told with the score, not warned of."""
+def _fitted(x: NDArray[np.float32], y: NDArray[np.int64], strength: float, start: Any) -> tuple[Any, bool]:
+    """Return the model at a strength, begun from another one's coefficients, and whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
 
+    model = LogisticRegression(C=strength, max_iter=_STEPS, tol=1e-3, warm_start=True)
+    if start is not None:
+        model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(x_NR, y_N)
-    return bool((model.n_iter_ < _MOST_ITERATIONS).all())
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told by n_iter_, and from there in scores.json
+        model.fit(x, y)
+    return model, int(model.n_iter_.max()) < _STEPS
 
 
-def _basis(train_NF: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return an orthonormal basis [F, R] of a space that holds all training rows."""
-    frames, features = train_NF.shape
-    if features <= frames:
-        return np.eye(features, dtype=np.float32)
-    q_FR: NDArray[np.float32] = np.linalg.qr(train_NF.T)[0]
-    return q_FR
-
-
-def _per_class(
-    coefficients: NDArray[np.float64], intercept: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return a row per class: scikit-learn keeps one row, the second class's log odds, where there are two classes."""
-    if len(coefficients) > 1:
-        return coefficients, intercept
-    return np.concatenate([-coefficients, coefficients]) / 2.0, np.concatenate([-intercept, intercept]) / 2.0
+def _cross_entropy(probability_NC: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:
+    chosen = probability_NC[np.arange(len(labels_N)), labels_N]
+    return float(-np.log(np.maximum(chosen, 1e-12)).mean())

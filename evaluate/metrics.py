@@ -39,7 +39,7 @@ def score(truth: Labels, predicted: Labels, classes: int) -> Score:
 
 
 def auroc(truth: Labels, probability_NC: NDArray[np.float64]) -> float | None:
-    """Return the macro one-vs-rest AUROC over the classes that occur; None where the truth is all of one class."""
+    """Return the macro one-vs-rest AUROC, over the classes that occur; None where the truth is all of one class."""
     from sklearn.metrics import roc_auc_score
 
     present = np.unique(truth)

@@ -46,7 +46,7 @@ class Curve:
     validation: Points
 
 
-def render(document: Json, curve: Curve, examples: Sequence[Example]) -> str:
+def render(document: Json, curve: Curve, examples: Sequence[Example], table: bytes = b"") -> str:
     """Return the page as HTML text."""
     run = _text(document["run"]["name"])
     body = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -113,3 +114,13 @@ def test_the_example_under_accelerate_runs_in_forty_lines(phantom_store: Path) -
     losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("step")]
     assert len(losses) == 2
     assert all(0 < loss < 10 for loss in losses)
+
+
+def test_a_worker_killed_in_the_middle_is_told_and_nothing_hangs(phantom_store: Path) -> None:
+    loader = DataLoader(StoreDataset(phantom_store, part="all"), batch_size=2, num_workers=1, timeout=30)
+    batches = iter(loader)
+    next(batches)
+    os.kill(batches._workers[0].pid, signal.SIGKILL)
+    # Torch's own "worker exited unexpectedly"; where it died while handing a tensor over, the broken pipe's error.
+    with pytest.raises((RuntimeError, OSError, EOFError)):
+        list(batches)

@@ -1,0 +1,223 @@
+"""The read path: aligned memory used again, runs of neighbours, bounded descriptors, jobs shared between threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.stores import layers, write_store
+from usjepa.cache import reading
+from usjepa.cache.buffers import BatchMemory, Ring, aligned_empty
+from usjepa.cache.crew import Crew
+from usjepa.cache.errors import DamageError, UsageError
+from usjepa.cache.handles import OPEN_FILES
+from usjepa.cache.reading import Trailers
+from usjepa.cache.shard import Trailer
+from usjepa.cache.store import open_store
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (1, 64), (100, 3, 1000)])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "float16", "float32"])
+def test_memory_begins_at_a_cache_line_whatever_its_shape(shape: tuple[int, ...], dtype: str) -> None:
+    kept = [aligned_empty(shape, dtype) for _ in range(8)]
+    assert all(array.ctypes.data % 64 == 0 and array.shape == shape and array.dtype == dtype for array in kept)
+
+
+def test_reading_into_memory_of_the_callers_fills_that_very_memory_and_nothing_behind_it(tmp_path: Path) -> None:
+    content = write_store(tmp_path / "s", 20)
+    store, memory = open_store(tmp_path / "s"), BatchMemory()
+    first = store.read(range(12), out=memory.arrays(store.layers, 12))
+    held = memory.arrays(store.layers, 12)
+    behind = {name: held[name][5:].copy() for name in held}
+    batch = store.read([19, 3, 3, 0, 7], out=held)
+    for name, array in batch.arrays.items():
+        np.testing.assert_array_equal(array, content[name][[19, 3, 3, 0, 7]])
+        assert np.shares_memory(array, first.arrays[name])
+        np.testing.assert_array_equal(held[name][5:], behind[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda a: a[:2], "needs a writeable"),
+        (lambda a: a.astype(np.float64), "needs a writeable"),
+        (lambda a: a[:, ::-1], "needs a writeable"),
+        (lambda a: None, "no array for layer"),
+    ],
+    ids=["too few rows", "other dtype", "not contiguous", "missing"],
+)
+def test_memory_that_does_not_fit_is_refused_before_anything_is_read(tmp_path: Path, change: Any, message: str) -> None:
+    write_store(tmp_path / "s", 8)
+    store = open_store(tmp_path / "s")
+    out = BatchMemory().arrays(store.layers, 4)
+    changed = change(out.pop("latents/toy"))
+    if changed is not None:
+        out["latents/toy"] = changed
+    with pytest.raises(UsageError, match=message):
+        store.read(range(4), out=out)
+
+
+def test_a_ring_lends_each_memory_once_and_gives_the_same_ones_again(tmp_path: Path) -> None:
+    ring, kinds = Ring(2), layers()
+    one, two = ring.take(), ring.take()
+    assert one is not two
+    with pytest.raises(UsageError, match="all 2 batch memories are lent"):
+        ring.take(timeout_s=0.01)
+    before = one.arrays(kinds, 6)["pixels"].ctypes.data
+    ring.release(one)
+    with pytest.raises(UsageError, match="not lent"):
+        ring.release(one)
+    again = ring.take()
+    assert again is one
+    assert again.arrays(kinds, 3)["pixels"].ctypes.data == before
+
+
+def test_neighbouring_rows_are_read_by_one_call_and_still_checked_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_store(tmp_path / "s", 64, rows_per_shard=32)
+    real, calls = os.preadv, []
+
+    def counted(handle: int, buffers: list[memoryview], offset: int) -> int:
+        calls.append(len(buffers) // 2)
+        return real(handle, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", counted)
+    store = open_store(tmp_path / "s", threads=1)
+    rows = [40, 3, 41, 2, 4, 60, 42]
+    np.testing.assert_array_equal(store.read(rows, layers=["latents/toy"]).latents, content["latents/toy"][rows])
+    assert calls == [3, 3, 1]
+    flip(tmp_path / "s" / "latents/toy/c.1.0.0", store.layers["latents/toy"].layout.slot_nbytes * 9 + 5)
+    with pytest.raises(DamageError, match="row 41 is not what was built"):
+        store.read(rows, layers=["latents/toy"])
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_reads_cut_short_anywhere_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    content = write_store(tmp_path / "s", 8)
+    real = os.preadv
+
+    def short(handle: int, buffers: list[memoryview], offset: int) -> int:
+        return real(handle, [buffers[0][:most]], offset)
+
+    monkeypatch.setattr(os, "preadv", short)
+    got = open_store(tmp_path / "s").read([1, 2, 3, 6], layers=["latents/toy"]).latents
+    np.testing.assert_array_equal(got, content["latents/toy"][[1, 2, 3, 6]])
+
+
+def test_without_row_checks_only_the_checksums_of_rows_are_left_out(tmp_path: Path) -> None:
+    content = write_store(tmp_path / "s", 8)
+    store = open_store(tmp_path / "s", check_rows=False)
+    np.testing.assert_array_equal(store.read([7, 0]).latents, content["latents/toy"][[7, 0]])
+    flip(tmp_path / "s" / "latents/toy/c.1.0.0", -1)  # the index
+    store.close()
+    with pytest.raises(DamageError, match="crc32c of its index"):
+        open_store(tmp_path / "s", check_rows=False).read([5])
+
+
+def test_trailers_are_bounded_in_bytes_and_the_oldest_go_first() -> None:
+    offsets, hashes = np.zeros(4, np.int64), np.zeros(4, np.uint64)
+    held = Trailers(most_nbytes=100)
+    for shard in range(5):
+        held.put(("pixels", shard), Trailer(offsets, hashes, 40))
+    assert [held.get(("pixels", shard)) is not None for shard in range(5)] == [False, False, False, True, True]
+
+
+def test_indexes_are_read_when_a_row_of_their_shard_is_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "s", 40)
+    parsed = []
+    real = reading.parse_trailer
+    monkeypatch.setattr(reading, "parse_trailer", lambda *args: parsed.append(args[-1]) or real(*args))
+    store = open_store(tmp_path / "s")
+    assert parsed == []
+    store.read([9], layers=["pixels"])
+    store.read([8, 10], layers=["pixels"])
+    assert len(parsed) == 1
+    assert "c.2.0.0.0" in parsed[0]
+
+
+def test_every_job_is_done_once_whatever_the_number_of_threads() -> None:
+    for helpers in (0, 1, 3):
+        crew = Crew(helpers)
+        done: list[int] = []
+        crew.run([partial(done.append, i) for i in range(200)])
+        assert sorted(done) == list(range(200))
+        crew.close()
+
+
+def test_the_first_job_that_fails_is_the_one_raised_and_none_runs_on() -> None:
+    crew, running, seen = Crew(3), threading.Semaphore(0), []
+
+    def job(number: int) -> None:
+        seen.append(number)
+        if number >= 10:
+            raise ValueError(str(number))
+        running.release()
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match=r"^10$"):
+            crew.run([partial(job, i) for i in range(400)])
+        count = len(seen)
+        assert count <= 14
+        seen.clear()
+    crew.close()
+
+
+_FEW_FILES = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+import numpy as np
+from usjepa.cache.store import open_store
+stores = [open_store(sys.argv[1], threads=4) for _ in range(2)]
+rows = np.random.default_rng(0).permutation(stores[0].rows)
+for start in range(0, len(rows), 100):
+    for store in stores:
+        batch = store.read(rows[start : start + 50])
+        assert (batch.pixels[:, 0, 0, 0] >= 0).all()
+print("read", len(rows))
+"""
+
+
+@pytest.mark.parametrize(
+    "shards", [300, pytest.param(10_000, marks=pytest.mark.slow)], ids=["300 shards", "10,000 shards"]
+)
+def test_two_open_stores_of_many_shards_are_read_within_256_descriptors(
+    tmp_path: Path, shards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # nothing here is about durability
+    write_store(tmp_path / "s", shards, rows_per_shard=1)
+    done = subprocess.run(
+        [sys.executable, "-c", _FEW_FILES, str(tmp_path / "s")], capture_output=True, text=True, timeout=280
+    )
+    assert done.stdout == f"read {shards}\n", done.stderr
+    assert OPEN_FILES * 2 < 256
+
+
+def test_memory_does_not_grow_with_the_rows_that_were_read(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", 400, rows_per_shard=20)
+    store, memory = open_store(tmp_path / "s"), BatchMemory()
+    rng = np.random.default_rng(0)
+
+    def read(times: int) -> int:
+        for _ in range(times):
+            store.read(rng.integers(0, 400, 32), out=memory.arrays(store.layers, 32))
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = read(50)
+    assert read(500) - before < 2 << 20
