@@ -12,35 +12,7 @@ if TYPE_CHECKING:
     from usjepa.cache.settings import Recipe
 
 
-_HELP = {"help_option_names": ["-h", "--help"]}
-_DEFAULT = "score"
-
-
-class _Commands(click.Group):
-    """A group whose first argument may be left out: `usjepa-evaluate RUN ...` is `usjepa-evaluate score RUN ...`."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Put the default command in front of arguments that name none."""
-        named = bool(args) and (args[0] in self.commands or args[0] in _HELP["help_option_names"])
-        return super().parse_args(ctx, args if named else [_DEFAULT, *args])
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Show the default command's options, then the commands."""
-        self.commands[_DEFAULT].format_options(ctx, formatter)
-        self.format_commands(ctx, formatter)
-
-
-@click.group(cls=_Commands, context_settings=_HELP, subcommand_metavar="RUN --task TASK... | compare A.json B.json")
-def main() -> None:
-    """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
-
-    Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
-    OUT/scores.json has every number. Without --pipeline, the run's own recipe holds. `compare` says which differences
-    between two reports are real.
-    """
-
-
-@main.command(_DEFAULT, context_settings=_HELP)
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("run", type=click.Path())
 @click.option(
     "--task",
@@ -63,7 +35,7 @@ def main() -> None:
 @recipe_options
 @click.option("--device", default=None, help="Torch device of the encoders, e.g. cuda:0; default: a GPU if any.")
 @ends_well
-def score(
+def main(
     run: str,
     tasks: tuple[str, ...],
     encoders: tuple[str, ...],
@@ -73,7 +45,11 @@ def score(
     overrides: tuple[str, ...],
     device: str | None,
 ) -> None:
-    """Score the encoder of RUN and write a report: what is meant where no command is named."""
+    """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
+
+    Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
+    OUT/scores.json has every number. Without --pipeline, the run's own recipe holds.
+    """
     from pathlib import Path
 
     from usjepa.evaluate.run import evaluate
@@ -83,33 +59,6 @@ def score(
     document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device, encoders)
     click.echo(table(document))
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
-
-
-@main.command(context_settings=_HELP)
-@click.argument("one", metavar="A", type=click.Path())
-@click.argument("other", metavar="B", type=click.Path())
-@click.option(
-    "--encoders",
-    nargs=2,
-    metavar="KEY KEY",
-    help="Compare this encoder of A with that one of B, e.g. student teacher; default: each with its namesake.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@ends_well
-def compare(one: str, other: str, encoders: tuple[str, str] | None, as_json: bool) -> None:
-    """Say which differences between two reports (scores.json, or their folders) are real.
-
-    Macro F1 of the linear probes, on the same test frames, resampled by patient, corrected for their number.
-    """
-    import json
-    from dataclasses import asdict
-    from pathlib import Path
-
-    from usjepa.evaluate import compare as comparing
-
-    documents = comparing.read_scores(Path(one)), comparing.read_scores(Path(other))
-    found = comparing.compare(*documents, encoders or None)
-    click.echo(json.dumps(asdict(found), indent=1) if as_json else comparing.told(found, *documents))
 
 
 def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> Recipe:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.identity import digest_of
 from usjepa.evaluate.bootstrap import FEW_GROUPS, Draws
 from usjepa.evaluate.metrics import constant_baseline
 from usjepa.evaluate.paper_scores import published_for
@@ -45,9 +46,24 @@ def task_told(task: Task, facts: Facts) -> dict[str, Json]:
         **facts.told(),
         "identity": task.identity,
         "published": published_for(task.layout, task.name),
-        "test": {"labels": packed(task.labels[test]), "groups": packed(groups)},
+        "test": {"labels": packed(task.labels[test]), "groups": packed(groups), "digest": frames_digest(task, test)},
         "floor": {"macro_f1": floor.macro_f1, "balanced_accuracy": floor.balanced_accuracy},
     }
+
+
+def frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
+    """Return a digest of which frames these are, their order, labels and grouping.
+
+    It rests on the sources' content and frame numbers, so that the same frames are known again in another store, by
+    whatever names.
+    """
+    table = task.store.table
+    at = np.searchsorted(task.store.rows, task.rows[positions])
+    contents = [table.sources[source].content_hash for source in table.source[at].tolist()]
+    _, first, group = np.unique(task.groups[positions], return_index=True, return_inverse=True)
+    by_appearance = np.argsort(np.argsort(first))[group]  # the same numbers whatever the groups are called
+    labels = task.labels[positions].tolist()
+    return digest_of([contents, table.frame[at].tolist(), labels, list(task.classes), by_appearance.tolist()])
 
 
 def _few_groups(groups: int) -> list[str]:
@@ -60,12 +76,12 @@ def _few_groups(groups: int) -> list[str]:
 
 
 def student_differences(
-    tasks: Sequence[str], scores: Sequence[dict[str, Json]], drawn: dict[tuple[str, str], NDArray[np.float64]]
+    tasks: dict[str, int], scores: Sequence[dict[str, Json]], drawn: dict[tuple[str, str], NDArray[np.float64]]
 ) -> list[dict[str, Json]]:
     """Return the student minus each other encoder on each task, in macro F1: one family, corrected together.
 
     Args:
-        tasks: the tasks' names.
+        tasks: name -> number of test groups.
         scores: as in `scores.json`.
         drawn: (task, encoder) -> macro F1 in each draw.
     """
@@ -73,7 +89,13 @@ def student_differences(
     pairs = [(task, s["encoder"]) for task in tasks for s in scores if s["task"] == task and s["encoder"] != STUDENT]
     pairs = [(task, other) for task, other in pairs if (task, other) in drawn and (task, STUDENT) in drawn]
     told = [
-        {"task": task, "encoder": STUDENT, "other": other, "difference": mean[task, STUDENT] - mean[task, other]}
+        {
+            "task": task,
+            "encoder": STUDENT,
+            "other": other,
+            "difference": mean[task, STUDENT] - mean[task, other],
+            "groups": tasks[task],
+        }
         for task, other in pairs
     ]
     return differences(told, [drawn[task, STUDENT] - drawn[task, other] for task, other in pairs])

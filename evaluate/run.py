@@ -244,7 +244,7 @@ class _Work:
 
     def document(self, inputs: dict[str, Json]) -> dict[str, Json]:
         """Return what scores.json holds, the page's hash aside."""
-        tasks = [_task_told(task, self.facts[task.name]) for task in self.tasks]
+        groups = {name: draws.groups for name, draws in self.draws.items() if draws is not None}
         return {
             "format": 2,
             "inputs_digest": digest_of(inputs),
@@ -254,7 +254,7 @@ class _Work:
             "encoders": self.described,
             "tasks": [task_told(task, self.facts[task.name]) for task in self.tasks],
             "scores": self.scores,
-            "differences": student_differences([task.name for task in self.tasks], self.scores, self.drawn),
+            "differences": student_differences(groups, self.scores, self.drawn),
             "maps": self.maps,
             "notes": self.notes,
             "software": soft_versions(

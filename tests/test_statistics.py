@@ -109,8 +109,10 @@ def test_holm_is_the_textbooks() -> None:
 
 def test_what_is_real_alone_may_not_be_real_among_many() -> None:
     values = RNG(5).normal(2.2, 1, 4000)
-    assert differences([{"difference": 2.2}], [values])[0]["real"]
-    many = differences([{"difference": 2.2}] * 20, [values] * 20)
+    about = {"difference": 2.2, "groups": 50}
+    assert differences([about], [values])[0]["real"]
+    assert not differences([{**about, "groups": 9}], [values])[0]["real"]  # a handful of patients shows nothing
+    many = differences([about] * 20, [values] * 20)
     assert not any(one["real"] for one in many)
     assert many[0]["p_holm"] == pytest.approx(20 * many[0]["p"])
 
