@@ -1,8 +1,8 @@
 """`usjepa-evaluate compare A.json B.json`: which differences between two reports are real.
 
-Two reports are compared on the tasks whose test frames are the same: equal classes, labels and groups, in order. The
-predictions that `scores.json` keeps are scored again in the same draws of patients, so the comparison is paired. Every
-difference that is asked for belongs to one family, corrected together.
+Two reports are compared on the tasks whose test frames are the same: equal content, classes, labels and groups, in
+order. The predictions that `scores.json` keeps are scored again in the same draws of patients, so the comparison is
+paired. Every difference that is asked for belongs to one family, corrected together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from usjepa.cache.identity import Json, digest_of
 from usjepa.evaluate.bootstrap import FEW_GROUPS, Draws
 from usjepa.evaluate.metrics import score
 from usjepa.evaluate.scoring import unpacked
-from usjepa.evaluate.significance import LEVEL, differences
+from usjepa.evaluate.significance import LEAST_GROUPS, LEVEL, differences
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -108,6 +108,7 @@ class _On:
             "first": means[0],
             "second": means[1],
             "difference": means[1] - means[0],
+            "groups": self.draws.groups,
         }
         return about, drawn[1] - drawn[0]
 
@@ -140,7 +141,7 @@ def _not_alike(one: Json, other: Json | None) -> str:
     if one["classes"] != other["classes"]:
         return "its classes differ"
     if one["test"] != other["test"]:
-        return "its test frames differ in number, labels or groups"
+        return "its test frames differ in content, number, labels or groups"
     return ""
 
 
@@ -148,7 +149,12 @@ def _warnings(one: Json, other: Json) -> list[str]:
     notes = []
     groups = len(set(one["test"]["groups"].split()))
     if groups < FEW_GROUPS:
-        notes.append(f"{one['name']}: {groups} test groups are few; p-values on it are too sure of themselves.")
+        what = (
+            "too few to call any difference real"
+            if groups < LEAST_GROUPS
+            else "few: p-values are too sure of themselves"
+        )
+        notes.append(f"{one['name']}: {groups} test groups are {what}.")
     if one["identity"]["store"] != other["identity"]["store"]:
         notes.append(
             f"{one['name']}: the frames lie in two stores, whose pixels may differ; labels and groups are equal."

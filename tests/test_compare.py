@@ -77,6 +77,9 @@ def test_one_report_against_itself_has_nothing_to_compare(tmp_path: Path) -> Non
     [
         pytest.param({"name": "breast"}, "no task of that name", id="another task"),
         pytest.param({"classes": ["a", "b"]}, "classes differ", id="other classes"),
+        pytest.param(
+            {"test": {"labels": packed(TRUTH), "groups": packed(GROUPS), "digest": "1"}}, "test frames", id="frames"
+        ),
         pytest.param({"test": {"labels": packed(1 - TRUTH), "groups": packed(GROUPS)}}, "test frames", id="labels"),
     ],
 )
@@ -95,7 +98,8 @@ def test_few_patients_other_stores_and_other_protocols_are_told(tmp_path: Path) 
     document["settings"]["lr"] = 1.0
     b.write_text(json.dumps(document))
     told = call(a, b).stdout
-    for note in ("4 test groups are few", "two stores", "lr 0.001 | 1.0"):
+    assert "not shown to differ" in told
+    for note in ("4 test groups are too few to call any difference real", "two stores", "lr 0.001 | 1.0"):
         assert note in told
 
 
