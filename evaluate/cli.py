@@ -125,7 +125,7 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
 
 def table(document: Any) -> str:
     """Return the scores as lines of text: encoders down, tasks across, macro F1 in percent."""
-    from usjepa.evaluate.report import percent
+    from usjepa.evaluate.markup import percent
 
     names = [task["name"] for task in document["tasks"]]
     lines = [["macro F1, %", *[cell for name in names for cell in (name, "k-NN")]]]

@@ -8,9 +8,9 @@ import numpy as np
 
 from usjepa.cache.identity import digest_of
 from usjepa.evaluate.bootstrap import FEW_GROUPS, Draws
+from usjepa.evaluate.markup import STUDENT
 from usjepa.evaluate.metrics import constant_baseline
 from usjepa.evaluate.paper_scores import published_for
-from usjepa.evaluate.report import STUDENT
 from usjepa.evaluate.scoring import packed
 from usjepa.evaluate.significance import differences
 from usjepa.evaluate.splits import TEST

@@ -23,7 +23,8 @@ from usjepa.evaluate.examples import examples_of
 from usjepa.evaluate.facts import facts_of
 from usjepa.evaluate.features import FEATURES_VERSION, features_of
 from usjepa.evaluate.few_shot import few_shot
-from usjepa.evaluate.report import STUDENT, Example, render
+from usjepa.evaluate.markup import STUDENT, Example
+from usjepa.evaluate.report import render
 from usjepa.evaluate.robustness import Corrupted, only_tested, robustness
 from usjepa.evaluate.runs import Run, open_run
 from usjepa.evaluate.scores_csv import scores_csv
