@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.browser import NEEDED, Seen, find_browser, look
-from tests.test_report import curve, document, examples
+from tests.test_report import CSV, curve, document, examples
 from usjepa.evaluate.report import render
 
 if TYPE_CHECKING:
@@ -49,10 +49,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Seen
     found = {}
     for name, made in (("few", document()), ("many", document(classes=LONG))):
         made["encoders"]["teacher"]["title"] = "Its teacher (random weights)"
+        made["encoders"]["hog"]["title"] = "vit_base_patch16_dinov3_qkvb.lvd1689m"
         for width in (DESKTOP, PHONE):
             folder = tmp_path_factory.mktemp("page")
             page = folder / "index.html"
-            page.write_text(render(made, curve(), examples()))
+            page.write_text(render(made, curve(), examples(), CSV))
             found[name, width] = look(page, SCRIPTS, folder, width, dark=width == PHONE)
     return found
 
