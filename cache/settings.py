@@ -20,6 +20,7 @@ Range = tuple[Positive, Positive]
 
 LatentPrecision = Literal["fp32", "fp16", "int8"]
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
+Corruption = Literal["blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg"]
 
 
 class Settings(BaseModel):
@@ -299,6 +300,21 @@ class EvaluateSettings(Settings):
     """Share of groups tested on, by hash, where a task gives no split."""
     baselines: tuple[Literal["teacher", "random", "pixels", "hog"], ...] = ("teacher", "random", "pixels", "hog")
     """What is scored beside the student."""
+    bootstrap: Annotated[int, Field(ge=0)] = 10000
+    """Draws of whole test groups behind the 95 % intervals and the paired differences; 0: none. With 2,000 the smallest
+    p is 0.001, which no correction for 50 comparisons survives."""
+    few_shot: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.01, 0.05, 0.1, 0.5)
+    """Shares of the training labels that probes are trained on as well, stratified by class [paper: 1, 5, 10, 50 %]."""
+    corruptions: tuple[Corruption, ...] = ("blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg")
+    """What is done to test frames, at three strengths, for clean-trained probes [paper: blur, contrast, speckle]."""
+
+    @model_validator(mode="after")
+    def _named_once(self) -> EvaluateSettings:
+        for name in ("few_shot", "corruptions", "baselines"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} names something twice")
+        return self
 
 
 class Recipe(Settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,10 +10,27 @@ import click
 from usjepa.cache.command_line import ends_well, recipe_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from usjepa.cache.settings import Recipe
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+_HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class _WithCompare(click.Command):
+    """A command whose first word may be `compare`; a run of that name is `./compare`."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run the command that the arguments name."""
+        words = list(sys.argv[1:] if args is None else args)
+        if words[:1] == ["compare"]:
+            extra["prog_name"] = "usjepa-evaluate compare"
+            return compare.main(words[1:], *rest[1:], **extra)
+        return super().main(words, *rest, **extra)
+
+
+@click.command(cls=_WithCompare, context_settings=_HELP)
 @click.argument("run", type=click.Path())
 @click.option(
     "--task",
@@ -48,7 +66,9 @@ def main(
     """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
 
     Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
-    OUT/scores.json has every number. Without --pipeline, the run's own recipe holds.
+    OUT/scores.json and scores.csv have every number. Without --pipeline, the run's own recipe holds.
+
+    `usjepa-evaluate compare A.json B.json` says which differences between two reports are real.
     """
     from pathlib import Path
 
@@ -59,6 +79,33 @@ def main(
     document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device, encoders)
     click.echo(table(document))
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
+
+
+@click.command("compare", context_settings=_HELP)
+@click.argument("first", type=click.Path())
+@click.argument("second", type=click.Path())
+@click.option("--classifier", type=click.Choice(["probe", "logistic", "knn"]), default="probe", show_default=True)
+@click.option("--measure", type=click.Choice(["macro_f1", "balanced_accuracy"]), default="macro_f1", show_default=True)
+@click.option("--draws", type=click.IntRange(100), default=10_000, show_default=True, help="Draws of the test groups.")
+@click.option("--json", "out", default=None, type=click.Path(dir_okay=False), help="Write the comparison here as well.")
+@ends_well
+def compare(first: str, second: str, classifier: str, measure: str, draws: int, out: str | None) -> None:
+    """Say which differences between two reports are real.
+
+    FIRST and SECOND are scores.json files, or the folders that hold them. Test patients are drawn again with
+    replacement, the same for both; p-values are corrected for the number of comparisons (Holm).
+    """
+    import json
+    from pathlib import Path
+
+    from usjepa.cache.storage import write_durably
+    from usjepa.evaluate.compare import as_text
+    from usjepa.evaluate.compare import compare as compared
+
+    found = compared(Path(first), Path(second), classifier, measure, draws)
+    click.echo(as_text(found))
+    if out is not None:
+        write_durably(Path(out), (json.dumps(found.told(), indent=1) + "\n").encode())
 
 
 def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> Recipe:
@@ -78,7 +125,7 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
 
 def table(document: Any) -> str:
     """Return the scores as lines of text: encoders down, tasks across, macro F1 in percent."""
-    from usjepa.evaluate.report import percent
+    from usjepa.evaluate.markup import percent
 
     names = [task["name"] for task in document["tasks"]]
     lines = [["macro F1, %", *[cell for name in names for cell in (name, "k-NN")]]]

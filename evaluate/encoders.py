@@ -32,8 +32,15 @@ if TYPE_CHECKING:
 class Encoder(Protocol):
     """Turns stored rows into features."""
 
-    name: str
-    pooling: str
+    @property
+    def name(self) -> str:
+        """What it is called in progress and errors."""
+        ...
+
+    @property
+    def pooling(self) -> str:
+        """How a frame becomes one vector."""
+        ...
 
     @property
     def given(self) -> str:
@@ -86,6 +93,10 @@ class Encoders:
             }
             self._made[name] = made[name]()
         return self._made[name], ""
+
+    def seeing(self, name: str, task: Task) -> tuple[Encoder | None, str]:
+        """Return an encoder that looks at pixels, so that they may be changed first, or None and why there is none."""
+        return self._teachers.live(task.store) if name == "teacher" else self.make(name, task)
 
     def _student(self) -> Encoder:
         from usjepa.train.export import load_encoder

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.evaluate.figures import frame_png
-from usjepa.evaluate.report import Example
+from usjepa.evaluate.markup import Example
 from usjepa.evaluate.splits import TEST
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ import base64
 import html
 import io
 import math
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-Points = list[tuple[float, float]]
+    from usjepa.evaluate.markup import Points
+
 _WIDTH = 460
 _MOST_POINTS = 400
-_LABEL = 20
-"""Characters that fit beside the plot of scores."""
+_LABEL = 17
+"""Characters that fit beside the plot of scores, bold, in any common font."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Series:
     knn: float
     ours: bool
     """The student: drawn in the accent colour."""
+    interval: tuple[float, float] | None = None
+    """95 %, of the mean."""
 
 
 def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
     """Return a dot per probe seed, a bar at their mean and a diamond for k-NN, a line of the plot per encoder."""
-    left, right, top, step = 138, 446, 20, 30
+    left, right, top, step = 138, 446, 20, 40
     bottom = top + step * len(series)
 
     def x(percent: float) -> float:
@@ -52,6 +56,9 @@ def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
         y, kind = top + step * i + step / 2, "ours" if one.ours else "other"
         mean = x(float(np.mean(one.seeds)))
         parts.append(_label(one.name, kind, left - 8, y))
+        if one.interval is not None:
+            low, high = (x(end) for end in one.interval)
+            parts.append(f'<line class="{kind} interval" x1="{low:.1f}" y1="{y:.0f}" x2="{high:.1f}" y2="{y:.0f}"/>')
         parts += [f'<circle class="{kind}" cx="{x(s):.1f}" cy="{y:.0f}" r="3.5"/>' for s in one.seeds]
         parts.append(f'<line class="{kind} mean" x1="{mean:.1f}" y1="{y - 9:.0f}" x2="{mean:.1f}" y2="{y + 9:.0f}"/>')
         k = x(one.knn)
@@ -65,7 +72,7 @@ def loss_svg(train: Points, validation: Points, title: str) -> str:
     train, validation = _thinned(train), _thinned(validation)
     every = train + validation
     last = max(x for x, _ in every) or 1.0
-    low, high, ticks = _nice_range([y for _, y in every])
+    low, high, ticks = nice_range([y for _, y in every])
 
     def place(points: Points) -> Points:
         return [
@@ -115,9 +122,8 @@ def _grid_x(x: Callable[[float], float], top: float, bottom: float) -> str:
 
 
 def _label(name: str, kind: str, x: float, y: float) -> str:
-    """Return a line's name to the left of it; what stands in brackets goes below, so that it fits a phone."""
-    first, bracket, rest = name.partition(" (")
-    lines = [first, f"({rest}"] if bracket and len(name) > _LABEL else [name]
+    """Return a line's name to the left of it, in up to three lines; what is longer still ends in an ellipsis."""
+    lines = textwrap.wrap(name, _LABEL, max_lines=3, placeholder="…", break_long_words=True)
     top = y + 4 - 6.5 * (len(lines) - 1)
     return "".join(
         f'<text class="{kind}" x="{x}" y="{top + 13 * i:.1f}" text-anchor="end">{_text(line)}</text>'
@@ -143,7 +149,8 @@ def _thinned(points: Points) -> Points:
     return [(float(piece[:, 0].mean()), float(piece[:, 1].mean())) for piece in pieces]
 
 
-def _nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Return a range a little wider than the values', and about five round numbers within it."""
     low, high = min(values), max(values)
     if high - low < 1e-12:
         low, high = low - 0.5, high + 0.5

@@ -1,4 +1,4 @@
-"""What a prediction is worth: macro F1, balanced accuracy, the confusion matrix, and the constant predictor beside it.
+"""What a prediction is worth: macro F1, balanced accuracy, AUROC, the confusion matrix, and the constant predictor.
 
 Scores are averaged over the classes that occur in the truth. A class that the test split lacks would otherwise count
 as an F1 of 0 that no encoder could mend; that it lacks is told in the task's notes instead.
@@ -36,6 +36,16 @@ def score(truth: Labels, predicted: Labels, classes: int) -> Score:
     recall = recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
     matrix = confusion_matrix(truth, predicted, labels=np.arange(classes))
     return Score(float(f1), float(recall), _rows(matrix), is_constant(predicted))
+
+
+def auroc(truth: Labels, probability_NC: NDArray[np.float64]) -> float | None:
+    """Return the macro one-vs-rest AUROC, over the classes that occur; None where the truth is all of one class."""
+    from sklearn.metrics import roc_auc_score
+
+    present = np.unique(truth)
+    if len(present) < 2:
+        return None
+    return float(np.mean([roc_auc_score(truth == number, probability_NC[:, number]) for number in present]))
 
 
 def is_constant(predicted: Labels) -> bool:

@@ -112,35 +112,40 @@ def train_probe(
     validation_labels_V: NDArray[np.int64],
     classes: int,
     settings: EvaluateSettings,
+    subsets_SM: NDArray[np.int64] | None = None,
 ) -> Probe:
-    """Train `settings.seeds` probes on standardised features; without validation rows each runs all its epochs."""
+    """Train `settings.seeds` probes on standardised features; without validation rows each runs all its epochs.
+
+    Args:
+        train_NF: standardised features of the training frames.
+        labels_N: their classes, 0 to classes - 1.
+        validation_VF: standardised features that early stopping looks at; may be empty.
+        validation_labels_V: their classes.
+        classes: how many there are.
+        settings: the protocol.
+        subsets_SM: the training frames that each seed may see, positions in N; none: all of them.
+    """
+    if subsets_SM is None:
+        subsets_SM = np.broadcast_to(np.arange(len(labels_N)), (settings.seeds, len(labels_N)))
     with _one_thread():
-        return _trained(train_NF, labels_N, validation_VF, validation_labels_V, classes, settings)
-
-
-def _trained(
-    train_NF: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
-    validation_VF: NDArray[np.float32],
-    validation_labels_V: NDArray[np.int64],
-    classes: int,
-    settings: EvaluateSettings,
-) -> Probe:
-    seeds = range(settings.seeds)
-    training = _Training(torch.from_numpy(train_NF), torch.from_numpy(labels_N), classes, settings)
-    watch = _EarlyStop(training, settings.patience)
-    x_VF, y_V = torch.from_numpy(validation_VF), torch.from_numpy(validation_labels_V)
-    for epoch in range(settings.epochs):
-        orders = np.stack([epoch_order(seed, epoch, len(labels_N)) for seed in seeds])
-        training.epoch(torch.from_numpy(orders), learning_rate(settings, epoch))
-        loss_S = training.loss(x_VF, y_V) if len(y_V) else torch.full((len(seeds),), -float(epoch))
-        if watch.stopped(epoch + 1, loss_S):
-            break
-    return watch.best()
+        training = _Training(torch.from_numpy(train_NF), torch.from_numpy(labels_N), classes, settings)
+        watch = _EarlyStop(training, settings.patience)
+        x_VF, y_V = torch.from_numpy(validation_VF), torch.from_numpy(validation_labels_V)
+        for epoch in range(settings.epochs):
+            orders = np.stack([rows[epoch_order(s, epoch, len(rows))] for s, rows in enumerate(subsets_SM)])
+            training.epoch(torch.from_numpy(orders), learning_rate(settings, epoch))
+            loss_S = training.loss(x_VF, y_V) if len(y_V) else torch.full((settings.seeds,), -float(epoch))
+            if watch.stopped(epoch + 1, loss_S):
+                break
+        return watch.best()
 
 
 class _Training:
-    """Weights, Adam moments and the step of all seeds: tensors lead with S."""
+    """Weights, Adam moments and the step of all seeds: tensors lead with S.
+
+    Weights lie as [S, C, G], features last: with 3 to 9 classes the products of a step are five times as fast as with
+    [S, G, C] (measured, one thread).
+    """
 
     def __init__(self, x_NF: torch.Tensor, y_N: torch.Tensor, classes: int, settings: EvaluateSettings) -> None:
         self.settings = settings
@@ -148,41 +153,44 @@ class _Training:
         self.x_NG = torch.cat([x_NF, torch.ones(len(x_NF), 1)], dim=1)
         self.onehot_NC = torch.nn.functional.one_hot(y_N, classes).float()
         first = [first_weights(seed, x_NF.shape[1], classes) for seed in range(settings.seeds)]
-        self.weights_SGC = torch.stack([torch.cat([weight, bias[None]]) for weight, bias in first])
-        self.first_moment = torch.zeros_like(self.weights_SGC)
-        self.second_moment = torch.zeros_like(self.weights_SGC)
+        self.weights_SCG = torch.stack([torch.cat([weight, bias[None]]).T for weight, bias in first]).contiguous()
+        self.first_moment = torch.zeros_like(self.weights_SCG)
+        self.second_moment = torch.zeros_like(self.weights_SCG)
         self.steps = 0
 
-    def epoch(self, orders_SN: torch.Tensor, lr: float) -> None:
+    def epoch(self, orders_SM: torch.Tensor, lr: float) -> None:
         """Run one epoch, each seed in its own order; the last batch is short rather than dropped."""
-        for batch_SB in torch.split(orders_SN, self.settings.batch_size, dim=1):
-            x_SBG, onehot_SBC = self.x_NG[batch_SB], self.onehot_NC[batch_SB]
-            error_SBC = torch.softmax(torch.bmm(x_SBG, self.weights_SGC), dim=2) - onehot_SBC
-            self._adamw(torch.bmm(x_SBG.transpose(1, 2), error_SBC) / batch_SB.shape[1], lr)
+        for batch_SB in torch.split(orders_SM, self.settings.batch_size, dim=1):
+            shape, flat = batch_SB.shape, batch_SB.reshape(-1)
+            x_SBG = self.x_NG.index_select(0, flat).view(*shape, -1)
+            onehot_SBC = self.onehot_NC.index_select(0, flat).view(*shape, -1)
+            logits_SCB = torch.bmm(self.weights_SCG, x_SBG.transpose(1, 2))
+            error_SCB = torch.softmax(logits_SCB, dim=1) - onehot_SBC.transpose(1, 2)
+            self._adamw(torch.bmm(error_SCB.div_(shape[1]), x_SBG), lr)
 
-    def _adamw(self, gradient_SGC: torch.Tensor, lr: float) -> None:
+    def _adamw(self, gradient_SCG: torch.Tensor, lr: float) -> None:
         self.steps += 1
-        self.weights_SGC.mul_(1.0 - lr * self.settings.weight_decay)
-        self.first_moment.lerp_(gradient_SGC, 1.0 - _BETA1)
-        self.second_moment.mul_(_BETA2).addcmul_(gradient_SGC, gradient_SGC, value=1.0 - _BETA2)
+        self.weights_SCG.mul_(1.0 - lr * self.settings.weight_decay)
+        self.first_moment.lerp_(gradient_SCG, 1.0 - _BETA1)
+        self.second_moment.mul_(_BETA2).addcmul_(gradient_SCG, gradient_SCG, value=1.0 - _BETA2)
         denominator = (self.second_moment / (1.0 - _BETA2**self.steps)).sqrt_().add_(_EPSILON)
-        self.weights_SGC.addcdiv_(self.first_moment, denominator, value=-lr / (1.0 - _BETA1**self.steps))
+        self.weights_SCG.addcdiv_(self.first_moment, denominator, value=-lr / (1.0 - _BETA1**self.steps))
 
     def loss(self, x_VF: torch.Tensor, y_V: torch.Tensor) -> torch.Tensor:
         """Return each seed's mean cross-entropy on other rows, [S]."""
-        logits_SVC = x_VF @ self.weights_SGC[:, :-1] + self.weights_SGC[:, -1:]
-        chosen_SV = logits_SVC.gather(2, y_V.expand(len(logits_SVC), -1)[:, :, None])[:, :, 0]
-        return (logits_SVC.logsumexp(dim=2) - chosen_SV).mean(dim=1)
+        logits_SCV = self.weights_SCG[:, :, :-1] @ x_VF.T + self.weights_SCG[:, :, -1:]
+        chosen_SV = logits_SCV.gather(1, y_V.expand(len(logits_SCV), 1, -1))[:, 0]
+        return (logits_SCV.logsumexp(dim=1) - chosen_SV).mean(dim=1)
 
 
 class _EarlyStop:
     """Keeps each seed's weights of its lowest validation loss; a seed that has stopped takes no more."""
 
     def __init__(self, training: _Training, patience: int) -> None:
-        seeds = len(training.weights_SGC)
+        seeds = len(training.weights_SCG)
         self._training = training
         self._patience = patience
-        self._kept = training.weights_SGC.clone()
+        self._kept = training.weights_SCG.clone()
         self._lowest = torch.full((seeds,), float("inf"))
         self._best_epoch = [0] * seeds
         self._epochs = [0] * seeds
@@ -196,7 +204,7 @@ class _EarlyStop:
             if loss < float(self._lowest[seed]):
                 self._lowest[seed] = loss
                 self._best_epoch[seed] = epoch
-                self._kept[seed] = self._training.weights_SGC[seed]
+                self._kept[seed] = self._training.weights_SCG[seed]
         return all(self._done(seed) for seed in range(len(self._epochs)))
 
     def _done(self, seed: int) -> bool:
@@ -205,8 +213,8 @@ class _EarlyStop:
     def best(self) -> Probe:
         """Return the kept weights."""
         return Probe(
-            self._kept[:, :-1].contiguous(),
-            self._kept[:, -1].contiguous(),
+            self._kept[:, :, :-1].transpose(1, 2).contiguous(),
+            self._kept[:, :, -1].contiguous(),
             tuple(self._best_epoch),
             tuple(self._epochs),
         )

@@ -12,35 +12,43 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xxhash
 
 from usjepa.cache.identity import Json, digest_of, soft_versions
 from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.evaluate.document import draws_of, seen_in_training, student_differences, task_told
+from usjepa.evaluate.embedding import class_map, dataset_map
 from usjepa.evaluate.encoders import Encoders
 from usjepa.evaluate.examples import examples_of
 from usjepa.evaluate.facts import facts_of
 from usjepa.evaluate.features import FEATURES_VERSION, features_of
-from usjepa.evaluate.metrics import constant_baseline
-from usjepa.evaluate.report import STUDENT, Example, render
+from usjepa.evaluate.few_shot import few_shot
+from usjepa.evaluate.markup import STUDENT, Example
+from usjepa.evaluate.report import render
+from usjepa.evaluate.robustness import Corrupted, only_tested, robustness
 from usjepa.evaluate.runs import Run, open_run
+from usjepa.evaluate.scores_csv import scores_csv
 from usjepa.evaluate.scoring import score_features
-from usjepa.evaluate.splits import TEST
+from usjepa.evaluate.splits import TEST, TRAIN
 from usjepa.evaluate.tasks import open_tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from usjepa.cache.settings import Recipe
+    from usjepa.cache.settings import Corruption, Recipe
+    from usjepa.evaluate.bootstrap import Draws
+    from usjepa.evaluate.encoders import Encoder
     from usjepa.evaluate.facts import Facts
+    from usjepa.evaluate.scoring import Scored
     from usjepa.evaluate.tasks import Found, Task
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 """Raised when the same inputs would give another page or other scores."""
 
-SCORES, PAGE = "scores.json", "index.html"
+SCORES, TABLE, PAGE = "scores.json", "scores.csv", "index.html"
 GO_ON = "Features computed so far are kept: run the same command again to go on."
 
 TITLES = {
@@ -144,10 +152,17 @@ class _Work:
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Facts] = field(default_factory=dict)
     """Task's name -> what was found out about it."""
+    draws: dict[str, Draws | None] = field(default_factory=dict)
+    drawn: dict[tuple[str, str], NDArray[np.float64]] = field(default_factory=dict)
+    """(task, encoder) -> macro F1 in each bootstrap draw."""
+    maps: dict[str, Json] = field(default_factory=dict)
+    """Task's name -> map of the student's features; "" -> the map of all tasks."""
+    _mapped: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def score(self) -> None:
         """Score every encoder on every task; one that can't be had is noted, not fatal, unless it is the student."""
         self.facts = {task.name: facts_of(task, self.check) for task in self.tasks}
+        self.draws = {task.name: draws_of(task, self.recipe.evaluate.bootstrap) for task in self.tasks}
         for name in (STUDENT, *self.recipe.evaluate.baselines, *[one.key for one in self.encoders.named]):
             for task in self.tasks:
                 self._score(name, task)
@@ -170,16 +185,48 @@ class _Work:
             say(self.notes[-1])
             return
         settings = self.recipe.evaluate
-        features = features_of(encoder, task, self.folder / "features", settings.encode_batch_size, say, self.check)
-        scored = score_features(features, task, settings)
-        self.scores.append({"task": task.name, "encoder": name, **scored.told})
+        features = self._features(encoder, task)
+        scored = score_features(features, task, settings, self.draws[task.name])
+        if "macro_f1" in scored.drawn:
+            self.drawn[task.name, name] = scored.drawn["macro_f1"]
+        more = {
+            "few_shot": few_shot(scored.data, task.groups[task.positions(TRAIN)], settings),
+            "robustness": self._robustness(name, task, scored),
+        }
+        self.scores.append({"task": task.name, "encoder": name, **scored.told, **more})
         told = {"title": self.title(name), "pooling": f"{encoder.pooling}; input: {encoder.given}"}
         about = self.described.setdefault(name, {**told, "dim": features.shape[1], "identities": {}})
         about["identities"][task.name] = encoder.identity
         if name == STUDENT:
             self._show(task, scored.probability)
+            self._map(task, features[task.positions(TEST)])
         mean = scored.told["probe"]["macro_f1"]["mean"]
         say(f"{task.name}: {self.title(name)}: macro F1 {100 * mean:.1f} %")
+
+    def _features(self, encoder: Encoder, task: Task) -> NDArray[np.float32]:
+        settings = self.recipe.evaluate
+        return features_of(encoder, task, self.folder / "features", settings.encode_batch_size, say, self.check)
+
+    def _robustness(self, name: str, task: Task, scored: Scored) -> dict[str, Json]:
+        if not self.recipe.evaluate.corruptions:
+            return {}
+        encoder, why = self.encoders.seeing(name, task)
+        if encoder is None:
+            self.notes.append(f"{task.name}: {self.title(name)} is not tested on corrupted frames: {why}")
+            return {}
+        seeing, tested = encoder, only_tested(task)
+
+        def through(corruption: Corruption) -> NDArray[np.float32]:
+            self.check()
+            return self._features(Corrupted(seeing, corruption), tested)
+
+        return robustness(scored.probe, scored.data, self.recipe.evaluate, through)
+
+    def _map(self, task: Task, features: NDArray[np.float32]) -> None:
+        self.maps[task.name] = class_map(features, task.labels[task.positions(TEST)], task.classes)
+        self._mapped[task.name] = features
+        if len(self.tasks) > 1 and len(self._mapped) == len(self.tasks):
+            self.maps[""] = dataset_map(self._mapped)
 
     def _show(self, task: Task, probability: NDArray[np.float64]) -> None:
         examples, note = examples_of(task, probability)
@@ -198,55 +245,32 @@ class _Work:
 
     def document(self, inputs: dict[str, Json]) -> dict[str, Json]:
         """Return what scores.json holds, the page's hash aside."""
+        groups = {name: draws.groups for name, draws in self.draws.items() if draws is not None}
         return {
-            "format": 1,
+            "format": 2,
             "inputs_digest": digest_of(inputs),
             "inputs": inputs,
             "run": {"name": self.run.name, "trained": self.run.config.extra},
             "settings": self.recipe.evaluate.model_dump(mode="json"),
             "encoders": self.described,
-            "tasks": [_task_told(task, self.facts[task.name]) for task in self.tasks],
+            "tasks": [task_told(task, self.facts[task.name]) for task in self.tasks],
             "scores": self.scores,
+            "differences": student_differences(groups, self.scores, self.drawn),
+            "maps": self.maps,
             "notes": self.notes,
-            "software": soft_versions(["numpy", "scikit-image", "scikit-learn", "timm", "torch"]),
+            "software": soft_versions(
+                ["numpy", "opencv-python-headless", "scikit-image", "scikit-learn", "timm", "torch"]
+            ),
         }
-
-
-def seen_in_training(run: Run, task: Task) -> str:
-    """Return a note if test frames took part, without labels, in the run's training; "" if none is known to have."""
-    if run.store != task.store.digest:
-        return ""
-    test = task.rows[task.positions(TEST)]
-    split = task.store.table.split[np.searchsorted(task.store.rows, test)].astype(str)
-    seen = int((~np.isin(split, run.excluded_splits)).sum())
-    if not seen:
-        return ""
-    return (
-        f"{seen} of {len(test)} test frames took part in the encoder's training, without their labels, because they "
-        "bear no split that training excludes. On patients that the encoder never saw, scores may be lower."
-    )
-
-
-def _task_told(task: Task, facts: Facts) -> dict[str, Json]:
-    floor = constant_baseline(task.labels[task.positions(TEST)], len(task.classes))
-    return {
-        "name": task.name,
-        "classes": list(task.classes),
-        "counts": task.counts(),
-        "notes": facts.sentences(),
-        "layout": task.layout,
-        "split_origin": dict(task.origin),
-        **facts.told(),
-        "identity": task.identity,
-        "floor": {"macro_f1": floor.macro_f1, "balanced_accuracy": floor.balanced_accuracy},
-    }
 
 
 def _write(folder: Path, document: dict[str, Json], work: _Work) -> Json:
     """Write page and scores; the scores last, because their presence says that the report is finished."""
     from usjepa.cache.storage import write_durably
 
-    page = render(document, work.run.curve(), work.examples).encode()
+    table = scores_csv(document).encode()
+    page = render(document, work.run.curve(), work.examples, table).encode()
+    write_durably(folder / TABLE, table)
     write_durably(folder / PAGE, page)
     document["page"] = xxhash.xxh3_128_hexdigest(page)
     text = json.dumps(document, indent=1, allow_nan=False) + "\n"

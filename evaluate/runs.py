@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.evaluate.markup import Curve
 from usjepa.evaluate.models import ModelInput
-from usjepa.evaluate.report import Curve
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -126,6 +126,12 @@ class Teachers:
         for name in store.latents:
             if store.identity[f"latents/{name}"].get("teacher") == self._wanted:
                 return stored_teacher(store, name), ""
+        return self.live(store)
+
+    def live(self, store: Store) -> tuple[LiveTeacher | None, str]:
+        """Return the teacher with its weights, for frames without stored latents, or None and why it can't be had."""
+        if self._wanted is None:
+            return None, "the run learnt from no teacher."
         if store.size not in self._live:
             self._live[store.size] = self._ask(store.size)
         found = self._live[store.size]

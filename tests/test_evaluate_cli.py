@@ -21,7 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SIZE = 32
-FAST = ("--set", "evaluate.seeds=2", "--set", "evaluate.epochs=10")
+FAST = tuple(
+    word
+    for value in ("seeds=2", "epochs=10", "bootstrap=200", "few_shot=[0.5]", "corruptions=[contrast]")
+    for word in ("--set", f"evaluate.{value}")
+)
 SMALL = {"architecture": "vit_tiny_patch16_224", "patch_size": 8, "depth": 3, "channels": 3}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -23,10 +26,18 @@ def problem(count: int = 210, features: int = 24) -> tuple[Floats, Ints]:
     return (centres[labels] + 2.5 * rng.standard_normal((count, features))).astype(np.float32), labels
 
 
-def plain_probe(seed: int, x_NF: Floats, y_N: Ints, settings: EvaluateSettings, epochs: int) -> torch.nn.Linear:
-    """Train one seed the way anyone would write it: nn.Linear, AdamW, CosineAnnealingLR, autograd."""
+def plain_probe(
+    seed: int,
+    x_NF: Floats,
+    y_N: Ints,
+    settings: EvaluateSettings,
+    epochs: int,
+    validation: tuple[Floats, Ints] | None = None,
+) -> torch.nn.Linear:
+    """Train one seed the way anyone would write it: nn.Linear, AdamW, CosineAnnealingLR, autograd, early stopping."""
     layer = torch.nn.Linear(x_NF.shape[1], CLASSES)
     weight, bias = first_weights(seed, x_NF.shape[1], CLASSES)
+    best, lowest, waited = copy.deepcopy(layer.state_dict()), float("inf"), 0
     with torch.no_grad():
         layer.weight.copy_(weight.T)
         layer.bias.copy_(bias)
@@ -41,6 +52,16 @@ def plain_probe(seed: int, x_NF: Floats, y_N: Ints, settings: EvaluateSettings, 
             torch.nn.functional.cross_entropy(layer(x[batch]), y[batch]).backward()
             optimizer.step()
         schedule.step()
+        if validation is None:
+            continue
+        loss = _loss(layer, *validation)
+        waited += 1
+        if loss < lowest:
+            best, lowest, waited = copy.deepcopy(layer.state_dict()), loss, 0
+        if waited == settings.patience:
+            break
+    if validation is not None:
+        layer.load_state_dict(best)
     return layer
 
 
@@ -50,6 +71,54 @@ def test_all_seeds_at_once_equal_a_plain_autograd_loop_per_seed_after_five_epoch
     batched = train_probe(x, y, x[:0], y[:0], CLASSES, settings).logits(x)
     for seed in range(settings.seeds):
         plain = plain_probe(seed, x, y, settings, epochs=5)(torch.from_numpy(x)).detach().numpy()
+        assert np.abs(batched[seed] - plain).max() < 1e-4
+
+
+def test_at_the_papers_size_five_epochs_end_in_the_plain_loops_logits() -> None:
+    x, y = problem(4000, 768)
+    settings = EvaluateSettings(epochs=5)  # 625 steps a seed
+    batched = train_probe(x, y, x[:0], y[:0], CLASSES, settings).logits(x[:500])
+    plain = plain_probe(3, x, y, settings, epochs=5)(torch.from_numpy(x[:500])).detach().numpy()
+    assert np.abs(batched[3] - plain).max() < 1e-4
+
+
+def test_the_whole_protocol_ends_in_the_plain_loops_macro_f1() -> None:
+    x, y = problem(900)
+    x = fit_scaler(x[:500])(x)
+    settings = EvaluateSettings(seeds=3, lr=5e-3)
+    probe = train_probe(x[:500], y[:500], x[500:600], y[500:600], CLASSES, settings)
+    assert max(probe.epochs) < settings.epochs  # stopped early, at an epoch of its own
+    for seed, logits in enumerate(probe.logits(x[600:])):
+        plain = plain_probe(seed, x[:500], y[:500], settings, settings.epochs, (x[500:600], y[500:600]))
+        theirs = plain(torch.from_numpy(x[600:])).detach().numpy()
+        assert np.abs(logits - theirs).max() < 1e-3
+        found, wanted = (score(y[600:], one.argmax(1), CLASSES).macro_f1 for one in (logits, theirs))
+        assert found == wanted
+
+
+@pytest.mark.slow
+def test_the_whole_protocol_on_4000_frames_of_768_features_takes_under_20_s_and_is_the_plain_loops() -> None:
+    x, y = problem(5000, 768)
+    x = fit_scaler(x[:4000])(x)
+    settings = EvaluateSettings(patience=150)  # never stops early: the longest it can take
+    started = time.perf_counter()
+    probe = train_probe(x[:4000], y[:4000], x[4000:4400], y[4000:4400], CLASSES, settings)
+    took = time.perf_counter() - started
+    assert probe.epochs == (150,) * 5
+    plain = plain_probe(0, x[:4000], y[:4000], settings, settings.epochs, (x[4000:4400], y[4000:4400]))
+    theirs = plain(torch.from_numpy(x[4400:])).detach().numpy().argmax(1)
+    ours = probe.logits(x[4400:])[0].argmax(1)
+    assert score(y[4400:], ours, CLASSES).macro_f1 == score(y[4400:], theirs, CLASSES).macro_f1
+    assert took < 20
+
+
+def test_each_seed_may_be_given_frames_of_its_own() -> None:
+    x, y = problem()
+    settings = EvaluateSettings(epochs=3, seeds=2, lr=1e-2)
+    subsets = np.array([np.arange(0, 80), np.arange(100, 180)])
+    batched = train_probe(x, y, x[:0], y[:0], CLASSES, settings, subsets).logits(x)
+    for seed, rows in enumerate(subsets):
+        plain = plain_probe(seed, x[rows], y[rows], settings, epochs=3)(torch.from_numpy(x)).detach().numpy()
         assert np.abs(batched[seed] - plain).max() < 1e-4
 
 

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 
 from usjepa.evaluate.figures import frame_png, loss_svg
-from usjepa.evaluate.report import Curve, Example, render
+from usjepa.evaluate.markup import Curve, Example
+from usjepa.evaluate.paper_scores import published_for
+from usjepa.evaluate.report import render
+from usjepa.evaluate.scoring import packed
 
+CSV = b"task,value\nlung,0.5\n"
 NASTY = '<script>alert("x")</script> & $name'
 
 
@@ -29,9 +33,15 @@ def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "st
         seeds = (0.75 - 0.1 * i + rng.normal(0, 0.015, 5)).tolist()
         spread = {"mean": float(np.mean(seeds)), "sd": float(np.std(seeds, ddof=1)), "seeds": seeds}
         confusion = (rng.integers(0, 25, (len(classes), len(classes))) + 60 * np.eye(len(classes), dtype=int)).tolist()
-        probe = {"macro_f1": spread, "balanced_accuracy": spread, "confusion": confusion, "constant_seeds": []}
-        knn = {"macro_f1": 0.6 - 0.1 * i, "balanced_accuracy": 0.6, "confusion": confusion, "constant": False}
-        scores.append({"task": task, "encoder": name, "probe": probe, "knn": knn})
+        told = {**spread, "interval": [spread["mean"] - 0.07, spread["mean"] + 0.06]}
+        measures = {"macro_f1": told, "balanced_accuracy": told, "auroc": told}
+        probe = {**measures, "confusion": confusion, "constant_seeds": []}
+        knn = {"macro_f1": 0.6 - 0.1 * i, "interval": {"macro_f1": [0.1, 0.9]}}
+        shots = [{"share": s, "frames": int(600 * s), "groups": [4, 5], "macro_f1": spread} for s in (0.01, 0.5)]
+        falling = [{"strength": s, "macro_f1": {**spread, "mean": spread["mean"] - 0.05 * s}} for s in (1, 2, 3)]
+        robust = {} if name == "teacher" else {"blur": falling, "jpeg": falling}
+        more = {"logistic": {**knn, "auroc": 0.7}, "few_shot": shots, "robustness": robust}
+        scores.append({"task": task, "encoder": name, "probe": probe, "knn": knn, **more})
     counts = {"frames": 30, "groups": 9, "classes": dict.fromkeys(classes, 10)}
     return {
         "inputs_digest": "0" * 32,
@@ -48,13 +58,32 @@ def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "st
                 "counts": dict.fromkeys(("train", "validation", "test"), counts),
                 "notes": ["Too few examples: stone is tested on 4 frames of 2 groups."],
                 "identity": {"store": "f" * 32},
+                "published": published_for("ultrabench", "pocus"),
                 "floor": {"macro_f1": 0.17, "balanced_accuracy": 0.33},
             }
         ],
         "scores": scores,
+        "differences": [
+            {
+                "task": task,
+                "other": name,
+                "difference": d,
+                "interval": [d - 0.1, d + 0.1],
+                "p_holm": 0.03,
+                "real": d > 0.1,
+            }
+            for name, d in (("teacher", -0.05), ("random", 0.2))
+        ],
+        "maps": {key: feature_map(classes) for key in ("", task)},
         "notes": ["lung: Raw pixels is left out: a made-up reason."],
         "software": {"torch": "2"},
     }
+
+
+def feature_map(names: tuple[str, ...]) -> dict[str, Any]:
+    x, y, kind = np.random.default_rng(3).integers(0, (1000, 700, len(names)), (90, 3)).T
+    told = {"x": packed(x), "y": packed(y), "kind": packed(kind)}
+    return {"names": list(names), "explained": [0.3, 0.1], "frames": 200, **told}
 
 
 def curve() -> Curve:
@@ -106,7 +135,7 @@ def read(page: str) -> Reader:
 
 
 def test_the_page_fetches_nothing_from_anywhere() -> None:
-    page = render(document(), curve(), examples())
+    page = render(document(), curve(), examples(), CSV)
     reader = read(page)
     assert reader.fetched
     assert all(place.startswith("data:") for place in reader.fetched)
@@ -116,11 +145,11 @@ def test_the_page_fetches_nothing_from_anywhere() -> None:
 
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
-    assert render(document(), curve(), examples()) == render(document(), curve(), examples())
+    assert render(document(), curve(), examples(), CSV) == render(document(), curve(), examples(), CSV)
 
 
 def test_names_from_the_data_can_not_become_markup() -> None:
-    page = render(document(NASTY, (NASTY, "b")), curve(), [Example(NASTY, NASTY, "b", 0.5, examples()[0].image)])
+    page = render(document(NASTY, (NASTY, "b")), curve(), [Example(NASTY, NASTY, "b", 0.5, examples()[0].image)], CSV)
     assert "<script" not in page
     assert "&lt;script&gt;alert(&quot;x&quot;)&lt;/script&gt; &amp; $name" in page
     read(page)
@@ -128,7 +157,7 @@ def test_names_from_the_data_can_not_become_markup() -> None:
 
 def test_the_page_says_every_score_note_and_floor() -> None:
     made = document()
-    page = render(made, curve(), examples())
+    page = render(made, curve(), examples(), CSV)
     for scores in made["scores"]:
         assert f"{100 * scores['probe']['macro_f1']['mean']:.1f} ± " in page
         assert f"k-NN {100 * scores['knn']['macro_f1']:.1f}" in page
@@ -137,7 +166,7 @@ def test_the_page_says_every_score_note_and_floor() -> None:
 
 
 def test_a_run_without_a_log_and_a_task_without_frames_still_make_a_page() -> None:
-    page = render(document(), Curve([], []), [])
+    page = render(document(), Curve([], []), [], CSV)
     read(page)
     assert "holds no loss to show" in page
 

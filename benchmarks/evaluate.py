@@ -1,0 +1,159 @@
+"""Seconds to evaluate one encoder on 3 tasks of 2,000 frames with kept features: `python -m benchmarks.evaluate`.
+
+Each task: 5 probe seeds, logistic regression, k-NN, bootstrap intervals, few-shot at 4 shares, 7 corruptions at 3
+strengths, and what is found out about the task itself. Features are 768 numbers a frame that tell the class through
+noise; they were computed before the clock starts, those of corrupted frames too. Then: how fast kept features of 10,000
+frames are read, beside a plain read of the same store. `--frames N` for another size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from benchmarks.machine import describe, report
+from tests.labelled import File, write_labelled
+from usjepa.cache.settings import EvaluateSettings
+from usjepa.cache.store import open_store
+from usjepa.evaluate.document import draws_of
+from usjepa.evaluate.facts import facts_of
+from usjepa.evaluate.features import LAYER, feature_identity, features_of
+from usjepa.evaluate.few_shot import few_shot
+from usjepa.evaluate.robustness import Corrupted, only_tested, robustness
+from usjepa.evaluate.scoring import score_features
+from usjepa.evaluate.splits import TRAIN
+from usjepa.evaluate.tasks import tasks_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from usjepa.cache.settings import Corruption
+    from usjepa.cache.store import Batch
+    from usjepa.evaluate.tasks import Task
+
+DIM, SIZE, FRAMES_A_PATIENT, BATCH = 768, 32, 5, 64
+CLASSES = (2, 3, 8)
+"""Of the three tasks: as BUSBRA, POCUS and MMOTU have."""
+SIGNAL = 0.25
+"""Distance of a class's centre from the others, in standard deviations of a feature."""
+
+
+class Noisy:
+    """An encoder that knows the class and tells it through noise; pixels only change the noise."""
+
+    name, pooling, given, layers = "noisy", "none", "labels", ("pixels",)
+
+    def __init__(self, task: Task) -> None:
+        self._label = dict(zip(task.rows.tolist(), task.labels.tolist(), strict=True))
+        self._centre = SIGNAL * np.random.default_rng(0).standard_normal((len(task.classes), DIM))
+        self.identity = {"kind": "noisy", "task": task.name}
+
+    def features(self, batch: Batch) -> np.ndarray:
+        said = [
+            self._centre[self._label[row]] + 3 * np.random.default_rng(row).standard_normal(DIM) for row in batch.rows
+        ]
+        changed = batch.pixels.reshape(len(batch.rows), -1).mean(axis=1, keepdims=True) / 255.0
+        return (np.stack(said) * (0.5 + changed)).astype(np.float32)
+
+
+def labelled(root: Path, frames: int, classes: int) -> Task:
+    """Write a store of patients with five frames each, of a class each, and return its task."""
+    files = [
+        File(f"class {i // FRAMES_A_PATIENT % classes}", f"patient {i // FRAMES_A_PATIENT}") for i in range(frames)
+    ]
+    pixels = np.random.default_rng(classes).integers(20, 200, (frames, 1, SIZE, SIZE)).astype(np.uint8)
+    return tasks_of(write_labelled(root, files, pixels=pixels), EvaluateSettings(), fallback=root.stem)[0]
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=int, default=2000)
+    parser.add_argument("--read", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=1)
+    arguments = parser.parse_args()
+    machine = describe(("numpy", "torch", "scikit-learn"))
+    note = f"one encoder, 3 tasks of {arguments.frames} frames, {DIM} features, 5 seeds; other work was running"
+    with TemporaryDirectory() as folder:
+        tasks = [labelled(Path(folder) / f"{n}-classes.zarr", arguments.frames, n) for n in CLASSES]
+        samples = defaultdict(list)
+        evaluated(tasks, Path(folder), defaultdict(list))  # computes the features, untimed
+        for _ in range(arguments.rounds):
+            spent: dict[str, list[float]] = defaultdict(list)
+            evaluated(tasks, Path(folder), spent)
+            for stage, seconds in spent.items():
+                samples[stage].append(sum(seconds))
+            samples["all of it"].append(sum(sum(seconds) for seconds in spent.values()))
+        report("evaluate", "seconds", dict(samples), machine, note)
+        rates = reading(labelled(Path(folder) / "read.zarr", arguments.read, 3), Path(folder))
+    report("evaluate-read", "GB/s", rates, machine, f"kept features of {arguments.read} frames, {DIM} float32 each")
+
+
+def evaluated(tasks: list[Task], folder: Path, spent: dict[str, list[float]]) -> None:
+    """Do for every task what `usjepa-evaluate` does for one encoder, and note the seconds of each stage."""
+    settings = EvaluateSettings()
+
+    @contextmanager
+    def clock(stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        spent[stage].append(time.perf_counter() - start)
+
+    for task in tasks:
+        encoder, tested = Noisy(task), only_tested(task)
+        with clock("leakage and hygiene"):
+            facts_of(task)
+        with clock("features read"):
+            features = features_of(encoder, task, folder / "features", BATCH, quiet)
+        with clock("probe, logistic regression, k-NN, intervals"):
+            scored = score_features(features, task, settings, draws_of(task, settings.bootstrap))
+        told = scored.told["probe"]
+        print(
+            f"{len(task.classes)} classes: macro F1 {told['macro_f1']['mean']:.3f}, epochs {told['epochs']}", flush=True
+        )
+        with clock("few-shot"):
+            few_shot(scored.data, task.groups[task.positions(TRAIN)], settings)
+
+        def through(name: Corruption, encoder: Noisy = encoder, tested: Task = tested) -> np.ndarray:
+            return features_of(Corrupted(encoder, name), tested, folder / "features", BATCH, quiet)
+
+        with clock("robustness"):
+            robustness(scored.probe, scored.data, settings, through)
+
+
+def reading(task: Task, folder: Path) -> dict[str, list[float]]:
+    """Return the rate at which kept features are read, and that of a plain read of their store, five times in turn."""
+    encoder = Noisy(task)
+    features_of(encoder, task, folder / "features", BATCH, quiet)
+    (place,) = [p for p in (folder / "features").iterdir() if _is(p, encoder, task)]
+    size = len(task.rows) * DIM * 4 / 1e9
+    rates: dict[str, list[float]] = {"features_of": [], "store.read alone": []}
+    for _ in range(5):
+        start = time.perf_counter()
+        features_of(encoder, task, folder / "features", BATCH, quiet)
+        rates["features_of"].append(size / (time.perf_counter() - start))
+        store = open_store(str(place), allow_partial=True)
+        rows = store.rows
+        start = time.perf_counter()
+        store.read(rows, layers=(LAYER,))
+        rates["store.read alone"].append(size / (time.perf_counter() - start))
+    return rates
+
+
+def _is(place: Path, encoder: Noisy, task: Task) -> bool:
+    store = open_store(str(place), allow_partial=True)
+    return store.identity[LAYER] == feature_identity(encoder, task)
+
+
+if __name__ == "__main__":
+    main()

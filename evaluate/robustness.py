@@ -1,0 +1,116 @@
+"""Robustness: probes trained on clean frames, tested on corrupted ones.
+
+A corrupted copy is the encoder's business here: an encoder that sees frames through a corruption is an encoder of its
+own identity, so its features are kept, resumed and found again like all others. The three strengths of a corruption
+are kept as one vector a frame: each frame is read once for all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.cache.identity import Json, soft_versions
+from usjepa.cache.regions import unpack_cells
+from usjepa.evaluate.corruptions import CORRUPTIONS_VERSION, STRENGTHS, corrupt
+from usjepa.evaluate.metrics import score, spread
+from usjepa.evaluate.splits import TEST
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.settings import Corruption, EvaluateSettings
+    from usjepa.cache.store import Batch
+    from usjepa.evaluate.encoders import Encoder
+    from usjepa.evaluate.probe import Probe
+    from usjepa.evaluate.scoring import Data
+    from usjepa.evaluate.tasks import Task
+
+
+@dataclass
+class Corrupted:
+    """An encoder that sees every frame through a corruption, at each strength in turn."""
+
+    encoder: Encoder
+    corruption: Corruption
+
+    @property
+    def name(self) -> str:
+        """The encoder's name and what is done to its frames."""
+        return f"{self.encoder.name}, {self.corruption}"
+
+    @property
+    def pooling(self) -> str:
+        """The encoder's."""
+        return self.encoder.pooling
+
+    @property
+    def given(self) -> str:
+        """The encoder's."""
+        return self.encoder.given
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The encoder's, and the regions."""
+        return tuple(dict.fromkeys((*self.encoder.layers, "regions")))
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """The encoder's and the corruption's."""
+        how = {"name": self.corruption, "strengths": list(STRENGTHS), "version": CORRUPTIONS_VERSION}
+        return {
+            "corruption": {**how, "software": soft_versions(["opencv-python-headless"])},
+            "encoder": self.encoder.identity,
+        }
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the encoder's features of the corrupted frames, one strength after the other, float32 [B, 3 F]."""
+        # A cell of the region is 2 x 2 pixels.
+        regions = unpack_cells(batch.regions, batch.pixels.shape[-1]).repeat(2, axis=1).repeat(2, axis=2)
+        return np.concatenate([self._at(strength, batch, regions) for strength in STRENGTHS], axis=1)
+
+    def _at(self, strength: int, batch: Batch, regions: NDArray[np.bool_]) -> NDArray[np.float32]:
+        rows = batch.rows.tolist()
+        seen = [
+            corrupt(frame, region, self.corruption, strength, row)
+            for frame, region, row in zip(batch.pixels, regions, rows, strict=True)
+        ]
+        return self.encoder.features(replace(batch, arrays={**batch.arrays, "pixels": np.stack(seen)}))
+
+
+def only_tested(task: Task) -> Task:
+    """Return the task with its test frames only: no others are ever seen corrupted."""
+    test = task.positions(TEST)
+    return replace(
+        task, rows=task.rows[test], labels=task.labels[test], groups=task.groups[test], splits=task.splits[test]
+    )
+
+
+def robustness(
+    probe: Probe,
+    data: Data,
+    settings: EvaluateSettings,
+    features_through: Callable[[Corruption], NDArray[np.float32]],
+) -> dict[str, Json]:
+    """Return, for each corruption, the clean-trained probes' macro F1 at each strength.
+
+    Args:
+        probe: trained on clean frames.
+        data: the clean features: classes of the test frames, and the standardisation.
+        settings: which corruptions.
+        features_through: returns the features of the test frames under a corruption, float32 [N, 3 F].
+    """
+    told: dict[str, Json] = {}
+    for name in settings.corruptions:
+        told[name] = []
+        parts = np.split(features_through(name), len(STRENGTHS), axis=1)
+        for strength, features in zip(STRENGTHS, parts, strict=True):
+            logits = probe.logits(data.scaler(features))
+            values = [score(data.test_labels, one.argmax(axis=1), data.classes).macro_f1 for one in logits]
+            mean, deviation = spread(values)
+            told[name].append({"strength": strength, "macro_f1": {"mean": mean, "sd": deviation, "seeds": values}})
+    return told
