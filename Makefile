@@ -66,8 +66,21 @@ format: $(STAMP) ## Format and mend what the linter can
 bench-faults: $(STAMP) ## Injure this store, zarr, HDF5 and .pt files alike; count what is noticed
 	$(BIN)/python -m benchmarks.faults
 
-bench: $(STAMP) ## Run the benchmarks; results go to benchmarks/results
-	$(BIN)/python -m benchmarks.read
+# Peers need a virtual environment of their own; one that can't be installed is named by the benchmark.
+PEERS_PYTHON ?= $(PYTHON)
+PEERS := benchmarks/.venv
+
+$(PEERS)/installed: benchmarks/requirements.txt
+	$(PEERS_PYTHON) -m venv $(PEERS)
+	-$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check mosaicml-streaming
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r benchmarks/requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
+	@touch $@
+
+bench: $(STAMP) $(PEERS)/installed ## Run the benchmarks; results go to benchmarks/results
+	$(PEERS)/bin/python -m benchmarks.read
+	$(BIN)/python -m benchmarks.write
+	$(BIN)/python -m benchmarks.build
 	$(BIN)/python -m benchmarks.masks
 	$(BIN)/python -m benchmarks.phantom
 	$(BIN)/python -m benchmarks.step

@@ -6,28 +6,77 @@ import json
 import os
 import platform
 import statistics
-from importlib.metadata import version
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
+@dataclass(frozen=True)
+class Goal:
+    """A promise: the ratio of two series measured in the same rounds, at least `least` (none: no promise, shown)."""
+
+    what: str
+    mine: list[float]
+    other: list[float]
+    least: float | None
+
+    def ratio(self) -> list[float]:
+        """Return min, median and max over rounds."""
+        ratios = [a / b for a, b in zip(self.mine, self.other, strict=True)]
+        return [min(ratios), statistics.median(ratios), max(ratios)]
+
+    def verdict(self) -> str:
+        if self.least is None:
+            return ""
+        return f"goal {self.least:g}: " + ("met" if self.ratio()[1] >= self.least else "NOT met")
+
+
 def describe(packages: tuple[str, ...]) -> dict[str, object]:
+    """Return processor, cores, memory, system, load and versions; packages that are not installed are left out."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
     return {
         "cpu": cpu or platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
+        "system": platform.platform(),
+        "load_average": [round(x, 1) for x in os.getloadavg()],
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
+        "packages": {name: found for name in packages if (found := _version(name)) is not None},
     }
 
 
-def report(name: str, unit: str, samples: dict[str, list[float]], machine: dict[str, object], note: str) -> None:
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def report(
+    name: str,
+    unit: str,
+    samples: dict[str, list[float]],
+    machine: dict[str, object],
+    note: str,
+    goals: list[Goal] | None = None,
+    missing: dict[str, str] | None = None,
+) -> None:
     """Print min | median | max of each contender and write benchmarks/results/<name>.json."""
     rows = {who: [min(values), statistics.median(values), max(values)] for who, values in samples.items()}
     print(f"{name} ({unit}; {note})")
     for who, (low, median, high) in sorted(rows.items(), key=lambda item: -item[1][1]):
-        print(f"  {who:42s} {low:9.3f} {median:9.3f} {high:9.3f}")
+        print(f"  {who:58s} {low:9.3f} {median:9.3f} {high:9.3f}")
+    for goal in goals or []:
+        low, median, high = goal.ratio()
+        print(f"  {goal.what:58s} {low:9.2f} {median:9.2f} {high:9.2f}  {goal.verdict()}")
+    for who, why in (missing or {}).items():
+        print(f"  {who}: not measured: {why}")
     target = Path(__file__).parent / "results" / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
-    content = {"unit": unit, "note": note, "machine": machine, "min_median_max": rows}
+    content: dict[str, object] = {"unit": unit, "note": note, "machine": machine, "min_median_max": rows}
+    if goals:
+        content["ratios_min_median_max"] = {g.what: {"ratio": g.ratio(), "goal": g.least} for g in goals}
+    if missing:
+        content["not_measured"] = missing
     target.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,39 +1,52 @@
-"""Random-batch reads of fp16 ViT-B latents: usjepa (checksums on) beside np.memmap, zarr-python, TensorStore, h5py.
+"""Random-batch reads of fp16 ViT-B latents: usjepa beside the limit (np.memmap, bare pread) and its peers.
 
-    python -m benchmarks.read [--rows 2048] [--batch 64] [--rounds 15]
+    python -m benchmarks.read [--rows 1024] [--batch 64] [--rounds 15] [--folder DIR]
 
-Every contender reads the same rows in the same order from a warm page cache into an array of its own, in turn within
-each round; the table gives min | median | max over rounds in GB/s of latents.
+Every contender reads the same rows in the same order from a warm page cache; which comes first is drawn anew each
+round, and before each the processor's caches are swept, as in training, where a batch was last touched an epoch ago.
+The table gives min | median | max over rounds in GB/s of latents; ratios are medians over rounds. The cold part asks
+the system to drop the shards from its page cache before each read (posix_fadvise).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
-import tensorstore as ts
-import zarr
 
-from benchmarks.machine import describe, report
+from benchmarks.machine import Goal, describe, report
+from benchmarks.read_peers import Read, open_peers
+from usjepa.cache.buffers import BatchMemory, aligned_empty
 from usjepa.cache.layers import Layer
 from usjepa.cache.storage import LocalStorage
-from usjepa.cache.store import open_store
+from usjepa.cache.store import Store, open_store
 from usjepa.cache.tables import RowTable, SourceTable
 from usjepa.cache.writer import StoreWriter
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 TOKENS, DIM, ROWS_PER_SHARD = 196, 768, 256
-Read = Callable[[np.ndarray], np.ndarray]
+LAYER = "latents/vitb"
+SWEEP_NBYTES = 96 << 20
+"""More than a processor's last-level cache."""
+PACKAGES = ("numpy", "xxhash", "zarr", "zarrs", "tensorstore", "h5py", "datasets", "mosaicml-streaming", "safetensors")
+OURS, UNCHECKED, ONE = "usjepa, 2 threads", "usjepa, 2 threads, unchecked", "usjepa, 1 thread"
+FRESH, REUSED = ", fresh memory", ", reused memory"
+MM, TAKE, BARE = "np.memmap mm[rows]", "np.take(mm, rows, out=buffer)", "bare pread, 2 threads"
 
 
 def make(root: Path, rows: int) -> np.ndarray:
+    """Write the store and its flat twin; return the rows."""
     rng = np.random.default_rng(0)
     latents = rng.standard_normal((rows, TOKENS, DIM), dtype=np.float32).astype(np.float16)
-    layer = Layer("latents/vitb", "float16", (TOKENS, DIM), ROWS_PER_SHARD, {"benchmark": "read"})
+    layer = Layer(LAYER, "float16", (TOKENS, DIM), ROWS_PER_SHARD, {"benchmark": "read"})
     text = np.array(["x"] * rows, dtype=object)
     one = np.ones(rows, np.int32)
     writer = StoreWriter(LocalStorage(root / "store"))
@@ -42,9 +55,8 @@ def make(root: Path, rows: int) -> np.ndarray:
     flags = np.zeros(rows, bool)
     row_table = RowTable(np.arange(rows, dtype=np.int32), one, one, one, one, one, one, flags, flags)
     writer.add_segment(sources.to_parquet(), row_table.to_parquet(), rows)
-    small = [
-        Layer(name, "uint8", shape, ROWS_PER_SHARD, {}) for name, shape in (("pixels", (1, 2, 2)), ("regions", (1,)))
-    ]
+    shapes = {"pixels": (1, 2, 2), "regions": (1,)}
+    small = [Layer(name, "uint8", shape, ROWS_PER_SHARD, {}) for name, shape in shapes.items()]
     for each in (*small, layer):
         writer.add_layer(each)
     for shard in range(writer.state.shard_count):
@@ -54,51 +66,142 @@ def make(root: Path, rows: int) -> np.ndarray:
             writer.write_shard(each, shard, np.zeros((len(numbers), *each.shape), np.uint8), [], {})
     writer.seal()
     latents.tofile(root / "flat.bin")
-    with h5py.File(root / "flat.h5", "w") as file:
-        file.create_dataset("latents", data=latents, chunks=(1, TOKENS, DIM))
     return latents
 
 
-def contenders(root: Path, rows: int, batch: int) -> dict[str, Read]:
+def ours(root: Path) -> dict[str, Read]:
+    """usjepa with one thread and two, checked and not, into fresh and into reused memory."""
+    found: dict[str, Read] = {}
+    for name, store in {
+        ONE: open_store(root / "store", threads=1),
+        OURS: open_store(root / "store", threads=2),
+        UNCHECKED: open_store(root / "store", threads=2, check_rows=False),
+    }.items():
+        found[name + FRESH] = lambda rows, s=store: s.read(rows, layers=[LAYER]).latents
+        found[name + REUSED] = _into(store, BatchMemory())
+    return found
+
+
+def _into(store: Store, memory: BatchMemory) -> Read:
+    wanted = {LAYER: store.layers[LAYER]}
+    return lambda rows: store.read(rows, layers=[LAYER], out=memory.arrays(wanted, len(rows))).latents
+
+
+def limits(root: Path, rows: int, batch: int) -> dict[str, Read]:
+    """What the machine can do: a memmap read both ways, and preads of the store's own bytes without any check."""
     mm = np.memmap(root / "flat.bin", np.float16, "r", shape=(rows, TOKENS, DIM))
-    buffer = np.empty((batch, TOKENS, DIM), np.float16)
-    array = zarr.open_array(root / "store/latents/vitb", mode="r")
-    path = str(root / "store/latents/vitb")
-    tensor = ts.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": path}}).result()
-    file = h5py.File(root / "flat.h5", "r")["latents"]
-    two, one = open_store(root / "store", threads=2), open_store(root / "store", threads=1)
+    buffer = aligned_empty((batch, TOKENS, DIM), np.float16)
     return {
-        "usjepa, 2 threads, every row checked": lambda r: two.read(r, layers=["latents/vitb"]).latents,
-        "usjepa, 1 thread, every row checked": lambda r: one.read(r, layers=["latents/vitb"]).latents,
-        "np.memmap mm[rows]": lambda r: np.asarray(mm[r]),
-        "np.take(mm, rows, out=buffer)": lambda r: np.take(mm, r, axis=0, out=buffer, mode="clip"),
-        "TensorStore": lambda r: np.asarray(tensor[r].read().result()),
-        "h5py row by row": lambda r: np.stack([file[i] for i in r]),
-        "zarr-python oindex": lambda r: np.asarray(array.oindex[r]),
-        "zarr-python row by row": lambda r: np.stack([np.asarray(array[int(i)]) for i in r]),
+        MM: lambda wanted: np.asarray(mm[wanted]),
+        TAKE: lambda wanted: np.take(mm, wanted, axis=0, out=buffer, mode="clip"),
+        BARE: bare_pread(root, batch),
     }
+
+
+def bare_pread(root: Path, batch: int) -> Read:
+    """Two threads, half of the rows each, nothing but pread of the rows' bytes in the shards."""
+    layer = open_store(root / "store").layers[LAYER]
+    files = [os.open(path, os.O_RDONLY) for path in shard_files(root)]
+    buffer = aligned_empty((batch, TOKENS, DIM), np.float16)
+    flat, nbytes = buffer.reshape(-1).view(np.uint8).data, layer.row_nbytes
+    pool = ThreadPoolExecutor(2)
+
+    def share(places: range, rows: list[int]) -> None:
+        for place in places:
+            shard, slot = divmod(rows[place], ROWS_PER_SHARD)
+            os.preadv(files[shard], [flat[place * nbytes : (place + 1) * nbytes]], slot * layer.layout.slot_nbytes)
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        numbers = rows.tolist()
+        list(pool.map(lambda i: share(range(i, len(numbers), 2), numbers), range(2)))
+        return buffer[: len(rows)]
+
+    return read
+
+
+def shard_files(root: Path) -> list[Path]:
+    return sorted((root / "store" / LAYER).glob("c.*"), key=lambda path: int(path.name.split(".")[1]))
+
+
+def measure(
+    readers: dict[str, Read], latents: np.ndarray, batch: int, rounds: int, before: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Return GB/s of every contender in every round."""
+    samples: dict[str, list[float]] = {who: [] for who in readers}
+    rng = np.random.default_rng(1)
+    order = list(readers)
+    for _ in range(rounds):
+        rows = rng.permutation(len(latents))[:batch]
+        rng.shuffle(order)
+        for who in order:
+            before()
+            start = time.perf_counter()
+            got = readers[who](rows)
+            samples[who].append(got.nbytes / (time.perf_counter() - start) / 1e9)
+            np.testing.assert_array_equal(got, latents[rows])
+    return samples
+
+
+def drop_from_page_cache(root: Path) -> None:
+    for path in shard_files(root):
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def goals(warm: dict[str, list[float]], cold: dict[str, list[float]]) -> list[Goal]:
+    """The figures that were promised, as ratios of one round's readings."""
+    limit = max((warm[MM], warm[TAKE]), key=np.median)
+    best_zarr = max((w for w in warm if w.startswith("zarr-python")), key=lambda w: np.median(warm[w]), default=None)
+    found = []
+    for memory in (FRESH, REUSED):
+        mine = warm[OURS + memory]
+        found += [
+            Goal(f"checked{memory} / faster of mm[rows], np.take", mine, limit, 1.0),
+            Goal(f"unchecked{memory} / faster of mm[rows], np.take", warm[UNCHECKED + memory], limit, 1.1),
+            Goal(f"2 threads / 1 thread{memory}", mine, warm[ONE + memory], None),
+        ]
+    if "TensorStore" in warm:
+        found.append(Goal("checked, fresh memory / TensorStore", warm[OURS + FRESH], warm["TensorStore"], 3.0))
+    if best_zarr is not None:
+        found.append(Goal(f"checked, fresh memory / {best_zarr}", warm[OURS + FRESH], warm[best_zarr], 5.0))
+    ours_cold = OURS + REUSED
+    found.append(Goal("cold: checked, reused memory / bare pread", cold[ours_cold], cold[BARE], 0.9))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--folder", type=Path, help="where to write the data; the file system is part of what is measured"
+    )
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        latents = make(Path(folder), args.rows)
-        readers = contenders(Path(folder), args.rows, args.batch)
-        samples: dict[str, list[float]] = {who: [] for who in readers}
-        rng = np.random.default_rng(1)
-        for _ in range(args.rounds):
-            rows = rng.permutation(args.rows)[: args.batch]
-            for who, read in readers.items():
-                start = time.perf_counter()
-                got = read(rows)
-                samples[who].append(got.nbytes / (time.perf_counter() - start) / 1e9)
-                np.testing.assert_array_equal(got, latents[rows])
-    note = f"{args.batch} random rows of {args.rows}, fp16 [{TOKENS}, {DIM}], warm page cache"
-    report("read", "GB/s", samples, describe(("zarr", "tensorstore", "h5py", "numpy", "xxhash")), note)
+    sweep = np.zeros(SWEEP_NBYTES // 8)
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        root = Path(folder)
+        latents = make(root, args.rows)
+        mine, bare = ours(root), limits(root, args.rows, args.batch)
+        peers, missing = open_peers(root / "store", latents)
+        warm = measure({**mine, **bare, **peers}, latents, args.batch, args.rounds, lambda: sweep.__iadd__(1))
+        pair = {OURS + REUSED: mine[OURS + REUSED], BARE: bare[BARE]}
+        cold = measure(pair, latents, args.batch, args.rounds, lambda: drop_from_page_cache(root))
+    note = f"{args.batch} random rows of {args.rows}, fp16 [{TOKENS}, {DIM}]; page cache warm, processor caches swept"
+    samples = {**warm, **{f"cold: {who}": values for who, values in cold.items()}}
+    packages = (
+        "zarr",
+        "zarrs",
+        "tensorstore",
+        "h5py",
+        "datasets",
+        "mosaicml-streaming",
+        "safetensors",
+        "numpy",
+        "xxhash",
+    )
+    report("read", "GB/s", samples, describe(packages), note, goals(warm, cold), missing)
 
 
 if __name__ == "__main__":

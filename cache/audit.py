@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.batch_size import ON_CPU
 from usjepa.cache.claims import held
 from usjepa.cache.descriptions import commit_of
 from usjepa.cache.errors import UsageError
@@ -103,7 +104,7 @@ def audit(
     model = load_teacher(settings, opened.size, device)
     layer = _layer_of(opened, model, recipe)
     chosen = stratified_rows(opened, max(_MIN_ROWS, rows))
-    found = compare(opened, model, layer, chosen, settings.batch_size)
+    found = compare(opened, model, layer, chosen, settings.batch_size or ON_CPU)
     if record:
         _record(opened, found, say)
     return found

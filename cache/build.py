@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.batch_size import KEY as BATCH_SIZE
+from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.claims import Claim, held
 from usjepa.cache.cluster import WorkOrder, check_address, make_shards_on
 from usjepa.cache.commits import Commit, committed
@@ -161,6 +163,7 @@ class _Build:
         self.source: str | None = None
         self.root: Path | None = None
         self.cutters: Cutters | None = None
+        self.batch_size: int | None = None
 
     def close(self) -> None:
         """End the processes that decode."""
@@ -223,6 +226,11 @@ class _Build:
     def _teacher(self, text: str) -> None:
         """Load the teacher and make sure its layers exist and are the same."""
         self.teacher_settings = resolve_teacher(text, self.settings.teacher)
+        shared_out = self.request.part is not None or self.request.dask is not None
+        if shared_out and self.teacher_settings.batch_size is None:
+            raise UsageError(
+                "a build that is shared out needs one batch size for all: add --set cache.teacher.batch_size=N."
+            )
         self.model = load_teacher(self.teacher_settings, self.settings.image_size, self.request.device)
         if self.model.warning:
             say(f"warning: {self.model.warning}")
@@ -246,8 +254,18 @@ class _Build:
         maker = ShardMaker(self.writer, self.cutters, self.done, self.skip_errors, self.check)
         if self.model is not None and self.teacher_settings is not None:
             maker.model, maker.latents = self.model, self.latents
-            maker.batch_size, maker.soft = self.teacher_settings.batch_size, soft_identity(self.model)
+            maker.soft = soft_identity(self.model)
+            maker.batch_size = self._batch_size(self.model, self.teacher_settings)
+            if self.teacher_settings.batch_size is None:
+                maker.soft[BATCH_SIZE] = maker.batch_size
         return maker
+
+    def _batch_size(self, model: Teacher, settings: TeacherSettings) -> int:
+        if self.batch_size is None:
+            pixels = self.writer.state.layers["pixels"]
+            kept = [commit.soft for commit in self.done[f"latents/{model.name}"].values()]
+            self.batch_size = choose_batch_size(model, settings, pixels.shape[0], pixels.shape[1], kept)
+        return self.batch_size
 
     def fill(self, part: Part | None) -> None:
         """Make every shard, or every one of a part, that some wanted layer lacks."""

@@ -190,7 +190,9 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     maker = ShardMaker(writer, cutters, {}, order.skip_errors, lambda: None)
     if order.teacher is not None:
         model = load_teacher(order.teacher, order.settings.image_size, order.device or _own_gpu())
-        maker.model, maker.soft, maker.batch_size = model, soft_identity(model), order.teacher.batch_size
+        maker.model, maker.soft = model, soft_identity(model)
+        assert order.teacher.batch_size is not None  # the build has seen to it
+        maker.batch_size = order.teacher.batch_size
         maker.latents = teacher_layers(model, order.settings.precision, writer.state)
     return maker
 

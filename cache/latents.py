@@ -20,6 +20,7 @@ from usjepa.cache.precision import (
 )
 
 if TYPE_CHECKING:
+    import torch
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
@@ -67,19 +68,48 @@ def ask_teacher(
     """
     import torch
 
-    parts = []
+    found = np.empty((len(pixels), teacher.grid[0] * teacher.grid[1], teacher.dim), np.float32)
+    on_gpu = teacher.device.type == "cuda"
+    under_way: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
+
+    def keep(start: int, latents: torch.Tensor, arrived: torch.cuda.Event | None) -> None:
+        if arrived is not None:
+            arrived.synchronize()
+        into = found[start : start + len(latents)]
+        into[:] = latents.numpy()
+        _check_finite(into, numbers[start:])
+
     for start in range(0, len(pixels), batch_size):
         check()
         batch = torch.from_numpy(pixels[start : start + batch_size])
-        latents = teacher(batch).cpu().numpy()
-        finite = np.isfinite(latents).all(axis=(1, 2))
-        if not finite.all():
-            row = int(numbers[start + int(np.flatnonzero(~finite)[0])])
-            raise TeacherError(
-                f"row {row}: the teacher gave a latent that is not finite. Try --set cache.teacher.compute=fp32."
-            )
-        parts.append(latents)
-    return np.concatenate(parts) if parts else np.empty((0, teacher.grid[0] * teacher.grid[1], teacher.dim), np.float32)
+        answer, arrived = _asked(teacher, batch.pin_memory()) if on_gpu else (teacher(batch), None)
+        if under_way is not None:
+            keep(*under_way)  # on a GPU: while it computes the batch that was just given to it
+        under_way = start, answer, arrived
+    if under_way is not None:
+        keep(*under_way)
+    return found
+
+
+def _asked(teacher: Teacher, pinned_BCSS: torch.Tensor) -> tuple[torch.Tensor, torch.cuda.Event]:
+    """Set a batch going on a GPU; return page-locked memory for the answer, and the event that says it has arrived."""
+    import torch
+
+    latents_BTD = teacher(pinned_BCSS)
+    into = torch.empty(latents_BTD.shape, dtype=latents_BTD.dtype, pin_memory=True)
+    into.copy_(latents_BTD, non_blocking=True)
+    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return into, arrived
+
+
+def _check_finite(latents_BTD: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
+    finite = np.isfinite(latents_BTD).all(axis=(1, 2))
+    if not finite.all():
+        row = int(numbers[int(np.flatnonzero(~finite)[0])])
+        raise TeacherError(
+            f"row {row}: the teacher gave a latent that is not finite. Try --set cache.teacher.compute=fp32."
+        )
 
 
 def stored_form(

@@ -1,4 +1,6 @@
-"""Makes many shards: decoding runs shards ahead of the teacher, in processes of its own, and writing one behind."""
+"""Makes many shards: decoding runs shards ahead of the teacher, in processes of its own, and quantising, hashing and
+writing one behind. Each waits for the next to have room: no more shards than that are in memory.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +26,14 @@ def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], Non
     """
     total = sum(len(maker.writer.state.rows_of_shard(shard)) for shard in todo)
     start = time.perf_counter()
+    if maker.cutters is not None:
+        maker.stages.lanes["decode"] = maker.cutters.lookahead
     with Progress(total, "build", unit="rows") as progress:
-        _overlap(maker, todo, progress)
+        _overlap(maker, todo, progress, start)
     say(maker.stages.report(time.perf_counter() - start))
 
 
-def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress) -> None:
+def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress, start: float) -> None:
     lookahead = maker.cutters.lookahead if maker.cutters is not None else 1
     behind_done: Future[None] | None = None
     with ThreadPoolExecutor(lookahead, "decode") as ahead, ThreadPoolExecutor(1, "write") as behind, short_turns():
@@ -44,10 +48,18 @@ def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress) -> None
                 if behind_done is not None:
                     behind_done.result()
                 behind_done = behind.submit(maker.write, shard, made, ready)
-                progress.update(len(made.pixels))
+                progress.update(len(made.pixels), **_pace(maker, time.perf_counter() - start))
             if behind_done is not None:
                 behind_done.result()
         except BaseException:
             for future in upcoming:
                 future.cancel()
             raise
+
+
+def _pace(maker: ShardMaker, wall: float) -> dict[str, str]:
+    """Return what is shown beside rows/s and the time left."""
+    shown = {"written": f"{maker.stages.nbytes / wall / 1e6:.1f} MB/s"}
+    if maker.model is not None:
+        shown["teacher busy"] = f"{100 * maker.stages.shares(wall).get('teacher', 0.0):.0f} %"
+    return shown

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from usjepa.cache.batch_size import KEY as BATCH_SIZE
+from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.claims import held
 from usjepa.cache.commits import committed, read_commit, shard_matches
 from usjepa.cache.descriptions import commit_of, damaged_description, damaged_table, derivable
@@ -163,8 +165,13 @@ def _maker(
         return maker
     chosen = resolve_teacher(teacher, settings.teacher)
     model = load_teacher(chosen, settings.image_size, device)
-    maker.model, maker.batch_size, maker.soft = model, chosen.batch_size, soft_identity(model)
+    maker.model, maker.soft = model, soft_identity(model)
     maker.latents = teacher_layers(model, settings.precision, state)
+    channels, size, _ = state.layers["pixels"].shape
+    kept = [commit.soft for commit in commits.get(f"latents/{model.name}", {}).values()]
+    maker.batch_size = choose_batch_size(model, chosen, channels, size, kept)
+    if chosen.batch_size is None:
+        maker.soft[BATCH_SIZE] = maker.batch_size
     for layer in maker.latents:
         if layer.name not in state.layers:
             raise UsageError(f"{writer.storage.url}: holds no {layer.name}, so nothing of it can be mended.")

@@ -86,7 +86,7 @@ class ShardRepair:
         present, table = present_rows(self._manifest, shard), self._manifest.tables[layer.name][shard]
         return salvage(self._storage, layer, shard, present, table)
 
-    def _publish(self, layer: Layer, data: bytearray, commit: Commit) -> None:
+    def _publish(self, layer: Layer, data: memoryview, commit: Commit) -> None:
         guard = self._maker.writer.guard
         self._storage.publish(layer.shard_name(commit.shard), data, guard)
         self._storage.publish(layer.commit_name(commit.shard), commit.to_bytes(), guard)

@@ -67,7 +67,7 @@ def salvage(storage: Storage, layer: Layer, shard: int, present: Sequence[int], 
     return Salvaged(proven, candidates)
 
 
-def assemble(layer: Layer, shard: int, rows: Mapping[int, bytes]) -> tuple[bytearray, str]:
+def assemble(layer: Layer, shard: int, rows: Mapping[int, bytes]) -> tuple[memoryview, str]:
     """Return a shard's file and the hash of its table, from the bytes of all rows that exist in it."""
     first = shard * layer.rows_per_shard
     buffers = [rows.get(first + i) for i in range(layer.rows_per_shard)]

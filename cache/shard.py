@@ -14,6 +14,7 @@ All integers are little-endian.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -34,6 +35,7 @@ MAGIC = b"USJTABLE"
 TABLE_VERSION = 1
 MISSING = 2**64 - 1
 _CRC_NBYTES = 4
+Room = Callable[[int], memoryview]
 _HEADER = struct.Struct("<8sII16sQQ16x")  # magic, version, rows a shard, digest, first row, bytes a row
 assert _HEADER.size == ALIGNMENT
 
@@ -95,8 +97,12 @@ def row_seed(digest: bytes, row: int) -> int:
 
 
 def pack_shard(
-    rows: Sequence[memoryview | bytes | None], layout: ShardLayout, digest: bytes, first_row: int
-) -> tuple[bytearray, str]:
+    rows: Sequence[memoryview | bytes | None],
+    layout: ShardLayout,
+    digest: bytes,
+    first_row: int,
+    room: Room = lambda nbytes: memoryview(bytearray(nbytes)),
+) -> tuple[memoryview, str]:
     """Assemble a shard in memory.
 
     Args:
@@ -104,31 +110,35 @@ def pack_shard(
         layout: the layer's layout.
         digest: 16 bytes, of the layer's hard identity.
         first_row: the global number of the shard's first row.
+        room: gives memory of so many bytes, whatever it holds.
 
     Returns:
         The file's bytes and the xxh3-128 (hex) of its table.
     """
     present = sum(row is not None for row in rows)
-    data = bytearray(layout.size(present))
-    view = memoryview(data)
+    view = room(layout.size(present))
     hashes = np.zeros(layout.rows, dtype="<u8")
     index = np.full((layout.rows, 2), MISSING, dtype="<u8")
+    padding = bytes(layout.tail_nbytes - _CRC_NBYTES)
     offset = 0
     for i, row in enumerate(rows):
         if row is None:
             continue
+        # Copied, summed and hashed one row at a time, while it lies in the processor's cache.
+        content = bytes(row)
         slot = view[offset : offset + layout.slot_nbytes]
-        slot[: layout.row_nbytes] = row
-        crc = google_crc32c.value(bytes(row))
-        slot[layout.row_nbytes : layout.row_nbytes + _CRC_NBYTES] = crc.to_bytes(_CRC_NBYTES, "little")
-        hashes[i] = xxhash.xxh3_64_intdigest(slot, seed=row_seed(digest, first_row + i))
+        slot[: layout.row_nbytes] = content
+        slot[layout.row_nbytes :] = google_crc32c.value(content).to_bytes(_CRC_NBYTES, "little") + padding
+        hasher = xxhash.xxh3_64(seed=row_seed(digest, first_row + i))
+        hasher.update(slot)  # unlike the one-shot call, this leaves the interpreter to the teacher's thread
+        hashes[i] = hasher.intdigest()
         index[i] = offset, layout.row_nbytes + _CRC_NBYTES
         offset += layout.slot_nbytes
     table = _HEADER.pack(MAGIC, TABLE_VERSION, layout.rows, digest, first_row, layout.row_nbytes) + hashes.tobytes()
     index_bytes = index.tobytes()
     view[offset : offset + len(table)] = table
     view[offset + len(table) :] = index_bytes + google_crc32c.value(index_bytes).to_bytes(_CRC_NBYTES, "little")
-    return data, table_hash(table)
+    return view, table_hash(table)
 
 
 def table_hash(table: bytes | memoryview) -> str:

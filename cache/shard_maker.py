@@ -109,14 +109,13 @@ class ShardMaker:
         pixels[[row - numbers.start for row in rows]] = read_committed(self.writer, layer, commits, rows)
         return PixelShard(pixels, np.empty((0,), np.uint8), holes)
 
-    def latents_of(self, shard: int, made: PixelShard) -> dict[str, NDArray[Any]]:
-        """Return what each latent layer of a shard stores, by layer name; nothing when it is stored already."""
+    def latents_of(self, shard: int, made: PixelShard) -> NDArray[np.float32] | None:
+        """Return the teacher's float32 latents of a shard; none when they are stored already."""
         if self.model is None or all(shard in self.commits[layer.name] for layer in self.latents):
-            return {}
+            return None
         numbers = self.writer.state.rows_of_shard(shard)
         with self.stages.time("teacher"):
-            latents = ask_teacher(self.model, made.pixels, np.array(numbers), self.batch_size, self.check)
-        return self.stored(latents, numbers.start)
+            return ask_teacher(self.model, made.pixels, np.array(numbers), self.batch_size, self.check)
 
     def stored(self, latents_RTD: NDArray[np.float32], first_row: int) -> dict[str, NDArray[Any]]:
         """Return float32 latents as the teacher's layers store them, by layer name."""
@@ -128,13 +127,20 @@ class ShardMaker:
                     found[layer.name.replace("latents/", "scales/")] = scales
         return found
 
-    def write(self, shard: int, made: PixelShard, latents: dict[str, NDArray[Any]]) -> None:
-        """Publish and commit every layer of a shard that is not stored yet."""
+    def write(self, shard: int, made: PixelShard, latents_RTD: NDArray[np.float32] | None) -> None:
+        """Bring latents into stored precision; publish and commit every layer of a shard that is not stored yet."""
+        if latents_RTD is None:
+            stored = {}
+        else:
+            with self.stages.time("quantise"):
+                stored = self.stored(latents_RTD, self.writer.state.rows_of_shard(shard).start)
         layers = self.writer.state.layers
+        commits = []
         with self.stages.time("write"):
             if not self.has_pixels(shard):
                 soft: dict[str, Json] = pixel_soft()
-                self.writer.write_shard(layers["regions"], shard, made.regions, made.holes, soft)
-                self.writer.write_shard(layers["pixels"], shard, made.pixels, made.holes, soft)
-            for name, rows in latents.items():
-                self.writer.write_shard(layers[name], shard, rows, made.holes, self.soft)
+                for name, rows in (("regions", made.regions), ("pixels", made.pixels)):
+                    commits.append(self.writer.write_shard(layers[name], shard, rows, made.holes, soft))
+            for name, values in stored.items():
+                commits.append(self.writer.write_shard(layers[name], shard, values, made.holes, self.soft))
+        self.stages.add("write", 0.0, sum(commit.size for commit in commits))

@@ -1,7 +1,12 @@
-"""How long each stage of a build was at work; stages overlap, so shares may sum to more than the whole."""
+"""How long each stage of a build was at work, which of them limited it, and what would make that one faster.
+
+Stages overlap, and decoding runs in several lanes at once: a stage's share is its time at work over the build's time
+and its lanes, so that the stage that others wait for comes near 100 %.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,12 +15,27 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+ADVICE = {
+    "decode": "raise cache.decode_processes while cores are idle, or share the build out (--part i/n, --dask)",
+    "read": "the store's own disk gives pixels too slowly: build on a faster disk",
+    "teacher": "as it should be; a GPU, cache.teacher.compute=bf16 or several machines (--part i/n, --dask) are faster",
+    "quantise": "several processes (--part i/n, --dask) quantise side by side",
+    "write": "the target takes bytes too slowly: a faster disk, or cache.precision=int8, which halves the bytes",
+}
+_LIMITS_FROM = 0.7
+"""Share from which a stage is said to limit a build."""
+
 
 @dataclass
 class Stages:
-    """Seconds that each stage was at work."""
+    """Seconds that each stage was at work; any thread may count."""
 
+    lanes: dict[str, int] = field(default_factory=dict)
+    """Stages that run several times at once, and how many times."""
     seconds: dict[str, float] = field(default_factory=dict)
+    nbytes: int = 0
+    """Bytes given to the store."""
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
     def time(self, stage: str) -> Iterator[None]:
@@ -24,10 +44,29 @@ class Stages:
         try:
             yield
         finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+            self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float, nbytes: int = 0) -> None:
+        """Count seconds of work and bytes written."""
+        with self._lock:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            self.nbytes += nbytes
+
+    def shares(self, wall: float) -> dict[str, float]:
+        """Return each stage's share of `wall` seconds, 1 when every lane of it was always at work."""
+        with self._lock:
+            return {stage: s / wall / self.lanes.get(stage, 1) for stage, s in self.seconds.items()}
 
     def report(self, wall: float) -> str:
-        """Return each stage's share of `wall` seconds and which limited the build."""
-        shares = ", ".join(f"{stage} {100 * s / wall:.0f} %" for stage, s in self.seconds.items())
-        slowest = max(self.seconds, key=lambda stage: self.seconds[stage])
-        return f"stages at work (of {wall:.1f} s, overlapping): {shares}; {slowest} limits this build"
+        """Return each stage's share of `wall` seconds, which limited the build, and what to do about it."""
+        shares = self.shares(wall)
+        listed = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in shares.items())
+        slowest = max(shares, key=lambda stage: shares[stage])
+        if shares[slowest] >= _LIMITS_FROM:
+            verdict = f"{slowest} limits this build: {ADVICE[slowest]}"
+        else:
+            verdict = (
+                f"no stage was always at work, {slowest} most of all: the start and the end, where stages wait for one "
+                "another, weigh much in a build this short; else the cores are shared with other work"
+            )
+        return f"stages at work (of {wall:.1f} s, overlapping): {listed}; {verdict}"

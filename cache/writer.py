@@ -7,13 +7,15 @@ is only believed through the one after it.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
+from usjepa.cache.buffers import aligned_empty
 from usjepa.cache.commits import Commit, committed, read_commit, shard_matches
 from usjepa.cache.descriptions import root_json
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError, StoreError, TeacherError
@@ -38,6 +40,7 @@ class StoreWriter:
     def __init__(self, storage: Storage, guard: Callable[[], None] = lambda: None) -> None:
         self.storage = storage
         self.guard = guard
+        self._memory = _ShardMemory()
         self.state: State = State(0, (), {}, None)
 
     def attach(self) -> None:
@@ -122,12 +125,13 @@ class StoreWriter:
         buffers = [
             None if number in missing else flat[i * nbytes : (i + 1) * nbytes] for i, number in enumerate(numbers)
         ]
-        data, table = pack_shard(buffers, layer.layout, bytes.fromhex(layer.digest), numbers.start)
+        room = self._memory.room
+        data, table = pack_shard(buffers, layer.layout, bytes.fromhex(layer.digest), numbers.start, room)
         commit = Commit(shard, len(data), table, layer.digest, dict(soft), tuple(sorted(holes)))
         self._publish(layer, commit, data)
         return commit
 
-    def _publish(self, layer: Layer, commit: Commit, data: bytearray) -> None:
+    def _publish(self, layer: Layer, commit: Commit, data: memoryview) -> None:
         try:
             earlier = read_commit(self.storage, layer, commit.shard)
         except DamageError:  # a damaged record counts as none; verify names it, the new one replaces it
@@ -211,11 +215,41 @@ def soft_runs(values: Sequence[dict[str, Json]]) -> tuple[tuple[int, dict[str, J
     return tuple(runs)
 
 
+class _ShardMemory(threading.local):
+    """Memory that a thread assembles its shards in, one after the other: at most one shard a writing thread."""
+
+    def __init__(self) -> None:
+        self._held = aligned_empty((0,), "uint8")
+
+    def room(self, nbytes: int) -> memoryview:
+        """Return memory of so many bytes; what the thread was given before is overwritten."""
+        if len(self._held) < nbytes:
+            self._held = aligned_empty((nbytes,), "uint8")
+        return self._held[:nbytes].data
+
+
+_EXPONENT: dict[str, np.unsignedinteger[Any]] = {"float16": np.uint16(0x7C00), "float32": np.uint32(0x7F800000)}
+"""The exponent's bits of IEEE 754 binary16 and binary32: all of them set mean an infinity or no number."""
+
+
+def finite_rows(rows: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Return which rows of a float16 or float32 array [n, ...] are finite throughout.
+
+    By the exponents' bits, a row at a time: `np.isfinite` of float16 converts every value, ten times as slowly.
+    """
+    mask = _EXPONENT[rows.dtype.name]
+    flat = np.ascontiguousarray(rows).reshape(len(rows), -1).view(mask.dtype)
+    exponents = np.empty_like(flat[0]) if len(flat) else flat
+    found = np.empty(len(flat), dtype=np.bool_)
+    for i, row in enumerate(flat):
+        found[i] = np.bitwise_and(row, mask, out=exponents).max() < mask
+    return found
+
+
 def _check_finite(rows: NDArray[np.generic], layer: Layer, numbers: range, missing: set[int]) -> None:
     if not np.issubdtype(rows.dtype, np.floating):
         return
-    finite = np.isfinite(rows.reshape(len(numbers), -1)).all(axis=1)
-    bad = [number for number, good in zip(numbers, finite, strict=True) if not good and number not in missing]
+    bad = [n for n, good in zip(numbers, finite_rows(rows), strict=True) if not good and n not in missing]
     if bad:
         raise TeacherError(
             f"{layer.name}, row {bad[0]}: not finite ({len(bad)} such rows in this shard); nothing stored."

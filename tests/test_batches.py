@@ -105,6 +105,31 @@ def test_an_online_teacher_is_asked_on_the_very_pixels_of_the_batch(store):
     assert batch.latents_BTD.shape == (5, 16, 8)
 
 
+def test_a_batch_keeps_its_numbers_when_later_ones_are_read_into_the_same_memory(store):
+    made = maker(store)
+    first = made.make(Request(0, np.arange(5)))
+    before = [tensor.clone() for tensor in tensors(first)]
+    addresses = {made._store.read(store.rows[:3], layers=["pixels"]).pixels.ctypes.data}
+    for start in range(5, 20, 5):
+        addresses.add(made.make(Request(0, np.arange(start, start + 5))).pixels_BCSS.data_ptr())
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first), before, strict=True))
+    assert first.pixels_BCSS.data_ptr() not in addresses
+
+
+def test_every_batch_is_read_into_memory_of_a_ring_that_does_not_grow(store, monkeypatch):
+    seen = set()
+    real = type(store).read
+
+    def read(self, rows, **kwargs):
+        batch = real(self, rows, **kwargs)
+        seen.add(batch.pixels.ctypes.data)
+        return batch
+
+    monkeypatch.setattr(type(store), "read", read)
+    assert len([batch for batch, _ in maker(store).stream(requests(30))]) == 30
+    assert len(seen) <= 2
+
+
 def test_targets_come_from_one_place(store):
     with pytest.raises(UsageError, match="one of the two"):
         BatchMaker(store, None, (4, 4), MASKS, 0, torch.device("cpu"), None)

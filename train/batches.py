@@ -20,6 +20,7 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
+from usjepa.cache.buffers import Ring
 from usjepa.cache.errors import UsageError
 from usjepa.cache.regions import patch_validity
 from usjepa.train.masks import Masks, sample_masks
@@ -100,6 +101,8 @@ class BatchMaker:
         self._layers = self._layers_to_read()
         # Copies run beside the computation only in a stream of their own.
         self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        # Two: the background thread's, and one for a batch made in the foreground (validation) meanwhile.
+        self._ring = Ring(2, pinned=device.type == "cuda")
 
     def _layers_to_read(self) -> list[str]:
         wanted = ["pixels"]
@@ -141,9 +144,17 @@ class BatchMaker:
         return self._received(self._make(request))
 
     def _make(self, request: Request) -> TrainBatch:
-        """In the background thread: read, draw masks, send to the device."""
+        """In the background thread: read, draw masks, send to the device.
+
+        The batch owns its memory: what was read lies in the ring's, which the next batch is read into.
+        """
         rows_R = self._store.rows[request.positions_R]
-        read = self._store.read(rows_R, layers=self._layers)
+        described = {name: layer for name, layer in self._store.layers.items() if name in self._layers}
+        with self._ring.lend() as memory:
+            read = self._store.read(rows_R, layers=self._layers, out=memory.arrays(described, len(rows_R)))
+            return self._made(request, rows_R, read)
+
+    def _made(self, request: Request, rows_R: Ints, read: Batch) -> TrainBatch:
         masks = self._draw(request.step, rows_R, read)
         kept = np.flatnonzero(masks.usable_B)
         masks = masks if len(kept) == len(rows_R) else _shortened(masks, kept)
@@ -154,7 +165,7 @@ class BatchMaker:
                 rows_B=rows_R[kept],
                 unusable_rows=np.delete(rows_R, kept),
                 fingerprint=_fingerprint(rows_R[kept], masks),
-                pixels_BCSS=self._sent(_picked(read.pixels, kept)),
+                pixels_BCSS=self._owned(_picked(read.pixels, kept)),
                 latents_BTD=self._targets(read, kept),
                 context_BN=self._sent(masks.context_BN),
                 context_valid_BN=self._sent(masks.context_valid_BN),
@@ -177,6 +188,8 @@ class BatchMaker:
         if self._online is not None:
             return None
         latents_RTD = read.targets(str(self._device))
+        if self._copies is None and read.latents.dtype == np.float32:
+            latents_RTD = latents_RTD.clone()  # no conversion has moved it out of the ring
         if len(kept) == len(latents_RTD):
             return latents_RTD
         return latents_RTD[torch.from_numpy(kept).to(self._device)]
@@ -185,7 +198,13 @@ class BatchMaker:
         tensor = torch.from_numpy(array)
         if self._copies is None:
             return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        pinned = tensor if tensor.is_pinned() else tensor.pin_memory()
+        return pinned.to(self._device, non_blocking=True)
+
+    def _owned(self, array: NDArray[Any]) -> torch.Tensor:
+        """Send what may lie in the ring's memory; without a device of its own it is copied out."""
+        tensor = self._sent(array)
+        return tensor.clone() if self._copies is None else tensor
 
     def _received(self, batch: TrainBatch) -> TrainBatch:
         """In the computing thread: ask the online teacher; on a GPU, tie the memory to the stream that uses it."""
