@@ -19,11 +19,12 @@ import numpy as np
 from usjepa.cache.claims import Claim, held
 from usjepa.cache.cluster import WorkOrder, check_address, make_shards_on
 from usjepa.cache.commits import Commit, committed
-from usjepa.cache.errors import NotSealedError, UsageError
+from usjepa.cache.errors import NotSealedError, SourceError, UsageError
 from usjepa.cache.growth import grow
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.isolation import Cutters
 from usjepa.cache.latents import ask_teacher, calibration_rows, with_calibration
+from usjepa.cache.origins import naming_frames
 from usjepa.cache.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.pipeline import make_shards
 from usjepa.cache.pixels import pixel_layers, pixel_soft
@@ -238,8 +239,14 @@ class _Build:
         rows = calibration_rows(np.concatenate([np.array(state.rows_of_shard(s)) for s in range(state.shard_count)]))
         made = {int(row): maker.one_row(int(row)) for row in rows}
         found = [row for row, one in made.items() if not one.holes]
+        if not found:
+            raise SourceError(
+                f"{self.writer.storage.url}: none of {len(rows)} rows drawn to calibrate int8 can be read, first: "
+                f"{made[int(rows[0])].holes[0][1]} Mend the sources, or store fp16: --set cache.precision=fp16."
+            )
         pixels = np.concatenate([made[row].pixels for row in found])
-        sample = ask_teacher(self.model, pixels, np.array(found), maker.batch_size, self.check)
+        with naming_frames(self.writer):
+            sample = ask_teacher(self.model, pixels, np.array(found), maker.batch_size, self.check)
         self.latents = [self.writer.add_layer(layer) for layer in with_calibration(self.latents, sample)]
 
     def _maker(self) -> ShardMaker:

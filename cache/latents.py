@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.errors import TeacherError
 from usjepa.cache.layers import Layer
 from usjepa.cache.precision import (
     QUANTISER_VERSION,
     STORED_DTYPE,
     channel_scale,
+    check_finite,
     to_float16,
     to_float32,
     to_int8,
@@ -36,7 +36,7 @@ def latent_layers(teacher: Teacher, precision: LatentPrecision, pixels: Layer, r
     identity: dict[str, Json] = {
         "teacher": teacher.identity,
         "precision": precision,
-        "quantiser": QUANTISER_VERSION,
+        "quantiser": QUANTISER_VERSION[precision],
         "pixels": pixels.digest,
     }
     latents = Layer(f"latents/{teacher.name}", STORED_DTYPE[precision], (tokens, teacher.dim), rows_per_shard, identity)
@@ -63,7 +63,7 @@ def ask_teacher(
     """Return float32 latents [n, T, D] of uint8 pixels [n, C, S, S]; batches never leave the given rows.
 
     Raises:
-        TeacherError: a latent is not finite; the row is named.
+        LatentError: a latent is not finite; the row and the value are named.
     """
     import torch
 
@@ -72,12 +72,7 @@ def ask_teacher(
         check()
         batch = torch.from_numpy(pixels[start : start + batch_size])
         latents = teacher(batch).cpu().numpy()
-        finite = np.isfinite(latents).all(axis=(1, 2))
-        if not finite.all():
-            row = int(numbers[start + int(np.flatnonzero(~finite)[0])])
-            raise TeacherError(
-                f"row {row}: the teacher gave a latent that is not finite. Try --set cache.teacher.compute=fp32."
-            )
+        check_finite(latents, numbers[start : start + len(latents)])
         parts.append(latents)
     return np.concatenate(parts) if parts else np.empty((0, teacher.grid[0] * teacher.grid[1], teacher.dim), np.float32)
 
@@ -87,7 +82,7 @@ def stored_form(
 ) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
     """Return latents as the layer stores them, and the scales that go with int8."""
     if layer.dtype == "int8":
-        return to_int8(latents_RTD, layer.channel_scale)
+        return to_int8(latents_RTD, layer.channel_scale, first_row)
     if layer.dtype == "float16":
         return to_float16(latents_RTD, first_row), None
     return to_float32(latents_RTD), None
