@@ -1,4 +1,4 @@
-"""Stored precision: what fits is kept closely, what does not is refused by frame and value, a stranger can decode it."""
+"""Stored precision: what fits is kept closely, what does not is refused by name, and a stranger can decode it."""
 
 from __future__ import annotations
 
