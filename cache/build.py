@@ -29,6 +29,7 @@ from usjepa.cache.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.pipeline import make_shards
 from usjepa.cache.pixels import pixel_layers, pixel_soft
 from usjepa.cache.recheck import recheck_latents, recheck_pixels
+from usjepa.cache.room import check_room, need_of_build
 from usjepa.cache.scan import ScanJournal
 from usjepa.cache.shard_maker import ShardMaker, teacher_layers
 from usjepa.cache.sources.kinds import PHANTOM
@@ -72,6 +73,8 @@ class Request:
     """Address of a Dask scheduler, or `local:N`: make the shards there."""
     listing: Listing | None = None
     """Sources that the caller has listed, in place of the name of a source."""
+    space_check: bool = True
+    """Refuse before the first shard when space or inodes don't suffice."""
 
 
 def build(
@@ -84,13 +87,14 @@ def build(
     device: str | None = None,
     part: str | None = None,
     dask: str | None = None,
+    space_check: bool = True,
 ) -> Manifest | None:
     """Build or go on building a store.
 
     Args:
         store: folder or URL.
         recipe: its `cache` section says what to build.
-        source, teacher, on_error, steal, device, part, dask: see `Request`.
+        source, teacher, on_error, steal, device, part, dask, space_check: see `Request`.
 
     Returns:
         The sealed manifest; None when other parts still have shards to make.
@@ -98,7 +102,8 @@ def build(
     Raises:
         UsjepaError: any error of the tree; what was committed stays.
     """
-    return run_build(store, recipe, Request(source, teacher, on_error, steal, device, part, dask))
+    request = Request(source, teacher, on_error, steal, device, part, dask, space_check=space_check)
+    return run_build(store, recipe, request)
 
 
 def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
@@ -180,6 +185,8 @@ class _Build:
             self._teacher(self.request.teacher)
         for layer in self._layers():
             self.done[layer.name] = committed(self.writer.storage, layer)
+        if self.request.space_check:  # parts check for all of them: they fill one disk
+            check_room(self.writer.storage, need_of_build(self.writer.state, self._layers(), self.done))
         if any(layer.dtype == "int8" and not layer.channel_scale for layer in self.latents):
             self._calibrate()
 

@@ -85,6 +85,14 @@ def scan(
 @click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
 @click.option("--part", default=None, metavar="I/N", help="Build every N-th shard only; other processes build theirs.")
 @click.option("--dask", default=None, metavar="ADDRESS", help="Build on a Dask cluster, or with `local:N` processes.")
+@click.option(
+    "--no-space-check",
+    "space_check",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Begin even where the file system says that space or inodes won't do.",
+)
 @_hash_paths
 @recipe_options
 @ends_well
