@@ -106,8 +106,8 @@ def check_room(storage: Storage, need: Need) -> None:
     fewer = " Larger shards make fewer files: --set cache.rows_per_shard=N, in a new store." if few_inodes else ""
     raise WriteError(
         f"{storage.url}: {' and '.join(lacks)}, so the build could not end. It has not begun. Free some space or "
-        "build elsewhere and run the same command again; int8 latents take half of fp16 (--set cache.precision=int8, in "
-        f"a new store).{fewer} If the file system misreports what is free: --no-space-check."
+        "build elsewhere and run the same command again; int8 latents take half of fp16 (--set cache.precision=int8, "
+        f"in a new store).{fewer} If the file system misreports what is free: --no-space-check."
     )
 
 
