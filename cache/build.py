@@ -21,15 +21,17 @@ from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.claims import Claim, held
 from usjepa.cache.cluster import WorkOrder, check_address, make_shards_on
 from usjepa.cache.commits import Commit, committed
-from usjepa.cache.errors import NotSealedError, UsageError
+from usjepa.cache.errors import NotSealedError, SourceError, UsageError
 from usjepa.cache.growth import grow
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.isolation import Cutters
 from usjepa.cache.latents import ask_teacher, calibration_rows, with_calibration
+from usjepa.cache.origins import naming_frames
 from usjepa.cache.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.pipeline import make_shards
 from usjepa.cache.pixels import pixel_layers, pixel_soft
 from usjepa.cache.recheck import recheck_latents, recheck_pixels
+from usjepa.cache.room import check_room, need_of_build
 from usjepa.cache.scan import ScanJournal
 from usjepa.cache.shard_maker import ShardMaker, teacher_layers
 from usjepa.cache.sources.kinds import PHANTOM
@@ -73,6 +75,8 @@ class Request:
     """Address of a Dask scheduler, or `local:N`: make the shards there."""
     listing: Listing | None = None
     """Sources that the caller has listed, in place of the name of a source."""
+    space_check: bool = True
+    """Refuse before the first shard when space or inodes don't suffice."""
 
 
 def build(
@@ -85,13 +89,14 @@ def build(
     device: str | None = None,
     part: str | None = None,
     dask: str | None = None,
+    space_check: bool = True,
 ) -> Manifest | None:
     """Build or go on building a store.
 
     Args:
         store: folder or URL.
         recipe: its `cache` section says what to build.
-        source, teacher, on_error, steal, device, part, dask: see `Request`.
+        source, teacher, on_error, steal, device, part, dask, space_check: see `Request`.
 
     Returns:
         The sealed manifest; None when other parts still have shards to make.
@@ -99,7 +104,8 @@ def build(
     Raises:
         UsjepaError: any error of the tree; what was committed stays.
     """
-    return run_build(store, recipe, Request(source, teacher, on_error, steal, device, part, dask))
+    request = Request(source, teacher, on_error, steal, device, part, dask, space_check=space_check)
+    return run_build(store, recipe, request)
 
 
 def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
@@ -182,6 +188,8 @@ class _Build:
             self._teacher(self.request.teacher)
         for layer in self._layers():
             self.done[layer.name] = committed(self.writer.storage, layer)
+        if self.request.space_check:  # parts check for all of them: they fill one disk
+            check_room(self.writer.storage, need_of_build(self.writer.state, self._layers(), self.done))
         if any(layer.dtype == "int8" and not layer.channel_scale for layer in self.latents):
             self._calibrate()
 
@@ -246,8 +254,14 @@ class _Build:
         rows = calibration_rows(np.concatenate([np.array(state.rows_of_shard(s)) for s in range(state.shard_count)]))
         made = {int(row): maker.one_row(int(row)) for row in rows}
         found = [row for row, one in made.items() if not one.holes]
+        if not found:
+            raise SourceError(
+                f"{self.writer.storage.url}: none of {len(rows)} rows drawn to calibrate int8 can be read, first: "
+                f"{made[int(rows[0])].holes[0][1]} Mend the sources, or store fp16: --set cache.precision=fp16."
+            )
         pixels = np.concatenate([made[row].pixels for row in found])
-        sample = ask_teacher(self.model, pixels, np.array(found), maker.batch_size, self.check)
+        with naming_frames(self.writer):
+            sample = ask_teacher(self.model, pixels, np.array(found), maker.batch_size, self.check)
         self.latents = [self.writer.add_layer(layer) for layer in with_calibration(self.latents, sample)]
 
     def _maker(self) -> ShardMaker:

@@ -75,6 +75,39 @@ def scan(
 
 
 @main.command()
+@click.argument("source", required=False)
+@click.option("--teacher", default=None, help="As for build. Default: pixels only.")
+@click.option("--target", default=None, help="Folder that the store will lie in. Default: the working folder.")
+@click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=1), default=60, show_default=True, help="About how long to measure."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@recipe_options
+@ends_well
+def plan(
+    source: str | None,
+    as_json: bool,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+    **asked: Any,
+) -> None:
+    """Measure SOURCE, teacher and target; say what a build will take and when caching pays.
+
+    A temporary folder is made on the target and removed again. SOURCE defaults to the recipe's own.
+    """
+    import json
+
+    settings = _needed_recipe(pipeline, recipes, overrides, "plan")
+    from usjepa.cache.plan import plan as plan_build
+    from usjepa.cache.plan_report import describe
+
+    found = plan_build(source, settings, say=lambda text: click.echo(text, err=True), **asked)
+    click.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found))
+
+
+@main.command()
 @click.argument("store")
 @click.option("--source", default=None, help="Folder, file, manifest CSV or `phantom`. Default: the recipe's own.")
 @click.option(
@@ -85,6 +118,14 @@ def scan(
 @click.option("--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one.")
 @click.option("--part", default=None, metavar="I/N", help="Build every N-th shard only; other processes build theirs.")
 @click.option("--dask", default=None, metavar="ADDRESS", help="Build on a Dask cluster, or with `local:N` processes.")
+@click.option(
+    "--no-space-check",
+    "space_check",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Begin even where the file system says that space or inodes won't do.",
+)
 @_hash_paths
 @recipe_options
 @ends_well

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.errors import TeacherError
 from usjepa.cache.layers import Layer
 from usjepa.cache.precision import (
     QUANTISER_VERSION,
     STORED_DTYPE,
     channel_scale,
+    check_finite,
     to_float16,
     to_float32,
     to_int8,
@@ -37,7 +37,7 @@ def latent_layers(teacher: Teacher, precision: LatentPrecision, pixels: Layer, r
     identity: dict[str, Json] = {
         "teacher": teacher.identity,
         "precision": precision,
-        "quantiser": QUANTISER_VERSION,
+        "quantiser": QUANTISER_VERSION[precision],
         "pixels": pixels.digest,
     }
     latents = Layer(f"latents/{teacher.name}", STORED_DTYPE[precision], (tokens, teacher.dim), rows_per_shard, identity)
@@ -64,7 +64,7 @@ def ask_teacher(
     """Return float32 latents [n, T, D] of uint8 pixels [n, C, S, S]; batches never leave the given rows.
 
     Raises:
-        TeacherError: a latent is not finite; the row is named.
+        LatentError: a latent is not finite; the row and the value are named.
     """
     import torch
 
@@ -77,7 +77,7 @@ def ask_teacher(
             arrived.synchronize()
         into = found[start : start + len(latents)]
         into[:] = latents.numpy()
-        _check_finite(into, numbers[start:])
+        check_finite(into, numbers[start : start + len(into)])
 
     for start in range(0, len(pixels), batch_size):
         check()
@@ -103,21 +103,12 @@ def _asked(teacher: Teacher, pinned_BCSS: torch.Tensor) -> tuple[torch.Tensor, t
     return into, arrived
 
 
-def _check_finite(latents_BTD: NDArray[np.float32], numbers: NDArray[np.int64]) -> None:
-    finite = np.isfinite(latents_BTD).all(axis=(1, 2))
-    if not finite.all():
-        row = int(numbers[int(np.flatnonzero(~finite)[0])])
-        raise TeacherError(
-            f"row {row}: the teacher gave a latent that is not finite. Try --set cache.teacher.compute=fp32."
-        )
-
-
 def stored_form(
     latents_RTD: NDArray[np.float32], layer: Layer, first_row: int
 ) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
     """Return latents as the layer stores them, and the scales that go with int8."""
     if layer.dtype == "int8":
-        return to_int8(latents_RTD, layer.channel_scale)
+        return to_int8(latents_RTD, layer.channel_scale, first_row)
     if layer.dtype == "float16":
         return to_float16(latents_RTD, first_row), None
     return to_float32(latents_RTD), None

@@ -13,6 +13,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.latents import ask_teacher, latent_layers, stored_form
+from usjepa.cache.origins import naming_frames
 from usjepa.cache.pixels import PixelShard, pixel_soft
 from usjepa.cache.recheck import read_committed
 from usjepa.cache.stages import Stages
@@ -114,7 +115,7 @@ class ShardMaker:
         if self.model is None or all(shard in self.commits[layer.name] for layer in self.latents):
             return None
         numbers = self.writer.state.rows_of_shard(shard)
-        with self.stages.time("teacher"):
+        with naming_frames(self.writer), self.stages.time("teacher"):
             return ask_teacher(self.model, made.pixels, np.array(numbers), self.batch_size, self.check)
 
     def stored(self, latents_RTD: NDArray[np.float32], first_row: int) -> dict[str, NDArray[Any]]:
@@ -122,7 +123,8 @@ class ShardMaker:
         found: dict[str, NDArray[Any]] = {}
         for layer in self.latents:
             if layer.name.startswith("latents/"):
-                found[layer.name], scales = stored_form(latents_RTD, layer, first_row)
+                with naming_frames(self.writer):
+                    found[layer.name], scales = stored_form(latents_RTD, layer, first_row)
                 if scales is not None:
                     found[layer.name.replace("latents/", "scales/")] = scales
         return found

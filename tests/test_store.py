@@ -273,24 +273,6 @@ def test_asking_for_another_teacher_names_those_there_are(tmp_path: Path) -> Non
         open_store(tmp_path / "s").read([0], layers=["latent"])
 
 
-def test_int8_is_decoded_by_a_stranger_in_ten_lines_of_numpy(tmp_path: Path) -> None:
-    import json
-
-    write_store(tmp_path / "s", 6, "int8")
-    meta = json.loads((tmp_path / "s/latents/toy/zarr.json").read_text())
-    n, tokens, dim = meta["chunk_grid"]["configuration"]["chunk_shape"]
-    slot = -(-(tokens * dim + 4) // 64) * 64
-    shard = np.fromfile(tmp_path / "s/latents/toy/c.1.0.0", np.uint8)
-    index = shard[-(16 * n + 4) : -4].view("<u8").reshape(n, 2)
-    start = int(index[1, 0])
-    q = shard[start : start + tokens * dim].view(np.int8).reshape(tokens, dim)
-    assert start == slot
-    scales = open_store(tmp_path / "s").read([5]).scales
-    assert scales is not None
-    decoded = q * scales[0][:, None] * np.array(meta["attributes"]["usjepa"]["channel_scale"], np.float32)
-    np.testing.assert_array_equal(decoded, open_store(tmp_path / "s").read([5]).targets()[0].numpy())
-
-
 def test_the_documented_row_checksum_is_what_a_stranger_computes(tmp_path: Path) -> None:
     import json
 
