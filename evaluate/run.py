@@ -84,9 +84,9 @@ def evaluate(
         UsjepaError: damage in the run or in a task's store.
     """
     run, folder = open_run(Path(run_dir)), Path(out)
+    made = Encoders(run, recipe, device, tuple(encoders))  # a name that is none is heard of before frames are cut
     found = open_tasks(tasks, folder, recipe)
     opened = found.tasks
-    made = Encoders(run, recipe, device, tuple(encoders))
     inputs = _inputs(run, found, recipe, made)
     finished = _finished(folder, digest_of(inputs))
     if finished is not None:
