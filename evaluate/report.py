@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.identity import digest_of
 from usjepa.evaluate.figures import Points, Series, loss_svg, scores_svg
 from usjepa.evaluate.page import MEANING, PAGE, STYLE
+from usjepa.evaluate.segmentation_report import segmentation_html
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +58,7 @@ def render(document: Json, curve: Curve, examples: Sequence[Example]) -> str:
         "<h2>What the numbers mean</h2>",
         MEANING,
         *[_task(document, task, [e for e in examples if e.task == task["name"]]) for task in document["tasks"]],
+        segmentation_html(document),
         _training(curve),
         "<h2>How it was measured</h2>",
         _settings(document),

@@ -103,7 +103,7 @@ def open_tasks(specs: Sequence[str], out: Path, recipe: Recipe) -> Found:
     Raises:
         UsageError: a path that isn't there, a folder of no known layout, or data without a task in it.
     """
-    found = [_tasks_behind(*_parted(spec), out, recipe) for spec in specs]
+    found = [_tasks_behind(*parted(spec), out, recipe) for spec in specs]
     seen: Counter[str] = Counter()
     named = []
     for task in (task for one in found for task in one.tasks):
@@ -218,7 +218,8 @@ def _told(store: Store, dataset: str, known: Known | None) -> _Told:
     return _Told((ours & listed)[table.source] & (table.view == 0), *by_row)
 
 
-def _parted(spec: str) -> tuple[str, str | None]:
+def parted(spec: str) -> tuple[str, str | None]:
+    """Return the path and the dataset of a `PATH[::DATASET]`."""
     path, mark, dataset = spec.rpartition("::")
     return (path, dataset) if mark else (spec, None)
 
