@@ -29,8 +29,8 @@ def _task(document: Json, task: Json, scores: Json) -> str:
         f'<div class="scroll"><table class="scores"><thead><tr><th scope="col">Dice, %</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         '<p class="quiet">A linear layer on frozen patch tokens says the class of every pixel. Dice by frame, mean '
-        "over test frames that hold a class or were said to; mean ± standard deviation over seeds. The interval draws test "
-        "patients anew.</p>"
+        "over test frames that hold a class or were said to; mean ± standard deviation over seeds. The interval draws "
+        "test patients anew.</p>"
     )
 
 
