@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store import Batch
 
 PIXEL_EDGE = 32
+PATCHES, PATCH_EDGE = 14, 8
 HOG_CELLS, HOG_ORIENTATIONS, HOG_BLOCK = 8, 9, 2
 
 
@@ -36,6 +37,17 @@ class Pixels:
         small = torch.nn.functional.interpolate(grey, size=(PIXEL_EDGE, PIXEL_EDGE), mode="area")
         flat: NDArray[np.float32] = small.flatten(1).numpy()
         return flat
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the grey values of 14 x 14 patches, area-averaged to 8 x 8 each, float32 [B, 14, 14, 64]."""
+        import torch
+
+        grey = torch.from_numpy(grey_of(batch.pixels))[:, None] / 255.0
+        edge = PATCHES * PATCH_EDGE
+        small = torch.nn.functional.interpolate(grey, size=(edge, edge), mode="area")
+        patches = torch.nn.functional.unfold(small, PATCH_EDGE, stride=PATCH_EDGE).transpose(1, 2)
+        tokens: NDArray[np.float32] = patches.reshape(len(grey), PATCHES, PATCHES, -1).contiguous().numpy()
+        return tokens
 
 
 @dataclass

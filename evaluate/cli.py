@@ -42,6 +42,14 @@ class _WithCompare(click.Command):
     "manifest CSV. Repeatable.",
 )
 @click.option(
+    "--segment",
+    "segmentations",
+    multiple=True,
+    metavar="[LAYOUT=]PATH[::NAME]",
+    help="Frames with masks to segment with a linear head on patch tokens: UltraBench or BUS-BRA as published. "
+    "Repeatable.",
+)
+@click.option(
     "--encoder",
     "encoders",
     multiple=True,
@@ -56,6 +64,7 @@ class _WithCompare(click.Command):
 def main(
     run: str,
     tasks: tuple[str, ...],
+    segmentations: tuple[str, ...],
     encoders: tuple[str, ...],
     out: str,
     pipeline: str | None,
@@ -76,8 +85,10 @@ def main(
     from usjepa.evaluate.runs import open_run
 
     open_run(Path(run))  # a run that is not finished is the first thing to hear of, before its recipe
-    document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device, encoders)
+    document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device, encoders, segmentations)
     click.echo(table(document))
+    for line in segmentation_lines(document):
+        click.echo(line)
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
 
 
@@ -121,6 +132,20 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
     if recipes is not None:
         raise UsageError("--recipes says where recipes are; say which one with --pipeline NAME.")
     return override_recipe(run_recipe(Path(run)), overrides)
+
+
+def segmentation_lines(document: Any) -> list[str]:
+    """Return a line of text per encoder and segmentation task: mean Dice in percent."""
+    from usjepa.evaluate.report import percent
+
+    lines = []
+    for scored in document["segmentation"]["scores"]:
+        dice = scored["dice"]
+        classes = ", ".join(f"{name} {percent(one['mean'])}" for name, one in scored["classes"].items())
+        title = document["encoders"][scored["encoder"]]["title"]
+        told = f"Dice, %: {scored['task']}: {title}: {percent(dice['mean'])} ± {percent(dice['sd'])} ({classes})"
+        lines.append(told)
+    return lines
 
 
 def table(document: Any) -> str:

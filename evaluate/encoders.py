@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.settings import Recipe
-    from usjepa.cache.store import Batch
+    from usjepa.cache.store import Batch, Store
     from usjepa.evaluate.runs import Run
-    from usjepa.evaluate.tasks import Task
     from usjepa.train.export import EncoderConfig
 
 
@@ -80,10 +79,10 @@ class Encoders:
         """Whether the run's teacher is known to have had random weights."""
         return self._teachers.is_random
 
-    def make(self, name: str, task: Task) -> tuple[Encoder | None, str]:
-        """Return an encoder for a task, or None and why it can't be had."""
+    def make(self, name: str, store: Store) -> tuple[Encoder | None, str]:
+        """Return an encoder for the frames of a store, or None and why it can't be had."""
         if name == "teacher":
-            return self._teachers.make(task.store)
+            return self._teachers.make(store)
         if name not in self._made:
             made: dict[str, Callable[[], Encoder]] = {
                 "student": self._student,

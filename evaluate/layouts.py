@@ -70,10 +70,10 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
     """
     layout, path = _named(place)
     if path != PHANTOM and not Path(path).exists():
-        raise UsageError(f"--task {place}: no such store, folder or manifest.")
+        raise UsageError(f"{place}: no such store, folder or manifest.")
     if layout is not None:
         if not _FITS[layout](Path(path)):
-            raise UsageError(f"--task {place}: not of the layout `{layout}`: {_WANTED[layout]}")
+            raise UsageError(f"{place}: not of the layout `{layout}`: {_WANTED[layout]}")
         return _READ[layout](Path(path), settings)
     found = next((name for name, fits in _FITS.items() if name != "plain" and fits(Path(path))), "plain")
     return _READ[found](Path(path), settings)
@@ -117,7 +117,7 @@ def _named(place: str) -> tuple[str | None, str]:
     if not mark or Path(place).exists():
         return None, place
     if name not in _FITS:
-        raise UsageError(f"--task {place}: no layout {name!r}; there are {', '.join(_FITS)}.")
+        raise UsageError(f"{place}: no layout {name!r}; there are {', '.join(_FITS)}.")
     return name, rest
 
 

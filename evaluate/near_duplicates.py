@@ -2,7 +2,7 @@
 
 The hash is the sign of low DCT coefficients against their median (pHash), of 16 x 16 coefficients rather than the usual
 8 x 8: among frames of one view, which all show one sector, 64 bits take other patients for copies (hearts of two
-patients lie 6 bits apart). With 256 bits the nearest frame of another patient lay 48 bits away (120 patients, CAMUS),
+patients lie 6 bits apart). With 256 bits the nearest frame of another patient lay 48 bits away (60 patients, CAMUS),
 and a copy that was recompressed (JPEG 50), halved in size or made noisy at most 12.
 """
 

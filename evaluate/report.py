@@ -16,6 +16,7 @@ from usjepa.evaluate.figures import loss_svg
 from usjepa.evaluate.markup import STUDENT, Curve, Example, ends, find, listed, note_list, percent, ranked, table, text
 from usjepa.evaluate.page import MEANING, PAGE, STYLE
 from usjepa.evaluate.sections import task_part
+from usjepa.evaluate.segmentation_report import segmentation_html
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,6 +46,7 @@ def render(document: Json, curve: Curve, examples: Sequence[Example], scores_csv
         MEANING,
         *[task_part(document, task, [e for e in examples if e.task == task["name"]]) for task in document["tasks"]],
         _all_tasks(document),
+        segmentation_html(document),
         _training(curve),
         "<h2>How it was measured</h2>",
         _settings(document),

@@ -29,7 +29,9 @@ from usjepa.evaluate.robustness import Corrupted, only_tested, robustness
 from usjepa.evaluate.runs import Run, open_run
 from usjepa.evaluate.scores_csv import scores_csv
 from usjepa.evaluate.scoring import score_features
-from usjepa.evaluate.splits import TEST, TRAIN
+from usjepa.evaluate.segment import gives_tokens, score_segmentation
+from usjepa.evaluate.segmentation import open_segmentations
+from usjepa.evaluate.splits import TEST, TRAIN, VALIDATION
 from usjepa.evaluate.tasks import open_tasks
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders import Encoder
     from usjepa.evaluate.facts import Facts
     from usjepa.evaluate.scoring import Scored
+    from usjepa.evaluate.segmentation import Segmentation
     from usjepa.evaluate.tasks import Found, Task
 
 REPORT_VERSION = 3
@@ -72,6 +75,7 @@ def evaluate(
     recipe: Recipe,
     device: str | None = None,
     encoders: Sequence[str] = (),
+    segmentations: Sequence[str] = (),
 ) -> Json:
     """Score a run's encoder and the recipe's baselines on tasks, write OUT/index.html and OUT/scores.json.
 
@@ -82,6 +86,7 @@ def evaluate(
         recipe: its `evaluate` section is the protocol, its `cache` section cuts tasks that are no stores yet.
         device: torch device of the encoders; none: a GPU where there is one.
         encoders: scored beside the run's own: runs, checkpoints, timm names (see `named.py`).
+        segmentations: frames with masks, for a linear head on patch tokens (see `segmentation.py`).
 
     Returns:
         The document that scores.json holds.
@@ -92,22 +97,26 @@ def evaluate(
         UsjepaError: damage in the run or in a task's store.
     """
     run, folder = open_run(Path(run_dir)), Path(out)
+    made = Encoders(run, recipe, device, tuple(encoders))  # a name that is none is heard of before frames are cut
     found = open_tasks(tasks, folder, recipe)
     opened = found.tasks
-    made = Encoders(run, recipe, device, tuple(encoders))
-    inputs = _inputs(run, found, recipe, made)
+    masked = open_segmentations(segmentations, folder, recipe)
+    inputs = _inputs(run, found, recipe, made, masked)
     finished = _finished(folder, digest_of(inputs))
     if finished is not None:
         say(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
     with graceful_interrupts() as stop:
-        work = _Work(run, opened, recipe, folder, made, lambda: stop.check(GO_ON))
+        work = _Work(run, opened, recipe, folder, made, lambda: stop.check(GO_ON), masked)
         work.notes += found.left_out
         work.score()
+        work.segment()
     return _write(folder, work.document(inputs), work)
 
 
-def _inputs(run: Run, found: Found, recipe: Recipe, encoders: Encoders) -> dict[str, Json]:
+def _inputs(
+    run: Run, found: Found, recipe: Recipe, encoders: Encoders, masked: Sequence[Segmentation]
+) -> dict[str, Json]:
     """Return everything that may change the report."""
     teacher = recipe.cache.teacher
     return {
@@ -115,6 +124,7 @@ def _inputs(run: Run, found: Found, recipe: Recipe, encoders: Encoders) -> dict[
         "run": run.identity,
         "tasks": [{"name": task.name, **task.identity} for task in found.tasks],
         "left_out": found.left_out,
+        "segmentation": [{"name": task.name, **task.identity} for task in masked],
         "encoders": {one.key: one.encoder.identity for one in encoders.named},
         "settings": recipe.evaluate.model_dump(mode="json"),
         "teacher": None if teacher is None else teacher.model_dump(mode="json"),
@@ -146,6 +156,8 @@ class _Work:
     encoders: Encoders
     check: Callable[[], None]
     """Raises Interrupted where a stop was asked for."""
+    segmentations: list[Segmentation] = field(default_factory=list)
+    segmented: list[dict[str, Json]] = field(default_factory=list)
     scores: list[dict[str, Json]] = field(default_factory=list)
     described: dict[str, dict[str, Json]] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
@@ -173,13 +185,29 @@ class _Work:
                 "The teacher had random weights: what the student learnt from it is no learned knowledge."
             )
 
+    def segment(self) -> None:
+        """Score every encoder that gives patch tokens on every segmentation task."""
+        for task in self.segmentations:
+            self.notes += [f"{task.name}: {note}" for note in task.notes]
+            for name in (STUDENT, *self.recipe.evaluate.baselines, *[one.key for one in self.encoders.named]):
+                self.check()
+                encoder, why = self.encoders.make(name, task.store)
+                if encoder is None or not gives_tokens(encoder):
+                    why = why or "it gives no patch tokens."
+                    self.notes.append(f"{task.name}: {self.title(name)} is left out: {why}")
+                    continue
+                settings = self.recipe.evaluate
+                told = score_segmentation(encoder, task, self.folder / "features", settings, say, self.check)
+                self.segmented.append({"task": task.name, "encoder": name, **told})
+                say(f"{task.name}: {self.title(name)}: mean Dice {100 * told['dice']['mean']:.1f} %")
+
     def title(self, name: str) -> str:
         """Return what an encoder is called in tables."""
         return TITLES.get(name) or next(one.title for one in self.encoders.named if one.key == name)
 
     def _score(self, name: str, task: Task) -> None:
         self.check()
-        encoder, why = self.encoders.make(name, task)
+        encoder, why = self.encoders.make(name, task.store)
         if encoder is None:
             self.notes.append(f"{task.name}: {self.title(name)} is left out: {why}")
             say(self.notes[-1])
@@ -257,6 +285,18 @@ class _Work:
             "scores": self.scores,
             "differences": student_differences(groups, self.scores, self.drawn),
             "maps": self.maps,
+            "segmentation": {
+                "tasks": [
+                    {
+                        "name": task.name,
+                        "classes": list(task.classes),
+                        "frames": {part: len(task.positions(part)) for part in (TRAIN, VALIDATION, TEST)},
+                        "identity": task.identity,
+                    }
+                    for task in self.segmentations
+                ],
+                "scores": self.segmented,
+            },
             "notes": self.notes,
             "software": soft_versions(
                 ["numpy", "opencv-python-headless", "scikit-image", "scikit-learn", "timm", "torch"]

@@ -103,7 +103,7 @@ def open_tasks(specs: Sequence[str], out: Path, recipe: Recipe) -> Found:
     Raises:
         UsageError: a path that isn't there, a folder of no known layout, or data without a task in it.
     """
-    found = [_tasks_behind(*_parted(spec), out, recipe) for spec in specs]
+    found = [_tasks_behind(*parted(spec), out, recipe) for spec in specs]
     seen: Counter[str] = Counter()
     named = []
     for task in (task for one in found for task in one.tasks):
@@ -218,7 +218,8 @@ def _told(store: Store, dataset: str, known: Known | None) -> _Told:
     return _Told((ours & listed)[table.source] & (table.view == 0), *by_row)
 
 
-def _parted(spec: str) -> tuple[str, str | None]:
+def parted(spec: str) -> tuple[str, str | None]:
+    """Return the path and the dataset of a `PATH[::DATASET]`."""
     path, mark, dataset = spec.rpartition("::")
     return (path, dataset) if mark else (spec, None)
 
@@ -235,22 +236,33 @@ def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> 
     reasons: list[str] = []
     for folder in _wanted(folders, path, dataset):
         store, known = cut(folder, out, recipe)
-        found = find_tasks(store, recipe.evaluate, dataset if folder.layout == "plain" else None, folder.name, known)
+        found = find_tasks(store, recipe.evaluate, None, folder.name, known)
         tasks += found.tasks
         reasons += found.left_out
     return Found(tasks, reasons)
 
 
 def _wanted(folders: Sequence[TaskFolder], path: str, dataset: str | None) -> list[TaskFolder]:
-    """Return the folders that are classification tasks, or the one that was picked."""
+    """Return the folders that are classification tasks, or the one that was picked: nothing else is cut for it."""
     if folders[0].layout == "plain":
-        return list(folders)
+        return [_picked(folder, path, dataset) for folder in folders]
     names = [folder.name for folder in folders if folder.classified]
     if dataset is not None and dataset not in names:
         raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names) or 'none'}.")
     if not names:
         raise UsageError(f"--task {path}: {', '.join(f.name for f in folders)} ask for segmentations, not for classes.")
     return [folder for folder in folders if folder.classified and dataset in (None, folder.name)]
+
+
+def _picked(folder: TaskFolder, path: str, dataset: str | None) -> TaskFolder:
+    """Return the part of a folder that is one dataset, or the whole."""
+    if dataset is None:
+        return folder
+    names = sorted({file.dataset or folder.name for file in folder.files})
+    if dataset not in names:
+        raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names)}.")
+    files = tuple(file for file in folder.files if (file.dataset or folder.name) == dataset)
+    return replace(folder, name=f"{folder.name}-{dataset}", files=files)
 
 
 def cut(folder: TaskFolder, out: Path, recipe: Recipe) -> tuple[Store, Known]:

@@ -159,7 +159,7 @@ def test_the_students_features_are_those_of_plain_timm(place: Place, report: Pat
 
     recipe = run_recipe(place.run)
     (task,) = open_tasks([str(place.store)], report, recipe).tasks
-    encoder, _ = Encoders(open_run(place.run), recipe, "cpu").make("student", task)
+    encoder, _ = Encoders(open_run(place.run), recipe, "cpu").make("student", task.store)
     assert encoder is not None
     batch = open_store(place.store).read([0, 5, 9], layers=("pixels",))
     config = json.loads((place.run / "config.json").read_text())

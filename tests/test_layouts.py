@@ -106,6 +106,17 @@ def test_a_folder_of_several_tasks_gives_them_all_and_one_can_be_picked(tmp_path
         opened(tmp_path / "bench" / "psfhs_v1.0.1", tmp_path / "out")
 
 
+def test_a_dataset_that_is_picked_is_cut_alone_and_one_that_is_not_there_cuts_nothing(tmp_path: Path) -> None:
+    for dataset in ("liver", "lung"):
+        for i in range(12):
+            write_image(tmp_path / "frames" / dataset / "ab"[i % 2] / f"{i}.png", i)
+    with pytest.raises(UsageError, match="no dataset 'heart'; it holds liver, lung"):
+        opened(f"{tmp_path / 'frames'}::heart", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (task,) = opened(f"{tmp_path / 'frames'}::lung", tmp_path / "out")
+    assert (task.name, len(task.store.table.sources)) == ("lung", 12)
+
+
 def test_masks_are_never_taken_for_frames(tmp_path: Path) -> None:
     old_format(tmp_path / "camus_v1.0.1")
     (task,) = opened(tmp_path / "camus_v1.0.1", tmp_path / "out")
