@@ -20,7 +20,7 @@ from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.plan_estimate import Forecast, Measured, forecast, row_nbytes
 from usjepa.cache.plan_sample import draw_sample
 from usjepa.cache.plan_target import measure_target
-from usjepa.cache.plan_trial import run_trial, teacher_seconds
+from usjepa.cache.plan_trial import batch_of, run_trial, teacher_seconds
 from usjepa.cache.room import room_at
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.teacher import Teacher, load_teacher, resolve_teacher
@@ -110,7 +110,7 @@ def _measure(
     alone = 0.0
     if model is not None and settings.teacher is not None:
         say("timing the teacher")
-        alone = teacher_seconds(model, settings, settings.teacher.batch_size, seconds / 20, check)
+        alone = teacher_seconds(model, settings, batch_of(model, settings), seconds / 20, check)
     grid = (model.grid[0] * model.grid[1], model.dim) if model is not None else None
     say("writing to the target and reading from it")
     (folder / "rates").mkdir()

@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.isolation import Cutters
 from usjepa.cache.latents import ask_teacher, latent_layers
@@ -74,9 +75,15 @@ class _TimedMaker(ShardMaker):
         self.decoded += len(made.pixels)
         return made
 
-    def write(self, shard: int, made: PixelShard, latents: dict[str, NDArray[Any]]) -> None:
-        super().write(shard, made, latents)
+    def write(self, shard: int, made: PixelShard, latents_RTD: NDArray[np.float32] | None) -> None:
+        super().write(shard, made, latents_RTD)
         self.ends.append((time.perf_counter(), len(made.pixels)))
+
+
+def batch_of(model: Teacher, settings: CacheSettings) -> int:
+    """Return the teacher's images per forward pass, as a build would choose them."""
+    channels = 1 if settings.preprocess.grey else 3
+    return choose_batch_size(model, model.settings, channels, settings.image_size, ())
 
 
 def teacher_seconds(
@@ -119,7 +126,7 @@ def run_trial(
         check: called at safe points; may raise to stop.
     """
     rows = rows_of(table, settings)
-    batch = settings.teacher.batch_size if settings.teacher is not None and model is not None else 1
+    batch = 1 if model is None else batch_of(model, settings)
     writer = StoreWriter(LocalStorage(folder))
     writer.open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))
     writer.add_segment(table.to_parquet(), rows.to_parquet(), len(rows))

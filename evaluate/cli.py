@@ -136,7 +136,7 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
 
 def segmentation_lines(document: Any) -> list[str]:
     """Return a line of text per encoder and segmentation task: mean Dice in percent."""
-    from usjepa.evaluate.report import percent
+    from usjepa.evaluate.markup import percent
 
     lines = []
     for scored in document["segmentation"]["scores"]:

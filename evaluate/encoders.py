@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from usjepa.cache.settings import Recipe
     from usjepa.cache.store import Batch, Store
     from usjepa.evaluate.runs import Run
+    from usjepa.evaluate.tasks import Task
     from usjepa.train.export import EncoderConfig
 
 

@@ -7,9 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usjepa.cache.errors import UsageError
+from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.settings import TrainSettings
-from usjepa.train.order import EpochOrder, first_views, split_groups
+from usjepa.cache.store import Source, Table
+from usjepa.train.checkpoint import Progress
+from usjepa.train.frames import Frames, Positions, frames_of
+from usjepa.train.order import ORDER_VERSION, EpochOrder, first_views
+from usjepa.train.plan import refuse_another
+from usjepa.train.split import split_groups, split_rows
 
 
 def column(values) -> np.ndarray:
@@ -31,12 +36,18 @@ def table(frames_by_dataset: dict[str, int], views: int = 1, per_source: int = 7
     return column(dataset)[repeat], np.array(source)[repeat], np.array(frame)[repeat], view
 
 
+def frames(columns, positions=None) -> Frames:
+    dataset, source, frame, view = columns
+    named = np.empty(source.max() + 1, dtype=object)
+    named[source] = dataset
+    return frames_of(named.tolist(), source, frame, view, np.arange(len(source)) if positions is None else positions)
+
+
 def order(columns, positions=None, **fields) -> EpochOrder:
-    positions = np.arange(len(columns[0])) if positions is None else positions
-    return EpochOrder(*columns, positions, TrainSettings(**fields))
+    return EpochOrder(frames(columns, positions), TrainSettings(**fields))
 
 
-def frames_of(columns, rows) -> list[tuple[int, int]]:
+def drawn_frames(columns, rows) -> list[tuple[int, int]]:
     return list(zip(columns[1][rows].tolist(), columns[2][rows].tolist(), strict=True))
 
 
@@ -54,7 +65,7 @@ def test_an_epoch_draws_min_of_size_and_cap_frames_of_each_dataset_once(sizes, v
     columns = table(sizes, views)
     it = order(columns, dataset_cap=cap)
     rows = it.rows(epoch)
-    frames = frames_of(columns, rows)
+    frames = drawn_frames(columns, rows)
     assert len(set(frames)) == len(frames) == it.length
     names, counts = np.unique(columns[0][rows].astype(str), return_counts=True)
     assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == {n: min(s, cap) for n, s in sizes.items()}
@@ -69,19 +80,19 @@ def test_order_is_pure_in_seed_and_epoch():
     assert one.rows(0).tolist() != order(columns, seed=1).rows(0).tolist()
 
 
-def test_order_of_this_version_is_that_of_the_first():
+def test_order_of_this_version_stays_what_it_is():
     assert order(table({"a": 9, "b": 6}, views=2), dataset_cap=6).rows(3).tolist() == [
-        23,
-        4,
-        7,
-        8,
-        18,
-        26,
-        0,
-        2,
         10,
+        7,
+        18,
+        23,
+        0,
+        15,
         28,
         21,
+        4,
+        26,
+        13,
         24,
     ]
 
@@ -94,7 +105,9 @@ def test_views_rotate_so_that_k_epochs_show_every_view_of_a_frame_once():
     for start in (0, 4):
         rows = np.concatenate([it.rows(epoch) for epoch in range(start, start + 3)])
         assert sorted(rows.tolist()) == list(range(600))
-    by_frame = [dict(zip(frames_of(columns, r), columns[3][r].tolist(), strict=True)) for r in (it.rows(0), it.rows(1))]
+    by_frame = [
+        dict(zip(drawn_frames(columns, r), columns[3][r].tolist(), strict=True)) for r in (it.rows(0), it.rows(1))
+    ]
     assert all(by_frame[1][key] == (view + 1) % 3 for key, view in by_frame[0].items())
 
 
@@ -130,11 +143,64 @@ def test_shuffles_are_uniform_over_places():
         assert np.abs(np.bincount(places[:, frame], minlength=8) - 1000).max() < 5 * np.sqrt(875)
 
 
-def test_growth_keeps_the_relative_order_of_what_was_there():
-    small, grown = table({"a": 70}), table({"a": 70, "b": 50})
-    before = order(small).rows(2)
-    after = order(grown).rows(2)
-    assert [r for r in after.tolist() if r < 70] == before.tolist()
+def test_a_hundred_million_rows_are_ordered_without_being_listed():
+    clips = 100_000
+    starts = np.arange(clips, dtype=np.int64) * 250
+    many = Frames(
+        first_r=starts,
+        count=25_000_000,
+        rows_r=starts * 4,
+        views_r=np.full(clips, 4),
+        source_r=np.arange(clips),
+        frame_r=np.zeros(clips, np.int64),
+        kind_r=np.ones(clips, np.int8),
+        datasets=(20_000_000, 5_000_000),
+        positions=Positions(np.array([0]), np.array([0])),
+    )
+    it = EpochOrder(many, TrainSettings(dataset_cap=8_000_000, batch_size=1024))
+    assert it.length == 13_000_000
+    assert it.nbytes < 5_000_000
+    drawn = it.at(7, np.arange(4_000_000, 4_200_000))
+    assert drawn.min() >= 0
+    assert drawn.max() < 100_000_000
+    assert len(np.unique(drawn // 4)) == 200_000
+    assert (drawn < 80_000_000).mean() == pytest.approx(8 / 13, abs=0.005)
+    assert it.batch(7, 4000).tolist() == it.at(7, np.arange(4_096_000, 4_097_024)).tolist()
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=12), st.data())
+@settings(max_examples=150, deadline=None)
+def test_runs_describe_any_frames_exactly(sources, data):
+    rows = [
+        (s, frame, view)
+        for s, (_, count, views) in enumerate(sources)
+        for frame in range(count)
+        for view in range(views)
+    ]
+    source, frame, view = (np.array(column) for column in zip(*rows, strict=True))
+    kept = data.draw(st.lists(st.integers(0, len(rows) - 1), min_size=1, unique=True))
+    described = frames_of([s[0] for s in sources], source, frame, view, np.array(kept))
+    by_frame: dict[tuple[int, int], list[int]] = {}
+    for p in sorted(kept):
+        by_frame.setdefault((int(source[p]), int(frame[p])), []).append(p)
+    assert described.count == len(by_frame) == sum(described.datasets)
+    row, views, of_source, number = described.find(np.arange(described.count))
+    found = {}
+    for f in range(described.count):
+        key = (int(of_source[f]), int(number[f]))
+        found[key] = described.positions[row[f] + np.arange(views[f])].tolist()
+    assert found == by_frame
+    names = [sources[s][0] for s in of_source]
+    assert [name for name, before in zip(names, [None, *names], strict=False) if name != before] == list(
+        dict.fromkeys(names)
+    )
+
+
+def test_a_folder_of_images_and_a_list_of_clips_take_few_runs():
+    images = frames(table({"a": 50_000, "b": 20_000}, views=4, per_source=1))
+    clips = frames(table({"a": 50_000, "b": 20_000}, views=4, per_source=100))
+    assert (len(images.first_r), len(clips.first_r)) == (2, 700)
+    assert images.nbytes < 200
 
 
 def test_only_given_positions_are_drawn_and_their_order_does_not_matter():
@@ -268,3 +334,24 @@ def test_held_out_groups_are_not_those_of_another_split_by_the_bare_hash():
     bare = np.array([xxhash.xxh3_64_intdigest(f"d\0{name}".encode()) / 2**64 < 0.05 for name in names])
     held = split_groups(*groups(5000, frames=1), TrainSettings()).validation
     assert bare[held].mean() == pytest.approx(0.05, abs=0.05)
+
+
+def test_rows_follow_their_sources_and_sources_without_rows_do_not_count():
+    names = [("d", f"patient{k}", "test" if k % 10 == 3 else "") for k in range(300)]
+    sources = tuple(Source(f"{g}.mp4", d, g, "", s, "0" * 32, 2, "") for d, g, s in names)
+    source = np.repeat(np.arange(0, 300, 2), 2).astype(np.int32)  # every other source has no rows
+    stored = Table(sources, source, np.tile([0, 1], 150).astype(np.int32), np.zeros(300, np.int16))
+    parts = split_rows(stored, TrainSettings(validation_fraction=0.2))
+    path = np.array([s.path for s in sources], dtype=object)[source]
+    by_row = split_groups(stored.dataset, stored.group, stored.split, TrainSettings(validation_fraction=0.2), path)
+    assert parts.train.tolist() == by_row.train.tolist()
+    assert parts.validation.tolist() == by_row.validation.tolist()
+    assert len(parts.validation) > 0
+    assert (parts.excluded, parts.note) == (by_row.excluded, by_row.note)
+
+
+def test_a_run_of_the_order_before_is_refused_with_the_reason():
+    identity = {"train": {"seed": 0}, "order": {"version": ORDER_VERSION}}
+    refuse_another(Progress(0, 0, identity, {}), identity)
+    with pytest.raises(IdentityError, match=r"another order[\s\S]*order: null \| \{.version.: 2\}[\s\S]*another RUN"):
+        refuse_another(Progress(0, 0, {"train": {"seed": 0}}, {}), identity)

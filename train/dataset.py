@@ -20,7 +20,8 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.regions import patch_validity
 from usjepa.cache.settings import TrainSettings
 from usjepa.cache.store import open_store
-from usjepa.train.order import first_views, split_groups
+from usjepa.train.order import first_views
+from usjepa.train.split import split_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,8 +93,7 @@ class StoreDataset(Dataset[Item]):
         if part == "all":
             return np.arange(len(self.store), dtype=np.int64)
         table = self.store.table
-        path_R = np.array([source.path for source in table.sources], dtype=object)[table.source]
-        split = split_groups(table.dataset, table.group, table.split, settings, path_R)
+        split = split_rows(table, settings)
         if part == "train":
             return split.train
         return first_views(table.source, table.frame, table.view, split.validation)

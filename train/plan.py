@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from usjepa.cache.errors import IdentityError, StoreError, UsageError
@@ -15,13 +14,16 @@ from usjepa.cache.store import Store, open_store
 from usjepa.cache.teacher import Teacher, load_teacher
 from usjepa.train import pixel_targets
 from usjepa.train.checkpoint import Progress, same_json
-from usjepa.train.order import EpochOrder, Split, first_views, split_groups
+from usjepa.train.frames import frames_of
+from usjepa.train.order import ORDER_VERSION, EpochOrder, first_views
 from usjepa.train.pixel_targets import PixelTargets
 from usjepa.train.ranks import Ranks
 from usjepa.train.schedule import Schedule
+from usjepa.train.split import Split, split_rows
 from usjepa.train.student import student_grid
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.settings import Recipe, TrainSettings
@@ -91,7 +93,8 @@ class Plan:
         layers = ["pixels", *(["regions"] if self.settings.masks.regions else [])]
         stored: dict[str, Json] = {name: self.store.identity[name] for name in layers}
         stored["digest"] = self.store.digest
-        return dict(same_json({"train": numbers, "store": stored, "teacher": self.targets.identity}))
+        order: dict[str, Json] = {"version": ORDER_VERSION}
+        return dict(same_json({"train": numbers, "order": order, "store": stored, "teacher": self.targets.identity}))
 
     @property
     def soft(self) -> dict[str, Json]:
@@ -117,9 +120,9 @@ def make_plan(
     store = _open(store_path, settings.read_threads, resumed)
     targets = _targets(store, recipe, place)
     table = store.table
-    path_R = np.array([source.path for source in table.sources], dtype=object)[table.source]
-    split = split_groups(table.dataset, table.group, table.split, settings, path_R)
-    order = EpochOrder(table.dataset, table.source, table.frame, table.view, split.train, settings)
+    split = split_rows(table, settings)
+    dataset_S = [source.dataset for source in table.sources]
+    order = EpochOrder(frames_of(dataset_S, table.source, table.frame, table.view, split.train), settings)
     validation_rows = first_views(table.source, table.frame, table.view, split.validation)
     schedule = Schedule(settings, order.steps_per_epoch())
     plan = Plan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size)
@@ -131,6 +134,11 @@ def make_plan(
 def refuse_another(resumed: Progress, wanted: dict[str, Json]) -> None:
     """Raise IdentityError when a run would go on with other numbers than it began with; every field is shown."""
     found = differences(resumed.identity, wanted)
+    if any(field.split(".")[0] == "order" for field, _, _ in found):
+        raise IdentityError(
+            "this run began under another version of usjepa, which visits rows in another order (field: stored | "
+            f"wanted):\n{explain(found)}\nGo on with that version, or give another RUN folder to train anew."
+        )
     if found:
         raise IdentityError(
             "this run began with other numbers (field: stored | wanted):\n"
