@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from usjepa.cache.settings import Recipe
     from usjepa.cache.store import Batch, Store
     from usjepa.evaluate.runs import Run
-    from usjepa.evaluate.tasks import Task
     from usjepa.train.export import EncoderConfig
 
 
@@ -94,9 +93,9 @@ class Encoders:
             self._made[name] = made[name]()
         return self._made[name], ""
 
-    def seeing(self, name: str, task: Task) -> tuple[Encoder | None, str]:
+    def seeing(self, name: str, store: Store) -> tuple[Encoder | None, str]:
         """Return an encoder that looks at pixels, so that they may be changed first, or None and why there is none."""
-        return self._teachers.live(task.store) if name == "teacher" else self.make(name, task)
+        return self._teachers.live(store) if name == "teacher" else self.make(name, store)
 
     def _student(self) -> Encoder:
         from usjepa.train.export import load_encoder

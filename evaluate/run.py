@@ -238,7 +238,7 @@ class _Work:
     def _robustness(self, name: str, task: Task, scored: Scored) -> dict[str, Json]:
         if not self.recipe.evaluate.corruptions:
             return {}
-        encoder, why = self.encoders.seeing(name, task)
+        encoder, why = self.encoders.seeing(name, task.store)
         if encoder is None:
             self.notes.append(f"{task.name}: {self.title(name)} is not tested on corrupted frames: {why}")
             return {}
