@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from usjepa.cache.commits import committed
 from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
 from usjepa.cache.handles import Handles
+from usjepa.cache.lazy import lazy
 from usjepa.cache.manifest import Manifest, Segment
 from usjepa.cache.precision import to_targets
 from usjepa.cache.reading import LayerReader, Run, Trailers, by_shard, runs_of
@@ -105,22 +105,22 @@ class Table:
         values[:] = [getattr(source, name) for source in self.sources]
         return values[self.source]
 
-    @cached_property
+    @lazy
     def dataset(self) -> NDArray[np.object_]:
         """[R'] dataset names."""
         return self._column("dataset")
 
-    @cached_property
+    @lazy
     def group(self) -> NDArray[np.object_]:
         """[R'] groups (patients, clips): never to straddle a split."""
         return self._column("group")
 
-    @cached_property
+    @lazy
     def label(self) -> NDArray[np.object_]:
         """[R'] labels, "" for none."""
         return self._column("label")
 
-    @cached_property
+    @lazy
     def split(self) -> NDArray[np.object_]:
         """[R'] splits, "" for none."""
         return self._column("split")
@@ -200,7 +200,7 @@ class Store:
         """S, edge of the square pixels."""
         return self._manifest.layers["pixels"].shape[1]
 
-    @cached_property
+    @lazy
     def rows(self) -> NDArray[np.int64]:
         """The rows that exist, ascending, int64 [R']."""
         rows = self._manifest.row_numbers()
@@ -210,7 +210,7 @@ class Store:
             rows = rows[~np.isin(rows // self._manifest.rows_per_shard, sorted(lacking))]
         return rows
 
-    @cached_property
+    @lazy
     def table(self) -> Table:
         """Where each row comes from; read and checked on first use."""
         sources: list[Source] = []

@@ -14,10 +14,10 @@ from usjepa.train.student import Student
 
 
 def main(path: str, steps: int) -> None:
-    settings, data = load_recipe("demo").train, StoreDataset(path)
+    settings, data = load_recipe("demo", ["train.masks.regions=false"]).train, StoreDataset(path)
     wanted = settings.student.model_copy(update={"patch_size": data.store.size // data.grid[0]})
-    student = Student(wanted, data.store.size, seed=0)
-    predictor = Predictor(settings.predictor, student.dim, data.dim, data.grid, seed=0)
+    student = Student(wanted, data.store.size, 0)
+    predictor = Predictor(settings.predictor, student.dim, data.dim, data.grid, 0)
     optimizer = torch.optim.AdamW([*student.parameters(), *predictor.parameters()], lr=5e-4)
     accelerator = Accelerator()
     loader = DataLoader(data, batch_size=32, shuffle=True, drop_last=True, num_workers=2)
@@ -30,9 +30,9 @@ def main(path: str, steps: int) -> None:
         predicted = predictor(tokens, context, seen, places, asked)
         answers = torch.stack([latents[at] for latents, at in zip(batch["latents"], places, strict=True)])
         loss = torch.nn.functional.smooth_l1_loss(predicted[asked], answers[asked])
-        optimizer.zero_grad()
         accelerator.backward(loss)
         optimizer.step()
+        optimizer.zero_grad()
         accelerator.print(f"step {step}: loss {loss.item():.4f}")
 
 
