@@ -1,10 +1,11 @@
 """What grows with a store and what must not: `python -m benchmarks.scale [--sizes 1000 10000 100000 1000000]`.
 
 Stores of small rows (16 x 16 pixels, 4 x 16 fp16 latents, 250 rows a shard, clips of 100 frames, 4 views), so that
-what a row costs beside its bytes shows: written (with every fsync), sealed, read in random batches of 256, ordered in
-batches of 1,024. Opening is measured in fresh processes, warm page cache: seconds and memory from before `open_store`
-until it has returned, until one row is read, and until the tables are read, split and ordered. At last the order of an
-epoch of 100,000,000 rows, of which no store exists.
+what a row costs beside its bytes shows: written (with every fsync), sealed, read, ordered in batches of 1,024. Random
+rows of a small store share shards, those of a large one don't, so 64 rows of 4 random shards are read, and 64 rows from
+anywhere. Opening is measured in fresh processes, warm page cache: seconds and memory from before `open_store` until it
+has returned, until one row is read, and until the tables are read, split and ordered. At last the order of an epoch of
+100,000,000 rows, of which no store exists.
 """
 
 from __future__ import annotations
@@ -33,9 +34,15 @@ from usjepa.train.order import EpochOrder
 ROWS_PER_SHARD, FRAMES, VIEWS = 250, 100, 4
 LAYERS = (("pixels", "uint8", (1, 16, 16)), ("regions", "uint8", (8,)), ("latents/small", "float16", (4, 16)))
 SEED = 1
+FIRST, FEW, MANY, ORDER = (
+    "first look at a shard, us",
+    "read 64 rows of 4 shards, us a row",
+    "read 64 rows anywhere, us a row",
+    "order, us a row",
+)
 
 OPENING = """
-import json, os, resource, sys, time
+import json, os, sys, time
 from pathlib import Path
 import usjepa.cache.store
 
@@ -48,7 +55,8 @@ store = usjepa.cache.store.open_store(sys.argv[1])
 opened, opened_mb = time.perf_counter() - start, resident() - before
 store.read([0])
 first, first_mb = time.perf_counter() - start, resident() - before
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+# Not ru_maxrss, which begins with the memory of the process that started this one.
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
 
 from usjepa.cache.settings import TrainSettings
 from usjepa.train.frames import frames_of
@@ -124,23 +132,31 @@ def opening(folder: Path, rounds: int) -> dict[str, list[float]]:
 
 
 def using(folder: Path, rows: int, rounds: int) -> dict[str, list[float]]:
-    """Microseconds a row of random batches, read and ordered."""
-    rng, found = np.random.default_rng(SEED), {"read, us a row": [], "order, us a row": []}
-    with_store = open_store(folder)
-    table = with_store.table
+    """Microseconds a row of random batches, read and ordered; memory that reading every shard once leaves behind."""
+    rng, store = np.random.default_rng(SEED), open_store(folder)
+    table, shards = store.table, -(-rows // ROWS_PER_SHARD)
     names = [source.dataset for source in table.sources]
     order = EpochOrder(
         frames_of(names, table.source, table.frame, table.view, np.arange(rows)), TrainSettings(batch_size=1024)
     )
-    with_store.read(range(0, rows, ROWS_PER_SHARD))  # every shard once: what is kept of them is there
+    start = time.perf_counter()
+    for first in range(0, rows, 64 * ROWS_PER_SHARD):
+        store.read(range(first, min(rows, first + 64 * ROWS_PER_SHARD), ROWS_PER_SHARD))
+    found: dict[str, list[float]] = {
+        FIRST: [(time.perf_counter() - start) / shards * 1e6],
+        FEW: [],
+        MANY: [],
+        ORDER: [],
+    }
     for i in range(rounds):
-        batch = rng.integers(0, rows, 256)
+        few = rng.integers(0, shards, 4)[np.arange(64) // 16] * ROWS_PER_SHARD + rng.integers(0, ROWS_PER_SHARD, 64)
+        for name, batch in ((FEW, few), (MANY, rng.integers(0, rows, 64))):
+            start = time.perf_counter()
+            store.read(batch)
+            found[name].append((time.perf_counter() - start) / len(batch) * 1e6)
         start = time.perf_counter()
-        with_store.read(batch)
-        middle = time.perf_counter()
         got = order.batch(0, i % order.steps_per_epoch())
-        found["read, us a row"].append((middle - start) / len(batch) * 1e6)
-        found["order, us a row"].append((time.perf_counter() - middle) / len(got) * 1e6)
+        found[ORDER].append((time.perf_counter() - start) / len(got) * 1e6)
     return found
 
 
@@ -162,16 +178,17 @@ def huge(rounds: int) -> tuple[EpochOrder, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=51)
+    parser.add_argument("--folder", help="where the stores are written; none: the system's temporary folder")
     args = parser.parse_args()
     columns: dict[str, dict[str, list[float]]] = {}
     for rows in args.sizes:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(dir=args.folder) as name:
             folder = Path(name) / "store.zarr"
             made = {what: [value] for what, value in make(folder, rows).items()}
             columns[f"{rows:,}"] = {**made, **using(folder, rows, args.rounds), **opening(folder, 5)}
     order, found = huge(args.rounds)
-    columns["100,000,000"] = {"order, us a row": found, "order holds, MB": [order.nbytes / 1e6]}
+    columns["100,000,000"] = {ORDER: found, "order holds, MB": [order.nbytes / 1e6]}
     write(columns)
 
 
