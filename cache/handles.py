@@ -7,17 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usjepa.cache.storage import LocalStorage
 
-OPEN_FILES = 64
-"""Most idle descriptors of a store; a process is allowed 256 on some systems."""
+MOST_OPEN = 1024
+"""Most idle descriptors of a store."""
+_SHARE = 4
+"""At most one in four of the descriptors that the process may have: 64 of 256, the fewest that systems allow."""
+
+
+def most_open() -> int:
+    """Return how many idle descriptors a store may keep in this process."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, allowed // _SHARE))
 
 
 @dataclass
@@ -32,26 +42,33 @@ class OpenFile:
 
 
 class Handles:
-    """Lends open files by name and closes those longest unused."""
+    """Lends open files by name and closes those longest unused. Folders stay open: a file is then found in one step."""
 
-    def __init__(self, storage: LocalStorage, most: int = OPEN_FILES) -> None:
+    def __init__(self, storage: LocalStorage, most: int | None = None) -> None:
         self._storage = storage
-        self._most = most
+        self._most = most_open() if most is None else most
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
+        self._folders: dict[str, int] = {}
         self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._files, os.getpid()).atexit = False
+        weakref.finalize(self, _close_all, self._files, self._folders, os.getpid()).atexit = False
 
     def lend(self, name: str) -> OpenFile:
         """Return an open file; it stays open until it is given back. Raises OSError as the system does."""
         with self._lock:
             file = self._files.get(name)
             if file is None:
-                handle = self._storage.open(name)
+                handle = self._open(name)
                 file = self._files[name] = OpenFile(name, handle, os.fstat(handle).st_size)
             else:
                 self._files.move_to_end(name)
             file.users += 1
             return file
+
+    def _open(self, name: str) -> int:
+        folder = name.rpartition("/")[0]
+        if folder not in self._folders:
+            self._folders[folder] = self._storage.open_folder(folder)
+        return self._storage.open_in(self._folders[folder], name)
 
     def give_back(self, file: OpenFile) -> None:
         """Take a lent file back."""
@@ -64,13 +81,20 @@ class Handles:
                 self._close_idle(self._most)
 
     def _close_idle(self, keep: int) -> None:
-        idle = [file for file in self._files.values() if not file.users]
-        for file in idle[: max(0, len(self._files) - keep)]:
+        excess = max(0, len(self._files) - keep)
+        idle = islice((file for file in self._files.values() if not file.users), excess)  # the oldest come first
+        for file in list(idle):
             os.close(self._files.pop(file.name).handle)
+
+    def _close_folder(self, name: str) -> None:
+        folder = self._folders.pop(name, None)
+        if folder is not None:
+            os.close(folder)
 
     def drop(self, name: str) -> None:
         """Forget a file and what the system cached of it, so that the next read asks the disk or share again."""
         with self._lock:
+            self._close_folder(name.rpartition("/")[0])
             file = self._files.pop(name, None)
             if file is None:
                 return
@@ -79,9 +103,11 @@ class Handles:
                 _close_afresh(file.handle)
 
     def close(self) -> None:
-        """Close every idle file."""
+        """Close every idle file and all folders."""
         with self._lock:
             self._close_idle(0)
+            for folder in list(self._folders):
+                self._close_folder(folder)
 
 
 def _close_afresh(handle: int) -> None:
@@ -91,8 +117,8 @@ def _close_afresh(handle: int) -> None:
     os.close(handle)
 
 
-def _close_all(files: OrderedDict[str, OpenFile], process: int) -> None:
+def _close_all(files: OrderedDict[str, OpenFile], folders: dict[str, int], process: int) -> None:
     """Close what a reader that is gone left open; a forked child leaves its parent's numbers alone."""
     if os.getpid() == process:
-        for file in files.values():
-            os.close(file.handle)
+        for handle in [*(file.handle for file in files.values()), *folders.values()]:
+            os.close(handle)

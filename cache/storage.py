@@ -213,17 +213,31 @@ class LocalStorage:
 
         Raises OSError as the system does, and StoreError for a pipe, a device or the like.
         """
-        *folders, last = self._parts(name)
+        self._parts(name)
+        place = self.open_folder(name.rpartition("/")[0])
+        try:
+            return self.open_in(place, name)
+        finally:
+            os.close(place)
+
+    def open_folder(self, name: str) -> int:
+        """Return a descriptor of a folder of the store ("" = its root), for `open_in`; see `open`."""
         place = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            for folder in folders:
+            for folder in self._parts(name) if name else []:
                 inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
                 os.close(place)
                 place = inner
-            # Without O_NONBLOCK a pipe in a forged store would hang the reader.
-            handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
-        finally:
+        except BaseException:
             os.close(place)
+            raise
+        return place
+
+    def open_in(self, place: int, name: str) -> int:
+        """Do what `open` does, given a descriptor of the file's folder."""
+        last = self._parts(name)[-1]
+        # Without O_NONBLOCK a pipe in a forged store would hang the reader.
+        handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             os.close(handle)
             raise StoreError(f"{self.root / name}: not a regular file. The store is damaged or forged.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -18,9 +19,10 @@ from usjepa.cache import reading
 from usjepa.cache.buffers import BatchMemory, Ring, aligned_empty
 from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, UsageError
-from usjepa.cache.handles import OPEN_FILES
+from usjepa.cache.handles import MOST_OPEN, Handles, most_open
 from usjepa.cache.reading import Trailers
 from usjepa.cache.shard import Trailer
+from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import open_store
 
 
@@ -183,6 +185,7 @@ _FEW_FILES = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 import numpy as np
+from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import open_store
 stores = [open_store(sys.argv[1], threads=4) for _ in range(2)]
 rows = np.random.default_rng(0).permutation(stores[0].rows)
@@ -206,7 +209,28 @@ def test_two_open_stores_of_many_shards_are_read_within_256_descriptors(
         [sys.executable, "-c", _FEW_FILES, str(tmp_path / "s")], capture_output=True, text=True, timeout=280
     )
     assert done.stdout == f"read {shards}\n", done.stderr
-    assert OPEN_FILES * 2 < 256
+
+
+def test_idle_files_take_a_quarter_of_the_descriptors_that_a_process_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, wanted in ((256, 64), (1024, 256), (1_000_000, MOST_OPEN), (resource.RLIM_INFINITY, MOST_OPEN)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=allowed: (soft, soft))
+        assert most_open() == wanted
+
+
+def test_a_folder_that_was_replaced_is_found_again_when_a_file_is_dropped(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.publish("a/x", b"old")
+    handles = Handles(storage)
+    handles.give_back(handles.lend("a/x"))
+    (tmp_path / "a").rename(tmp_path / "gone")
+    storage.publish("a/x", b"new!")
+    handles.drop("a/x")
+    file = handles.lend("a/x")
+    assert (file.size, os.pread(file.handle, 9, 0)) == (4, b"new!")
+    handles.give_back(file)
+    handles.close()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file.handle)
 
 
 def test_memory_does_not_grow_with_the_rows_that_were_read(tmp_path: Path) -> None:

@@ -1,0 +1,214 @@
+"""What grows with a store and what must not: `python -m benchmarks.scale [--sizes 1000 10000 100000 1000000]`.
+
+Stores of small rows (16 x 16 pixels, 4 x 16 fp16 latents, 250 rows a shard, clips of 100 frames, 4 views), so that
+what a row costs beside its bytes shows: written (with every fsync), sealed, read, ordered in batches of 1,024. Random
+rows of a small store share shards, those of a large one don't, so 64 rows of 4 random shards are read, and 64 rows from
+anywhere. Opening is measured in fresh processes, warm page cache: seconds and memory from before `open_store` until it
+has returned, until one row is read, and until the tables are read, split and ordered. At last the order of an epoch of
+100,000,000 rows, of which no store exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.machine import describe
+from usjepa.cache.layers import Layer
+from usjepa.cache.settings import TrainSettings
+from usjepa.cache.storage import LocalStorage
+from usjepa.cache.store import open_store
+from usjepa.cache.tables import RowTable, SourceTable
+from usjepa.cache.writer import StoreWriter
+from usjepa.train.frames import Frames, frames_of
+from usjepa.train.order import EpochOrder
+
+ROWS_PER_SHARD, FRAMES, VIEWS = 250, 100, 4
+LAYERS = (("pixels", "uint8", (1, 16, 16)), ("regions", "uint8", (8,)), ("latents/small", "float16", (4, 16)))
+SEED = 1
+FIRST, FEW, MANY, ORDER = (
+    "first look at a shard, us",
+    "read 64 rows of 4 shards, us a row",
+    "read 64 rows anywhere, us a row",
+    "order, us a row",
+)
+
+OPENING = """
+import json, os, sys, time
+from pathlib import Path
+import usjepa.cache.store
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+imports = before = resident()
+start = time.perf_counter()
+store = usjepa.cache.store.open_store(sys.argv[1])
+opened, opened_mb = time.perf_counter() - start, resident() - before
+store.read([0])
+first, first_mb = time.perf_counter() - start, resident() - before
+# Not ru_maxrss, which begins with the memory of the process that started this one.
+peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
+
+from usjepa.cache.settings import TrainSettings
+from usjepa.train.frames import frames_of
+from usjepa.train.order import EpochOrder
+from usjepa.train.split import split_rows
+before, start = resident(), time.perf_counter()
+table, settings = store.table, TrainSettings()
+split = split_rows(table, settings)
+names = [source.dataset for source in table.sources]
+EpochOrder(frames_of(names, table.source, table.frame, table.view, split.train), settings).batch(0, 0)
+ready, ready_mb = time.perf_counter() - start, resident() - before
+print(json.dumps([opened, opened_mb, first, first_mb, imports, peak, ready, ready_mb]))
+"""
+OPENED = (
+    "open, s",
+    "open, MB",
+    "open and read a row, s",
+    "open and read a row, MB",
+    "process before, MB",
+    "process at its peak, MB",
+    "tables, split and order, s",
+    "tables, split and order, MB",
+)
+
+
+def tables(rows: int) -> tuple[bytes, bytes]:
+    """Parquet bytes of a segment of clips."""
+    clips = -(-rows // (FRAMES * VIEWS))
+    names = np.array([f"clips/patient-{i // 3:06d}/clip-{i:07d}.mp4" for i in range(clips)], dtype=object)
+    groups = np.array([f"patient-{i // 3:06d}" for i in range(clips)], dtype=object)
+    hashes = np.array([f"{i:032x}" for i in range(clips)], dtype=object)
+
+    def text(value: str) -> np.ndarray:
+        return np.full(clips, value, dtype=object)
+
+    size = np.full(clips, 480, np.int32)
+    frames = np.full(clips, FRAMES, np.int32)
+    sources = SourceTable(
+        names, text("clips"), groups, text(""), text("train"), text("video"), hashes, frames, size, size, text("")
+    )
+    number = np.arange(rows, dtype=np.int32)
+    frame = number // VIEWS
+    edge, flags = np.full(rows, 480, np.int32), np.zeros(rows, bool)
+    zero = np.zeros(rows, np.int32)
+    row_table = RowTable(frame // FRAMES, frame % FRAMES, number % VIEWS, zero, zero, edge, edge, flags, flags)
+    return sources.to_parquet(), row_table.to_parquet()
+
+
+def make(folder: Path, rows: int) -> dict[str, float]:
+    """Write and seal a store; microseconds a row."""
+    writer = StoreWriter(LocalStorage(folder))
+    writer.open(ROWS_PER_SHARD)
+    writer.add_segment(*tables(rows), rows)
+    layers = [writer.add_layer(Layer(name, kind, shape, ROWS_PER_SHARD, {})) for name, kind, shape in LAYERS]
+    content = {layer.name: np.ones((ROWS_PER_SHARD, *layer.shape), layer.dtype) for layer in layers}
+    start = time.perf_counter()
+    for shard in range(writer.state.shard_count):
+        numbers = writer.state.rows_of_shard(shard)
+        for layer in layers:
+            writer.write_shard(layer, shard, content[layer.name][: len(numbers)], [], {})
+    written = time.perf_counter()
+    writer.seal()
+    sealed = time.perf_counter()
+    return {"write, us a row": (written - start) / rows * 1e6, "seal, us a row": (sealed - written) / rows * 1e6}
+
+
+def opening(folder: Path, rounds: int) -> dict[str, list[float]]:
+    found = [
+        json.loads(subprocess.run([sys.executable, "-c", OPENING, str(folder)], capture_output=True, check=True).stdout)
+        for _ in range(rounds)
+    ]
+    return {name: [values[i] for values in found] for i, name in enumerate(OPENED)}
+
+
+def using(folder: Path, rows: int, rounds: int) -> dict[str, list[float]]:
+    """Microseconds a row of random batches, read and ordered; memory that reading every shard once leaves behind."""
+    rng, store = np.random.default_rng(SEED), open_store(folder)
+    table, shards = store.table, -(-rows // ROWS_PER_SHARD)
+    names = [source.dataset for source in table.sources]
+    order = EpochOrder(
+        frames_of(names, table.source, table.frame, table.view, np.arange(rows)), TrainSettings(batch_size=1024)
+    )
+    start = time.perf_counter()
+    for first in range(0, rows, 64 * ROWS_PER_SHARD):
+        store.read(range(first, min(rows, first + 64 * ROWS_PER_SHARD), ROWS_PER_SHARD))
+    found: dict[str, list[float]] = {
+        FIRST: [(time.perf_counter() - start) / shards * 1e6],
+        FEW: [],
+        MANY: [],
+        ORDER: [],
+    }
+    for i in range(rounds):
+        few = rng.integers(0, shards, 4)[np.arange(64) // 16] * ROWS_PER_SHARD + rng.integers(0, ROWS_PER_SHARD, 64)
+        for name, batch in ((FEW, few), (MANY, rng.integers(0, rows, 64))):
+            start = time.perf_counter()
+            store.read(batch)
+            found[name].append((time.perf_counter() - start) / len(batch) * 1e6)
+        start = time.perf_counter()
+        got = order.batch(0, i % order.steps_per_epoch())
+        found[ORDER].append((time.perf_counter() - start) / len(got) * 1e6)
+    return found
+
+
+def huge(rounds: int) -> tuple[EpochOrder, list[float]]:
+    """The order of 100,000,000 rows: 62,500 clips of 400 frames, 4 views; microseconds a row of batches of 1,024."""
+    table = {"source": np.repeat(np.arange(62_500, dtype=np.int32), 1600)}
+    table["frame"] = np.tile(np.repeat(np.arange(400, dtype=np.int32), 4), 62_500)
+    table["view"] = np.tile(np.arange(4, dtype=np.int16), 25_000_000)
+    frames: Frames = frames_of(["clips"] * 62_500, *table.values(), np.arange(100_000_000))
+    order = EpochOrder(frames, TrainSettings(batch_size=1024, dataset_cap=10**9))
+    samples = []
+    for i in range(rounds):
+        start = time.perf_counter()
+        order.batch(3, i * 97)
+        samples.append((time.perf_counter() - start) / 1024 * 1e6)
+    return order, samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
+    parser.add_argument("--rounds", type=int, default=51)
+    parser.add_argument("--folder", help="where the stores are written; none: the system's temporary folder")
+    args = parser.parse_args()
+    columns: dict[str, dict[str, list[float]]] = {}
+    for rows in args.sizes:
+        with tempfile.TemporaryDirectory(dir=args.folder) as name:
+            folder = Path(name) / "store.zarr"
+            made = {what: [value] for what, value in make(folder, rows).items()}
+            columns[f"{rows:,}"] = {**made, **using(folder, rows, args.rounds), **opening(folder, 5)}
+    order, found = huge(args.rounds)
+    columns["100,000,000"] = {ORDER: found, "order holds, MB": [order.nbytes / 1e6]}
+    write(columns)
+
+
+def write(columns: dict[str, dict[str, list[float]]]) -> None:
+    """Print medians, a line a figure and a column a size, and write benchmarks/results/scale.json."""
+    lines = list(dict.fromkeys(name for column in columns.values() for name in column))
+    print(f"{'rows':32s}" + "".join(f"{size:>14s}" for size in columns))
+    for name in lines:
+        cells = [
+            f"{statistics.median(column[name]):14.3f}" if name in column else " " * 14 for column in columns.values()
+        ]
+        print(f"{name:32s}" + "".join(cells))
+    told = {
+        size: {name: [min(values), statistics.median(values), max(values)] for name, values in column.items()}
+        for size, column in columns.items()
+    }
+    note = " ".join(__doc__.split("\n\n")[1].split())
+    content = {"note": note, "machine": describe(("numpy", "pyarrow", "xxhash")), "min_median_max": told}
+    (Path(__file__).parent / "results" / "scale.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
