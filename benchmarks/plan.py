@@ -25,7 +25,7 @@ from benchmarks.machine import describe
 
 WITHIN = 0.25
 SETS = {
-    "phantom": ["cache.phantom.patients=30", "cache.phantom.frames_per_patient=12"],
+    "phantom": [],
     "images": [],
     "hdf5": [],
 }

@@ -98,12 +98,14 @@ def plan(
     A temporary folder is made on the target and removed again. SOURCE defaults to the recipe's own.
     """
     import json
+    import time
 
+    began = time.perf_counter()
     settings = _needed_recipe(pipeline, recipes, overrides, "plan")
     from usjepa.cache.plan import plan as plan_build
     from usjepa.cache.plan_report import describe
 
-    found = plan_build(source, settings, say=lambda text: click.echo(text, err=True), **asked)
+    found = plan_build(source, settings, say=lambda text: click.echo(text, err=True), began=began, **asked)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found))
 
 

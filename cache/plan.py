@@ -60,6 +60,7 @@ def plan(
     device: str | None = None,
     seconds: float = 60.0,
     say: Callable[[str], None] = lambda _: None,
+    began: float | None = None,
 ) -> Plan:
     """Measure and predict.
 
@@ -71,12 +72,15 @@ def plan(
         device: torch device of the teacher.
         seconds: about how long to measure.
         say: told what is being measured.
+        began: `time.perf_counter()` when the command began, before its libraries were imported, as a build imports
+            them too; none: now.
 
     Raises:
         UsageError: no source, or a target that is no folder.
         WriteError: the target can't be written or has less than 512 MiB free.
         SourceError: no source of the sample can be read.
     """
+    began = time.perf_counter() if began is None else began
     place = source or recipe.cache.source
     if place is None:
         raise UsageError("plan needs a SOURCE: a folder, a file, a manifest CSV, or `phantom`.")
@@ -85,7 +89,6 @@ def plan(
         def check() -> None:
             stop.check(_GO_ON)
 
-        began = time.perf_counter()
         model, settings = _teacher(recipe.cache, teacher, device)
         loading = time.perf_counter() - began
         measured = _measure(place, settings, model, folder, loading, seconds, check, say)

@@ -36,7 +36,7 @@ class Measured:
     scan: Estimate
     """Seconds of the whole scan."""
     loading: float
-    """Seconds until the teacher is loaded."""
+    """Seconds until libraries and teacher are loaded."""
     trial: Trial
     rates: TargetRates
     grid: tuple[int, int] | None
