@@ -58,11 +58,12 @@ def corrupted(document: Json, task: Json) -> str:
         f"<figcaption>{text(MEANING[name])}</figcaption></figure>"
         for name, lines in charts.items()
     )
+    count = scored[0][1]["robustness"]["frames"]
     return (
         f'<h3>On corrupted frames</h3>{_legend(next(iter(charts.values())))}<div class="multiples">{figures}</div>'
-        f'<p class="quiet">Macro F1 in percent on {scored[0][1]["robustness"]["frames"]} test frames, of probes that '
-        "were trained on clean frames, by strength of the corruption: mean and standard deviation over the probe's "
-        "seeds. Lengths are pixels of the stored frame.</p>"
+        f'<p class="quiet">Macro F1 in percent on {count} test frames, of probes that were '
+        "trained on clean frames, by strength of the corruption: mean and standard deviation over the probe's seeds. "
+        "Lengths are pixels of the stored frame.</p>"
         f"{_drops(document, scored, names)}"
     )
 
