@@ -84,6 +84,7 @@ bench: $(STAMP) $(PEERS)/installed ## Run the benchmarks; results go to benchmar
 	$(BIN)/python -m benchmarks.masks
 	$(BIN)/python -m benchmarks.phantom
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.evaluate
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom, or on SOURCE=folder
 	$(BIN)/python -m benchmarks.learning $(if $(SOURCE),--source '$(SOURCE)')

@@ -26,7 +26,7 @@ from usjepa.evaluate.document import draws_of
 from usjepa.evaluate.facts import facts_of
 from usjepa.evaluate.features import LAYER, feature_identity, features_of
 from usjepa.evaluate.few_shot import few_shot
-from usjepa.evaluate.robustness import Corrupted, only_tested, robustness
+from usjepa.evaluate.robustness import Corrupted, only_tested, robustness, seen_corrupted
 from usjepa.evaluate.scoring import score_features
 from usjepa.evaluate.splits import TRAIN
 from usjepa.evaluate.tasks import tasks_of
@@ -110,7 +110,8 @@ def evaluated(tasks: list[Task], folder: Path, spent: dict[str, list[float]]) ->
         spent[stage].append(time.perf_counter() - start)
 
     for task in tasks:
-        encoder, tested = Noisy(task), only_tested(task)
+        encoder, chosen = Noisy(task), seen_corrupted(task, settings)
+        tested = only_tested(task, chosen)
         with clock("leakage and hygiene"):
             facts_of(task)
         with clock("features read"):
@@ -128,7 +129,7 @@ def evaluated(tasks: list[Task], folder: Path, spent: dict[str, list[float]]) ->
             return features_of(Corrupted(encoder, name), tested, folder / "features", BATCH, quiet)
 
         with clock("robustness"):
-            robustness(scored.probe, scored.data, settings, through)
+            robustness(scored.probe, scored.data, chosen, settings, through)
 
 
 def reading(task: Task, folder: Path) -> dict[str, list[float]]:

@@ -307,6 +307,8 @@ class EvaluateSettings(Settings):
     """Shares of the training labels that probes are trained on as well, stratified by class [paper: 1, 5, 10, 50 %]."""
     corruptions: tuple[Corruption, ...] = ("blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg")
     """What is done to test frames, at three strengths, for clean-trained probes [paper: blur, contrast, speckle]."""
+    corrupted_frames: Count | None = None
+    """About how many test frames are tested corrupted, drawn class by class; none: all."""
 
     @model_validator(mode="after")
     def _named_once(self) -> EvaluateSettings:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.evaluate.metrics import from_confusions
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -80,7 +82,11 @@ class Draws:
         matrices = self.confusions(truth_N, predicted_SN, classes).reshape(self.groups, -1)
         drawn_RSCC = (self.group_weights @ matrices).reshape(self.count, len(predicted_SN), classes, classes)
         seeds_RS = self.seed_weights(len(predicted_SN))
-        return {name: (values * seeds_RS).sum(axis=1) for name, values in _from_confusions(drawn_RSCC).items()}
+        f1_RS, recall_RS = from_confusions(drawn_RSCC)
+        return {
+            "macro_f1": (f1_RS * seeds_RS).sum(axis=1),
+            "balanced_accuracy": (recall_RS * seeds_RS).sum(axis=1),
+        }
 
     def auroc(self, truth_N: Ints, probability_SNC: Floats) -> Floats:
         """Return the macro one-vs-rest AUROC in the first 1,000 draws, [R]; NaN where one holds a single class."""
@@ -118,18 +124,6 @@ class Draws:
             others_rK = np.diff(below_rK, axis=1, prepend=0.0)
             wins_R[start : start + step] = (ours_rK * (below_rK - 0.5 * others_rK)).sum(axis=1)
         return wins_R
-
-
-def _from_confusions(matrices: NDArray[np.float32]) -> dict[str, Floats]:
-    """Return macro F1 and balanced accuracy of confusion matrices [..., truth, prediction]."""
-    matrices_ = matrices.astype(np.float64)
-    truth, said = matrices_.sum(axis=-1), matrices_.sum(axis=-2)
-    hits = np.diagonal(matrices_, axis1=-2, axis2=-1)
-    present = truth > 0
-    count = present.sum(axis=-1)
-    f1 = np.where(present, 2 * hits / np.maximum(truth + said, 1), 0.0).sum(axis=-1) / count
-    recall = np.where(present, hits / np.maximum(truth, 1), 0.0).sum(axis=-1) / count
-    return {"macro_f1": f1, "balanced_accuracy": recall}
 
 
 def interval(values_R: Floats) -> list[float] | None:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
 
 
+_HEADINGS = {"attenuation": "Depth attenuation", "contrast": "Contrast loss", "jpeg": "JPEG"}
+
+
 def few_labels(document: Json, task: Json) -> str:
     """Return the few-shot curves of a task; "" where none were measured."""
     scored = _scored(document, task["name"], "few_shot")
@@ -45,26 +48,29 @@ def corrupted(document: Json, task: Json) -> str:
     scored = _scored(document, task["name"], "robustness")
     if not scored:
         return ""
-    names = list(scored[0][1]["robustness"])
+    names = list(scored[0][1]["robustness"]["corruptions"])
     charts = {name: [_drop(document, place, scores, name) for place, scores in scored] for name in names}
     span = _range([line for lines in charts.values() for line in lines])
     ticks = ["clean", *map(str, STRENGTHS)]
     figures = "".join(
-        f"<figure><h4>{text(name.capitalize())}</h4>"
+        f"<figure><h4>{text(_HEADINGS.get(name, name.capitalize()))}</h4>"
         f"{lines_svg(lines, ticks, '', f'Macro F1 under {name}', span, width=260)}"
         f"<figcaption>{text(MEANING[name])}</figcaption></figure>"
         for name, lines in charts.items()
     )
+    count = scored[0][1]["robustness"]["frames"]
     return (
         f'<h3>On corrupted frames</h3>{_legend(next(iter(charts.values())))}<div class="multiples">{figures}</div>'
-        '<p class="quiet">Macro F1 in percent of probes that were trained on clean frames, by strength of the '
-        "corruption: mean and standard deviation over the probe's seeds. Lengths are pixels of the stored frame.</p>"
+        f'<p class="quiet">Macro F1 in percent on {count} test frames, of probes that were '
+        "trained on clean frames, by strength of the corruption: mean and standard deviation over the probe's seeds. "
+        "Lengths are pixels of the stored frame.</p>"
         f"{_drops(document, scored, names)}"
     )
 
 
 def _drop(document: Json, place: int, scores: Json, corruption: str) -> Line:
-    values = [scores["probe"]["macro_f1"], *[at["macro_f1"] for at in scores["robustness"][corruption]]]
+    told = scores["robustness"]
+    values = [told["clean"], *[at["macro_f1"] for at in told["corruptions"][corruption]]]
     points = tuple((i, 100 * value["mean"], 100 * value["sd"]) for i, value in enumerate(values))
     return Line(title(document, scores["encoder"]), place, points)
 
@@ -73,8 +79,8 @@ def _drops(document: Json, scored: Sequence[tuple[int, Json]], names: Sequence[s
     """Return the table of what is lost at the greatest strength."""
     lines = []
     for _, scores in scored:
-        clean = scores["probe"]["macro_f1"]["mean"]
-        lost = [scores["robustness"][name][-1]["macro_f1"]["mean"] - clean for name in names]
+        told = scores["robustness"]
+        lost = [told["corruptions"][name][-1]["macro_f1"]["mean"] - told["clean"]["mean"] for name in names]
         lines.append((title(document, scores["encoder"]), [signed(value) for value in lost], ""))
     head = ["Change at strength 3, points", *map(text, names)]
     return table(head, lines, "measures")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _WIDTH = 460
 _MOST_POINTS = 400
-_LABEL = 17
+_LABEL = 18
 """Characters that fit beside the plot of scores, bold, in any common font."""
 
 

@@ -7,6 +7,7 @@ as an F1 of 0 that no encoder could mend; that it lacks is told in the task's no
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,23 @@ class Score:
 
 def score(truth: Labels, predicted: Labels, classes: int) -> Score:
     """Return how well `predicted` [n] meets `truth` [n], both numbers of 0..classes-1."""
-    from sklearn.metrics import confusion_matrix, f1_score, recall_score
-
-    present = np.unique(truth)
-    f1 = f1_score(truth, predicted, labels=present, average="macro", zero_division=0)
-    recall = recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
-    matrix = confusion_matrix(truth, predicted, labels=np.arange(classes))
+    matrix = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    f1, recall = from_confusions(matrix)
     return Score(float(f1), float(recall), _rows(matrix), is_constant(predicted))
+
+
+def from_confusions(matrices: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return macro F1 and balanced accuracy of confusion matrices [..., truth, prediction], over the truth's classes.
+
+    An evaluation asks a thousand times; scikit-learn's checks of each call take a hundred times as long as the sums.
+    """
+    truth, said = matrices.sum(axis=-1, dtype=np.float64), matrices.sum(axis=-2, dtype=np.float64)
+    hits = np.diagonal(matrices, axis1=-2, axis2=-1).astype(np.float64)
+    present = truth > 0
+    count = present.sum(axis=-1)
+    f1 = np.where(present, 2 * hits / np.maximum(truth + said, 1), 0.0).sum(axis=-1) / count
+    recall = np.where(present, hits / np.maximum(truth, 1), 0.0).sum(axis=-1) / count
+    return f1, recall
 
 
 def auroc(truth: Labels, probability_NC: NDArray[np.float64]) -> float | None:

@@ -15,6 +15,7 @@ import numpy as np
 from usjepa.cache.identity import Json, soft_versions
 from usjepa.cache.regions import unpack_cells
 from usjepa.evaluate.corruptions import CORRUPTIONS_VERSION, STRENGTHS, corrupt
+from usjepa.evaluate.few_shot import subset
 from usjepa.evaluate.metrics import score, spread
 from usjepa.evaluate.splits import TEST
 
@@ -82,9 +83,17 @@ class Corrupted:
         return self.encoder.features(replace(batch, arrays={**batch.arrays, "pixels": np.stack(seen)}))
 
 
-def only_tested(task: Task) -> Task:
-    """Return the task with its test frames only: no others are ever seen corrupted."""
-    test = task.positions(TEST)
+def seen_corrupted(task: Task, settings: EvaluateSettings) -> NDArray[np.int64]:
+    """Return which test frames are seen corrupted, positions among the test frames, ascending."""
+    labels = task.labels[task.positions(TEST)]
+    if settings.corrupted_frames is None or settings.corrupted_frames >= len(labels):
+        return np.arange(len(labels))
+    return subset(labels, settings.corrupted_frames / len(labels), draw=0)
+
+
+def only_tested(task: Task, chosen: NDArray[np.int64]) -> Task:
+    """Return the task with some of its test frames only: no others are ever seen corrupted."""
+    test = task.positions(TEST)[chosen]
     return replace(
         task, rows=task.rows[test], labels=task.labels[test], groups=task.groups[test], splits=task.splits[test]
     )
@@ -93,24 +102,32 @@ def only_tested(task: Task) -> Task:
 def robustness(
     probe: Probe,
     data: Data,
+    chosen: NDArray[np.int64],
     settings: EvaluateSettings,
     features_through: Callable[[Corruption], NDArray[np.float32]],
 ) -> dict[str, Json]:
-    """Return, for each corruption, the clean-trained probes' macro F1 at each strength.
+    """Return the clean-trained probes' macro F1 on clean frames and, for each corruption, at each strength.
 
     Args:
         probe: trained on clean frames.
         data: the clean features: classes of the test frames, and the standardisation.
+        chosen: the test frames that are seen corrupted, positions among them.
         settings: which corruptions.
-        features_through: returns the features of the test frames under a corruption, float32 [N, 3 F].
+        features_through: returns the features of the chosen frames under a corruption, float32 [N, 3 F].
     """
-    told: dict[str, Json] = {}
+    truth = data.test_labels[chosen]
+
+    def told(features_NF: NDArray[np.float32]) -> dict[str, Json]:
+        predicted_SN = probe.logits(features_NF).argmax(axis=2)
+        values = [score(truth, one, data.classes).macro_f1 for one in predicted_SN]
+        mean, deviation = spread(values)
+        return {"mean": mean, "sd": deviation, "seeds": values}
+
+    strengths: dict[str, Json] = {}
     for name in settings.corruptions:
-        told[name] = []
         parts = np.split(features_through(name), len(STRENGTHS), axis=1)
-        for strength, features in zip(STRENGTHS, parts, strict=True):
-            logits = probe.logits(data.scaler(features))
-            values = [score(data.test_labels, one.argmax(axis=1), data.classes).macro_f1 for one in logits]
-            mean, deviation = spread(values)
-            told[name].append({"strength": strength, "macro_f1": {"mean": mean, "sd": deviation, "seeds": values}})
-    return told
+        strengths[name] = [
+            {"strength": strength, "macro_f1": told(data.scaler(features))}
+            for strength, features in zip(STRENGTHS, parts, strict=True)
+        ]
+    return {"frames": len(chosen), "clean": told(data.test[chosen]), "corruptions": strengths}

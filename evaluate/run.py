@@ -25,7 +25,7 @@ from usjepa.evaluate.features import FEATURES_VERSION, features_of
 from usjepa.evaluate.few_shot import few_shot
 from usjepa.evaluate.markup import STUDENT, Example
 from usjepa.evaluate.report import render
-from usjepa.evaluate.robustness import Corrupted, only_tested, robustness
+from usjepa.evaluate.robustness import Corrupted, only_tested, robustness, seen_corrupted
 from usjepa.evaluate.runs import Run, open_run
 from usjepa.evaluate.scores_csv import scores_csv
 from usjepa.evaluate.scoring import score_features
@@ -242,13 +242,14 @@ class _Work:
         if encoder is None:
             self.notes.append(f"{task.name}: {self.title(name)} is not tested on corrupted frames: {why}")
             return {}
-        seeing, tested = encoder, only_tested(task)
+        seeing, chosen = encoder, seen_corrupted(task, self.recipe.evaluate)
+        tested = only_tested(task, chosen)
 
         def through(corruption: Corruption) -> NDArray[np.float32]:
             self.check()
             return self._features(Corrupted(seeing, corruption), tested)
 
-        return robustness(scored.probe, scored.data, self.recipe.evaluate, through)
+        return robustness(scored.probe, scored.data, chosen, self.recipe.evaluate, through)
 
     def _map(self, task: Task, features: NDArray[np.float32]) -> None:
         self.maps[task.name] = class_map(features, task.labels[task.positions(TEST)], task.classes)

@@ -71,7 +71,10 @@ def _lines(scores: Json) -> Iterator[dict[str, Any]]:
                 yield from _single(scores[classifier], classifier, measure)
     for shot in scores["few_shot"]:
         yield from _spread(shot["macro_f1"], classifier="probe", measure="macro_f1", labels_share=shot["share"])
-    for corruption, strengths in scores["robustness"].items():
+    if scores["robustness"]:
+        about = {"classifier": "probe", "measure": "macro_f1", "corruption": "none", "strength": 0}
+        yield from _spread(scores["robustness"]["clean"], **about)
+    for corruption, strengths in scores["robustness"].get("corruptions", {}).items():
         for at in strengths:
             about = {"corruption": corruption, "strength": at["strength"]}
             yield from _spread(at["macro_f1"], classifier="probe", measure="macro_f1", **about)

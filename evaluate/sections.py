@@ -19,6 +19,7 @@ from usjepa.evaluate.markup import (
     text,
     title,
 )
+from usjepa.evaluate.significance import LEAST_GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,14 +123,14 @@ def _differences(document: Json, task: Json) -> str:
         better = "student better" if one["difference"] > 0 else "student worse"
         verdict = f"<b>real: {better}</b>" if one["real"] else "not shown to differ"
         low, high = one["interval"]
-        cells = [signed(one["difference"]), f"{signed(low)} to {signed(high)}", f"{one['p_holm']:.2g}", verdict]
+        cells = [verdict, signed(one["difference"]), f"{signed(low)} to {signed(high)}", f"{one['p_holm']:.2g}"]
         lines.append((title(document, one["other"]), cells, ""))
-    head = ["Student minus", "macro F1, points", "95 % interval", "p (Holm)", ""]
+    head = ["Student minus", "Verdict", "macro F1, points", "95 % interval", "p (Holm)"]  # a phone shows the first
     return (
         f"<h3>Which differences are real</h3>{table(head, lines, 'measures')}"
         f'<p class="quiet">Paired: both encoders meet the same test patients, drawn again with replacement. p-values '
-        f"are corrected for the {len(document['differences'])} comparisons on this page. “Not shown to differ” is not "
-        "“equal”.</p>"
+        f"are corrected for the {len(document['differences'])} comparisons on this page; on fewer than {LEAST_GROUPS} "
+        "test groups nothing is called real. “Not shown to differ” is not “equal”.</p>"
     )
 
 

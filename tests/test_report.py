@@ -39,7 +39,8 @@ def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "st
         knn = {"macro_f1": 0.6 - 0.1 * i, "interval": {"macro_f1": [0.1, 0.9]}}
         shots = [{"share": s, "frames": int(600 * s), "groups": [4, 5], "macro_f1": spread} for s in (0.01, 0.5)]
         falling = [{"strength": s, "macro_f1": {**spread, "mean": spread["mean"] - 0.05 * s}} for s in (1, 2, 3)]
-        robust = {} if name == "teacher" else {"blur": falling, "jpeg": falling}
+        corrupted = {"blur": falling, "jpeg": falling}
+        robust = {} if name == "teacher" else {"frames": 9, "clean": spread, "corruptions": corrupted}
         more = {"logistic": {**knn, "auroc": 0.7}, "few_shot": shots, "robustness": robust}
         scores.append({"task": task, "encoder": name, "probe": probe, "knn": knn, **more})
     counts = {"frames": 30, "groups": 9, "classes": dict.fromkeys(classes, 10)}

@@ -14,7 +14,7 @@ from usjepa.evaluate.bootstrap import Draws
 from usjepa.evaluate.corruptions import MEANING, STRENGTHS, corrupt
 from usjepa.evaluate.features import feature_identity, features_of
 from usjepa.evaluate.few_shot import few_shot, subset
-from usjepa.evaluate.robustness import Corrupted, only_tested, robustness
+from usjepa.evaluate.robustness import Corrupted, only_tested, robustness, seen_corrupted
 from usjepa.evaluate.scoring import score_features
 from usjepa.evaluate.tasks import Task, tasks_of
 
@@ -94,7 +94,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 def test_features_of_corrupted_frames_are_kept_and_found_again(task: Task, tmp_path: Path) -> None:
-    tested, asked = only_tested(task), []
+    tested, asked = only_tested(task, seen_corrupted(task, SETTINGS)), []
 
     class Counting(Pixels):
         def features(self, batch: Any) -> Any:
@@ -123,15 +123,30 @@ def test_no_two_corruptions_share_their_features(task: Task) -> None:
 def test_clean_probes_meet_corrupted_frames_and_undone_corruption_changes_nothing(task: Task, tmp_path: Path) -> None:
     features = features_of(Pixels(), task, tmp_path, 16, print)
     scored = score_features(features, task, SETTINGS)
-    clean = features_of(Pixels(), only_tested(task), tmp_path, 16, print)
-    same = robustness(scored.probe, scored.data, SETTINGS, lambda _: np.concatenate([clean] * 3, axis=1))
-    for strengths in same.values():
+    clean = features_of(Pixels(), only_tested(task, seen_corrupted(task, SETTINGS)), tmp_path, 16, print)
+    every = seen_corrupted(task, SETTINGS)
+    same = robustness(scored.probe, scored.data, every, SETTINGS, lambda _: np.concatenate([clean] * 3, axis=1))
+    assert same["clean"] == {k: scored.told["probe"]["macro_f1"][k] for k in ("mean", "sd", "seeds")}
+    for strengths in same["corruptions"].values():
         assert [at["strength"] for at in strengths] == list(STRENGTHS)
         for at in strengths:
             assert at["macro_f1"] == scored.told["probe"]["macro_f1"]
     noise = np.random.default_rng(0).standard_normal((len(clean), 3 * clean.shape[1])).astype(np.float32)
-    lost = robustness(scored.probe, scored.data, SETTINGS, lambda _: noise)
+    lost = robustness(scored.probe, scored.data, every, SETTINGS, lambda _: noise)["corruptions"]
     assert lost["blur"][2]["macro_f1"]["mean"] < 0.6 < scored.told["probe"]["macro_f1"]["mean"]
+
+
+def test_fewer_frames_may_be_seen_corrupted_and_their_clean_score_stands_beside(task: Task, tmp_path: Path) -> None:
+    fewer = SETTINGS.model_copy(update={"corrupted_frames": 6})
+    chosen = seen_corrupted(task, fewer)
+    test = task.positions("test")
+    assert np.bincount(task.labels[test][chosen]).tolist() == [2, 2, 2]
+    features = features_of(Pixels(), task, tmp_path, 16, print)
+    scored = score_features(features, task, SETTINGS)
+    clean = features[test][chosen]
+    told = robustness(scored.probe, scored.data, chosen, fewer, lambda _: np.concatenate([clean] * 3, axis=1))
+    assert told["frames"] == 6
+    assert told["corruptions"]["blur"][0]["macro_f1"] == told["clean"]
 
 
 def test_every_class_keeps_a_labelled_frame_and_small_draws_lie_within_large_ones() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy import stats
+from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from usjepa.evaluate.bootstrap import Draws, holm, interval, two_sided_p
@@ -131,6 +132,18 @@ def test_auroc_is_the_chance_that_a_frame_of_the_class_scores_higher() -> None:
     assert auroc(np.zeros(3, int), np.full((3, 2), 0.5)) is None
     without = np.concatenate([np.stack([1 - second, second], 1), np.zeros((5, 1))], 1)
     assert auroc(truth, without) == pytest.approx(wanted)  # a class that the test lacks does not count
+
+
+def test_macro_f1_and_balanced_accuracy_are_sklearns_over_the_classes_that_occur() -> None:
+    rng = RNG(7)
+    for _ in range(20):
+        truth, predicted = rng.integers(0, 4, 30), rng.integers(0, 5, 30)  # class 4 has no frames, others may have none
+        found, present = score(truth, predicted, 5), np.unique(truth)
+        f1 = metrics.f1_score(truth, predicted, labels=present, average="macro", zero_division=0)
+        recall = metrics.recall_score(truth, predicted, labels=present, average="macro", zero_division=0)
+        assert (found.macro_f1, found.balanced_accuracy) == pytest.approx((f1, recall))
+        matrix = metrics.confusion_matrix(truth, predicted, labels=range(5))
+        assert np.array_equal(found.confusion, matrix)
 
 
 def test_one_group_alone_gives_no_interval() -> None:
