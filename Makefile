@@ -40,7 +40,8 @@ demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder
 	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/teacher' --pipeline demo-teacher
 	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline demo $(if $(SOURCE),--source '$(SOURCE)') --teacher '$(OUT)/teacher'
 	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/run' --pipeline demo
-	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline demo -o '$(OUT)/report'
+	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline demo --set cache.teacher.weights='$(OUT)/teacher' \
+	  -o '$(OUT)/report'
 	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds encoder.safetensors for timm."
 
 test: $(STAMP) ## Run the test suite
