@@ -119,4 +119,4 @@ def test_a_log_gets_plain_lines_without_a_bar(tmp_path: Path) -> None:
     )
     assert "\r" not in done.stderr
     assert "build: 5 of 5 rows" in done.stderr
-    assert "sealed: generation 1, 10 rows" in done.stderr
+    assert "sealed: generation 1, 5 rows" in done.stderr
