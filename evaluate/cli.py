@@ -75,7 +75,8 @@ def main(
     """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
 
     Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
-    OUT/scores.json and scores.csv have every number. Without --pipeline, the run's own recipe holds.
+    OUT/scores.json and scores.csv have every number, OUT/table.tex is the table for a paper. Without
+    --pipeline, the run's own recipe holds.
 
     `usjepa-evaluate compare A.json B.json` says which differences between two reports are real.
     """
@@ -90,12 +91,15 @@ def main(
     for line in segmentation_lines(document):
         click.echo(line)
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
+    click.echo(f"for a paper: {out.rstrip('/')}/table.tex")
 
 
 @click.command("compare", context_settings=_HELP)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
-@click.option("--classifier", type=click.Choice(["probe", "logistic", "knn"]), default="probe", show_default=True)
+@click.option(
+    "--classifier", type=click.Choice(["probe", "attentive", "logistic", "knn"]), default="probe", show_default=True
+)
 @click.option("--measure", type=click.Choice(["macro_f1", "balanced_accuracy"]), default="macro_f1", show_default=True)
 @click.option("--draws", type=click.IntRange(100), default=10_000, show_default=True, help="Draws of the test groups.")
 @click.option("--json", "out", default=None, type=click.Path(dir_okay=False), help="Write the comparison here as well.")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of scores.json: the first that keeps predictions."""
 
-CLASSIFIERS = ("probe", "logistic", "knn")
+CLASSIFIERS = ("probe", "attentive", "logistic", "knn")
 MEASURES = ("macro_f1", "balanced_accuracy")
 
 
@@ -52,7 +52,7 @@ def compare(first: Path, second: Path, classifier: str, measure: str, draws: int
     Args:
         first: a report's scores.json.
         second: another's.
-        classifier: "probe", "logistic" or "knn".
+        classifier: "probe", "attentive", "logistic" or "knn".
         measure: "macro_f1" or "balanced_accuracy".
         draws: of the test groups, with replacement.
 
@@ -77,6 +77,9 @@ def compare(first: Path, second: Path, classifier: str, measure: str, draws: int
                 continue
             if _identity(a, encoder, task["name"]) == _identity(b, encoder, task["name"]):
                 notes.append(f"{task['name']}: {encoder} is the same in both: nothing to compare.")
+                continue
+            if not all(each.get(classifier) for each in pair):
+                notes.append(f"{task['name']}: {encoder} is not compared, a report has no {classifier} scores of it.")
                 continue
             about, difference = one.difference(encoder, *[each[classifier] for each in pair])
             told.append(about)

@@ -130,6 +130,9 @@ where patients are few. It says nothing of patients of another kind, clinic or s
 <dt>Real differences</dt>
 <dd>Two encoders are compared on the same drawn patients. A difference is called real if chance alone would make one so
 large in fewer than 5 of 100 such pages.</dd>
+<dt>Attentive probe</dt>
+<dd>Where it was asked for: a classifier that first learns which parts of the frame to look at, in place of their plain
+average. It shows whether the encoder knows of a small finding that an average would drown.</dd>
 <dt>Logistic regression</dt>
 <dd>A second linear classifier, without random starts; how strongly it is held back is chosen on the validation
 frames.</dd>
@@ -140,6 +143,9 @@ It shows whether frames that look alike to the encoder are alike to a clinician.
 <dd>The most that can be reached without looking at the image at all. A score near it means: nothing learnt.</dd>
 <dt>Balanced accuracy</dt>
 <dd>The share of frames recognised, averaged over the classes.</dd>
+<dt>Calibration</dt>
+<dd>Whether the classifier is right as often as it is sure: of frames that it is 80 % sure of, 80 in 100 should be named
+rightly. A classifier can rank frames well and yet be far too sure of itself.</dd>
 <dt>AUROC</dt>
 <dd>The chance that a frame of a class gets a higher probability of it than a frame of another class, averaged over the
 classes. 50 is guessing.</dd>
