@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 BINS = 15
-LEAST_IN_A_BIN = 10
-"""Fewer bins are made where one would hold fewer frames than this: a share of three frames says nothing."""
+LEAST_IN_A_BIN = 20
+"""Fewer bins are made where one would hold fewer frames: chance alone moves the share of 20 by 11 points."""
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures that are looked at. On validation frames that are all recognised the best one would be 0."""
 _DRAWS = 200

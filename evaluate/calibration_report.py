@@ -31,7 +31,7 @@ def calibration_part(document: Json, task: Json) -> str:
     return (
         f'<h3>How sure, and how often right</h3>{named}<div class="multiples">{figures}</div>'
         f'<p class="quiet">Across: how sure the linear probe is of the class it names, in percent. Up: how often it is '
-        "right. On the dashed line both agree; below it the probe is too sure. A mark is one "
+        "right. On the dotted line both agree; below it the probe is too sure. A mark is one "
         f"{_ordinal(told['bins'])} of the {told['frames']} test frames, all seeds together, from the least sure to the "
         "surest.</p>"
         f"{_table(document, order)}{_explained(order)}"
@@ -51,7 +51,7 @@ def reliability_svg(states: Sequence[tuple[int, Json]], name: str) -> str:
         parts.append(f'<line class="grid" x1="{left:g}" y1="{y:.1f}" x2="{left + edge:g}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{tick}</text>')
         parts.append(f'<text x="{x:.1f}" y="{top + edge + 16:g}" text-anchor="middle">{tick}</text>')
-    parts.append(f'<line class="floor" x1="{left:g}" y1="{top + edge:g}" x2="{left + edge:g}" y2="{top:g}"/>')
+    parts.append(f'<line class="even" x1="{left:g}" y1="{top + edge:g}" x2="{left + edge:g}" y2="{top:g}"/>')
     for number, told in reversed(states):
         points = [place(*pair) for pair in zip(told["confidence"], told["accuracy"], strict=True)]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
@@ -108,7 +108,7 @@ def _explained(order: Sequence[Json]) -> str:
     """Return how to read the table, and what is amiss with the temperatures."""
     told = order[0]["calibration"]
     sentences = [
-        "Calibration error: the mean distance of the marks from the dashed line. So few frames never give 0: "
+        "Calibration error: the mean distance of the marks from the dotted line. So few frames never give 0: "
         "“faultless” is what a probe that is right exactly as often as it says would show on as many. "
         "Brier score: squared distance of all probabilities from the truth, from 0 to 2, lower is better."
     ]
@@ -126,5 +126,5 @@ def _explained(order: Sequence[Json]) -> str:
 
 
 def _ordinal(bins: int) -> str:
-    words = {1: "mean", 2: "half", 3: "third", 4: "quarter", 5: "fifth", 6: "sixth", 7: "seventh", 8: "eighth"}
-    return words.get(bins, f"{bins}th")
+    words = "whole half third quarter fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth"
+    return [*words.split(), "fifteenth"][bins - 1]

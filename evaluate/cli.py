@@ -102,10 +102,26 @@ def main(
 )
 @click.option("--measure", type=click.Choice(["macro_f1", "balanced_accuracy"]), default="macro_f1", show_default=True)
 @click.option("--draws", type=click.IntRange(100), default=10_000, show_default=True, help="Draws of the test groups.")
+@click.option(
+    "--encoders",
+    nargs=2,
+    default=None,
+    metavar="A B",
+    help="Compare this encoder of the first report with that of the second, which may be the same file; default: each "
+    "encoder with its namesake. Names as in scores.json: student, teacher, random, pixels, hog.",
+)
 @click.option("--json", "out", default=None, type=click.Path(dir_okay=False), help="Write the comparison here as well.")
 @ends_well
-def compare(first: str, second: str, classifier: str, measure: str, draws: int, out: str | None) -> None:
-    """Say which differences between two reports are real.
+def compare(
+    first: str,
+    second: str,
+    classifier: str,
+    measure: str,
+    draws: int,
+    encoders: tuple[str, str] | None,
+    out: str | None,
+) -> None:
+    """Say which differences between two reports, or between two encoders, are real.
 
     FIRST and SECOND are scores.json files, or the folders that hold them. Test patients are drawn again with
     replacement, the same for both; p-values are corrected for the number of comparisons (Holm).
@@ -117,7 +133,7 @@ def compare(first: str, second: str, classifier: str, measure: str, draws: int, 
     from usjepa.evaluate.compare import as_text
     from usjepa.evaluate.compare import compare as compared
 
-    found = compared(Path(first), Path(second), classifier, measure, draws)
+    found = compared(Path(first), Path(second), classifier, measure, draws, encoders)
     click.echo(as_text(found))
     if out is not None:
         write_durably(Path(out), (json.dumps(found.told(), indent=1) + "\n").encode())

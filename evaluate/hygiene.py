@@ -74,10 +74,11 @@ class Hygiene:
         told += [f"All frames of {split} are of one class." for split in self.one_class]
         told += [_few_told(count) for count in self.few]
         if self.torn_exact or self.torn_near:
-            told.append(
-                f"Labels contradict each other: {self.torn_exact} identical frames bear different labels, and "
-                f"{self.torn_near} more have a near-duplicate with another label (at most {NEAR_BITS} bits apart)."
-            )
+            exact = f"{self.torn_exact} identical frames bear different labels"
+            near = f"frames have a near-duplicate with another label (at most {NEAR_BITS} bits apart)"
+            parts = [exact] if self.torn_exact else []
+            parts += [f"{self.torn_near} {'more ' if parts else ''}{near}"] if self.torn_near else []
+            told.append(f"Labels contradict each other: {', and '.join(parts)}.")
         return told
 
 
