@@ -61,7 +61,7 @@ class AttentiveProbe(torch.nn.Module):
     def attention(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """Return how much of each token a head takes, [B, H, T]; sums to 1 over tokens."""
         asked_HD = torch.einsum("he,hed->hd", self.query_HE, self.key_HED) / math.sqrt(self.query_HE.shape[1])
-        return torch.softmax(asked_HD @ x_BTD.transpose(1, 2), dim=2)
+        return torch.softmax(torch.nn.functional.linear(x_BTD, asked_HD), dim=1).transpose(1, 2)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """Return logits, [B, C]."""
