@@ -179,7 +179,7 @@ def _settings_differ(a: Json, b: Json) -> list[str]:
     told = [
         f"{name} {a['settings'].get(name)} | {b['settings'].get(name)}"
         for name in names
-        if name in ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours")
+        if name in ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours", "attentive_frames")
         and a["settings"].get(name) != b["settings"].get(name)
     ]
     return [f"The protocols differ (first | second): {', '.join(told)}."] if told else []
