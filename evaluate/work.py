@@ -153,7 +153,8 @@ class Work:
         if not settings.attentive:
             return None
         if not gives_tokens(encoder):
-            self.notes.append(f"{task.name}: {self.title(name)} has no attentive probe: it gives no patch tokens.")
+            note = f"{self.title(name)} has no attentive probe: it gives no patch tokens."
+            self.notes += [note] if note not in self.notes else []
             return None
         draws = self.draws[task.name]
         return score_attentive(encoder, task, self.folder / "features", settings, draws, say, self.check)
