@@ -36,7 +36,7 @@ class Blocks(NamedTuple):
 
     def take(self, at: Ints) -> Blocks:
         """The blocks of the images `at`."""
-        return Blocks(*(part[:, at] for part in self))
+        return Blocks(*(np.take(part, at, axis=1) for part in self))
 
 
 def draw_sizes(
@@ -58,14 +58,21 @@ def draw_sizes(
 
 
 def place(
-    keys_B: Keys, blocks: int, height_B: Ints, width_B: Ints, need_B: Ints, kept_KHB: Sets | None, grid: tuple[int, int]
+    keys_B: Keys,
+    blocks: int,
+    height_B: Ints,
+    width_B: Ints,
+    need_B: Ints,
+    kept_KHB: Sets | None,
+    grid: tuple[int, int],
+    give_up: bool = False,
 ) -> tuple[Blocks, Ints]:
     """M blocks of one size an image, [M, B], and how many patches the worst of them lacks, int64 [B].
 
     `kept_KHB` are the patches that may be kept (None: all of them). A block's first place is uniform over all; if it
     keeps too few patches there, its second one is uniform over all places that keep enough. That is the limit of
     drawing again and again, without the draws. Block m uses draws m, M + m and 2 * M + m: no block's place depends on
-    whether another one moved.
+    whether another one moved. With `give_up` an image that has too few patches anywhere is left at its first place.
     """
     block_M1 = np.arange(blocks)[:, None]
     top_MB = (uniforms(keys_B, block_M1) * (grid[0] - height_B + 1)).astype(np.int64)
@@ -74,11 +81,14 @@ def place(
     if kept_KHB is None:
         return found, np.zeros(len(keys_B), dtype=np.int64)
     missing_MB = need_B - sizes(rectangles(top_MB, left_MB, height_B[None], width_B[None], grid) & kept_KHB[:, :, None])
-    again = np.flatnonzero((missing_MB > 0).any(axis=0))
+    lacking_B = (missing_MB > 0).any(axis=0)
+    if give_up:
+        lacking_B &= sizes(kept_KHB) >= need_B
+    again = np.flatnonzero(lacking_B)
     if again.size:
         draw_Mb = uniforms(keys_B[again], 2 * blocks + block_M1)
         size_need = (height_B[again], width_B[again], need_B[again])
-        top_Mb, left_Mb, missing_b = _second_place(draw_Mb, *size_need, kept_KHB[:, :, again], grid)
+        top_Mb, left_Mb, missing_b = _second_place(draw_Mb, *size_need, np.take(kept_KHB, again, axis=2), grid)
         moved_Mb = missing_MB[:, again] > 0
         top_MB[:, again] = np.where(moved_Mb, top_Mb, top_MB[:, again])
         left_MB[:, again] = np.where(moved_Mb, left_Mb, left_MB[:, again])
@@ -90,20 +100,24 @@ def _second_place(
     draw_Mb: Floats, height_b: Ints, width_b: Ints, need_b: Ints, kept_KHb: Sets, grid: tuple[int, int]
 ) -> tuple[Ints, Ints, Ints]:
     """Top and left [M, b], uniform over the places that keep enough patches, or the most where none does; and what a
-    block lacks there, [b]. Places are counted for all images of one size at once.
+    block lacks there, [b]. Places are counted for all images whose blocks are of one height at once.
     """
     top_Mb, left_Mb = np.empty((2, *draw_Mb.shape), dtype=np.int64)
     missing_b = np.empty_like(need_b)
-    for at in _alike(height_b * (grid[1] + 1) + width_b):
-        here_DAg = sizes_within(kept_KHb[:, :, at], int(height_b[at[0]]), int(width_b[at[0]]), grid)
-        across = here_DAg.shape[1]
-        here_Pg = here_DAg.reshape(-1, len(at))
-        most_g = here_Pg.max(axis=0)
-        good_gP = np.ascontiguousarray((here_Pg >= np.minimum(need_b[at], most_g).astype(here_Pg.dtype)).T)
-        number_g = np.count_nonzero(good_gP, axis=1)
-        rank_Mg = (draw_Mb[:, at] * number_g).astype(np.int64)
-        chosen_Mg = np.flatnonzero(good_gP)[np.cumsum(number_g) - number_g + rank_Mg] % good_gP.shape[1]
-        top_Mb[:, at], left_Mb[:, at] = np.divmod(chosen_Mg, across)
+    for at in _alike(height_b):
+        kept_DAg, fits_Ag = sizes_within(np.take(kept_KHb, at, axis=2), int(height_b[at[0]]), width_b[at], grid)
+        kept_DAg *= fits_Ag
+        most_g = kept_DAg.reshape(-1, len(at)).max(axis=0)
+        enough_g = np.minimum(need_b[at], most_g).astype(kept_DAg.dtype)
+        good_DAg = kept_DAg >= enough_g
+        good_DAg &= fits_Ag
+        good_gP = np.ascontiguousarray(good_DAg.reshape(-1, len(at)).T)
+        good_n = np.flatnonzero(good_gP)
+        first_g = np.searchsorted(good_n, np.arange(len(at)) * good_gP.shape[1])
+        number_g = np.diff(first_g, append=len(good_n))
+        rank_Mg = (np.take(draw_Mb, at, axis=1) * number_g).astype(np.int64)
+        chosen_Mg = good_n[first_g + rank_Mg] % good_gP.shape[1]
+        top_Mb[:, at], left_Mb[:, at] = np.divmod(chosen_Mg, len(fits_Ag))
         missing_b[at] = need_b[at] - most_g
     return top_Mb, left_Mb, missing_b
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _SIZES, _TARGETS, _CONTEXT = range(3)
 """Sub-streams of one attempt at one image."""
-_TOGETHER = 1024
+_TOGETHER = 2048
 """Attempts made in one go, about, when images are drawn anew."""
 
 
@@ -74,7 +74,7 @@ class _Draw(NamedTuple):
         self.missing_B[at] = other.missing_B
 
     def take(self, at: Ints) -> _Draw:
-        return _Draw(self.targets.take(at), self.kept_KHB[:, :, at], self.missing_B[at])
+        return _Draw(self.targets.take(at), np.take(self.kept_KHB, at, axis=2), self.missing_B[at])
 
 
 def sample_masks(
@@ -102,7 +102,9 @@ def sample_masks(
     return _pack(draw, valid_BT, grid, settings)
 
 
-def _draw_anew(draw: _Draw, keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], settings: MaskSettings) -> None:
+def _draw_anew(
+    draw: _Draw, keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], settings: MaskSettings
+) -> None:
     """Give each image that lacks patches its first draw that suffices, or the one that lacks the fewest.
 
     Draws are made some at a time: the fewer images are left, the more, because a draw of a few images costs what its
@@ -118,7 +120,7 @@ def _draw_anew(draw: _Draw, keys_B: Keys, region_KHB: Sets | None, grid: tuple[i
         attempt_a1 = np.arange(first, first + count)[:, None]
         keys_ab = absorb(keys_B[again], attempt_a1)
         image_ab = np.broadcast_to(again, keys_ab.shape)
-        region = None if region_KHB is None else region_KHB[:, :, image_ab.reshape(-1)]
+        region = None if region_KHB is None else np.take(region_KHB, image_ab.reshape(-1), axis=2)
         new = _attempt(keys_ab.reshape(-1), region, grid, settings)
         best_b = new.missing_B.reshape(count, -1).argmin(axis=0) * again.size + np.arange(again.size)
         better_b = new.missing_B[best_b] < draw.missing_B[again]
@@ -157,12 +159,15 @@ def _attempt(keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], setti
         uniforms(sizes_B, 0), uniforms(sizes_B, 1), settings.target_scale, settings.target_aspect, grid
     )
     need_B = np.minimum(tau, height_B * width_B)
-    targets, lacking_B = place(targets_B, settings.target_blocks, height_B, width_B, need_B, region_KHB, grid)
+    # With regions an image that lacks patches is not trained on: where its blocks lie doesn't matter.
+    give_up = region_KHB is not None
+    targets, lacking_B = place(targets_B, settings.target_blocks, height_B, width_B, need_B, region_KHB, grid, give_up)
 
     taken_KHB = np.bitwise_or.reduce(rectangles(*targets, grid), axis=2)
     free_KHB = (whole(grid) if region_KHB is None else region_KHB) & ~taken_KHB
     height_B, width_B = draw_sizes(uniforms(sizes_B, 2), None, settings.context_scale, (1.0, 1.0), grid)
-    context, missing_B = place(context_B, 1, height_B, width_B, np.full_like(height_B, tau), free_KHB, grid)
+    need_B = np.full_like(height_B, tau)
+    context, missing_B = place(context_B, 1, height_B, width_B, need_B, free_KHB, grid, give_up)
     kept_KHB = free_KHB & rectangles(*(part[0] for part in context), grid)
     return _Draw(targets, kept_KHB, np.maximum(missing_B, lacking_B))
 
@@ -172,8 +177,7 @@ def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: 
     kept_BT = unpack(draw.kept_KHB, grid)
     patches_BT = np.broadcast_to(np.arange(kept_BT.shape[1]), kept_BT.shape)
     context_BN, context_valid_BN = _pad(patches_BT, kept_BT)
-    targets = Blocks(*(np.ascontiguousarray(part.T) for part in draw.targets))
-    targets_BMP, targets_valid_BMP = _target_patches(targets, valid_BT, grid)
+    targets_BMP, targets_valid_BMP = _target_patches(draw.targets, valid_BT, grid)
     usable_B = draw.missing_B == 0 if settings.regions else context_valid_BN[:, 0].copy()
     return Masks(context_BN, context_valid_BN, targets_BMP, targets_valid_BMP, usable_B)
 
@@ -181,17 +185,19 @@ def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: 
 def _target_patches(blocks: Blocks, valid_BT: Bools | None, grid: tuple[int, int]) -> tuple[Ints, Bools]:
     """Padded patch indices of every target block and their validity, [B, M, P] each.
 
-    Patch p of a block of width w lies at row p // w, column p % w: enumerating at most the largest block's patches is
-    several times less work than searching the whole grid for each block.
+    Patch p of a block of width w lies p // w rows and p % w columns from its corner, p + p // w * (W - w) patches on:
+    enumerating the largest block's patches is several times less work than searching the whole grid for each block.
+    Blocks of an image share their size, and few widths occur, so that distances are looked up.
     """
-    area_BM = blocks.height * blocks.width
-    p_P = np.arange(int(area_BM.max(initial=1)), dtype=np.int32)
-    width_BM1 = blocks.width[:, :, None].astype(np.int32)
-    inside_BMP = p_P < area_BM[:, :, None]
-    # p // w * W + p % w = p + p // w * (W - w): one division instead of two.
-    corner_BM1 = (blocks.top * grid[1] + blocks.left)[:, :, None]
-    patches_BMP = corner_BM1 + (p_P + p_P // width_BM1 * (np.int32(grid[1]) - width_BM1))
-    patches_BMP *= inside_BMP
+    height_B, width_B = blocks.height[0], blocks.width[0]
+    area_B = height_B * width_B
+    p_P = np.arange(int(area_B.max(initial=1)))
+    width_w1 = np.arange(1, grid[1] + 1)[:, None]
+    away_BP = (p_P + p_P // width_w1 * (grid[1] - width_w1))[width_B - 1]
+    inside_BP = p_P < area_B[:, None]
+    corner_BM = (blocks.top * grid[1] + blocks.left).T
+    patches_BMP = (corner_BM[:, :, None] + away_BP[:, None]) * inside_BP[:, None]
+    inside_BMP = np.repeat(inside_BP[:, None], corner_BM.shape[1], axis=1)
     if valid_BT is None:
         return patches_BMP, inside_BMP
     start_B11 = (np.arange(len(valid_BT)) * valid_BT.shape[1])[:, None, None]

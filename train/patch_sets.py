@@ -27,65 +27,76 @@ def _word(columns: int) -> np.dtype[Any]:
 
 
 @lru_cache(16)
-def _tables(grid: tuple[int, int]) -> tuple[Sets, Sets]:
-    """The rows above row i, [H, H + 1] words of all bits or none; and the columns left of column j, [K, W + 1]."""
-    word = _word(grid[1])
+def _left_of(columns: int) -> Sets:
+    """The columns left of column j, as words [K, W + 1]."""
+    word = _word(columns)
     bits = 8 * word.itemsize
-    full = np.iinfo(word).max
-    above = np.where(np.arange(grid[0])[:, None] < np.arange(grid[0] + 1), full, 0).astype(word)
-    count = np.clip(np.arange(grid[1] + 1) - bits * np.arange(-(-grid[1] // bits))[:, None], 0, bits)
-    left = np.array([[(1 << int(n)) - 1 for n in row] for row in count], dtype=word)
-    return above, left
+    held = np.clip(np.arange(columns + 1) - bits * np.arange(-(-columns // bits))[:, None], 0, bits)
+    return np.array([[(1 << int(n)) - 1 for n in row] for row in held], dtype=word)
 
 
 def pack(mask_BT: Bools, grid: tuple[int, int]) -> Sets:
     """Sets [K, H, B] of flags [B, T], row-major over the grid."""
     word = _word(grid[1])
-    octets = np.packbits(mask_BT.reshape(-1, *grid), axis=2, bitorder="little")
-    lacking = -octets.shape[2] % word.itemsize
-    if lacking:
-        octets = np.concatenate([octets, np.zeros((*octets.shape[:2], lacking), np.uint8)], axis=2)
-    sets: Sets = np.ascontiguousarray(octets.view(word).transpose(2, 1, 0))
+    bits = 8 * word.itemsize
+    flags = np.zeros((len(mask_BT), grid[0], -(-grid[1] // bits) * bits), np.bool_)
+    flags[:, :, : grid[1]] = mask_BT.reshape(-1, *grid)
+    words_BHK = (
+        np.packbits(flags.reshape(-1), bitorder="little").view(word).reshape(*flags.shape[:2], flags.shape[2] // bits)
+    )
+    sets: Sets = np.ascontiguousarray(words_BHK.transpose(2, 1, 0))
     return sets
 
 
 def whole(grid: tuple[int, int]) -> Sets:
     """All patches of the grid, [K, H, 1]."""
-    full: Sets = np.repeat(_tables(grid)[1][:, -1:, None], grid[0], axis=1)
+    full: Sets = np.repeat(_left_of(grid[1])[:, -1:, None], grid[0], axis=1)
     return full
 
 
 def unpack(sets_KHB: Sets, grid: tuple[int, int]) -> Bools:
     """Flags [B, T] of sets."""
-    octets = np.ascontiguousarray(sets_KHB.transpose(2, 1, 0)).view(np.uint8)
-    flags = np.unpackbits(octets, axis=2, count=grid[1], bitorder="little")
-    return flags.reshape(sets_KHB.shape[2], grid[0] * grid[1]).view(np.bool_)
+    words_BHK = np.ascontiguousarray(sets_KHB.transpose(2, 1, 0))
+    flags = np.unpackbits(words_BHK.reshape(-1).view(np.uint8), bitorder="little").view(np.bool_)
+    rows = flags.reshape(*words_BHK.shape[:2], 8 * words_BHK.itemsize * words_BHK.shape[2])
+    found: Bools = rows[:, :, : grid[1]].reshape(len(rows), grid[0] * grid[1])
+    return found
 
 
 def rectangles(top: Ints, left: Ints, height: Ints, width: Ints, grid: tuple[int, int]) -> Sets:
     """Sets [K, H, ...] of the patches in rectangles, from int64 [...] each."""
-    above, before = _tables(grid)
-    rows = above[:, top + height] ^ above[:, top]
+    before = _left_of(grid[1])
     columns = before[:, left + width] ^ before[:, left]
-    sets: Sets = rows[None] & columns[:, None]
+    row = np.arange(grid[0], dtype=np.uint16).reshape(-1, *[1] * top.ndim)
+    # Unsigned: what lies above the rectangle wraps to a large number, so one comparison asks for both ends.
+    inside = row - top.astype(np.uint16) < height.astype(np.uint16)
+    sets: Sets = np.multiply(inside[None], columns[:, None], dtype=columns.dtype)
     return sets
 
 
 def sizes(sets: Sets) -> Ints:
     """Patches of each set, int64 [...]."""
-    found: Ints = np.bitwise_count(sets).sum(axis=(0, 1), dtype=np.int64)
-    return found
+    counts = np.bitwise_count(sets).reshape(sets.shape[0] * sets.shape[1], *sets.shape[2:])
+    # Row by row: NumPy's sum over the first axis of uint8 is several times slower.
+    found = np.zeros(counts.shape[1:], np.uint16 if len(counts) < 2**10 else np.uint32)
+    for row in counts:
+        found += row
+    return found.astype(np.int64)
 
 
-def sizes_within(sets_KHn: Sets, height: int, width: int, grid: tuple[int, int]) -> Counts:
-    """Patches of each set in the rectangle of one size at every place: [places down, places across, n]."""
-    _, before = _tables(grid)
-    down, across = grid[0] - height + 1, grid[1] - width + 1
-    columns_KA = before[:, width:] ^ before[:, :across]
-    in_row_HAn = np.bitwise_count(sets_KHn[:, :, None] & columns_KA[:, None, :, None])
-    kind = np.uint8 if height * width < 2**8 else np.uint32
-    in_row = in_row_HAn[0] if len(in_row_HAn) == 1 else in_row_HAn.sum(axis=0, dtype=kind)
-    found = in_row[:down].astype(kind)
+def sizes_within(sets_KHn: Sets, height: int, width_n: Ints, grid: tuple[int, int]) -> tuple[Counts, Bools]:
+    """Patches of each set in its rectangle at every place [D, A, n], and which places across fit, [A, n].
+
+    All rectangles are of one height; A is the number of places of the narrowest.
+    """
+    before = _left_of(grid[1])
+    down, left_A1 = grid[0] - height + 1, np.arange(grid[1] - int(width_n.min()) + 1)[:, None]
+    right_An = left_A1 + width_n
+    columns_KAn = before[:, np.minimum(right_An, grid[1])] ^ before[:, left_A1]
+    in_row_KHAn = np.bitwise_count(sets_KHn[:, :, None] & columns_KAn[:, None])
+    kind = np.uint8 if height * grid[1] < 2**8 else np.uint32
+    in_row_HAn = in_row_KHAn[0] if len(in_row_KHAn) == 1 else in_row_KHAn.sum(axis=0, dtype=kind)
+    found_DAn = in_row_HAn[:down].astype(kind)
     for i in range(1, height):
-        found += in_row[i : i + down]
-    return found
+        found_DAn += in_row_HAn[i : i + down]
+    return found_DAn, right_An <= grid[1]
