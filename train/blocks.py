@@ -6,14 +6,16 @@ not depend on which other images are there. `masks.py` puts the rectangles toget
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from usjepa.train.counter import uniforms
-from usjepa.train.patch_sets import Sets, rectangles, sizes, sizes_within
+from usjepa.train.patch_sets import Sets, rectangles, sizes, sizes_within, take
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
@@ -88,7 +90,7 @@ def place(
     if again.size:
         draw_Mb = uniforms(keys_B[again], 2 * blocks + block_M1)
         size_need = (height_B[again], width_B[again], need_B[again])
-        top_Mb, left_Mb, missing_b = _second_place(draw_Mb, *size_need, np.take(kept_KHB, again, axis=2), grid)
+        top_Mb, left_Mb, missing_b = _second_place(draw_Mb, *size_need, take(kept_KHB, again), grid)
         moved_Mb = missing_MB[:, again] > 0
         top_MB[:, again] = np.where(moved_Mb, top_Mb, top_MB[:, again])
         left_MB[:, again] = np.where(moved_Mb, left_Mb, left_MB[:, again])
@@ -105,7 +107,7 @@ def _second_place(
     top_Mb, left_Mb = np.empty((2, *draw_Mb.shape), dtype=np.int64)
     missing_b = np.empty_like(need_b)
     for at in _alike(height_b):
-        kept_DAg, fits_Ag = sizes_within(np.take(kept_KHb, at, axis=2), int(height_b[at[0]]), width_b[at], grid)
+        kept_DAg, fits_Ag = sizes_within(take(kept_KHb, at), int(height_b[at[0]]), width_b[at], grid)
         kept_DAg *= fits_Ag
         most_g = kept_DAg.reshape(-1, len(at)).max(axis=0)
         enough_g = np.minimum(need_b[at], most_g).astype(kept_DAg.dtype)

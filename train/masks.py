@@ -28,7 +28,7 @@ import numpy as np
 from usjepa.cache.errors import UsageError
 from usjepa.train.blocks import Blocks, draw_sizes, place
 from usjepa.train.counter import absorb, stream, uniforms
-from usjepa.train.patch_sets import pack, rectangles, sizes, unpack, whole
+from usjepa.train.patch_sets import pack, rectangles, sizes, take, unpack, whole
 
 if TYPE_CHECKING:
     from usjepa.cache.settings import MaskSettings
@@ -74,7 +74,7 @@ class _Draw(NamedTuple):
         self.missing_B[at] = other.missing_B
 
     def take(self, at: Ints) -> _Draw:
-        return _Draw(self.targets.take(at), np.take(self.kept_KHB, at, axis=2), self.missing_B[at])
+        return _Draw(self.targets.take(at), take(self.kept_KHB, at), self.missing_B[at])
 
 
 def sample_masks(
@@ -120,7 +120,7 @@ def _draw_anew(
         attempt_a1 = np.arange(first, first + count)[:, None]
         keys_ab = absorb(keys_B[again], attempt_a1)
         image_ab = np.broadcast_to(again, keys_ab.shape)
-        region = None if region_KHB is None else np.take(region_KHB, image_ab.reshape(-1), axis=2)
+        region = None if region_KHB is None else take(region_KHB, image_ab.reshape(-1))
         new = _attempt(keys_ab.reshape(-1), region, grid, settings)
         best_b = new.missing_B.reshape(count, -1).argmin(axis=0) * again.size + np.arange(again.size)
         better_b = new.missing_B[best_b] < draw.missing_B[again]
@@ -168,7 +168,7 @@ def _attempt(keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], setti
     height_B, width_B = draw_sizes(uniforms(sizes_B, 2), None, settings.context_scale, (1.0, 1.0), grid)
     need_B = np.full_like(height_B, tau)
     context, missing_B = place(context_B, 1, height_B, width_B, need_B, free_KHB, grid, give_up)
-    kept_KHB = free_KHB & rectangles(*(part[0] for part in context), grid)
+    kept_KHB = free_KHB & rectangles(*Blocks(*(part[0] for part in context)), grid)
     return _Draw(targets, kept_KHB, np.maximum(missing_B, lacking_B))
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Bools = NDArray[np.bool_]
     Ints = NDArray[np.int64]
 
-Sets = NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
+Sets = NDArray[np.unsignedinteger[Any]]
 Counts = NDArray[np.unsignedinteger[Any]]
 
 
@@ -46,6 +46,13 @@ def pack(mask_BT: Bools, grid: tuple[int, int]) -> Sets:
     )
     sets: Sets = np.ascontiguousarray(words_BHK.transpose(2, 1, 0))
     return sets
+
+
+def take(sets_KHB: Sets, at: Ints) -> Sets:
+    """The sets of the images `at`."""
+    # Not `sets[:, :, at]`: its result lies in memory with the images first.
+    taken: Sets = np.take(sets_KHB, at, axis=2)
+    return taken
 
 
 def whole(grid: tuple[int, int]) -> Sets:
