@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from usjepa.cache.buffers import Ring
 from usjepa.cache.errors import UsageError
 from usjepa.cache.regions import patch_validity
+from usjepa.train.groups import Group, groups_of
 from usjepa.train.masks import Masks, sample_masks
 
 if TYPE_CHECKING:
@@ -69,9 +70,8 @@ class TrainBatch:
     """int64"""
     targets_valid_BMP: torch.Tensor
     """bool"""
-    context_padded: bool
-    """False when every context is as long as the longest."""
-    targets_padded: bool
+    groups: tuple[Group, ...]
+    """Images that are computed together."""
 
     def __len__(self) -> int:
         return len(self.rows_B)
@@ -171,8 +171,7 @@ class BatchMaker:
                 context_valid_BN=self._sent(masks.context_valid_BN),
                 targets_BMP=self._sent(masks.targets_BMP),
                 targets_valid_BMP=self._sent(masks.targets_valid_BMP),
-                context_padded=not masks.context_valid_BN.all(),
-                targets_padded=not masks.targets_valid_BMP.all(),
+                groups=groups_of(masks),
             )
             if self._copies is not None:
                 self._copies.synchronize()  # the thread waits, so that the computing one need not
