@@ -10,6 +10,7 @@ and how far one contender's turns lie apart is told as the noise.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import statistics
 import tempfile
 import time
@@ -94,7 +95,9 @@ class Contender:
         return (time.perf_counter() - start) / self.steps
 
     def peak_mib(self) -> float:
-        """MiB that a turn takes at its worst, beyond what the process held before (Linux)."""
+        """MiB that a turn takes at its worst, beyond weights and optimizer, which are there before (Linux, glibc)."""
+        self.turn()
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier turns left with the C library would hide this one's
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = _resident("VmRSS")
         self.turn()
