@@ -19,7 +19,7 @@ from usjepa.train.model import Model
 from usjepa.train.objective import loss
 
 SETTINGS = TrainSettings(
-    student=StudentSettings(architecture="vit_tiny_patch16_224", depth=2, patch_size=16),
+    student=StudentSettings(architecture="vit_tiny_patch16_224", depth=2, patch_size=8),
     predictor=PredictorSettings(depth=2, dim=48, heads=4),
 )
 
