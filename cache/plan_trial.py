@@ -58,7 +58,7 @@ class Trial:
     write: float
     """Publishing and committing, fsync included."""
     fill: float
-    """Until the pipeline is full: children start, the first shard is decoded."""
+    """What start and end cost beside the rows' own time: children start, the first shard is decoded."""
     rows: int
     """Rows that the figures rest on."""
 
@@ -172,7 +172,17 @@ def _timing(maker: _TimedMaker, start: float, lookahead: int, teacher_alone: flo
     alone = max(decode, teacher_alone, write)
     if len(maker.ends) < 2:
         return Trial(alone, decode, teacher_alone, write, 0.0, done)
-    first, last = maker.ends[0], maker.ends[-1]
-    later = done - first[1]
-    row = (last[0] - first[0]) / later
-    return Trial(row, decode, teacher_alone, write, max(first[0] - start - first[1] * row, 0.0), later)
+    row = _steady(maker.ends, lookahead if len(maker.ends) == maker.writer.state.shard_count else 0)
+    fill = max(maker.ends[-1][0] - start - done * row, 0.0)
+    return Trial(row, decode, teacher_alone, write, fill, done - maker.ends[0][1])
+
+
+def _steady(ends: list[tuple[float, int]], idle: int) -> float:
+    """Return seconds a row between the first finished shard and the last that was made while others were decoded.
+
+    Args:
+        ends: (when, rows) of each finished shard, two or more.
+        idle: shards at the end during which nothing was left to decode; they are made faster than most.
+    """
+    last = max(len(ends) - 1 - idle, 1)
+    return (ends[last][0] - ends[0][0]) / sum(rows for _, rows in ends[1 : last + 1])
