@@ -86,6 +86,8 @@ bench: $(STAMP) $(PEERS)/installed ## Run the benchmarks; results go to benchmar
 	$(BIN)/python -m benchmarks.phantom
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.evaluate
+	$(BIN)/python -m benchmarks.plan
+	$(BIN)/python -m benchmarks.scale
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom, or on SOURCE=folder
 	$(BIN)/python -m benchmarks.learning $(if $(SOURCE),--source '$(SOURCE)')

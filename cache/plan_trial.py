@@ -55,6 +55,8 @@ class Trial:
     """Decoding alone, by all processes that decode."""
     teacher: float
     """The teacher alone; 0 without one."""
+    teacher_at_work: float
+    """The teacher beside the other stages, with which it shares cores; 0 without one."""
     write: float
     """Publishing and committing, fsync included."""
     fill: float
@@ -69,11 +71,17 @@ class _TimedMaker(ShardMaker):
 
     ends: list[tuple[float, int]] = field(default_factory=list)
     decoded: int = 0
+    asked: int = 0
 
     def pixels_of(self, shard: int) -> PixelShard:
         made = super().pixels_of(shard)
         self.decoded += len(made.pixels)
         return made
+
+    def latents_of(self, shard: int, made: PixelShard) -> NDArray[np.float32] | None:
+        latents_RTD = super().latents_of(shard, made)
+        self.asked += len(made.pixels)
+        return latents_RTD
 
     def write(self, shard: int, made: PixelShard, latents_RTD: NDArray[np.float32] | None) -> None:
         super().write(shard, made, latents_RTD)
@@ -169,15 +177,16 @@ def _timing(maker: _TimedMaker, start: float, lookahead: int, teacher_alone: flo
     decode = maker.stages.seconds.get("decode", 0.0) / max(maker.decoded, 1) / lookahead
     done = sum(rows for _, rows in maker.ends)
     write = maker.stages.seconds.get("write", 0.0) / max(done, 1)
+    teacher = maker.stages.seconds.get("teacher", 0.0) / max(maker.asked, 1)
     alone = max(decode, teacher_alone, write)
     if len(maker.ends) < 2:
-        return Trial(alone, decode, teacher_alone, write, 0.0, done)
-    row = _steady(maker.ends, lookahead if len(maker.ends) == maker.writer.state.shard_count else 0)
+        return Trial(alone, decode, teacher_alone, teacher, write, 0.0, done)
+    row = steady_row(maker.ends, lookahead if len(maker.ends) == maker.writer.state.shard_count else 0)
     fill = max(maker.ends[-1][0] - start - done * row, 0.0)
-    return Trial(row, decode, teacher_alone, write, fill, done - maker.ends[0][1])
+    return Trial(row, decode, teacher_alone, teacher, write, fill, done - maker.ends[0][1])
 
 
-def _steady(ends: list[tuple[float, int]], idle: int) -> float:
+def steady_row(ends: list[tuple[float, int]], idle: int) -> float:
     """Return seconds a row between the first finished shard and the last that was made while others were decoded.
 
     Args:

@@ -24,7 +24,7 @@ from usjepa.cache.errors import SourceError, UsageError, WriteError
 from usjepa.cache.plan_estimate import Measured, forecast, need_of_store
 from usjepa.cache.plan_sample import Estimate, blocks_of, estimate_sum
 from usjepa.cache.plan_target import TargetRates
-from usjepa.cache.plan_trial import Trial
+from usjepa.cache.plan_trial import Trial, steady_row
 from usjepa.cache.room import Room
 from usjepa.cache.sources.base import Entry
 
@@ -67,7 +67,7 @@ def test_a_plan_leaves_the_target_as_it_was(planned: tuple[planning.Plan, Path])
 def test_a_plan_measures_every_stage(planned: tuple[planning.Plan, Path]) -> None:
     measured = planned[0].measured
     trial = measured.trial
-    assert min(trial.row, trial.decode, trial.teacher, trial.write) > 0
+    assert min(trial.row, trial.decode, trial.teacher, trial.teacher_at_work, trial.write) > 0
     assert trial.row >= max(trial.teacher, trial.write) * 0.3
     assert measured.rates.write > 0
     assert measured.rates.read > 0
@@ -156,7 +156,7 @@ def measured(**changes: object) -> Measured:
     """Frames of 0.01 s decode and 0.1 s teacher, a target of 100 MB/s."""
     made = Measured(
         100, 100, Estimate(1000, 0), {"a": 800, "b": 200}, Estimate(10, 0), 5.0,
-        Trial(0.11, 0.01, 0.1, 0.001, 1.0, 500), TargetRates(1e8, 1e8, 1 << 30), (196, 768), Room(10**12, 10**6),
+        Trial(0.11, 0.01, 0.1, 0.105, 0.001, 1.0, 500), TargetRates(1e8, 1e8, 1 << 30), (196, 768), Room(10**12, 10**6),
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -166,6 +166,13 @@ def test_a_build_takes_loading_scan_filling_and_its_rows() -> None:
     assert found.rows == 2000
     assert found.seconds == pytest.approx(5 + 10 + 1 + 2000 * 0.11)
     assert found.slowest == "teacher"
+
+
+def test_the_rate_of_a_trial_is_that_of_shards_made_while_others_were_decoded() -> None:
+    ends = [(5.0, 10), (6.0, 10), (7.0, 10), (8.0, 10), (8.3, 10)]
+    assert steady_row(ends, 1) == pytest.approx(0.1)
+    assert steady_row(ends[:-1], 0) == pytest.approx(0.1), "stopped by time: the next shard was under way"
+    assert steady_row(ends[-2:], 2) == pytest.approx(0.03), "two shards tell all there is to tell"
 
 
 def test_a_slow_target_limits_a_build_that_outlasts_its_cache() -> None:
