@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import xxhash
 
 from usjepa.cache.errors import DamageError, HoleError
@@ -25,14 +22,14 @@ from usjepa.cache.storage import LocalStorage, Storage, unreadable
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from numpy.typing import NDArray
-
     from usjepa.cache.layers import Layer
 
-RUN_NBYTES = 1 << 19
+CALL_NBYTES = 1 << 19
 """Bytes read by one call and hashed before the next: half of a usual second-level cache."""
-_RUN_ROWS = 512
-"""Rows of a run: preadv takes 1,024 buffers, two a row."""
+RUN_NBYTES = 5 << 18
+"""Bytes that a thread takes at a time: enough that taking costs little, few enough that threads end together."""
+_CALL_ROWS = 512
+"""Rows read by one call: preadv takes 1,024 buffers, two a row."""
 _REMOTE_ROWS = 64
 """Rows that are asked of an object storage at a time, whose round trips weigh more than its bytes."""
 _TRAILERS_NBYTES = 64 << 20
@@ -99,7 +96,8 @@ class LayerReader:
         self._layout = layer.layout
         self._row_nbytes, self._tail_nbytes = layer.row_nbytes, layer.layout.tail_nbytes
         self._slot_nbytes = layer.layout.slot_nbytes
-        few = max(1, min(_RUN_ROWS, RUN_NBYTES // self._slot_nbytes))
+        self._call_rows = max(1, min(_CALL_ROWS, CALL_NBYTES // self._slot_nbytes))
+        few = max(1, min(_CALL_ROWS, RUN_NBYTES // self._slot_nbytes))
         self.run_rows = few if self._handles is not None else _REMOTE_ROWS
 
     def where(self, shard: int) -> str:
@@ -138,72 +136,78 @@ class LayerReader:
             self._trailers.put(key, trailer)
         return trailer
 
-    def _offset(self, shard: int, row: int, trailer: Trailer) -> int:
-        offset = int(trailer.offsets[row % self.layer.rows_per_shard])
-        if offset < 0:
-            raise HoleError(f"{self.where(shard)}: row {row} holds no data.")
-        return offset
+    def _offsets(self, shard: int, rows: Sequence[int], trailer: Trailer) -> list[int]:
+        """Return where each row's slot begins in the file; raises HoleError where there is no row."""
+        first, offset_of = shard * self.layer.rows_per_shard, trailer.offsets.item
+        offsets = [offset_of(row - first) for row in rows]
+        if min(offsets) < 0:
+            raise HoleError(f"{self.where(shard)}: row {rows[offsets.index(-1)]} holds no data.")
+        return offsets
 
     def _read_local(
         self, handles: Handles, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview
     ) -> None:
+        """Read and check, with as little Python a row as can be: two threads run one at a time while in it."""
+        nbytes, slot_nbytes, width = self._row_nbytes, self._slot_nbytes, self._tail_nbytes
         file = handles.lend(self.layer.shard_name(shard))
         try:
             trailer = self._trailer(shard, file)
-            offsets = [self._offset(shard, row, trailer) for row in rows]
-            for start, stop in _neighbours(offsets, self._slot_nbytes, self.run_rows):
-                nbytes = self._row_nbytes
-                into = [out[place * nbytes : (place + 1) * nbytes] for place in places[start:stop]]
-                self._read_run(file.handle, offsets[start], shard, rows[start:stop], trailer, into)
+            offsets = self._offsets(shard, rows, trailer)
+            tails = memoryview(bytearray(width * min(len(rows), self._call_rows)))
+            start = 0
+            while start < len(rows):
+                stop = self._end_of_call(offsets, start)
+                buffers = []
+                for i in range(start, stop):
+                    place, tail = places[i], i - start
+                    buffers += [out[place * nbytes : (place + 1) * nbytes], tails[tail * width : (tail + 1) * width]]
+                got = os.preadv(file.handle, buffers, offsets[start])
+                if got != (stop - start) * slot_nbytes:
+                    self._read_rest(file.handle, offsets[start], got, buffers, shard, rows[start:stop])
+                if self._check_rows:
+                    for i in range(start, stop):
+                        self._check(shard, rows[i], trailer, *buffers[2 * (i - start) : 2 * (i - start) + 2])
+                start = stop
         finally:
             handles.give_back(file)
 
-    def _read_run(
-        self,
-        handle: int,
-        offset: int,
-        shard: int,
-        rows: Sequence[int],
-        trailer: Trailer,
-        into: Sequence[memoryview],
+    def _end_of_call(self, offsets: Sequence[int], start: int) -> int:
+        """Return the end of the rows from `start` on that follow one another in the file and fit one call."""
+        stop, end = start + 1, min(len(offsets), start + self._call_rows)
+        while stop < end and offsets[stop] == offsets[stop - 1] + self._slot_nbytes:
+            stop += 1
+        return stop
+
+    def _read_rest(
+        self, handle: int, offset: int, got: int, buffers: Sequence[memoryview], shard: int, rows: Sequence[int]
     ) -> None:
-        """Read and check rows whose slots lie one behind the other from `offset` on."""
-        width = self._tail_nbytes
-        scratch = memoryview(bytearray(width * len(rows)))
-        tails = [scratch[i * width : (i + 1) * width] for i in range(len(rows))]
-        buffers = [part for pair in zip(into, tails, strict=True) for part in pair]
-        got, wanted = os.preadv(handle, buffers, offset), len(rows) * self._slot_nbytes
-        while got < wanted:  # a signal or a network share may cut a read short
+        """Go on with a read that a signal or a network share cut short after `got` bytes."""
+        wanted = len(rows) * self._slot_nbytes
+        while got < wanted:
             more = os.preadv(handle, _behind(buffers, got), offset + got)
             if not more:
                 raise DamageError(
                     f"{self.where(shard)}: the file ends within row {rows[got // self._slot_nbytes]}: it was cut."
                 )
             got += more
-        if self._check_rows:
-            for row, data, tail in zip(rows, into, tails, strict=True):
-                self._check(shard, row, trailer, data, tail)
 
     def _read_remote(self, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview) -> None:
-        trailer = self._trailer(shard, None)
         slot, nbytes = self._slot_nbytes, self._row_nbytes
-        ranges = [(self._offset(shard, row, trailer), slot) for row in rows]
-        for row, place, data in zip(
-            rows, places, self._storage.read_ranges(self.layer.shard_name(shard), ranges), strict=True
-        ):
+        trailer = self._trailer(shard, None)
+        ranges = [(offset, slot) for offset in self._offsets(shard, rows, trailer)]
+        found = self._storage.read_ranges(self.layer.shard_name(shard), ranges)
+        for row, place, data in zip(rows, places, found, strict=True):
             if len(data) != slot:
                 raise DamageError(f"{self.where(shard)}: row {row}: the store gave {len(data)} of {slot} bytes.")
             out[place * nbytes : (place + 1) * nbytes] = data[:nbytes]
             if self._check_rows:
                 self._check(shard, row, trailer, data[:nbytes], data[nbytes:])
 
-    def _check(
-        self, shard: int, row: int, trailer: Trailer, data: memoryview | bytes, tail: memoryview | bytes
-    ) -> None:
+    def _check(self, shard: int, row: int, trailer: Trailer, data: Bytes, tail: Bytes) -> None:
         hasher = xxhash.xxh3_64(seed=row_seed(self._digest, row))
         hasher.update(data)
         hasher.update(tail)
-        if hasher.intdigest() != int(trailer.hashes[row % self.layer.rows_per_shard]):
+        if hasher.intdigest() != trailer.hashes.item(row % self.layer.rows_per_shard):
             raise DamageError(
                 f"{self.where(shard)}: row {row} is not what was built: its bytes were changed or belong elsewhere. "
                 "Run `usjepa-cache verify`."
@@ -221,15 +225,6 @@ class LayerReader:
             self._handles.close()
 
 
-def _neighbours(offsets: Sequence[int], slot_nbytes: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of stretches of at most `most` offsets that follow one another without a gap."""
-    start = 0
-    for i in range(1, len(offsets) + 1):
-        if i == len(offsets) or i - start == most or offsets[i] != offsets[i - 1] + slot_nbytes:
-            yield start, i
-            start = i
-
-
 def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
     """Return what is left of buffers when their first `done` bytes are filled."""
     left = []
@@ -241,8 +236,7 @@ def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
     return left
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """Some rows of one shard of one layer, and where in the batch they go: what a thread takes at a time."""
 
     reader: LayerReader
@@ -272,19 +266,23 @@ class Run:
 def runs_of(reader: LayerReader, groups: Groups, out: memoryview) -> Iterator[Run]:
     """Cut a layer's part of a batch into runs."""
     for shard, rows, places in groups:
-        numbered = iter(zip(rows, places, strict=True))
-        while part := list(islice(numbered, reader.run_rows)):
-            yield Run(reader, shard, [row for row, _ in part], [place for _, place in part], out)
+        for start in range(0, len(rows), reader.run_rows):
+            stop = start + reader.run_rows
+            yield Run(reader, shard, rows[start:stop], places[start:stop], out)
 
 
-def by_shard(rows: NDArray[np.int64], rows_per_shard: int) -> Groups:
-    """Group rows by shard: (shard, rows, places in the batch), rows ascending within each."""
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    shards = ordered // rows_per_shard
-    cuts = np.flatnonzero(np.diff(shards)) + 1
-    return [
-        (int(part[0]) // rows_per_shard, part.tolist(), places.tolist())
-        for part, places in zip(np.split(ordered, cuts), np.split(order, cuts), strict=True)
-        if len(part)
-    ]
+def by_shard(rows: list[int], rows_per_shard: int) -> Groups:
+    """Group rows by shard: (shard, rows, places in the batch), rows ascending within each.
+
+    Plain Python: for a batch of hundreds, NumPy's calls cost more than they save, and nothing is read meanwhile.
+    """
+    groups: Groups = []
+    last: int | None = None
+    for place in sorted(range(len(rows)), key=rows.__getitem__):
+        shard = rows[place] // rows_per_shard
+        if shard != last:
+            groups.append((shard, [], []))
+            last = shard
+        groups[-1][1].append(rows[place])
+        groups[-1][2].append(place)
+    return groups

@@ -245,3 +245,46 @@ def test_memory_does_not_grow_with_the_rows_that_were_read(tmp_path: Path) -> No
 
     before = read(50)
     assert read(500) - before < 2 << 20
+
+
+def test_threads_that_open_the_same_file_at_once_share_one_descriptor(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.publish("a/x", b"content")
+    handles, both, opened = Handles(storage), threading.Barrier(2), []
+    real = storage.open_in
+
+    def together(place: int, name: str) -> int:
+        both.wait(timeout=30)  # neither is known yet when the other one opens it
+        opened.append(real(place, name))
+        return opened[-1]
+
+    storage.open_in = together  # type: ignore[method-assign]
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(handles.lend("a/x"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1]
+    assert sorted(_is_open(handle) for handle in opened) == [False, True]
+
+
+def _is_open(handle: int) -> bool:
+    try:
+        os.fstat(handle)
+    except OSError:
+        return False
+    return True
+
+
+def test_helpers_end_when_their_crew_is_closed_or_forgotten() -> None:
+    crew = Crew(2)
+    crew.run([partial(int, "1")] * 9)
+    closed, forgotten = list(crew._threads), Crew(2)
+    crew.close()
+    assert not any(thread.is_alive() for thread in closed)
+    left = list(forgotten._threads)
+    del forgotten
+    for thread in left:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in left)
