@@ -54,7 +54,8 @@ class Handles:
 
     def __init__(self, storage: LocalStorage, most: int | None = None) -> None:
         self._storage = storage
-        self._most = most_open() if most is None else most
+        self.most = most_open() if most is None else most
+        """Idle files that are kept open."""
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._folders: dict[str, _Folder] = {}
         self._lock = threading.Lock()
@@ -92,8 +93,8 @@ class Handles:
             if file.dropped:
                 if not file.users:
                     _close_afresh(file.handle)
-            elif len(self._files) > self._most:
-                self._close_idle(self._most)
+            elif len(self._files) > self.most:
+                self._close_idle(self.most)
 
     def _close_idle(self, keep: int) -> None:
         excess = max(0, len(self._files) - keep)

@@ -1,26 +1,28 @@
 """The read path: rows' byte ranges straight into the caller's buffer, each row checked against its place.
 
 Local files are read with `preadv` (row into the batch, slot's tail into scratch), neighbouring rows by one call;
-preadv and xxh3 both release the GIL, and a few threads share the runs of rows. A run is small enough that its bytes
-are hashed while they still lie in the processor's cache. No mmap: a vanished page of a network share would be a
+preadv and xxh3 both release the GIL. What a call reads is small enough to be hashed while it still lies in the
+processor's cache. No mmap: a vanished page of a network share would be a
 SIGBUS, not an exception.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import xxhash
 
-from usjepa.cache.errors import DamageError, HoleError
+from usjepa.cache.errors import DamageError, HoleError, StoreError
 from usjepa.cache.handles import Handles, OpenFile
 from usjepa.cache.shard import Trailer, parse_trailer, row_seed
-from usjepa.cache.storage import LocalStorage, Storage, unreadable
+from usjepa.cache.storage import LocalStorage, Storage
+from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from usjepa.cache.layers import Layer
 
@@ -30,47 +32,13 @@ RUN_NBYTES = 5 << 18
 """Bytes that a thread takes at a time: enough that taking costs little, few enough that threads end together."""
 _CALL_ROWS = 512
 """Rows read by one call: preadv takes 1,024 buffers, two a row."""
+_NOT_WAITING: int = getattr(os, "RWF_NOWAIT", 0)
+"""preadv's flag: give what lies in memory and no more (Linux)."""
+_CANT_TELL = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+"""How file systems and kernels say that they don't know that flag."""
 _REMOTE_ROWS = 64
 """Rows that are asked of an object storage at a time, whose round trips weigh more than its bytes."""
-_TRAILERS_NBYTES = 64 << 20
-"""Bytes of checksum tables that a process keeps: those of 8 million rows of one layer."""
-
 Bytes = memoryview | bytes
-Groups = list[tuple[int, list[int], list[int]]]
-"""(shard, rows, places in the batch)."""
-
-
-class Trailers:
-    """What is known of shards' ends, bounded in bytes; the oldest go first. Shared by the layers of a store."""
-
-    def __init__(self, most_nbytes: int = _TRAILERS_NBYTES) -> None:
-        self._most = most_nbytes
-        self._held: dict[tuple[str, int], Trailer] = {}
-        self._nbytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, int]) -> Trailer | None:
-        """Return a shard's trailer where it is held."""
-        return self._held.get(key)
-
-    def put(self, key: tuple[str, int], trailer: Trailer) -> None:
-        """Hold a trailer, in place of older ones when there is no room."""
-        with self._lock:
-            self._remove(key)
-            self._held[key] = trailer
-            self._nbytes += trailer.own_nbytes
-            while self._nbytes > self._most and len(self._held) > 1:
-                self._remove(next(iter(self._held)))
-
-    def drop(self, key: tuple[str, int]) -> None:
-        """Forget a shard's trailer."""
-        with self._lock:
-            self._remove(key)
-
-    def _remove(self, key: tuple[str, int]) -> None:
-        old = self._held.pop(key, None)
-        if old is not None:
-            self._nbytes -= old.own_nbytes
 
 
 class LayerReader:
@@ -99,13 +67,26 @@ class LayerReader:
         self._call_rows = max(1, min(_CALL_ROWS, CALL_NBYTES // self._slot_nbytes))
         few = max(1, min(_CALL_ROWS, RUN_NBYTES // self._slot_nbytes))
         self.run_rows = few if self._handles is not None else _REMOTE_ROWS
+        self.shards_ahead = self._handles.most // 2 if self._handles is not None else 0
+        """Shards that may be asked for ahead: their files must still be open when their turn comes."""
+        self.blind = self._handles is None or not _NOT_WAITING
+        """Whether nobody can tell what lies in memory, as with NFS."""
 
     def where(self, shard: int) -> str:
         """Return a shard's place, for messages."""
         return f"{self._storage.url}/{self.layer.shard_name(shard)} (shard {shard})"
 
-    def read_shard_rows(self, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview) -> None:
+    def read_shard_rows(
+        self,
+        shard: int,
+        rows: Sequence[int],
+        places: Sequence[int],
+        out: memoryview,
+        missed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Read rows of one shard into `out` (bytes of a C-contiguous [B, *shape] array) at the given places.
+
+        `missed` is called when bytes turn out not to lie in memory, before they are waited for.
 
         Raises:
             HoleError: a row holds no data.
@@ -115,7 +96,7 @@ class LayerReader:
             if self._handles is None:
                 self._read_remote(shard, rows, places, out)
             else:
-                self._read_local(self._handles, shard, rows, places, out)
+                self._read_local(self._handles, shard, rows, places, out, missed)
         except FileNotFoundError as error:
             raise DamageError(
                 f"{self.where(shard)}: the file is missing; row {rows[0]} needs it. Run verify."
@@ -145,7 +126,13 @@ class LayerReader:
         return offsets
 
     def _read_local(
-        self, handles: Handles, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview
+        self,
+        handles: Handles,
+        shard: int,
+        rows: Sequence[int],
+        places: Sequence[int],
+        out: memoryview,
+        missed: Callable[[], None],
     ) -> None:
         """Read and check, with as little Python a row as can be: two threads run one at a time while in it."""
         nbytes, slot_nbytes, width = self._row_nbytes, self._slot_nbytes, self._tail_nbytes
@@ -161,8 +148,9 @@ class LayerReader:
                 for i in range(start, stop):
                     place, tail = places[i], i - start
                     buffers += [out[place * nbytes : (place + 1) * nbytes], tails[tail * width : (tail + 1) * width]]
-                got = os.preadv(file.handle, buffers, offsets[start])
+                got = self._read_what_is_there(file.handle, buffers, offsets[start])
                 if got != (stop - start) * slot_nbytes:
+                    missed()
                     self._read_rest(file.handle, offsets[start], got, buffers, shard, rows[start:stop])
                 if self._check_rows:
                     for i in range(start, stop):
@@ -178,6 +166,20 @@ class LayerReader:
             stop += 1
         return stop
 
+    def _read_what_is_there(self, handle: int, buffers: Sequence[memoryview], offset: int) -> int:
+        """Read as far as the bytes lie in memory, without waiting for a disk; return how many came."""
+        if self.blind:
+            return os.preadv(handle, buffers, offset)
+        try:
+            return os.preadv(handle, buffers, offset, _NOT_WAITING)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno not in _CANT_TELL:
+                raise
+            self.blind = True
+            return 0
+
     def _read_rest(
         self, handle: int, offset: int, got: int, buffers: Sequence[memoryview], shard: int, rows: Sequence[int]
     ) -> None:
@@ -190,6 +192,26 @@ class LayerReader:
                     f"{self.where(shard)}: the file ends within row {rows[got // self._slot_nbytes]}: it was cut."
                 )
             got += more
+
+    def ask_for(self, shard: int, rows: Sequence[int]) -> None:
+        """Ask the system to fetch rows, and what is needed to find them, without waiting. Nothing is promised."""
+        if self._handles is None or not hasattr(os, "posix_fadvise"):
+            return
+        # Whatever is wrong here, the read itself meets again and tells.
+        with contextlib.suppress(OSError, StoreError):
+            file = self._handles.lend(self.layer.shard_name(shard))
+            try:
+                trailer = self._trailers.get((self.layer.name, shard))
+                if trailer is None:
+                    length = self._layout.trailer_nbytes
+                    os.posix_fadvise(file.handle, max(0, file.size - length), length, os.POSIX_FADV_WILLNEED)
+                for row in rows:
+                    slot = row % self.layer.rows_per_shard
+                    # Without the trailer: where the row lies unless there are holes before it.
+                    offset = slot * self._slot_nbytes if trailer is None else trailer.offsets.item(slot)
+                    os.posix_fadvise(file.handle, max(0, offset), self._slot_nbytes, os.POSIX_FADV_WILLNEED)
+            finally:
+                self._handles.give_back(file)
 
     def _read_remote(self, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview) -> None:
         slot, nbytes = self._slot_nbytes, self._row_nbytes
@@ -234,55 +256,3 @@ def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
         if skipped < len(buffer):
             left.append(buffer[skipped:])
     return left
-
-
-class Run(NamedTuple):
-    """Some rows of one shard of one layer, and where in the batch they go: what a thread takes at a time."""
-
-    reader: LayerReader
-    shard: int
-    rows: list[int]
-    places: list[int]
-    out: memoryview
-
-    def read(self) -> None:
-        """Read the rows; once more, from a freshly opened file, when a share gave a stale handle or stale bytes.
-
-        Raises:
-            DamageError, HoleError: see `LayerReader.read_shard_rows`.
-            StoreError: the system refuses twice.
-        """
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
-            return
-        except (DamageError, OSError):
-            self.reader.forget(self.shard)
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
-        except OSError as error:
-            raise unreadable(self.reader.where(self.shard), error) from error
-
-
-def runs_of(reader: LayerReader, groups: Groups, out: memoryview) -> Iterator[Run]:
-    """Cut a layer's part of a batch into runs."""
-    for shard, rows, places in groups:
-        for start in range(0, len(rows), reader.run_rows):
-            stop = start + reader.run_rows
-            yield Run(reader, shard, rows[start:stop], places[start:stop], out)
-
-
-def by_shard(rows: list[int], rows_per_shard: int) -> Groups:
-    """Group rows by shard: (shard, rows, places in the batch), rows ascending within each.
-
-    Plain Python: for a batch of hundreds, NumPy's calls cost more than they save, and nothing is read meanwhile.
-    """
-    groups: Groups = []
-    last: int | None = None
-    for place in sorted(range(len(rows)), key=rows.__getitem__):
-        shard = rows[place] // rows_per_shard
-        if shard != last:
-            groups.append((shard, [], []))
-            last = shard
-        groups[-1][1].append(rows[place])
-        groups[-1][2].append(place)
-    return groups

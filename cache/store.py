@@ -23,13 +23,15 @@ from usjepa.cache.handles import Handles
 from usjepa.cache.lazy import lazy
 from usjepa.cache.manifest import Manifest, Segment
 from usjepa.cache.precision import to_targets
-from usjepa.cache.reading import Groups, LayerReader, Run, Trailers, by_shard, runs_of
+from usjepa.cache.reading import LayerReader
+from usjepa.cache.runs import Groups, ReadAhead, Run, by_shard, runs_of
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
 from usjepa.cache.storage import TABLE_LIMIT, LocalStorage, Storage, open_storage
 from usjepa.cache.tables import RowTable, SourceTable
+from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -289,13 +291,14 @@ class Store:
         own = self._mine()
         # The largest rows first: what is left for the end is shared out finely.
         largest_first = sorted(names, key=lambda name: -described[name].row_nbytes)
-        own.crew.run(
-            [
-                partial(self._read_run, run)
-                for name in largest_first
-                for run in runs_of(own.readers[name], groups, arrays[name].reshape(-1).view(np.uint8).data)
-            ]
-        )
+        runs = [
+            run
+            for name in largest_first
+            for run in runs_of(own.readers[name], groups, arrays[name].reshape(-1).view(np.uint8).data)
+        ]
+        ahead = ReadAhead(runs)
+        ahead.begin()
+        own.crew.run([partial(self._read_run, run, ahead.ask) for run in runs])
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
         return Batch(numbers, arrays, teacher, channels)
 
@@ -311,9 +314,9 @@ class Store:
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.")
 
-    def _read_run(self, run: Run) -> None:
+    def _read_run(self, run: Run, missed: Callable[[], None]) -> None:
         try:
-            run.read()
+            run.read(missed)
         except (DamageError, HoleError) as error:
             raise type(error)(f"{error}{self._origin(str(error), run.rows)}") from error
 
