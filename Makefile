@@ -95,6 +95,8 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.step
 	$(STEP_PEERS)/bin/python -m benchmarks.step_peers
 	$(BIN)/python -m benchmarks.evaluate
+	$(BIN)/python -m benchmarks.plan
+	$(BIN)/python -m benchmarks.scale
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom, or on SOURCE=folder
 	$(BIN)/python -m benchmarks.learning $(if $(SOURCE),--source '$(SOURCE)')
