@@ -24,6 +24,20 @@ def test_each_channel_gets_mean_0_and_deviation_1_over_the_training_rows(phantom
     torch.testing.assert_close(got.std(0), torch.ones(got.shape[1]).double(), atol=1e-3, rtol=0)
 
 
+def test_whitened_targets_have_no_correlated_channels_over_the_training_rows(phantom_store):
+    store = open_store(phantom_store)
+    positions = np.arange(0, 120, 2)
+    norm = measured("whitened", store, "demo", None, positions, torch.device("cpu"))
+    latents = torch.from_numpy(store.read(store.rows[positions]).arrays["latents/demo"])
+    got = norm(latents).double().flatten(0, 1)
+    covariance = (got - got.mean(0)).T @ (got - got.mean(0)) / len(got)
+    axes = covariance.diagonal().clone()
+    torch.testing.assert_close(covariance, torch.diag(axes), atol=2e-3, rtol=0)
+    # The floor on variances holds back axes of rounding noise only: the strong ones come to variance 1.
+    assert float(axes.max()) == pytest.approx(1.0, abs=1e-2)
+    assert float(axes.median()) > 0.9
+
+
 def test_a_massive_channel_weighs_no_more_than_the_others():
     latents = torch.randn(200, 4, 8, generator=torch.Generator().manual_seed(0))
     latents[..., 3] *= 50
@@ -33,8 +47,9 @@ def test_a_massive_channel_weighs_no_more_than_the_others():
     assert float(shares.max() / shares.min()) < 1.01
 
 
-def test_a_resumed_run_does_not_measure_again(phantom_store, tmp_path, monkeypatch):
-    wanted = recipe("train.target_norm=standardised", "train.loss=cosine")
+@pytest.mark.parametrize("mode", ["standardised", "whitened"])
+def test_a_resumed_run_does_not_measure_again(phantom_store, tmp_path, monkeypatch, mode):
+    wanted = recipe(f"train.target_norm={mode}", "train.loss=cosine")
     train(str(phantom_store), str(tmp_path / "whole"), wanted, "cpu")
     train(str(phantom_store), str(tmp_path / "cut"), wanted, "cpu", stop_after_steps=7)
     monkeypatch.setattr("usjepa.train.run.measured", None)
