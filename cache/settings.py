@@ -217,8 +217,8 @@ class TrainSettings(Settings):
     """Where smooth L1 turns linear; not stated in the paper, torch's default."""
     target_norm: Literal["none", "layer", "standardised", "whitened"] = "none"
     """Targets as they are; each token normalised over its channels (I-JEPA's code does, the paper does not say); each
-    channel standardised by its mean and deviation over a sample of training frames; or whitened on their principal
-    axes there, so that every direction in which the teacher's tokens differ counts alike."""
+    channel standardised by its mean and deviation over a sample of training frames; or whitened by the covariance of
+    the channels there, so that every direction in which the teacher's tokens differ counts alike."""
     batch_size: Count = 128
     """Images per step, over all ranks."""
     accumulate: Count = 1

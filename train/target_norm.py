@@ -3,8 +3,9 @@
 `layer` is I-JEPA's `F.layer_norm(h, (h.size(-1),))`: every token to mean 0 and variance 1 over its channels, no affine,
 eps 1e-5. `standardised` takes each channel's mean off and divides by its deviation over a sample of training frames:
 in latents with a few massive channels (arXiv 2402.17762) these alone would otherwise be what is learnt. `whitened`
-turns the channels to their principal axes first (PCA whitening): where a small teacher's channels all follow brightness
-and depth, standardised ones still do, and the axes on which classes differ are a small part of the loss.
+multiplies by the inverse square root of the channels' covariance (ZCA whitening, arXiv 1512.00809): where all channels
+of a small teacher follow brightness and depth, standardised ones still do, and the directions in which classes differ
+are a small part of the loss. Unlike principal axes, whose signs and order are a matter of rounding, it is unique.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ SAMPLE = 512
 _AT_ONCE = 64
 _EPSILON = 1e-6
 _FLOOR = 1e-3
-"""Added to the variance of every principal axis, as a share of their mean: axes of rounding noise stay small."""
+"""Added to the variance in every direction, as a share of the mean one: directions of rounding noise stay small."""
 
 
 class TargetNorm:
@@ -39,34 +40,33 @@ class TargetNorm:
         mode: Mode,
         mean_D: torch.Tensor | None = None,
         deviation_D: torch.Tensor | None = None,
-        axes_DD: torch.Tensor | None = None,
+        whitening_DD: torch.Tensor | None = None,
     ) -> None:
         self.mode = mode
-        self._mean_D, self._deviation_D, self._axes_DD = mean_D, deviation_D, axes_DD
+        self._mean_D, self._deviation_D, self._whitening_DD = mean_D, deviation_D, whitening_DD
 
     def __call__(self, latents_BTD: torch.Tensor) -> torch.Tensor:
         """Normalise; before patches are picked."""
         x = latents_BTD.float()
         if self.mode == "layer":
             return functional.layer_norm(x, (x.shape[-1],))
-        if self._mean_D is not None and self._deviation_D is not None:
+        if self._mean_D is not None:
             x = x - self._mean_D.to(x.device)
-            if self._axes_DD is not None:
-                x = x @ self._axes_DD.to(x.device)
-            return x / self._deviation_D.to(x.device)
+        if self._deviation_D is not None:
+            x = x / self._deviation_D.to(x.device)
+        if self._whitening_DD is not None:
+            x = x @ self._whitening_DD.to(x.device)
         return x
 
     def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint keeps: a resumed run must not measure again, on a GPU it would get other last bits."""
-        if self._mean_D is None or self._deviation_D is None:
-            return {}
-        state = {"targets.mean": self._mean_D, "targets.deviation": self._deviation_D}
-        return state if self._axes_DD is None else {**state, "targets.axes": self._axes_DD}
+        named = {"mean": self._mean_D, "deviation": self._deviation_D, "whitening": self._whitening_DD}
+        return {f"targets.{name}": tensor for name, tensor in named.items() if tensor is not None}
 
     @classmethod
     def restored(cls, mode: Mode, state: dict[str, torch.Tensor]) -> TargetNorm:
         """From what `state` gave."""
-        return cls(*(mode, state.get("targets.mean"), state.get("targets.deviation"), state.get("targets.axes")))
+        return cls(mode, *(state.get(f"targets.{name}") for name in ("mean", "deviation", "whitening")))
 
 
 def measured(
@@ -98,9 +98,9 @@ def measured(
         deviation_D = (covariance_DD.diagonal().clamp(min=0.0) + _EPSILON).sqrt()
         return TargetNorm(mode, mean_D.float().cpu(), deviation_D.float().cpu())
     variance_D, axes_DD = torch.linalg.eigh(covariance_DD)
-    variance_D = variance_D.clamp(min=0.0)
-    deviation_D = (variance_D + _FLOOR * variance_D.mean()).sqrt()
-    return TargetNorm(mode, mean_D.float().cpu(), deviation_D.float().cpu(), axes_DD.float().cpu())
+    scale_D = (variance_D.clamp(min=0.0) + _FLOOR * variance_D.mean()).rsqrt()
+    whitening_DD = (axes_DD * scale_D) @ axes_DD.T
+    return TargetNorm(mode, mean_D.float().cpu(), None, whitening_DD.float().cpu())
 
 
 def _layers(store: Store, layer: str | None) -> list[str]:
