@@ -51,12 +51,6 @@ def conditions() -> list[Condition]:
     student = load_recipe("demo").train
     both = student.epochs + load_recipe("demo-teacher").train.epochs
     regions = "masks over the whole frame" if student.masks.regions else "masks inside the region"
-    norms = {
-        "none": "targets as they are",
-        "layer": "targets layer-normalised",
-        "standardised": "targets standardised",
-        "whitened": "targets whitened",
-    }
     return [
         Condition(STUDENT, "k1", "demo", ("train.teacher=demo",)),
         Condition(TEACHER, "k1", "demo-teacher"),
@@ -65,10 +59,8 @@ def conditions() -> list[Condition]:
                   ("train.teacher=demo", f"train.masks.regions={str(not student.masks.regions).lower()}")),
         Condition("int8 targets", "k1", "demo", ("train.teacher=demo-int8",)),
         Condition("4 views", "k4", "demo", ("train.teacher=demo",)),
-        *(
-            Condition(told, "k1", "demo", ("train.teacher=demo", f"train.target_norm={norm}"))
-            for norm, told in norms.items() if norm != student.target_norm
-        ),
+        Condition("targets as they are", "k1", "demo", ("train.teacher=demo", "train.target_norm=none")),
+        Condition("targets standardised", "k1", "demo", ("train.teacher=demo", "train.target_norm=standardised")),
     ]  # fmt: skip
 
 
@@ -215,7 +207,8 @@ def differences(rows: Rows, trained: list[str]) -> dict[str, dict[str, list[floa
     found: dict[str, dict[str, list[float]]] = {}
     for name in trained:
         for task in rows[STUDENT][0]:
-            pairs = zip(values_of(rows, name, task), values_of(rows, STUDENT, task), strict=True)
+            # The teacher has one seed: it is compared with the student of that seed.
+            pairs = zip(values_of(rows, name, task), values_of(rows, STUDENT, task), strict=False)
             found.setdefault(name, {})[task] = [one - other for one, other in pairs]
     return found
 
@@ -244,7 +237,8 @@ def main() -> None:
     data = "source" if args.source else "phantom"
     work = Work(args.work / data, args.source)
     wanted = [one for one in conditions() if not args.only or one.name in (STUDENT, *args.only)]
-    jobs = [(condition, seed) for seed in range(args.seeds) for condition in wanted]
+    # The student's seeds first: what was cut short still answers the first question.
+    jobs = [(one, seed) for one in wanted for seed in range(1 if one.name == TEACHER else args.seeds)]
     cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(cores) as pool:
         work.stores(pool)
