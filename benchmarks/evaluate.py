@@ -3,7 +3,9 @@
 Each task: 5 probe seeds, logistic regression, k-NN, bootstrap intervals, few-shot at 4 shares, 7 corruptions at 3
 strengths, and what is found out about the task itself. Features are 768 numbers a frame that tell the class through
 noise; they were computed before the clock starts, those of corrupted frames too. Then: how fast kept features of 10,000
-frames are read, beside a plain read of the same store. `--frames N` for another size.
+frames are read, beside a plain read of the same store. Then: the linear probe alone at 4,000 x 768 features, 9 classes,
+5 seeds and all 150 epochs, the longest it can take; leakage and hygiene of 10,000 frames; an attentive probe of one
+seed on 1,000 frames of ViT-B tokens, seconds an epoch. `--frames N` for another size, `--only NAME` for one part.
 """
 
 from __future__ import annotations
@@ -22,10 +24,15 @@ from benchmarks.machine import describe, report
 from tests.labelled import File, write_labelled
 from usjepa.cache.settings import EvaluateSettings
 from usjepa.cache.store import open_store
+from usjepa.evaluate.attentive import train_attentive
 from usjepa.evaluate.document import draws_of
 from usjepa.evaluate.facts import facts_of
 from usjepa.evaluate.features import LAYER, feature_identity, features_of
 from usjepa.evaluate.few_shot import few_shot
+from usjepa.evaluate.hygiene import torn
+from usjepa.evaluate.leakage import Contents, twins
+from usjepa.evaluate.near_duplicates import BITS
+from usjepa.evaluate.probe import one_thread, train_probe
 from usjepa.evaluate.robustness import Corrupted, only_tested, robustness, seen_corrupted
 from usjepa.evaluate.scoring import score_features
 from usjepa.evaluate.splits import TRAIN
@@ -81,22 +88,65 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=2000)
     parser.add_argument("--read", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", choices=["evaluate", "read", "parts"])
     arguments = parser.parse_args()
     machine = describe(("numpy", "torch", "scikit-learn"))
-    note = f"one encoder, 3 tasks of {arguments.frames} frames, {DIM} features, 5 seeds; other work was running"
     with TemporaryDirectory() as folder:
-        tasks = [labelled(Path(folder) / f"{n}-classes.zarr", arguments.frames, n) for n in CLASSES]
-        samples = defaultdict(list)
-        evaluated(tasks, Path(folder), defaultdict(list))  # computes the features, untimed
+        if arguments.only in (None, "evaluate"):
+            note = f"one encoder, 3 tasks of {arguments.frames} frames, {DIM} features, 5 seeds"
+            report("evaluate", "seconds", whole(Path(folder), arguments.frames, arguments.rounds), machine, note)
+        if arguments.only in (None, "read"):
+            rates = reading(labelled(Path(folder) / "read.zarr", arguments.read, 3), Path(folder))
+            note = f"kept features of {arguments.read} frames, {DIM} float32 each"
+            report("evaluate-read", "GB/s", rates, machine, note)
+    if arguments.only in (None, "parts"):
+        samples: dict[str, list[float]] = defaultdict(list)
         for _ in range(arguments.rounds):
-            spent: dict[str, list[float]] = defaultdict(list)
-            evaluated(tasks, Path(folder), spent)
-            for stage, seconds in spent.items():
-                samples[stage].append(sum(seconds))
-            samples["all of it"].append(sum(sum(seconds) for seconds in spent.values()))
-        report("evaluate", "seconds", dict(samples), machine, note)
-        rates = reading(labelled(Path(folder) / "read.zarr", arguments.read, 3), Path(folder))
-    report("evaluate-read", "GB/s", rates, machine, f"kept features of {arguments.read} frames, {DIM} float32 each")
+            for what, seconds in parts().items():
+                samples[what].append(seconds)
+        report("evaluate-parts", "seconds", dict(samples), machine, "see benchmarks/evaluate.py")
+
+
+def whole(folder: Path, frames: int, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of each stage of an evaluation, a value a round."""
+    tasks = [labelled(folder / f"{n}-classes.zarr", frames, n) for n in CLASSES]
+    samples: dict[str, list[float]] = defaultdict(list)
+    evaluated(tasks, folder, defaultdict(list))  # computes the features, untimed
+    for _ in range(rounds):
+        spent: dict[str, list[float]] = defaultdict(list)
+        evaluated(tasks, folder, spent)
+        for stage, seconds in spent.items():
+            samples[stage].append(sum(seconds))
+        samples["all of it"].append(sum(sum(seconds) for seconds in spent.values()))
+    return dict(samples)
+
+
+def parts() -> dict[str, float]:
+    """Return the seconds of what is promised of single parts."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 9, 4400)
+    x = (rng.standard_normal((9, DIM))[labels] + 8 * rng.standard_normal((4400, DIM))).astype(np.float32)
+    longest = EvaluateSettings(patience=150)
+    taken: dict[str, float] = {}
+
+    @contextmanager
+    def clock(what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        taken[what] = time.perf_counter() - start
+
+    with clock("linear probe, 4,000 x 768, 9 classes, 5 seeds, 150 epochs (goal: 20)"):
+        probe = train_probe(x[:4000], labels[:4000], x[4000:], labels[4000:], 9, longest)
+    assert probe.epochs == (150,) * 5
+    bits = np.where(rng.random((10_000, BITS)) < 0.5, -1.0, 1.0).astype(np.float32)
+    contents = Contents(np.array([f"{i:032x}" for i in range(10_000)], dtype=object), bits)
+    with clock("near-duplicates and torn labels among 10,000 frames, once read"):
+        twins(contents, np.arange(2500), np.arange(2500, 10_000), lambda: None)
+        torn(contents, rng.integers(0, 9, 10_000), lambda: None)
+    tokens = rng.standard_normal((1000, 196, DIM), dtype=np.float32)
+    with one_thread(), clock("attentive probe, 1,000 frames of 196 x 768 tokens, one seed: an epoch"):
+        train_attentive(tokens, labels[:1000], tokens[:250], labels[:250], 9, EvaluateSettings(epochs=1), 0)
+    return taken
 
 
 def evaluated(tasks: list[Task], folder: Path, spent: dict[str, list[float]]) -> None:

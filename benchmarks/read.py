@@ -198,6 +198,7 @@ def main() -> None:
         "datasets",
         "mosaicml-streaming",
         "safetensors",
+        "annbatch",
         "numpy",
         "xxhash",
     )

@@ -109,7 +109,49 @@ def streaming(store: Path, latents: Array) -> dict[str, Read]:
     return {"MosaicML Streaming": lambda rows: np.stack([data[int(row)]["latents"] for row in rows])}
 
 
-PEERS = (zarr_python, zarrs, tensorstore, h5py, safetensors, datasets, streaming)
+def annbatch(store: Path, latents: Array) -> dict[str, Read]:
+    """annbatch over the very shards that usjepa wrote, by the pipeline of zarrs, as its documentation asks.
+
+    It is a loader, not a reader: a sampler says which rows to fetch at once and how to cut them into batches. Left to
+    itself it fetches stretches of neighbouring rows (512 by default, 32 stretches at once) and shuffles within what it
+    holds, which is fast where rows were shuffled before they were written and is no uniform draw. Here a sampler of
+    ours asks for the very rows of the batch, a fetch a batch, as every contender reads them; what is fetched is copied
+    once more into the batch, as the loader does with all that it yields.
+    """
+    import zarr
+    import zarrs  # noqa: F401 - registers the pipeline
+    from annbatch import Loader
+    from annbatch.abc import Sampler
+
+    class Given(Sampler):
+        """Yields one batch of given rows."""
+
+        rows: Array
+        batch_size, shuffle = None, False
+
+        def n_batches(self, n_obs: int) -> int:
+            return 1
+
+        def validate(self, n_obs: int) -> None:
+            pass
+
+        def _sample(self, n_obs: int) -> Any:
+            yield {"requests": self.rows, "splits": [np.arange(len(self.rows))]}
+
+    with zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}):
+        array = zarr.open_array(store / "latents/vitb", mode="r")
+    sampler = Given()
+    loader = Loader(batch_sampler=sampler).add_dataset(array)
+
+    def read(rows: Array) -> Array:
+        sampler.rows = rows
+        (batch,) = loader
+        return np.asarray(batch["X"])
+
+    return {"annbatch, given rows": read}
+
+
+PEERS = (zarr_python, zarrs, tensorstore, h5py, safetensors, datasets, streaming, annbatch)
 
 
 def open_peers(store: Path, latents: Array) -> tuple[dict[str, Read], dict[str, str]]:

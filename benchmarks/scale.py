@@ -1,23 +1,27 @@
 """What grows with a store and what must not: `python -m benchmarks.scale [--sizes 1000 10000 100000 1000000]`.
 
 Stores of small rows (16 x 16 pixels, 4 x 16 fp16 latents, 250 rows a shard, clips of 100 frames, 4 views), so that
-what a row costs beside its bytes shows: written (with every fsync), sealed, read, ordered in batches of 1,024. Random
-rows of a small store share shards, those of a large one don't, so 64 rows of 4 random shards are read, and 64 rows from
-anywhere. Opening is measured in fresh processes, warm page cache: seconds and memory from before `open_store` until it
-has returned, until one row is read, and until the tables are read, split and ordered. At last the order of an epoch of
-100,000,000 rows, of which no store exists.
+what a row costs beside its bytes shows: written (processor time: the disk is benchmarks/write.py's), sealed, read,
+ordered in batches of 1,024. Random rows of a small store share shards, those of a large one don't, so 64 rows of 4
+random shards are read, and 64 rows from anywhere. Opening is measured in fresh processes, warm page cache: seconds and
+memory from before `open_store` until it has returned, until one row is read, and until the tables are read, split and
+ordered. Memory is looked at after 20,000 random rows and after 200,000. A store of 10,000 shards is read where a
+process may have 256 open files. At last the order of an epoch of 100,000,000 rows, of which no store exists. With
+`--folder` stores are kept and used again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 
@@ -34,12 +38,17 @@ from usjepa.train.order import EpochOrder
 ROWS_PER_SHARD, FRAMES, VIEWS = 250, 100, 4
 LAYERS = (("pixels", "uint8", (1, 16, 16)), ("regions", "uint8", (8,)), ("latents/small", "float16", (4, 16)))
 SEED = 1
+WRITE, SEAL = "write, processor us a row", "seal again, us a row"
 FIRST, FEW, MANY, ORDER = (
     "first look at a shard, us",
     "read 64 rows of 4 shards, us a row",
     "read 64 rows anywhere, us a row",
     "order, us a row",
 )
+HOLDS, GROWTH, OPEN_FILES = "order holds, MB", "memory after 10x the rows, more MB", "most open files"
+FLAT, FLAT_LINES = 1.25, (WRITE, SEAL, FEW, ORDER)
+"""How much more a row of the largest store may cost than one of the smallest."""
+LIMIT = 256
 
 OPENING = """
 import json, os, sys, time
@@ -69,6 +78,27 @@ names = [source.dataset for source in table.sources]
 EpochOrder(frames_of(names, table.source, table.frame, table.view, split.train), settings).batch(0, 0)
 ready, ready_mb = time.perf_counter() - start, resident() - before
 print(json.dumps([opened, opened_mb, first, first_mb, imports, peak, ready, ready_mb]))
+"""
+READING = """
+import json, os, resource, sys
+from pathlib import Path
+import numpy as np
+from usjepa.cache.store import open_store
+
+folder, limit, least, most = sys.argv[1], *map(int, sys.argv[2:])
+if limit:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+store, rng, opened = open_store(folder, threads=4), np.random.default_rng(0), 0
+
+def read(rows):
+    global opened
+    for _ in range(rows // 64):
+        store.read(rng.choice(store.rows, 64))
+        opened = max(opened, len(os.listdir("/proc/self/fd")))
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+before = read(least)
+print(json.dumps([read(most - least) - before, opened]))
 """
 OPENED = (
     "open, s",
@@ -105,22 +135,58 @@ def tables(rows: int) -> tuple[bytes, bytes]:
     return sources.to_parquet(), row_table.to_parquet()
 
 
-def make(folder: Path, rows: int) -> dict[str, float]:
-    """Write and seal a store; microseconds a row."""
+def make(folder: Path, rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> dict[str, float]:
+    """Write and seal a store; microseconds of processor time that a row took to write."""
     writer = StoreWriter(LocalStorage(folder))
-    writer.open(ROWS_PER_SHARD)
+    writer.open(rows_per_shard)
     writer.add_segment(*tables(rows), rows)
-    layers = [writer.add_layer(Layer(name, kind, shape, ROWS_PER_SHARD, {})) for name, kind, shape in LAYERS]
-    content = {layer.name: np.ones((ROWS_PER_SHARD, *layer.shape), layer.dtype) for layer in layers}
-    start = time.perf_counter()
+    layers = [writer.add_layer(Layer(name, kind, shape, rows_per_shard, {})) for name, kind, shape in LAYERS]
+    content = {layer.name: np.ones((rows_per_shard, *layer.shape), layer.dtype) for layer in layers}
+    used = time.process_time()
     for shard in range(writer.state.shard_count):
         numbers = writer.state.rows_of_shard(shard)
         for layer in layers:
             writer.write_shard(layer, shard, content[layer.name][: len(numbers)], [], {})
-    written = time.perf_counter()
+    used = time.process_time() - used
     writer.seal()
-    sealed = time.perf_counter()
-    return {"write, us a row": (written - start) / rows * 1e6, "seal, us a row": (sealed - written) / rows * 1e6}
+    return {WRITE: used / rows * 1e6}
+
+
+def sealing(folder: Path, rows: int) -> dict[str, list[float]]:
+    """Seal what is sealed: every commit record is read and compared, as the first time, and no generation is made."""
+    writer, took = StoreWriter(LocalStorage(folder)), []
+    writer.attach()
+    for _ in range(3):
+        start = time.perf_counter()
+        writer.seal()
+        took.append((time.perf_counter() - start) / rows * 1e6)
+    return {SEAL: took}
+
+
+def made(root: Path, rows: int) -> tuple[Path, dict[str, list[float]]]:
+    """Return a store under `root` and what its making cost, which is kept beside it."""
+    store, kept = root / f"{rows}.zarr", root / f"{rows}.json"
+    if not kept.exists():
+        shutil.rmtree(store, ignore_errors=True)
+        kept.write_text(json.dumps(make(store, rows)))
+    return store, {what: [value] for what, value in json.loads(kept.read_text()).items()}
+
+
+def many_shards(root: Path, shards: int) -> Path:
+    """Return a store of one row a shard; without fsync, as nothing here is about durability."""
+    store = root / f"{shards}-shards.zarr"
+    if not (store / "manifest.json").exists():
+        shutil.rmtree(store, ignore_errors=True)
+        with mock.patch("os.fsync"):
+            make(store, shards, 1)
+    return store
+
+
+def reading(folder: Path, limit: int, least: int, most: int) -> dict[str, list[float]]:
+    """Read random rows in a fresh process that may have `limit` open files (0: as many as usual)."""
+    command = [sys.executable, "-c", READING, str(folder), str(limit), str(least), str(most)]
+    growth, opened = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    return {GROWTH: [growth], OPEN_FILES: [opened]}
 
 
 def opening(folder: Path, rounds: int) -> dict[str, list[float]]:
@@ -179,20 +245,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000, 1_000_000])
     parser.add_argument("--rounds", type=int, default=51)
-    parser.add_argument("--folder", help="where the stores are written; none: the system's temporary folder")
+    parser.add_argument("--shards", type=int, default=10_000)
+    parser.add_argument("--folder", help="where the stores are written, and kept; none: a temporary folder")
     args = parser.parse_args()
     columns: dict[str, dict[str, list[float]]] = {}
-    for rows in args.sizes:
-        with tempfile.TemporaryDirectory(dir=args.folder) as name:
-            folder = Path(name) / "store.zarr"
-            made = {what: [value] for what, value in make(folder, rows).items()}
-            columns[f"{rows:,}"] = {**made, **using(folder, rows, args.rounds), **opening(folder, 5)}
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(args.folder or temporary)
+        root.mkdir(parents=True, exist_ok=True)
+        for rows in args.sizes:
+            store, cost = made(root, rows)
+            read = reading(store, 0, 20_000, 200_000)
+            used = {**sealing(store, rows), **using(store, rows, args.rounds)}
+            columns[f"{rows:,}"] = {**cost, **used, **opening(store, 5), **read}
+        few_files = reading(many_shards(root, args.shards), LIMIT, 20_000, 200_000)
+        columns[f"{args.shards:,} shards"] = few_files
     order, found = huge(args.rounds)
-    columns["100,000,000"] = {ORDER: found, "order holds, MB": [order.nbytes / 1e6]}
-    write(columns)
+    columns["100,000,000"] = {ORDER: found, HOLDS: [order.nbytes / 1e6]}
+    write(columns, goals(columns, f"{max(args.sizes):,}", f"{min(args.sizes):,}"))
 
 
-def write(columns: dict[str, dict[str, list[float]]]) -> None:
+def goals(columns: dict[str, dict[str, list[float]]], large: str, small: str) -> dict[str, tuple[float, float]]:
+    """Return what -> (figure, the most that it may be)."""
+
+    def middle(size: str, what: str) -> float:
+        return statistics.median(columns[size][what])
+
+    found = {
+        f"{large} rows: {what}": (middle(large, what), most) for what, most in ((OPENED[0], 0.1), (OPENED[1], 100))
+    }
+    for what in FLAT_LINES:
+        found[f"{what}, of {large} rows over of {small}"] = (middle(large, what) / middle(small, what), FLAT)
+    for size, column in columns.items():
+        if GROWTH in column:
+            found[f"{size}: {GROWTH}"] = (middle(size, GROWTH), 10)
+        if "shards" in size:
+            found[f"{size}: {OPEN_FILES}"] = (middle(size, OPEN_FILES), LIMIT)
+    found[f"100,000,000 rows: {HOLDS} (a permutation: 800)"] = (middle("100,000,000", HOLDS), 80)
+    return found
+
+
+def write(columns: dict[str, dict[str, list[float]]], promised: dict[str, tuple[float, float]]) -> None:
     """Print medians, a line a figure and a column a size, and write benchmarks/results/scale.json."""
     lines = list(dict.fromkeys(name for column in columns.values() for name in column))
     print(f"{'rows':32s}" + "".join(f"{size:>14s}" for size in columns))
@@ -205,8 +297,15 @@ def write(columns: dict[str, dict[str, list[float]]]) -> None:
         size: {name: [min(values), statistics.median(values), max(values)] for name, values in column.items()}
         for size, column in columns.items()
     }
+    for what, (value, most) in promised.items():
+        print(f"  {what}: {value:.3g}, goal at most {most:g}: {'met' if value <= most else 'NOT met'}")
     note = " ".join(__doc__.split("\n\n")[1].split())
-    content = {"note": note, "machine": describe(("numpy", "pyarrow", "xxhash")), "min_median_max": told}
+    content: dict[str, object] = {
+        "note": note,
+        "machine": describe(("numpy", "pyarrow", "xxhash")),
+        "min_median_max": told,
+    }
+    content["goals"] = {what: {"value": value, "at_most": most} for what, (value, most) in promised.items()}
     (Path(__file__).parent / "results" / "scale.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

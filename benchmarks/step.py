@@ -1,24 +1,26 @@
-"""Seconds of a training step: `python -m benchmarks.step [--steps 6] [--rounds 5] [--student vit_tiny_patch16_224]`.
+"""Seconds of a training step: `python -m benchmarks.step [--steps 2] [--rounds 5] [--student vit_tiny_patch16_224]`.
 
 In one process and in turns, the same student learns from latents read from the store (cached), from the same batches
 already in memory (the bound), and with the teacher in the loop (online); cached also from a teacher twice as deep. A
 turn is a few steps as `usjepa-train` takes them, the first wait for data included. The teacher's bare forward and the
-parts of a step are timed on the same batches. Medians over the turns; the order of the contenders rotates.
+parts of a step are timed on the same batches. The order of the contenders rotates; ratios are of turns of one round,
+and how far one contender's turns lie apart is told as the noise.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
+import ctypes
 import statistics
 import tempfile
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from benchmarks.machine import describe, report
+from benchmarks.machine import Goal, describe, report
 from usjepa.cache.build import build
 from usjepa.cache.recipe import load_recipe
 from usjepa.train.augment import augment
@@ -92,6 +94,20 @@ class Contender:
         _settle(self.plan.device)
         return (time.perf_counter() - start) / self.steps
 
+    def peak_mib(self) -> float:
+        """MiB that a turn takes at its worst, beyond weights and optimizer, which are there before (Linux, glibc)."""
+        self.turn()
+        ctypes.CDLL(None).malloc_trim(0)  # what earlier turns left with the C library would hide this one's
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = _resident("VmRSS")
+        self.turn()
+        return (_resident("VmHWM") - before) / 1024
+
+
+def _resident(which: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(which)).split()[1])
+
 
 def _settle(device: torch.device) -> None:
     if device.type == "cuda":
@@ -120,9 +136,7 @@ def parts(of: Contender, batch: TrainBatch) -> dict[str, float]:
     found["masks"] = timed(lambda: sample_masks(0, batch.step, rows, plan.targets.grid, settings.masks), device)
     pixels = batch.pixels_BCSS.float() / 255.0
     found["augment"] = timed(lambda: augment(pixels, settings.seed, batch.step, rows, settings.augment), device)
-    valid = batch.context_valid_BN if batch.context_padded else None
-    with torch.no_grad():
-        found["student, forward"] = timed(lambda: model.student(pixels, batch.context_BN, valid), device)
+    with torch.no_grad(), _timing(model.student, found, "student, forward", device):
         both = timed(lambda: forward(model, pixels, batch, plan), device)
     found["predictor, forward"] = both - found["student, forward"]
     predictions, targets = forward(model, pixels, batch, plan)
@@ -136,19 +150,42 @@ def parts(of: Contender, batch: TrainBatch) -> dict[str, float]:
     return found
 
 
+@contextmanager
+def _timing(module: torch.nn.Module, into: dict[str, float], name: str, device: torch.device) -> Iterator[None]:
+    """Sum up the seconds of a module's calls: it is called once for each group of images."""
+    begun: list[float] = []
+    into[name] = 0.0
+
+    def end(*_: object) -> None:
+        _settle(device)
+        into[name] += time.perf_counter() - begun.pop()
+
+    hooks = [
+        module.register_forward_pre_hook(lambda *_: begun.append(time.perf_counter())),
+        module.register_forward_hook(end),
+    ]
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--steps", type=int, default=6, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=2, help="steps a turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--patients", type=int, default=20, help="groups of 16 phantom frames")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--patients", type=int, default=8, help="groups of 16 phantom frames")
     parser.add_argument("--student", default="vit_tiny_patch16_224")
     parser.add_argument("--teacher", default="vit_small_patch16_224")
+    parser.add_argument("--store", help="folder of the store, kept and used again; none: a temporary one")
+    parser.add_argument("--build-only", action="store_true", help="with --store: build it and stop")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with nullcontext(args.store) if args.store else tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store.zarr")
         for depth in DEPTHS:
             build(store, recipe_of(args, depth), teacher="random")
+        if args.build_only:
+            return
         shallow, deep = (make_plan(store, recipe_of(args, depth), None, None) for depth in DEPTHS)
         looped = make_plan(store, recipe_of(args, DEPTHS[0], "online"), None, None)
         contenders = {
@@ -161,52 +198,56 @@ def main() -> None:
 
 
 def measure(contenders: dict[str, Contender], args: argparse.Namespace) -> None:
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    bare: list[float] = []
+    samples: dict[str, list[float]] = {name: [] for name in (*contenders, BARE)}
     split: dict[str, list[float]] = {}
-    held = contenders[BOUND]
-    online = contenders[ONLINE]
+    held, online = contenders[BOUND], contenders[ONLINE]
     assert held.held is not None
-    for contender in contenders.values():
-        contender.turn()  # to warm up
+    peaks = {name: contender.peak_mib() for name, contender in contenders.items()}  # and to warm up
     names = list(contenders)
     for number in range(args.rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
             samples[name].append(contenders[name].turn())
-        bare += [bare_forward(online, batch) for batch in held.held]
+        samples[BARE].append(statistics.mean(bare_forward(online, batch) for batch in held.held))
         for name, seconds in parts(contenders[SHALLOW], held.held[number % args.steps]).items():
             split.setdefault(name, []).append(seconds)
-    samples[BARE] = bare
-    samples |= {f"part: {name}": values for name, values in split.items()}
+    goals = goals_of(samples)
     plan = held.plan
     machine = describe(("torch", "timm", "numpy", "usjepa")) | {
         "device": plan.device.type,
         "threads": torch.get_num_threads(),
     }
-    median = {name: statistics.median(values) for name, values in samples.items()}
     latents = plan.store.layers[f"latents/{plan.targets.name}"]
-    rate = args.batch * latents.shape[0] * latents.shape[1] * 2 / median[SHALLOW] / 1e6
-    ratios = told_ratios(samples)
-    note = (
-        f"student {args.student}, teacher {args.teacher}, batch {args.batch}, 224 px; {rate:.0f} MB/s of fp16 latents; "
-        f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB; "
-        + "; ".join(ratios)
-    )
-    report("step", "s", samples, machine, note)
+    row = latents.shape[0] * latents.shape[1] * 2
+    beside = "; ".join(f"{name}: {value}" for name, value in beside_each(samples, peaks, args.batch, row).items())
+    shares = "; ".join(f"{name} {value}" for name, value in shares_of(split, samples[SHALLOW]).items())
+    note = f"student {args.student}, teacher {args.teacher}, batch {args.batch}, 224 px. {beside}. Of a step: {shares}"
+    report("step", "s", samples | {f"part: {name}": values for name, values in split.items()}, machine, note, goals)
 
 
-def told_ratios(samples: dict[str, list[float]]) -> list[str]:
+def beside_each(samples: dict[str, list[float]], peaks: dict[str, float], batch: int, row: int) -> dict[str, str]:
+    """What each contender holds at its worst and reads a second."""
+    told = {}
+    for name, peak in peaks.items():
+        rate = batch * row / statistics.median(samples[name]) / 1e6 if name in (SHALLOW, DEEP) else 0.0
+        told[name] = f"peak +{peak:.0f} MiB, {rate:.1f} MB/s of fp16 latents read"
+    return told
+
+
+def shares_of(split: dict[str, list[float]], step: list[float]) -> dict[str, str]:
+    """Each part's share of a cached step; reading and masks run beside the rest, and need not add up."""
+    whole = statistics.median(step)
+    return {name: f"{100 * statistics.median(values) / whole:.1f} %" for name, values in split.items()}
+
+
+def goals_of(samples: dict[str, list[float]]) -> list[Goal]:
     """Ratios of turns of the same round: what slows one down slows the other down too."""
-    bound, shallow, deep, online = (samples[name] for name in (BOUND, SHALLOW, DEEP, ONLINE))
-    bare = statistics.median(samples[BARE])
-
-    def ratio(top: list[float], bottom: list[float]) -> float:
-        return statistics.median(a / b for a, b in zip(top, bottom, strict=True))
-
+    bound, shallow, deep, online, bare = (samples[name] for name in (BOUND, SHALLOW, DEEP, ONLINE, BARE))
+    summed = [a + b for a, b in zip(shallow, bare, strict=True)]
     return [
-        f"cached / bound {ratio(shallow, bound):.3f}",
-        f"24 / 12 blocks {ratio(deep, shallow):.3f}",
-        f"online / (cached + bare forward) {ratio(online, [value + bare for value in shallow]):.3f}",
+        Goal("targets in memory / cached (cached <= 1.03x)", bound, shallow, 1 / 1.03),
+        Goal("(cached + bare forward) / online (within 5 %)", summed, online, 0.95),
+        Goal("cached, 12-block / 24-block teacher (flat within 5 %)", shallow, deep, 0.95),
+        Goal("noise: a cached turn / the one before it", shallow[1:], shallow[:-1], None),
     ]
 
 

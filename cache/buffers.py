@@ -50,15 +50,22 @@ class BatchMemory:
 
     def __init__(self, pinned: bool = False) -> None:
         self._empty = pinned_empty if pinned else aligned_empty
-        self._arrays: dict[str, NDArray[Any]] = {}
+        self._arrays: dict[str, tuple[Layer, NDArray[Any]]] = {}
 
     def arrays(self, layers: Mapping[str, Layer], rows: int) -> dict[str, NDArray[Any]]:
         """Return [rows, *shape] of each layer, the same memory each time; what it held before is overwritten."""
-        for name, layer in layers.items():
-            held = self._arrays.get(name)
-            if held is None or len(held) < rows or held.shape[1:] != layer.shape or held.dtype != layer.dtype:
-                self._arrays[name] = self._empty((rows, *layer.shape), layer.dtype)
-        return {name: self._arrays[name][:rows] for name in layers}
+        return {name: self._array(layer, rows) for name, layer in layers.items()}
+
+    def _array(self, layer: Layer, rows: int) -> NDArray[Any]:
+        known, held = self._arrays.get(layer.name, (None, None))
+        if held is None or len(held) < rows or (known is not layer and not _fits(held, layer)):
+            held = self._empty((rows, *layer.shape), layer.dtype)
+            self._arrays[layer.name] = layer, held
+        return held[:rows]
+
+
+def _fits(array: NDArray[Any], layer: Layer) -> bool:
+    return array.shape[1:] == layer.shape and array.dtype == layer.dtype
 
 
 class Ring:

@@ -41,34 +41,50 @@ class OpenFile:
     dropped: bool = False
 
 
+class _Folder:
+    """An open folder; closed when the last thread that opens a file in it has done so."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        weakref.finalize(self, os.close, handle).atexit = False
+
+
 class Handles:
     """Lends open files by name and closes those longest unused. Folders stay open: a file is then found in one step."""
 
     def __init__(self, storage: LocalStorage, most: int | None = None) -> None:
         self._storage = storage
-        self._most = most_open() if most is None else most
+        self.most = most_open() if most is None else most
+        """Idle files that are kept open."""
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
-        self._folders: dict[str, int] = {}
+        self._folders: dict[str, _Folder] = {}
         self._lock = threading.Lock()
-        weakref.finalize(self, _close_all, self._files, self._folders, os.getpid()).atexit = False
+        weakref.finalize(self, _close_all, self._files, os.getpid()).atexit = False
 
     def lend(self, name: str) -> OpenFile:
         """Return an open file; it stays open until it is given back. Raises OSError as the system does."""
         with self._lock:
             file = self._files.get(name)
-            if file is None:
-                handle = self._open(name)
-                file = self._files[name] = OpenFile(name, handle, os.fstat(handle).st_size)
-            else:
+            if file is not None:
                 self._files.move_to_end(name)
+                file.users += 1
+                return file
+        # Without the lock: on a network share an open is a round trip, for which the other threads need not wait.
+        handle = self._open(name)
+        made = OpenFile(name, handle, os.fstat(handle).st_size)
+        with self._lock:
+            file = self._files.setdefault(name, made)
             file.users += 1
-            return file
+        if file is not made:
+            os.close(handle)
+        return file
 
     def _open(self, name: str) -> int:
         folder = name.rpartition("/")[0]
-        if folder not in self._folders:
-            self._folders[folder] = self._storage.open_folder(folder)
-        return self._storage.open_in(self._folders[folder], name)
+        place = self._folders.get(folder)
+        if place is None:
+            place = self._folders[folder] = _Folder(self._storage.open_folder(folder))
+        return self._storage.open_in(place.handle, name)
 
     def give_back(self, file: OpenFile) -> None:
         """Take a lent file back."""
@@ -77,8 +93,8 @@ class Handles:
             if file.dropped:
                 if not file.users:
                     _close_afresh(file.handle)
-            elif len(self._files) > self._most:
-                self._close_idle(self._most)
+            elif len(self._files) > self.most:
+                self._close_idle(self.most)
 
     def _close_idle(self, keep: int) -> None:
         excess = max(0, len(self._files) - keep)
@@ -86,15 +102,10 @@ class Handles:
         for file in list(idle):
             os.close(self._files.pop(file.name).handle)
 
-    def _close_folder(self, name: str) -> None:
-        folder = self._folders.pop(name, None)
-        if folder is not None:
-            os.close(folder)
-
     def drop(self, name: str) -> None:
         """Forget a file and what the system cached of it, so that the next read asks the disk or share again."""
         with self._lock:
-            self._close_folder(name.rpartition("/")[0])
+            self._folders.pop(name.rpartition("/")[0], None)
             file = self._files.pop(name, None)
             if file is None:
                 return
@@ -106,8 +117,7 @@ class Handles:
         """Close every idle file and all folders."""
         with self._lock:
             self._close_idle(0)
-            for folder in list(self._folders):
-                self._close_folder(folder)
+            self._folders.clear()
 
 
 def _close_afresh(handle: int) -> None:
@@ -117,8 +127,8 @@ def _close_afresh(handle: int) -> None:
     os.close(handle)
 
 
-def _close_all(files: OrderedDict[str, OpenFile], folders: dict[str, int], process: int) -> None:
+def _close_all(files: OrderedDict[str, OpenFile], process: int) -> None:
     """Close what a reader that is gone left open; a forked child leaves its parent's numbers alone."""
     if os.getpid() == process:
-        for handle in [*(file.handle for file in files.values()), *folders.values()]:
-            os.close(handle)
+        for file in files.values():
+            os.close(file.handle)

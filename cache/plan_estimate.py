@@ -106,7 +106,7 @@ def forecast(
     parts = {
         "scan": measured.scan.value,
         "decode": rows * trial.decode,
-        "teacher": rows * trial.teacher,
+        "teacher": rows * trial.teacher_at_work,
         "write": rows * max(trial.write, sustained),
     }
     seconds = measured.loading + measured.scan.value + trial.fill + calibration + work

@@ -55,10 +55,12 @@ class Trial:
     """Decoding alone, by all processes that decode."""
     teacher: float
     """The teacher alone; 0 without one."""
+    teacher_at_work: float
+    """The teacher beside the other stages, with which it shares cores; 0 without one."""
     write: float
     """Publishing and committing, fsync included."""
     fill: float
-    """Until the pipeline is full: children start, the first shard is decoded."""
+    """What start and end cost beside the rows' own time: children start, the first shard is decoded."""
     rows: int
     """Rows that the figures rest on."""
 
@@ -69,11 +71,17 @@ class _TimedMaker(ShardMaker):
 
     ends: list[tuple[float, int]] = field(default_factory=list)
     decoded: int = 0
+    asked: int = 0
 
     def pixels_of(self, shard: int) -> PixelShard:
         made = super().pixels_of(shard)
         self.decoded += len(made.pixels)
         return made
+
+    def latents_of(self, shard: int, made: PixelShard) -> NDArray[np.float32] | None:
+        latents_RTD = super().latents_of(shard, made)
+        self.asked += len(made.pixels)
+        return latents_RTD
 
     def write(self, shard: int, made: PixelShard, latents_RTD: NDArray[np.float32] | None) -> None:
         super().write(shard, made, latents_RTD)
@@ -169,10 +177,21 @@ def _timing(maker: _TimedMaker, start: float, lookahead: int, teacher_alone: flo
     decode = maker.stages.seconds.get("decode", 0.0) / max(maker.decoded, 1) / lookahead
     done = sum(rows for _, rows in maker.ends)
     write = maker.stages.seconds.get("write", 0.0) / max(done, 1)
+    teacher = maker.stages.seconds.get("teacher", 0.0) / max(maker.asked, 1)
     alone = max(decode, teacher_alone, write)
     if len(maker.ends) < 2:
-        return Trial(alone, decode, teacher_alone, write, 0.0, done)
-    first, last = maker.ends[0], maker.ends[-1]
-    later = done - first[1]
-    row = (last[0] - first[0]) / later
-    return Trial(row, decode, teacher_alone, write, max(first[0] - start - first[1] * row, 0.0), later)
+        return Trial(alone, decode, teacher_alone, teacher, write, 0.0, done)
+    row = steady_row(maker.ends, lookahead if len(maker.ends) == maker.writer.state.shard_count else 0)
+    fill = max(maker.ends[-1][0] - start - done * row, 0.0)
+    return Trial(row, decode, teacher_alone, teacher, write, fill, done - maker.ends[0][1])
+
+
+def steady_row(ends: list[tuple[float, int]], idle: int) -> float:
+    """Return seconds a row between the first finished shard and the last that was made while others were decoded.
+
+    Args:
+        ends: (when, rows) of each finished shard, two or more.
+        idle: shards at the end during which nothing was left to decode; they are made faster than most.
+    """
+    last = max(len(ends) - 1 - idle, 1)
+    return (ends[last][0] - ends[0][0]) / sum(rows for _, rows in ends[1 : last + 1])

@@ -1,79 +1,44 @@
 """The read path: rows' byte ranges straight into the caller's buffer, each row checked against its place.
 
 Local files are read with `preadv` (row into the batch, slot's tail into scratch), neighbouring rows by one call;
-preadv and xxh3 both release the GIL, and a few threads share the runs of rows. A run is small enough that its bytes
-are hashed while they still lie in the processor's cache. No mmap: a vanished page of a network share would be a
+preadv and xxh3 both release the GIL. What a call reads is small enough to be hashed while it still lies in the
+processor's cache. No mmap: a vanished page of a network share would be a
 SIGBUS, not an exception.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-import threading
-from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
 import xxhash
 
-from usjepa.cache.errors import DamageError, HoleError
+from usjepa.cache.errors import DamageError, HoleError, StoreError
 from usjepa.cache.handles import Handles, OpenFile
 from usjepa.cache.shard import Trailer, parse_trailer, row_seed
-from usjepa.cache.storage import LocalStorage, Storage, unreadable
+from usjepa.cache.storage import LocalStorage, Storage
+from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Sequence
 
     from usjepa.cache.layers import Layer
 
-RUN_NBYTES = 1 << 19
+CALL_NBYTES = 1 << 19
 """Bytes read by one call and hashed before the next: half of a usual second-level cache."""
-_RUN_ROWS = 512
-"""Rows of a run: preadv takes 1,024 buffers, two a row."""
+RUN_NBYTES = 5 << 18
+"""Bytes that a thread takes at a time: enough that taking costs little, few enough that threads end together."""
+_CALL_ROWS = 512
+"""Rows read by one call: preadv takes 1,024 buffers, two a row."""
+_NOT_WAITING: int = getattr(os, "RWF_NOWAIT", 0)
+"""preadv's flag: give what lies in memory and no more (Linux)."""
+_CANT_TELL = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+"""How file systems and kernels say that they don't know that flag."""
 _REMOTE_ROWS = 64
 """Rows that are asked of an object storage at a time, whose round trips weigh more than its bytes."""
-_TRAILERS_NBYTES = 64 << 20
-"""Bytes of checksum tables that a process keeps: those of 8 million rows of one layer."""
-
 Bytes = memoryview | bytes
-Groups = list[tuple[int, list[int], list[int]]]
-"""(shard, rows, places in the batch)."""
-
-
-class Trailers:
-    """What is known of shards' ends, bounded in bytes; the oldest go first. Shared by the layers of a store."""
-
-    def __init__(self, most_nbytes: int = _TRAILERS_NBYTES) -> None:
-        self._most = most_nbytes
-        self._held: dict[tuple[str, int], Trailer] = {}
-        self._nbytes = 0
-        self._lock = threading.Lock()
-
-    def get(self, key: tuple[str, int]) -> Trailer | None:
-        """Return a shard's trailer where it is held."""
-        return self._held.get(key)
-
-    def put(self, key: tuple[str, int], trailer: Trailer) -> None:
-        """Hold a trailer, in place of older ones when there is no room."""
-        with self._lock:
-            self._remove(key)
-            self._held[key] = trailer
-            self._nbytes += trailer.own_nbytes
-            while self._nbytes > self._most and len(self._held) > 1:
-                self._remove(next(iter(self._held)))
-
-    def drop(self, key: tuple[str, int]) -> None:
-        """Forget a shard's trailer."""
-        with self._lock:
-            self._remove(key)
-
-    def _remove(self, key: tuple[str, int]) -> None:
-        old = self._held.pop(key, None)
-        if old is not None:
-            self._nbytes -= old.own_nbytes
 
 
 class LayerReader:
@@ -99,15 +64,29 @@ class LayerReader:
         self._layout = layer.layout
         self._row_nbytes, self._tail_nbytes = layer.row_nbytes, layer.layout.tail_nbytes
         self._slot_nbytes = layer.layout.slot_nbytes
-        few = max(1, min(_RUN_ROWS, RUN_NBYTES // self._slot_nbytes))
+        self._call_rows = max(1, min(_CALL_ROWS, CALL_NBYTES // self._slot_nbytes))
+        few = max(1, min(_CALL_ROWS, RUN_NBYTES // self._slot_nbytes))
         self.run_rows = few if self._handles is not None else _REMOTE_ROWS
+        self.shards_ahead = self._handles.most // 2 if self._handles is not None else 0
+        """Shards that may be asked for ahead: their files must still be open when their turn comes."""
+        self.blind = self._handles is None or not _NOT_WAITING
+        """Whether nobody can tell what lies in memory, as with NFS."""
 
     def where(self, shard: int) -> str:
         """Return a shard's place, for messages."""
         return f"{self._storage.url}/{self.layer.shard_name(shard)} (shard {shard})"
 
-    def read_shard_rows(self, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview) -> None:
+    def read_shard_rows(
+        self,
+        shard: int,
+        rows: Sequence[int],
+        places: Sequence[int],
+        out: memoryview,
+        missed: Callable[[], None] = lambda: None,
+    ) -> None:
         """Read rows of one shard into `out` (bytes of a C-contiguous [B, *shape] array) at the given places.
+
+        `missed` is called when bytes turn out not to lie in memory, before they are waited for.
 
         Raises:
             HoleError: a row holds no data.
@@ -117,7 +96,7 @@ class LayerReader:
             if self._handles is None:
                 self._read_remote(shard, rows, places, out)
             else:
-                self._read_local(self._handles, shard, rows, places, out)
+                self._read_local(self._handles, shard, rows, places, out, missed)
         except FileNotFoundError as error:
             raise DamageError(
                 f"{self.where(shard)}: the file is missing; row {rows[0]} needs it. Run verify."
@@ -138,72 +117,119 @@ class LayerReader:
             self._trailers.put(key, trailer)
         return trailer
 
-    def _offset(self, shard: int, row: int, trailer: Trailer) -> int:
-        offset = int(trailer.offsets[row % self.layer.rows_per_shard])
-        if offset < 0:
-            raise HoleError(f"{self.where(shard)}: row {row} holds no data.")
-        return offset
+    def _offsets(self, shard: int, rows: Sequence[int], trailer: Trailer) -> list[int]:
+        """Return where each row's slot begins in the file; raises HoleError where there is no row."""
+        first, offset_of = shard * self.layer.rows_per_shard, trailer.offsets.item
+        offsets = [offset_of(row - first) for row in rows]
+        if min(offsets) < 0:
+            raise HoleError(f"{self.where(shard)}: row {rows[offsets.index(-1)]} holds no data.")
+        return offsets
 
     def _read_local(
-        self, handles: Handles, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview
+        self,
+        handles: Handles,
+        shard: int,
+        rows: Sequence[int],
+        places: Sequence[int],
+        out: memoryview,
+        missed: Callable[[], None],
     ) -> None:
+        """Read and check, with as little Python a row as can be: two threads run one at a time while in it."""
+        nbytes, slot_nbytes, width = self._row_nbytes, self._slot_nbytes, self._tail_nbytes
         file = handles.lend(self.layer.shard_name(shard))
         try:
             trailer = self._trailer(shard, file)
-            offsets = [self._offset(shard, row, trailer) for row in rows]
-            for start, stop in _neighbours(offsets, self._slot_nbytes, self.run_rows):
-                nbytes = self._row_nbytes
-                into = [out[place * nbytes : (place + 1) * nbytes] for place in places[start:stop]]
-                self._read_run(file.handle, offsets[start], shard, rows[start:stop], trailer, into)
+            offsets = self._offsets(shard, rows, trailer)
+            tails = memoryview(bytearray(width * min(len(rows), self._call_rows)))
+            start = 0
+            while start < len(rows):
+                stop = self._end_of_call(offsets, start)
+                buffers = []
+                for i in range(start, stop):
+                    place, tail = places[i], i - start
+                    buffers += [out[place * nbytes : (place + 1) * nbytes], tails[tail * width : (tail + 1) * width]]
+                got = self._read_what_is_there(file.handle, buffers, offsets[start])
+                if got != (stop - start) * slot_nbytes:
+                    missed()
+                    self._read_rest(file.handle, offsets[start], got, buffers, shard, rows[start:stop])
+                if self._check_rows:
+                    for i in range(start, stop):
+                        self._check(shard, rows[i], trailer, *buffers[2 * (i - start) : 2 * (i - start) + 2])
+                start = stop
         finally:
             handles.give_back(file)
 
-    def _read_run(
-        self,
-        handle: int,
-        offset: int,
-        shard: int,
-        rows: Sequence[int],
-        trailer: Trailer,
-        into: Sequence[memoryview],
+    def _end_of_call(self, offsets: Sequence[int], start: int) -> int:
+        """Return the end of the rows from `start` on that follow one another in the file and fit one call."""
+        stop, end = start + 1, min(len(offsets), start + self._call_rows)
+        while stop < end and offsets[stop] == offsets[stop - 1] + self._slot_nbytes:
+            stop += 1
+        return stop
+
+    def _read_what_is_there(self, handle: int, buffers: Sequence[memoryview], offset: int) -> int:
+        """Read as far as the bytes lie in memory, without waiting for a disk; return how many came."""
+        if self.blind:
+            return os.preadv(handle, buffers, offset)
+        try:
+            return os.preadv(handle, buffers, offset, _NOT_WAITING)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno not in _CANT_TELL:
+                raise
+            self.blind = True
+            return 0
+
+    def _read_rest(
+        self, handle: int, offset: int, got: int, buffers: Sequence[memoryview], shard: int, rows: Sequence[int]
     ) -> None:
-        """Read and check rows whose slots lie one behind the other from `offset` on."""
-        width = self._tail_nbytes
-        scratch = memoryview(bytearray(width * len(rows)))
-        tails = [scratch[i * width : (i + 1) * width] for i in range(len(rows))]
-        buffers = [part for pair in zip(into, tails, strict=True) for part in pair]
-        got, wanted = os.preadv(handle, buffers, offset), len(rows) * self._slot_nbytes
-        while got < wanted:  # a signal or a network share may cut a read short
+        """Go on with a read that a signal or a network share cut short after `got` bytes."""
+        wanted = len(rows) * self._slot_nbytes
+        while got < wanted:
             more = os.preadv(handle, _behind(buffers, got), offset + got)
             if not more:
                 raise DamageError(
                     f"{self.where(shard)}: the file ends within row {rows[got // self._slot_nbytes]}: it was cut."
                 )
             got += more
-        if self._check_rows:
-            for row, data, tail in zip(rows, into, tails, strict=True):
-                self._check(shard, row, trailer, data, tail)
+
+    def ask_for(self, shard: int, rows: Sequence[int]) -> None:
+        """Ask the system to fetch rows, and what is needed to find them, without waiting. Nothing is promised."""
+        if self._handles is None or not hasattr(os, "posix_fadvise"):
+            return
+        # Whatever is wrong here, the read itself meets again and tells.
+        with contextlib.suppress(OSError, StoreError):
+            file = self._handles.lend(self.layer.shard_name(shard))
+            try:
+                trailer = self._trailers.get((self.layer.name, shard))
+                if trailer is None:
+                    length = self._layout.trailer_nbytes
+                    os.posix_fadvise(file.handle, max(0, file.size - length), length, os.POSIX_FADV_WILLNEED)
+                for row in rows:
+                    slot = row % self.layer.rows_per_shard
+                    # Without the trailer: where the row lies unless there are holes before it.
+                    offset = slot * self._slot_nbytes if trailer is None else trailer.offsets.item(slot)
+                    os.posix_fadvise(file.handle, max(0, offset), self._slot_nbytes, os.POSIX_FADV_WILLNEED)
+            finally:
+                self._handles.give_back(file)
 
     def _read_remote(self, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview) -> None:
-        trailer = self._trailer(shard, None)
         slot, nbytes = self._slot_nbytes, self._row_nbytes
-        ranges = [(self._offset(shard, row, trailer), slot) for row in rows]
-        for row, place, data in zip(
-            rows, places, self._storage.read_ranges(self.layer.shard_name(shard), ranges), strict=True
-        ):
+        trailer = self._trailer(shard, None)
+        ranges = [(offset, slot) for offset in self._offsets(shard, rows, trailer)]
+        found = self._storage.read_ranges(self.layer.shard_name(shard), ranges)
+        for row, place, data in zip(rows, places, found, strict=True):
             if len(data) != slot:
                 raise DamageError(f"{self.where(shard)}: row {row}: the store gave {len(data)} of {slot} bytes.")
             out[place * nbytes : (place + 1) * nbytes] = data[:nbytes]
             if self._check_rows:
                 self._check(shard, row, trailer, data[:nbytes], data[nbytes:])
 
-    def _check(
-        self, shard: int, row: int, trailer: Trailer, data: memoryview | bytes, tail: memoryview | bytes
-    ) -> None:
+    def _check(self, shard: int, row: int, trailer: Trailer, data: Bytes, tail: Bytes) -> None:
         hasher = xxhash.xxh3_64(seed=row_seed(self._digest, row))
         hasher.update(data)
         hasher.update(tail)
-        if hasher.intdigest() != int(trailer.hashes[row % self.layer.rows_per_shard]):
+        if hasher.intdigest() != trailer.hashes.item(row % self.layer.rows_per_shard):
             raise DamageError(
                 f"{self.where(shard)}: row {row} is not what was built: its bytes were changed or belong elsewhere. "
                 "Run `usjepa-cache verify`."
@@ -221,15 +247,6 @@ class LayerReader:
             self._handles.close()
 
 
-def _neighbours(offsets: Sequence[int], slot_nbytes: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of stretches of at most `most` offsets that follow one another without a gap."""
-    start = 0
-    for i in range(1, len(offsets) + 1):
-        if i == len(offsets) or i - start == most or offsets[i] != offsets[i - 1] + slot_nbytes:
-            yield start, i
-            start = i
-
-
 def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
     """Return what is left of buffers when their first `done` bytes are filled."""
     left = []
@@ -239,52 +256,3 @@ def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
         if skipped < len(buffer):
             left.append(buffer[skipped:])
     return left
-
-
-@dataclass(frozen=True)
-class Run:
-    """Some rows of one shard of one layer, and where in the batch they go: what a thread takes at a time."""
-
-    reader: LayerReader
-    shard: int
-    rows: list[int]
-    places: list[int]
-    out: memoryview
-
-    def read(self) -> None:
-        """Read the rows; once more, from a freshly opened file, when a share gave a stale handle or stale bytes.
-
-        Raises:
-            DamageError, HoleError: see `LayerReader.read_shard_rows`.
-            StoreError: the system refuses twice.
-        """
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
-            return
-        except (DamageError, OSError):
-            self.reader.forget(self.shard)
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
-        except OSError as error:
-            raise unreadable(self.reader.where(self.shard), error) from error
-
-
-def runs_of(reader: LayerReader, groups: Groups, out: memoryview) -> Iterator[Run]:
-    """Cut a layer's part of a batch into runs."""
-    for shard, rows, places in groups:
-        numbered = iter(zip(rows, places, strict=True))
-        while part := list(islice(numbered, reader.run_rows)):
-            yield Run(reader, shard, [row for row, _ in part], [place for _, place in part], out)
-
-
-def by_shard(rows: NDArray[np.int64], rows_per_shard: int) -> Groups:
-    """Group rows by shard: (shard, rows, places in the batch), rows ascending within each."""
-    order = np.argsort(rows, kind="stable")
-    ordered = rows[order]
-    shards = ordered // rows_per_shard
-    cuts = np.flatnonzero(np.diff(shards)) + 1
-    return [
-        (int(part[0]) // rows_per_shard, part.tolist(), places.tolist())
-        for part, places in zip(np.split(ordered, cuts), np.split(order, cuts), strict=True)
-        if len(part)
-    ]

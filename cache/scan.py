@@ -42,6 +42,7 @@ def scan(
     journal: ScanJournal | None,
     on_error: Literal["stop", "skip"],
     check: Callable[[], None] | None = None,
+    child: DecodingProcess | None = None,
 ) -> SourceTable:
     """Hash and count every entry of a listing.
 
@@ -51,6 +52,7 @@ def scan(
         journal: what an earlier scan has counted, closed however this one ends; None: count everything.
         on_error: an unreadable file ends the scan, or is kept in the table with its reason and no frames.
         check: called for every file; may raise to stop. What was counted is in the journal.
+        child: a process that decodes already; none: one is started, and ended with the scan.
 
     Raises:
         SourceError: a file can't be read and `on_error` is "stop".
@@ -60,13 +62,13 @@ def scan(
     lines: list[tuple[str, FileFacts, str]] = []
     with (
         contextlib.closing(journal),
-        decoding(listing, settings) as child,
+        contextlib.nullcontext(child) if child is not None else decoding(listing, settings) as process,
         Progress(len(listing.entries), "scan", unit="files") as progress,
     ):
         for entry in listing.entries:
             if check is not None:
                 check()
-            lines.append(_line(entry, reader, child, journal, on_error))
+            lines.append(_line(entry, reader, process, journal, on_error))
             progress.update(1)
     return assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
 

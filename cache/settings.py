@@ -313,6 +313,11 @@ class EvaluateSettings(Settings):
     """What is done to test frames, at three strengths, for clean-trained probes [paper: blur, contrast, speckle]."""
     corrupted_frames: Count | None = None
     """About how many test frames are tested corrupted, drawn class by class; none: all."""
+    attentive: bool = False
+    """Train attentive probes on patch tokens as well. Costs minutes and, for a ViT-B, 0.6 MB of disk a frame."""
+    attentive_frames: Count = 1000
+    """About how many training frames attentive probes see, at most, drawn class by class; validation frames a quarter
+    of that. Their tokens lie in memory."""
 
     @model_validator(mode="after")
     def _named_once(self) -> EvaluateSettings:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,12 @@ from usjepa.cache.handles import Handles
 from usjepa.cache.lazy import lazy
 from usjepa.cache.manifest import Manifest, Segment
 from usjepa.cache.precision import to_targets
-from usjepa.cache.reading import LayerReader, Run, Trailers, by_shard, runs_of
+from usjepa.cache.reading import LayerReader
+from usjepa.cache.runs import Groups, ReadAhead, Run, by_shard, runs_of
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
 from usjepa.cache.storage import TABLE_LIMIT, LocalStorage, Storage, open_storage
 from usjepa.cache.tables import RowTable, SourceTable
+from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -211,6 +214,11 @@ class Store:
         return rows
 
     @lazy
+    def _dense(self) -> bool:
+        """Whether every number from 0 on is a row, as in a store of one segment without holes."""
+        return not len(self.rows) or int(self.rows[-1]) == len(self.rows) - 1
+
+    @lazy
     def table(self) -> Table:
         """Where each row comes from; read and checked on first use."""
         sources: list[Source] = []
@@ -276,10 +284,10 @@ class Store:
         """
         numbers = np.asarray(rows, dtype=np.int64).reshape(-1)
         names, teacher = self._layer_names(layers, teacher)
-        self._check_numbers(numbers)
+        groups = by_shard(numbers.tolist(), self._manifest.rows_per_shard)
+        self._check_numbers(numbers, groups)
         described = self._manifest.layers
         arrays = {name: _memory(described[name], len(numbers), out) for name in names}
-        groups = by_shard(numbers, self._manifest.rows_per_shard)
         own = self._mine()
         # The largest rows first: what is left for the end is shared out finely.
         largest_first = sorted(names, key=lambda name: -described[name].row_nbytes)
@@ -288,11 +296,15 @@ class Store:
             for name in largest_first
             for run in runs_of(own.readers[name], groups, arrays[name].reshape(-1).view(np.uint8).data)
         ]
-        own.crew.run([self._reading(run) for run in runs])
+        ahead = ReadAhead(runs)
+        ahead.begin()
+        own.crew.run([partial(self._read_run, run, ahead.ask) for run in runs])
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
         return Batch(numbers, arrays, teacher, channels)
 
-    def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
+    def _check_numbers(self, numbers: NDArray[np.int64], groups: Groups) -> None:
+        if self._dense and (not groups or (groups[0][1][0] >= 0 and groups[-1][1][-1] < len(self.rows))):
+            return
         place = np.searchsorted(self.rows, numbers)
         known = place < len(self.rows)
         known[known] = self.rows[place[known]] == numbers[known]
@@ -302,14 +314,11 @@ class Store:
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.")
 
-    def _reading(self, run: Run) -> Callable[[], None]:
-        def read() -> None:
-            try:
-                run.read()
-            except (DamageError, HoleError) as error:
-                raise type(error)(f"{error}{self._origin(str(error), run.rows)}") from error
-
-        return read
+    def _read_run(self, run: Run, missed: Callable[[], None]) -> None:
+        try:
+            run.read(missed)
+        except (DamageError, HoleError) as error:
+            raise type(error)(f"{error}{self._origin(str(error), run.rows)}") from error
 
     def _origin(self, message: str, rows: list[int]) -> str:
         """Return which source the damaged row shows, for the error message."""

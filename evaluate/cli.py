@@ -75,7 +75,8 @@ def main(
     """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
 
     Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
-    OUT/scores.json and scores.csv have every number. Without --pipeline, the run's own recipe holds.
+    OUT/scores.json and scores.csv have every number, OUT/table.tex is the table for a paper. Without
+    --pipeline, the run's own recipe holds.
 
     `usjepa-evaluate compare A.json B.json` says which differences between two reports are real.
     """
@@ -90,18 +91,37 @@ def main(
     for line in segmentation_lines(document):
         click.echo(line)
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
+    click.echo(f"for a paper: {out.rstrip('/')}/table.tex")
 
 
 @click.command("compare", context_settings=_HELP)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
-@click.option("--classifier", type=click.Choice(["probe", "logistic", "knn"]), default="probe", show_default=True)
+@click.option(
+    "--classifier", type=click.Choice(["probe", "attentive", "logistic", "knn"]), default="probe", show_default=True
+)
 @click.option("--measure", type=click.Choice(["macro_f1", "balanced_accuracy"]), default="macro_f1", show_default=True)
 @click.option("--draws", type=click.IntRange(100), default=10_000, show_default=True, help="Draws of the test groups.")
+@click.option(
+    "--encoders",
+    nargs=2,
+    default=None,
+    metavar="A B",
+    help="Compare this encoder of the first report with that of the second, which may be the same file; default: each "
+    "encoder with its namesake. Names as in scores.json: student, teacher, random, pixels, hog.",
+)
 @click.option("--json", "out", default=None, type=click.Path(dir_okay=False), help="Write the comparison here as well.")
 @ends_well
-def compare(first: str, second: str, classifier: str, measure: str, draws: int, out: str | None) -> None:
-    """Say which differences between two reports are real.
+def compare(
+    first: str,
+    second: str,
+    classifier: str,
+    measure: str,
+    draws: int,
+    encoders: tuple[str, str] | None,
+    out: str | None,
+) -> None:
+    """Say which differences between two reports, or between two encoders, are real.
 
     FIRST and SECOND are scores.json files, or the folders that hold them. Test patients are drawn again with
     replacement, the same for both; p-values are corrected for the number of comparisons (Holm).
@@ -113,7 +133,7 @@ def compare(first: str, second: str, classifier: str, measure: str, draws: int, 
     from usjepa.evaluate.compare import as_text
     from usjepa.evaluate.compare import compare as compared
 
-    found = compared(Path(first), Path(second), classifier, measure, draws)
+    found = compared(Path(first), Path(second), classifier, measure, draws, encoders)
     click.echo(as_text(found))
     if out is not None:
         write_durably(Path(out), (json.dumps(found.told(), indent=1) + "\n").encode())

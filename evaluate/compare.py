@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FORMAT = 2
 """Of scores.json: the first that keeps predictions."""
 
-CLASSIFIERS = ("probe", "logistic", "knn")
+CLASSIFIERS = ("probe", "attentive", "logistic", "knn")
 MEASURES = ("macro_f1", "balanced_accuracy")
 
 
@@ -46,20 +46,26 @@ class Compared:
         return {"level": LEVEL, "differences": self.differences, "notes": self.notes}
 
 
-def compare(first: Path, second: Path, classifier: str, measure: str, draws: int) -> Compared:
-    """Compare two reports' scores, encoder by encoder.
+def compare(
+    first: Path, second: Path, classifier: str, measure: str, draws: int, encoders: tuple[str, str] | None = None
+) -> Compared:
+    """Compare two reports' scores, encoder by encoder, or two encoders, be they of one report.
 
     Args:
         first: a report's scores.json.
         second: another's.
-        classifier: "probe", "logistic" or "knn".
+        classifier: "probe", "attentive", "logistic" or "knn".
         measure: "macro_f1" or "balanced_accuracy".
         draws: of the test groups, with replacement.
+        encoders: keys of the first report's encoder and of the second's; none: each with its namesake.
 
     Raises:
-        UsageError: a file is no report's scores, or the two have nothing in common to compare.
+        UsageError: a file is no report's scores, or has no such encoder.
     """
     a, b = _read(first), _read(second)
+    for path, document, encoder in zip((first, second), (a, b), encoders or (), strict=False):
+        if encoder not in document["encoders"]:
+            raise UsageError(f"{path}: no encoder {encoder!r}; it has {', '.join(document['encoders'])}.")
     notes = _settings_differ(a, b)
     told: list[dict[str, Json]] = []
     drawn: list[NDArray[np.float64]] = []
@@ -71,12 +77,16 @@ def compare(first: Path, second: Path, classifier: str, measure: str, draws: int
             continue
         notes += _warnings(task, theirs[task["name"]])
         one = _On(task, Draws(unpacked(task["test"]["groups"]), draws), measure)
-        for encoder in a["encoders"]:
-            pair = [_scores(document, task["name"], encoder) for document in (a, b)]
+        for ours, other in [encoders] if encoders else [(name, name) for name in a["encoders"]]:
+            pair = [_scores(a, task["name"], ours), _scores(b, task["name"], other)]
+            encoder = ours if ours == other else f"{ours} | {other}"
             if None in pair:
                 continue
-            if _identity(a, encoder, task["name"]) == _identity(b, encoder, task["name"]):
+            if _identity(a, ours, task["name"]) == _identity(b, other, task["name"]):
                 notes.append(f"{task['name']}: {encoder} is the same in both: nothing to compare.")
+                continue
+            if not all(each.get(classifier) for each in pair):
+                notes.append(f"{task['name']}: {encoder} is not compared, a report has no {classifier} scores of it.")
                 continue
             about, difference = one.difference(encoder, *[each[classifier] for each in pair])
             told.append(about)
@@ -169,7 +179,7 @@ def _settings_differ(a: Json, b: Json) -> list[str]:
     told = [
         f"{name} {a['settings'].get(name)} | {b['settings'].get(name)}"
         for name in names
-        if name in ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours")
+        if name in ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours", "attentive_frames")
         and a["settings"].get(name) != b["settings"].get(name)
     ]
     return [f"The protocols differ (first | second): {', '.join(told)}."] if told else []

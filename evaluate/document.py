@@ -101,6 +101,19 @@ def student_differences(
     return differences(told, [drawn[task, STUDENT] - drawn[task, other] for task, other in pairs])
 
 
+def constant_told(scores: dict[str, Json], title: str, seeds: int) -> list[str]:
+    """Return which classifiers on an encoder give every test frame the same class: their scores say nothing of it."""
+    told = []
+    for key, name in (("probe", "probes"), ("attentive", "attentive probes")):
+        constant = len(scores[key]["constant_seeds"]) if scores.get(key) else 0
+        if constant:
+            told.append(f"{constant} of {seeds} {name} on {title} give every test frame the same class.")
+    for key, name in (("logistic", "Logistic regression"), ("knn", "k-NN")):
+        if scores[key]["constant"]:
+            told.append(f"{name} on {title} gives every test frame the same class.")
+    return told
+
+
 def seen_in_training(run: Run, task: Task) -> str:
     """Return a note if test frames took part, without labels, in the run's training; "" if none is known to have."""
     if run.store != task.store.digest:

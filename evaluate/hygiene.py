@@ -74,10 +74,11 @@ class Hygiene:
         told += [f"All frames of {split} are of one class." for split in self.one_class]
         told += [_few_told(count) for count in self.few]
         if self.torn_exact or self.torn_near:
-            told.append(
-                f"Labels contradict each other: {self.torn_exact} identical frames bear different labels, and "
-                f"{self.torn_near} more have a near-duplicate with another label (at most {NEAR_BITS} bits apart)."
-            )
+            exact = f"{self.torn_exact} identical frames bear different labels"
+            near = f"frames have a near-duplicate with another label (at most {NEAR_BITS} bits apart)"
+            parts = [exact] if self.torn_exact else []
+            parts += [f"{self.torn_near} {'more ' if parts else ''}{near}"] if self.torn_near else []
+            told.append(f"Labels contradict each other: {', and '.join(parts)}.")
         return told
 
 
@@ -106,7 +107,7 @@ def hygiene_of(task: Task, contents: Contents, check: Callable[[], None] = lambd
     counts = [_count(task, number, split) for split in parts for number in range(len(task.classes))]
     truth = task.labels[parts[TEST]]
     constant = constant_baseline(truth, len(task.classes))
-    exact, near = _torn(contents, task.labels, check)
+    exact, near = torn(contents, task.labels, check)
     return Hygiene(
         frames=len(task.rows) + task.unlabelled,
         unlabelled=task.unlabelled,
@@ -132,7 +133,7 @@ def _is_few(count: ClassCount) -> bool:
     return count.split == TRAIN and 0 < count.frames < FEW_TRAINING_FRAMES
 
 
-def _torn(contents: Contents, labels: NDArray[np.int64], check: Callable[[], None]) -> tuple[int, int]:
+def torn(contents: Contents, labels: NDArray[np.int64], check: Callable[[], None]) -> tuple[int, int]:
     """Return how many frames are found again, exactly or nearly, under another label."""
     _, frame = np.unique(contents.pixels.astype(str), return_inverse=True)
     lowest = np.full(frame.max(initial=-1) + 1, np.iinfo(np.int64).max)

@@ -107,9 +107,9 @@ def leakage_of(task: Task, contents: Contents, check: Callable[[], None] = lambd
     rest = np.flatnonzero(task.splits != TEST)
     train = np.setdiff1d(rest, validation)
     shared = np.intersect1d(task.groups[test], task.groups[rest])
-    distance, twin = _twins(contents, test, rest, check)
+    distance, twin = twins(contents, test, rest, check)
     leaking = np.flatnonzero(distance <= NEAR_BITS)
-    stopping, _ = _twins(contents, validation, train, check)
+    stopping, _ = twins(contents, validation, train, check)
     order = leaking[np.lexsort((leaking, distance[leaking]))][:_SHOWN]
     return Leakage(
         test_frames=len(test),
@@ -125,7 +125,7 @@ def leakage_of(task: Task, contents: Contents, check: Callable[[], None] = lambd
     )
 
 
-def _twins(
+def twins(
     contents: Contents, of: NDArray[np.int64], among: NDArray[np.int64], check: Callable[[], None]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return how far each frame's twin is (-1: the very same pixels, else bits), and which frame that is."""

@@ -70,6 +70,13 @@ def constant_baseline(truth: Labels, classes: int) -> Score:
     return score(truth, np.full_like(truth, commonest), classes)
 
 
+def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return probabilities along the last axis, float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    total: NDArray[np.float64] = shifted / shifted.sum(axis=-1, keepdims=True)
+    return total
+
+
 def spread(values: list[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation (0 for a single value)."""
     array = np.asarray(values, dtype=np.float64)

@@ -35,13 +35,15 @@ td small { display: block; color: var(--quiet); }
 tr.ours th, tr.ours td { background: var(--soft); font-weight: 600; }
 tr.ours small, tr.floor th { font-weight: 400; }
 tr.floor td, tr.floor th { color: var(--quiet); }
-.scores th:first-child { position: sticky; left: 0; background: var(--paper); white-space: normal; }
+.scores th:first-child, .measures th:first-child { position: sticky; left: 0; background: var(--paper);
+  white-space: normal; }
 tr.ours th:first-child { background: var(--soft); }
 .counts tbody th { font-weight: 400; } .counts tr:nth-last-child(-n+2) th { font-weight: 600; }
 .best::after { content: " *"; }
 tr.published th, tr.published td { color: var(--quiet); font-weight: 400; padding-top: .2rem; padding-bottom: .2rem; }
 tr.first th, tr.first td { border-top: 2px solid var(--rule); padding-top: .5rem; }
-.measures th:first-child { white-space: normal; min-width: 8rem; } .measures thead th { font-weight: 400; }
+.measures { font-size: .92rem; } .measures td, .measures th { padding-left: .45rem; padding-right: .45rem; }
+.measures th:first-child { min-width: 7.5rem; padding-left: 0; } .measures thead th { font-weight: 400; }
 .measures tbody th { font-weight: 400; } .measures tr.ours th { font-weight: 600; }
 .download { font-size: .95rem; } a { color: var(--ours); }
 figure { margin: 1rem 0; max-width: 40rem; }
@@ -49,6 +51,7 @@ svg { width: 100%; height: auto; display: block; }
 svg text { font-size: 12px; fill: var(--quiet); font-family: inherit; }
 svg text.ours { fill: var(--ink); font-weight: 600; }
 svg .grid { stroke: var(--rule); stroke-width: 1; }
+svg .even { stroke: var(--quiet); stroke-width: 1; stroke-dasharray: 1.5 2.5; }
 svg .floor { stroke: var(--second); stroke-width: 1.5; stroke-dasharray: 4 3; }
 svg circle.ours { fill: var(--ours); fill-opacity: .55; } svg circle.other { fill: var(--other); fill-opacity: .55; }
 svg .mean { stroke-width: 2.5; } svg .mean.ours { stroke: var(--ours); } svg .mean.other { stroke: var(--other); }
@@ -68,8 +71,8 @@ svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; } svg poly
 svg polyline.validation { stroke: var(--second); stroke-dasharray: 5 3; } svg circle.validation { fill: var(--second); }
 .key { display: inline-block; width: 1.6em; border-top: 3px solid var(--ours); vertical-align: middle; }
 .key.validation { border-top: 3px dashed var(--second); }
-.pair { display: flex; flex-wrap: wrap; gap: 0 2.5rem; }
-.confusion { font-size: .9rem; } .confusion td, .confusion th { padding: .35rem .55rem; }
+.pair { display: flex; flex-wrap: wrap; gap: 0 1.5rem; }
+.confusion { font-size: .88rem; } .confusion td, .confusion th { padding: .35rem .38rem; }
 .confusion td { text-align: center; border: 2px solid var(--paper); min-width: 3.2rem; }
 .confusion thead th { text-align: center; border-bottom: 0; font-weight: 400; }
 .confusion tbody th { text-align: right; border-bottom: 0; font-weight: 400; padding-left: 0; }
@@ -130,6 +133,9 @@ where patients are few. It says nothing of patients of another kind, clinic or s
 <dt>Real differences</dt>
 <dd>Two encoders are compared on the same drawn patients. A difference is called real if chance alone would make one so
 large in fewer than 5 of 100 such pages.</dd>
+<dt>Attentive probe</dt>
+<dd>Where it was asked for: a classifier that first learns which parts of the frame to look at, in place of their plain
+average. It shows whether the encoder knows of a small finding that an average would drown.</dd>
 <dt>Logistic regression</dt>
 <dd>A second linear classifier, without random starts; how strongly it is held back is chosen on the validation
 frames.</dd>
@@ -140,6 +146,9 @@ It shows whether frames that look alike to the encoder are alike to a clinician.
 <dd>The most that can be reached without looking at the image at all. A score near it means: nothing learnt.</dd>
 <dt>Balanced accuracy</dt>
 <dd>The share of frames recognised, averaged over the classes.</dd>
+<dt>Calibration</dt>
+<dd>Whether the classifier is right as often as it is sure: of frames that it is 80 % sure of, 80 in 100 should be named
+rightly. A classifier can rank frames well and yet be far too sure of itself.</dd>
 <dt>AUROC</dt>
 <dd>The chance that a frame of a class gets a higher probability of it than a frame of another class, averaged over the
 classes. 50 is guessing.</dd>

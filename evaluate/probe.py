@@ -63,7 +63,11 @@ class Scaler:
 def fit_scaler(train_NF: NDArray[np.float32]) -> Scaler:
     """Return the scaler of a training split; a feature that never varies there is set to 0, not blown up."""
     mean = train_NF.mean(axis=0, dtype=np.float64)
-    deviation = train_NF.std(axis=0, dtype=np.float64)
+    return scaler_of(mean, train_NF.std(axis=0, dtype=np.float64))
+
+
+def scaler_of(mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> Scaler:
+    """Return the scaler of features of that mean and standard deviation, [F]."""
     varies = deviation > 1e-6 * np.maximum(1.0, np.abs(mean))
     scale = np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0)
     return Scaler(mean.astype(np.float32), scale.astype(np.float32))
@@ -91,7 +95,7 @@ def learning_rate(settings: EvaluateSettings, epoch: int) -> float:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Let torch compute in this thread alone.
 
     A probe's steps are too small to share: on two busy cores two threads wait for each other at every operation (101 s
@@ -127,7 +131,7 @@ def train_probe(
     """
     if subsets_SM is None:
         subsets_SM = np.broadcast_to(np.arange(len(labels_N)), (settings.seeds, len(labels_N)))
-    with _one_thread():
+    with one_thread():
         training = _Training(torch.from_numpy(train_NF), torch.from_numpy(labels_N), classes, settings)
         watch = _EarlyStop(training, settings.patience)
         x_VF, y_V = torch.from_numpy(validation_VF), torch.from_numpy(validation_labels_V)

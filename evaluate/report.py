@@ -103,11 +103,14 @@ def _table(document: Json) -> str:
     floor = [percent(task["floor"]["macro_f1"]) for task in tasks]
     lines.append(("Always the commonest class", floor, "floor"))
     published = _published(tasks)
+    asked = any(scores.get("attentive") for scores in document["scores"])
+    attentive = " Attentive: a probe that learns where to look." if asked else ""
     head = ["Macro F1, %", *[text(task["name"]) for task in tasks]]
     return (
         f"{table(head, [*lines, *published], 'scores')}"
         '<p class="quiet">Linear probe: mean ± standard deviation over seeds; * the highest mean of ours on a task, '
-        f"in brackets the 95 % interval over patients. k-NN: k nearest neighbours.</p>{_source(tasks)}"
+        f"in brackets the 95 % interval over patients. k-NN: k nearest neighbours.{attentive}</p>"
+        f"{_source(tasks)}"
     )
 
 
@@ -118,7 +121,10 @@ def _score(document: Json, task: str, encoder: str) -> str:
     f1, knn = scores["probe"]["macro_f1"], scores["knn"]["macro_f1"]
     mark = ' class="best"' if ranked(document, task)[0]["encoder"] == encoder else ""
     interval = f"<small>{ends(f1.get('interval'))}</small>" if f1.get("interval") else ""
-    return f"<span{mark}>{percent(f1['mean'])} ± {percent(f1['sd'])}</span>{interval}<small>k-NN {percent(knn)}</small>"
+    attentive = scores.get("attentive")
+    more = f"<small>attentive {percent(attentive['macro_f1']['mean'])}</small>" if attentive else ""
+    shown = f"<span{mark}>{percent(f1['mean'])} ± {percent(f1['sd'])}</span>"
+    return f"{shown}{interval}<small>k-NN {percent(knn)}</small>{more}"
 
 
 def _published(tasks: Sequence[Json]) -> list[tuple[str, list[str], str]]:
@@ -156,7 +162,8 @@ def _download(scores_csv: bytes) -> str:
     coded = base64.b64encode(scores_csv).decode()
     return (
         f'<p class="download"><a download="scores.csv" href="data:text/csv;base64,{coded}">Every score as a table '
-        "(CSV)</a>; scores.json, beside this page, also holds settings, identities and predictions.</p>"
+        "(CSV)</a>; beside this page, table.tex is the table for a paper, and scores.json also holds settings, "
+        "identities and predictions.</p>"
     )
 
 

@@ -22,6 +22,7 @@ COLUMNS = (
     "labels_share",
     "corruption",
     "strength",
+    "class",
     "statistic",
     "seed",
     "value",
@@ -30,17 +31,21 @@ COLUMNS = (
     "task_identity",
     "report_identity",
 )
-"""Before the settings. `statistic` is mean, sd, low and high (95 % interval) or seed; a `seed` column belongs to it."""
+"""Before the settings. `statistic` is mean, sd, low and high (95 % interval) or seed; a `seed` column belongs to it.
+
+`class` is that of a Dice; empty: the mean over classes.
+"""
 
 
 def scores_csv(document: Json) -> str:
     """Return the scores of a document as CSV text, lines ending in a newline alone."""
     settings = {f"setting.{name}": _plain(value) for name, value in document["settings"].items()}
-    identity = {task["name"]: digest_of(task["identity"]) for task in document["tasks"]}
+    segmented = document["segmentation"]
+    identity = {task["name"]: digest_of(task["identity"]) for task in (*document["tasks"], *segmented["tasks"])}
     out = io.StringIO()
     writer = csv.DictWriter(out, (*COLUMNS, *settings), restval="", lineterminator="\n")
     writer.writeheader()
-    for scores in document["scores"]:
+    for scores in (*document["scores"], *segmented["scores"]):
         encoder = document["encoders"][scores["encoder"]]
         fixed = {
             "task": scores["task"],
@@ -52,7 +57,7 @@ def scores_csv(document: Json) -> str:
             "report_identity": document["inputs_digest"],
             **settings,
         }
-        writer.writerows({**fixed, **line} for line in _lines(scores))
+        writer.writerows({**fixed, **line} for line in (_dice(scores) if "dice" in scores else _lines(scores)))
     return out.getvalue()
 
 
@@ -62,9 +67,11 @@ def _plain(value: Json) -> Json:
 
 def _lines(scores: Json) -> Iterator[dict[str, Any]]:
     """Yield what differs between the lines of one encoder on one task."""
-    for measure in ("macro_f1", "balanced_accuracy", "auroc"):
-        if measure in scores["probe"]:
-            yield from _spread(scores["probe"][measure], classifier="probe", measure=measure)
+    for classifier in ("probe", "attentive"):
+        for measure in ("macro_f1", "balanced_accuracy", "auroc"):
+            if scores[classifier] is not None and measure in scores[classifier]:
+                yield from _spread(scores[classifier][measure], classifier=classifier, measure=measure)
+    yield from _calibration(scores["calibration"])
     for classifier in ("logistic", "knn"):
         for measure in ("macro_f1", "balanced_accuracy", "auroc"):
             if scores[classifier].get(measure) is not None:
@@ -78,6 +85,22 @@ def _lines(scores: Json) -> Iterator[dict[str, Any]]:
         for at in strengths:
             about = {"corruption": corruption, "strength": at["strength"]}
             yield from _spread(at["macro_f1"], classifier="probe", measure="macro_f1", **about)
+
+
+def _calibration(told: Json) -> Iterator[dict[str, Any]]:
+    for state, classifier in (("raw", "probe"), ("tempered", "probe, tempered")):
+        for measure in ("ece", "brier", "log_loss") if told[state] is not None else ():
+            yield from _spread(told[state][measure], classifier=classifier, measure=measure)
+    if told["temperature"] is not None:
+        yield from _spread(told["temperature"], classifier="probe", measure="temperature")
+
+
+def _dice(scores: Json) -> Iterator[dict[str, Any]]:
+    about = {"classifier": "segmentation", "measure": "dice"}
+    dice = scores["dice"]
+    yield from _spread({**dice, "interval": [dice["low"], dice["high"]]}, **about)
+    for name, one in scores["classes"].items():
+        yield from _spread({**one, "seeds": []}, **{**about, "class": name})
 
 
 def _spread(told: Json, **about: Any) -> Iterator[dict[str, Any]]:

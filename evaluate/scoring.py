@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.evaluate.bootstrap import interval
+from usjepa.evaluate.calibration import calibration_told
 from usjepa.evaluate.logistic import fit_logistic
-from usjepa.evaluate.metrics import auroc, score, spread, summed
+from usjepa.evaluate.metrics import auroc, score, softmax, spread, summed
 from usjepa.evaluate.probe import Probe, Scaler, fit_scaler, train_probe
 from usjepa.evaluate.splits import TEST, TRAIN, VALIDATION
 from usjepa.train.knn import knn_predict
@@ -79,30 +80,40 @@ def score_features(
     probe = train_probe(data.train, data.train_labels, data.validation, data.validation_labels, data.classes, settings)
     logits = probe.logits(data.test)
     predicted_SN, probability_SNC = logits.argmax(axis=2).astype(np.int64), softmax(logits)
-    drawn = _drawn(draws, data, predicted_SN, probability_SNC)
+    drawn = drawn_scores(draws, data.test_labels, data.classes, predicted_SN, probability_SNC)
     told = {
-        "probe": _probe_told(data, predicted_SN, probability_SNC, probe, drawn),
+        "probe": {
+            **seeded_told(data.test_labels, data.classes, predicted_SN, probability_SNC, drawn),
+            "best_epoch": list(probe.best_epoch),
+            "epochs": list(probe.epochs),
+        },
+        "calibration": calibration_told(
+            logits, data.test_labels, probe.logits(data.validation), data.validation_labels
+        ),
         "logistic": _logistic_told(data, draws),
         "knn": _knn_told(data, settings.neighbours, draws),
     }
     return Scored(told, probability_SNC.mean(axis=0), drawn, probe, data)
 
 
-def _drawn(draws: Draws | None, data: Data, predicted_SN: Ints, probability_SNC: Floats | None) -> dict[str, Floats]:
+def drawn_scores(
+    draws: Draws | None, truth_N: Ints, classes: int, predicted_SN: Ints, probability_SNC: Floats | None
+) -> dict[str, Floats]:
     """Return each measure's value in each draw; none where there are no draws, or one group alone."""
     if draws is None or draws.groups < 2:
         return {}
-    found = draws.of_predictions(data.test_labels, predicted_SN, data.classes)
+    found = draws.of_predictions(truth_N, predicted_SN, classes)
     if probability_SNC is not None:
-        found["auroc"] = draws.auroc(data.test_labels, probability_SNC)
+        found["auroc"] = draws.auroc(truth_N, probability_SNC)
     return found
 
 
-def _probe_told(
-    data: Data, predicted_SN: Ints, probability_SNC: Floats, probe: Probe, drawn: dict[str, Floats]
+def seeded_told(
+    truth_N: Ints, classes: int, predicted_SN: Ints, probability_SNC: Floats, drawn: dict[str, Floats]
 ) -> dict[str, Json]:
-    scores = [score(data.test_labels, one, data.classes) for one in predicted_SN]
-    areas = [auroc(data.test_labels, one) for one in probability_SNC]
+    """Return the scores of a predictor that was trained from several seeds, as they go into `scores.json`."""
+    scores = [score(truth_N, one, classes) for one in predicted_SN]
+    areas = [auroc(truth_N, one) for one in probability_SNC]
     measures: dict[str, list[float]] = {
         "macro_f1": [s.macro_f1 for s in scores],
         "balanced_accuracy": [s.balanced_accuracy for s in scores],
@@ -112,8 +123,6 @@ def _probe_told(
         **{name: _spread_told(values, drawn.get(name)) for name, values in measures.items() if values},
         "confusion": [list(row) for row in summed([s.confusion for s in scores])],
         "constant_seeds": [seed for seed, s in enumerate(scores) if s.constant],
-        "best_epoch": list(probe.best_epoch),
-        "epochs": list(probe.epochs),
         "predicted": [packed(one) for one in predicted_SN],
     }
 
@@ -139,7 +148,8 @@ def _knn_told(data: Data, neighbours: int, draws: Draws | None) -> dict[str, Jso
 def _single_told(data: Data, predicted_N: Ints, draws: Draws | None, probability_NC: Floats | None) -> dict[str, Json]:
     """Return the scores of a predictor that no seed changes."""
     found = score(data.test_labels, predicted_N, data.classes)
-    drawn = _drawn(draws, data, predicted_N[None], None if probability_NC is None else probability_NC[None])
+    probability_1NC = None if probability_NC is None else probability_NC[None]
+    drawn = drawn_scores(draws, data.test_labels, data.classes, predicted_N[None], probability_1NC)
     return {
         "macro_f1": found.macro_f1,
         "balanced_accuracy": found.balanced_accuracy,
@@ -159,10 +169,3 @@ def packed(numbers: Ints) -> str:
 def unpacked(text: str) -> Ints:
     """Return the numbers of `packed`; ValueError where the text holds something else."""
     return np.array([int(word) for word in text.split()], dtype=np.int64)
-
-
-def softmax(logits: NDArray[np.float32]) -> Floats:
-    """Return probabilities along the last axis, float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    total: Floats = shifted / shifted.sum(axis=-1, keepdims=True)
-    return total

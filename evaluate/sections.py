@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usjepa.evaluate.calibration_report import calibration_part
 from usjepa.evaluate.curves import corrupted, feature_map, few_labels
 from usjepa.evaluate.figures import Series, scores_svg
 from usjepa.evaluate.markup import (
@@ -47,6 +48,7 @@ def task_part(document: Json, task: Json, examples: Sequence[Example]) -> str:
             f'<div class="pair">{matrices}</div>',
             '<p class="quiet">Rows are the truth, columns what the probe said, in percent of the row, over all seeds. '
             "A faultless encoder has 100 on the diagonal.</p>",
+            calibration_part(document, task),
             few_labels(document, task),
             corrupted(document, task),
             feature_map(document["maps"].get(task["name"]), "Map of the features", "class"),
@@ -79,10 +81,12 @@ def _in_percent(interval: Sequence[float] | None) -> tuple[float, float] | None:
 
 
 def _measures(document: Json, task: Json, order: Sequence[Json]) -> str:
+    attentive = next((s["attentive"] for s in order if s["attentive"]), None)
     lines = []
     for s in order:
         probe, logistic, knn = s["probe"], s["logistic"], s["knn"]
         cells = [_spread(probe["macro_f1"]), _spread(probe["balanced_accuracy"]), _spread(probe.get("auroc"))]
+        cells += [_spread((s["attentive"] or {}).get(measure)) for measure in ("macro_f1", "auroc") if attentive]
         cells += [_single(logistic, "macro_f1"), _single(logistic, "auroc"), _single(knn, "macro_f1")]
         lines.append((title(document, s["encoder"]), cells, "ours" if s["encoder"] == STUDENT else ""))
     head = [
@@ -90,6 +94,7 @@ def _measures(document: Json, task: Json, order: Sequence[Json]) -> str:
         "probe: macro F1",
         "probe: balanced accuracy",
         "probe: AUROC",
+        *(["attentive: macro F1", "attentive: AUROC"] if attentive else []),
         "logistic: macro F1",
         "logistic: AUROC",
         "k-NN: macro F1",
@@ -97,8 +102,16 @@ def _measures(document: Json, task: Json, order: Sequence[Json]) -> str:
     return (
         f"<h3>All measures</h3>{table(head, lines, 'measures')}"
         '<p class="quiet">Mean ± standard deviation over probe seeds; in brackets the 95 % interval if other patients '
-        "of the same kind had been tested.</p>"
+        f"of the same kind had been tested.{_attentive_told(attentive, task)}</p>"
     )
+
+
+def _attentive_told(attentive: Json, task: Json) -> str:
+    """Return on how many frames the attentive probes were trained, where that is not all."""
+    trained = task["counts"]["train"]["frames"]
+    if not attentive or attentive["training_frames"] == trained:
+        return ""
+    return f" The attentive probe was trained on {attentive['training_frames']} of the {trained} training frames."
 
 
 def _spread(told: Json) -> str:

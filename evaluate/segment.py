@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.features import features_of
 from usjepa.evaluate.metrics import spread
-from usjepa.evaluate.models import ModelEncoder, has_patch_tokens
-from usjepa.evaluate.probe import fit_scaler
 from usjepa.evaluate.segmentation_head import Head, class_shares, frame_dice, train_head
 from usjepa.evaluate.splits import TEST, TRAIN, VALIDATION
-from usjepa.evaluate.tasks import Task
+from usjepa.evaluate.tokens import FlatTokens, TokenSource, fit_token_scaler, scale_in_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.settings import EvaluateSettings
-    from usjepa.cache.store import Batch
     from usjepa.evaluate.encoders import Encoder
     from usjepa.evaluate.segmentation import Segmentation
 
@@ -35,75 +31,16 @@ RESAMPLES = 1000
 """Of the bootstrap over groups."""
 
 
-@runtime_checkable
-class TokenGiver(Protocol):
-    """An encoder that gives patch tokens too."""
-
-    def tokens(self, batch: Batch) -> NDArray[np.float32]:
-        """Return float32 [B, H, W, D]."""
-        ...
-
-
-@dataclass
-class FlatTokens:
-    """An encoder's patch tokens as features of one row, so that they are kept and resumed like any features."""
-
-    encoder: Encoder
-    grid: tuple[int, int] = field(default=(0, 0))
-    """Rows and columns of patches, known once tokens were asked for."""
-
-    def __post_init__(self) -> None:
-        self.name, self.pooling, self.layers = self.encoder.name, "none: patch tokens", self.encoder.layers
-        self.given = self.encoder.given
-
-    @property
-    def identity(self) -> dict[str, Json]:
-        """The encoder's, and that its tokens are meant."""
-        return {"kind": "patch tokens", "encoder": self.encoder.identity}
-
-    def features(self, batch: Batch) -> NDArray[np.float32]:
-        """Return float32 [B, H * W * D]."""
-        assert isinstance(self.encoder, TokenGiver)
-        tokens = self.encoder.tokens(batch)
-        self.grid = (tokens.shape[1], tokens.shape[2])
-        return tokens.reshape(len(tokens), -1)
-
-
-def gives_tokens(encoder: Encoder) -> bool:
-    """Return whether an encoder has patch tokens on a grid."""
-    if isinstance(encoder, ModelEncoder):
-        return has_patch_tokens(encoder.model)
-    return isinstance(encoder, TokenGiver)
-
-
 @dataclass(frozen=True)
 class _Source:
-    """Where tokens come from."""
+    """A segmentation task's tokens."""
 
-    encoder: FlatTokens
+    tokens_of: TokenSource
     task: Segmentation
-    folder: Path
-    batch_size: int
-    say: Callable[[str], None]
-    check: Callable[[], None]
 
     def tokens(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return float32 [n, H, W, D] of frames, computed once and kept."""
-        task = self.task
-        part = Task(
-            task.name,
-            task.store,
-            task.rows[positions],
-            np.zeros(len(positions), np.int64),
-            ("frame",),
-            task.groups[positions],
-            task.splits[positions],
-            (),
-        )
-        flat = features_of(self.encoder, part, self.folder, self.batch_size, self.say, self.check)
-        if self.encoder.grid == (0, 0):  # kept by an earlier call: one frame says how they lie
-            self.encoder.features(task.store.read(task.rows[:1], layers=self.encoder.layers))
-        return flat.reshape(len(flat), *self.encoder.grid, -1)
+        return self.tokens_of.tokens(self.task.frames(positions))
 
 
 def score_segmentation(
@@ -124,7 +61,7 @@ def score_segmentation(
         say: told of kept tokens that can't be used.
         check: called before every batch; may raise to stop.
     """
-    source = _Source(FlatTokens(encoder), task, folder, settings.encode_batch_size, say, check)
+    source = _Source(TokenSource(FlatTokens(encoder), folder, settings.encode_batch_size, say, check), task)
     train = _thinned(task.positions(TRAIN), MOST_TRAINING_FRAMES)
     held = _thinned(task.positions(VALIDATION), MOST_VALIDATION_FRAMES)
     heads, scale = _trained(source, train, held, settings, check)
@@ -135,7 +72,8 @@ def score_segmentation(
         tokens, truth = scale(source.tokens(some)), task.read_masks(some)
         parts.append([frame_dice(truth, h.predict(tokens, truth.shape[-1]), len(task.classes)) for h in heads])
     dice = np.concatenate(parts, axis=1)
-    return {**_told(dice, task, test), "epochs": [head.epochs for head in heads], "training_frames": len(train)}
+    told = {"epochs": [head.epochs for head in heads], "training_frames": len(train), "dim": len(heads[0].weight)}
+    return {**_told(dice, task, test), **told}
 
 
 def _trained(
@@ -148,12 +86,12 @@ def _trained(
     """Return a head a seed, and what standardises tokens by the training frames' mean and deviation."""
     task, classes = source.task, len(source.task.classes)
     tokens = source.tokens(train)
-    scaler = fit_scaler(tokens.reshape(-1, tokens.shape[-1]))
+    scaler = fit_token_scaler(tokens)
 
     def scale(some: NDArray[np.float32]) -> NDArray[np.float32]:
-        return scaler(some.reshape(-1, some.shape[-1])).reshape(some.shape)
+        return scale_in_place(some, scaler)
 
-    grid = source.encoder.grid
+    grid = (tokens.shape[1], tokens.shape[2])
     shares = class_shares(task.read_masks(train), grid, classes)
     held_tokens = scale(source.tokens(held)) if len(held) else tokens[:0]
     held_shares = class_shares(task.read_masks(held), grid, classes) if len(held) else shares[:0]

@@ -18,7 +18,7 @@ from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.identity import Json, digest_of
 from usjepa.evaluate.layouts import recognise
 from usjepa.evaluate.splits import TEST, TRAIN, Frames, split_frames
-from usjepa.evaluate.tasks import cut, parted
+from usjepa.evaluate.tasks import Task, cut, parted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +71,19 @@ class Segmentation:
         """What the scores rest on."""
         told = [self.rows.tolist(), self.splits.tolist(), self.groups.tolist(), list(self.values)]
         return {"store": self.store.digest, "frames": digest_of(told), "masks": self.content}
+
+    def frames(self, positions: NDArray[np.int64]) -> Task:
+        """Return frames as a task of one class, for what looks at frames and not at masks."""
+        return Task(
+            self.name,
+            self.store,
+            self.rows[positions],
+            np.zeros(len(positions), np.int64),
+            ("frame",),
+            self.groups[positions],
+            self.splits[positions],
+            (),
+        )
 
     def read_masks(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Return the masks of frames as class numbers, uint8 [n, S, S], as large as the stored pixels."""

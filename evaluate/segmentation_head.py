@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from usjepa.evaluate.probe import epoch_order, first_weights, learning_rate
+from usjepa.evaluate.fitting import fit
+from usjepa.evaluate.probe import first_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,27 +65,15 @@ def train_head(
     x, y = _flat(tokens_NHWD), _flat(shares_NHWK)
     held, held_y = _flat(validation_VHWD), _flat(validation_shares_VHWK)
     weight, bias = (torch.nn.Parameter(part) for part in first_weights(seed, tokens_NHWD.shape[-1], classes))
-    optimizer = torch.optim.AdamW([weight, bias], lr=settings.lr, weight_decay=settings.weight_decay)
-    best, kept, since = float("inf"), (weight.detach().clone(), bias.detach().clone()), 0
-    epochs = 0
-    for epoch in range(settings.epochs):
-        optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
-        order = epoch_order(seed, epoch, len(x))
-        for start in range(0, len(order), settings.batch_size):
-            some = torch.from_numpy(order[start : start + settings.batch_size])
-            optimizer.zero_grad(set_to_none=True)
-            _loss(x[some] @ weight + bias, y[some]).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        epochs = epoch + 1
-        with torch.no_grad():
-            loss = float(_loss(held @ weight + bias, held_y)) if len(held) else -float(epoch)
-        if loss < best:
-            best, kept, since = loss, (weight.detach().clone(), bias.detach().clone()), 0
-        else:
-            since += 1
-        if since >= settings.patience:
-            break
-    return Head(*kept, epochs)
+
+    def loss_of(some: torch.Tensor) -> torch.Tensor:
+        return _loss(x[some] @ weight + bias, y[some])
+
+    def held_loss() -> float:
+        return float(_loss(held @ weight + bias, held_y))
+
+    _, epochs = fit([weight, bias], len(x), loss_of, held_loss if len(held) else None, settings, seed)
+    return Head(weight.detach(), bias.detach(), epochs)
 
 
 def _flat(array: NDArray[np.float32]) -> torch.Tensor:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from typing import TYPE_CHECKING
 
+from usjepa.evaluate.markup import note_list
+
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
 
@@ -25,7 +27,7 @@ def _task(document: Json, task: Json, scores: Json) -> str:
     )
     frames = ", ".join(f"{count} frames for {part}" for part, count in task["frames"].items())
     return (
-        f"<h2>Segmentation: {html.escape(task['name'])}</h2><p>{html.escape(frames)}.</p>"
+        f"<h2>Segmentation: {html.escape(task['name'])}</h2><p>{html.escape(frames)}.</p>{note_list(task['notes'])}"
         f'<div class="scroll"><table class="scores"><thead><tr><th scope="col">Dice, %</th>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
         '<p class="quiet">A linear layer on frozen patch tokens says the class of every pixel. Dice by frame, mean '

@@ -41,6 +41,7 @@ def write_ultrabench(
     masks: dict[str, Sequence[int]] | None = None,
     ending: str = "png",
     colour: bool = False,
+    scan_ending: str = "png",
 ) -> None:
     """Write a task as UltraBench does.
 
@@ -52,15 +53,16 @@ def write_ultrabench(
         masks: key -> values in the mask.
         ending: of the images.
         colour: write three channels.
+        scan_ending: of the masks of the scan; GBCU's are JPEG.
     """
     for i in range(len(labels)):
         write_image(folder / "images" / f"{i}.{ending}", i, colour)
-        write_mask(folder / "masks" / "scan" / f"{i}.png", [1], i)
+        write_mask(folder / "masks" / "scan" / f"{i}.{scan_ending}", [1], i)
         for key, values in (masks or {}).items():
             write_mask(folder / "masks" / key / f"{i}.png", values, i)
 
     def item(i: int) -> dict[str, Any]:
-        made: dict[str, Any] = {"image": f"images/{i}.{ending}", "scan_mask": f"masks/scan/{i}.png"}
+        made: dict[str, Any] = {"image": f"images/{i}.{ending}", "scan_mask": f"masks/scan/{i}.{scan_ending}"}
         made |= {} if labels[i] is None else {"label": labels[i]}
         made |= {key: values[i] for key, values in (groups or {}).items()}
         return made | {key: f"masks/{key}/{i}.png" for key in masks or {}}

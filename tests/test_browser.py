@@ -49,6 +49,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Seen
     found = {}
     for name, made in (("few", document()), ("many", document(classes=LONG))):
         made["encoders"]["teacher"]["title"] = "Its teacher (random weights)"
+        for scores in made["scores"][:3]:
+            scores["attentive"] = {**scores["probe"], "training_frames": 12}
         made["encoders"]["hog"]["title"] = "vit_base_patch16_dinov3_qkvb.lvd1689m"
         for width in (DESKTOP, PHONE):
             folder = tmp_path_factory.mktemp("page")

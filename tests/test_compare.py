@@ -59,6 +59,21 @@ def test_a_large_difference_is_called_real_and_its_direction_named(tmp_path: Pat
     assert told["difference"] == told["second"] - told["first"]
 
 
+def test_two_encoders_of_one_report_are_compared(tmp_path: Path) -> None:
+    document = json.loads(write(tmp_path / "a.json", 0.65).read_text())
+    better = json.loads(write(tmp_path / "b.json", 0.9, seed=2).read_text())
+    document["encoders"]["teacher"] = better["encoders"]["student"]
+    document["scores"].append({**better["scores"][0], "encoder": "teacher"})
+    a = tmp_path / "both.json"
+    a.write_text(json.dumps(document))
+    told = call(a, a, "--encoders", "student", "teacher").stdout
+    assert "student | teacher" in told
+    assert "real: second is better" in told
+    result = call(a, a, "--encoders", "student", "nobody")
+    assert result.exit_code == 2
+    assert "no encoder 'nobody'; it has student, teacher" in result.stderr
+
+
 def test_luck_is_not_called_real(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.json", 0.75), write(tmp_path / "b.json", 0.75, seed=3)
     assert "not shown to differ" in call(a, b).stdout

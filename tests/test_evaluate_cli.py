@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -135,17 +137,40 @@ def test_a_second_call_redoes_nothing_and_says_so(place: Place, report: Path) ->
 
 def test_the_same_inputs_give_the_same_bytes_elsewhere(place: Place, report: Path, tmp_path: Path) -> None:
     assert call(place.run, "--task", place.store, "-o", tmp_path, *FAST).exit_code == 0
-    for name in ("index.html", "scores.json"):
+    for name in ("index.html", "scores.json", "scores.csv", "table.tex"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes()
 
 
-def test_a_page_that_was_changed_is_made_again_from_kept_features(place: Place, report: Path) -> None:
-    whole = (report / "index.html").read_bytes()
-    (report / "index.html").write_bytes(whole + b" ")
+@pytest.mark.parametrize("name", ["index.html", "scores.csv", "table.tex"])
+def test_a_file_that_was_changed_or_lost_is_made_again_from_kept_features(
+    place: Place, report: Path, name: str
+) -> None:
+    whole = (report / name).read_bytes()
+    if name == "index.html":
+        (report / name).write_bytes(whole + b" ")
+    else:
+        (report / name).unlink()
     kept = {path: path.stat().st_mtime_ns for path in (report / "features").iterdir()}
     call(place.run, "--task", place.store, "-o", report, *FAST)
-    assert (report / "index.html").read_bytes() == whole
+    assert (report / name).read_bytes() == whole
     assert kept == {path: path.stat().st_mtime_ns for path in (report / "features").iterdir()}
+
+
+def test_calibration_stands_in_scores_and_csv(report: Path) -> None:
+    scores = json.loads((report / "scores.json").read_text())
+    lines = list(csv.DictReader(io.StringIO((report / "scores.csv").read_text())))
+    for scored in scores["scores"]:
+        told = scored["calibration"]
+        assert told["frames"] == scores["tasks"][0]["counts"]["test"]["frames"]
+        for state, classifier in (("raw", "probe"), ("tempered", "probe, tempered")):
+            for measure in ("ece", "brier", "log_loss"):
+                (line,) = [
+                    one
+                    for one in lines
+                    if (one["encoder"], one["classifier"], one["measure"], one["statistic"])
+                    == (scored["encoder"], classifier, measure, "mean")
+                ]
+                assert float(line["value"]) == told[state][measure]["mean"]
 
 
 def test_the_students_features_are_those_of_plain_timm(place: Place, report: Path) -> None:

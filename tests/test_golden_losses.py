@@ -29,16 +29,16 @@ RELATIVE = 1e-3
 """Between kinds of CPU the sums of a step differ by 1e-6; six steps of AdamW make more of that."""
 
 
-def made_store(root: Path) -> Path:
+def made_store(root: Path, rows: int = ROWS) -> Path:
     """Write a store whose every byte is a formula of small integers: the same on any machine."""
     writer = StoreWriter(LocalStorage(root))
     writer.open(32)
-    writer.add_segment(*tables(ROWS), ROWS)
-    row, down, across = np.ogrid[:ROWS, :SIZE, :SIZE]
+    writer.add_segment(*tables(rows), rows)
+    row, down, across = np.ogrid[:rows, :SIZE, :SIZE]
     pixels = (down * (row % 7 + 1) + across * (row % 5 + 2) + row * 3) % 256
     token, channel = np.ogrid[:TOKENS, :DIM]
-    latents = ((token * 37 + channel * 11 + np.arange(ROWS)[:, None, None] * 5) % 200 - 100) / 64
-    whole = np.full((ROWS, SIZE * SIZE // 32), 255, np.uint8)
+    latents = ((token * 37 + channel * 11 + np.arange(rows)[:, None, None] * 5) % 200 - 100) / 64
+    whole = np.full((rows, SIZE * SIZE // 32), 255, np.uint8)
     layers = [
         (Layer("pixels", "uint8", (1, SIZE, SIZE), 32, {"golden": 1}), pixels[:, None].astype(np.uint8)),
         (Layer("regions", "uint8", (SIZE * SIZE // 32,), 32, {"golden": 1}), whole),

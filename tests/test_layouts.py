@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 SMALL = Recipe(cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1))
 
 
+BUTTERFLY = ("carotid", "2ch", "lungs", "ivc", "4ch", "bladder", "thyroid", "plax", "morisons_pouch")
+MMOTU = (
+    *("chocolate cyst", "serous cystadenoma", "teratoma", "theca cell tumour", "simple cyst", "normal ovary"),
+    *("mucinous cystadenoma", "high-grade serous"),
+)
+
+
 def folders(place: object) -> list[TaskFolder]:
     return recognise(str(place), SMALL.cache)
 
@@ -73,25 +80,77 @@ def test_a_source_on_both_sides_is_kept_and_told(tmp_path: Path) -> None:
     assert any(note.startswith("Leak: 1 of 4 test groups") for note in task.notes)
 
 
+OLD = {"train": range(18), "validation": range(18, 27), "test": range(27, 45)}
+NEW = {"train_val": range(27), "test": range(27, 45)}
+
+
 @pytest.mark.parametrize(
-    ("name", "classes", "ending"),
+    ("name", "classes", "group", "ending", "colour", "scan_ending"),
     [
-        pytest.param("aul_mass", ("benign", "malignant", "normal"), "jpg", id="aul"),
-        pytest.param("butterfly", ("2ch", "carotid", "lungs"), "png", id="butterfly"),
-        pytest.param("fatty_liver", ("0", "1", "2"), "png", id="numbers where no names are given"),
-        pytest.param("gbcu", ("0", "1", "2"), "jpg", id="gbcu"),
-        pytest.param("mmotu", ("chocolate cyst", "serous cystadenoma", "teratoma"), "png", id="mmotu"),
+        pytest.param("aul_mass", ("normal", "benign", "malignant"), "", "jpg", False, "png", id="aul"),
+        pytest.param("butterfly", BUTTERFLY, "patient", "png", False, "png", id="butterfly"),
+        pytest.param("camus", ("poor", "medium", "good"), "patient", "png", False, "png", id="camus"),
+        pytest.param("fatty_liver", ("0", "1"), "patient", "png", False, "png", id="fatty liver: classes by number"),
+        pytest.param("gbcu", ("0", "1", "2"), "", "jpg", False, "jpg", id="gbcu: scan masks are jpg"),
+        pytest.param("mmotu", MMOTU, "", "png", False, "png", id="mmotu"),
+        pytest.param("pocus", ("regular", "pneumonia", "covid"), "source", "png", True, "png", id="pocus: colour"),
     ],
 )
-def test_every_classification_task_has_its_classes(
-    tmp_path: Path, name: str, classes: tuple[str, ...], ending: str
+def test_every_classification_task_is_scored_unconverted_in_both_formats(
+    tmp_path: Path,
+    name: str,
+    classes: tuple[str, ...],
+    group: str,
+    ending: str,
+    colour: bool,
+    scan_ending: str,
 ) -> None:
-    splits = {"train": range(9), "validation": range(9, 12), "test": range(12, 18)}
-    write_ultrabench(tmp_path / f"{name}_v1.0.1", [i % 3 for i in range(18)], splits, ending=ending, colour=True)
-    (folder,) = folders(tmp_path / f"{name}_v1.0.1")
-    assert (folder.name, folder.classified) == (name, True)
-    assert tuple(sorted({file.label for file in folder.files})) == classes
-    assert "each counts as a group of its own" in folder.notes[0]
+    place, labels = tmp_path / f"{name}_v1.0.1", [i % len(classes) for i in range(45)]
+    groups = {group: [f"{group} {i // 3}" for i in range(45)]} if group else {}
+    for splits in (OLD, NEW):  # in one place, so that frames are cut once
+        for path in place.glob("*.json"):
+            path.unlink()
+        write_ultrabench(place, labels, splits, groups, ending=ending, colour=colour, scan_ending=scan_ending)
+        (task,) = opened(place, tmp_path / "out")
+        assert (task.name, task.layout, task.classes) == (name, "ultrabench", tuple(sorted(classes)))
+        paths = [task.store.table.sources[i].path for i in task.store.table.source.tolist()]
+        wanted = [classes[labels[int(path.split("/")[-1].split(".")[0])]] for path in paths]
+        assert [task.classes[label] for label in task.labels] == wanted
+        assert len(set(task.groups.tolist())) == (15 if group else 45)
+        assert len(task.positions("test")) == 18
+        validation = "given by the data" if splits is OLD else "dealt by group and class"
+        assert task.origin == {"test": "given by the data", "validation": validation}
+        if splits is OLD:
+            assert [len(task.positions(part)) for part in ("train", "validation")] == [18, 9]
+        trained, stopped = (set(task.groups[task.positions(part)].tolist()) for part in ("train", "validation"))
+        assert stopped
+        assert not trained & stopped
+        alone = any("each counts as a group of its own" in note for note in task.notes)
+        assert alone == (not group)
+
+
+def test_a_patient_in_several_clips_is_found_where_the_split_goes_by_clip(tmp_path: Path) -> None:
+    # As UltraBench's POCUS: 15 clips of 3 frames, no clip in two splits, but a patient's clips are.
+    clips, people = [f"clip{i // 3}.gif" for i in range(45)], [f"patient {i // 3 % 11}" for i in range(45)]
+    labels = [i % 3 for i in range(45)]
+    write_ultrabench(tmp_path / "pocus_v1.0.1", labels, OLD, {"source": clips, "patient": people})
+    (task,) = opened(tmp_path / "pocus_v1.0.1", tmp_path / "out")
+    leakage = facts_of(task).leakage
+    assert (leakage.groups, leakage.test_groups, leakage.group_frames) == (4, 6, 12)
+    told = "Leak: 4 of 6 test groups also have frames in training (12 of 18 test frames)."
+    assert any(note.startswith(told) for note in task.notes)
+
+
+def test_a_clip_that_lies_there_twice_under_two_names_is_found_by_its_frames(tmp_path: Path) -> None:
+    # As the clips of POCUS, of which some were also published as stills: no name tells, the frames do.
+    place = tmp_path / "pocus_v1.0.1"
+    write_ultrabench(place, [i % 3 for i in range(45)], OLD, {"source": [f"clip{i // 3}.gif" for i in range(45)]})
+    for test, train in ((30, 0), (31, 1)):
+        (place / "images" / f"{test}.png").write_bytes((place / "images" / f"{train}.png").read_bytes())
+    (task,) = opened(place, tmp_path / "out")
+    facts = facts_of(task)
+    assert (facts.leakage.groups, facts.leakage.exact, facts.leakage.near_other_group) == (0, 2, 2)
+    assert facts.sentences()[0].startswith("Leak: 2 of 18 test frames also lie in training or validation")
 
 
 def test_a_folder_of_several_tasks_gives_them_all_and_one_can_be_picked(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import cv2
@@ -13,7 +12,8 @@ from tests.labelled import File, patients, pixels_of, write_labelled
 from usjepa.cache.settings import EvaluateSettings, PhantomSettings
 from usjepa.cache.sources.phantom import Phantom
 from usjepa.evaluate.facts import facts_of
-from usjepa.evaluate.leakage import Contents, contents_of
+from usjepa.evaluate.hygiene import torn
+from usjepa.evaluate.leakage import Contents, contents_of, twins
 from usjepa.evaluate.near_duplicates import BITS, FAR, NEAR_BITS, frame_bits, nearest
 from usjepa.evaluate.tasks import Task, tasks_of
 
@@ -134,18 +134,13 @@ def test_a_split_of_one_class_and_what_a_constant_scores_are_told(tmp_path: Path
     assert "All frames of validation are of one class." in hygiene.sentences()
 
 
-def test_ten_thousand_frames_take_seconds() -> None:
-    from usjepa.evaluate.hygiene import _torn
-    from usjepa.evaluate.leakage import _twins
-
+def test_random_frames_have_no_twins_among_thousands() -> None:
     rng = np.random.default_rng(0)
-    count = 10_000
+    count = 3000
     bits = np.where(rng.random((count, BITS)) < 0.5, -1.0, 1.0).astype(np.float32)
     contents = Contents(np.array([f"{i:032x}" for i in range(count)], dtype=object), bits)
-    start = time.process_time()
-    assert (_twins(contents, np.arange(2500), np.arange(2500, count), lambda: None)[0] > NEAR_BITS).all()
-    assert _torn(contents, rng.integers(0, 9, count), lambda: None) == (0, 0)
-    assert time.process_time() - start < 20  # about 3 s on one idle core
+    assert (twins(contents, np.arange(800), np.arange(800, count), lambda: None)[0] > NEAR_BITS).all()
+    assert torn(contents, rng.integers(0, 9, count), lambda: None) == (0, 0)
 
 
 def test_contents_are_read_in_pieces_in_the_tasks_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

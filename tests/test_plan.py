@@ -22,10 +22,11 @@ from usjepa.cache.build import build
 from usjepa.cache.cli import main
 from usjepa.cache.errors import SourceError, UsageError, WriteError
 from usjepa.cache.plan_estimate import Measured, forecast, need_of_store
-from usjepa.cache.plan_sample import Estimate, estimate_sum
+from usjepa.cache.plan_sample import Estimate, blocks_of, estimate_sum
 from usjepa.cache.plan_target import TargetRates
-from usjepa.cache.plan_trial import Trial
+from usjepa.cache.plan_trial import Trial, steady_row
 from usjepa.cache.room import Room
+from usjepa.cache.sources.base import Entry
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,7 +67,7 @@ def test_a_plan_leaves_the_target_as_it_was(planned: tuple[planning.Plan, Path])
 def test_a_plan_measures_every_stage(planned: tuple[planning.Plan, Path]) -> None:
     measured = planned[0].measured
     trial = measured.trial
-    assert min(trial.row, trial.decode, trial.teacher, trial.write) > 0
+    assert min(trial.row, trial.decode, trial.teacher, trial.teacher_at_work, trial.write) > 0
     assert trial.row >= max(trial.teacher, trial.write) * 0.3
     assert measured.rates.write > 0
     assert measured.rates.read > 0
@@ -155,7 +156,7 @@ def measured(**changes: object) -> Measured:
     """Frames of 0.01 s decode and 0.1 s teacher, a target of 100 MB/s."""
     made = Measured(
         100, 100, Estimate(1000, 0), {"a": 800, "b": 200}, Estimate(10, 0), 5.0,
-        Trial(0.11, 0.01, 0.1, 0.001, 1.0, 500), TargetRates(1e8, 1e8, 1 << 30), (196, 768), Room(10**12, 10**6),
+        Trial(0.11, 0.01, 0.1, 0.105, 0.001, 1.0, 500), TargetRates(1e8, 1e8, 1 << 30), (196, 768), Room(10**12, 10**6),
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -165,6 +166,13 @@ def test_a_build_takes_loading_scan_filling_and_its_rows() -> None:
     assert found.rows == 2000
     assert found.seconds == pytest.approx(5 + 10 + 1 + 2000 * 0.11)
     assert found.slowest == "teacher"
+
+
+def test_the_rate_of_a_trial_is_that_of_shards_made_while_others_were_decoded() -> None:
+    ends = [(5.0, 10), (6.0, 10), (7.0, 10), (8.0, 10), (8.3, 10)]
+    assert steady_row(ends, 1) == pytest.approx(0.1)
+    assert steady_row(ends[:-1], 0) == pytest.approx(0.1), "stopped by time: the next shard was under way"
+    assert steady_row(ends[-2:], 2) == pytest.approx(0.03), "two shards tell all there is to tell"
 
 
 def test_a_slow_target_limits_a_build_that_outlasts_its_cache() -> None:
@@ -214,18 +222,33 @@ def test_clips_are_estimated_by_their_bytes_and_images_by_their_number() -> None
     rng = np.random.default_rng(0)
     sizes = rng.lognormal(0, 1, 2000)
     clips = np.round(50 * sizes * rng.normal(1, 0.05, 2000))
-    found = estimate_sum(clips[:60], sizes)
+    found = estimate_sum(clips[:60], np.ones(2000), sizes)
     assert found.value == pytest.approx(clips.sum(), rel=0.05)
-    assert estimate_sum(np.ones(60), sizes) == Estimate(2000.0, 0.0)
+    assert estimate_sum(np.ones(60), np.ones(2000), sizes) == Estimate(2000.0, 0.0)
+
+
+def entries(*groups: str) -> list[Entry]:
+    return [Entry(f"{i}.png", "d", group, "", "", "image") for i, group in enumerate(groups)]
+
+
+def test_a_sample_is_drawn_in_whole_groups_of_neighbours() -> None:
+    few = entries("a", "a", "a", "b", "c", "c")
+    assert blocks_of(few) == [range(3), range(3, 4), range(4, 6)]
+    images = blocks_of(entries(*map(str, range(5000))))
+    assert {len(block) for block in images[:-1]} == {16}
+    huge = blocks_of(entries(*["a"] * 5000))
+    assert max(map(len, huge)) == 64, "a group that would be the whole sample is cut"
+    for blocks, count in ((images, 5000), (huge, 5000)):
+        assert [i for block in blocks for i in block] == list(range(count))
 
 
 def test_the_stated_error_is_that_of_repeated_samples() -> None:
     rng = np.random.default_rng(0)
-    values, sizes = rng.gamma(2, 10, 500), np.zeros(500)
+    values, counts = rng.gamma(2, 10, 500), np.ones(500)
     found = []
     for _ in range(400):
         order = rng.permutation(500)
-        found.append(estimate_sum(values[order[:50]], sizes))
+        found.append(estimate_sum(values[order[:50]], counts, np.zeros(500)))
     spread = np.std([one.value for one in found])
     assert np.mean([one.error for one in found]) == pytest.approx(spread, rel=0.15)
     assert np.mean([one.value for one in found]) == pytest.approx(values.sum(), rel=0.02)

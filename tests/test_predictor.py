@@ -7,7 +7,7 @@ import torch
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.settings import PredictorSettings
-from usjepa.train.predictor import Predictor
+from usjepa.train.predictor import Predictor, _at_targets
 
 GRID, DIM, TEACHER_DIM = (4, 4), 24, 20
 
@@ -96,3 +96,25 @@ def test_one_block_is_predicted_alike_jointly_or_not():
     targets = torch.tensor([[[7, 8, 9]]] * 2)
     alone, together = (predict(predictor(joint=j), tokens, places, None, targets, None) for j in (False, True))
     assert torch.equal(alone, together)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_last_block_computed_at_targets_alone_gives_what_all_of_it_gives(padded):
+    torch.manual_seed(0)
+    model, tokens = predictor(), torch.randn(2, 9, 32)
+    mask = torch.rand(2, 1, 1, 9) < 0.7 if padded else None
+    whole = model.blocks[-1](tokens, attn_mask=mask)[:, 6:]
+    torch.testing.assert_close(_at_targets(model.blocks[-1], tokens, mask, 6), whole, rtol=0, atol=1e-6)
+
+
+def test_recomputing_changes_neither_predictions_nor_gradients():
+    (tokens, places), targets = context(), torch.tensor([[[7, 8, 9], [10, 11, 12]]] * 2)
+    found = []
+    for recompute in (False, True):
+        model = predictor()
+        model.recompute = recompute
+        out = model(tokens, places, None, targets, None)
+        out.square().mean().backward()
+        found.append((out, model.embed.weight.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])

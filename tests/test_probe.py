@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 
 import numpy as np
 import pytest
@@ -97,19 +96,16 @@ def test_the_whole_protocol_ends_in_the_plain_loops_macro_f1() -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_protocol_on_4000_frames_of_768_features_takes_under_20_s_and_is_the_plain_loops() -> None:
+def test_at_the_papers_size_the_whole_protocol_ends_in_the_plain_loops_macro_f1() -> None:
     x, y = problem(5000, 768)
     x = fit_scaler(x[:4000])(x)
-    settings = EvaluateSettings(patience=150)  # never stops early: the longest it can take
-    started = time.perf_counter()
+    settings = EvaluateSettings(patience=150)  # never stops early; benchmarks/evaluate.py says how long it takes
     probe = train_probe(x[:4000], y[:4000], x[4000:4400], y[4000:4400], CLASSES, settings)
-    took = time.perf_counter() - started
     assert probe.epochs == (150,) * 5
     plain = plain_probe(0, x[:4000], y[:4000], settings, settings.epochs, (x[4000:4400], y[4000:4400]))
     theirs = plain(torch.from_numpy(x[4400:])).detach().numpy().argmax(1)
     ours = probe.logits(x[4400:])[0].argmax(1)
     assert score(y[4400:], ours, CLASSES).macro_f1 == score(y[4400:], theirs, CLASSES).macro_f1
-    assert took < 20
 
 
 def test_each_seed_may_be_given_frames_of_its_own() -> None:

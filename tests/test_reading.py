@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import subprocess
@@ -15,15 +16,15 @@ import numpy as np
 import pytest
 
 from tests.stores import layers, write_store
-from usjepa.cache import reading
+from usjepa.cache import handles, reading
 from usjepa.cache.buffers import BatchMemory, Ring, aligned_empty
 from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.handles import MOST_OPEN, Handles, most_open
-from usjepa.cache.reading import Trailers
 from usjepa.cache.shard import Trailer
 from usjepa.cache.storage import LocalStorage
-from usjepa.cache.store import open_store
+from usjepa.cache.store import Store, open_store
+from usjepa.cache.trailers import Trailers
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 64), (100, 3, 1000)])
@@ -88,9 +89,9 @@ def test_neighbouring_rows_are_read_by_one_call_and_still_checked_one_by_one(
     content = write_store(tmp_path / "s", 64, rows_per_shard=32)
     real, calls = os.preadv, []
 
-    def counted(handle: int, buffers: list[memoryview], offset: int) -> int:
+    def counted(handle: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         calls.append(len(buffers) // 2)
-        return real(handle, buffers, offset)
+        return real(handle, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", counted)
     store = open_store(tmp_path / "s", threads=1)
@@ -113,8 +114,8 @@ def test_reads_cut_short_anywhere_are_gone_on_with(tmp_path: Path, monkeypatch: 
     content = write_store(tmp_path / "s", 8)
     real = os.preadv
 
-    def short(handle: int, buffers: list[memoryview], offset: int) -> int:
-        return real(handle, [buffers[0][:most]], offset)
+    def short(handle: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        return real(handle, [buffers[0][:most]], offset, flags)
 
     monkeypatch.setattr(os, "preadv", short)
     got = open_store(tmp_path / "s").read([1, 2, 3, 6], layers=["latents/toy"]).latents
@@ -186,7 +187,8 @@ import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
 import numpy as np
 from usjepa.cache.storage import LocalStorage
-from usjepa.cache.store import open_store
+from usjepa.cache.store import Store, open_store
+from usjepa.cache.trailers import Trailers
 stores = [open_store(sys.argv[1], threads=4) for _ in range(2)]
 rows = np.random.default_rng(0).permutation(stores[0].rows)
 for start in range(0, len(rows), 100):
@@ -245,3 +247,138 @@ def test_memory_does_not_grow_with_the_rows_that_were_read(tmp_path: Path) -> No
 
     before = read(50)
     assert read(500) - before < 2 << 20
+
+
+def test_threads_that_open_the_same_file_at_once_share_one_descriptor(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    storage.publish("a/x", b"content")
+    held, both, opened = Handles(storage), threading.Barrier(2), []
+    real = storage.open_in
+
+    def together(place: int, name: str) -> int:
+        both.wait(timeout=30)  # neither is known yet when the other one opens it
+        opened.append(real(place, name))
+        return opened[-1]
+
+    storage.open_in = together  # type: ignore[method-assign]
+    found: list[object] = []
+    threads = [threading.Thread(target=lambda: found.append(held.lend("a/x"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found[0] is found[1]
+    assert sorted(_is_open(handle) for handle in opened) == [False, True]
+
+
+def _is_open(handle: int) -> bool:
+    try:
+        os.fstat(handle)
+    except OSError:
+        return False
+    return True
+
+
+def test_helpers_end_when_their_crew_is_closed_or_forgotten() -> None:
+    crew = Crew(2)
+    crew.run([partial(int, "1")] * 9)
+    closed, forgotten = list(crew._threads), Crew(2)
+    crew.close()
+    assert not any(thread.is_alive() for thread in closed)
+    left = list(forgotten._threads)
+    del forgotten
+    for thread in left:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in left)
+
+
+class _Disk:
+    """Stands in for a page cache that holds nothing: whoever won't wait gets `at_once` bytes, or is refused."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refusal: OSError | None, at_once: int = 0) -> None:
+        self.refusal, self.at_once = refusal, at_once
+        self.asked: list[tuple[int, int]] = []
+        self.not_waiting = self.waiting = 0
+        self._preadv = os.preadv
+        monkeypatch.setattr(os, "preadv", self.preadv)
+        monkeypatch.setattr(os, "posix_fadvise", self.posix_fadvise)
+
+    def preadv(self, handle: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        if not flags:
+            self.waiting += 1
+            return self._preadv(handle, buffers, offset)
+        self.not_waiting += 1
+        if self.refusal is not None:
+            raise self.refusal
+        return self._preadv(handle, [buffers[0][: self.at_once]], offset)
+
+    def posix_fadvise(self, handle: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        self.asked.append((offset, length))
+
+
+def _slots(store: Store, rows: list[int]) -> list[tuple[int, int]]:
+    layout = store.layers["latents/toy"].layout
+    return [(row % layout.rows * layout.slot_nbytes, layout.slot_nbytes) for row in rows]
+
+
+@pytest.mark.parametrize("at_once", [None, 3], ids=["nothing in memory", "three bytes in memory"])
+def test_the_whole_batch_is_asked_for_once_when_its_first_rows_are_not_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int | None
+) -> None:
+    content = write_store(tmp_path / "s", 24, rows_per_shard=8)
+    store = open_store(tmp_path / "s", threads=1)
+    rows = [20, 3, 9, 1]
+    store.read(rows, layers=["latents/toy"])
+    disk = _Disk(monkeypatch, BlockingIOError() if at_once is None else None, at_once or 0)
+    got = store.read(rows, layers=["latents/toy"]).latents
+    np.testing.assert_array_equal(got, content["latents/toy"][rows])
+    assert disk.asked == _slots(store, [1, 3, 9, 20])
+
+
+def test_rows_in_memory_are_read_without_asking_for_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path / "s", 24, rows_per_shard=8)
+    store = open_store(tmp_path / "s")
+    asked: list[object] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda *advice: asked.append(advice))
+    store.read(range(24))
+    assert asked == []
+
+
+def test_a_file_system_that_cannot_tell_what_is_in_memory_is_asked_before_every_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = write_store(tmp_path / "s", 24, rows_per_shard=8)
+    store = open_store(tmp_path / "s", threads=1)
+    store.read(range(24), layers=["latents/toy"])
+    disk = _Disk(monkeypatch, OSError(errno.EOPNOTSUPP, "not supported"))
+    for _ in range(3):
+        got = store.read([9, 1], layers=["latents/toy"]).latents
+        np.testing.assert_array_equal(got, content["latents/toy"][[9, 1]])
+    assert disk.not_waiting == 1  # what can't tell is not asked again
+    assert disk.asked == _slots(store, [1, 9]) * 3
+
+
+def test_advice_that_is_refused_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = write_store(tmp_path / "s", 24, rows_per_shard=8)
+    disk = _Disk(monkeypatch, BlockingIOError())
+
+    def refused(*_: int) -> None:
+        raise OSError(errno.EIO, "advice")
+
+    monkeypatch.setattr(os, "posix_fadvise", refused)
+    got = open_store(tmp_path / "s").read(range(24), layers=["latents/toy"]).latents
+    np.testing.assert_array_equal(got, content["latents/toy"])
+    assert disk.waiting > 0
+
+
+def test_no_more_shards_are_asked_for_than_stay_open_until_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "s", 12, rows_per_shard=1)
+    monkeypatch.setattr(handles, "most_open", lambda: 8)
+    store = open_store(tmp_path / "s", threads=1)
+    store.read(range(12), layers=["latents/toy"])
+    disk = _Disk(monkeypatch, BlockingIOError())
+    store.read(range(12), layers=["latents/toy"])
+    assert len(disk.asked) == 4

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from usjepa.evaluate.calibration import calibration_told
 from usjepa.evaluate.figures import frame_png, loss_svg
 from usjepa.evaluate.markup import Curve, Example
+from usjepa.evaluate.metrics import softmax
 from usjepa.evaluate.paper_scores import published_for
 from usjepa.evaluate.report import render
 from usjepa.evaluate.scoring import packed
@@ -41,7 +43,8 @@ def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "st
         falling = [{"strength": s, "macro_f1": {**spread, "mean": spread["mean"] - 0.05 * s}} for s in (1, 2, 3)]
         corrupted = {"blur": falling, "jpeg": falling}
         robust = {} if name == "teacher" else {"frames": 9, "clean": spread, "corruptions": corrupted}
-        more = {"logistic": {**knn, "auroc": 0.7}, "few_shot": shots, "robustness": robust}
+        more = {"logistic": {**knn, "auroc": 0.7}, "few_shot": shots, "robustness": robust, "attentive": None}
+        more["calibration"] = calibration(i)
         scores.append({"task": task, "encoder": name, "probe": probe, "knn": knn, **more})
     counts = {"frames": 30, "groups": 9, "classes": dict.fromkeys(classes, 10)}
     return {
@@ -75,10 +78,19 @@ def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "st
             }
             for name, d in (("teacher", -0.05), ("random", 0.2))
         ],
+        "segmentation": {"tasks": [], "scores": []},
         "maps": {key: feature_map(classes) for key in ("", task)},
         "notes": ["lung: Raw pixels is left out: a made-up reason."],
         "software": {"torch": "2"},
     }
+
+
+def calibration(seed: int) -> dict[str, Any]:
+    """Return what is told of probes that are surer the larger the seed."""
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((2, 200, 3)).astype(np.float32)
+    truth = np.array([rng.choice(3, p=one) for one in softmax(logits[0])])
+    return calibration_told((1 + seed) * logits, truth, (1 + seed) * logits, truth)
 
 
 def feature_map(names: tuple[str, ...]) -> dict[str, Any]:
@@ -164,6 +176,35 @@ def test_the_page_says_every_score_note_and_floor() -> None:
         assert f"k-NN {100 * scores['knn']['macro_f1']:.1f}" in page
     for told in (*made["notes"], *made["tasks"][0]["notes"], "Always the commonest class", "17.0"):
         assert told in page
+
+
+def test_the_page_says_how_sure_the_probe_is_and_draws_it_for_student_and_best_rival() -> None:
+    made = document()
+    page = render(made, curve(), examples(), CSV)
+    assert page.count('aria-label="Share of frames right by confidence on lung: ') == 2
+    for scores in made["scores"]:
+        told = scores["calibration"]
+        assert f"{100 * told['raw']['ece']['mean']:.1f} ± {100 * told['raw']['ece']['sd']:.1f}" in page
+        assert f"{told['tempered']['brier']['mean']:.3f}" in page
+        assert f"{told['temperature']['mean']:.2f}" in page
+    for scores in made["scores"]:
+        scores["calibration"] |= {"tempered": None, "temperature": None}
+    without = render(made, curve(), examples(), CSV)
+    read(without)
+    assert "no validation frames to fit a temperature on" in without
+    assert "with its temperature" not in without
+
+
+def test_attentive_probes_are_shown_where_there_are_any() -> None:
+    made = document()
+    assert "attentive:" not in render(made, curve(), examples(), CSV)
+    attentive = {**made["scores"][0]["probe"], "training_frames": 12}
+    made["scores"][0]["attentive"] = attentive
+    page = render(made, curve(), examples(), CSV)
+    read(page)
+    assert f"attentive {100 * attentive['macro_f1']['mean']:.1f}" in page
+    assert "attentive: AUROC" in page
+    assert "trained on 12 of the 30 training frames" in page
 
 
 def test_a_run_without_a_log_and_a_task_without_frames_still_make_a_page() -> None:

@@ -45,6 +45,7 @@ def opened(place: object, out: Path) -> Segmentation:
     return task
 
 
+@pytest.mark.parametrize("old", [pytest.param(True, id="three files"), pytest.param(False, id="two files")])
 @pytest.mark.parametrize(
     ("name", "key", "values", "classes"),
     [
@@ -58,15 +59,16 @@ def opened(place: object, out: Path) -> Segmentation:
     ],
 )
 def test_every_task_of_the_benchmark_has_its_mask_and_classes(
-    tmp_path: Path, name: str, key: str, values: tuple[int, ...], classes: tuple[str, ...]
+    tmp_path: Path, name: str, key: str, values: tuple[int, ...], classes: tuple[str, ...], old: bool
 ) -> None:
-    splits = {"train_val": range(8), "test": range(8, 12)}
+    splits = {"train": range(7), "validation": [7]} if old else {"train_val": range(8)}
+    splits["test"] = range(8, 12)
     masks = {key: values} | ({"regions_mask": (1, 2, 3)} if name == "open_kidney" else {})
     write_ultrabench(tmp_path / f"{name}_v1.0.1", [None] * 12, splits, {"patient": list(range(12))}, masks)
     task = opened(tmp_path / f"{name}_v1.0.1", tmp_path / "out")
     assert (task.name, task.classes) == (f"{name}: {key}", ("background", *classes))
     assert task.values == (0, *values)
-    assert [len(task.positions(part)) for part in ("train", "test")] == [7, 4]
+    assert [len(task.positions(part)) for part in ("train", "validation", "test")] == [7, 1, 4]
 
 
 def test_busbra_masks_of_0_and_255_are_binary(tmp_path: Path) -> None:
@@ -223,6 +225,8 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     write_labelled(tmp_path / "store.zarr", patients(16, ["cyst", "none"]), size=32)
     export_run(tmp_path / "run", tmp_path / "store.zarr")
     write_camus(tmp_path / "camus_v1")
+    images = tmp_path / "camus_v1" / "images"
+    (images / "23.png").write_bytes((images / "0.png").read_bytes())
     arguments = (tmp_path / "run", "--task", tmp_path / "store.zarr", "--segment", tmp_path / "camus_v1")
     arguments += ("-o", tmp_path / "out", *FAST, "--set", "evaluate.baselines=[pixels,hog]")
     result = call(*arguments)
@@ -230,6 +234,17 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     assert "Dice, %: camus: mask: Raw pixels:" in result.stdout
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [s["encoder"] for s in scores["segmentation"]["scores"]] == ["student", "pixels"]
+    (told,) = scores["segmentation"]["tasks"]
+    leak = "Leak: 1 of 8 test frames also lie in training or validation"
+    assert told["leakage"]["exact"] == 1
+    assert any(note.startswith(leak) for note in told["notes"])
+    assert leak in (tmp_path / "out" / "index.html").read_text()
+    assert "camus: mask" in scores["encoders"]["student"]["identities"]
+    lines = [line.split(",") for line in (tmp_path / "out" / "scores.csv").read_text().splitlines()]
+    mean = [line for line in lines if line[:4] == ["camus: mask", "student", "segmentation", "dice"] and not line[7]]
+    assert [line[8] for line in mean] == ["mean", "sd", "low", "high", "seed", "seed"]
+    assert float(mean[0][10]) == scores["segmentation"]["scores"][0]["dice"]["mean"]
+    assert "tab:usjepa-segmentation" in (tmp_path / "out" / "table.tex").read_text()
     assert any("Edges (HOG) is left out: it gives no patch tokens" in note for note in scores["notes"])
     assert "Segmentation: camus: mask" in (tmp_path / "out" / "index.html").read_text()
     assert "nothing is done again" in call(*arguments).stderr

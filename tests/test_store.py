@@ -376,8 +376,8 @@ def test_one_bad_read_of_a_share_is_read_again_and_two_are_damage(
     content = write_store(tmp_path / "s", 10)
     real, left = os.preadv, [1]
 
-    def sometimes_bad(handle: int, buffers: list[memoryview], offset: int) -> int:
-        got = real(handle, buffers, offset)
+    def sometimes_bad(handle: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
+        got = real(handle, buffers, offset, flags)
         if left[0]:
             left[0] -= 1
             buffers[0][0] ^= 1
@@ -397,11 +397,11 @@ def test_a_handle_gone_stale_is_opened_again(tmp_path: Path, monkeypatch: pytest
     store.read([3])
     real, left = os.preadv, [1]
 
-    def stale(handle: int, buffers: list[memoryview], offset: int) -> int:
+    def stale(handle: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if left[0]:
             left[0] -= 1
             raise OSError(errno.ESTALE, "Stale file handle")
-        return real(handle, buffers, offset)
+        return real(handle, buffers, offset, flags)
 
     monkeypatch.setattr(os, "preadv", stale)
     np.testing.assert_array_equal(store.read([3]).latents[0], content["latents/toy"][3])

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from usjepa.cache.buffers import Ring
 from usjepa.cache.errors import UsageError
 from usjepa.cache.regions import patch_validity
+from usjepa.train.groups import Group, groups_of
 from usjepa.train.masks import Masks, sample_masks
 
 if TYPE_CHECKING:
@@ -69,9 +70,8 @@ class TrainBatch:
     """int64"""
     targets_valid_BMP: torch.Tensor
     """bool"""
-    context_padded: bool
-    """False when every context is as long as the longest."""
-    targets_padded: bool
+    groups: tuple[Group, ...]
+    """Images that are computed together."""
 
     def __len__(self) -> int:
         return len(self.rows_B)
@@ -171,8 +171,7 @@ class BatchMaker:
                 context_valid_BN=self._sent(masks.context_valid_BN),
                 targets_BMP=self._sent(masks.targets_BMP),
                 targets_valid_BMP=self._sent(masks.targets_valid_BMP),
-                context_padded=not masks.context_valid_BN.all(),
-                targets_padded=not masks.targets_valid_BMP.all(),
+                groups=groups_of(masks),
             )
             if self._copies is not None:
                 self._copies.synchronize()  # the thread waits, so that the computing one need not
@@ -187,9 +186,11 @@ class BatchMaker:
     def _targets(self, read: Batch, kept: Ints) -> torch.Tensor | None:
         if self._online is not None:
             return None
+        if self._copies is None and read.latents.dtype in (np.float16, np.float32):
+            # NumPy, not torch: a second thread that once ran a loop of torch's in parallel makes OpenMP stop spinning
+            # between the loops of the first, which then waits for its cores to wake up.
+            return torch.from_numpy(_picked(read.latents, kept).astype(np.float32))
         latents_RTD = read.targets(str(self._device))
-        if self._copies is None and read.latents.dtype == np.float32:
-            latents_RTD = latents_RTD.clone()  # no conversion has moved it out of the ring
         if len(kept) == len(latents_RTD):
             return latents_RTD
         return latents_RTD[torch.from_numpy(kept).to(self._device)]
@@ -203,8 +204,7 @@ class BatchMaker:
 
     def _owned(self, array: NDArray[Any]) -> torch.Tensor:
         """Send what may lie in the ring's memory; without a device of its own it is copied out."""
-        tensor = self._sent(array)
-        return tensor.clone() if self._copies is None else tensor
+        return torch.from_numpy(array.copy()) if self._copies is None else self._sent(array)
 
     def _received(self, batch: TrainBatch) -> TrainBatch:
         """In the computing thread: ask the online teacher; on a GPU, tie the memory to the stream that uses it."""

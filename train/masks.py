@@ -26,15 +26,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from usjepa.cache.errors import UsageError
-from usjepa.train.blocks import Blocks, cover, draw_sizes, place, summed_area, union
+from usjepa.train.blocks import Blocks, draw_sizes, place
 from usjepa.train.counter import absorb, stream, uniforms
+from usjepa.train.patch_sets import pack, rectangles, sizes, take, unpack, whole
 
 if TYPE_CHECKING:
     from usjepa.cache.settings import MaskSettings
     from usjepa.train.blocks import Bools, Ints, Keys
+    from usjepa.train.patch_sets import Sets
 
 _SIZES, _TARGETS, _CONTEXT = range(3)
 """Sub-streams of one attempt at one image."""
+_TOGETHER = 2048
+"""Attempts made in one go, about, when images are drawn anew."""
 
 
 @dataclass(frozen=True)
@@ -58,22 +62,19 @@ class Masks:
 
 
 class _Draw(NamedTuple):
-    """One attempt at the masks of some images."""
+    """One attempt at the masks of some images, which are the last axis."""
 
-    targets: Blocks  # [B, M]
-    context: Blocks  # [B, 1]
-    free_BT: Bools  # inside the region and in no target
+    targets: Blocks  # [M, B]
+    kept_KHB: Sets  # the context's patches: in its block, inside the region and in no target
     missing_B: Ints  # patches short of what the settings ask for, of the worst block; 0 = accepted
 
     def put(self, at: Ints, other: _Draw) -> None:
         self.targets.put(at, other.targets)
-        self.context.put(at, other.context)
-        self.free_BT[at] = other.free_BT
+        self.kept_KHB[:, :, at] = other.kept_KHB
         self.missing_B[at] = other.missing_B
 
-    def take(self, at: Bools) -> _Draw:
-        targets, context = (Blocks(*(part[at] for part in blocks)) for blocks in (self.targets, self.context))
-        return _Draw(targets, context, self.free_BT[at], self.missing_B[at])
+    def take(self, at: Ints) -> _Draw:
+        return _Draw(self.targets.take(at), take(self.kept_KHB, at), self.missing_B[at])
 
 
 def sample_masks(
@@ -93,19 +94,38 @@ def sample_masks(
     """
     rows_B = np.asarray(rows_B, dtype=np.int64)
     valid_BT = _validity(validity_BT, rows_B.size, grid, settings)
+    region_KHB = None if valid_BT is None else pack(valid_BT, grid)
     keys_B = stream("masks", seed, step, rows_B)
-    draw = _attempt(absorb(keys_B, 0), valid_BT, grid, settings)
-    missing_B = draw.missing_B
-    if missing_B.any():
-        hopeful_B = _hopeful(valid_BT, rows_B.size, grid, settings)
-        for attempt in range(1, settings.tries):
-            again = np.flatnonzero((missing_B > 0) & hopeful_B)
-            if not again.size:
-                break
-            new = _attempt(absorb(keys_B[again], attempt), _rows_of(valid_BT, again), grid, settings)
-            better = new.missing_B < missing_B[again]
-            draw.put(again[better], new.take(better))
+    draw = _attempt(absorb(keys_B, 0), region_KHB, grid, settings)
+    if draw.missing_B.any():
+        _draw_anew(draw, keys_B, region_KHB, grid, settings)
     return _pack(draw, valid_BT, grid, settings)
+
+
+def _draw_anew(
+    draw: _Draw, keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], settings: MaskSettings
+) -> None:
+    """Give each image that lacks patches its first draw that suffices, or the one that lacks the fewest.
+
+    Draws are made some at a time: the fewer images are left, the more, because a draw of a few images costs what its
+    calls cost. Those beyond the first that suffices are thrown away.
+    """
+    hopeful_B = _hopeful(region_KHB, keys_B.size, grid, settings)
+    first = 1
+    while first < settings.tries:
+        again = np.flatnonzero((draw.missing_B > 0) & hopeful_B)
+        if not again.size:
+            return
+        count = min(settings.tries - first, max(1, _TOGETHER // again.size))
+        attempt_a1 = np.arange(first, first + count)[:, None]
+        keys_ab = absorb(keys_B[again], attempt_a1)
+        image_ab = np.broadcast_to(again, keys_ab.shape)
+        region = None if region_KHB is None else take(region_KHB, image_ab.reshape(-1))
+        new = _attempt(keys_ab.reshape(-1), region, grid, settings)
+        best_b = new.missing_B.reshape(count, -1).argmin(axis=0) * again.size + np.arange(again.size)
+        better_b = new.missing_B[best_b] < draw.missing_B[again]
+        draw.put(again[better_b], new.take(best_b[better_b]))
+        first += count
 
 
 def _validity(given_BT: Bools | None, images: int, grid: tuple[int, int], settings: MaskSettings) -> Bools | None:
@@ -122,43 +142,39 @@ def _validity(given_BT: Bools | None, images: int, grid: tuple[int, int], settin
     return np.asarray(given_BT, dtype=np.bool_)
 
 
-def _rows_of(valid_BT: Bools | None, at: Ints) -> Bools | None:
-    return None if valid_BT is None else valid_BT[at]
-
-
-def _hopeful(valid_BT: Bools | None, images: int, grid: tuple[int, int], settings: MaskSettings) -> Bools:
+def _hopeful(region_KHB: Sets | None, images: int, grid: tuple[int, int], settings: MaskSettings) -> Bools:
     """bool [B]: a context of tau patches beside the smallest possible target fits in the region at all."""
     smallest = max(1, int(grid[0] * grid[1] * settings.target_scale[0] / 2))
     needed = min(settings.min_patches, smallest) + settings.min_patches
-    if valid_BT is None:
+    if region_KHB is None:
         return np.full(images, grid[0] * grid[1] >= needed)
-    enough_B: Bools = np.count_nonzero(valid_BT, axis=1) >= needed
-    return enough_B
+    return sizes(region_KHB) >= needed
 
 
-def _attempt(keys_B: Keys, valid_BT: Bools | None, grid: tuple[int, int], settings: MaskSettings) -> _Draw:
+def _attempt(keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], settings: MaskSettings) -> _Draw:
     """Sizes, then targets, then the context beside them; the best places if none suffices."""
     tau = settings.min_patches
     sizes_B, targets_B, context_B = (absorb(keys_B, part) for part in (_SIZES, _TARGETS, _CONTEXT))
     height_B, width_B = draw_sizes(
         uniforms(sizes_B, 0), uniforms(sizes_B, 1), settings.target_scale, settings.target_aspect, grid
     )
-    counts_BHW = None if valid_BT is None else summed_area(valid_BT, grid)
     need_B = np.minimum(tau, height_B * width_B)
-    targets, lacking_B = place(targets_B, settings.target_blocks, height_B, width_B, need_B, counts_BHW, grid)
+    # With regions an image that lacks patches is not trained on: where its blocks lie doesn't matter.
+    give_up = region_KHB is not None
+    targets, lacking_B = place(targets_B, settings.target_blocks, height_B, width_B, need_B, region_KHB, grid, give_up)
 
-    free_BT = ~union(targets, grid)
-    if valid_BT is not None:
-        free_BT &= valid_BT
+    taken_KHB = np.bitwise_or.reduce(rectangles(*targets, grid), axis=2)
+    free_KHB = (whole(grid) if region_KHB is None else region_KHB) & ~taken_KHB
     height_B, width_B = draw_sizes(uniforms(sizes_B, 2), None, settings.context_scale, (1.0, 1.0), grid)
-    counts_BHW = summed_area(free_BT, grid)
-    context, missing_B = place(context_B, 1, height_B, width_B, np.full_like(height_B, tau), counts_BHW, grid)
-    return _Draw(targets, context, free_BT, np.maximum(missing_B, lacking_B))
+    need_B = np.full_like(height_B, tau)
+    context, missing_B = place(context_B, 1, height_B, width_B, need_B, free_KHB, grid, give_up)
+    kept_KHB = free_KHB & rectangles(*Blocks(*(part[0] for part in context)), grid)
+    return _Draw(targets, kept_KHB, np.maximum(missing_B, lacking_B))
 
 
 def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: MaskSettings) -> Masks:
     """Blocks to padded indices, and the verdict on each image."""
-    kept_BT = cover(draw.context, 0, grid).reshape(draw.free_BT.shape) & draw.free_BT
+    kept_BT = unpack(draw.kept_KHB, grid)
     patches_BT = np.broadcast_to(np.arange(kept_BT.shape[1]), kept_BT.shape)
     context_BN, context_valid_BN = _pad(patches_BT, kept_BT)
     targets_BMP, targets_valid_BMP = _target_patches(draw.targets, valid_BT, grid)
@@ -169,17 +185,19 @@ def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: 
 def _target_patches(blocks: Blocks, valid_BT: Bools | None, grid: tuple[int, int]) -> tuple[Ints, Bools]:
     """Padded patch indices of every target block and their validity, [B, M, P] each.
 
-    Patch p of a block of width w lies at row p // w, column p % w: enumerating at most the largest block's patches is
-    several times less work than searching the whole grid for each block.
+    Patch p of a block of width w lies p // w rows and p % w columns from its corner, p + p // w * (W - w) patches on:
+    enumerating the largest block's patches is several times less work than searching the whole grid for each block.
+    Blocks of an image share their size, and few widths occur, so that distances are looked up.
     """
-    area_BM = blocks.height * blocks.width
-    p_P = np.arange(int(area_BM.max(initial=1)), dtype=np.int32)
-    width_BM1 = blocks.width[:, :, None].astype(np.int32)
-    inside_BMP = p_P < area_BM[:, :, None]
-    # p // w * W + p % w = p + p // w * (W - w): one division instead of two.
-    corner_BM1 = (blocks.top * grid[1] + blocks.left)[:, :, None]
-    patches_BMP = corner_BM1 + (p_P + p_P // width_BM1 * (np.int32(grid[1]) - width_BM1))
-    patches_BMP *= inside_BMP
+    height_B, width_B = blocks.height[0], blocks.width[0]
+    area_B = height_B * width_B
+    p_P = np.arange(int(area_B.max(initial=1)))
+    width_w1 = np.arange(1, grid[1] + 1)[:, None]
+    away_BP = (p_P + p_P // width_w1 * (grid[1] - width_w1))[width_B - 1]
+    inside_BP = p_P < area_B[:, None]
+    corner_BM = (blocks.top * grid[1] + blocks.left).T
+    patches_BMP = (corner_BM[:, :, None] + away_BP[:, None]) * inside_BP[:, None]
+    inside_BMP = np.repeat(inside_BP[:, None], corner_BM.shape[1], axis=1)
     if valid_BT is None:
         return patches_BMP, inside_BMP
     start_B11 = (np.arange(len(valid_BT)) * valid_BT.shape[1])[:, None, None]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from usjepa.cache.errors import UsageError
 from usjepa.train.predictor import Predictor
@@ -14,6 +16,7 @@ from usjepa.train.student import Student
 if TYPE_CHECKING:
     from usjepa.cache.settings import TrainSettings
     from usjepa.train.batches import TrainBatch
+    from usjepa.train.groups import Group
 
 _UNDECAYED = ("pos_embed", "cls_token", "reg_token", "mask_token")
 
@@ -40,11 +43,28 @@ class Model(nn.Module):
         """
         if not len(batch):
             return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
-        context_valid_BN = batch.context_valid_BN if batch.context_padded else None
-        targets_valid_BMP = batch.targets_valid_BMP if batch.targets_padded else None
-        context_BND = self.student(pixels_BCSS, batch.context_BN, context_valid_BN)
+        if len(batch.groups) == 1:
+            return self._predicted(pixels_BCSS, batch, batch.groups[0])
+        P = batch.targets_BMP.shape[2]
+        order_B = np.concatenate([group.images_G for group in batch.groups])
+        parts = []
+        for group in batch.groups:
+            found_GMPD = self._predicted(pixels_BCSS, batch, group)
+            parts.append(functional.pad(found_GMPD, (0, 0, 0, P - group.targets)))
+        back_B = torch.from_numpy(np.argsort(order_B)).to(pixels_BCSS.device)
+        out: torch.Tensor = torch.cat(parts)[back_B]
+        return out
+
+    def _predicted(self, pixels_BCSS: torch.Tensor, batch: TrainBatch, group: Group) -> torch.Tensor:
+        """Predicted latents [G, M, P of the group, D] of some images."""
+        images_G = torch.from_numpy(group.images_G).to(pixels_BCSS.device)
+        N, P = group.context, group.targets
+        context_GN = batch.context_BN[images_G, :N]
+        valid_GN = batch.context_valid_BN[images_G, :N] if group.context_padded else None
+        targets_valid_GMP = batch.targets_valid_BMP[images_G, :, :P] if group.targets_padded else None
+        context_GND = self.student(pixels_BCSS[images_G], context_GN, valid_GN)
         out: torch.Tensor = self.predictor(
-            context_BND, batch.context_BN, context_valid_BN, batch.targets_BMP, targets_valid_BMP
+            context_GND, context_GN, valid_GN, batch.targets_BMP[images_G, :, :P], targets_valid_GMP
         )
         return out
 

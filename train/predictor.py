@@ -9,11 +9,13 @@ context is then run through once, not once a block. The last layer maps to the w
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from usjepa.cache.errors import UsageError
 from usjepa.train.initial import seeded, sincos_positions
@@ -113,10 +115,35 @@ class Predictor(nn.Module):
         masked_BMPd = self.mask_token + self.positions[targets_BMP]
         tokens = torch.cat([context_BNd[:, None].expand(-1, M, -1, -1), masked_BMPd], dim=2).reshape(B * M, N + P, -1)
         mask = _attention_mask(context_BN, context_valid_BN, targets_BMP, targets_valid_BMP)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             tokens = run_block(block, tokens, mask, self.recompute)
-        out: torch.Tensor = self.out(self.norm(tokens[:, N:])).reshape(B, M, P, -1)
+        if self.recompute and torch.is_grad_enabled():
+            tokens = checkpoint(_at_targets, self.blocks[-1], tokens, mask, N, use_reentrant=False)
+        else:
+            tokens = _at_targets(self.blocks[-1], tokens, mask, N)
+        out: torch.Tensor = self.out(self.norm(tokens)).reshape(B, M, P, -1)
         return out
+
+
+def _at_targets(block: Any, tokens: torch.Tensor, mask: torch.Tensor | None, N: int) -> torch.Tensor:
+    """What a block gives behind the first N tokens: of the last block nothing else is used.
+
+    Context tokens are keys and values still; their queries, all that follows attention, and their MLP are left out:
+    five sixths of their work.
+    """
+    attention = block.attn
+    dim = tokens.shape[-1]
+    seen, asking = block.norm1(tokens), tokens[:, N:]
+    (to_q, to_kv), (q_bias, kv_bias) = (
+        part.split([dim, 2 * dim]) for part in (attention.qkv.weight, attention.qkv.bias)
+    )
+    q = functional.linear(seen[:, N:], to_q, q_bias)
+    k, v = functional.linear(seen, to_kv, kv_bias).chunk(2, dim=-1)
+    q, k, v = (part.reshape(*part.shape[:2], attention.num_heads, -1).transpose(1, 2) for part in (q, k, v))
+    mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    asking = asking + attention.proj(mixed.transpose(1, 2).flatten(2))
+    out: torch.Tensor = asking + block.mlp(block.norm2(asking))
+    return out
 
 
 def _attention_mask(
