@@ -204,6 +204,9 @@ class TrainSettings(Settings):
     objective: Literal["latents", "pixels"] = "latents"
     """What is predicted at masked places: the teacher's latents, or the patches' own normalised pixels: the first
     stage of SALT, whose encoder is then a teacher like any other. `pixels` needs no latents in the store."""
+    pixel_norm: Literal["patch", "none"] = "patch"
+    """Of `objective: pixels`: each patch brought to mean 0 and variance 1 over its pixels (MAE), or grey levels as they
+    are, which `target_norm: standardised` then brings to one scale over the data."""
     student: StudentSettings = StudentSettings()
     predictor: PredictorSettings = PredictorSettings()
     masks: MaskSettings = MaskSettings()
@@ -212,9 +215,10 @@ class TrainSettings(Settings):
     """Per-element loss [paper: smooth L1]; cosine: one minus the cosine of each patch."""
     beta: Positive = 1.0
     """Where smooth L1 turns linear; not stated in the paper, torch's default."""
-    target_norm: Literal["none", "layer", "standardised"] = "none"
-    """Targets as they are; each token normalised over its channels (I-JEPA's code does, the paper does not say); or
-    each channel standardised by its mean and deviation over a sample of training frames."""
+    target_norm: Literal["none", "layer", "standardised", "whitened"] = "none"
+    """Targets as they are; each token normalised over its channels (I-JEPA's code does, the paper does not say); each
+    channel standardised by its mean and deviation over a sample of training frames; or whitened by the covariance of
+    the channels there, so that every direction in which the teacher's tokens differ counts alike."""
     batch_size: Count = 128
     """Images per step, over all ranks."""
     accumulate: Count = 1

@@ -39,6 +39,19 @@ def test_a_patch_of_one_grey_level_has_a_target_of_zeros():
     assert PixelTargets(8, 1, (2, 2))(pixels).abs().max() < 1e-3
 
 
+def test_without_normalisation_targets_are_the_patches_grey_levels_from_0_to_1():
+    pixels = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8) * 4
+    targets = PixelTargets(8, 1, (2, 2), norm="none")(pixels)
+    expected = pixels[0, 0, :4, 4:].reshape(-1).float() / 255
+    torch.testing.assert_close(targets[0, 1], expected)
+
+
+def test_pixels_normalised_in_another_way_are_another_runs_targets(pixel_store, tmp_path):
+    train(str(pixel_store), str(tmp_path / "run"), recipe(*PIXELS), "cpu", stop_after_steps=2)
+    with pytest.raises(IdentityError, match="normalisation"):
+        train(str(pixel_store), str(tmp_path / "run"), recipe(*PIXELS, "train.pixel_norm=none"), "cpu")
+
+
 def test_a_grid_that_does_not_fill_the_image_is_refused():
     with pytest.raises(UsageError, match="do not fall into 3x3 square patches"):
         PixelTargets(16, 1, (3, 3))

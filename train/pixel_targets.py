@@ -1,13 +1,14 @@
-"""Targets of the pixel teacher: the patches' own pixels, normalised patch by patch. No teacher, no latents.
+"""Targets of the pixel teacher: the patches' own pixels, normalised patch by patch or not. No teacher, no latents.
 
 First stage of SALT (arXiv 2509.24317): an encoder that has learnt to reconstruct pixels under the same multiblock masks
 is good enough a teacher for the second. The normalisation is MAE's (arXiv 2111.06377, section 3, "reconstruction
-target"): each patch to mean 0 and variance 1 over its own pixels, eps 1e-6.
+target"): each patch to mean 0 and variance 1 over its own pixels, eps 1e-6. It takes a patch's brightness away and
+makes every patch's speckle, which nobody can predict, as large as its structure; `none` keeps grey levels in [0, 1].
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 NAME = "pixels"
 VERSION = 1
 EPSILON = 1e-6
+PixelNorm = Literal["patch", "none"]
+_TOLD: dict[PixelNorm, str] = {"patch": "mean and variance of the patch", "none": "none"}
 
 
 class PixelTargets:
@@ -26,25 +29,27 @@ class PixelTargets:
 
     warning: str | None = None
 
-    def __init__(self, image_size: int, channels: int, grid: tuple[int, int]) -> None:
+    def __init__(self, image_size: int, channels: int, grid: tuple[int, int], norm: PixelNorm = "patch") -> None:
         """Raise UsageError when the grid's patches are not square or do not fill the image."""
         self.patch = image_size // grid[0]
         if (self.patch * grid[0], self.patch * grid[1]) != (image_size, image_size):
             raise UsageError(f"pixels of {image_size}x{image_size} do not fall into {grid[0]}x{grid[1]} square patches")
-        self.grid = grid
+        self.grid, self.norm = grid, norm
         self.dim = channels * self.patch**2
 
     @property
     def identity(self) -> dict[str, Json]:
         """Everything that changes the targets, beside the pixels."""
-        return {"pixels": {"version": VERSION, "patch": self.patch, "normalisation": "mean and variance of the patch"}}
+        return {"pixels": {"version": VERSION, "patch": self.patch, "normalisation": _TOLD[self.norm]}}
 
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
-        """Return the targets; a patch of one grey level (outside the scan) becomes zeros."""
+        """Return the targets; normalised, a patch of one grey level (outside the scan) becomes zeros."""
         B, C = pixels_BCSS.shape[:2]
         rows, columns = self.grid
         x = pixels_BCSS.to(torch.float32) / 255.0
         x = x.reshape(B, C, rows, self.patch, columns, self.patch).permute(0, 2, 4, 1, 3, 5)
         patches_BTD = x.reshape(B, rows * columns, self.dim)
+        if self.norm == "none":
+            return patches_BTD
         centred = patches_BTD - patches_BTD.mean(dim=-1, keepdim=True)
         return centred / (centred.square().mean(dim=-1, keepdim=True) + EPSILON).sqrt()
