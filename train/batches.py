@@ -29,8 +29,9 @@ from usjepa.train.masks import Masks, sample_masks
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.settings import MaskSettings
-    from usjepa.cache.store import Batch, Store
+    from usjepa.cache.store import Store
 
 Ints = NDArray[np.int64]
 AHEAD = 2
