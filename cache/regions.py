@@ -85,7 +85,7 @@ def _tint(frame: NDArray[np.uint8]) -> tuple[float, float]:
     Medians: marks cover little of what is lit. A ninth of the pixels is enough, and keeps large frames quick.
     """
     sample = frame[::3, ::3].reshape(-1, 3).astype(np.int16)
-    sample = sample[sample.max(1) > _DARK]
+    sample = sample[(sample > _DARK).any(1)]
     if not len(sample):
         return 0.0, 0.0
     red, blue = (float(np.median(sample[:, c] - sample[:, 1])) for c in (0, 2))
