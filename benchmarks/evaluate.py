@@ -41,8 +41,8 @@ from usjepa.evaluate.tasks import tasks_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.settings import Corruption
-    from usjepa.cache.store import Batch
     from usjepa.evaluate.tasks import Task
 
 DIM, SIZE, FRAMES_A_PATIENT, BATCH = 768, 32, 5, 64

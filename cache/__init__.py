@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usjepa.cache.store import Batch, Store, open_store
+    from usjepa.cache.batch import Batch
+    from usjepa.cache.store import Store, open_store
 
 __all__ = ["Batch", "Store", "open_store"]
 

@@ -80,7 +80,7 @@ class Decoder:
         from usjepa.cache.manifest import Segment
         from usjepa.cache.pixels import PixelMaker
         from usjepa.cache.storage import open_storage
-        from usjepa.cache.store import read_tables
+        from usjepa.cache.table import read_tables
 
         segment = Segment.from_json(described, store)
         key = store, segment.number

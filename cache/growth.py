@@ -13,7 +13,7 @@ import numpy as np
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scan import ScanJournal, rows_of, scan
-from usjepa.cache.store import read_tables
+from usjepa.cache.table import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,7 +25,7 @@ from usjepa.cache.errors import SourceError, StoreError
 from usjepa.cache.pixels import PixelMaker, PixelShard
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.kinds import PHANTOM
-from usjepa.cache.store import read_tables
+from usjepa.cache.table import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

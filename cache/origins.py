@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from usjepa.cache.precision import LatentError
-from usjepa.cache.store import read_tables
+from usjepa.cache.table import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

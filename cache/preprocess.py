@@ -21,6 +21,10 @@ PREPROCESS_VERSION = 1
 
 _INPAINT_RADIUS = 3
 """Pixels around a mark that its filling is taken from."""
+_EXACT_COUNTS = 2**24
+"""Pixels up to which OpenCV's histogram, in float32, is exact."""
+_MARGIN = 2 * _INPAINT_RADIUS + 2
+"""Pixels around all marks beyond which nothing can matter to their filling: its neighbours' neighbours."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,12 @@ def inpaint_marks(frame: NDArray[np.uint8], limit: float) -> NDArray[np.uint8]:
         return frame
     # The rim of a mark is mixed with its surroundings; unless it is filled too, it is what the filling is taken from.
     rim = cv2.dilate(marks, np.ones((3, 3), np.uint8))
-    return np.asarray(cv2.inpaint(frame, rim, _INPAINT_RADIUS, cv2.INPAINT_TELEA), np.uint8)
+    # Marching costs by the size of what it is given: that is the marks, and what it looks at around them.
+    x, y, width, height = cv2.boundingRect(rim)
+    box = slice(max(0, y - _MARGIN), y + height + _MARGIN), slice(max(0, x - _MARGIN), x + width + _MARGIN)
+    filled = frame.copy()
+    filled[box] = cv2.inpaint(np.ascontiguousarray(frame[box]), rim[box].copy(), _INPAINT_RADIUS, cv2.INPAINT_TELEA)
+    return filled
 
 
 def rescale(grey: NDArray[np.uint8], region: NDArray[np.bool_], percentiles: tuple[float, float]) -> NDArray[np.uint8]:
@@ -67,7 +76,7 @@ def rescale(grey: NDArray[np.uint8], region: NDArray[np.bool_], percentiles: tup
     low, high = percentiles
     if low >= high:
         raise UsageError(f"cache.preprocess.percentiles: the first must be less than the second, not {low} and {high}.")
-    counts = np.bincount(to_grey(grey)[region], minlength=256)
+    counts = _histogram(to_grey(grey), region)
     if not counts.any():
         return grey
     below = np.cumsum(counts)
@@ -76,6 +85,14 @@ def rescale(grey: NDArray[np.uint8], region: NDArray[np.bool_], percentiles: tup
         return grey
     table = np.rint((np.arange(256.0) - bottom) * (255.0 / (top - bottom))).clip(0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(grey, table), np.uint8)
+
+
+def _histogram(grey: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many pixels of a region have each intensity, [256]."""
+    if grey.size >= _EXACT_COUNTS:
+        return np.bincount(grey[region], minlength=256)
+    counts = cv2.calcHist([grey], [0], region.view(np.uint8), [256], [0, 256])
+    return np.asarray(counts, dtype=np.int64).reshape(-1)
 
 
 def prepare(frame: NDArray[np.uint8], settings: PreprocessSettings) -> Prepared:

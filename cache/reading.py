@@ -22,7 +22,7 @@ from usjepa.cache.storage import LocalStorage, Storage
 from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from usjepa.cache.layers import Layer
 
@@ -202,14 +202,16 @@ class LayerReader:
             file = self._handles.lend(self.layer.shard_name(shard))
             try:
                 trailer = self._trailers.get((self.layer.name, shard))
+                slots = [row % self.layer.rows_per_shard for row in rows]
                 if trailer is None:
+                    # Where rows lie unless there are holes before them; the trailer, which tells, is asked for as well.
+                    offsets = [slot * self._slot_nbytes for slot in slots]
                     length = self._layout.trailer_nbytes
                     os.posix_fadvise(file.handle, max(0, file.size - length), length, os.POSIX_FADV_WILLNEED)
-                for row in rows:
-                    slot = row % self.layer.rows_per_shard
-                    # Without the trailer: where the row lies unless there are holes before it.
-                    offset = slot * self._slot_nbytes if trailer is None else trailer.offsets.item(slot)
-                    os.posix_fadvise(file.handle, max(0, offset), self._slot_nbytes, os.POSIX_FADV_WILLNEED)
+                else:
+                    offsets = [max(0, trailer.offsets.item(slot)) for slot in slots]
+                for start, stop in _stretches(offsets, self._slot_nbytes):
+                    os.posix_fadvise(file.handle, start, stop - start, os.POSIX_FADV_WILLNEED)
             finally:
                 self._handles.give_back(file)
 
@@ -256,3 +258,14 @@ def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
         if skipped < len(buffer):
             left.append(buffer[skipped:])
     return left
+
+
+def _stretches(offsets: Sequence[int], nbytes: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) in bytes of pieces of `nbytes` each, those that follow one another without a gap as one."""
+    start = stop = offsets[0]
+    for offset in offsets:
+        if offset != stop:
+            yield start, stop
+            start = offset
+        stop = offset + nbytes
+    yield start, stop

@@ -84,12 +84,12 @@ def _tint(frame: NDArray[np.uint8]) -> tuple[float, float]:
 
     Medians: marks cover little of what is lit. A ninth of the pixels is enough, and keeps large frames quick.
     """
-    sample = frame[::3, ::3].reshape(-1, 3).astype(np.int16)
-    sample = sample[sample.max(1) > _DARK]
-    if not len(sample):
+    red, green, blue = (np.ascontiguousarray(frame[::3, ::3, c]) for c in range(3))
+    lit = cv2.max(cv2.max(red, green), blue) > _DARK
+    if not lit.any():
         return 0.0, 0.0
-    red, blue = (float(np.median(sample[:, c] - sample[:, 1])) for c in (0, 2))
-    return red, blue
+    base = green[lit].astype(np.int16)
+    return float(np.median(red[lit] - base)), float(np.median(blue[lit] - base))
 
 
 def _untinted(frame: NDArray[np.uint8], tint: tuple[float, float]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.commits import Commit, committed
 from usjepa.cache.state import State, read_state
 from usjepa.cache.storage import Storage, open_storage
-from usjepa.cache.store import read_tables
+from usjepa.cache.table import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

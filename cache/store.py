@@ -7,126 +7,34 @@ when a row of it is first read. Opening therefore costs the same whatever the st
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xxhash
 
+from usjepa.cache.batch import Batch
 from usjepa.cache.buffers import aligned_empty
 from usjepa.cache.commits import committed
 from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
 from usjepa.cache.handles import Handles
 from usjepa.cache.lazy import lazy
-from usjepa.cache.manifest import Manifest, Segment
-from usjepa.cache.precision import to_targets
+from usjepa.cache.manifest import Manifest
 from usjepa.cache.reading import LayerReader
 from usjepa.cache.runs import Groups, ReadAhead, Run, by_shard, runs_of
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
-from usjepa.cache.storage import TABLE_LIMIT, LocalStorage, Storage, open_storage
-from usjepa.cache.tables import RowTable, SourceTable
+from usjepa.cache.storage import LocalStorage, Storage, open_storage
+from usjepa.cache.table import Source, Table, read_tables, sources_of
 from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    import torch
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows as they are stored, in the order asked for; the memory is fresh, or the caller's own where it gave some."""
-
-    rows: NDArray[np.int64]
-    """[B] row numbers."""
-    arrays: dict[str, NDArray[Any]]
-    """Layer name -> [B, *shape]."""
-    teacher: str | None
-    """Whose latents these are; none when no latents were read."""
-    channel_scale: tuple[float, ...] = ()
-
-    @property
-    def pixels(self) -> NDArray[np.uint8]:
-        """uint8 [B, C, S, S]."""
-        return self.arrays["pixels"]
-
-    @property
-    def regions(self) -> NDArray[np.uint8]:
-        """uint8 [B, n]: a bit a 2x2-pixel cell, NumPy big bit order."""
-        return self.arrays["regions"]
-
-    @property
-    def latents(self) -> NDArray[Any]:
-        """float32, float16 or int8 [B, T, D], as stored."""
-        return self.arrays[f"latents/{self.teacher}"]
-
-    @property
-    def scales(self) -> NDArray[np.float32] | None:
-        """float32 [B, T] for int8 latents, else None."""
-        return self.arrays.get(f"scales/{self.teacher}")
-
-    def targets(self, device: str = "cpu") -> torch.Tensor:
-        """Return the latents as float32 [B, T, D] on a device; int8 is scaled back there."""
-        return to_targets(self.latents, self.scales, self.channel_scale, device)
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file, HDF5 data set or phantom patient."""
-
-    path: str
-    dataset: str
-    group: str
-    label: str
-    split: str
-    content_hash: str
-    frames: int
-    error: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Where each row comes from: arrays aligned with `Store.rows`."""
-
-    sources: tuple[Source, ...]
-    source: NDArray[np.int32]
-    """[R'] index into `sources`."""
-    frame: NDArray[np.int32]
-    """[R'] frame number within the source."""
-    view: NDArray[np.int16]
-    """[R'] 0 is the plain frame."""
-
-    def _column(self, name: str) -> NDArray[np.object_]:
-        values = np.empty(len(self.sources), dtype=object)
-        values[:] = [getattr(source, name) for source in self.sources]
-        return values[self.source]
-
-    @lazy
-    def dataset(self) -> NDArray[np.object_]:
-        """[R'] dataset names."""
-        return self._column("dataset")
-
-    @lazy
-    def group(self) -> NDArray[np.object_]:
-        """[R'] groups (patients, clips): never to straddle a split."""
-        return self._column("group")
-
-    @lazy
-    def label(self) -> NDArray[np.object_]:
-        """[R'] labels, "" for none."""
-        return self._column("label")
-
-    @lazy
-    def split(self) -> NDArray[np.object_]:
-        """[R'] splits, "" for none."""
-        return self._column("split")
 
 
 class Store:
@@ -226,7 +134,7 @@ class Store:
         for segment in self._manifest.segments:
             described, rows = read_tables(self._storage, segment)
             columns.append((rows.source + len(sources), rows.frame, rows.view))
-            sources += _sources(described)
+            sources += sources_of(described)
         source, frame, view = (np.concatenate(parts) for parts in zip(*columns, strict=True))
         keep = self._positions_in_tables()
         return Table(
@@ -393,31 +301,6 @@ def _memory(layer: Layer, rows: int, out: Mapping[str, NDArray[Any]] | None) -> 
             f"{(rows, *layer.shape)}, not {given.dtype} {given.shape}."
         )
     return given[:rows]
-
-
-def _sources(described: SourceTable) -> list[Source]:
-    columns = [getattr(described, name) for name in Source.__dataclass_fields__]
-    return [Source(*[v.item() if hasattr(v, "item") else v for v in values]) for values in zip(*columns, strict=True)]
-
-
-def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTable]:
-    """Return a segment's tables; raises DamageError when they are not the ones that were written."""
-    data = []
-    for name, expected in (("sources", segment.sources_hash), ("rows", segment.rows_hash)):
-        file = f"{segment.folder}/{name}.parquet"
-        try:
-            content = storage.read(file, TABLE_LIMIT)
-        except FileNotFoundError as error:
-            raise DamageError(f"{storage.url}/{file}: missing, though the segment is finished.") from error
-        if xxhash.xxh3_128_hexdigest(content) != expected:
-            raise DamageError(f"{storage.url}/{file}: not the table that was written: damaged or replaced.")
-        data.append(content)
-    sources, rows = SourceTable.from_parquet(data[0]), RowTable.from_parquet(data[1], most=segment.rows)
-    if len(rows) != segment.rows or (len(rows) and not 0 <= rows.source.min() <= rows.source.max() < len(sources)):
-        raise DamageError(
-            f"{storage.url}/{segment.folder}: its tables do not hold {segment.rows:,} rows of its sources."
-        )
-    return sources, rows
 
 
 def open_store(

@@ -27,7 +27,8 @@ from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.state import root_settings
 from usjepa.cache.storage import Storage, open_storage
-from usjepa.cache.store import Store, read_tables
+from usjepa.cache.store import Store
+from usjepa.cache.table import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -115,6 +115,8 @@ def _any_over(mask: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     count = len(mask)
     start = np.arange(size) * count // size
     stop = -(-(np.arange(1, size + 1) * count) // size)
-    sums = np.zeros((count + 1, mask.shape[1]), np.int32)
-    np.cumsum(mask, axis=0, out=sums[1:])
-    return sums[stop] > sums[start]
+    mask = np.ascontiguousarray(mask)  # whole rows are gathered
+    joined = mask[start]
+    for further in range(1, int((stop - start).max())):
+        joined |= mask[np.minimum(start + further, stop - 1)]
+    return joined

@@ -12,7 +12,7 @@ from usjepa.cache.identity import Json, soft_versions
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.store import Batch
+    from usjepa.cache.batch import Batch
 
 PIXEL_EDGE = 32
 PATCHES, PATCH_EDGE = 14, 8

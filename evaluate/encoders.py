@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.identity import Json
     from usjepa.cache.settings import Recipe
-    from usjepa.cache.store import Batch, Store
+    from usjepa.cache.store import Store
     from usjepa.evaluate.runs import Run
     from usjepa.train.export import EncoderConfig
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.identity import Json
-    from usjepa.cache.store import Batch
 
 POOLING = "mean of patch tokens"
 OWN_POOLING = "the model's own pooling (timm forward_head)"

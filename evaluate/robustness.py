@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.settings import Corruption, EvaluateSettings
-    from usjepa.cache.store import Batch
     from usjepa.evaluate.encoders import Encoder
     from usjepa.evaluate.probe import Probe
     from usjepa.evaluate.scoring import Data

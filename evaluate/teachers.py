@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.settings import TeacherSettings
-    from usjepa.cache.store import Batch, Store
+    from usjepa.cache.store import Store
     from usjepa.cache.teacher import Teacher
 
 from usjepa.evaluate.models import POOLING, ModelInput

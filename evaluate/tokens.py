@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.identity import Json
-    from usjepa.cache.store import Batch
     from usjepa.evaluate.encoders import Encoder
     from usjepa.evaluate.tasks import Task
 

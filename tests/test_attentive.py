@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.identity import Json
-    from usjepa.cache.store import Batch
 
 SETTINGS = EvaluateSettings(seeds=2, epochs=40, lr=1e-2, batch_size=16, encode_batch_size=8, attentive=True)
 

@@ -74,7 +74,7 @@ def test_leaving_early_ends_the_thread(store):
 
 
 def test_unusable_images_leave_no_trace_in_the_batch(store, monkeypatch):
-    from usjepa.cache.store import Batch
+    from usjepa.cache.batch import Batch
 
     real = Batch.regions.fget
 

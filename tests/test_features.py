@@ -20,8 +20,8 @@ from usjepa.evaluate.teachers import stored_teacher
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.identity import Json
-    from usjepa.cache.store import Batch
 
 
 ROOT = Path(__file__).parents[1]

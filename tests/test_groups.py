@@ -72,3 +72,19 @@ def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batc
 def test_requests_of_fewer_images_than_a_group_needs_are_one_group(phantom_store):
     with closing(open_store(phantom_store)) as store:
         assert [len(maker(store).make(request).groups) for request in requests(2)] == [1, 1]
+
+
+def test_images_of_a_batch_too_small_to_split_keep_their_order(phantom_store):
+    with closing(open_store(phantom_store)) as store:
+        made = maker(store)
+        batch = made.make(Request(0, np.arange(7)))
+        singles = [made.make(Request(0, np.arange(at, at + 1))) for at in range(7)]
+    (only,) = batch.groups
+    assert list(only.images_G) != list(range(7))  # sorted by length: the order has to be restored
+    model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), batch.latents_BTD.shape[-1])
+    with torch.no_grad():
+        found = model(batch.pixels_BCSS.float() / 255.0, batch)
+        for at, single in enumerate(singles):
+            alone = model(single.pixels_BCSS.float() / 255.0, single)
+            valid = single.targets_valid_BMP[0]
+            torch.testing.assert_close(found[at, :, : valid.shape[1]][valid], alone[0][valid], rtol=0, atol=1e-5)

@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 
 from tests import forked
 from tests.conftest import TINY_STORE
+from usjepa.cache.batch import Batch
 from usjepa.cache.errors import IdentityError, NotSealedError, TrainingError, UsageError
 from usjepa.cache.recipe import load_recipe
-from usjepa.cache.store import Batch, open_store
+from usjepa.cache.store import open_store
 from usjepa.train import loop
 from usjepa.train.export import load_encoder
 from usjepa.train.journal import read_log

@@ -20,7 +20,7 @@ from usjepa.evaluate.named import named_encoders
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from usjepa.cache.store import Batch
+    from usjepa.cache.batch import Batch
 
 TINY = "vit_tiny_patch16_224"
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.settings import TrainSettings
-from usjepa.cache.store import Source, Table
+from usjepa.cache.table import Source, Table
 from usjepa.train.checkpoint import Progress
 from usjepa.train.frames import Frames, Positions, frames_of
 from usjepa.train.order import ORDER_VERSION, EpochOrder, first_views

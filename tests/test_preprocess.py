@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from usjepa.cache import preprocess
 from usjepa.cache.errors import UsageError
 from usjepa.cache.preprocess import inpaint_marks, prepare, rescale, to_grey
+from usjepa.cache.regions import find_marks
 from usjepa.cache.settings import PreprocessSettings
 
 
@@ -146,3 +148,26 @@ def test_yellow_rulers_of_the_real_set_are_inpainted(dev_data):
     frame = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
     assert np.count_nonzero(np.ptp(frame.astype(int), axis=2) > 100) > 200
     assert np.ptp(inpaint_marks(frame, 0.05).astype(int), axis=2).max() < 100
+
+
+@given(
+    shape=st.tuples(st.integers(4, 160), st.integers(4, 160)),
+    marks=st.lists(st.tuples(st.integers(0, 159), st.integers(0, 159), st.integers(1, 9)), min_size=1, max_size=4),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_marks_are_filled_as_if_the_whole_frame_had_been_marched_through(shape, marks, seed):
+    frame = coloured(textured(shape, seed))
+    for top, left, edge in marks:
+        frame[top % shape[0] :, left % shape[1] :][:edge, :edge] = (250, 20, 20)
+    limit = 1.0  # any colour is a mark here, also where it covers most of a small frame
+    rim = cv2.dilate(find_marks(frame), np.ones((3, 3), np.uint8))
+    whole = cv2.inpaint(frame, rim, 3, cv2.INPAINT_TELEA) if cv2.countNonZero(rim) > 0 else frame
+    assert np.array_equal(inpaint_marks(frame, limit), whole)
+
+
+def test_intensities_of_a_frame_too_large_for_float32_counts_are_counted_all_the_same(monkeypatch):
+    grey, region = textured(), np.random.default_rng(1).random((120, 140)) < 0.5
+    expected = rescale(grey, region, (2, 98))
+    monkeypatch.setattr(preprocess, "_EXACT_COUNTS", 0)
+    assert np.array_equal(rescale(grey, region, (2, 98)), expected)

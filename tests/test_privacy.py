@@ -18,7 +18,8 @@ from usjepa.cache.repair import repair
 from usjepa.cache.sources.phantom import Phantom
 from usjepa.cache.status import status_report
 from usjepa.cache.storage import LocalStorage
-from usjepa.cache.store import open_store, read_tables
+from usjepa.cache.store import open_store
+from usjepa.cache.table import read_tables
 from usjepa.cache.verify import verify, verify_sources
 
 if TYPE_CHECKING:

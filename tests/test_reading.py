@@ -328,12 +328,13 @@ def test_the_whole_batch_is_asked_for_once_when_its_first_rows_are_not_in_memory
 ) -> None:
     content = write_store(tmp_path / "s", 24, rows_per_shard=8)
     store = open_store(tmp_path / "s", threads=1)
-    rows = [20, 3, 9, 1]
+    rows = [20, 3, 9, 1, 2]
     store.read(rows, layers=["latents/toy"])
     disk = _Disk(monkeypatch, BlockingIOError() if at_once is None else None, at_once or 0)
     got = store.read(rows, layers=["latents/toy"]).latents
     np.testing.assert_array_equal(got, content["latents/toy"][rows])
-    assert disk.asked == _slots(store, [1, 3, 9, 20])
+    one, nine, twenty = _slots(store, [1, 9, 20])
+    assert disk.asked == [(one[0], 3 * one[1]), nine, twenty]  # neighbours are asked for as one
 
 
 def test_rows_in_memory_are_read_without_asking_for_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

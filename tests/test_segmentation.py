@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.identity import Json
-    from usjepa.cache.store import Batch
 
 SMALL = Recipe(
     cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1),

@@ -29,8 +29,9 @@ from usjepa.train.masks import Masks, sample_masks
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
 
+    from usjepa.cache.batch import Batch
     from usjepa.cache.settings import MaskSettings
-    from usjepa.cache.store import Batch, Store
+    from usjepa.cache.store import Store
 
 Ints = NDArray[np.int64]
 AHEAD = 2
@@ -186,13 +187,11 @@ class BatchMaker:
     def _targets(self, read: Batch, kept: Ints) -> torch.Tensor | None:
         if self._online is not None:
             return None
-        if self._copies is None and read.latents.dtype in (np.float16, np.float32):
-            # NumPy, not torch: a second thread that once ran a loop of torch's in parallel makes OpenMP stop spinning
-            # between the loops of the first, which then waits for its cores to wake up.
-            return torch.from_numpy(_picked(read.latents, kept).astype(np.float32))
         latents_RTD = read.targets(str(self._device))
         if len(kept) == len(latents_RTD):
             return latents_RTD
+        if self._copies is None:
+            return torch.from_numpy(latents_RTD.numpy()[kept])  # no loop of torch's in this thread: see to_targets
         return latents_RTD[torch.from_numpy(kept).to(self._device)]
 
     def _sent(self, array: NDArray[Any]) -> torch.Tensor:

@@ -43,8 +43,6 @@ class Model(nn.Module):
         """
         if not len(batch):
             return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
-        if len(batch.groups) == 1:
-            return self._predicted(pixels_BCSS, batch, batch.groups[0])
         P = batch.targets_BMP.shape[2]
         order_B = np.concatenate([group.images_G for group in batch.groups])
         parts = []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.settings import TrainSettings
-    from usjepa.cache.store import Table
+    from usjepa.cache.table import Table
 
     Ints = NDArray[np.int64]
     Column = NDArray[Any]

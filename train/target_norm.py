@@ -55,7 +55,9 @@ class TargetNorm:
         if self._deviation_D is not None:
             x = x / self._deviation_D.to(x.device)
         if self._whitening_DD is not None:
-            x = x @ self._whitening_DD.to(x.device)
+            # Whitening makes small directions hundreds of times as large, and with them what a sum in float32 rounds
+            # off, which differs with the number of images in it: with that of ranks.
+            x = (x.double() @ self._whitening_DD.to(x.device)).float()
         return x
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -100,7 +102,7 @@ def measured(
     variance_D, axes_DD = torch.linalg.eigh(covariance_DD)
     scale_D = (variance_D.clamp(min=0.0) + _FLOOR * variance_D.mean()).rsqrt()
     whitening_DD = (axes_DD * scale_D) @ axes_DD.T
-    return TargetNorm(mode, mean_D.float().cpu(), None, whitening_DD.float().cpu())
+    return TargetNorm(mode, mean_D.float().cpu(), None, whitening_DD.cpu())
 
 
 def _layers(store: Store, layer: str | None) -> list[str]:

@@ -1,0 +1,97 @@
+"""Where each row of a store comes from: a segment's two tables, read and checked, and arrays over all rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+
+from usjepa.cache.errors import DamageError
+from usjepa.cache.lazy import lazy
+from usjepa.cache.storage import TABLE_LIMIT, Storage
+from usjepa.cache.tables import RowTable, SourceTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.manifest import Segment
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file, HDF5 data set or phantom patient."""
+
+    path: str
+    dataset: str
+    group: str
+    label: str
+    split: str
+    content_hash: str
+    frames: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """Where each row comes from: arrays aligned with `Store.rows`."""
+
+    sources: tuple[Source, ...]
+    source: NDArray[np.int32]
+    """[R'] index into `sources`."""
+    frame: NDArray[np.int32]
+    """[R'] frame number within the source."""
+    view: NDArray[np.int16]
+    """[R'] 0 is the plain frame."""
+
+    def _column(self, name: str) -> NDArray[np.object_]:
+        values = np.empty(len(self.sources), dtype=object)
+        values[:] = [getattr(source, name) for source in self.sources]
+        return values[self.source]
+
+    @lazy
+    def dataset(self) -> NDArray[np.object_]:
+        """[R'] dataset names."""
+        return self._column("dataset")
+
+    @lazy
+    def group(self) -> NDArray[np.object_]:
+        """[R'] groups (patients, clips): never to straddle a split."""
+        return self._column("group")
+
+    @lazy
+    def label(self) -> NDArray[np.object_]:
+        """[R'] labels, "" for none."""
+        return self._column("label")
+
+    @lazy
+    def split(self) -> NDArray[np.object_]:
+        """[R'] splits, "" for none."""
+        return self._column("split")
+
+
+def sources_of(described: SourceTable) -> list[Source]:
+    """Return a segment's sources, one object each."""
+    columns = [getattr(described, name) for name in Source.__dataclass_fields__]
+    return [Source(*[v.item() if hasattr(v, "item") else v for v in values]) for values in zip(*columns, strict=True)]
+
+
+def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTable]:
+    """Return a segment's tables; raises DamageError when they are not the ones that were written."""
+    data = []
+    for name, expected in (("sources", segment.sources_hash), ("rows", segment.rows_hash)):
+        file = f"{segment.folder}/{name}.parquet"
+        try:
+            content = storage.read(file, TABLE_LIMIT)
+        except FileNotFoundError as error:
+            raise DamageError(f"{storage.url}/{file}: missing, though the segment is finished.") from error
+        if xxhash.xxh3_128_hexdigest(content) != expected:
+            raise DamageError(f"{storage.url}/{file}: not the table that was written: damaged or replaced.")
+        data.append(content)
+    sources, rows = SourceTable.from_parquet(data[0]), RowTable.from_parquet(data[1], most=segment.rows)
+    if len(rows) != segment.rows or (len(rows) and not 0 <= rows.source.min() <= rows.source.max() < len(sources)):
+        raise DamageError(
+            f"{storage.url}/{segment.folder}: its tables do not hold {segment.rows:,} rows of its sources."
+        )
+    return sources, rows
