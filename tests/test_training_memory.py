@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TRAIN = """
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 from usjepa.cache.recipe import load_recipe
 from usjepa.train.loop import train
 train(sys.argv[1], sys.argv[2], load_recipe("demo", ["train.batch_size=16"]), "cpu", stop_after_steps=12)
