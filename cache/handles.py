@@ -16,6 +16,8 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from usjepa.cache.storage import LocalStorage
 
 MOST_OPEN = 1024
@@ -79,6 +81,18 @@ class Handles:
             os.close(handle)
         return file
 
+    def lend_open(self, names: Iterable[str]) -> dict[str, OpenFile]:
+        """Return those files that are open already, by name; each is to be given back."""
+        found = {}
+        with self._lock:
+            for name in names:
+                file = self._files.get(name)
+                if file is not None:
+                    self._files.move_to_end(name)
+                    file.users += 1
+                    found[name] = file
+        return found
+
     def _open(self, name: str) -> int:
         folder = name.rpartition("/")[0]
         place = self._folders.get(folder)
@@ -86,14 +100,14 @@ class Handles:
             place = self._folders[folder] = _Folder(self._storage.open_folder(folder))
         return self._storage.open_in(place.handle, name)
 
-    def give_back(self, file: OpenFile) -> None:
-        """Take a lent file back."""
+    def give_back(self, *files: OpenFile) -> None:
+        """Take lent files back."""
         with self._lock:
-            file.users -= 1
-            if file.dropped:
-                if not file.users:
+            for file in files:
+                file.users -= 1
+                if file.dropped and not file.users:
                     _close_afresh(file.handle)
-            elif len(self._files) > self.most:
+            if len(self._files) > self.most:
                 self._close_idle(self.most)
 
     def _close_idle(self, keep: int) -> None:

@@ -11,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, NamedTuple
 
-import xxhash
+from xxhash import xxh3_64
 
 from usjepa.cache.errors import DamageError, HoleError, StoreError
 from usjepa.cache.handles import Handles, OpenFile
@@ -22,7 +23,7 @@ from usjepa.cache.storage import LocalStorage, Storage
 from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from usjepa.cache.layers import Layer
 
@@ -39,6 +40,19 @@ _CANT_TELL = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 _REMOTE_ROWS = 64
 """Rows that are asked of an object storage at a time, whose round trips weigh more than its bytes."""
 Bytes = memoryview | bytes
+
+
+class Run(NamedTuple):
+    """Some rows of one shard, and where they go: what a thread takes at a time."""
+
+    shard: int
+    rows: Sequence[int]
+    places: Sequence[int]
+    """Where in the batch each row goes."""
+    out: memoryview
+    """Bytes of the batch's C-contiguous [B, *shape] array."""
+    file: OpenFile | None = None
+    """The shard's file where it is lent already."""
 
 
 class LayerReader:
@@ -76,15 +90,20 @@ class LayerReader:
         """Return a shard's place, for messages."""
         return f"{self._storage.url}/{self.layer.shard_name(shard)} (shard {shard})"
 
-    def read_shard_rows(
-        self,
-        shard: int,
-        rows: Sequence[int],
-        places: Sequence[int],
-        out: memoryview,
-        missed: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Read rows of one shard into `out` (bytes of a C-contiguous [B, *shape] array) at the given places.
+    def lend_open(self, shards: Iterable[int]) -> dict[int, OpenFile]:
+        """Return the files of those shards that are open already, by shard: one lock for all. To be given back."""
+        if self._handles is None:
+            return {}
+        names = {self.layer.shard_name(shard): shard for shard in shards}
+        return {names[name]: file for name, file in self._handles.lend_open(names).items()}
+
+    def give_back(self, files: Iterable[OpenFile]) -> None:
+        """Take lent files back."""
+        if self._handles is not None:
+            self._handles.give_back(*files)
+
+    def read(self, run: Run, missed: Callable[[], None] = lambda: None) -> None:
+        """Read a run's rows into its batch.
 
         `missed` is called when bytes turn out not to lie in memory, before they are waited for.
 
@@ -94,12 +113,12 @@ class LayerReader:
         """
         try:
             if self._handles is None:
-                self._read_remote(shard, rows, places, out)
+                self._read_remote(run)
             else:
-                self._read_local(self._handles, shard, rows, places, out, missed)
+                self._read_local(self._handles, run, missed)
         except FileNotFoundError as error:
             raise DamageError(
-                f"{self.where(shard)}: the file is missing; row {rows[0]} needs it. Run verify."
+                f"{self.where(run.shard)}: the file is missing; row {run.rows[0]} needs it. Run verify."
             ) from error
 
     def _trailer(self, shard: int, file: OpenFile | None) -> Trailer:
@@ -125,39 +144,64 @@ class LayerReader:
             raise HoleError(f"{self.where(shard)}: row {rows[offsets.index(-1)]} holds no data.")
         return offsets
 
-    def _read_local(
-        self,
-        handles: Handles,
-        shard: int,
-        rows: Sequence[int],
-        places: Sequence[int],
-        out: memoryview,
-        missed: Callable[[], None],
-    ) -> None:
-        """Read and check, with as little Python a row as can be: two threads run one at a time while in it."""
-        nbytes, slot_nbytes, width = self._row_nbytes, self._slot_nbytes, self._tail_nbytes
-        file = handles.lend(self.layer.shard_name(shard))
+    def _read_local(self, handles: Handles, run: Run, missed: Callable[[], None]) -> None:
+        file = run.file or handles.lend(self.layer.shard_name(run.shard))
         try:
-            trailer = self._trailer(shard, file)
-            offsets = self._offsets(shard, rows, trailer)
-            tails = memoryview(bytearray(width * min(len(rows), self._call_rows)))
-            start = 0
-            while start < len(rows):
-                stop = self._end_of_call(offsets, start)
-                buffers = []
-                for i in range(start, stop):
-                    place, tail = places[i], i - start
-                    buffers += [out[place * nbytes : (place + 1) * nbytes], tails[tail * width : (tail + 1) * width]]
-                got = self._read_what_is_there(file.handle, buffers, offsets[start])
-                if got != (stop - start) * slot_nbytes:
-                    missed()
-                    self._read_rest(file.handle, offsets[start], got, buffers, shard, rows[start:stop])
-                if self._check_rows:
-                    for i in range(start, stop):
-                        self._check(shard, rows[i], trailer, *buffers[2 * (i - start) : 2 * (i - start) + 2])
-                start = stop
+            trailer = self._trailer(run.shard, file)
+            offsets = self._offsets(run.shard, run.rows, trailer)
+            slot_nbytes = self._slot_nbytes
+            if self._call_rows > 1 and any(b - a == slot_nbytes for a, b in pairwise(offsets)):
+                self._read_neighbours(file.handle, run, trailer, offsets, missed)
+            else:
+                self._read_each(file.handle, run, trailer, offsets, missed)
         finally:
-            handles.give_back(file)
+            if file is not run.file:
+                handles.give_back(file)
+
+    def _read_each(
+        self, handle: int, run: Run, trailer: Trailer, offsets: Sequence[int], missed: Callable[[], None]
+    ) -> None:
+        """Read and check row by row.
+
+        With as little Python as can be: threads run one at a time while in it, and the rows that pass through the
+        processor's cache have driven it out, so that every line is waited for again.
+        """
+        nbytes, slot_nbytes, out, digest = self._row_nbytes, self._slot_nbytes, run.out, self._digest
+        checked, first, hash_of = self._check_rows, run.shard * self.layer.rows_per_shard, trailer.hashes.item
+        tail = memoryview(bytearray(self._tail_nbytes))
+        for row, place, offset in zip(run.rows, run.places, offsets, strict=True):
+            data = out[place * nbytes : (place + 1) * nbytes]
+            got = self._read_what_is_there(handle, (data, tail), offset)
+            if got != slot_nbytes:
+                missed()
+                self._read_rest(handle, offset, got, (data, tail), run.shard, (row,))
+            if checked:
+                hasher = xxh3_64(data, row_seed(digest, row))
+                hasher.update(tail)
+                if hasher.intdigest() != hash_of(row - first):
+                    raise self._damaged(run.shard, row)
+
+    def _read_neighbours(
+        self, handle: int, run: Run, trailer: Trailer, offsets: Sequence[int], missed: Callable[[], None]
+    ) -> None:
+        """Read rows that follow one another in the file by one call, and check them."""
+        nbytes, slot_nbytes, width = self._row_nbytes, self._slot_nbytes, self._tail_nbytes
+        tails = memoryview(bytearray(width * min(len(offsets), self._call_rows)))
+        start = 0
+        while start < len(offsets):
+            stop = self._end_of_call(offsets, start)
+            buffers = []
+            for i, place in enumerate(run.places[start:stop]):
+                buffers += [run.out[place * nbytes : (place + 1) * nbytes], tails[i * width : (i + 1) * width]]
+            rows = run.rows[start:stop]
+            got = self._read_what_is_there(handle, buffers, offsets[start])
+            if got != len(rows) * slot_nbytes:
+                missed()
+                self._read_rest(handle, offsets[start], got, buffers, run.shard, rows)
+            if self._check_rows:
+                for row, data, tail in zip(rows, buffers[::2], buffers[1::2], strict=True):
+                    self._check(run.shard, row, trailer, data, tail)
+            start = stop
 
     def _end_of_call(self, offsets: Sequence[int], start: int) -> int:
         """Return the end of the rows from `start` on that follow one another in the file and fit one call."""
@@ -215,27 +259,29 @@ class LayerReader:
             finally:
                 self._handles.give_back(file)
 
-    def _read_remote(self, shard: int, rows: Sequence[int], places: Sequence[int], out: memoryview) -> None:
-        slot, nbytes = self._slot_nbytes, self._row_nbytes
+    def _read_remote(self, run: Run) -> None:
+        shard, slot, nbytes = run.shard, self._slot_nbytes, self._row_nbytes
         trailer = self._trailer(shard, None)
-        ranges = [(offset, slot) for offset in self._offsets(shard, rows, trailer)]
+        ranges = [(offset, slot) for offset in self._offsets(shard, run.rows, trailer)]
         found = self._storage.read_ranges(self.layer.shard_name(shard), ranges)
-        for row, place, data in zip(rows, places, found, strict=True):
+        for row, place, data in zip(run.rows, run.places, found, strict=True):
             if len(data) != slot:
                 raise DamageError(f"{self.where(shard)}: row {row}: the store gave {len(data)} of {slot} bytes.")
-            out[place * nbytes : (place + 1) * nbytes] = data[:nbytes]
+            run.out[place * nbytes : (place + 1) * nbytes] = data[:nbytes]
             if self._check_rows:
                 self._check(shard, row, trailer, data[:nbytes], data[nbytes:])
 
     def _check(self, shard: int, row: int, trailer: Trailer, data: Bytes, tail: Bytes) -> None:
-        hasher = xxhash.xxh3_64(seed=row_seed(self._digest, row))
-        hasher.update(data)
+        hasher = xxh3_64(data, row_seed(self._digest, row))
         hasher.update(tail)
         if hasher.intdigest() != trailer.hashes.item(row % self.layer.rows_per_shard):
-            raise DamageError(
-                f"{self.where(shard)}: row {row} is not what was built: its bytes were changed or belong elsewhere. "
-                "Run `usjepa-cache verify`."
-            )
+            raise self._damaged(shard, row)
+
+    def _damaged(self, shard: int, row: int) -> DamageError:
+        return DamageError(
+            f"{self.where(shard)}: row {row} is not what was built: its bytes were changed or belong elsewhere. "
+            "Run `usjepa-cache verify`."
+        )
 
     def forget(self, shard: int) -> None:
         """Drop what is known of a shard: a second look must not see the first one's stale handle or cached bytes."""

@@ -14,7 +14,7 @@ import numpy as np
 from usjepa.cache.commits import Commit, committed
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.latents import ask_teacher
-from usjepa.cache.reading import LayerReader
+from usjepa.cache.reading import LayerReader, Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ def read_committed(
     reader = LayerReader(writer.storage, layer, _Tables(commits))
     for place, row in enumerate(rows):
         flat = out.reshape(-1).view(np.uint8).data
-        reader.read_shard_rows(row // layer.rows_per_shard, [row], [place], flat)
+        reader.read(Run(row // layer.rows_per_shard, [row], [place], flat))
     reader.close()
     return out
 

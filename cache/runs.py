@@ -7,55 +7,49 @@ the batch, and the threads find the rest on its way or there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import DamageError
+from usjepa.cache.reading import Run
 from usjepa.cache.storage import unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from usjepa.cache.handles import OpenFile
     from usjepa.cache.reading import LayerReader
 
 Groups = list[tuple[int, list[int], list[int]]]
 """(shard, rows, places in the batch)."""
 
 
-class Run(NamedTuple):
-    """Some rows of one shard of one layer, and where in the batch they go: what a thread takes at a time."""
-
-    reader: LayerReader
-    shard: int
-    rows: list[int]
-    places: list[int]
-    out: memoryview
-
-    def read(self, missed: Callable[[], None]) -> None:
-        """Read the rows; once more, from a freshly opened file, when a share gave a stale handle or stale bytes.
-
-        `missed` is called when they turn out not to lie in memory, before the disk is waited for.
-
-        Raises:
-            DamageError, HoleError: see `LayerReader.read_shard_rows`.
-            StoreError: the system refuses twice.
-        """
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out, missed)
-            return
-        except (DamageError, OSError):
-            self.reader.forget(self.shard)
-        try:
-            self.reader.read_shard_rows(self.shard, self.rows, self.places, self.out)
-        except OSError as error:
-            raise unreadable(self.reader.where(self.shard), error) from error
-
-
-def runs_of(reader: LayerReader, groups: Groups, out: memoryview) -> Iterator[Run]:
-    """Cut a layer's part of a batch into runs."""
+def runs_of(reader: LayerReader, groups: Groups, files: Mapping[int, OpenFile], out: memoryview) -> Iterator[Run]:
+    """Cut a layer's part of a batch into runs; `files` are the shards' that are lent already."""
     for shard, rows, places in groups:
+        file = files.get(shard)
         for start in range(0, len(rows), reader.run_rows):
             stop = start + reader.run_rows
-            yield Run(reader, shard, rows[start:stop], places[start:stop], out)
+            yield Run(shard, rows[start:stop], places[start:stop], out, file)
+
+
+def read_run(reader: LayerReader, run: Run, missed: Callable[[], None]) -> None:
+    """Read a run; once more, from a freshly opened file, when a share gave a stale handle or stale bytes.
+
+    `missed` is called when rows turn out not to lie in memory, before the disk is waited for.
+
+    Raises:
+        DamageError, HoleError: see `LayerReader.read`.
+        StoreError: the system refuses twice.
+    """
+    try:
+        reader.read(run, missed)
+        return
+    except (DamageError, OSError):
+        reader.forget(run.shard)
+    try:
+        reader.read(run._replace(file=None))
+    except OSError as error:
+        raise unreadable(reader.where(run.shard), error) from error
 
 
 def by_shard(rows: list[int], rows_per_shard: int) -> Groups:
@@ -78,23 +72,24 @@ def by_shard(rows: list[int], rows_per_shard: int) -> Groups:
 class ReadAhead:
     """Asks the system, once, for every row of a batch."""
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self._runs = runs
+    def __init__(self, readers: Sequence[LayerReader], groups: Groups) -> None:
+        self._readers, self._groups = readers, groups
         self._asked = False
 
     def begin(self) -> None:
         """Ask at once where the file system can't say what lies in memory: there no miss would be noticed."""
-        if any(run.reader.blind for run in self._runs):
+        if any(reader.blind for reader in self._readers):
             self.ask()
 
     def ask(self) -> None:
-        """Ask for the runs' bytes, unless that was done; of as many shards as stay open until they are read."""
+        """Ask for the batch's bytes, unless that was done; of as many shards as stay open until they are read."""
         if self._asked:
             return
         self._asked = True  # two threads that come here at once ask twice, which does no harm
-        shards: set[tuple[str, int]] = set()
-        for run in self._runs:
-            shards.add((run.reader.layer.name, run.shard))
-            if len(shards) > run.reader.shards_ahead:
-                return
-            run.reader.ask_for(run.shard, run.rows)
+        shards = 0
+        for reader in self._readers:
+            for shard, rows, _ in self._groups:
+                shards += 1
+                if shards > reader.shards_ahead:
+                    return
+                reader.ask_for(shard, rows)

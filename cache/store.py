@@ -21,8 +21,8 @@ from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedEr
 from usjepa.cache.handles import Handles
 from usjepa.cache.lazy import lazy
 from usjepa.cache.manifest import Manifest
-from usjepa.cache.reading import LayerReader
-from usjepa.cache.runs import Groups, ReadAhead, Run, by_shard, runs_of
+from usjepa.cache.reading import LayerReader, Run
+from usjepa.cache.runs import Groups, ReadAhead, by_shard, read_run, runs_of
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
 from usjepa.cache.storage import LocalStorage, Storage, open_storage
 from usjepa.cache.table import Source, Table, read_tables, sources_of
@@ -198,15 +198,20 @@ class Store:
         arrays = {name: _memory(described[name], len(numbers), out) for name in names}
         own = self._mine()
         # The largest rows first: what is left for the end is shared out finely.
-        largest_first = sorted(names, key=lambda name: -described[name].row_nbytes)
-        runs = [
-            run
-            for name in largest_first
-            for run in runs_of(own.readers[name], groups, arrays[name].reshape(-1).view(np.uint8).data)
-        ]
-        ahead = ReadAhead(runs)
+        names.sort(key=lambda name: -described[name].row_nbytes)
+        readers = [own.readers[name] for name in names]
+        ahead = ReadAhead(readers, groups)
         ahead.begin()
-        own.crew.run([partial(self._read_run, run, ahead.ask) for run in runs])
+        lent = [reader.lend_open([group[0] for group in groups]) for reader in readers]
+        try:
+            own.crew.run(
+                partial(self._read_run, reader, run, ahead.ask)
+                for name, reader, files in zip(names, readers, lent, strict=True)
+                for run in runs_of(reader, groups, files, arrays[name].reshape(-1).view(np.uint8).data)
+            )
+        finally:
+            for reader, files in zip(readers, lent, strict=True):
+                reader.give_back(files.values())
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
         return Batch(numbers, arrays, teacher, channels)
 
@@ -222,13 +227,13 @@ class Store:
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.")
 
-    def _read_run(self, run: Run, missed: Callable[[], None]) -> None:
+    def _read_run(self, reader: LayerReader, run: Run, missed: Callable[[], None]) -> None:
         try:
-            run.read(missed)
+            read_run(reader, run, missed)
         except (DamageError, HoleError) as error:
             raise type(error)(f"{error}{self._origin(str(error), run.rows)}") from error
 
-    def _origin(self, message: str, rows: list[int]) -> str:
+    def _origin(self, message: str, rows: Sequence[int]) -> str:
         """Return which source the damaged row shows, for the error message."""
         named = [row for row in rows if f"row {row} " in message]
         if not named:
