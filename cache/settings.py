@@ -207,6 +207,9 @@ class TrainSettings(Settings):
     pixel_norm: Literal["patch", "none"] = "patch"
     """Of `objective: pixels`: each patch brought to mean 0 and variance 1 over its pixels (MAE), or grey levels as they
     are, which `target_norm: standardised` then brings to one scale over the data."""
+    pixel_cell: Count = 1
+    """Of `objective: pixels`: side in pixels of the square cells whose mean grey levels are predicted, a divisor of the
+    patch's side; 1: single pixels. Speckle can't be predicted, and cells larger than its grain leave it out."""
     student: StudentSettings = StudentSettings()
     predictor: PredictorSettings = PredictorSettings()
     masks: MaskSettings = MaskSettings()

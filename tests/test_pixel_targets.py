@@ -20,17 +20,22 @@ from usjepa.train.pixel_targets import PixelTargets
 PIXELS = ("train.objective=pixels", "train.loss=l2")
 
 
-@given(st.integers(1, 3), st.integers(1, 4), st.sampled_from([2, 4, 8]), st.sampled_from([1, 3]), st.integers(0, 99))
-def test_targets_are_each_patchs_pixels_by_its_own_mean_and_deviation(images, side, patch, channels, seed):
+@given(
+    st.integers(1, 3), st.integers(1, 4), st.sampled_from([(2, 1), (4, 2), (8, 1), (8, 4), (6, 3), (4, 4)]),
+    st.sampled_from([1, 3]), st.integers(0, 99),
+)  # fmt: skip
+def test_targets_are_each_patchs_cells_by_their_own_mean_and_deviation(images, side, sizes, channels, seed):
+    (patch, cell), n = sizes, sizes[0] // sizes[1]
     size = side * patch
     pixels = np.random.default_rng(seed).integers(0, 256, (images, channels, size, size), dtype=np.uint8)
-    made = PixelTargets(size, channels, (side, side))(torch.from_numpy(pixels)).numpy()
-    assert made.shape == (images, side * side, channels * patch * patch)
+    made = PixelTargets(size, channels, (side, side), cell=cell)(torch.from_numpy(pixels)).numpy()
+    assert made.shape == (images, side * side, channels * n * n)
     for image in range(images):
         for row in range(side):
             for column in range(side):
                 one = pixels[image, :, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch] / 255.0
-                expected = (one - one.mean()) / np.sqrt(one.var() + 1e-6)
+                cells = one.reshape(channels, n, cell, n, cell).mean(axis=(2, 4))
+                expected = (cells - cells.mean()) / np.sqrt(cells.var() + 1e-6)
                 np.testing.assert_allclose(made[image, row * side + column], expected.ravel(), atol=2e-3)
 
 
@@ -50,11 +55,18 @@ def test_pixels_normalised_in_another_way_are_another_runs_targets(pixel_store, 
     train(str(pixel_store), str(tmp_path / "run"), recipe(*PIXELS), "cpu", stop_after_steps=2)
     with pytest.raises(IdentityError, match="normalisation"):
         train(str(pixel_store), str(tmp_path / "run"), recipe(*PIXELS, "train.pixel_norm=none"), "cpu")
+    with pytest.raises(IdentityError, match="cell"):
+        train(str(pixel_store), str(tmp_path / "run"), recipe(*PIXELS, "train.pixel_cell=2"), "cpu")
 
 
 def test_a_grid_that_does_not_fill_the_image_is_refused():
     with pytest.raises(UsageError, match="do not fall into 3x3 square patches"):
         PixelTargets(16, 1, (3, 3))
+
+
+def test_cells_that_do_not_fill_a_patch_are_refused():
+    with pytest.raises(UsageError, match=r"train\.pixel_cell: patches of 8 pixels do not fall into cells of 3"):
+        PixelTargets(16, 1, (2, 2), cell=3)
 
 
 def test_pixels_and_a_teacher_in_the_loop_contradict_each_other():

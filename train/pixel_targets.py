@@ -4,6 +4,7 @@ First stage of SALT (arXiv 2509.24317): an encoder that has learnt to reconstruc
 is good enough a teacher for the second. The normalisation is MAE's (arXiv 2111.06377, section 3, "reconstruction
 target"): each patch to mean 0 and variance 1 over its own pixels, eps 1e-6. It takes a patch's brightness away and
 makes every patch's speckle, which nobody can predict, as large as its structure; `none` keeps grey levels in [0, 1].
+Cells of several pixels, our own addition, are averaged before: what of speckle is finer than a cell then drops out.
 """
 
 from __future__ import annotations
@@ -25,29 +26,38 @@ _TOLD: dict[PixelNorm, str] = {"patch": "mean and variance of the patch", "none"
 
 
 class PixelTargets:
-    """Give it uint8 pixels [B, C, S, S]; it gives float32 [B, T, C * p * p], patches row-major over the grid."""
+    """Give it uint8 pixels [B, C, S, S]; it gives float32 [B, T, C * n * n], patches row-major over the grid.
+
+    `n` is the number of cells along a patch's side.
+    """
 
     warning: str | None = None
 
-    def __init__(self, image_size: int, channels: int, grid: tuple[int, int], norm: PixelNorm = "patch") -> None:
-        """Raise UsageError when the grid's patches are not square or do not fill the image."""
-        self.patch = image_size // grid[0]
-        if (self.patch * grid[0], self.patch * grid[1]) != (image_size, image_size):
+    def __init__(
+        self, image_size: int, channels: int, grid: tuple[int, int], norm: PixelNorm = "patch", cell: int = 1
+    ) -> None:
+        """Raise UsageError when patches are not square, do not fill the image, or are not filled by the cells."""
+        patch = image_size // grid[0]
+        if (patch * grid[0], patch * grid[1]) != (image_size, image_size):
             raise UsageError(f"pixels of {image_size}x{image_size} do not fall into {grid[0]}x{grid[1]} square patches")
-        self.grid, self.norm = grid, norm
-        self.dim = channels * self.patch**2
+        if patch % cell:
+            raise UsageError(f"train.pixel_cell: patches of {patch} pixels do not fall into cells of {cell}")
+        self.patch, self.grid, self.norm, self.cell = patch, grid, norm, cell
+        self.dim = channels * (patch // cell) ** 2
 
     @property
     def identity(self) -> dict[str, Json]:
         """Everything that changes the targets, beside the pixels."""
-        return {"pixels": {"version": VERSION, "patch": self.patch, "normalisation": _TOLD[self.norm]}}
+        told: dict[str, Json] = {"version": VERSION, "patch": self.patch, "normalisation": _TOLD[self.norm]}
+        return {"pixels": told | ({"cell": self.cell} if self.cell > 1 else {})}
 
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         """Return the targets; normalised, a patch of one grey level (outside the scan) becomes zeros."""
         B, C = pixels_BCSS.shape[:2]
         rows, columns = self.grid
-        x = pixels_BCSS.to(torch.float32) / 255.0
-        x = x.reshape(B, C, rows, self.patch, columns, self.patch).permute(0, 2, 4, 1, 3, 5)
+        x = torch.nn.functional.avg_pool2d(pixels_BCSS.to(torch.float32) / 255.0, self.cell)
+        side = self.patch // self.cell
+        x = x.reshape(B, C, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
         patches_BTD = x.reshape(B, rows * columns, self.dim)
         if self.norm == "none":
             return patches_BTD

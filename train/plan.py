@@ -185,7 +185,9 @@ def _targets(store: Store, recipe: Recipe, device: torch.device) -> Targets:
 def _pixels(store: Store, recipe: Recipe) -> Targets:
     """The patches' own pixels, on the student's grid."""
     channels = store.channels
-    made = PixelTargets(store.size, channels, student_grid(recipe.train.student, store.size), recipe.train.pixel_norm)
+    settings = recipe.train
+    grid = student_grid(settings.student, store.size)
+    made = PixelTargets(store.size, channels, grid, settings.pixel_norm, settings.pixel_cell)
     return Targets(pixel_targets.NAME, made.identity, made.grid, made.dim, made)
 
 
