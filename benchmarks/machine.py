@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+SWEEP_NBYTES = 96 << 20
+"""More than a processor's last-level cache: adding to an array of this size drives everything else out of it."""
+
 
 @dataclass(frozen=True)
 class Goal:

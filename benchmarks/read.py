@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.machine import Goal, describe, report
+from benchmarks.machine import SWEEP_NBYTES, Goal, describe, report
 from benchmarks.read_peers import Read, open_peers
 from usjepa.cache.buffers import BatchMemory, aligned_empty
 from usjepa.cache.layers import Layer
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 TOKENS, DIM, ROWS_PER_SHARD = 196, 768, 256
 LAYER = "latents/vitb"
-SWEEP_NBYTES = 96 << 20
-"""More than a processor's last-level cache."""
 PACKAGES = ("numpy", "xxhash", "zarr", "zarrs", "tensorstore", "h5py", "datasets", "mosaicml-streaming", "safetensors")
 OURS, UNCHECKED, ONE = "usjepa, 2 threads", "usjepa, 2 threads, unchecked", "usjepa, 1 thread"
 FRESH, REUSED = ", fresh memory", ", reused memory"

@@ -3,7 +3,8 @@
 Stores of small rows (16 x 16 pixels, 4 x 16 fp16 latents, 250 rows a shard, clips of 100 frames, 4 views), so that
 what a row costs beside its bytes shows: written (processor time: the disk is benchmarks/write.py's), sealed, read,
 ordered in batches of 1,024. Random rows of a small store share shards, those of a large one don't, so 64 rows of 4
-random shards are read, and 64 rows from anywhere. Opening is measured in fresh processes, warm page cache: seconds and
+random shards are read, and 64 rows from anywhere; before each reading and each batch of an order the processor's caches
+are swept, as a step of training does between them: else a small store would lie there whole, and a large one not. Opening is measured in fresh processes, warm page cache: seconds and
 memory from before `open_store` until it has returned, until one row is read, and until the tables are read, split and
 ordered. Memory is looked at after 20,000 random rows and after 200,000. A store of 10,000 shards is read where a
 process may have 256 open files. At last the order of an epoch of 100,000,000 rows, of which no store exists. With
@@ -25,7 +26,7 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.machine import SWEEP_NBYTES, describe
 from usjepa.cache.layers import Layer
 from usjepa.cache.settings import TrainSettings
 from usjepa.cache.storage import LocalStorage
@@ -199,7 +200,7 @@ def opening(folder: Path, rounds: int) -> dict[str, list[float]]:
 
 def using(folder: Path, rows: int, rounds: int) -> dict[str, list[float]]:
     """Microseconds a row of random batches, read and ordered; memory that reading every shard once leaves behind."""
-    rng, store = np.random.default_rng(SEED), open_store(folder)
+    rng, store, sweep = np.random.default_rng(SEED), open_store(folder), np.zeros(SWEEP_NBYTES // 8)
     table, shards = store.table, -(-rows // ROWS_PER_SHARD)
     names = [source.dataset for source in table.sources]
     order = EpochOrder(
@@ -217,9 +218,11 @@ def using(folder: Path, rows: int, rounds: int) -> dict[str, list[float]]:
     for i in range(rounds):
         few = rng.integers(0, shards, 4)[np.arange(64) // 16] * ROWS_PER_SHARD + rng.integers(0, ROWS_PER_SHARD, 64)
         for name, batch in ((FEW, few), (MANY, rng.integers(0, rows, 64))):
+            sweep += 1
             start = time.perf_counter()
             store.read(batch)
             found[name].append((time.perf_counter() - start) / len(batch) * 1e6)
+        sweep += 1
         start = time.perf_counter()
         got = order.batch(0, i % order.steps_per_epoch())
         found[ORDER].append((time.perf_counter() - start) / len(got) * 1e6)

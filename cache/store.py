@@ -25,7 +25,7 @@ from usjepa.cache.reading import LayerReader, Run
 from usjepa.cache.runs import Groups, ReadAhead, by_shard, read_run, runs_of
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
 from usjepa.cache.storage import LocalStorage, Storage, open_storage
-from usjepa.cache.table import Source, Table, read_tables, sources_of
+from usjepa.cache.table import Source, Table, read_places, sources_of
 from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
@@ -130,16 +130,17 @@ class Store:
     def table(self) -> Table:
         """Where each row comes from; read and checked on first use."""
         sources: list[Source] = []
-        columns: list[tuple[NDArray[Any], ...]] = []
+        parts: list[tuple[NDArray[Any], ...]] = []
         for segment in self._manifest.segments:
-            described, rows = read_tables(self._storage, segment)
-            columns.append((rows.source + len(sources), rows.frame, rows.view))
+            described, (source, frame, view) = read_places(self._storage, segment)
+            source += np.int32(len(sources))
+            parts.append((source, frame, view))
             sources += sources_of(described)
-        source, frame, view = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-        keep = self._positions_in_tables()
-        return Table(
-            tuple(sources), source[keep].astype(np.int32), frame[keep].astype(np.int32), view[keep].astype(np.int16)
-        )
+        columns = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
+        if len(columns[0]) != len(self.rows):
+            keep = self._positions_in_tables()
+            columns = [column[keep] for column in columns]
+        return Table(tuple(sources), *columns)
 
     def _positions_in_tables(self) -> NDArray[np.int64]:
         """Return where in the joined row tables each existing row stands."""

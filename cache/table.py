@@ -11,7 +11,7 @@ import xxhash
 from usjepa.cache.errors import DamageError
 from usjepa.cache.lazy import lazy
 from usjepa.cache.storage import TABLE_LIMIT, Storage
-from usjepa.cache.tables import RowTable, SourceTable
+from usjepa.cache.tables import Places, RowTable, SourceTable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,6 +79,21 @@ def sources_of(described: SourceTable) -> list[Source]:
 
 def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTable]:
     """Return a segment's tables; raises DamageError when they are not the ones that were written."""
+    described, lines = _contents(storage, segment)
+    sources, rows = SourceTable.from_parquet(described), RowTable.from_parquet(lines, most=segment.rows)
+    _check_sources(storage, segment, rows.source, len(sources))
+    return sources, rows
+
+
+def read_places(storage: Storage, segment: Segment) -> tuple[SourceTable, Places]:
+    """Return a segment's sources and each row's source, frame and view; raises DamageError as `read_tables` does."""
+    described, lines = _contents(storage, segment)
+    sources, places = SourceTable.from_parquet(described), Places.from_parquet(lines, most=segment.rows)
+    _check_sources(storage, segment, places.source, len(sources))
+    return sources, places
+
+
+def _contents(storage: Storage, segment: Segment) -> list[bytes]:
     data = []
     for name, expected in (("sources", segment.sources_hash), ("rows", segment.rows_hash)):
         file = f"{segment.folder}/{name}.parquet"
@@ -89,9 +104,11 @@ def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTab
         if xxhash.xxh3_128_hexdigest(content) != expected:
             raise DamageError(f"{storage.url}/{file}: not the table that was written: damaged or replaced.")
         data.append(content)
-    sources, rows = SourceTable.from_parquet(data[0]), RowTable.from_parquet(data[1], most=segment.rows)
-    if len(rows) != segment.rows or (len(rows) and not 0 <= rows.source.min() <= rows.source.max() < len(sources)):
+    return data
+
+
+def _check_sources(storage: Storage, segment: Segment, source: NDArray[np.int32], sources: int) -> None:
+    if len(source) != segment.rows or (len(source) and not 0 <= source.min() <= source.max() < sources):
         raise DamageError(
             f"{storage.url}/{segment.folder}: its tables do not hold {segment.rows:,} rows of its sources."
         )
-    return sources, rows
