@@ -20,6 +20,7 @@ Range = tuple[Positive, Positive]
 
 LatentPrecision = Literal["fp32", "fp16", "int8"]
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
+Pooling = Literal["mean", "mean+max", "region", "region+max"]
 Corruption = Literal["blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg"]
 
 
@@ -299,6 +300,9 @@ class EvaluateSettings(Settings):
     """Epochs without a better validation loss before a probe stops."""
     neighbours: Count = 20
     """k of k-NN."""
+    pooling: Pooling = "mean"
+    """How an encoder's patch tokens become the one vector that probes see [the paper doesn't say]: their mean; weighed
+    by how much of each patch lies in the scan's region; with the maximum beside it."""
     encode_batch_size: Count = 64
     """Images per forward pass when features are computed."""
     validation_fraction: Fraction = 0.15

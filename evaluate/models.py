@@ -99,12 +99,23 @@ class ModelEncoder:
         with torch.inference_mode():
             out = model.forward_features(self.input(batch.pixels, self.device))
             if self.pooling == POOLING:
-                out = out[:, int(model.num_prefix_tokens) :].float().mean(dim=1)
-                # Models that were trained on mean-pooled tokens normalise after the mean.
-                pooled = model.fc_norm(out) if hasattr(model, "fc_norm") else out
+                pooled = self._after_pooling(out[:, int(model.num_prefix_tokens) :].float().mean(dim=1))
             else:
                 pooled = model.forward_head(out, pre_logits=True).float()
         array: NDArray[np.float32] = pooled.cpu().numpy()
+        return array
+
+    def _after_pooling(self, pooled_BD: torch.Tensor) -> torch.Tensor:
+        # Models that were trained on mean-pooled tokens normalise after the mean.
+        norm = getattr(self.model, "fc_norm", None)
+        return pooled_BD if norm is None else norm(pooled_BD)
+
+    def normalised(self, pooled_BD: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return pooled tokens, float32 [B, D], as the model's norm behind its pooling makes them, if it has one."""
+        import torch
+
+        with torch.inference_mode():
+            array: NDArray[np.float32] = self._after_pooling(torch.from_numpy(pooled_BD).to(self.device)).cpu().numpy()
         return array
 
     def tokens(self, batch: Batch) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from usjepa.evaluate.features import features_of
 from usjepa.evaluate.few_shot import few_shot
 from usjepa.evaluate.leakage import Leakage, contents_of, leakage_of
 from usjepa.evaluate.markup import STUDENT, Example
+from usjepa.evaluate.pooling import pooled_by
 from usjepa.evaluate.robustness import Corrupted, only_tested, robustness, seen_corrupted
 from usjepa.evaluate.scoring import score_features
 from usjepa.evaluate.segment import score_segmentation
@@ -125,7 +126,8 @@ class Work:
             say(self.notes[-1])
             return
         settings = self.recipe.evaluate
-        features = self._features(encoder, task)
+        pooled = pooled_by(encoder, settings.pooling)
+        features = self._features(pooled, task)
         scored = score_features(features, task, settings, self.draws[task.name])
         if "macro_f1" in scored.drawn:
             self.drawn[task.name, name] = scored.drawn["macro_f1"]
@@ -135,7 +137,7 @@ class Work:
             "robustness": self._robustness(name, task, scored),
         }
         self.scores.append({"task": task.name, "encoder": name, **scored.told, **more})
-        self._describe(name, encoder, task.name, features.shape[1])
+        self._describe(name, pooled, task.name, features.shape[1])
         if name == STUDENT:
             self._show(task, scored.probability)
             self._map(task, features[task.positions(TEST)])
@@ -170,7 +172,7 @@ class Work:
         if encoder is None:
             self.notes.append(f"{task.name}: {self.title(name)} is not tested on corrupted frames: {why}")
             return {}
-        seeing, chosen = encoder, seen_corrupted(task, self.recipe.evaluate)
+        seeing, chosen = pooled_by(encoder, self.recipe.evaluate.pooling), seen_corrupted(task, self.recipe.evaluate)
         tested = only_tested(task, chosen)
 
         def through(corruption: Corruption) -> NDArray[np.float32]:
