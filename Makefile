@@ -87,6 +87,8 @@ $(STEP_PEERS)/installed: benchmarks/requirements-step.txt
 	@touch $@
 
 bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks; results go to benchmarks/results
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	$(STEP_PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
 	$(PEERS)/bin/python -m benchmarks.read
 	$(BIN)/python -m benchmarks.write
 	$(BIN)/python -m benchmarks.build
