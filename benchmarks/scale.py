@@ -4,11 +4,11 @@ Stores of small rows (16 x 16 pixels, 4 x 16 fp16 latents, 250 rows a shard, cli
 what a row costs beside its bytes shows: written (processor time: the disk is benchmarks/write.py's), sealed, read,
 ordered in batches of 1,024. Random rows of a small store share shards, those of a large one don't, so 64 rows of 4
 random shards are read, and 64 rows from anywhere; before each reading and each batch of an order the processor's caches
-are swept, as a step of training does between them: else a small store would lie there whole, and a large one not. Opening is measured in fresh processes, warm page cache: seconds and
-memory from before `open_store` until it has returned, until one row is read, and until the tables are read, split and
-ordered. Memory is looked at after 20,000 random rows and after 200,000. A store of 10,000 shards is read where a
-process may have 256 open files. At last the order of an epoch of 100,000,000 rows, of which no store exists. With
-`--folder` stores are kept and used again.
+are swept, as a step of training does between them: else a small store would lie there whole, and a large one not.
+Opening is measured in fresh processes, warm page cache: seconds and memory from before `open_store` until it has
+returned, until one row is read, and until the tables are read, split and ordered. Memory is looked at after 20,000
+random rows and after 200,000. A store of 10,000 shards is read where a process may have 256 open files. At last the
+order of an epoch of 100,000,000 rows, of which no store exists. With `--folder` stores are kept and used again.
 """
 
 from __future__ import annotations

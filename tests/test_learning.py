@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.learning import (
+    MEAN,
     STUDENT,
     TEACHER,
     Work,
     conditions,
     differences,
     int8_told,
+    joined,
     scores_of,
     table,
     verdicts,
@@ -66,6 +68,13 @@ def test_goals_are_judged_by_means_and_to_be_equal_to_pixels_is_not_to_beat_them
     told = verdicts(rows, "phantom")
     assert [line.split(": ")[-1] for line in told] == expected
     assert told[0].startswith(f"student over random weights: +{51 - random:.1f} points; goal 10")
+
+
+def test_rows_of_all_jobs_are_joined_seed_by_seed_and_those_of_mean_pooling_stand_last():
+    first = rows_of(student=[50.0]) | {f"student{MEAN}": rows_of(s=[40.0])["s"]}
+    found = joined([first, rows_of(student=[52.0]), rows_of(four=[53.0])])
+    assert list(found) == ["student", "four", f"student{MEAN}"]
+    assert [one["phantom"]["probe"] for one in found["student"]] == [50.0, 52.0]
 
 
 def test_differences_are_taken_seed_by_seed_and_the_teachers_from_the_first():
