@@ -150,17 +150,22 @@ class Work:
         return run
 
     def score(self, condition: Condition, seed: int) -> Rows:
-        """Train and evaluate; returns the scores of the encoder and, with the student of seed 0, of the baselines."""
+        """Train and evaluate; returns the scores of the encoder and, beside students, of the baselines.
+
+        Random weights are drawn anew beside every seed of the student; pixels and HOG have nothing to draw.
+        """
         run = self.train(condition, seed)
-        first = condition.name == STUDENT and seed == 0
-        document = self.evaluate(run, "report-", ["random", "pixels", "hog"] if first else [])
+        beside = ["random"] if condition.name == STUDENT else []
+        if beside and seed == 0:
+            beside += ["pixels", "hog"]
+        draw = f"evaluate.random_seed={seed}"
+        document = self.evaluate(run, "report-", beside, draw)
         rows: Rows = {condition.name: [scores_of(document, "student")]}
+        rows |= {BASELINES[encoder]: [scores_of(document, encoder)] for encoder in beside}
         if condition.name in ALSO_MEAN:
-            mean = self.evaluate(run, "mean-", ["random"] if first else [], "evaluate.pooling=mean")
+            mean = self.evaluate(run, "mean-", beside[:1], draw, "evaluate.pooling=mean")
             rows[condition.name + MEAN] = [scores_of(mean, "student")]
-        if first:
-            rows |= {name: [scores_of(document, encoder)] for encoder, name in BASELINES.items()}
-            rows[BASELINES["random"] + MEAN] = [scores_of(mean, "random")]
+            rows |= {BASELINES[encoder] + MEAN: [scores_of(mean, encoder)] for encoder in beside[:1]}
         return rows
 
     def evaluate(self, run: str, prefix: str, baselines: list[str], *sets: str) -> dict[str, Any]:

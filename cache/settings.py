@@ -311,6 +311,8 @@ class EvaluateSettings(Settings):
     """Share of groups tested on, by hash, where a task gives no split."""
     baselines: tuple[Literal["teacher", "random", "pixels", "hog"], ...] = ("teacher", "random", "pixels", "hog")
     """What is scored beside the student."""
+    random_seed: Annotated[int, Field(ge=0)] = 0
+    """Which draw of random weights the baseline has; results over training seeds want as many draws of it."""
     bootstrap: Annotated[int, Field(ge=0)] = 10000
     """Draws of whole test groups behind the 95 % intervals and the paired differences; 0: none. With 2,000 the smallest
     p is 0.001, which no correction for 50 comparisons survives."""

@@ -105,11 +105,14 @@ class Encoders:
         return ModelEncoder("student", run.input, run.encoder, lambda: load_encoder(run.folder)[0], self._device)
 
     def _random(self) -> Encoder:
-        weights = {**self._run.encoder, "weights": {"random": RANDOM_SEED}}
-        return ModelEncoder("random", self._run.input, weights, lambda: _untrained(self._run.config), self._device)
+        seed = RANDOM_SEED + self._recipe.evaluate.random_seed
+        weights = {**self._run.encoder, "weights": {"random": seed}}
+        return ModelEncoder(
+            "random", self._run.input, weights, lambda: _untrained(self._run.config, seed), self._device
+        )
 
 
-def _untrained(config: EncoderConfig) -> torch.nn.Module:
+def _untrained(config: EncoderConfig, seed: int) -> torch.nn.Module:
     """Return the architecture as a run would begin with it, from a seed of its own."""
     from usjepa.cache.settings import StudentSettings
     from usjepa.train.student import Student
@@ -122,5 +125,5 @@ def _untrained(config: EncoderConfig) -> torch.nn.Module:
             "channels": config.model_args.get("in_chans", 3),
         }
     )
-    model: torch.nn.Module = Student(settings, int(config.model_args["img_size"]), RANDOM_SEED).vit
+    model: torch.nn.Module = Student(settings, int(config.model_args["img_size"]), seed).vit
     return model

@@ -196,6 +196,25 @@ def test_the_students_features_are_those_of_plain_timm(place: Place, report: Pat
     assert np.allclose(encoder.features(batch), tokens[:, 1:].mean(1).numpy(), atol=1e-5)
 
 
+def test_another_draw_of_random_weights_gives_other_features_under_another_identity(place: Place) -> None:
+    from usjepa.cache.settings import Recipe
+    from usjepa.cache.store import open_store
+    from usjepa.evaluate.encoders import Encoders
+    from usjepa.evaluate.runs import open_run
+
+    store = open_store(place.store)
+    batch = store.read(store.rows[:3], layers=("pixels",))
+    found = []
+    for seed in (0, 0, 1):
+        recipe = Recipe.model_validate({"evaluate": {"random_seed": seed}})
+        encoder, _ = Encoders(open_run(place.run), recipe, "cpu").make("random", store)
+        assert encoder is not None
+        found.append((encoder.identity, encoder.features(batch)))
+    assert found[0][0] == found[1][0] != found[2][0]
+    assert np.array_equal(found[0][1], found[1][1])
+    assert not np.allclose(found[0][1], found[2][1])
+
+
 def test_the_teacher_asked_live_gives_what_its_stored_latents_give(place: Place, tmp_path: Path) -> None:
     from usjepa.cache.store import open_store
     from usjepa.evaluate.runs import open_run, run_recipe
