@@ -30,7 +30,7 @@ from usjepa.cache.shard import parse_trailer, table_hash
 from usjepa.cache.sources.kinds import reader_for
 from usjepa.cache.sources.manifest import read_manifest
 from usjepa.cache.store import open_store
-from usjepa.cache.tables import RowTable, SourceTable
+from usjepa.cache.tables import Places, RowTable, SourceTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,6 +120,7 @@ def _sources_table(data: bytes) -> None:
 
 def _rows_table(data: bytes) -> None:
     RowTable.from_parquet(data, most=10_000)
+    Places.from_parquet(data, most=10_000)
 
 
 def _trailer(store: Path) -> Callable[[Random], bytes]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from usjepa.cache.errors import DamageError
-from usjepa.cache.tables import RowTable, SourceTable
+from usjepa.cache.tables import Places, RowTable, SourceTable
 
 
 def sources(count: int = 3) -> SourceTable:
@@ -66,6 +66,20 @@ def test_another_table_or_cut_bytes_are_damage() -> None:
         SourceTable.from_parquet(rows().to_parquet())
     with pytest.raises(DamageError, match="no Parquet table"):
         RowTable.from_parquet(rows().to_parquet()[:-9])
+
+
+def test_the_places_of_rows_are_three_columns_of_their_table_and_refuse_what_it_refuses() -> None:
+    table = RowTable(*(np.arange(n, n + 5, dtype=np.int32) for n in range(7)), *([np.zeros(5, np.bool_)] * 2))
+    places = Places.from_parquet(table.to_parquet())
+    assert np.array_equal(places.source, table.source)
+    assert np.array_equal(places.frame, table.frame)
+    assert np.array_equal(places.view, table.view)
+    assert (places.source.dtype, places.frame.dtype, places.view.dtype) == (np.int32, np.int32, np.int16)
+    places.source[0] += 1  # its own memory, not Arrow's
+    with pytest.raises(DamageError, match="RowTable: columns path"):
+        Places.from_parquet(sources().to_parquet())
+    with pytest.raises(DamageError, match="5 lines are not plausible"):
+        Places.from_parquet(table.to_parquet(), most=4)
 
 
 def test_columns_of_unequal_length_are_refused() -> None:
