@@ -6,7 +6,6 @@ when a row of it is first read. Opening therefore costs the same whatever the st
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,17 +15,14 @@ import numpy as np
 from usjepa.cache.batch import Batch
 from usjepa.cache.buffers import aligned_empty
 from usjepa.cache.commits import committed
-from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
-from usjepa.cache.handles import Handles
 from usjepa.cache.lazy import lazy
 from usjepa.cache.manifest import Manifest
-from usjepa.cache.reading import LayerReader, Run
+from usjepa.cache.own import OfProcess, Own
 from usjepa.cache.runs import Groups, ReadAhead, by_shard, read_run, runs_of
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
-from usjepa.cache.storage import LocalStorage, Storage, open_storage
-from usjepa.cache.table import Source, Table, read_places, sources_of
-from usjepa.cache.trailers import Trailers
+from usjepa.cache.storage import Storage, open_storage
+from usjepa.cache.table import Table, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +31,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
+    from usjepa.cache.reading import LayerReader, Run
 
 
 class Store:
@@ -46,7 +43,9 @@ class Store:
         self.check_rows = check_rows
         self._manifest = manifest
         self._storage: Storage = open_storage(location)
-        self._owns: dict[object, _Own] = {}
+        self._own = OfProcess(lambda: Own(location, manifest, threads, check_rows))
+        self._named: dict[tuple[tuple[str, ...] | None, str | None], tuple[list[str], str | None]] = {}
+        """(layers, teacher) as they were asked for -> which those are: the same in every batch."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Handles and threads belong to a process: a copy opens its own.
@@ -129,35 +128,28 @@ class Store:
     @lazy
     def table(self) -> Table:
         """Where each row comes from; read and checked on first use."""
-        sources: list[Source] = []
-        parts: list[tuple[NDArray[Any], ...]] = []
-        for segment in self._manifest.segments:
-            described, (source, frame, view) = read_places(self._storage, segment)
-            source += np.int32(len(sources))
-            parts.append((source, frame, view))
-            sources += sources_of(described)
-        columns = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
-        if len(columns[0]) != len(self.rows):
-            keep = self._positions_in_tables()
-            columns = [column[keep] for column in columns]
-        return Table(tuple(sources), *columns)
-
-    def _positions_in_tables(self) -> NDArray[np.int64]:
-        """Return where in the joined row tables each existing row stands."""
-        starts = np.array([segment.first_row for segment in self._manifest.segments], dtype=np.int64)
-        counts = np.array([segment.rows for segment in self._manifest.segments], dtype=np.int64)
-        before = np.concatenate(([0], np.cumsum(counts)[:-1]))
-        segment = np.searchsorted(starts, self.rows, side="right") - 1
-        return self.rows - starts[segment] + before[segment]
+        return table_of(self._storage, self._manifest.segments, self.rows)
 
     def _layer_names(self, layers: Sequence[str] | None, teacher: str | None) -> tuple[list[str], str | None]:
-        """Return which layers to read and whose latents are among them."""
+        """Return which layers to read and whose latents are among them.
+
+        The largest rows first: what is left for the end of a batch is shared out finely among threads.
+        """
+        described = self._manifest.layers
         if layers is not None:
-            unknown = [name for name in layers if name not in self._manifest.layers]
+            unknown = [name for name in layers if name not in described]
             if unknown:
                 raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
             named = [name.split("/")[1] for name in layers if name.startswith("latents/")]
-            return list(layers), named[0] if named else None
+            names, teacher = list(dict.fromkeys(layers)), named[0] if named else None
+        else:
+            teacher = self._whose(teacher)
+            mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
+            names = [name for name in ("pixels", "regions", *mine) if name in described]
+        return sorted(names, key=lambda name: -described[name].row_nbytes), teacher
+
+    def _whose(self, teacher: str | None) -> str | None:
+        """Return the teacher whose latents are meant, None where the store holds none."""
         if teacher is None and len(self.latents) > 1:
             raise UsageError(
                 f"{self.location}: holds latents of {', '.join(self.latents)}: say which (train.teacher, teacher=...)."
@@ -167,8 +159,7 @@ class Store:
             raise UsageError(
                 f"{self.location}: no latents of {teacher!r}; it holds {', '.join(self.latents) or 'none'}."
             )
-        mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
-        return [name for name in ("pixels", "regions", *mine) if name in self._manifest.layers], teacher
+        return teacher
 
     def read(
         self,
@@ -192,29 +183,34 @@ class Store:
             UsageError: a layer or teacher that the store does not hold, or memory that does not fit.
         """
         numbers = np.asarray(rows, dtype=np.int64).reshape(-1)
-        names, teacher = self._layer_names(layers, teacher)
+        wanted = (None if layers is None else tuple(layers), teacher)
+        if wanted not in self._named:
+            self._named[wanted] = self._layer_names(*wanted)
+        names, teacher = self._named[wanted]
         groups = by_shard(numbers.tolist(), self._manifest.rows_per_shard)
         self._check_numbers(numbers, groups)
         described = self._manifest.layers
         arrays = {name: _memory(described[name], len(numbers), out) for name in names}
-        own = self._mine()
-        # The largest rows first: what is left for the end is shared out finely.
-        names.sort(key=lambda name: -described[name].row_nbytes)
-        readers = [own.readers[name] for name in names]
+        self._fill(arrays, groups)
+        channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
+        return Batch(numbers, arrays, teacher, channels)
+
+    def _fill(self, arrays: Mapping[str, NDArray[Any]], groups: Groups) -> None:
+        """Read a batch's rows of several layers, shared out among threads: in the order of the layers."""
+        own = self._own.get()
+        readers = [own.readers[name] for name in arrays]
         ahead = ReadAhead(readers, groups)
         ahead.begin()
         lent = [reader.lend_open([group[0] for group in groups]) for reader in readers]
         try:
             own.crew.run(
                 partial(self._read_run, reader, run, ahead.ask)
-                for name, reader, files in zip(names, readers, lent, strict=True)
-                for run in runs_of(reader, groups, files, arrays[name].reshape(-1).view(np.uint8).data)
+                for reader, files, array in zip(readers, lent, arrays.values(), strict=True)
+                for run in runs_of(reader, groups, files, array.reshape(-1).view(np.uint8).data)
             )
         finally:
             for reader, files in zip(readers, lent, strict=True):
                 reader.give_back(files.values())
-        channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
-        return Batch(numbers, arrays, teacher, channels)
 
     def _check_numbers(self, numbers: NDArray[np.int64], groups: Groups) -> None:
         if self._dense and (not groups or (groups[0][1][0] >= 0 and groups[-1][1][-1] < len(self.rows))):
@@ -245,52 +241,9 @@ class Store:
             f" It shows {source.path}, frame {int(self.table.frame[position])}, view {int(self.table.view[position])}."
         )
 
-    def _mine(self) -> _Own:
-        """Return this process's files and threads, making them anew after a fork."""
-        own = self._owns.get(_this_process)
-        if own is None:
-            # Threads that come here together each make one, with nothing open in it yet; the first one stays.
-            made = _Own(self.location, self._manifest, self.threads, self.check_rows)
-            own = self._owns.setdefault(_this_process, made)
-        return own
-
     def close(self) -> None:
         """Close files and threads; the store opens them again when it is read again."""
-        own = self._owns.pop(_this_process, None)
-        if own is not None:
-            own.close()
-
-
-_this_process = object()
-
-
-def _after_fork() -> None:
-    # Not the process number: a grandchild may have that of its dead grandparent.
-    global _this_process
-    _this_process = object()
-
-
-os.register_at_fork(after_in_child=_after_fork)
-
-
-class _Own:
-    """What of a store belongs to one process: descriptors, trailers, threads."""
-
-    def __init__(self, location: str, manifest: Manifest, threads: int, check_rows: bool) -> None:
-        storage = open_storage(location)
-        handles = Handles(storage) if isinstance(storage, LocalStorage) else None
-        trailers = Trailers()
-        self.readers = {
-            name: LayerReader(storage, layer, manifest.tables[name], handles, trailers, check_rows)
-            for name, layer in manifest.layers.items()
-        }
-        self.crew = Crew(threads - 1)
-
-    def close(self) -> None:
-        """Close idle files and end the threads."""
-        for reader in self.readers.values():
-            reader.close()
-        self.crew.close()
+        self._own.close()
 
 
 def _memory(layer: Layer, rows: int, out: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
@@ -14,6 +14,8 @@ from usjepa.cache.storage import TABLE_LIMIT, Storage
 from usjepa.cache.tables import Places, RowTable, SourceTable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from usjepa.cache.manifest import Segment
@@ -69,6 +71,31 @@ class Table:
     def split(self) -> NDArray[np.object_]:
         """[R'] splits, "" for none."""
         return self._column("split")
+
+
+def table_of(storage: Storage, segments: Sequence[Segment], rows: NDArray[np.int64]) -> Table:
+    """Return the table of the rows that exist, ascending [R'], of all segments; raises DamageError as `read_tables`."""
+    sources: list[Source] = []
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for segment in segments:
+        described, (source, frame, view) = read_places(storage, segment)
+        source += np.int32(len(sources))
+        parts.append((source, frame, view))
+        sources += sources_of(described)
+    columns = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
+    if len(columns[0]) != len(rows):
+        keep = _positions(segments, rows)
+        columns = [column[keep] for column in columns]
+    return Table(tuple(sources), *columns)
+
+
+def _positions(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return where in the joined row tables each existing row stands."""
+    starts = np.array([segment.first_row for segment in segments], dtype=np.int64)
+    counts = np.array([segment.rows for segment in segments], dtype=np.int64)
+    before = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    segment = np.searchsorted(starts, rows, side="right") - 1
+    return rows - starts[segment] + before[segment]
 
 
 def sources_of(described: SourceTable) -> list[Source]:
