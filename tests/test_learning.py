@@ -70,6 +70,17 @@ def test_goals_are_judged_by_means_and_to_be_equal_to_pixels_is_not_to_beat_them
     assert told[0].startswith(f"student over random weights: +{51 - random:.1f} points; goal 10")
 
 
+def test_each_pooling_has_goals_of_its_own_and_pixels_are_the_same_in_both():
+    rows = rows_of(student=[50.0], random_weights=[41.0]) | {"32x32 pixels": rows_of(pixels=[45.0])["pixels"]}
+    rows |= {f"student{MEAN}": rows_of(s=[44.0])["s"], f"random weights{MEAN}": rows_of(r=[33.0])["r"]}
+    assert verdicts(rows, "phantom") == [
+        "student over random weights: +9.0 points; goal 10: NOT met",
+        "student over 32x32 pixels: +5.0 points; goal 0: met",
+        "student, mean pooling over random weights, mean pooling: +11.0 points; goal 10: met",
+        "student, mean pooling over 32x32 pixels: -1.0 points; goal 0: NOT met",
+    ]
+
+
 def test_rows_of_all_jobs_are_joined_seed_by_seed_and_those_of_mean_pooling_stand_last():
     first = rows_of(student=[50.0]) | {f"student{MEAN}": rows_of(s=[40.0])["s"]}
     found = joined([first, rows_of(student=[52.0]), rows_of(four=[53.0])])
