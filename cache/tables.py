@@ -111,14 +111,16 @@ def _read(kind: type[_Columns], data: bytes, names: Sequence[str], most: int | N
     expected = {name: _TYPES.get(name, pa.string()) for name in kind.__dataclass_fields__}
     texts = [name for name in names if expected[name] == pa.string()]
     try:
-        described = pq.ParquetFile(io.BytesIO(data))
+        described = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
         lines, found = described.metadata.num_rows, {field.name: field.type for field in described.schema_arrow}
         if not 0 <= lines <= (len(data) if most is None else most):
             raise DamageError(f"{who}: {lines:,} lines are not plausible: damaged or forged.")
         if found != expected:
             raise DamageError(f"{who}: columns {_told(found)} where {_told(expected)} were written.")
         # Text stays in dictionaries: a forged file can't make a long text be copied once a line.
-        table = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts).read(columns=list(names))
+        # No threads of Arrow's: one that lets go of these bytes while Python ends aborts the process (SIGABRT).
+        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts, pre_buffer=False)
+        table = file.read(columns=list(names), use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamageError(f"{who}: {len(data):,} bytes that are no Parquet table ({error}).") from error
     columns = [_to_numpy(who, table.column(name), expected[name]) for name in names]
