@@ -113,7 +113,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads as Linux lists them")
 def test_reading_tables_leaves_no_thread_that_could_abort_the_process_at_its_end() -> None:
-    # Arrow's threads let go of Python's memory when they please; while Python ends, that is std::terminate. Seen in 5 of
-    # 40 programs that opened a store, asked for its table and ended.
+    # Arrow's threads let go of Python's memory when they please; while Python ends, that is std::terminate. Seen in 5
+    # of 40 programs that opened a store, asked for its table and ended.
     done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=True)
     assert done.stdout == "0\n"
