@@ -38,8 +38,12 @@ class Cluster:
             "--scheduler-file", str(self.file),
         )  # fmt: skip
         self.workers = [self.worker() for _ in range(2)]
+        self.address = ""
+
+    def wait(self) -> None:
+        """Wait until the scheduler has written its file: for a moment it is there and empty."""
         deadline = time.monotonic() + 60
-        while not self.file.exists():
+        while not (self.file.exists() and self.file.read_text().strip().endswith("}")):
             assert time.monotonic() < deadline
             time.sleep(0.05)
         self.address = str(json.loads(self.file.read_text())["address"])
@@ -70,6 +74,7 @@ class Cluster:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     made = Cluster(tmp_path)
     try:
+        made.wait()
         yield made
     finally:
         made.stop()
