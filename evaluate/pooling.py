@@ -108,9 +108,13 @@ def region_shares(batch: Batch, grid: tuple[int, int]) -> Floats:
 
 
 def _overlaps(cells: int, patches: int) -> NDArray[np.float64]:
-    """Return how much of each patch each cell covers along one edge, [patches, cells]; rows sum to 1."""
-    cell, patch = np.arange(cells) / cells, np.arange(patches) / patches
-    first = np.maximum(cell[None], patch[:, None])
-    last = np.minimum(cell[None] + 1 / cells, patch[:, None] + 1 / patches)
-    overlaps: NDArray[np.float64] = np.maximum(0.0, last - first) * patches
+    """Return how much of each patch each cell covers along one edge, [patches, cells]; rows sum to 1.
+
+    Counted in whole 1 / (cells * patches): a rounding error would be a share above 0, and let the maximum see a patch
+    that only touches the region's edge.
+    """
+    cell, patch = np.arange(cells), np.arange(patches)[:, None]
+    first = np.maximum(cell * patches, patch * cells)
+    last = np.minimum((cell + 1) * patches, (patch + 1) * cells)
+    overlaps: NDArray[np.float64] = np.maximum(0, last - first) / cells
     return overlaps

@@ -47,6 +47,16 @@ def test_a_patchs_share_is_the_area_of_the_region_in_it_on_any_grid(grid, seed):
     assert (shares[2] == 1).all()  # nothing is known to be scan: all of the frame is looked at
 
 
+@pytest.mark.parametrize(("size", "grid"), [(112, 7), (224, 14), (112, 14), (96, 6), (112, 3), (60, 7)])
+def test_a_patch_beside_the_region_has_a_share_of_exactly_nothing(size: int, grid: int) -> None:
+    for edge in range(2, size, 2):
+        region = np.zeros((1, size, size), np.bool_)
+        region[:, :edge, :edge] = True
+        shares = region_shares(batch_of(region), (grid, grid))[0]
+        touched = np.array([patch * size < edge * grid for patch in range(grid)])
+        assert np.array_equal(shares > 0, touched[:, None] & touched)
+
+
 @given(st.integers(1, 4), st.integers(1, 5), st.booleans(), st.integers(0, 99))
 def test_pooled_tokens_are_those_of_loops_over_patches(height, width, maximum, seed):
     rng = np.random.default_rng(seed)
