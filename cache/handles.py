@@ -66,12 +66,9 @@ class Handles:
 
     def lend(self, name: str) -> OpenFile:
         """Return an open file; it stays open until it is given back. Raises OSError as the system does."""
-        with self._lock:
-            file = self._files.get(name)
-            if file is not None:
-                self._files.move_to_end(name)
-                file.users += 1
-                return file
+        found = self.lend_open((name,))
+        if found:
+            return found[name]
         # Without the lock: on a network share an open is a round trip, for which the other threads need not wait.
         handle = self._open(name)
         made = OpenFile(name, handle, os.fstat(handle).st_size)
