@@ -170,7 +170,7 @@ class Work:
 
     def evaluate(self, run: str, prefix: str, baselines: list[str], *sets: str) -> dict[str, Any]:
         """Return a report's document. Every encoder is probed on the same task: one view of test patients' frames."""
-        report = Path(run.replace("run-", prefix))
+        report = Path(run).with_name(Path(run).name.replace("run-", prefix, 1))
         named = f"evaluate.baselines=[{','.join(baselines)}]"
         short = ("evaluate.corruptions=[]", "evaluate.few_shot=[]", "evaluate.bootstrap=2000")
         self.call(
