@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import click
 
 from usjepa.cache.errors import Interrupted, UsjepaError
+from usjepa.cache.handles import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,11 +43,13 @@ def recipe_options(command: Callable[P, T]) -> Callable[P, T]:
 def ends_well(command: Callable[P, T]) -> Callable[P, T]:
     """End a command with one readable message and the error's exit code, never with a bare traceback.
 
+    It begins by raising the limit of open files: stores have many.
     Ctrl-C that reaches no safe point of its own still ends with 75: run the same command again.
     """
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
+        allow_many_files()
         try:
             return command(*args, **kwargs)
         except Interrupted as error:

@@ -1,6 +1,7 @@
 """Open shard files: a bounded set of descriptors, shared by the layers of a store, of one process.
 
-A file in use is never closed under its reader; one that is dropped is opened afresh by whoever asks next.
+A file in use is never closed under its reader; one that is dropped is opened afresh by whoever asks next. The stores
+that a process has open share half of the descriptors that it may have.
 """
 
 from __future__ import annotations
@@ -20,17 +21,61 @@ if TYPE_CHECKING:
 
     from usjepa.cache.storage import LocalStorage
 
-MOST_OPEN = 16384
-"""Most idle descriptors of a store. Where rows are drawn from more files than stay open, each costs an open: 60 us here
-beside the 45 us of reading a ViT-B row, a round trip on a network share."""
-_SHARE = 4
-"""At most one in four of the descriptors that the process may have: 64 of 256, the fewest that systems allow."""
+MOST_OPEN = 32768
+"""Most idle descriptors of a process. Where rows are drawn from more files than stay open, each costs an open: 60 us
+here beside the 45 us of reading a ViT-B row, a round trip on a network share."""
+_SHARE = 2
+"""At most one in two of the descriptors that the process may have: 128 of 256, the fewest that systems allow."""
+RAISE_TO = 65536
+"""Descriptors that a command asks for. Not all that the system would give, often millions: there are programs that
+close every number up to the limit before they start another."""
 
 
 def most_open() -> int:
-    """Return how many idle descriptors a store may keep in this process."""
+    """Return how many idle descriptors the stores of this process may keep."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, allowed // _SHARE))
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may by itself, to `RAISE_TO`.
+
+    Systems start programs with 1,024 for the sake of `select`, which can't name more and which nothing here uses.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = RAISE_TO if most == resource.RLIM_INFINITY else min(RAISE_TO, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
+class _Sharing:
+    """Who shares the descriptors of this process: the handles of every store that it has open."""
+
+    def __init__(self) -> None:
+        self._all: weakref.WeakSet[Handles] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def join(self, handles: Handles) -> None:
+        """Count one more; the others give up what is now its part."""
+        with self._lock:
+            others = list(self._all)
+            self._all.add(handles)
+        for other in others:
+            other.keep(other.most)
+
+    def part(self) -> int:
+        """Return how many idle descriptors each may keep."""
+        return max(1, most_open() // max(1, len(self._all)))
+
+    def start_afresh(self) -> None:
+        """Close, in a forked child, what its parent had open: the child opens files of its own, within one limit."""
+        inherited, self._all, self._lock = list(self._all), weakref.WeakSet(), threading.Lock()
+        for handles in inherited:
+            handles.close_inherited()
+
+
+_sharing = _Sharing()
+os.register_at_fork(after_in_child=_sharing.start_afresh)
 
 
 @dataclass
@@ -56,13 +101,20 @@ class Handles:
     """Lends open files by name and closes those longest unused. Folders stay open: a file is then found in one step."""
 
     def __init__(self, storage: LocalStorage, most: int | None = None) -> None:
+        """`most` idle files are kept open; None: this store's part of what the process may have."""
         self._storage = storage
-        self.most = most_open() if most is None else most
-        """Idle files that are kept open."""
+        self._most = most
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._folders: dict[str, _Folder] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._files, os.getpid()).atexit = False
+        if most is None:
+            _sharing.join(self)
+
+    @property
+    def most(self) -> int:
+        """Idle files that are kept open."""
+        return _sharing.part() if self._most is None else self._most
 
     def lend(self, name: str) -> OpenFile:
         """Return an open file; it stays open until it is given back. Raises OSError as the system does."""
@@ -105,8 +157,13 @@ class Handles:
                 file.users -= 1
                 if file.dropped and not file.users:
                     _close_afresh(file.handle)
-            if len(self._files) > self.most:
-                self._close_idle(self.most)
+        self.keep(self.most)
+
+    def keep(self, most: int) -> None:
+        """Close all idle files but the `most` used last."""
+        if len(self._files) > most:
+            with self._lock:
+                self._close_idle(most)
 
     def _close_idle(self, keep: int) -> None:
         excess = max(0, len(self._files) - keep)
@@ -130,6 +187,14 @@ class Handles:
         with self._lock:
             self._close_idle(0)
             self._folders.clear()
+
+    def close_inherited(self) -> None:
+        """Close everything in a forked child, whose parent's threads, that may have been using it, are not there."""
+        self._lock = threading.Lock()
+        for file in self._files.values():
+            os.close(file.handle)
+        self._files.clear()
+        self._folders.clear()
 
 
 def _close_afresh(handle: int) -> None:

@@ -81,10 +81,13 @@ class LayerReader:
         self._call_rows = max(1, min(_CALL_ROWS, CALL_NBYTES // self._slot_nbytes))
         few = max(1, min(_CALL_ROWS, RUN_NBYTES // self._slot_nbytes))
         self.run_rows = few if self._handles is not None else _REMOTE_ROWS
-        self.shards_ahead = self._handles.most // 2 if self._handles is not None else 0
-        """Shards that may be asked for ahead: their files must still be open when their turn comes."""
         self.blind = self._handles is None or not _NOT_WAITING
         """Whether nobody can tell what lies in memory, as with NFS."""
+
+    @property
+    def shards_ahead(self) -> int:
+        """Shards that may be asked for ahead: their files must still be open when their turn comes."""
+        return self._handles.most // 2 if self._handles is not None else 0
 
     def where(self, shard: int) -> str:
         """Return a shard's place, for messages."""

@@ -88,8 +88,9 @@ class ReadAhead:
         self._asked = True  # two threads that come here at once ask twice, which does no harm
         shards = 0
         for reader in self._readers:
+            most = reader.shards_ahead
             for shard, rows, _ in self._groups:
                 shards += 1
-                if shards > reader.shards_ahead:
+                if shards > most:
                     return
                 reader.ask_for(shard, rows)

@@ -20,7 +20,7 @@ from usjepa.cache import handles, reading
 from usjepa.cache.buffers import BatchMemory, Ring, aligned_empty
 from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, UsageError
-from usjepa.cache.handles import MOST_OPEN, Handles, most_open
+from usjepa.cache.handles import MOST_OPEN, RAISE_TO, Handles, allow_many_files, most_open
 from usjepa.cache.shard import Trailer
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import Store, open_store
@@ -213,10 +213,85 @@ def test_two_open_stores_of_many_shards_are_read_within_256_descriptors(
     assert done.stdout == f"read {shards}\n", done.stderr
 
 
-def test_idle_files_take_a_quarter_of_the_descriptors_that_a_process_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    for allowed, wanted in ((256, 64), (1024, 256), (1_000_000, MOST_OPEN), (resource.RLIM_INFINITY, MOST_OPEN)):
+def test_idle_files_take_half_of_the_descriptors_that_a_process_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    for allowed, wanted in ((256, 128), (1024, 512), (1_000_000, MOST_OPEN), (resource.RLIM_INFINITY, MOST_OPEN)):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=allowed: (soft, soft))
         assert most_open() == wanted
+
+
+_SHARED = """
+import gc, os, resource, sys
+from usjepa.cache.store import open_store
+resource.setrlimit(resource.RLIMIT_NOFILE, (240, 240))
+def count():
+    return len(os.listdir("/proc/self/fd"))
+def grew(act, before=count()):
+    act()
+    return count() - before
+def read(store):
+    for row in range(150):
+        store.read([row])
+def child(act):
+    inward, outward = os.pipe()
+    if not os.fork():
+        os.write(outward, b"%d" % grew(act))
+        os._exit(0)
+    os.wait()
+    return int(os.read(inward, 9))
+stores = [open_store(sys.argv[1]) for _ in range(4)]
+print("one", grew(lambda: read(stores[0])))
+print("four", grew(lambda: [read(store) for store in stores]))
+print("child, idle", child(lambda: None))
+print("child, reading", child(lambda: read(stores[0])))
+del stores[1:]
+gc.collect()
+print("one again", grew(lambda: read(stores[0])))
+"""
+
+
+def test_open_stores_share_half_of_the_descriptors_and_a_forked_child_begins_with_none(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", 150, rows_per_shard=1)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _SHARED, str(tmp_path / "s")], capture_output=True, text=True, timeout=60
+    )
+    found = {name: int(count) for name, count in (line.rsplit(" ", 1) for line in done.stdout.splitlines())}
+    assert list(found) == ["one", "four", "child, idle", "child, reading", "one again"], done.stderr
+    folders = 3  # one a layer and store stays open
+    for name in ("one", "one again", "child, reading"):
+        assert 118 <= found[name] <= 120 + folders + 4, (name, found)  # the child's pipe and its parent's
+    assert found["four"] <= 120 + 4 * folders, found
+    assert found["child, idle"] <= 4, found
+
+
+def test_a_command_raises_the_limit_of_open_files_as_far_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = resource.RLIM_INFINITY
+    for soft, hard, wanted in (
+        (1024, 4096, (4096, 4096)),
+        (1024, 1_048_576, (RAISE_TO, 1_048_576)),
+        (1024, endless, (RAISE_TO, endless)),
+        (4096, 4096, None),
+        (100_000, 1_048_576, None),
+        (endless, endless, None),
+    ):
+        given: list[tuple[int, int]] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limits=(soft, hard): limits)
+        monkeypatch.setattr(resource, "setrlimit", lambda _, limits, given=given: given.append(limits))
+        allow_many_files()
+        assert given == ([wanted] if wanted else [])
+
+
+def test_the_command_line_runs_with_the_raised_limit(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", 4)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    script = (
+        "import resource, sys; from usjepa.cache.cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "print('limit', resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "status", str(tmp_path / "s")], capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard)),
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"limit {RAISE_TO if hard < 0 else min(RAISE_TO, hard)}", done.stderr
 
 
 def test_a_folder_that_was_replaced_is_found_again_when_a_file_is_dropped(tmp_path: Path) -> None:
