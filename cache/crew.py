@@ -1,7 +1,7 @@
-"""Threads that share jobs out: whoever is free takes the next one, and the calling thread works too.
+"""Threads that share numbered pieces of work: whoever is free takes the next one, and the calling thread works too.
 
 Fixed shares would make every batch as slow as its slowest thread, and a caller that only waits would waste a core. A
-helper that the system has not woken by the time the jobs are done is not waited for. The threads wait on a queue of
+helper that the system has not woken by the time the work is done is not waited for. The threads wait on a queue of
 their own: an executor's futures cost 70 us a batch before the first byte is read and 90 us after the last.
 """
 
@@ -9,19 +9,29 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 import weakref
-from collections import deque
+from itertools import count
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
+
+    Work = Callable[[Callable[[], int]], None]
+
+
+_YIELDS = 50
+"""Times that the calling thread lets the others run before it sleeps until they have ended: threads end at nearly the
+same time, and to be woken takes 50 us."""
 
 
 class _Call:
-    """One call of `Crew.run`: its jobs, and who is at work on them."""
+    """One call of `Crew.run`: which pieces are taken, and who is at work on them."""
 
-    def __init__(self, jobs: Iterable[Callable[[], object]]) -> None:
-        self.todo = deque(enumerate(jobs))
+    def __init__(self, pieces: int, work: Work) -> None:
+        self._pieces, self._work = pieces, work
+        self._numbers = count()
+        self._over = False
         self.failed: list[tuple[int, Exception]] = []
         self._lock = threading.Lock()
         self._helping = 0
@@ -30,16 +40,19 @@ class _Call:
         self._ended.acquire()
 
     def work(self) -> None:
-        """Take jobs until none is left or one has failed, here or in another thread."""
-        while not self.failed:
-            try:
-                number, job = self.todo.popleft()
-            except IndexError:
-                return
-            try:
-                job()
-            except Exception as error:  # noqa: BLE001 - raised by `Crew.run` in its caller's thread, once all have stopped
-                self.failed.append((number, error))
+        """Take pieces until none is left or one has failed, here or in another thread."""
+        number = -1
+
+        def take() -> int:
+            nonlocal number
+            number = self._pieces if self._over else next(self._numbers)
+            return number
+
+        try:
+            self._work(take)
+        except Exception as error:  # noqa: BLE001 - raised by `Crew.run` in its caller's thread, once all have stopped
+            self.failed.append((number, error))
+            self._over = True
 
     def help(self) -> None:
         """Do what a helper does: work, unless the call has ended already, and tell when that is over."""
@@ -50,15 +63,19 @@ class _Call:
         self.work()
         with self._lock:
             self._helping -= 1
-            last = self._closed and not self._helping
-        if last:
-            self._ended.release()
+            if self._closed and not self._helping:
+                self._ended.release()
 
     def close(self) -> None:
-        """Leave out the jobs not begun, and wait until no helper is at work any more."""
-        self.todo.clear()
+        """Leave out the pieces not begun, and wait until no helper is at work any more."""
+        self._over = True
         with self._lock:
             self._closed = True
+        for _ in range(_YIELDS):
+            if not self._helping:
+                return
+            time.sleep(0)
+        with self._lock:
             waiting = self._helping > 0
         if waiting:
             self._ended.acquire()
@@ -80,15 +97,18 @@ class Crew:
             self._threads.append(thread)
         self._end = weakref.finalize(self, _dismiss, self._calls, helpers)
 
-    def run(self, jobs: Iterable[Callable[[], object]]) -> None:
-        """Do every job once, in order but for overlap; when it returns or raises, none is still running.
+    def run(self, pieces: int, work: Work) -> None:
+        """Have every thread call `work(take)`; when it returns or raises, none is still at it.
+
+        `take()` gives 0, 1, ... `pieces` - 1, each number to one thread; a number from `pieces` on says that all are
+        taken, or that a piece has failed, and that `work` is to return.
 
         Raises:
-            Exception: what the first job in order that failed raised; jobs not begun by then are left out.
+            Exception: what the first piece in order that failed raised; pieces not begun by then are left out.
         """
-        call = _Call(jobs)
-        # One job alone is done before a helper wakes.
-        for _ in range(min(len(self._threads), len(call.todo) - 1)):
+        call = _Call(pieces, work)
+        # One piece alone is done before a helper wakes.
+        for _ in range(min(len(self._threads), pieces - 1)):
             self._calls.put(call)
         try:
             call.work()
@@ -107,7 +127,7 @@ class Crew:
 def _serve(calls: Calls) -> None:
     while (call := calls.get()) is not None:
         call.help()
-        del call  # or its jobs' memory would be held until the next one
+        del call  # or its batch's memory would be held until the next one
 
 
 def _dismiss(calls: Calls, helpers: int) -> None:

@@ -53,23 +53,28 @@ class _Sharing:
 
     def __init__(self) -> None:
         self._all: weakref.WeakSet[Handles] = weakref.WeakSet()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may call `share` in the middle of it
 
     def join(self, handles: Handles) -> None:
-        """Count one more; the others give up what is now its part."""
+        """Count one more; the others give up what is now its part, and get it back when it is gone."""
         with self._lock:
             others = list(self._all)
             self._all.add(handles)
+        self.share()
+        weakref.finalize(handles, self.share).atexit = False
         for other in others:
             other.keep(other.most)
 
-    def part(self) -> int:
-        """Return how many idle descriptors each may keep."""
-        return max(1, most_open() // max(1, len(self._all)))
+    def share(self) -> None:
+        """Tell each how many idle files it may keep."""
+        with self._lock:
+            known = list(self._all)
+            for handles in known:
+                handles.most = max(1, most_open() // len(known))
 
     def start_afresh(self) -> None:
         """Close, in a forked child, what its parent had open: the child opens files of its own, within one limit."""
-        inherited, self._all, self._lock = list(self._all), weakref.WeakSet(), threading.Lock()
+        inherited, self._all, self._lock = list(self._all), weakref.WeakSet(), threading.RLock()
         for handles in inherited:
             handles.close_inherited()
 
@@ -103,18 +108,14 @@ class Handles:
     def __init__(self, storage: LocalStorage, most: int | None = None) -> None:
         """`most` idle files are kept open; None: this store's part of what the process may have."""
         self._storage = storage
-        self._most = most
+        self.most = most or 1
+        """Idle files that are kept open."""
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._folders: dict[str, _Folder] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._files, os.getpid()).atexit = False
         if most is None:
             _sharing.join(self)
-
-    @property
-    def most(self) -> int:
-        """Idle files that are kept open."""
-        return _sharing.part() if self._most is None else self._most
 
     def lend(self, name: str) -> OpenFile:
         """Return an open file; it stays open until it is given back. Raises OSError as the system does."""

@@ -7,11 +7,13 @@ when a row of it is first read. Opening therefore costs the same whatever the st
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.ahead import ReadAhead
 from usjepa.cache.batch import Batch
 from usjepa.cache.buffers import aligned_empty
 from usjepa.cache.commits import committed
@@ -19,19 +21,18 @@ from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedEr
 from usjepa.cache.lazy import lazy
 from usjepa.cache.manifest import Manifest
 from usjepa.cache.own import OfProcess, Own
-from usjepa.cache.runs import Groups, ReadAhead, by_shard, read_run, runs_of
+from usjepa.cache.pieces import end_of, pieces_of, read_all
 from usjepa.cache.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
 from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.table import Table, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
-    from usjepa.cache.reading import LayerReader, Run
 
 
 class Store:
@@ -187,33 +188,37 @@ class Store:
         if wanted not in self._named:
             self._named[wanted] = self._layer_names(*wanted)
         names, teacher = self._named[wanted]
-        groups = by_shard(numbers.tolist(), self._manifest.rows_per_shard)
-        self._check_numbers(numbers, groups)
+        listed = numbers.tolist()
+        # Plain Python: for a batch of hundreds, NumPy's calls cost more than they save, and nothing is read meanwhile.
+        order = sorted(range(len(listed)), key=listed.__getitem__)
+        self._check_numbers(numbers, listed, order)
         described = self._manifest.layers
-        arrays = {name: _memory(described[name], len(numbers), out) for name in names}
-        self._fill(arrays, groups)
+        arrays = {name: _memory(described[name], len(listed), out) for name in names}
+        if listed:
+            self._fill(arrays, listed, order)
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
         return Batch(numbers, arrays, teacher, channels)
 
-    def _fill(self, arrays: Mapping[str, NDArray[Any]], groups: Groups) -> None:
-        """Read a batch's rows of several layers, shared out among threads: in the order of the layers."""
+    def _fill(self, arrays: Mapping[str, NDArray[Any]], rows: Sequence[int], order: Sequence[int]) -> None:
+        """Read a batch's rows: of small rows' layers in this thread, then of the others', shared out among threads."""
         own = self._own.get()
-        readers = [own.readers[name] for name in arrays]
-        ahead = ReadAhead(readers, groups)
+        readers = {name: own.readers[name] for name in arrays}
+        ahead = ReadAhead(list(readers.values()), rows, order)
         ahead.begin()
-        lent = [reader.lend_open([group[0] for group in groups]) for reader in readers]
+        alone = [(readers[name], array) for name, array in arrays.items() if readers[name].alone]
+        shared = [(readers[name], array) for name, array in arrays.items() if not readers[name].alone]
+        parts = pieces_of(alone, rows, order, 1), pieces_of(shared, rows, order, self.threads)
         try:
-            own.crew.run(
-                partial(self._read_run, reader, run, ahead.ask)
-                for reader, files, array in zip(readers, lent, arrays.values(), strict=True)
-                for run in runs_of(reader, groups, files, array.reshape(-1).view(np.uint8).data)
-            )
+            read_all(parts[0], ahead.ask, count().__next__)
+            own.crew.run(end_of(parts[1]), partial(read_all, parts[1], ahead.ask))
+        except (DamageError, HoleError) as error:
+            raise type(error)(f"{error}{self._origin(str(error), rows)}") from error
         finally:
-            for reader, files in zip(readers, lent, strict=True):
-                reader.give_back(files.values())
+            for part in (*parts[0], *parts[1]):
+                part.give_back()
 
-    def _check_numbers(self, numbers: NDArray[np.int64], groups: Groups) -> None:
-        if self._dense and (not groups or (groups[0][1][0] >= 0 and groups[-1][1][-1] < len(self.rows))):
+    def _check_numbers(self, numbers: NDArray[np.int64], listed: Sequence[int], order: Sequence[int]) -> None:
+        if self._dense and (not order or (listed[order[0]] >= 0 and listed[order[-1]] < len(self.rows))):
             return
         place = np.searchsorted(self.rows, numbers)
         known = place < len(self.rows)
@@ -223,12 +228,6 @@ class Store:
             reasons = dict(self._manifest.holes)
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.")
-
-    def _read_run(self, reader: LayerReader, run: Run, missed: Callable[[], None]) -> None:
-        try:
-            read_run(reader, run, missed)
-        except (DamageError, HoleError) as error:
-            raise type(error)(f"{error}{self._origin(str(error), run.rows)}") from error
 
     def _origin(self, message: str, rows: Sequence[int]) -> str:
         """Return which source the damaged row shows, for the error message."""

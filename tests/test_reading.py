@@ -8,9 +8,8 @@ import resource
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -25,6 +24,9 @@ from usjepa.cache.shard import Trailer
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import Store, open_store
 from usjepa.cache.trailers import Trailers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 64), (100, 3, 1000)])
@@ -155,19 +157,29 @@ def test_indexes_are_read_when_a_row_of_their_shard_is_and_not_before(
     assert "c.2.0.0.0" in parsed[0]
 
 
-def test_every_job_is_done_once_whatever_the_number_of_threads() -> None:
+def each(pieces: int, do: Callable[[int], object]) -> Callable[[Callable[[], int]], None]:
+    """What every thread of a crew does: a thing for every piece that it takes."""
+
+    def work(take: Callable[[], int]) -> None:
+        while (number := take()) < pieces:
+            do(number)
+
+    return work
+
+
+def test_every_piece_is_done_once_whatever_the_number_of_threads() -> None:
     for helpers in (0, 1, 3):
         crew = Crew(helpers)
         done: list[int] = []
-        crew.run([partial(done.append, i) for i in range(200)])
+        crew.run(200, each(200, done.append))
         assert sorted(done) == list(range(200))
         crew.close()
 
 
-def test_the_first_job_that_fails_is_the_one_raised_and_none_runs_on() -> None:
+def test_the_first_piece_that_fails_is_the_one_raised_and_none_runs_on() -> None:
     crew, running, seen = Crew(3), threading.Semaphore(0), []
 
-    def job(number: int) -> None:
+    def do(number: int) -> None:
         seen.append(number)
         if number >= 10:
             raise ValueError(str(number))
@@ -175,11 +187,47 @@ def test_the_first_job_that_fails_is_the_one_raised_and_none_runs_on() -> None:
 
     for _ in range(20):
         with pytest.raises(ValueError, match=r"^10$"):
-            crew.run([partial(job, i) for i in range(400)])
+            crew.run(400, each(400, do))
         count = len(seen)
         assert count <= 14
         seen.clear()
     crew.close()
+
+
+@pytest.mark.parametrize("call_nbytes", [1 << 19, 1], ids=["many rows a piece", "a row a piece"])
+@pytest.mark.parametrize("alone_nbytes", [0, 1 << 16], ids=["shared out", "small rows in one thread"])
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_batch_is_read_right_whatever_the_rows_sizes_and_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_nbytes: int, alone_nbytes: int, threads: int
+) -> None:
+    monkeypatch.setattr(reading, "CALL_NBYTES", call_nbytes)
+    monkeypatch.setattr(reading, "ALONE_NBYTES", alone_nbytes)
+    content = write_store(tmp_path / "s", 61, rows_per_shard=7)
+    store, rng = open_store(tmp_path / "s", threads=threads), np.random.default_rng(threads)
+    for size in (0, 1, 2, 8, 9, 61, 200):
+        rows = rng.integers(0, 61, size)
+        batch = store.read(rows)
+        for name, array in batch.arrays.items():
+            np.testing.assert_array_equal(array, content[name][rows])
+
+
+def test_a_row_changed_under_an_open_store_is_named_and_read_again_once_it_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both ways of reading: rows together, and large rows one by one from files already open."""
+    for call_nbytes in (1 << 19, 1):
+        monkeypatch.setattr(reading, "CALL_NBYTES", call_nbytes)
+        content = write_store(tmp_path / f"s{call_nbytes}", 24, rows_per_shard=8)
+        store = open_store(tmp_path / f"s{call_nbytes}")
+        store.read(range(24))
+        path = tmp_path / f"s{call_nbytes}" / "latents/toy/c.1.0.0"
+        at = store.layers["latents/toy"].layout.slot_nbytes * 3 + 5
+        flip(path, at)
+        for _ in range(2):
+            with pytest.raises(DamageError, match=r"row 11 is not what was built.* It shows "):
+                store.read(range(24))
+        flip(path, at)
+        np.testing.assert_array_equal(store.read(range(24)).latents, content["latents/toy"])
 
 
 _FEW_FILES = """
@@ -356,7 +404,7 @@ def _is_open(handle: int) -> bool:
 
 def test_helpers_end_when_their_crew_is_closed_or_forgotten() -> None:
     crew = Crew(2)
-    crew.run([partial(int, "1")] * 9)
+    crew.run(9, each(9, int))
     closed, forgotten = list(crew._threads), Crew(2)
     crew.close()
     assert not any(thread.is_alive() for thread in closed)
@@ -431,7 +479,7 @@ def test_a_file_system_that_cannot_tell_what_is_in_memory_is_asked_before_every_
     for _ in range(3):
         got = store.read([9, 1], layers=["latents/toy"]).latents
         np.testing.assert_array_equal(got, content["latents/toy"][[9, 1]])
-    assert disk.not_waiting == 1  # what can't tell is not asked again
+    assert disk.not_waiting == 2  # once on the short way and once on the long one; what can't tell is not asked again
     assert disk.asked == _slots(store, [1, 9]) * 3
 
 
@@ -453,6 +501,7 @@ def test_no_more_shards_are_asked_for_than_stay_open_until_they_are_read(
 ) -> None:
     write_store(tmp_path / "s", 12, rows_per_shard=1)
     monkeypatch.setattr(handles, "most_open", lambda: 8)
+    monkeypatch.setattr(handles, "_sharing", handles._Sharing())  # stores of other tests may still be there
     store = open_store(tmp_path / "s", threads=1)
     store.read(range(12), layers=["latents/toy"])
     disk = _Disk(monkeypatch, BlockingIOError())

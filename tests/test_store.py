@@ -338,7 +338,7 @@ def test_a_store_keeps_few_files_open_however_many_shards_it_has(
     store = open_store(tmp_path / "s")
     before = len(os.listdir("/proc/self/fd"))
     store.read(store.rows)
-    assert len(os.listdir("/proc/self/fd")) - before <= 64 + 8
+    assert len(os.listdir("/proc/self/fd")) - before <= 128 + 8
     store.close()
     assert len(os.listdir("/proc/self/fd")) - before <= 1
 
@@ -370,7 +370,7 @@ def test_any_shard_is_parsed_as_it_was_packed(nbytes: int, full: int, present: l
             assert data[offset : offset + nbytes] == row
 
 
-def test_one_bad_read_of_a_share_is_read_again_and_two_are_damage(
+def test_a_bad_read_of_a_share_is_read_again_and_one_that_stays_bad_is_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = write_store(tmp_path / "s", 10)
@@ -385,8 +385,10 @@ def test_one_bad_read_of_a_share_is_read_again_and_two_are_damage(
 
     monkeypatch.setattr(os, "preadv", sometimes_bad)
     store = open_store(tmp_path / "s", threads=1)
-    np.testing.assert_array_equal(store.read([3]).pixels[0], content["pixels"][3])
-    left[0] = 2
+    for _ in range(2):  # the first read of a shard, and one of a shard whose end is known
+        np.testing.assert_array_equal(store.read([3]).pixels[0], content["pixels"][3])
+        left[0] = 1
+    left[0] = 99
     with pytest.raises(DamageError, match="row 3 is not what was built"):
         store.read([3])
 

@@ -1,0 +1,50 @@
+"""Rows of a batch asked for ahead of time.
+
+A thread waits for one piece of a batch at a time. From memory that costs nothing; a disk or a network share answers
+several requests in hardly more time than one. So when the first piece turns out not to lie in memory, the system is
+asked to fetch all of the batch, and the threads find the rest on its way or there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usjepa.cache.reading import LayerReader
+
+
+class ReadAhead:
+    """Asks the system, once, for every row of a batch."""
+
+    def __init__(self, readers: Sequence[LayerReader], rows: Sequence[int], order: Sequence[int]) -> None:
+        """`order` holds the places of `rows` in the order of the file."""
+        self._readers, self._rows, self._order = readers, rows, order
+        self._asked = False
+
+    def begin(self) -> None:
+        """Ask at once where the file system can't say what lies in memory: there no miss would be noticed."""
+        if any(reader.blind for reader in self._readers):
+            self.ask()
+
+    def ask(self) -> None:
+        """Ask for the batch's bytes, unless that was done; of as many shards as stay open until they are read."""
+        if self._asked:
+            return
+        self._asked = True  # two threads that come here at once ask twice, which does no harm
+        shards = 0
+        for reader in self._readers:
+            most = reader.shards_ahead
+            for shard, rows in self._by_shard(reader.layer.rows_per_shard).items():
+                shards += 1
+                if shards > most:
+                    return
+                reader.ask_for(shard, rows)
+
+    def _by_shard(self, rows_per_shard: int) -> dict[int, list[int]]:
+        groups: dict[int, list[int]] = {}
+        for place in self._order:
+            row = self._rows[place]
+            groups.setdefault(row // rows_per_shard, []).append(row)
+        return groups
