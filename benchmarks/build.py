@@ -1,6 +1,6 @@
 """A build beside its own slowest part: from stored pixels the bare teacher forward, from sources what the cores can do.
 
-    python -m benchmarks.build [--rows 48] [--rounds 3] [--architecture vit_base_patch16_224]
+    python -m benchmarks.build [--rows 96] [--rounds 5] [--architecture vit_base_patch16_224]
 
 From stored pixels: the time of `build --teacher` on a store that holds its pixels (reading, teacher, fp16, hashing,
 writing, committing; loading the model left out) against the same forward passes on the same batches alone. From
@@ -76,8 +76,8 @@ def bare_forward(store: Path, settings: TeacherSettings) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--architecture", default="vit_base_patch16_224")
     args = parser.parse_args()
     wanted = recipe(args.rows, args.architecture)

@@ -1,11 +1,12 @@
 """Random-batch reads of fp16 ViT-B latents: usjepa beside the limit (np.memmap, bare pread) and its peers.
 
-    python -m benchmarks.read [--rows 1024] [--batch 64] [--rounds 15] [--folder DIR]
+    python -m benchmarks.read [--rows 1024] [--batch 64] [--large 256] [--rounds 25] [--folder DIR]
 
 Every contender reads the same rows in the same order from a warm page cache; which comes first is drawn anew each
 round, and before each the processor's caches are swept, as in training, where a batch was last touched an epoch ago.
-The table gives min | median | max over rounds in GB/s of latents; ratios are medians over rounds. The cold part asks
-the system to drop the shards from its page cache before each read (posix_fadvise).
+The table gives min | median | max over rounds in GB/s of latents; ratios are medians over rounds. Large batches, for
+which what a batch costs by itself matters less, are read by ourselves and the limits only. The cold part asks the
+system to drop the shards from its page cache before each read (posix_fadvise).
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from usjepa.cache.writer import StoreWriter
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+Samples = dict[str, list[float]]
+"""Contender -> GB/s in every round."""
 TOKENS, DIM, ROWS_PER_SHARD = 196, 768, 256
 LAYER = "latents/vitb"
 PACKAGES = ("numpy", "xxhash", "zarr", "zarrs", "tensorstore", "h5py", "datasets", "mosaicml-streaming", "safetensors")
@@ -90,6 +93,12 @@ def _into(store: Store, memory: BatchMemory) -> Read:
     return lambda rows: store.read(rows, layers=[LAYER], out=memory.arrays(wanted, len(rows))).latents
 
 
+def large_batches(root: Path, latents: np.ndarray, batch: int, rounds: int, before: Callable[[], None]) -> Samples:
+    """GB/s of large batches."""
+    readers = {**ours(root), **limits(root, len(latents), batch)}
+    return measure(readers, latents, batch, rounds, before)
+
+
 def limits(root: Path, rows: int, batch: int) -> dict[str, Read]:
     """What the machine can do: a memmap read three ways, and preads of the store's own bytes, hashed and not."""
     mm = np.memmap(root / "flat.bin", np.float16, "r", shape=(rows, TOKENS, DIM))
@@ -135,9 +144,9 @@ def shard_files(root: Path) -> list[Path]:
 
 def measure(
     readers: dict[str, Read], latents: np.ndarray, batch: int, rounds: int, before: Callable[[], None]
-) -> dict[str, list[float]]:
+) -> Samples:
     """Return GB/s of every contender in every round."""
-    samples: dict[str, list[float]] = {who: [] for who in readers}
+    samples: Samples = {who: [] for who in readers}
     rng = np.random.default_rng(1)
     order = list(readers)
     for _ in range(rounds):
@@ -159,21 +168,29 @@ def drop_from_page_cache(root: Path) -> None:
         os.close(handle)
 
 
-def goals(warm: dict[str, list[float]], cold: dict[str, list[float]]) -> list[Goal]:
-    """The figures that were promised, as ratios of one round's readings."""
+def memory_goals(warm: Samples, named: str = "") -> list[Goal]:
+    """What a batch was promised to take, by the kind of memory it goes to."""
     limit = max((warm[MM], warm[TAKE]), key=np.median)
-    best_zarr = max((w for w in warm if w.startswith("zarr-python")), key=lambda w: np.median(warm[w]), default=None)
     found = []
     for memory in (FRESH, REUSED):
         mine = warm[OURS + memory]
         found += [
-            Goal(f"checked{memory} / faster of mm[rows], np.take", mine, limit, 1.0),
-            Goal(f"unchecked{memory} / faster of mm[rows], np.take", warm[UNCHECKED + memory], limit, 1.1),
-            Goal(f"2 threads / 1 thread{memory}", mine, warm[ONE + memory], None),
+            Goal(f"{named}checked{memory} / faster of mm[rows], np.take", mine, limit, 1.0),
+            Goal(f"{named}unchecked{memory} / faster of mm[rows], np.take", warm[UNCHECKED + memory], limit, 1.1),
+            Goal(f"{named}2 threads / 1 thread{memory}", mine, warm[ONE + memory], None),
         ]
+    found.append(Goal(f"{named}checked, fresh memory / {MM}, which is fresh too", warm[OURS + FRESH], warm[MM], None))
     for other in (PLAIN, HASHED):
-        found.append(Goal(f"checked, reused memory / {other}", warm[OURS + REUSED], warm[other], None))
-    found.append(Goal(f"{HASHED} / faster of mm[rows], np.take", warm[HASHED], limit, None))
+        found.append(Goal(f"{named}checked, reused memory / {other}", warm[OURS + REUSED], warm[other], None))
+    for bare in (BARE, HASHED):
+        found.append(Goal(f"{named}{bare} / faster of mm[rows], np.take", warm[bare], limit, None))
+    return found
+
+
+def goals(warm: Samples, large: Samples, named: str, cold: Samples) -> list[Goal]:
+    """The figures that were promised, as ratios of one round's readings."""
+    best_zarr = max((w for w in warm if w.startswith("zarr-python")), key=lambda w: np.median(warm[w]), default=None)
+    found = [*memory_goals(warm), *memory_goals(large, named)]
     if "TensorStore" in warm:
         found.append(Goal("checked, fresh memory / TensorStore", warm[OURS + FRESH], warm["TensorStore"], 3.0))
     if best_zarr is not None:
@@ -187,7 +204,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--large", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument(
         "--folder", type=Path, help="where to write the data; the file system is part of what is measured"
     )
@@ -199,10 +217,13 @@ def main() -> None:
         mine, bare = ours(root), limits(root, args.rows, args.batch)
         peers, missing = open_peers(root / "store", latents)
         warm = measure({**mine, **bare, **peers}, latents, args.batch, args.rounds, lambda: sweep.__iadd__(1))
+        large = large_batches(root, latents, args.large, args.rounds, lambda: sweep.__iadd__(1))
         pair = {OURS + REUSED: mine[OURS + REUSED], BARE: bare[BARE]}
         cold = measure(pair, latents, args.batch, args.rounds, lambda: drop_from_page_cache(root))
     note = f"{args.batch} random rows of {args.rows}, fp16 [{TOKENS}, {DIM}]; page cache warm, processor caches swept"
-    samples = {**warm, **{f"cold: {who}": values for who, values in cold.items()}}
+    named = f"{args.large} rows: "
+    samples = {**warm, **{named + who: values for who, values in large.items()}}
+    samples |= {f"cold: {who}": values for who, values in cold.items()}
     packages = (
         "zarr",
         "zarrs",
@@ -215,7 +236,7 @@ def main() -> None:
         "numpy",
         "xxhash",
     )
-    report("read", "GB/s", samples, describe(packages), note, goals(warm, cold), missing)
+    report("read", "GB/s", samples, describe(packages), note, goals(warm, large, named, cold), missing)
 
 
 if __name__ == "__main__":

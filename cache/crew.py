@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 import weakref
 from itertools import count
 from typing import TYPE_CHECKING
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     Work = Callable[[Callable[[], int]], None]
-
-
-_YIELDS = 50
-"""Times that the calling thread lets the others run before it sleeps until they have ended: threads end at nearly the
-same time, and to be woken takes 50 us."""
 
 
 class _Call:
@@ -63,19 +57,15 @@ class _Call:
         self.work()
         with self._lock:
             self._helping -= 1
-            if self._closed and not self._helping:
-                self._ended.release()
+            last = self._closed and not self._helping
+        if last:
+            self._ended.release()
 
     def close(self) -> None:
         """Leave out the pieces not begun, and wait until no helper is at work any more."""
         self._over = True
         with self._lock:
             self._closed = True
-        for _ in range(_YIELDS):
-            if not self._helping:
-                return
-            time.sleep(0)
-        with self._lock:
             waiting = self._helping > 0
         if waiting:
             self._ended.acquire()
