@@ -1,7 +1,7 @@
 """Open shard files: a bounded set of descriptors, shared by the layers of a store, of one process.
 
 A file in use is never closed under its reader; one that is dropped is opened afresh by whoever asks next. The stores
-that a process has open share half of the descriptors that it may have.
+that a process has open share three quarters of the descriptors that it may have.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MOST_OPEN = 32768
 """Most idle descriptors of a process. Where rows are drawn from more files than stay open, each costs an open: 60 us
 here beside the 45 us of reading a ViT-B row, a round trip on a network share."""
-_SHARE = 2
-"""At most one in two of the descriptors that the process may have: 128 of 256, the fewest that systems allow."""
+_LEFT, _LEAST_LEFT = 0.25, 128
+"""Share of the descriptors that the process may have, and their least number, that are left for everything else."""
 RAISE_TO = 65536
 """Descriptors that a command asks for. Not all that the system would give, often millions: there are programs that
 close every number up to the limit before they start another."""
@@ -34,7 +34,9 @@ close every number up to the limit before they start another."""
 def most_open() -> int:
     """Return how many idle descriptors the stores of this process may keep."""
     allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_OPEN if allowed == resource.RLIM_INFINITY else max(1, min(MOST_OPEN, allowed // _SHARE))
+    if allowed == resource.RLIM_INFINITY:
+        return MOST_OPEN
+    return max(1, min(MOST_OPEN, allowed - max(int(allowed * _LEFT), _LEAST_LEFT)))
 
 
 def allow_many_files() -> None:
@@ -45,7 +47,9 @@ def allow_many_files() -> None:
     allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = RAISE_TO if most == resource.RLIM_INFINITY else min(RAISE_TO, most)
     if allowed != resource.RLIM_INFINITY and allowed < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+        # macOS names no limit and refuses more than it has: what was allowed before serves as well, only slower.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class _Sharing:

@@ -261,8 +261,16 @@ def test_two_open_stores_of_many_shards_are_read_within_256_descriptors(
     assert done.stdout == f"read {shards}\n", done.stderr
 
 
-def test_idle_files_take_half_of_the_descriptors_that_a_process_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    for allowed, wanted in ((256, 128), (1024, 512), (1_000_000, MOST_OPEN), (resource.RLIM_INFINITY, MOST_OPEN)):
+def test_idle_files_leave_a_quarter_of_the_descriptors_and_at_least_128(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = resource.RLIM_INFINITY
+    for allowed, wanted in (
+        (64, 1),
+        (256, 128),
+        (1024, 768),
+        (20_000, 15_000),
+        (10**6, MOST_OPEN),
+        (endless, MOST_OPEN),
+    ):
         monkeypatch.setattr(resource, "getrlimit", lambda _, soft=allowed: (soft, soft))
         assert most_open() == wanted
 
@@ -270,7 +278,7 @@ def test_idle_files_take_half_of_the_descriptors_that_a_process_may_have(monkeyp
 _SHARED = """
 import gc, os, resource, sys
 from usjepa.cache.store import open_store
-resource.setrlimit(resource.RLIMIT_NOFILE, (240, 240))
+resource.setrlimit(resource.RLIMIT_NOFILE, (248, 248))
 def count():
     return len(os.listdir("/proc/self/fd"))
 def grew(act, before=count()):
@@ -297,7 +305,7 @@ print("one again", grew(lambda: read(stores[0])))
 """
 
 
-def test_open_stores_share_half_of_the_descriptors_and_a_forked_child_begins_with_none(tmp_path: Path) -> None:
+def test_open_stores_share_what_a_process_may_have_and_a_forked_child_begins_with_none(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 150, rows_per_shard=1)
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _SHARED, str(tmp_path / "s")], capture_output=True, text=True, timeout=60
@@ -326,6 +334,22 @@ def test_a_command_raises_the_limit_of_open_files_as_far_as_it_may(monkeypatch: 
         monkeypatch.setattr(resource, "setrlimit", lambda _, limits, given=given: given.append(limits))
         allow_many_files()
         assert given == ([wanted] if wanted else [])
+
+
+@pytest.mark.parametrize("refusal", [ValueError("current limit exceeds maximum limit"), OSError(errno.EINVAL, "no")])
+def test_a_system_that_does_not_raise_the_limit_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    asked = []
+
+    def refuse(_: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        raise refusal
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    allow_many_files()
+    assert asked == [(RAISE_TO, resource.RLIM_INFINITY)]
 
 
 def test_the_command_line_runs_with_the_raised_limit(tmp_path: Path) -> None:
