@@ -3,8 +3,10 @@
 Stores of small rows (16 x 16 pixels, 4 x 16 fp16 latents, 250 rows a shard, clips of 100 frames, 4 views), so that
 what a row costs beside its bytes shows: written (processor time: the disk is benchmarks/write.py's), sealed, read,
 ordered in batches of 1,024. Random rows of a small store share shards, those of a large one don't, so 64 rows of 4
-random shards are read, and 64 rows from anywhere; before each reading and each batch of an order the processor's caches
-are swept, as a step of training does between them: else a small store would lie there whole, and a large one not.
+random shards are read, and 64 rows from anywhere, of all stores in turn, beside bare preads of the same bytes; every
+row has been read once before, as the memory of a virtual machine may be lent to others while nobody asks for it. Before
+each reading and each batch of an order the processor's caches are swept, as a step of training does between them: else
+a small store would lie there whole, and a large one not.
 Opening is measured in fresh processes, warm page cache: seconds and memory from before `open_store` until it has
 returned, until one row is read, and until the tables are read, split and ordered. Memory is looked at after 20,000
 random rows and after 200,000. A store of 10,000 shards is read where a process may have 256 open files. At last the
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -40,9 +43,10 @@ ROWS_PER_SHARD, FRAMES, VIEWS = 250, 100, 4
 LAYERS = (("pixels", "uint8", (1, 16, 16)), ("regions", "uint8", (8,)), ("latents/small", "float16", (4, 16)))
 SEED = 1
 WRITE, SEAL = "write, processor us a row", "seal again, us a row"
-FIRST, FEW, MANY, ORDER = (
+FIRST, FEW, BARE_FEW, MANY, ORDER = (
     "first look at a shard, us",
     "read 64 rows of 4 shards, us a row",
+    "bare preads of such, us a row",
     "read 64 rows anywhere, us a row",
     "order, us a row",
 )
@@ -198,35 +202,72 @@ def opening(folder: Path, rounds: int) -> dict[str, list[float]]:
     return {name: [values[i] for values in found] for i, name in enumerate(OPENED)}
 
 
-def using(folder: Path, rows: int, rounds: int) -> dict[str, list[float]]:
-    """Microseconds a row of random batches, read and ordered; memory that reading every shard once leaves behind."""
-    rng, store, sweep = np.random.default_rng(SEED), open_store(folder), np.zeros(SWEEP_NBYTES // 8)
-    table, shards = store.table, -(-rows // ROWS_PER_SHARD)
-    names = [source.dataset for source in table.sources]
-    order = EpochOrder(
-        frames_of(names, table.source, table.frame, table.view, np.arange(rows)), TrainSettings(batch_size=1024)
-    )
-    start = time.perf_counter()
-    for first in range(0, rows, 64 * ROWS_PER_SHARD):
-        store.read(range(first, min(rows, first + 64 * ROWS_PER_SHARD), ROWS_PER_SHARD))
-    found: dict[str, list[float]] = {
-        FIRST: [(time.perf_counter() - start) / shards * 1e6],
-        FEW: [],
-        MANY: [],
-        ORDER: [],
-    }
-    for i in range(rounds):
-        few = rng.integers(0, shards, 4)[np.arange(64) // 16] * ROWS_PER_SHARD + rng.integers(0, ROWS_PER_SHARD, 64)
-        for name, batch in ((FEW, few), (MANY, rng.integers(0, rows, 64))):
-            sweep += 1
-            start = time.perf_counter()
-            store.read(batch)
-            found[name].append((time.perf_counter() - start) / len(batch) * 1e6)
-        sweep += 1
+class InUse:
+    """An open store of `rows`, whose random rows are read and whose order is computed."""
+
+    def __init__(self, folder: Path, rows: int, sweep: np.ndarray) -> None:
+        self.folder, self.sweep, self.files = folder, sweep, dict[tuple[str, int], int]()
+        self.rng, self.rows, self.shards = np.random.default_rng(SEED), rows, -(-rows // ROWS_PER_SHARD)
+        self.store = open_store(folder)
+        table = self.store.table
+        names = [source.dataset for source in table.sources]
+        frames = frames_of(names, table.source, table.frame, table.view, np.arange(rows))
+        self.order = EpochOrder(frames, TrainSettings(batch_size=1024))
+        self.found: dict[str, list[float]] = {FIRST: [], FEW: [], BARE_FEW: [], MANY: [], ORDER: []}
+
+    def look(self) -> None:
+        """Read a row of every shard."""
         start = time.perf_counter()
-        got = order.batch(0, i % order.steps_per_epoch())
-        found[ORDER].append((time.perf_counter() - start) / len(got) * 1e6)
-    return found
+        for first in range(0, self.rows, 64 * ROWS_PER_SHARD):
+            self.store.read(range(first, min(self.rows, first + 64 * ROWS_PER_SHARD), ROWS_PER_SHARD))
+        self.found[FIRST].append((time.perf_counter() - start) / self.shards * 1e6)
+        for first in range(0, self.rows, 1000):
+            self.store.read(range(first, min(self.rows, first + 1000)))
+
+    def bare(self, batch: np.ndarray) -> float:
+        """Return microseconds a row of bare preads, the files open; shards beyond the first 1,000 stand for none."""
+        rows = sorted((batch % (1000 * ROWS_PER_SHARD)).tolist())
+        asked = []
+        for name, layer in self.store.layers.items():
+            for row in rows:
+                shard, slot = divmod(row, ROWS_PER_SHARD)
+                if (name, shard) not in self.files:
+                    path = self.folder / layer.shard_name(shard)
+                    self.files[name, shard] = os.open(path, os.O_RDONLY)
+                asked.append((self.files[name, shard], layer.layout.slot_nbytes, slot * layer.layout.slot_nbytes))
+        self.sweep += 1
+        start = time.perf_counter()
+        for file, nbytes, offset in asked:
+            os.pread(file, nbytes, offset)
+        return (time.perf_counter() - start) / len(batch) * 1e6
+
+    def batches(self, number: int) -> None:
+        """Read two batches and order one, each after a sweep of the processor's caches."""
+        shards = self.rng.integers(0, self.shards, 4)[np.arange(64) // 16]
+        few = shards * ROWS_PER_SHARD + self.rng.integers(0, ROWS_PER_SHARD, 64)
+        for name, batch in ((FEW, few), (MANY, self.rng.integers(0, self.rows, 64))):
+            self.sweep += 1
+            start = time.perf_counter()
+            self.store.read(batch)
+            self.found[name].append((time.perf_counter() - start) / len(batch) * 1e6)
+        self.found[BARE_FEW].append(self.bare(few))
+        self.sweep += 1
+        start = time.perf_counter()
+        got = self.order.batch(0, number % self.order.steps_per_epoch())
+        self.found[ORDER].append((time.perf_counter() - start) / len(got) * 1e6)
+
+
+def using(folders: dict[int, Path], rounds: int) -> dict[int, dict[str, list[float]]]:
+    """Return microseconds a row of random batches, read and ordered, of all stores in turn: what else the machine does
+    then meets all alike."""
+    sweep, rng = np.zeros(SWEEP_NBYTES // 8), np.random.default_rng(SEED)
+    stores = [InUse(folder, rows, sweep) for rows, folder in folders.items()]
+    for store in stores:
+        store.look()
+    for number in range(rounds):
+        for at in rng.permutation(len(stores)):
+            stores[at].batches(number)
+    return {store.rows: store.found for store in stores}
 
 
 def huge(rounds: int) -> tuple[EpochOrder, list[float]]:
@@ -255,11 +296,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(args.folder or temporary)
         root.mkdir(parents=True, exist_ok=True)
-        for rows in args.sizes:
-            store, cost = made(root, rows)
+        stores = {rows: made(root, rows) for rows in args.sizes}
+        used = using({rows: folder for rows, (folder, _) in stores.items()}, args.rounds)
+        for rows, (store, cost) in stores.items():
             read = reading(store, 0, 20_000, 200_000)
-            used = {**sealing(store, rows), **using(store, rows, args.rounds)}
-            columns[f"{rows:,}"] = {**cost, **used, **opening(store, 5), **read}
+            columns[f"{rows:,}"] = {**cost, **sealing(store, rows), **used[rows], **opening(store, 5), **read}
         few_files = reading(many_shards(root, args.shards), LIMIT, 20_000, 200_000)
         columns[f"{args.shards:,} shards"] = few_files
     order, found = huge(args.rounds)
