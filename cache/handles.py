@@ -87,7 +87,7 @@ _sharing = _Sharing()
 os.register_at_fork(after_in_child=_sharing.start_afresh)
 
 
-@dataclass
+@dataclass(slots=True)
 class OpenFile:
     """An open shard file and how many threads are reading from it."""
 

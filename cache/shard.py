@@ -79,7 +79,7 @@ class ShardLayout:
         return present * self.slot_nbytes + self.trailer_nbytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trailer:
     """What a shard's end says: where each row lies and what its slot must hash to."""
 
