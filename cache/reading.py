@@ -159,8 +159,11 @@ class LayerReader:
                         known, handle = shard, file.handle
                         offset_of, hash_of = trailer.offsets.item, trailer.hashes.item
                 data = out[place * nbytes : (place + 1) * nbytes]
+                offset = (
+                    offset_of(slot) if shard == known else -1
+                )  # nor may preadv see a hole's -1: "from where you are"
                 try:
-                    good = shard == known and preadv(handle, (data, tail), offset_of(slot), flags) == slot_nbytes
+                    good = offset >= 0 and preadv(handle, (data, tail), offset, flags) == slot_nbytes
                 except OSError:
                     good = False
                 if good and checked:

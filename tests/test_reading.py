@@ -18,7 +18,7 @@ from tests.stores import layers, write_store
 from usjepa.cache import handles, reading
 from usjepa.cache.buffers import BatchMemory, Ring, aligned_empty
 from usjepa.cache.crew import Crew
-from usjepa.cache.errors import DamageError, UsageError
+from usjepa.cache.errors import DamageError, HoleError, UsageError
 from usjepa.cache.handles import MOST_OPEN, RAISE_TO, Handles, allow_many_files, most_open
 from usjepa.cache.shard import Trailer
 from usjepa.cache.storage import LocalStorage
@@ -103,6 +103,22 @@ def test_neighbouring_rows_are_read_by_one_call_and_still_checked_one_by_one(
     flip(tmp_path / "s" / "latents/toy/c.1.0.0", store.layers["latents/toy"].layout.slot_nbytes * 9 + 5)
     with pytest.raises(DamageError, match="row 41 is not what was built"):
         store.read(rows, layers=["latents/toy"])
+
+
+@pytest.mark.parametrize("call_nbytes", [1 << 19, 1], ids=["many rows a piece", "a row a piece"])
+@pytest.mark.parametrize("check_rows", [True, False])
+def test_a_hole_of_which_the_manifest_knows_nothing_is_no_data_even_unchecked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_nbytes: int, check_rows: bool
+) -> None:
+    """preadv takes a hole's offset of -1 for "from where the file stands" and would give another row."""
+    monkeypatch.setattr(reading, "CALL_NBYTES", call_nbytes)
+    write_store(tmp_path / "s", 10, holes=((3, "a/0003.png: torn"),))
+    store = open_store(tmp_path / "s", check_rows=check_rows)
+    monkeypatch.setattr(Store, "_check_numbers", lambda *_: None)
+    store.read([1, 5])
+    for _ in range(2):
+        with pytest.raises(HoleError, match="row 3 holds no data"):
+            store.read([1, 3])
 
 
 def flip(path: Path, at: int) -> None:
