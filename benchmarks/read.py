@@ -1,6 +1,6 @@
 """Random-batch reads of fp16 ViT-B latents: usjepa beside the limit (np.memmap, bare pread) and its peers.
 
-    python -m benchmarks.read [--rows 1024] [--batch 64] [--large 256] [--rounds 25] [--folder DIR]
+    python -m benchmarks.read [--rows 1024] [--batch 64] [--large 256] [--rounds 41] [--folder DIR]
 
 Every contender reads the same rows in the same order from a warm page cache; which comes first is drawn anew each
 round, and before each the processor's caches are swept, as in training, where a batch was last touched an epoch ago.
@@ -227,7 +227,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--large", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=int, default=41)
     parser.add_argument(
         "--folder", type=Path, help="where to write the data; the file system is part of what is measured"
     )
