@@ -61,21 +61,21 @@ def pieces_of(
     layers: Sequence[tuple[LayerReader, NDArray[Any]]], rows: Sequence[int], order: Sequence[int], threads: int
 ) -> list[Pieces]:
     """Return the pieces of layers, whose rows go into arrays, numbered on; their files are to be given back."""
-    parts: list[Pieces] = []
+    found: list[Pieces] = []
     for reader, array in layers:
         files = reader.lend_open({row // reader.layer.rows_per_shard for row in rows})
-        piece_rows, first = reader.piece_rows(len(rows), threads), end_of(parts)
+        piece_rows, first = reader.piece_rows(len(rows), threads), end_of(found)
         end = first - (-len(rows) // piece_rows)
-        parts.append(Pieces(reader, rows, order, array.reshape(-1).view("u1").data, files, first, end, piece_rows))
-    return parts
+        found.append(Pieces(reader, rows, order, array.reshape(-1).view("u1").data, files, first, end, piece_rows))
+    return found
 
 
-def end_of(parts: Sequence[Pieces]) -> int:
+def end_of(batch: Sequence[Pieces]) -> int:
     """Return how many pieces there are."""
-    return parts[-1].end if parts else 0
+    return batch[-1].end if batch else 0
 
 
-def read_all(parts: Sequence[Pieces], missed: Callable[[], None], take: Callable[[], int]) -> None:
+def read_all(batch: Sequence[Pieces], missed: Callable[[], None], take: Callable[[], int]) -> None:
     """Read pieces, whichever `take` gives, until all are taken: what each of the threads does.
 
     `missed` is called when rows turn out not to lie in memory, before the disk is waited for.
@@ -84,5 +84,5 @@ def read_all(parts: Sequence[Pieces], missed: Callable[[], None], take: Callable
         DamageError, HoleError, StoreError: see `LayerReader.read`.
     """
     number = take()
-    for part in parts:
-        number = part.reader.read_pieces(part, number, take, missed)
+    for pieces in batch:
+        number = pieces.reader.read_pieces(pieces, number, take, missed)

@@ -79,7 +79,7 @@ class LayerReader:
         self._slot_nbytes = layer.layout.slot_nbytes
         self._call_rows = max(1, min(_CALL_ROWS, CALL_NBYTES // self._slot_nbytes))
         remote = self._handles is None
-        self._most_rows, self._pieces = (_REMOTE_ROWS, 1) if remote else (self._call_rows, _PIECES)
+        self._most_rows, self._pieces_a_thread = (_REMOTE_ROWS, 1) if remote else (self._call_rows, _PIECES)
         self._preads = Preads(remote)
 
     @property
@@ -118,43 +118,43 @@ class LayerReader:
         """Return how many of a batch's rows a thread takes at a time."""
         if threads == 1:
             return self._most_rows
-        return max(1, min(self._most_rows, -(-rows // (threads * self._pieces))))
+        return max(1, min(self._most_rows, -(-rows // (threads * self._pieces_a_thread))))
 
-    def read_pieces(self, part: Pieces, number: int, take: Callable[[], int], missed: Callable[[], None]) -> int:
-        """Read a part's pieces from `number` on, whichever `take` gives, until none is left; return the last number.
+    def read_pieces(self, pieces: Pieces, number: int, take: Callable[[], int], missed: Callable[[], None]) -> int:
+        """Read a layer's pieces from `number` on, whichever `take` gives, until none is left; return the last number.
 
         Raises: see `read`.
         """
         if self._handles is not None:
-            return self._read_tightly(part, number, take, missed)
-        while number < part.end:
-            for run in part.runs(part.places(number)):
+            return self._read_tightly(pieces, number, take, missed)
+        while number < pieces.end:
+            for run in pieces.runs(pieces.places(number)):
                 self.read(run)
             number = take()
         return number
 
-    def _read_tightly(self, part: Pieces, number: int, take: Callable[[], int], missed: Callable[[], None]) -> int:
+    def _read_tightly(self, pieces: Pieces, number: int, take: Callable[[], int], missed: Callable[[], None]) -> int:
         """Read pieces row by row; neighbours, and whatever is not as it should be, by `read`, which looks again.
 
         With as little Python as can be: threads run one at a time while in it, and the rows that pass through the
         processor's cache have driven it out, so that every line is waited for again.
         """
-        rows, out, end = part.rows, part.out, part.end
+        rows, out, end = pieces.rows, pieces.out, pieces.end
         nbytes, slot_nbytes, per_shard = self._row_nbytes, self._slot_nbytes, self.layer.rows_per_shard
         digest, checked, preadv, flags = self._digest, self._check_rows, os.preadv, self._preads.flags
         tail = memoryview(bytearray(self._tail_nbytes))
         known = -1
         while number < end:
-            places = part.places(number)
+            places = pieces.places(number)
             if len(places) > 1 and any(rows[b] - rows[a] == 1 for a, b in pairwise(places)):
-                for run in part.runs(places):
+                for run in pieces.runs(places):
                     self.read(run, missed)
                 places = ()
             for place in places:
                 row = rows[place]
                 shard, slot = divmod(row, per_shard)
                 if shard != known:
-                    file, trailer = part.files.get(shard), self._trailers.get((self.layer.name, shard))
+                    file, trailer = pieces.files.get(shard), self._trailers.get((self.layer.name, shard))
                     if file is not None and trailer is not None:
                         known, handle = shard, file.handle
                         offset_of, hash_of = trailer.offsets.item, trailer.hashes.item
@@ -171,7 +171,7 @@ class LayerReader:
                     hasher.update(tail)
                     good = hasher.intdigest() == hash_of(slot)
                 if not good:
-                    self.read(Run(shard, (row,), (place,), out, part.files.get(shard)), missed)
+                    self.read(Run(shard, (row,), (place,), out, pieces.files.get(shard)), missed)
                     flags = self._preads.flags
             number = take()
         return number

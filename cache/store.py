@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
+    from usjepa.cache.reading import LayerReader
 
 
 class Store:
@@ -202,20 +203,22 @@ class Store:
     def _fill(self, arrays: Mapping[str, NDArray[Any]], rows: Sequence[int], order: Sequence[int]) -> None:
         """Read a batch's rows: of small rows' layers in this thread, then of the others', shared out among threads."""
         own = self._own.get()
-        readers = {name: own.readers[name] for name in arrays}
-        ahead = ReadAhead(list(readers.values()), rows, order)
+        ahead = ReadAhead([own.readers[name] for name in arrays], rows, order)
         ahead.begin()
-        alone = [(readers[name], array) for name, array in arrays.items() if readers[name].alone]
-        shared = [(readers[name], array) for name, array in arrays.items() if not readers[name].alone]
-        parts = pieces_of(alone, rows, order, 1), pieces_of(shared, rows, order, self.threads)
+        small: list[tuple[LayerReader, NDArray[Any]]] = []
+        large: list[tuple[LayerReader, NDArray[Any]]] = []
+        for name, array in arrays.items():
+            # Asked once: another thread may find out in between that nobody can tell what lies in memory.
+            (small if own.readers[name].alone else large).append((own.readers[name], array))
+        alone, shared = pieces_of(small, rows, order, 1), pieces_of(large, rows, order, self.threads)
         try:
-            read_all(parts[0], ahead.ask, count().__next__)
-            own.crew.run(end_of(parts[1]), partial(read_all, parts[1], ahead.ask))
+            read_all(alone, ahead.ask, count().__next__)
+            own.crew.run(end_of(shared), partial(read_all, shared, ahead.ask))
         except (DamageError, HoleError) as error:
             raise type(error)(f"{error}{self._origin(str(error), rows)}") from error
         finally:
-            for part in (*parts[0], *parts[1]):
-                part.give_back()
+            for pieces in (*alone, *shared):
+                pieces.give_back()
 
     def _check_numbers(self, numbers: NDArray[np.int64], listed: Sequence[int], order: Sequence[int]) -> None:
         if self._dense and (not order or (listed[order[0]] >= 0 and listed[order[-1]] < len(self.rows))):
