@@ -3,8 +3,8 @@
 Stores of small rows (16 x 16 pixels, 4 x 16 fp16 latents, 250 rows a shard, clips of 100 frames, 4 views), so that
 what a row costs beside its bytes shows: written (processor time: the disk is benchmarks/write.py's), sealed, read,
 ordered in batches of 1,024. Random rows of a small store share shards, those of a large one don't, so 64 rows of 4
-random shards are read, and 64 rows from anywhere, of all stores in turn, beside bare preads of the same bytes; every
-row has been read once before, as the memory of a virtual machine may be lent to others while nobody asks for it. Before
+random shards are read, and 64 rows from anywhere, of all stores in turn, beside bare preads of as many rows; every row
+has been read once before, as the memory of a virtual machine may be lent to others while nobody asks for it. Before
 each reading and each batch of an order the processor's caches are swept, as a step of training does between them: else
 a small store would lie there whole, and a large one not.
 Opening is measured in fresh processes, warm page cache: seconds and memory from before `open_store` until it has
@@ -225,7 +225,8 @@ class InUse:
             self.store.read(range(first, min(self.rows, first + 1000)))
 
     def bare(self, batch: np.ndarray) -> float:
-        """Return microseconds a row of bare preads, the files open; shards beyond the first 1,000 stand for none."""
+        """Return microseconds a row of bare preads from files that are open, of the first 1,000 shards only: all of a
+        large store's files, open once more, would be more than a process may have."""
         rows = sorted((batch % (1000 * ROWS_PER_SHARD)).tolist())
         asked = []
         for name, layer in self.store.layers.items():
