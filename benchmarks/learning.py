@@ -3,10 +3,15 @@
 `python -m benchmarks.learning [--source FOLDER] [--seeds 3] [--work results]`: builds the stores, trains the pixel
 teacher, builds its latents (fp16 and int8), trains each condition from each seed, probes every encoder on the groups of
 patients that no training saw, and prints a table. A condition differs from the demo's recipe by the one setting that
-its row names; rows of mean pooling score encoders once more, by the plain mean of their patch tokens. The teacher of
-every student is that of seed 0; the pixel-only encoder gets the epochs of teacher and student together. Every stage
-resumes: a second call does what is left. Of every command the processor's and the clock's time are kept: processor
-minutes over the number of cores is what an idle machine would need.
+its row names; rows of mean pooling score encoders once more, by the plain mean of their patch tokens. The pixel-only
+encoder gets the epochs of teacher and student together.
+
+On the phantom all students learn from the teacher of seed 0. A folder of real frames is dealt into as many folds of
+patients as there are seeds (see `folds.py`): each seed trains a teacher and students of its own on the patients of the
+other folds, so that every patient is tested on once and no training saw those that it is tested on.
+
+Every stage resumes: a second call does what is left. Of every command the processor's and the clock's time are kept:
+processor minutes over the number of cores is what an idle machine would need.
 """
 
 from __future__ import annotations
@@ -14,38 +19,40 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.folds import fold_manifests
+from benchmarks.learned import (
+    MEAN,
+    PIXEL_ONLY,
+    STUDENT,
+    TEACHER,
+    Rows,
+    differences,
+    int8_told,
+    joined,
+    scores_of,
+    table,
+    verdicts,
+)
 from benchmarks.machine import describe
 from usjepa.cache.recipe import load_recipe
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 BIN = Path(sys.executable).parent
-STUDENT, TEACHER, PIXEL_ONLY = "student", "pixel teacher", "pixels only, equal compute"
 DATA = {
     # Another phantom than those that were looked at while the recipe was chosen (seeds 0 to 3; docs/results.md).
     "phantom": ("cache.phantom.patients=200", "cache.phantom.seed=4"),
     "source": (),
 }
-MEAN = ", mean pooling"
-"""Behind the names of rows that are scored so as well."""
 ALSO_MEAN = (STUDENT, TEACHER, PIXEL_ONLY)
+"""Scored by mean pooling as well: these on the phantom, whose minutes are few; on real frames all."""
 BASELINES = {"random": "random weights", "pixels": "32x32 pixels", "hog": "HOG"}
-GOALS = (("random weights", 10.0), ("32x32 pixels", 0.0))
-"""What the student must beat on the phantom, and by how many points of macro F1."""
-
-
-Rows = dict[str, list[dict[str, dict[str, Any]]]]
-"""Row of the table -> for each training seed, task -> scores."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +85,16 @@ def conditions() -> list[Condition]:
 class Work:
     """Commands in a folder, at most as many at once as there are cores, a thread each; what they took is kept."""
 
-    def __init__(self, folder: Path, source: str | None) -> None:
-        self.folder, self.source = folder, source
+    def __init__(self, folder: Path, source: str | None, folds: int = 1) -> None:
+        self.folder = folder
         self.sets = DATA["source" if source else "phantom"]
+        self.sources = fold_manifests(source, folder / "frames", folds) if source else [None]
+        """A source a fold; None: the phantom."""
         folder.mkdir(parents=True, exist_ok=True)
+
+    def fold_of(self, seed: int) -> int:
+        """Return the fold that a training seed works on, which is the seed of its teacher as well."""
+        return seed % len(self.sources)
 
     def call(self, part: str, command: str, *arguments: str, sets: tuple[str, ...] = ()) -> None:
         """Run a command and add its time to `times.jsonl`; SystemExit where it fails."""
@@ -117,24 +130,35 @@ class Work:
     def path(self, name: str) -> str:
         return str(self.folder / name)
 
-    def build(self, part: str, store: str, *more: str, sets: tuple[str, ...] = ()) -> None:
-        source = ("--source", self.source) if self.source else ()
+    def store(self, name: str, fold: int) -> str:
+        """Return a store's folder."""
+        return self.path(f"{name}-{fold}.zarr")
+
+    def build(self, part: str, store: str, fold: int, *more: str, sets: tuple[str, ...] = ()) -> None:
+        found = self.sources[fold]
+        source = ("--source", found) if found else ()
         self.call(
-            part, "usjepa-cache", "build", self.path(f"{store}.zarr"), "--pipeline", "demo", *source, *more,
+            part, "usjepa-cache", "build", self.store(store, fold), "--pipeline", "demo", *source, *more,
             sets=(*self.sets, *sets),
         )  # fmt: skip
 
     def stores(self, pool: ThreadPoolExecutor) -> None:
-        """Pixels, then the teacher that learns from them, then its latents in both precisions."""
-        four = ("cache.views.count=4",)
-        views = pool.submit(self.build, "pixels and regions", "k4", sets=four)
-        self.build("pixels and regions", "k1")
-        self.train(Condition(TEACHER, "k1", "demo-teacher"), 0)
+        """Pixels, then the teacher that learns from them, then its latents in both precisions; of every fold."""
+        # A thread a fold, which only waits for the pool's: the pool has as many as there are cores.
+        with ThreadPoolExecutor(len(self.sources)) as waiting:
+            list(waiting.map(lambda fold: self._stores(pool, fold), range(len(self.sources))))
+
+    def _stores(self, pool: ThreadPoolExecutor, fold: int) -> None:
+        four, pixels = ("cache.views.count=4",), "pixels and regions"
+        views = pool.submit(self.build, pixels, "k4", fold, sets=four)
+        pool.submit(self.build, pixels, "k1", fold).result()
+        pool.submit(self.train, Condition(TEACHER, "k1", "demo-teacher"), fold).result()
         views.result()
-        teacher = ("--teacher", self.run_of(TEACHER, 0))
-        views = pool.submit(self.build, "latents", "k4", *teacher, sets=four)
-        self.build("latents", "k1", *teacher)
-        self.build("latents", "k1", *teacher, sets=("cache.teacher.name=demo-int8", "cache.precision=int8"))
+        teacher = ("--teacher", self.run_of(TEACHER, fold))
+        int8 = ("cache.teacher.name=demo-int8", "cache.precision=int8")
+        views = pool.submit(self.build, "latents", "k4", fold, *teacher, sets=four)
+        pool.submit(self.build, "latents", "k1", fold, *teacher).result()
+        pool.submit(self.build, "latents", "k1", fold, *teacher, sets=int8).result()
         views.result()
 
     def run_of(self, name: str, seed: int) -> str:
@@ -144,145 +168,63 @@ class Work:
         """Train; returns the run's folder."""
         run = self.run_of(condition.name, seed)
         self.call(
-            f"train: {condition.name}", "usjepa-train", self.path(f"{condition.store}.zarr"), run, "--pipeline",
-            condition.recipe, sets=(*condition.sets, f"train.seed={seed}"),
+            f"train: {condition.name}", "usjepa-train", self.store(condition.store, self.fold_of(seed)), run,
+            "--pipeline", condition.recipe, sets=(*condition.sets, f"train.seed={seed}"),
         )  # fmt: skip
         return run
 
     def score(self, condition: Condition, seed: int) -> Rows:
         """Train and evaluate; returns the scores of the encoder and, beside students, of the baselines.
 
-        Random weights are drawn anew beside every seed of the student; pixels and HOG have nothing to draw.
+        Random weights are drawn anew beside every seed of the student; pixels and HOG have nothing to draw and are
+        scored once a fold.
         """
-        run = self.train(condition, seed)
+        run, fold = self.train(condition, seed), self.fold_of(seed)
         beside = ["random"] if condition.name == STUDENT else []
-        if beside and seed == 0:
+        if beside and seed == fold:
             beside += ["pixels", "hog"]
         draw = f"evaluate.random_seed={seed}"
-        document = self.evaluate(run, "report-", beside, draw)
+        document = self.evaluate(run, fold, "report-", beside, draw)
         rows: Rows = {condition.name: [scores_of(document, "student")]}
         rows |= {BASELINES[encoder]: [scores_of(document, encoder)] for encoder in beside}
-        if condition.name in ALSO_MEAN:
-            mean = self.evaluate(run, "mean-", beside[:1], draw, "evaluate.pooling=mean")
+        if condition.name in ALSO_MEAN or self.sources[fold]:
+            mean = self.evaluate(run, fold, "mean-", beside[:1], draw, "evaluate.pooling=mean")
             rows[condition.name + MEAN] = [scores_of(mean, "student")]
             rows |= {BASELINES[encoder] + MEAN: [scores_of(mean, encoder)] for encoder in beside[:1]}
         return rows
 
-    def evaluate(self, run: str, prefix: str, baselines: list[str], *sets: str) -> dict[str, Any]:
+    def evaluate(self, run: str, fold: int, prefix: str, baselines: list[str], *sets: str) -> dict[str, Any]:
         """Return a report's document. Every encoder is probed on the same task: one view of test patients' frames."""
         report = Path(run).with_name(Path(run).name.replace("run-", prefix, 1))
         named = f"evaluate.baselines=[{','.join(baselines)}]"
         short = ("evaluate.corruptions=[]", "evaluate.few_shot=[]", "evaluate.bootstrap=2000")
         self.call(
-            "evaluate", "usjepa-evaluate", run, "--task", self.path("k1.zarr"), "--pipeline", "demo", "-o", str(report),
-            sets=(*short, named, *sets),
+            "evaluate", "usjepa-evaluate", run, "--task", self.store("k1", fold), "--pipeline", "demo", "-o",
+            str(report), sets=(*short, named, *sets),
         )  # fmt: skip
         document: dict[str, Any] = json.loads((report / "scores.json").read_text())
         return document
 
 
-def scores_of(document: dict[str, Any], encoder: str) -> dict[str, dict[str, Any]]:
-    """Task -> what the report tells of an encoder, in percent of macro F1."""
-    found = {}
-    for scores in document["scores"]:
-        if scores["encoder"] == encoder:
-            probe, knn = scores["probe"]["macro_f1"], scores["knn"]
-            found[scores["task"]] = {
-                "probe": 100 * probe["mean"],
-                "probe_sd": 100 * probe["sd"],
-                "probe_interval": [100 * end for end in probe.get("interval") or ()],
-                "logistic": 100 * scores["logistic"]["macro_f1"],
-                "knn": 100 * knn["macro_f1"],
-            }
-    return found
-
-
-def joined(parts: Iterable[Rows]) -> Rows:
-    """Join the rows of jobs, whose seeds come in order; rows of mean pooling stand last."""
-    rows: Rows = {}
-    for part in parts:
-        for name, scores in part.items():
-            rows.setdefault(name, []).extend(scores)
-    return dict(sorted(rows.items(), key=lambda row: MEAN in row[0]))
-
-
-def values_of(rows: Rows, name: str, task: str, measure: str = "probe") -> list[float]:
-    return [one[task][measure] for one in rows[name] if task in one]
-
-
-def told(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.1f}{spread}" if values else "-"
-
-
-def table(rows: Rows) -> list[str]:
-    """Mean and deviation over training seeds: the paper's probe; k-NN."""
-    tasks = sorted({task for scores in rows.values() for one in scores for task in one})
-    lines = [f"| encoder | seeds | {' | '.join(tasks)} |", "|---" * (len(tasks) + 2) + "|"]
-    for name, scores in rows.items():
-        cells = [f"{told(values_of(rows, name, task))}; {told(values_of(rows, name, task, 'knn'))}" for task in tasks]
-        lines.append(f"| {name} | {len(scores)} | {' | '.join(cells)} |")
-    return lines
-
-
-def verdicts(rows: Rows, task: str) -> list[str]:
-    """The phantom's goals by the means over training seeds, met or not: as the demo pools and by plain means."""
-    lines = []
-    for pooling in ("", MEAN):
-        if STUDENT + pooling not in rows:
-            continue
-        mine = statistics.mean(values_of(rows, STUDENT + pooling, task))
-        for name, least in GOALS:
-            other = name + pooling if name + pooling in rows else name  # pixels are not pooled
-            gained = mine - statistics.mean(values_of(rows, other, task))
-            met = gained >= least and gained > 0
-            line = f"{STUDENT}{pooling} over {other}: {gained:+.1f} points"
-            lines.append(f"{line}; goal {least:g}: {'met' if met else 'NOT met'}")
-    return lines
-
-
-def differences(rows: Rows, trained: list[str]) -> dict[str, dict[str, list[float]]]:
-    """Condition -> task -> for each training seed, its probe's score minus the student's of the same seed."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for name in trained:
-        for task in rows[STUDENT][0]:
-            # The teacher has one seed: it is compared with the student of that seed.
-            pairs = zip(values_of(rows, name, task), values_of(rows, STUDENT, task), strict=False)
-            found.setdefault(name, {})[task] = [one - other for one, other in pairs]
-    return found
-
-
-def int8_told(rows: Rows) -> list[str]:
-    """Whether int8's probe lies within the spread of fp16's over training seeds: a claim of the store's precision."""
-    lines = []
-    for task in rows[STUDENT][0]:
-        exact, coarse = values_of(rows, STUDENT, task), values_of(rows, "int8 targets", task)
-        if len(exact) < 2 or not coarse:
-            continue
-        difference, spread = statistics.mean(coarse) - statistics.mean(exact), statistics.stdev(exact)
-        verdict = "within" if abs(difference) <= spread else "NOT within"
-        lines.append(f"{task}: int8 minus fp16: {difference:+.1f} points, {verdict} fp16's deviation of {spread:.1f}")
-    return lines
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--source", help="folder of real frames; none: the phantom")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="training seeds; with --source folds of patients as well")
     parser.add_argument("--work", type=Path, default=Path("results"))
     parser.add_argument("--only", nargs="*", help="names of conditions; none: all")
     args = parser.parse_args()
     started = time.monotonic()
     data = "source" if args.source else "phantom"
-    work = Work(args.work / data, args.source)
+    work = Work(args.work / data, args.source, args.seeds)
     wanted = [one for one in conditions() if not args.only or one.name in (STUDENT, *args.only)]
     # The student's seeds first: what was cut short still answers the first question.
-    jobs = [(one, seed) for one in wanted for seed in range(1 if one.name == TEACHER else args.seeds)]
+    jobs = [(one, seed) for one in wanted for seed in range(len(work.sources) if one.name == TEACHER else args.seeds)]
     cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(cores) as pool:
         work.stores(pool)
         rows = joined(pool.map(lambda job: work.score(*job), jobs))
     times = work.times()
+    compared = [one.name for one in wanted] + (list(BASELINES.values()) if args.source else [])
     content: dict[str, Any] = {
         "machine": describe(("torch", "timm", "usjepa")),
         "this_call_minutes": round((time.monotonic() - started) / 60, 1),
@@ -294,10 +236,12 @@ def main() -> None:
         "goals": verdicts(rows, "phantom") if data == "phantom" else [],
         "int8": int8_told(rows) if "int8 targets" in rows else [],
         "macro_f1": rows,
-        "minus_student": differences(rows, [one.name for one in wanted]),
+        "folds": len(work.sources),
+        "minus_student": differences(rows, compared),
     }
-    print(f"macro F1, %, mean ± sd over training seeds: probe; k-NN. {content['cpu_minutes_over_cores']} minutes of "
-          f"{cores} cores ({content['this_call_minutes']} on the clock in this call)")  # fmt: skip
+    taken = f"{content['cpu_minutes_over_cores']} minutes of {cores} cores"
+    print(f"macro F1, %, mean ± sd over {'folds' if args.source else 'training seeds'}: probe; k-NN. {taken} "
+          f"({content['this_call_minutes']} on the clock in this call)")  # fmt: skip
     print("\n".join([*table(rows), *content["goals"], *content["int8"]]))
     target = Path(__file__).parent / "results" / f"learning-{data}.json"
     target.write_text(json.dumps(content, indent=1) + "\n")

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING
 
+import cv2
+import numpy as np
 import pytest
 
-from benchmarks.learning import (
-    MEAN,
-    STUDENT,
-    TEACHER,
-    Work,
-    conditions,
-    differences,
-    int8_told,
-    joined,
-    scores_of,
-    table,
-    verdicts,
-)
+from benchmarks.folds import deal, fold_manifests
+from benchmarks.learned import MEAN, STUDENT, TEACHER, differences, int8_told, joined, scores_of, table, verdicts
+from benchmarks.learning import Work, conditions
 from usjepa.cache.recipe import load_recipe, override_recipe
+from usjepa.cache.sources.base import Entry
+from usjepa.cache.sources.listing import list_source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,6 +89,54 @@ def test_differences_are_taken_seed_by_seed_and_the_teachers_from_the_first():
     assert found["four"]["phantom"] == [3.0, -1.0]
     assert found[TEACHER]["phantom"] == [-1.0]
     assert found[STUDENT]["phantom"] == [0.0, 0.0]
+
+
+def test_differences_of_mean_pooling_are_taken_from_the_student_pooled_so():
+    rows = rows_of(student=[50.0, 52.0], four=[51.0, 50.0])
+    rows |= {name + MEAN: scores for name, scores in rows_of(student=[40.0, 42.0], four=[45.0, 43.0]).items()}
+    found = differences(rows, ["four"])
+    assert found == {"four": {"phantom": [1.0, -2.0]}, "four" + MEAN: {"phantom": [5.0, 1.0]}}
+
+
+def entries_of(**groups: str) -> list[Entry]:
+    """Group -> labels of its files, a letter each."""
+    return [
+        Entry(f"{group}/{n}.png", "d", group, label, "", "image")
+        for group, labels in groups.items()
+        for n, label in enumerate(labels)
+    ]
+
+
+def test_every_group_is_tested_on_in_one_fold_and_classes_are_spread_over_folds():
+    entries = entries_of(**{f"a{n}": "AAB" for n in range(9)}, **{f"b{n}": "B" for n in range(6)})
+    fold_of = deal(entries, 3)
+    assert set(fold_of) == {("d", entry.group) for entry in entries}
+    for letter, count in (("a", 3), ("b", 2)):
+        dealt = [fold for (_, group), fold in fold_of.items() if group.startswith(letter)]
+        assert [dealt.count(fold) for fold in range(3)] == [count] * 3
+
+
+def test_folds_of_a_folder_test_each_patient_once_and_keep_a_patients_files_together(tmp_path: Path):
+    lines = ["path,patient,label"]
+    for patient in range(6):
+        for frame in range(2):
+            file = tmp_path / f"source/p{patient}/{frame}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(file), np.full((16, 16), 20 * patient + frame, np.uint8))
+            lines.append(f"p{patient}/{frame}.png,p{patient},{'ab'[patient % 2]}")
+    (tmp_path / "source/manifest.csv").write_text("\n".join(lines))
+    manifests = fold_manifests(str(tmp_path / "source"), tmp_path / "folds", 3)
+    again = fold_manifests(str(tmp_path / "source"), tmp_path / "folds", 3)  # a second call goes on
+    assert manifests == again
+    tested: Counter[str] = Counter()
+    for manifest in manifests:
+        listed = list_source(manifest, load_recipe("demo").cache).entries
+        assert len(listed) == 12
+        splits = {entry.group: {one.split for one in listed if one.group == entry.group} for entry in listed}
+        assert all(len(found) == 1 for found in splits.values())
+        tested.update(group for group, found in splits.items() if found == {"test"})
+    assert set(tested.values()) == {1}
+    assert len(tested) == 6
 
 
 def test_int8_is_within_the_spread_of_fp16_or_it_is_said_that_it_is_not():

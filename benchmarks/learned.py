@@ -1,0 +1,106 @@
+"""What encoders' scores say: means and deviations over training seeds or folds, differences, goals met or not."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+STUDENT, TEACHER, PIXEL_ONLY = "student", "pixel teacher", "pixels only, equal compute"
+MEAN = ", mean pooling"
+"""Behind the names of rows that are scored by the plain mean of patch tokens as well."""
+GOALS = (("random weights", 10.0), ("32x32 pixels", 0.0))
+"""What the student must beat on the phantom, and by how many points of macro F1."""
+Rows = dict[str, list[dict[str, dict[str, Any]]]]
+"""Row of the table -> for each training seed, task -> scores."""
+
+
+def scores_of(document: dict[str, Any], encoder: str) -> dict[str, dict[str, Any]]:
+    """Task -> what the report tells of an encoder, in percent of macro F1."""
+    found = {}
+    for scores in document["scores"]:
+        if scores["encoder"] == encoder:
+            probe, knn = scores["probe"]["macro_f1"], scores["knn"]
+            found[scores["task"]] = {
+                "probe": 100 * probe["mean"],
+                "probe_sd": 100 * probe["sd"],
+                "probe_interval": [100 * end for end in probe.get("interval") or ()],
+                "logistic": 100 * scores["logistic"]["macro_f1"],
+                "knn": 100 * knn["macro_f1"],
+            }
+    return found
+
+
+def joined(parts: Iterable[Rows]) -> Rows:
+    """Join the rows of jobs, whose seeds come in order; rows of mean pooling stand last."""
+    rows: Rows = {}
+    for part in parts:
+        for name, scores in part.items():
+            rows.setdefault(name, []).extend(scores)
+    return dict(sorted(rows.items(), key=lambda row: MEAN in row[0]))
+
+
+def values_of(rows: Rows, name: str, task: str, measure: str = "probe") -> list[float]:
+    return [one[task][measure] for one in rows[name] if task in one]
+
+
+def told(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}" if values else "-"
+
+
+def table(rows: Rows) -> list[str]:
+    """Mean and deviation over training seeds, or folds: the paper's probe; k-NN."""
+    tasks = sorted({task for scores in rows.values() for one in scores for task in one})
+    lines = [f"| encoder | seeds | {' | '.join(tasks)} |", "|---" * (len(tasks) + 2) + "|"]
+    for name, scores in rows.items():
+        cells = [f"{told(values_of(rows, name, task))}; {told(values_of(rows, name, task, 'knn'))}" for task in tasks]
+        lines.append(f"| {name} | {len(scores)} | {' | '.join(cells)} |")
+    return lines
+
+
+def verdicts(rows: Rows, task: str) -> list[str]:
+    """The phantom's goals by the means over training seeds, met or not: as the demo pools and by plain means."""
+    lines = []
+    for pooling in ("", MEAN):
+        if STUDENT + pooling not in rows:
+            continue
+        mine = statistics.mean(values_of(rows, STUDENT + pooling, task))
+        for name, least in GOALS:
+            other = name + pooling if name + pooling in rows else name  # pixels are not pooled
+            gained = mine - statistics.mean(values_of(rows, other, task))
+            met = gained >= least and gained > 0
+            line = f"{STUDENT}{pooling} over {other}: {gained:+.1f} points"
+            lines.append(f"{line}; goal {least:g}: {'met' if met else 'NOT met'}")
+    return lines
+
+
+def differences(rows: Rows, names: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Row -> task -> for each training seed, its probe's score minus that of the student of the same seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        for pooling in ("", MEAN):
+            if name + pooling not in rows:
+                continue
+            for task in rows[STUDENT][0]:
+                # Where the teacher has one seed it is compared with the student of that seed.
+                mine, students = (values_of(rows, one + pooling, task) for one in (name, STUDENT))
+                found.setdefault(name + pooling, {})[task] = [
+                    one - other for one, other in zip(mine, students, strict=False)
+                ]
+    return found
+
+
+def int8_told(rows: Rows) -> list[str]:
+    """Whether int8's probe lies within the spread of fp16's over training seeds: a claim of the store's precision."""
+    lines = []
+    for task in rows[STUDENT][0]:
+        exact, coarse = values_of(rows, STUDENT, task), values_of(rows, "int8 targets", task)
+        if len(exact) < 2 or not coarse:
+            continue
+        difference, spread = statistics.mean(coarse) - statistics.mean(exact), statistics.stdev(exact)
+        verdict = "within" if abs(difference) <= spread else "NOT within"
+        lines.append(f"{task}: int8 minus fp16: {difference:+.1f} points, {verdict} fp16's deviation of {spread:.1f}")
+    return lines
