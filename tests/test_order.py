@@ -350,6 +350,25 @@ def test_rows_follow_their_sources_and_sources_without_rows_do_not_count():
     assert (parts.excluded, parts.note) == (by_row.excluded, by_row.note)
 
 
+def test_it_is_told_when_large_groups_hold_out_far_more_than_was_asked_for():
+    sources = tuple(Source(f"{k}.mp4", "d", f"patient{k}", "", "", "0" * 32, 50, "") for k in range(40))
+    held = {sources[p].group for p in split_groups(*sources_columns(sources), TrainSettings()).validation}
+    assert 0 < len(held) < 4
+    frames = [50 if source.group in held else 5 for source in sources]  # the clips held out are the long ones
+    source = np.repeat(np.arange(40), frames).astype(np.int32)
+    frame = np.concatenate([np.arange(count) for count in frames]).astype(np.int32)
+    large = split_rows(Table(sources, source, frame, np.zeros(len(source), np.int16)), TrainSettings())
+    share = len(large.validation) / len(source)
+    assert share > 0.1
+    assert f"{share:.0%} of the rows are held out, where train.validation_fraction asks for 5%" in large.note
+    even = Table(sources, np.arange(40, dtype=np.int32), np.zeros(40, np.int32), np.zeros(40, np.int16))
+    assert split_rows(even, TrainSettings()).note == ""
+
+
+def sources_columns(sources: tuple[Source, ...]):
+    return column([s.dataset for s in sources]), column([s.group for s in sources]), column([s.split for s in sources])
+
+
 def test_a_run_of_the_order_before_is_refused_with_the_reason():
     identity = {"train": {"seed": 0}, "order": {"version": ORDER_VERSION}}
     refuse_another(Progress(0, 0, identity, {}), identity)

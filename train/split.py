@@ -50,7 +50,19 @@ def split_rows(table: Table, settings: TrainSettings) -> Split:
     part_S[used[of_sources.train]], part_S[used[of_sources.validation]] = 1, 2
     part_R = part_S[table.source]
     excluded = int(rows_S[part_S == 0].sum())
-    return Split(np.flatnonzero(part_R == 1), np.flatnonzero(part_R == 2), excluded, of_sources.note)
+    train, held = np.flatnonzero(part_R == 1), np.flatnonzero(part_R == 2)
+    return Split(train, held, excluded, of_sources.note or _far_more(len(train), len(held), settings))
+
+
+def _far_more(train: int, held: int, settings: TrainSettings) -> str:
+    """Return a note where more than twice as many rows are held out as was asked for."""
+    share, asked = held / (train + held), settings.validation_fraction
+    if share <= 2 * asked:
+        return ""
+    return (
+        f"{share:.0%} of the rows are held out, where train.validation_fraction asks for {asked:.0%}: groups are held "
+        "out whole and by chance, and here they are few or large. A smaller fraction leaves more to train on"
+    )
 
 
 def split_groups(
