@@ -100,7 +100,7 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.scale
 
-results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom, or on SOURCE=folder
+results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom; on SOURCE=folder three folds of patients
 	$(BIN)/python -m benchmarks.learning $(if $(SOURCE),--source '$(SOURCE)')
 
 clean-demo: ## Remove what `make demo` made
