@@ -57,8 +57,10 @@ def fold_manifests(source: str, folder: Path, folds: int) -> list[str]:
     if listing.root is None:
         raise SystemExit(f"{source}: folds are made of files.")
     fold_of = deal(listing.entries, folds)
-    for file in sorted({split_inside(entry.path)[0] for entry in listing.entries}):
-        _bring(listing.root / file, folder / file)
+    files = sorted({split_inside(entry.path)[0] for entry in listing.entries})
+    copied = sum(_bring(listing.root / file, folder / file) for file in files)
+    if copied:
+        print(f"{folder}: {copied / 1e6:,.0f} MB copied: links to {listing.root} are not possible there", flush=True)
     manifests = []
     for fold in range(folds):
         manifest = folder / f"fold-{fold}.csv"
@@ -72,12 +74,16 @@ def fold_manifests(source: str, folder: Path, folds: int) -> list[str]:
     return manifests
 
 
-def _bring(file: Path, target: Path) -> None:
-    """Link a file, or copy it where that can't be done; a manifest's paths may not lead out of its folder."""
+def _bring(file: Path, target: Path) -> int:
+    """Link a file, or copy it where that can't be done, as a manifest's paths may not lead out of its folder; return
+    the bytes copied."""
     if target.exists():
-        return
+        return 0
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(file, target)
     except OSError:
-        shutil.copy2(file, target)
+        part = target.with_name(target.name + ".part")  # a copy cut short must not count as one
+        shutil.copy2(file, part)
+        return part.replace(target).stat().st_size
+    return 0
