@@ -47,8 +47,9 @@ demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder
 test: $(STAMP) ## Run the test suite
 	$(BIN)/python -m pytest
 
+# Each long proof has a time limit of its own; faulthandler's would only print its stack halfway.
 test-slow: $(STAMP) ## Run the long proofs
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -o faulthandler_timeout=0
 
 fuzz: $(STAMP) ## Give every parser 100,000 hostile inputs; INPUTS=n for another number
 	$(BIN)/python -m fuzz --inputs $(or $(INPUTS),100000) --json benchmarks/results/fuzz.json
