@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-# The job of `make demo SOURCE=folder` goes to a folder of its own, so that it never mixes with the phantom's.
+# The job of `make demo SOURCE=folder RECIPE=small` goes to a folder of its own, so that jobs never mix.
 SOURCE ?=
-OUT ?= $(if $(SOURCE),demo-$(shell basename '$(SOURCE)' | tr ' ' '-'),demo)
+RECIPE ?= demo
+OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(filter-out demo,$(RECIPE)),-$(RECIPE))
 
 # A strict editable install links the files that existed when it ran: a new or removed file means installing again,
 # an edited one does not. This list is rewritten only when it changes, and the install depends on it.
@@ -35,12 +36,12 @@ $(STAMP): pyproject.toml constraints.txt pipelines.yaml $(FILES)
 
 install: $(STAMP) ## Make .venv with everything pinned in constraints.txt
 
-demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder
-	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline demo $(if $(SOURCE),--source '$(SOURCE)')
-	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/teacher' --pipeline demo-teacher
-	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline demo $(if $(SOURCE),--source '$(SOURCE)') --teacher '$(OUT)/teacher'
-	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/run' --pipeline demo
-	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline demo --set cache.teacher.weights='$(OUT)/teacher' \
+demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder; RECIPE=small takes half an hour of two cores
+	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)')
+	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/teacher' --pipeline '$(RECIPE)-teacher'
+	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)') --teacher '$(OUT)/teacher'
+	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/run' --pipeline '$(RECIPE)'
+	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline '$(RECIPE)' --set cache.teacher.weights='$(OUT)/teacher' \
 	  -o '$(OUT)/report'
 	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds encoder.safetensors for timm."
 
@@ -102,7 +103,7 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.scale
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom; on SOURCE=folder three folds of patients
-	$(BIN)/python -m benchmarks.learning $(if $(SOURCE),--source '$(SOURCE)')
+	$(BIN)/python -m benchmarks.learning --recipe '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)')
 
 clean-demo: ## Remove what `make demo` made
 	rm -rf '$(OUT)'

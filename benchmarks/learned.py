@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-STUDENT, TEACHER, PIXEL_ONLY = "student", "pixel teacher", "pixels only, equal compute"
+STUDENT, TEACHER, PIXEL_ONLY, INT8 = "student", "pixel teacher", "pixels only, equal compute", "int8 targets"
 MEAN = ", mean pooling"
 """Behind the names of rows that are scored by the plain mean of patch tokens as well."""
 GOALS = (("random weights", 10.0), ("32x32 pixels", 0.0))
@@ -97,7 +97,7 @@ def int8_told(rows: Rows) -> list[str]:
     """Whether int8's probe lies within the spread of fp16's over training seeds: a claim of the store's precision."""
     lines = []
     for task in rows[STUDENT][0]:
-        exact, coarse = values_of(rows, STUDENT, task), values_of(rows, "int8 targets", task)
+        exact, coarse = values_of(rows, STUDENT, task), values_of(rows, INT8, task)
         if len(exact) < 2 or not coarse:
             continue
         difference, spread = statistics.mean(coarse) - statistics.mean(exact), statistics.stdev(exact)

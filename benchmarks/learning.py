@@ -1,10 +1,10 @@
 """Does it learn? `make results`: students against their teacher and everything simpler, three training seeds each.
 
-`python -m benchmarks.learning [--source FOLDER] [--seeds 3] [--work results]`: builds the stores, trains the pixel
-teacher, builds its latents (fp16 and int8), trains each condition from each seed, probes every encoder on the groups of
-patients that no training saw, and prints a table. A condition differs from the demo's recipe by the one setting that
-its row names; rows of mean pooling score encoders once more, by the plain mean of their patch tokens. The pixel-only
-encoder gets the epochs of teacher and student together.
+`python -m benchmarks.learning [--source FOLDER] [--recipe demo] [--seeds 3] [--work results]`: builds the stores,
+trains the pixel teacher, builds its latents (fp16 and int8), trains each condition from each seed, probes every encoder
+on the groups of patients that no training saw, and prints a table. A condition differs from the recipe by the one
+setting that its row names; rows of mean pooling score encoders once more, by the plain mean of their patch tokens. The
+pixel-only encoder gets the epochs of teacher and student together.
 
 On the phantom all students learn from the teacher of seed 0. A folder of real frames is dealt into as many folds of
 patients as there are seeds (see `folds.py`): each seed trains a teacher and students of its own on the patients of the
@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks.folds import fold_manifests
 from benchmarks.learned import (
+    INT8,
     MEAN,
     PIXEL_ONLY,
     STUDENT,
@@ -52,6 +53,8 @@ DATA = {
 }
 ALSO_MEAN = (STUDENT, TEACHER, PIXEL_ONLY)
 """Scored by mean pooling as well: these on the phantom, whose minutes are few; on real frames all."""
+OWN, FOUR = "own", "k4"
+"""Names of stores: of as many views as the recipe says, and of four."""
 BASELINES = {"random": "random weights", "pixels": "32x32 pixels", "hog": "HOG"}
 
 
@@ -65,28 +68,36 @@ class Condition:
     sets: tuple[str, ...] = ()
 
 
-def conditions() -> list[Condition]:
-    student = load_recipe("demo").train
-    both = student.epochs + load_recipe("demo-teacher").train.epochs
+def conditions(recipe: str = "demo") -> list[Condition]:
+    """Return what is compared under a recipe of students, whose teacher's is called the same with `-teacher`."""
+    student, first = load_recipe(recipe).train, f"{recipe}-teacher"
+    both = student.epochs + load_recipe(first).train.epochs
     regions = "masks over the whole frame" if student.masks.regions else "masks inside the region"
+    latents = f"train.teacher={teacher_of(recipe)}"
     return [
-        Condition(STUDENT, "k1", "demo", ("train.teacher=demo",)),
-        Condition(TEACHER, "k1", "demo-teacher"),
-        Condition(PIXEL_ONLY, "k1", "demo-teacher", (f"train.epochs={both}",)),
-        Condition(regions, "k1", "demo",
-                  ("train.teacher=demo", f"train.masks.regions={str(not student.masks.regions).lower()}")),
-        Condition("int8 targets", "k1", "demo", ("train.teacher=demo-int8",)),
-        Condition("4 views", "k4", "demo", ("train.teacher=demo",)),
-        Condition("targets as they are", "k1", "demo", ("train.teacher=demo", "train.target_norm=none")),
-        Condition("targets standardised", "k1", "demo", ("train.teacher=demo", "train.target_norm=standardised")),
-    ]  # fmt: skip
+        Condition(STUDENT, OWN, recipe, (latents,)),
+        Condition(TEACHER, OWN, first),
+        Condition(PIXEL_ONLY, OWN, first, (f"train.epochs={both}",)),
+        Condition(regions, OWN, recipe, (latents, f"train.masks.regions={str(not student.masks.regions).lower()}")),
+        Condition(INT8, OWN, recipe, (f"{latents}-int8",)),
+        Condition("4 views", FOUR, recipe, (latents,)),
+        Condition("targets as they are", OWN, recipe, (latents, "train.target_norm=none")),
+        Condition("targets standardised", OWN, recipe, (latents, "train.target_norm=standardised")),
+    ]
+
+
+def teacher_of(recipe: str) -> str:
+    """Return the name of a recipe's latents."""
+    teacher = load_recipe(recipe).cache.teacher
+    assert teacher is not None
+    return teacher.name
 
 
 class Work:
     """Commands in a folder, at most as many at once as there are cores, a thread each; what they took is kept."""
 
-    def __init__(self, folder: Path, source: str | None, folds: int = 1) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, source: str | None, folds: int = 1, recipe: str = "demo") -> None:
+        self.folder, self.recipe = folder, recipe
         self.sets = DATA["source" if source else "phantom"]
         self.sources = fold_manifests(source, folder / "frames", folds) if source else [None]
         """A source a fold; None: the phantom."""
@@ -138,28 +149,33 @@ class Work:
         found = self.sources[fold]
         source = ("--source", found) if found else ()
         self.call(
-            part, "usjepa-cache", "build", self.store(store, fold), "--pipeline", "demo", *source, *more,
+            part, "usjepa-cache", "build", self.store(store, fold), "--pipeline", self.recipe, *source, *more,
             sets=(*self.sets, *sets),
         )  # fmt: skip
 
-    def stores(self, pool: ThreadPoolExecutor) -> None:
-        """Pixels, then the teacher that learns from them, then its latents in both precisions; of every fold."""
+    def stores(self, pool: ThreadPoolExecutor, wanted: list[Condition]) -> None:
+        """Pixels, then the teacher that learns from them, then its latents as conditions want them; of every fold."""
         # A thread a fold, which only waits for the pool's: the pool has as many as there are cores.
         with ThreadPoolExecutor(len(self.sources)) as waiting:
-            list(waiting.map(lambda fold: self._stores(pool, fold), range(len(self.sources))))
+            list(waiting.map(lambda fold: self._stores(pool, wanted, fold), range(len(self.sources))))
 
-    def _stores(self, pool: ThreadPoolExecutor, fold: int) -> None:
-        four, pixels = ("cache.views.count=4",), "pixels and regions"
-        views = pool.submit(self.build, pixels, "k4", fold, sets=four)
-        pool.submit(self.build, pixels, "k1", fold).result()
-        pool.submit(self.train, Condition(TEACHER, "k1", "demo-teacher"), fold).result()
-        views.result()
+    def _stores(self, pool: ThreadPoolExecutor, wanted: list[Condition], fold: int) -> None:
+        sets = {OWN: (), FOUR: ("cache.views.count=4",)}
+        names = [name for name in sets if name == OWN or any(one.store == name for one in wanted)]
+        built = {name: pool.submit(self.build, "pixels and regions", name, fold, sets=sets[name]) for name in names}
+        built[OWN].result()
+        first = Condition(TEACHER, OWN, f"{self.recipe}-teacher")
+        pool.submit(self.train, first, fold).result()
         teacher = ("--teacher", self.run_of(TEACHER, fold))
-        int8 = ("cache.teacher.name=demo-int8", "cache.precision=int8")
-        views = pool.submit(self.build, "latents", "k4", fold, *teacher, sets=four)
-        pool.submit(self.build, "latents", "k1", fold, *teacher).result()
-        pool.submit(self.build, "latents", "k1", fold, *teacher, sets=int8).result()
-        views.result()
+        for name in names:
+            built[name].result()
+            built[name] = pool.submit(self.build, "latents", name, fold, *teacher, sets=sets[name])
+        built[OWN].result()
+        if any(one.name == INT8 for one in wanted):
+            coarse = (f"cache.teacher.name={teacher_of(self.recipe)}-int8", "cache.precision=int8")
+            pool.submit(self.build, "latents", OWN, fold, *teacher, sets=coarse).result()
+        for future in built.values():
+            future.result()
 
     def run_of(self, name: str, seed: int) -> str:
         return self.path(f"run-{name} {seed}".replace(",", "").replace(" ", "-"))
@@ -194,12 +210,12 @@ class Work:
         return rows
 
     def evaluate(self, run: str, fold: int, prefix: str, baselines: list[str], *sets: str) -> dict[str, Any]:
-        """Return a report's document. Every encoder is probed on the same task: one view of test patients' frames."""
+        """Return a report's document. Every encoder is probed on the same task: view 0 of test patients' frames."""
         report = Path(run).with_name(Path(run).name.replace("run-", prefix, 1))
         named = f"evaluate.baselines=[{','.join(baselines)}]"
         short = ("evaluate.corruptions=[]", "evaluate.few_shot=[]", "evaluate.bootstrap=2000")
         self.call(
-            "evaluate", "usjepa-evaluate", run, "--task", self.store("k1", fold), "--pipeline", "demo", "-o",
+            "evaluate", "usjepa-evaluate", run, "--task", self.store(OWN, fold), "--pipeline", self.recipe, "-o",
             str(report), sets=(*short, named, *sets),
         )  # fmt: skip
         document: dict[str, Any] = json.loads((report / "scores.json").read_text())
@@ -210,18 +226,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--source", help="folder of real frames; none: the phantom")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds; with --source folds of patients as well")
+    parser.add_argument("--recipe", default="demo", help="of students; their teacher's has -teacher behind its name")
     parser.add_argument("--work", type=Path, default=Path("results"))
     parser.add_argument("--only", nargs="*", help="names of conditions; none: all")
     args = parser.parse_args()
     started = time.monotonic()
     data = "source" if args.source else "phantom"
-    work = Work(args.work / data, args.source, args.seeds)
-    wanted = [one for one in conditions() if not args.only or one.name in (STUDENT, *args.only)]
+    which = data if args.recipe == "demo" else f"{data}-{args.recipe}"
+    work = Work(args.work / which, args.source, args.seeds, args.recipe)
+    wanted = [one for one in conditions(args.recipe) if not args.only or one.name in (STUDENT, *args.only)]
     # The student's seeds first: what was cut short still answers the first question.
     jobs = [(one, seed) for one in wanted for seed in range(len(work.sources) if one.name == TEACHER else args.seeds)]
     cores = len(os.sched_getaffinity(0))
     with ThreadPoolExecutor(cores) as pool:
-        work.stores(pool)
+        work.stores(pool, wanted)
         rows = joined(pool.map(lambda job: work.score(*job), jobs))
     times = work.times()
     compared = [one.name for one in wanted] + (list(BASELINES.values()) if args.source else [])
@@ -230,11 +248,13 @@ def main() -> None:
         "this_call_minutes": round((time.monotonic() - started) / 60, 1),
         "cpu_minutes_over_cores": round(sum(part["cpu_s"] for part in times.values()) / 60 / cores, 1),
         "times": times,
-        "recipes": {name: load_recipe(name).model_dump(mode="json") for name in ("demo", "demo-teacher")},
+        "recipes": {
+            name: load_recipe(name).model_dump(mode="json") for name in (args.recipe, f"{args.recipe}-teacher")
+        },
         "store": list(work.sets),
         "conditions": {one.name: {"store": one.store, "recipe": one.recipe, "set": one.sets} for one in wanted},
         "goals": verdicts(rows, "phantom") if data == "phantom" else [],
-        "int8": int8_told(rows) if "int8 targets" in rows else [],
+        "int8": int8_told(rows) if INT8 in rows else [],
         "macro_f1": rows,
         "folds": len(work.sources),
         "minus_student": differences(rows, compared),
@@ -243,7 +263,7 @@ def main() -> None:
     print(f"macro F1, %, mean ± sd over {'folds' if args.source else 'training seeds'}: probe; k-NN. {taken} "
           f"({content['this_call_minutes']} on the clock in this call)")  # fmt: skip
     print("\n".join([*table(rows), *content["goals"], *content["int8"]]))
-    target = Path(__file__).parent / "results" / f"learning-{data}.json"
+    target = Path(__file__).parent / "results" / f"learning-{which}.json"
     target.write_text(json.dumps(content, indent=1) + "\n")
 
 

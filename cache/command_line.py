@@ -34,7 +34,7 @@ def recipe_options(command: Callable[P, T]) -> Callable[P, T]:
             default=None,
             help="A recipe file of your own in place of the built-in pipelines.yaml.",
         ),
-        click.option("--pipeline", default=None, help="Recipe name: demo, us-jepa, usrc-jepa."),
+        click.option("--pipeline", default=None, help="Recipe name: demo, small, us-jepa, usrc-jepa."),
     ):
         command = option(command)
     return command

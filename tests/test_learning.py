@@ -27,8 +27,9 @@ def rows_of(**scores: list[float]) -> dict[str, list[dict[str, dict[str, float]]
     return {name: [{"phantom": {"probe": v, "knn": v - 1}} for v in values] for name, values in names.items()}
 
 
-def test_every_condition_is_the_demos_recipe_but_for_what_its_row_names():
-    for one in conditions():
+@pytest.mark.parametrize("recipe", ["demo", "small"])
+def test_every_condition_is_the_recipe_but_for_what_its_row_names(recipe: str):
+    for one in conditions(recipe):
         before = load_recipe(one.recipe)
         after = override_recipe(before, list(one.sets))
         changed = {
