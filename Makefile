@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt pipelines.yaml $(FILES)
 
 install: $(STAMP) ## Make .venv with everything pinned in constraints.txt
 
-demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder; RECIPE=small takes half an hour of two cores
+demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder; RECIPE=small trains for longer
 	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)')
 	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/teacher' --pipeline '$(RECIPE)-teacher'
 	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)') --teacher '$(OUT)/teacher'
