@@ -122,7 +122,8 @@ def test_a_wrong_file_is_refused_with_the_line_or_field(tmp_path: Path, text: st
 def test_an_unknown_recipe_names_the_nearest_and_all() -> None:
     with pytest.raises(
         RecipeError,
-        match=r"no recipe 'us-jepaa'; did you mean 'us-jepa'\? There are: us-jepa, usrc-jepa, demo, demo-teacher,",
+        match=r"no recipe 'us-jepaa'; did you mean 'us-jepa'\? "
+        r"There are: us-jepa, usrc-jepa, demo, demo-teacher, small, small-teacher",
     ):
         load_recipe("us-jepaa")
 
