@@ -12,27 +12,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from usjepa.cache.batch_rows import BatchRows
     from usjepa.cache.reading import LayerReader
 
 
 class ReadAhead:
     """Asks the system, once, for every row of a batch."""
 
-    def __init__(self, readers: Sequence[LayerReader], rows: Sequence[int], order: Sequence[int]) -> None:
-        """`order` holds the places of `rows` in the order of the file."""
-        self._readers, self._rows, self._order = readers, rows, order
-        self._asked = False
+    def __init__(self, readers: Sequence[LayerReader], rows: BatchRows) -> None:
+        self._readers, self._rows = readers, rows
+        self.asked = False
+        """Whether the batch was asked for."""
 
     def begin(self) -> None:
         """Ask at once where the file system can't say what lies in memory: there no miss would be noticed."""
-        if any(reader.blind for reader in self._readers):
-            self.ask()
+        for reader in self._readers:
+            if reader.blind:
+                self.ask()
 
     def ask(self) -> None:
         """Ask for the batch's bytes, unless that was done; of as many shards as stay open until they are read."""
-        if self._asked:
+        if self.asked:
             return
-        self._asked = True  # two threads that come here at once ask twice, which does no harm
+        self.asked = True  # two threads that come here at once ask twice, which does no harm
         shards = 0
         for reader in self._readers:
             most = reader.shards_ahead
@@ -44,7 +46,7 @@ class ReadAhead:
 
     def _by_shard(self, rows_per_shard: int) -> dict[int, list[int]]:
         groups: dict[int, list[int]] = {}
-        for place in self._order:
-            row = self._rows[place]
+        for place in self._rows.order:
+            row = self._rows.listed[place]
             groups.setdefault(row // rows_per_shard, []).append(row)
         return groups

@@ -13,12 +13,12 @@ import threading
 import weakref
 from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
+    from usjepa.cache.grace import Grace
+    from usjepa.cache.shard_table import ShardTable
     from usjepa.cache.storage import LocalStorage
 
 MOST_OPEN = 32768
@@ -89,13 +89,26 @@ os.register_at_fork(after_in_child=_sharing.start_afresh)
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open shard file and how many threads are reading from it."""
+    """An open shard file."""
 
     name: str
     handle: int
     size: int
+    table: ShardTable
+    """Where the compiled loop finds it ..."""
+    shard: int
+    """... and of which shard it is."""
     users: int = 0
+    """Threads that it is lent to."""
     dropped: bool = False
+
+    def __post_init__(self) -> None:
+        self.table.files[self.shard] = self.handle + 1
+
+    def hide(self) -> None:
+        """Take the file out of the table, unless one opened later is in its place."""
+        if self.table.files[self.shard] == self.handle + 1:
+            self.table.files[self.shard] = 0
 
 
 class _Folder:
@@ -107,11 +120,15 @@ class _Folder:
 
 
 class Handles:
-    """Lends open files by name and closes those longest unused. Folders stay open: a file is then found in one step."""
+    """Lends open files by name and closes those longest unused. Folders stay open: a file is then found in one step.
 
-    def __init__(self, storage: LocalStorage, most: int | None = None) -> None:
+    The compiled loop takes files from a `ShardTable` without asking: none is closed before the runs of the loop that
+    may have found it there have ended.
+    """
+
+    def __init__(self, storage: LocalStorage, grace: Grace, most: int | None = None) -> None:
         """`most` idle files are kept open; None: this store's part of what the process may have."""
-        self._storage = storage
+        self._storage, self._grace = storage, grace
         self.most = most or 1
         """Idle files that are kept open."""
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
@@ -121,32 +138,37 @@ class Handles:
         if most is None:
             _sharing.join(self)
 
-    def lend(self, name: str) -> OpenFile:
-        """Return an open file; it stays open until it is given back. Raises OSError as the system does."""
-        found = self.lend_open((name,))
-        if found:
-            return found[name]
+    def lend(self, name: str, table: ShardTable, shard: int) -> OpenFile:
+        """Return an open file, now in the table too; it stays open until it is given back.
+
+        Raises OSError as the system does.
+        """
+        with self._lock:
+            file = self._files.get(name)
+            if file is not None:
+                self._files.move_to_end(name)
+                file.users += 1
+                return file
+        self._grace.wait_for_room()
         # Without the lock: on a network share an open is a round trip, for which the other threads need not wait.
         handle = self._open(name)
-        made = OpenFile(name, handle, os.fstat(handle).st_size)
+        size = os.fstat(handle).st_size
         with self._lock:
-            file = self._files.setdefault(name, made)
+            file = self._files.get(name)
+            if file is None:
+                file = self._files[name] = OpenFile(name, handle, size, table, shard)
             file.users += 1
-        if file is not made:
+        if file.handle != handle:
             os.close(handle)
         return file
 
-    def lend_open(self, names: Iterable[str]) -> dict[str, OpenFile]:
-        """Return those files that are open already, by name; each is to be given back."""
-        found = {}
+    def give_back(self, file: OpenFile) -> None:
+        """Take a lent file back."""
         with self._lock:
-            for name in names:
-                file = self._files.get(name)
-                if file is not None:
-                    self._files.move_to_end(name)
-                    file.users += 1
-                    found[name] = file
-        return found
+            file.users -= 1
+            if file.dropped and not file.users:
+                self._let_go(file)
+        self.keep(self.most)
 
     def _open(self, name: str) -> int:
         folder = name.rpartition("/")[0]
@@ -155,15 +177,6 @@ class Handles:
             place = self._folders[folder] = _Folder(self._storage.open_folder(folder))
         return self._storage.open_in(place.handle, name)
 
-    def give_back(self, *files: OpenFile) -> None:
-        """Take lent files back."""
-        with self._lock:
-            for file in files:
-                file.users -= 1
-                if file.dropped and not file.users:
-                    _close_afresh(file.handle)
-        self.keep(self.most)
-
     def keep(self, most: int) -> None:
         """Close all idle files but the `most` used last."""
         if len(self._files) > most:
@@ -171,10 +184,20 @@ class Handles:
                 self._close_idle(most)
 
     def _close_idle(self, keep: int) -> None:
-        excess = max(0, len(self._files) - keep)
-        idle = islice((file for file in self._files.values() if not file.users), excess)  # the oldest come first
-        for file in list(idle):
-            os.close(self._files.pop(file.name).handle)
+        """Close files in the order of their use; those that the compiled loop has used, which keeps no order, later."""
+        chances = 2 * len(self._files)
+        while len(self._files) > keep and chances:
+            chances -= 1
+            name, file = next(iter(self._files.items()))
+            if file.users or file.table.used[file.shard]:
+                file.table.used[file.shard] = 0
+                self._files.move_to_end(name)
+            else:
+                self._let_go(self._files.pop(name))
+
+    def _let_go(self, file: OpenFile) -> None:
+        file.hide()
+        self._grace.retire(partial(os.close, file.handle))
 
     def drop(self, name: str) -> None:
         """Forget a file and what the system cached of it, so that the next read asks the disk or share again."""
@@ -183,9 +206,13 @@ class Handles:
             file = self._files.pop(name, None)
             if file is None:
                 return
+            if hasattr(os, "posix_fadvise"):
+                with contextlib.suppress(OSError):  # a stale handle; it is closed all the same
+                    os.posix_fadvise(file.handle, 0, 0, os.POSIX_FADV_DONTNEED)
             file.dropped = True
+            file.hide()
             if not file.users:
-                _close_afresh(file.handle)
+                self._let_go(file)
 
     def close(self) -> None:
         """Close every idle file and all folders."""
@@ -196,17 +223,11 @@ class Handles:
     def close_inherited(self) -> None:
         """Close everything in a forked child, whose parent's threads, that may have been using it, are not there."""
         self._lock = threading.Lock()
+        self._grace.start_afresh()
         for file in self._files.values():
             os.close(file.handle)
         self._files.clear()
         self._folders.clear()
-
-
-def _close_afresh(handle: int) -> None:
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # a stale handle; it is closed all the same
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(handle)
 
 
 def _close_all(files: OrderedDict[str, OpenFile], process: int) -> None:

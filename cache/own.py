@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from usjepa.cache.crew import Crew
+from usjepa.cache.grace import Grace
 from usjepa.cache.handles import Handles
 from usjepa.cache.reading import LayerReader
 from usjepa.cache.storage import LocalStorage, open_storage
@@ -33,10 +34,11 @@ class Own:
 
     def __init__(self, location: str, manifest: Manifest, threads: int, check_rows: bool) -> None:
         storage = open_storage(location)
-        handles = Handles(storage) if isinstance(storage, LocalStorage) else None
-        trailers = Trailers()
+        grace = Grace()
+        handles = Handles(storage, grace) if isinstance(storage, LocalStorage) else None
+        trailers = Trailers(grace)
         self.readers = {
-            name: LayerReader(storage, layer, manifest.tables[name], handles, trailers, check_rows)
+            name: LayerReader(storage, layer, manifest.tables[name], check_rows, grace, handles, trailers)
             for name, layer in manifest.layers.items()
         }
         self.crew = Crew(threads - 1)

@@ -1,7 +1,8 @@
 """A batch cut into pieces, which threads that read take one after another, the largest rows first.
 
 The pieces of all layers are numbered on; a number is all that a thread takes, and it works out for itself which rows
-those are. Nothing is prepared a row, so that the first byte is read soon after a batch was asked for.
+those are. Where there is a compiled loop over a layer's rows, which shares them out by itself, a piece is a thread's
+part in it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.reading import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.handles import OpenFile
+    from usjepa.cache.ahead import ReadAhead
+    from usjepa.cache.batch_rows import BatchRows
     from usjepa.cache.reading import LayerReader
+    from usjepa.cache.row_loop import RowLoop
+
+SHARED_NBYTES = 1 << 20
+"""Bytes of a layer from which more than one thread takes part in a compiled loop: to wake one takes 50 us."""
+_PIECES = 4
+"""Pieces that a layer is cut into for each thread, at least, without a loop: few enough that taking them costs little,
+enough that threads end together."""
 
 
 @dataclass(slots=True)  # not frozen: a frozen one takes three times as long to make
@@ -26,48 +35,74 @@ class Pieces:
     """One layer's part of a batch, cut into pieces."""
 
     reader: LayerReader
-    rows: Sequence[int]
-    """Row numbers, in the order asked for."""
-    order: Sequence[int]
-    """Places in the batch, in the order of the file."""
-    out: memoryview
-    """Bytes of the batch's C-contiguous [B, *shape] array."""
-    files: Mapping[int, OpenFile]
-    """Shard -> its file, of those that were open already; lent until the batch is read."""
+    rows: BatchRows
+    array: NDArray[Any]
+    """C-contiguous [B, *shape], where the rows go."""
+    loop: RowLoop | None
+    """The compiled loop over these rows, where there is one."""
     first: int
     """Number of the first piece."""
     end: int
     """Number behind the last one."""
     piece_rows: int
+    """Rows of a piece, without a loop."""
 
-    def places(self, number: int) -> Sequence[int]:
-        """Return the places of a piece."""
-        start = (number - self.first) * self.piece_rows
-        return self.order[start : start + self.piece_rows]
+    def read(self, number: int, take: Callable[[], int], ahead: ReadAhead) -> int:
+        """Read pieces from `number` on, whichever `take` gives, until none is left; return the last number."""
+        while number < self.end:
+            if self.loop is not None:
+                self._take_part(self.loop, ahead)
+            else:
+                for run in self._runs(number):
+                    self.reader.read(run, ahead.ask)
+            number = take()
+        return number
 
-    def runs(self, places: Sequence[int]) -> Iterator[Run]:
-        """Cut places where a shard ends."""
-        rows_per_shard = self.reader.layer.rows_per_shard
-        for shard, found in groupby(places, lambda place: self.rows[place] // rows_per_shard):
+    def _take_part(self, loop: RowLoop, ahead: ReadAhead) -> None:
+        """Take part in the compiled loop; read by ourselves, and look twice, what it leaves."""
+        try:
+            while (place := loop.run(0 if ahead.asked else self.reader.flags)) >= 0:
+                row = int(self.rows.numbers[place])
+                shard = row // self.reader.layer.rows_per_shard
+                self.reader.read(Run(shard, (row,), (place,), self._out()), ahead.ask)
+        except BaseException:
+            loop.stop()
+            raise
+
+    def _runs(self, number: int) -> Iterator[Run]:
+        """Cut a piece where a shard ends."""
+        listed, rows_per_shard = self.rows.listed, self.reader.layer.rows_per_shard
+        out, start = self._out(), (number - self.first) * self.piece_rows
+        places = self.rows.order[start : start + self.piece_rows]
+        for shard, found in groupby(places, lambda place: listed[place] // rows_per_shard):
             mine = list(found)
-            yield Run(shard, [self.rows[place] for place in mine], mine, self.out, self.files.get(shard))
+            yield Run(shard, [listed[place] for place in mine], mine, out)
 
-    def give_back(self) -> None:
-        """Give the files back."""
-        self.reader.give_back(self.files.values())
+    def _out(self) -> memoryview:
+        return self.array.reshape(-1).view("u1").data
 
 
-def pieces_of(
-    layers: Sequence[tuple[LayerReader, NDArray[Any]]], rows: Sequence[int], order: Sequence[int], threads: int
-) -> list[Pieces]:
-    """Return the pieces of layers, whose rows go into arrays, numbered on; their files are to be given back."""
+def pieces_of(layers: Sequence[tuple[LayerReader, NDArray[Any]]], rows: BatchRows, threads: int) -> list[Pieces]:
+    """Return the pieces of layers, whose rows go into arrays, numbered on."""
     found: list[Pieces] = []
     for reader, array in layers:
-        files = reader.lend_open({row // reader.layer.rows_per_shard for row in rows})
-        piece_rows, first = reader.piece_rows(len(rows), threads), end_of(found)
-        end = first - (-len(rows) // piece_rows)
-        found.append(Pieces(reader, rows, order, array.reshape(-1).view("u1").data, files, first, end, piece_rows))
+        first, rows_read = end_of(found), len(rows.numbers)
+        loop, piece_rows = reader.loop(rows.numbers, array), rows_read
+        if loop is not None:
+            end = first + (threads if array.nbytes >= SHARED_NBYTES else 1)
+        else:
+            piece_rows = _piece_rows(reader, rows_read, threads)
+            end = first - (-rows_read // piece_rows)
+        found.append(Pieces(reader, rows, array, loop, first, end, piece_rows))
     return found
+
+
+def _piece_rows(reader: LayerReader, rows: int, threads: int) -> int:
+    """Return how many of a batch's rows a thread takes at a time, without a loop."""
+    if threads == 1 or reader.alone:
+        return rows
+    pieces = threads * (1 if reader.remote else _PIECES)
+    return max(1, min(reader.most_rows, -(-rows // pieces)))
 
 
 def end_of(batch: Sequence[Pieces]) -> int:
@@ -75,14 +110,14 @@ def end_of(batch: Sequence[Pieces]) -> int:
     return batch[-1].end if batch else 0
 
 
-def read_all(batch: Sequence[Pieces], missed: Callable[[], None], take: Callable[[], int]) -> None:
+def read_all(batch: Sequence[Pieces], ahead: ReadAhead, take: Callable[[], int]) -> None:
     """Read pieces, whichever `take` gives, until all are taken: what each of the threads does.
 
-    `missed` is called when rows turn out not to lie in memory, before the disk is waited for.
+    When rows turn out not to lie in memory, `ahead` asks for the whole batch before the disk is waited for.
 
     Raises:
         DamageError, HoleError, StoreError: see `LayerReader.read`.
     """
     number = take()
     for pieces in batch:
-        number = pieces.reader.read_pieces(pieces, number, take, missed)
+        number = pieces.read(number, take, ahead)

@@ -9,31 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import os
-from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xxhash import xxh3_64
 
 from usjepa.cache.errors import DamageError, HoleError, StoreError
+from usjepa.cache.grace import Grace
 from usjepa.cache.handles import Handles, OpenFile
 from usjepa.cache.preads import Preads, stretches
+from usjepa.cache.row_loop import RowLoop, compiled, layer_words
 from usjepa.cache.shard import Trailer, parse_trailer, row_seed
+from usjepa.cache.shard_table import ShardTable
 from usjepa.cache.storage import LocalStorage, Storage, unreadable
 from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from usjepa.cache.layers import Layer
-    from usjepa.cache.pieces import Pieces
 
 CALL_NBYTES = 1 << 19
 """Bytes taken at a time, read by one call and hashed before the next: half of a usual second-level cache."""
 ALONE_NBYTES = 1 << 16
 """Rows smaller than this are read by one thread: two took 1.3 times as long for rows of 100 bytes, 1.05 for 50 KB."""
-_PIECES = 4
-"""Pieces that a batch is cut into for each thread, at least: few enough that taking them costs little, enough that
-threads end together."""
 _CALL_ROWS = 512
 """Rows read by one call: preadv takes 1,024 buffers, two a row."""
 _REMOTE_ROWS = 64
@@ -50,8 +51,6 @@ class Run(NamedTuple):
     """Where in the batch each row goes."""
     out: memoryview
     """Bytes of the batch's C-contiguous [B, *shape] array."""
-    file: OpenFile | None = None
-    """The shard's file where it is lent already."""
 
 
 class LayerReader:
@@ -62,36 +61,48 @@ class LayerReader:
         storage: Storage,
         layer: Layer,
         tables: Sequence[str],
+        check_rows: bool = True,
+        grace: Grace | None = None,
         handles: Handles | None = None,
         trailers: Trailers | None = None,
-        check_rows: bool = True,
     ) -> None:
-        """The layers of a store share `handles` and `trailers`; `check_rows=False` skips the rows' checksums."""
+        """The layers of a store share the last three; `check_rows=False` skips the rows' checksums."""
         self.layer = layer
         self._storage = storage
         self._tables = tables
         self._digest = bytes.fromhex(layer.digest)
-        self._handles = handles or (Handles(storage) if isinstance(storage, LocalStorage) else None)
-        self._trailers = trailers or Trailers()
+        self._grace = grace or Grace()
+        self._handles = handles or (Handles(storage, self._grace) if isinstance(storage, LocalStorage) else None)
+        self._trailers = trailers or Trailers(self._grace)
         self._check_rows = check_rows
         self._layout = layer.layout
         self._row_nbytes, self._tail_nbytes = layer.row_nbytes, layer.layout.tail_nbytes
         self._slot_nbytes = layer.layout.slot_nbytes
         self._call_rows = max(1, min(_CALL_ROWS, CALL_NBYTES // self._slot_nbytes))
-        remote = self._handles is None
-        self._most_rows, self._pieces_a_thread = (_REMOTE_ROWS, 1) if remote else (self._call_rows, _PIECES)
-        self._preads = Preads(remote)
+        self._table = ShardTable(len(tables))
+        self._words = layer_words(layer, len(tables), check_rows)
+        self.remote = self._handles is None
+        """Whether rows come from an object storage."""
+        self.most_rows = _REMOTE_ROWS if self.remote else self._call_rows
+        """Rows that are best read at a time."""
+        self._preads = Preads(self.remote)
 
     @property
     def alone(self) -> bool:
-        """Whether one thread reads this layer faster than several: its rows are small, and lie in memory for all that
-        is known. Threads would spend their time on handing the interpreter's lock to one another."""
+        """Whether one thread reads this layer faster than several, without the compiled loop: its rows are small, and
+        lie in memory for all that is known. Threads would spend their time on handing the interpreter's lock to one
+        another."""
         return self._row_nbytes < ALONE_NBYTES and not self.blind
 
     @property
     def blind(self) -> bool:
         """Whether nobody can tell what lies in memory, as with NFS."""
         return self._preads.blind
+
+    @property
+    def flags(self) -> int:
+        """preadv2's flags for reading what lies in memory, where that can be told."""
+        return self._preads.flags
 
     @property
     def shards_ahead(self) -> int:
@@ -102,79 +113,10 @@ class LayerReader:
         """Return a shard's place, for messages."""
         return f"{self._storage.url}/{self.layer.shard_name(shard)} (shard {shard})"
 
-    def lend_open(self, shards: Iterable[int]) -> dict[int, OpenFile]:
-        """Return the files of those shards that are open already, by shard: one lock for all. To be given back."""
-        if self._handles is None:
-            return {}
-        names = {self.layer.shard_name(shard): shard for shard in shards}
-        return {names[name]: file for name, file in self._handles.lend_open(names).items()}
-
-    def give_back(self, files: Iterable[OpenFile]) -> None:
-        """Take lent files back."""
-        if self._handles is not None:
-            self._handles.give_back(*files)
-
-    def piece_rows(self, rows: int, threads: int) -> int:
-        """Return how many of a batch's rows a thread takes at a time."""
-        if threads == 1:
-            return self._most_rows
-        return max(1, min(self._most_rows, -(-rows // (threads * self._pieces_a_thread))))
-
-    def read_pieces(self, pieces: Pieces, number: int, take: Callable[[], int], missed: Callable[[], None]) -> int:
-        """Read a layer's pieces from `number` on, whichever `take` gives, until none is left; return the last number.
-
-        Raises: see `read`.
-        """
-        if self._handles is not None:
-            return self._read_tightly(pieces, number, take, missed)
-        while number < pieces.end:
-            for run in pieces.runs(pieces.places(number)):
-                self.read(run)
-            number = take()
-        return number
-
-    def _read_tightly(self, pieces: Pieces, number: int, take: Callable[[], int], missed: Callable[[], None]) -> int:
-        """Read pieces row by row; neighbours, and whatever is not as it should be, by `read`, which looks again.
-
-        With as little Python as can be: threads run one at a time while in it, and the rows that pass through the
-        processor's cache have driven it out, so that every line is waited for again.
-        """
-        rows, out, end = pieces.rows, pieces.out, pieces.end
-        nbytes, slot_nbytes, per_shard = self._row_nbytes, self._slot_nbytes, self.layer.rows_per_shard
-        digest, checked, preadv, flags = self._digest, self._check_rows, os.preadv, self._preads.flags
-        tail = memoryview(bytearray(self._tail_nbytes))
-        known = -1
-        while number < end:
-            places = pieces.places(number)
-            if len(places) > 1 and any(rows[b] - rows[a] == 1 for a, b in pairwise(places)):
-                for run in pieces.runs(places):
-                    self.read(run, missed)
-                places = ()
-            for place in places:
-                row = rows[place]
-                shard, slot = divmod(row, per_shard)
-                if shard != known:
-                    file, trailer = pieces.files.get(shard), self._trailers.get((self.layer.name, shard))
-                    if file is not None and trailer is not None:
-                        known, handle = shard, file.handle
-                        offset_of, hash_of = trailer.offsets.item, trailer.hashes.item
-                data = out[place * nbytes : (place + 1) * nbytes]
-                offset = (
-                    offset_of(slot) if shard == known else -1
-                )  # nor may preadv see a hole's -1: "from where you are"
-                try:
-                    good = offset >= 0 and preadv(handle, (data, tail), offset, flags) == slot_nbytes
-                except OSError:
-                    good = False
-                if good and checked:
-                    hasher = xxh3_64(data, row_seed(digest, row))
-                    hasher.update(tail)
-                    good = hasher.intdigest() == hash_of(slot)
-                if not good:
-                    self.read(Run(shard, (row,), (place,), out, pieces.files.get(shard)), missed)
-                    flags = self._preads.flags
-            number = take()
-        return number
+    def loop(self, rows: NDArray[np.int64], out: NDArray[Any]) -> RowLoop | None:
+        """Return the compiled loop over a batch's rows; None on this system, or for rows of an object storage."""
+        function = compiled() if not self.remote else None
+        return None if function is None else RowLoop(function, self._grace, self._words, self._table, rows, out)
 
     def read(self, run: Run, missed: Callable[[], None] = lambda: None) -> None:
         """Read a run's rows; once more, from a freshly opened file, when a share gave a stale handle or stale bytes.
@@ -187,12 +129,7 @@ class LayerReader:
             StoreError: the system refuses twice.
         """
         try:
-            self._read_once(run, missed)
-            return
-        except (DamageError, OSError):
-            self.forget(run.shard)
-        try:
-            self._read_once(run._replace(file=None), missed)
+            self._read_twice(run, missed)
         except FileNotFoundError as error:
             raise DamageError(
                 f"{self.where(run.shard)}: the file is missing; row {run.rows[0]} needs it. Run verify."
@@ -200,7 +137,16 @@ class LayerReader:
         except OSError as error:
             raise unreadable(self.where(run.shard), error) from error
 
+    def _read_twice(self, run: Run, missed: Callable[[], None]) -> None:
+        try:
+            self._read_once(run, missed)
+        except (DamageError, OSError):
+            self.forget(run.shard)
+            self._read_once(run, missed)
+
     def _read_once(self, run: Run, missed: Callable[[], None]) -> None:
+        if not 0 <= run.shard < len(self._tables):
+            raise HoleError(f"{self._storage.url}: row {run.rows[0]} holds no data.")
         if self._handles is None:
             self._read_remote(run)
         else:
@@ -218,7 +164,7 @@ class LayerReader:
                 size = self._storage.size(name) or 0
                 data = self._storage.read_range(name, max(0, size - length), length)
             trailer = parse_trailer(data, size, self._layout, self._tables[shard], self.where(shard))
-            self._trailers.put(key, trailer)
+            self._trailers.put(key, trailer, self._table)
         return trailer
 
     def _offsets(self, shard: int, rows: Sequence[int], trailer: Trailer) -> list[int]:
@@ -230,14 +176,18 @@ class LayerReader:
         return offsets
 
     def _read_local(self, handles: Handles, run: Run, missed: Callable[[], None]) -> None:
-        file = run.file or handles.lend(self.layer.shard_name(run.shard))
-        try:
+        with self._lent(handles, run.shard) as file:
             trailer = self._trailer(run.shard, file)
             offsets = self._offsets(run.shard, run.rows, trailer)
             self._read_neighbours(file.handle, run, trailer, offsets, missed)
+
+    @contextlib.contextmanager
+    def _lent(self, handles: Handles, shard: int) -> Iterator[OpenFile]:
+        file = handles.lend(self.layer.shard_name(shard), self._table, shard)
+        try:
+            yield file
         finally:
-            if file is not run.file:
-                handles.give_back(file)
+            handles.give_back(file)
 
     def _read_neighbours(
         self, handle: int, run: Run, trailer: Trailer, offsets: Sequence[int], missed: Callable[[], None]
@@ -277,22 +227,20 @@ class LayerReader:
         if self._handles is None or not hasattr(os, "posix_fadvise"):
             return
         # Whatever is wrong here, the read itself meets again and tells.
-        with contextlib.suppress(OSError, StoreError):
-            file = self._handles.lend(self.layer.shard_name(shard))
-            try:
-                trailer = self._trailers.get((self.layer.name, shard))
-                slots = [row % self.layer.rows_per_shard for row in rows]
-                if trailer is None:
-                    # Where rows lie unless there are holes before them; the trailer, which tells, is asked for as well.
-                    offsets = [slot * self._slot_nbytes for slot in slots]
-                    length = self._layout.trailer_nbytes
-                    os.posix_fadvise(file.handle, max(0, file.size - length), length, os.POSIX_FADV_WILLNEED)
-                else:
-                    offsets = [max(0, trailer.offsets.item(slot)) for slot in slots]
-                for start, stop in stretches(offsets, self._slot_nbytes):
-                    os.posix_fadvise(file.handle, start, stop - start, os.POSIX_FADV_WILLNEED)
-            finally:
-                self._handles.give_back(file)
+        with contextlib.suppress(OSError, StoreError), self._lent(self._handles, shard) as file:
+            self._ask_for(file, shard, [row % self.layer.rows_per_shard for row in rows])
+
+    def _ask_for(self, file: OpenFile, shard: int, slots: Sequence[int]) -> None:
+        trailer = self._trailers.get((self.layer.name, shard))
+        if trailer is None:
+            # Where rows lie unless there are holes before them; the trailer, which tells, is asked for as well.
+            offsets = [slot * self._slot_nbytes for slot in slots]
+            length = self._layout.trailer_nbytes
+            os.posix_fadvise(file.handle, max(0, file.size - length), length, os.POSIX_FADV_WILLNEED)
+        else:
+            offsets = [max(0, trailer.offsets.item(slot)) for slot in slots]
+        for start, stop in stretches(offsets, self._slot_nbytes):
+            os.posix_fadvise(file.handle, start, stop - start, os.POSIX_FADV_WILLNEED)
 
     def _read_remote(self, run: Run) -> None:
         shard, slot, nbytes = run.shard, self._slot_nbytes, self._row_nbytes

@@ -43,7 +43,7 @@ class _Tables(Sequence[str]):
         return self._commits[shard].table
 
     def __len__(self) -> int:
-        return len(self._commits)
+        return max(self._commits, default=-1) + 1
 
 
 def read_committed(

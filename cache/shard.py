@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 import numpy as np
@@ -89,6 +89,8 @@ class Trailer:
     """[rows] xxh3-64 of each row's slot, 0 for a hole."""
     own_nbytes: int
     """Bytes that this trailer alone keeps: full shards of a layer share their offsets."""
+    addresses: tuple[int, int]
+    """Where the numbers of `offsets` and of `hashes` lie in memory."""
 
 
 def row_seed(digest: bytes, row: int) -> int:
@@ -175,7 +177,11 @@ def parse_trailer(trailer: bytes, file_size: int, layout: ShardLayout, expected:
         present, own = int((offsets >= 0).sum()), len(table) + offsets.nbytes
     if file_size != layout.size(present):
         raise DamageError(f"{where}: {file_size:,} bytes, not the {layout.size(present):,} its index needs.")
-    return Trailer(offsets, hashes, own)
+    return Trailer(offsets, hashes, own, (_address(offsets), _address(hashes)))
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
 
 
 @lru_cache(maxsize=16)

@@ -7,7 +7,6 @@ when a row of it is first read. Opening therefore costs the same whatever the st
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 
 from usjepa.cache.ahead import ReadAhead
 from usjepa.cache.batch import Batch
+from usjepa.cache.batch_rows import BatchRows
 from usjepa.cache.buffers import aligned_empty
 from usjepa.cache.commits import committed
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
-    from usjepa.cache.reading import LayerReader
 
 
 class Store:
@@ -184,45 +183,34 @@ class Store:
             DamageError: a row's bytes are not those that were built.
             UsageError: a layer or teacher that the store does not hold, or memory that does not fit.
         """
-        numbers = np.asarray(rows, dtype=np.int64).reshape(-1)
+        batch_rows = BatchRows(rows)
         wanted = (None if layers is None else tuple(layers), teacher)
         if wanted not in self._named:
             self._named[wanted] = self._layer_names(*wanted)
         names, teacher = self._named[wanted]
-        listed = numbers.tolist()
-        # Plain Python: for a batch of hundreds, NumPy's calls cost more than they save, and nothing is read meanwhile.
-        order = sorted(range(len(listed)), key=listed.__getitem__)
-        self._check_numbers(numbers, listed, order)
+        if not self._dense:
+            self._check_numbers(batch_rows.numbers)
         described = self._manifest.layers
-        arrays = {name: _memory(described[name], len(listed), out) for name in names}
-        if listed:
-            self._fill(arrays, listed, order)
+        arrays = {name: _memory(described[name], len(batch_rows.numbers), out) for name in names}
+        if len(batch_rows.numbers):
+            self._fill(arrays, batch_rows)
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
-        return Batch(numbers, arrays, teacher, channels)
+        return Batch(batch_rows.numbers, arrays, teacher, channels)
 
-    def _fill(self, arrays: Mapping[str, NDArray[Any]], rows: Sequence[int], order: Sequence[int]) -> None:
-        """Read a batch's rows: of small rows' layers in this thread, then of the others', shared out among threads."""
+    def _fill(self, arrays: Mapping[str, NDArray[Any]], rows: BatchRows) -> None:
+        """Read a batch's rows, shared out among threads."""
         own = self._own.get()
-        ahead = ReadAhead([own.readers[name] for name in arrays], rows, order)
+        ahead = ReadAhead([own.readers[name] for name in arrays], rows)
         ahead.begin()
-        small: list[tuple[LayerReader, NDArray[Any]]] = []
-        large: list[tuple[LayerReader, NDArray[Any]]] = []
-        for name, array in arrays.items():
-            # Asked once: another thread may find out in between that nobody can tell what lies in memory.
-            (small if own.readers[name].alone else large).append((own.readers[name], array))
-        alone, shared = pieces_of(small, rows, order, 1), pieces_of(large, rows, order, self.threads)
         try:
-            read_all(alone, ahead.ask, count().__next__)
-            own.crew.run(end_of(shared), partial(read_all, shared, ahead.ask))
+            pieces = pieces_of([(own.readers[n], a) for n, a in arrays.items()], rows, self.threads)
+            own.crew.run(end_of(pieces), partial(read_all, pieces, ahead))
         except (DamageError, HoleError) as error:
-            raise type(error)(f"{error}{self._origin(str(error), rows)}") from error
-        finally:
-            for pieces in (*alone, *shared):
-                pieces.give_back()
+            self._check_numbers(rows.numbers)
+            raise type(error)(f"{error}{self._origin(str(error), rows.listed)}") from error
 
-    def _check_numbers(self, numbers: NDArray[np.int64], listed: Sequence[int], order: Sequence[int]) -> None:
-        if self._dense and (not order or (listed[order[0]] >= 0 and listed[order[-1]] < len(self.rows))):
-            return
+    def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
+        """Raise HoleError where a number is not a row's. Reading finds that out by itself, except of forged stores."""
         place = np.searchsorted(self.rows, numbers)
         known = place < len(self.rows)
         known[known] = self.rows[place[known]] == numbers[known]

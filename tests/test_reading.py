@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +17,34 @@ import numpy as np
 import pytest
 
 from tests.stores import layers, write_store
-from usjepa.cache import handles, reading
+from usjepa.cache import handles, pieces, reading, row_loop
 from usjepa.cache.buffers import BatchMemory, Ring, aligned_empty
 from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, HoleError, UsageError
+from usjepa.cache.grace import Grace
 from usjepa.cache.handles import MOST_OPEN, RAISE_TO, Handles, allow_many_files, most_open
 from usjepa.cache.shard import Trailer
+from usjepa.cache.shard_table import ShardTable
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.store import Store, open_store
 from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+@pytest.fixture(params=["compiled", "interpreted"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a batch's rows are read: by the compiled loop, or, as where there is none, by the interpreter."""
+    if request.param == "interpreted":
+        interpreted(monkeypatch)
+    else:
+        assert row_loop.compiled() is not None
+    return request.param
+
+
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "compiled", lambda: None)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 64), (100, 3, 1000)])
@@ -88,6 +106,7 @@ def test_a_ring_lends_each_memory_once_and_gives_the_same_ones_again(tmp_path: P
 def test_neighbouring_rows_are_read_by_one_call_and_still_checked_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    interpreted(monkeypatch)
     content = write_store(tmp_path / "s", 64, rows_per_shard=32)
     real, calls = os.preadv, []
 
@@ -105,13 +124,11 @@ def test_neighbouring_rows_are_read_by_one_call_and_still_checked_one_by_one(
         store.read(rows, layers=["latents/toy"])
 
 
-@pytest.mark.parametrize("call_nbytes", [1 << 19, 1], ids=["many rows a piece", "a row a piece"])
 @pytest.mark.parametrize("check_rows", [True, False])
 def test_a_hole_of_which_the_manifest_knows_nothing_is_no_data_even_unchecked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_nbytes: int, check_rows: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, check_rows: bool
 ) -> None:
     """preadv takes a hole's offset of -1 for "from where the file stands" and would give another row."""
-    monkeypatch.setattr(reading, "CALL_NBYTES", call_nbytes)
     write_store(tmp_path / "s", 10, holes=((3, "a/0003.png: torn"),))
     store = open_store(tmp_path / "s", check_rows=check_rows)
     monkeypatch.setattr(Store, "_check_numbers", lambda *_: None)
@@ -129,6 +146,7 @@ def flip(path: Path, at: int) -> None:
 
 @pytest.mark.parametrize("most", [1, 7, 100])
 def test_reads_cut_short_anywhere_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    interpreted(monkeypatch)
     content = write_store(tmp_path / "s", 8)
     real = os.preadv
 
@@ -140,7 +158,7 @@ def test_reads_cut_short_anywhere_are_gone_on_with(tmp_path: Path, monkeypatch: 
     np.testing.assert_array_equal(got, content["latents/toy"][[1, 2, 3, 6]])
 
 
-def test_without_row_checks_only_the_checksums_of_rows_are_left_out(tmp_path: Path) -> None:
+def test_without_row_checks_only_the_checksums_of_rows_are_left_out(tmp_path: Path, way: str) -> None:
     content = write_store(tmp_path / "s", 8)
     store = open_store(tmp_path / "s", check_rows=False)
     np.testing.assert_array_equal(store.read([7, 0]).latents, content["latents/toy"][[7, 0]])
@@ -152,10 +170,11 @@ def test_without_row_checks_only_the_checksums_of_rows_are_left_out(tmp_path: Pa
 
 def test_trailers_are_bounded_in_bytes_and_the_oldest_go_first() -> None:
     offsets, hashes = np.zeros(4, np.int64), np.zeros(4, np.uint64)
-    held = Trailers(most_nbytes=100)
+    held, table = Trailers(Grace(), most_nbytes=100), ShardTable(5)
     for shard in range(5):
-        held.put(("pixels", shard), Trailer(offsets, hashes, 40))
+        held.put(("pixels", shard), Trailer(offsets, hashes, 40, (3, 4)), table)
     assert [held.get(("pixels", shard)) is not None for shard in range(5)] == [False, False, False, True, True]
+    assert table.columns[1:3].tolist() == [[0, 0, 0, 3, 3], [0, 0, 0, 4, 4]]
 
 
 def test_indexes_are_read_when_a_row_of_their_shard_is_and_not_before(
@@ -214,10 +233,11 @@ def test_the_first_piece_that_fails_is_the_one_raised_and_none_runs_on() -> None
 @pytest.mark.parametrize("alone_nbytes", [0, 1 << 16], ids=["shared out", "small rows in one thread"])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_batch_is_read_right_whatever_the_rows_sizes_and_threads(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call_nbytes: int, alone_nbytes: int, threads: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, call_nbytes: int, alone_nbytes: int, threads: int
 ) -> None:
     monkeypatch.setattr(reading, "CALL_NBYTES", call_nbytes)
     monkeypatch.setattr(reading, "ALONE_NBYTES", alone_nbytes)
+    monkeypatch.setattr(pieces, "SHARED_NBYTES", alone_nbytes)
     content = write_store(tmp_path / "s", 61, rows_per_shard=7)
     store, rng = open_store(tmp_path / "s", threads=threads), np.random.default_rng(threads)
     for size in (0, 1, 2, 8, 9, 61, 200):
@@ -227,23 +247,18 @@ def test_any_batch_is_read_right_whatever_the_rows_sizes_and_threads(
             np.testing.assert_array_equal(array, content[name][rows])
 
 
-def test_a_row_changed_under_an_open_store_is_named_and_read_again_once_it_is_mended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both ways of reading: rows together, and large rows one by one from files already open."""
-    for call_nbytes in (1 << 19, 1):
-        monkeypatch.setattr(reading, "CALL_NBYTES", call_nbytes)
-        content = write_store(tmp_path / f"s{call_nbytes}", 24, rows_per_shard=8)
-        store = open_store(tmp_path / f"s{call_nbytes}")
-        store.read(range(24))
-        path = tmp_path / f"s{call_nbytes}" / "latents/toy/c.1.0.0"
-        at = store.layers["latents/toy"].layout.slot_nbytes * 3 + 5
-        flip(path, at)
-        for _ in range(2):
-            with pytest.raises(DamageError, match=r"row 11 is not what was built.* It shows "):
-                store.read(range(24))
-        flip(path, at)
-        np.testing.assert_array_equal(store.read(range(24)).latents, content["latents/toy"])
+def test_a_row_changed_under_an_open_store_is_named_and_read_again_once_it_is_mended(tmp_path: Path, way: str) -> None:
+    content = write_store(tmp_path / "s", 24, rows_per_shard=8)
+    store = open_store(tmp_path / "s")
+    store.read(range(24))
+    path = tmp_path / "s/latents/toy/c.1.0.0"
+    at = store.layers["latents/toy"].layout.slot_nbytes * 3 + 5
+    flip(path, at)
+    for _ in range(2):
+        with pytest.raises(DamageError, match=r"row 11 is not what was built.* It shows "):
+            store.read(range(24))
+    flip(path, at)
+    np.testing.assert_array_equal(store.read(range(24)).latents, content["latents/toy"])
 
 
 _FEW_FILES = """
@@ -385,12 +400,12 @@ def test_the_command_line_runs_with_the_raised_limit(tmp_path: Path) -> None:
 def test_a_folder_that_was_replaced_is_found_again_when_a_file_is_dropped(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     storage.publish("a/x", b"old")
-    handles = Handles(storage)
-    handles.give_back(handles.lend("a/x"))
+    handles, table = Handles(storage, Grace()), ShardTable(1)
+    handles.give_back(handles.lend("a/x", table, 0))
     (tmp_path / "a").rename(tmp_path / "gone")
     storage.publish("a/x", b"new!")
     handles.drop("a/x")
-    file = handles.lend("a/x")
+    file = handles.lend("a/x", table, 0)
     assert (file.size, os.pread(file.handle, 9, 0)) == (4, b"new!")
     handles.give_back(file)
     handles.close()
@@ -415,7 +430,7 @@ def test_memory_does_not_grow_with_the_rows_that_were_read(tmp_path: Path) -> No
 def test_threads_that_open_the_same_file_at_once_share_one_descriptor(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     storage.publish("a/x", b"content")
-    held, both, opened = Handles(storage), threading.Barrier(2), []
+    held, table, both, opened = Handles(storage, Grace()), ShardTable(1), threading.Barrier(2), []
     real = storage.open_in
 
     def together(place: int, name: str) -> int:
@@ -425,7 +440,7 @@ def test_threads_that_open_the_same_file_at_once_share_one_descriptor(tmp_path: 
 
     storage.open_in = together  # type: ignore[method-assign]
     found: list[object] = []
-    threads = [threading.Thread(target=lambda: found.append(held.lend("a/x"))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: found.append(held.lend("a/x", table, 0))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -456,15 +471,24 @@ def test_helpers_end_when_their_crew_is_closed_or_forgotten() -> None:
 
 
 class _Disk:
-    """Stands in for a page cache that holds nothing: whoever won't wait gets `at_once` bytes, or is refused."""
+    """Stands in for a page cache that holds nothing: whoever won't wait gets `at_once` bytes, or is refused.
+
+    Both for Python's preadv and for the C library's preadv2, as the compiled loop calls it.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, refusal: OSError | None, at_once: int = 0) -> None:
         self.refusal, self.at_once = refusal, at_once
         self.asked: list[tuple[int, int]] = []
         self.not_waiting = self.waiting = 0
-        self._preadv = os.preadv
+        self._preadv, self._preadv2 = os.preadv, ctypes.CDLL(None).preadv2
         monkeypatch.setattr(os, "preadv", self.preadv)
         monkeypatch.setattr(os, "posix_fadvise", self.posix_fadvise)
+        self._callback = _PREADV2(self.preadv2)
+        calls = row_loop.addresses()
+        assert calls is not None
+        calls[0] = ctypes.cast(self._callback, ctypes.c_void_p).value
+        if reading.compiled() is not None:
+            monkeypatch.setattr(reading, "compiled", lambda: partial(row_loop.machine_code(), calls))
 
     def preadv(self, handle: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if not flags:
@@ -475,9 +499,19 @@ class _Disk:
             raise self.refusal
         return self._preadv(handle, [buffers[0][: self.at_once]], offset)
 
+    def preadv2(self, handle: int, buffers: int, count: int, offset: int, flags: int) -> int:
+        if not flags:
+            self.waiting += 1
+            return self._preadv2(handle, ctypes.c_void_p(buffers), count, ctypes.c_int64(offset), flags)
+        self.not_waiting += 1
+        return -1 if self.refusal is not None else self.at_once
+
     def posix_fadvise(self, handle: int, offset: int, length: int, advice: int) -> None:
         assert advice == os.POSIX_FADV_WILLNEED
         self.asked.append((offset, length))
+
+
+_PREADV2 = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int)
 
 
 def _slots(store: Store, rows: list[int]) -> list[tuple[int, int]]:
@@ -487,7 +521,7 @@ def _slots(store: Store, rows: list[int]) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("at_once", [None, 3], ids=["nothing in memory", "three bytes in memory"])
 def test_the_whole_batch_is_asked_for_once_when_its_first_rows_are_not_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, at_once: int | None
 ) -> None:
     content = write_store(tmp_path / "s", 24, rows_per_shard=8)
     store = open_store(tmp_path / "s", threads=1)
@@ -500,7 +534,9 @@ def test_the_whole_batch_is_asked_for_once_when_its_first_rows_are_not_in_memory
     assert disk.asked == [(one[0], 3 * one[1]), nine, twenty]  # neighbours are asked for as one
 
 
-def test_rows_in_memory_are_read_without_asking_for_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_memory_are_read_without_asking_for_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
     write_store(tmp_path / "s", 24, rows_per_shard=8)
     store = open_store(tmp_path / "s")
     asked: list[object] = []
@@ -510,7 +546,7 @@ def test_rows_in_memory_are_read_without_asking_for_any(tmp_path: Path, monkeypa
 
 
 def test_a_file_system_that_cannot_tell_what_is_in_memory_is_asked_before_every_batch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     content = write_store(tmp_path / "s", 24, rows_per_shard=8)
     store = open_store(tmp_path / "s", threads=1)
@@ -519,11 +555,12 @@ def test_a_file_system_that_cannot_tell_what_is_in_memory_is_asked_before_every_
     for _ in range(3):
         got = store.read([9, 1], layers=["latents/toy"]).latents
         np.testing.assert_array_equal(got, content["latents/toy"][[9, 1]])
-    assert disk.not_waiting == 2  # once on the short way and once on the long one; what can't tell is not asked again
+    # Once by the compiled loop, where there is one, and once by ourselves; what can't tell is not asked again.
+    assert disk.not_waiting == {"compiled": 2, "interpreted": 1}[way]
     assert disk.asked == _slots(store, [1, 9]) * 3
 
 
-def test_advice_that_is_refused_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_advice_that_is_refused_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
     content = write_store(tmp_path / "s", 24, rows_per_shard=8)
     disk = _Disk(monkeypatch, BlockingIOError())
 
