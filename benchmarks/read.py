@@ -6,8 +6,9 @@ Every contender reads the same rows in the same order from a warm page cache; wh
 round, and before each the processor's caches are swept, as in training, where a batch was last touched an epoch ago.
 The table gives min | median | max over rounds in GB/s of latents; ratios are medians over rounds. Large batches, for
 which what a batch costs by itself matters less, are read by ourselves and the limits only. The cold part asks the
-system to drop the shards from its page cache before each read (posix_fadvise). Peers come last, with ourselves and
-np.take once more: threads that they leave behind take turns with whoever is measured after them.
+system to drop the shards from its page cache before each read (posix_fadvise). The busy part has a thread that counts
+in Python beside the reads, as a training loop's may be. Peers come last, with ourselves and np.take once more: threads
+that they leave behind take turns with whoever is measured after them.
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ TOKENS, DIM, ROWS_PER_SHARD = 196, 768, 256
 LAYER = "latents/vitb"
 PACKAGES = ("numpy", "xxhash", "zarr", "zarrs", "tensorstore", "h5py", "datasets", "mosaicml-streaming", "safetensors")
 BESIDE = ", beside peers"
+BUSY = "beside a thread busy in Python: "
 OURS, UNCHECKED, ONE = "usjepa, 2 threads", "usjepa, 2 threads, unchecked", "usjepa, 1 thread"
 FRESH, REUSED = ", fresh memory", ", reused memory"
 MM, TAKE, BARE = "np.memmap mm[rows]", "np.take(mm, rows, out=buffer)", "bare pread, 2 threads"
 HASHED = "bare pread + xxh3, 2 threads"
-"""All that a checked read can be without an mmap: the same system calls and hashes, and no store around them."""
+"""What Python can do without an mmap: the same system calls and hashes, and no store around them."""
+LOOP, LOOP_UNCHECKED = "compiled loop alone, 2 threads", "compiled loop alone, 2 threads, unchecked"
+"""All that a read can be without an mmap: the same system calls and hashes in machine code."""
 PLAIN = "np.take(mm, rows, out=np.empty's memory)"
 """What most people would write; the goal is set by `TAKE`, whose buffer begins at a multiple of 64 as ours do."""
 
@@ -112,7 +116,28 @@ def limits(root: Path, rows: int, batch: int) -> dict[str, Read]:
         PLAIN: lambda wanted: np.take(mm, wanted, axis=0, out=plain, mode="clip"),
         BARE: bare_pread(root, batch),
         HASHED: bare_pread(root, batch, hashed=True),
+        LOOP: bare_loop(root, batch, rows, check_rows=True),
+        LOOP_UNCHECKED: bare_loop(root, batch, rows, check_rows=False),
     }
+
+
+class Pair:
+    """This thread and one more, at the same time: not an executor, whose futures take longer than 64 rows."""
+
+    def __init__(self) -> None:
+        self._calls: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[None] = queue.SimpleQueue()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            self._calls.get()()
+            self._done.put(None)
+
+    def run(self, mine: Callable[[], object], other: Callable[[], object]) -> None:
+        self._calls.put(other)
+        mine()
+        self._done.get()
 
 
 def bare_pread(root: Path, batch: int, hashed: bool = False) -> Read:
@@ -120,17 +145,7 @@ def bare_pread(root: Path, batch: int, hashed: bool = False) -> Read:
     layer = open_store(root / "store").layers[LAYER]
     files = [os.open(path, os.O_RDONLY) for path in shard_files(root)]
     buffer = aligned_empty((batch, TOKENS, DIM), np.float16)
-    flat, nbytes = buffer.reshape(-1).view(np.uint8).data, layer.row_nbytes
-    calls: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-    done: queue.SimpleQueue[None] = queue.SimpleQueue()
-
-    def serve() -> None:
-        while True:
-            calls.get()()
-            done.put(None)
-
-    # Not an executor, whose futures take longer than 64 rows.
-    threading.Thread(target=serve, daemon=True).start()
+    flat, nbytes, pair = buffer.reshape(-1).view(np.uint8).data, layer.row_nbytes, Pair()
 
     def share(places: range, rows: list[int]) -> None:
         for place in places:
@@ -144,10 +159,25 @@ def bare_pread(root: Path, batch: int, hashed: bool = False) -> Read:
 
     def read(rows: np.ndarray) -> np.ndarray:
         numbers = rows.tolist()
-        calls.put(lambda: share(range(1, len(numbers), 2), numbers))
-        share(range(0, len(numbers), 2), numbers)
-        done.get()
+        pair.run(lambda: share(range(0, len(numbers), 2), numbers), lambda: share(range(1, len(numbers), 2), numbers))
         return buffer[: len(rows)]
+
+    return read
+
+
+def bare_loop(root: Path, batch: int, rows: int, check_rows: bool) -> Read:
+    """The compiled loop in two threads, of a store whose files are open, and no store around it."""
+    store = open_store(root / "store", check_rows=check_rows)
+    for start in range(0, rows, batch):
+        store.read(range(start, min(start + batch, rows)), layers=[LAYER])
+    reader, buffer, pair = store._own.get().readers[LAYER], aligned_empty((batch, TOKENS, DIM), np.float16), Pair()
+
+    def read(wanted: np.ndarray) -> np.ndarray:
+        loop = reader.loop(wanted, buffer)
+        if loop is None:
+            raise SystemExit("There is no compiled loop on this system.")
+        pair.run(lambda: loop.run(0), lambda: loop.run(0))
+        return buffer[: len(wanted)]
 
     return read
 
@@ -184,6 +214,24 @@ def measure(
     return samples
 
 
+def beside_python(readers: dict[str, Read], latents: np.ndarray, batch: int, rounds: int) -> Samples:
+    """GB/s while another thread counts, which gives up the interpreter's lock every 5 ms and not before."""
+    over = False
+
+    def count() -> None:
+        number = 0
+        while not over:
+            number += 1
+
+    busy = threading.Thread(target=count)
+    busy.start()
+    try:
+        return measure(readers, latents, batch, rounds, lambda: None)
+    finally:
+        over = True
+        busy.join()
+
+
 def drop_from_page_cache(root: Path) -> None:
     for path in shard_files(root):
         handle = os.open(path, os.O_RDONLY)
@@ -203,14 +251,14 @@ def memory_goals(warm: Samples, named: str = "") -> list[Goal]:
             Goal(f"{named}2 threads / 1 thread{memory}", mine, warm[ONE + memory], None),
         ]
     found.append(Goal(f"{named}checked, fresh memory / {MM}, which is fresh too", warm[OURS + FRESH], warm[MM], None))
-    for other in (PLAIN, HASHED):
+    for other in (PLAIN, HASHED, LOOP):
         found.append(Goal(f"{named}checked, reused memory / {other}", warm[OURS + REUSED], warm[other], None))
-    for bare in (BARE, HASHED):
+    for bare in (BARE, HASHED, LOOP, LOOP_UNCHECKED):
         found.append(Goal(f"{named}{bare} / faster of mm[rows], np.take", warm[bare], limit, None))
     return found
 
 
-def goals(warm: Samples, large: Samples, named: str, beside: Samples, cold: Samples) -> list[Goal]:
+def goals(warm: Samples, large: Samples, named: str, beside: Samples, cold: Samples, busy: Samples) -> list[Goal]:
     """The figures that were promised, as ratios of one round's readings."""
     zarr = max((w for w in beside if w.startswith("zarr-python")), key=lambda w: np.median(beside[w]), default=None)
     found = [*memory_goals(warm), *memory_goals(large, named)]
@@ -219,6 +267,8 @@ def goals(warm: Samples, large: Samples, named: str, beside: Samples, cold: Samp
             found.append(Goal(f"checked, fresh memory / {peer}", beside[OURS + FRESH], beside[peer], least))
     ours_cold = OURS + REUSED
     found.append(Goal("cold: checked, reused memory / bare pread", cold[ours_cold], cold[BARE], 0.9))
+    for other in (TAKE, HASHED):
+        found.append(Goal(f"{BUSY}checked, reused memory / {other}", busy[ours_cold], busy[other], None))
     return found
 
 
@@ -241,6 +291,8 @@ def main() -> None:
         large = large_batches(root, latents, args.large, args.rounds, lambda: sweep.__iadd__(1))
         pair = {OURS + REUSED: mine[OURS + REUSED], BARE: bare[BARE]}
         cold = measure(pair, latents, args.batch, args.rounds, lambda: drop_from_page_cache(root))
+        some = {**pair, TAKE: bare[TAKE], HASHED: bare[HASHED]}
+        busy = beside_python(some, latents, args.batch, max(3, args.rounds // 4))
         peers, missing = open_peers(root / "store", latents)
         peers = {OURS + FRESH: mine[OURS + FRESH], TAKE: bare[TAKE], **peers}
         beside = measure(peers, latents, args.batch, args.rounds, lambda: sweep.__iadd__(1))
@@ -248,6 +300,7 @@ def main() -> None:
     named = f"{args.large} rows: "
     samples = {**warm, **{named + who: values for who, values in large.items()}}
     samples |= {f"cold: {who}": values for who, values in cold.items()}
+    samples |= {BUSY + who: values for who, values in busy.items()}
     samples |= {f"{who}{BESIDE if who in warm else ''}": values for who, values in beside.items()}
     packages = (
         "zarr",
@@ -258,10 +311,11 @@ def main() -> None:
         "mosaicml-streaming",
         "safetensors",
         "annbatch",
+        "numba",
         "numpy",
         "xxhash",
     )
-    report("read", "GB/s", samples, describe(packages), note, goals(warm, large, named, beside, cold), missing)
+    report("read", "GB/s", samples, describe(packages), note, goals(warm, large, named, beside, cold, busy), missing)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ def compile_rows(cache: bool) -> Any:
 
     Raises:
         RuntimeError, OSError: numba finds no place to keep it, or can't write there.
+        EOFError, UnpicklingError: what is kept there was cut short.
     """
     words = types.int64[::1]
     signature = types.int64(words, words, types.int64[:, ::1], words, words, types.int64, types.int64)

@@ -29,19 +29,18 @@ class Grace:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._last = 0
-        self._inside: set[int] = set()
+        self._inside: dict[object, int] = {}
 
-    def enter(self) -> int:
-        """Begin a run; return a number to end it with. What it finds stays until then."""
+    def enter(self, run: object) -> None:
+        """Begin a run. What it finds stays until it ends."""
         with self._lock:
             self._last += 1
-            self._inside.add(self._last)
-            return self._last
+            self._inside[run] = self._last
 
-    def leave(self, number: int) -> None:
-        """End a run."""
+    def leave(self, run: object) -> None:
+        """End a run; one that was interrupted before it began is none."""
         with self._lock:
-            self._inside.remove(number)
+            self._inside.pop(run, None)
             due = self._due()
         for let_go in due:
             let_go()
@@ -58,7 +57,7 @@ class Grace:
             ready()
 
     def _due(self) -> list[Callable[[], object]]:
-        oldest = min(self._inside, default=self._last + 1)
+        oldest = min(self._inside.values(), default=self._last + 1)
         due = []
         while self._retired and self._retired[0][0] < oldest:
             due.append(self._retired.popleft()[1])

@@ -35,6 +35,9 @@ CALL_NBYTES = 1 << 19
 """Bytes taken at a time, read by one call and hashed before the next: half of a usual second-level cache."""
 ALONE_NBYTES = 1 << 16
 """Rows smaller than this are read by one thread: two took 1.3 times as long for rows of 100 bytes, 1.05 for 50 KB."""
+FEW_ROWS = 256
+"""Rows of a layer that a process reads without the compiled loop: to load numba takes 0.3 seconds, 1.3 where the loop
+is to be compiled, and 140 MB, which who looks at some rows need not wait for."""
 _CALL_ROWS = 512
 """Rows read by one call: preadv takes 1,024 buffers, two a row."""
 _REMOTE_ROWS = 64
@@ -86,6 +89,7 @@ class LayerReader:
         self.most_rows = _REMOTE_ROWS if self.remote else self._call_rows
         """Rows that are best read at a time."""
         self._preads = Preads(self.remote)
+        self._rows_read = 0
 
     @property
     def alone(self) -> bool:
@@ -114,8 +118,11 @@ class LayerReader:
         return f"{self._storage.url}/{self.layer.shard_name(shard)} (shard {shard})"
 
     def loop(self, rows: NDArray[np.int64], out: NDArray[Any]) -> RowLoop | None:
-        """Return the compiled loop over a batch's rows; None on this system, or for rows of an object storage."""
-        function = compiled() if not self.remote else None
+        """Return the compiled loop over a batch's rows; None where there is none, or not enough was read for it."""
+        few = self._rows_read < FEW_ROWS
+        if few:
+            self._rows_read += len(rows)  # of threads at once, one may not be counted
+        function = None if few or self.remote else compiled()
         return None if function is None else RowLoop(function, self._grace, self._words, self._table, rows, out)
 
     def read(self, run: Run, missed: Callable[[], None] = lambda: None) -> None:

@@ -12,6 +12,7 @@ import ctypes
 import os
 import sys
 from functools import lru_cache, partial
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,11 +63,12 @@ class RowLoop:
 
         `flags` are preadv2's.
         """
-        began = self._grace.enter()
+        this = object()
         try:
+            self._grace.enter(this)
             return self._compiled(*self._arguments, flags)
         finally:
-            self._grace.leave(began)
+            self._grace.leave(this)
 
     def stop(self) -> None:
         """Leave the rows not begun to nobody."""
@@ -94,7 +96,8 @@ def machine_code() -> Callable[..., int]:
 
     try:
         return compile_rows(cache=True)  # type: ignore[no-any-return]
-    except (OSError, RuntimeError):  # nowhere to keep it, or no room there: compiled for this process alone
+    except (OSError, RuntimeError, EOFError, UnpicklingError):
+        # No place to keep it, no room there, or what is kept was cut short: compiled for this process alone.
         return compile_rows(cache=False)  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from usjepa.cache import reading, row_loop
+
 ROOT = Path(__file__).parents[1]
 TINY_STORE = (
     "cache.image_size=32",
@@ -19,6 +21,28 @@ TINY_STORE = (
     "cache.precision=fp32",
 )
 """Overrides of the demo recipe: 120 rows of 32 x 32 pixels, a 4 x 4 patch grid, fp32 latents of a random ViT-Ti."""
+
+
+@pytest.fixture(autouse=True)
+def from_the_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read by the compiled loop from the first row on, not only in programs that read many."""
+    monkeypatch.setattr(reading, "FEW_ROWS", 0)
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as where there is no compiled loop."""
+    monkeypatch.setattr(reading, "compiled", lambda: None)
+
+
+@pytest.fixture(params=["compiled", "interpreted"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How a batch's rows are read."""
+    if request.param == "interpreted":
+        request.getfixturevalue("interpreted")
+    else:
+        assert row_loop.compiled() is not None
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
 import subprocess
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from tests.native import call_instead, preadv2
 from tests.stores import layers, write_store
-from usjepa.cache import handles, pieces, reading, row_loop
+from usjepa.cache import handles, pieces, reading
 from usjepa.cache.buffers import BatchMemory, Ring, aligned_empty
 from usjepa.cache.crew import Crew
 from usjepa.cache.errors import DamageError, HoleError, UsageError
@@ -31,20 +30,6 @@ from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-
-@pytest.fixture(params=["compiled", "interpreted"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """How a batch's rows are read: by the compiled loop, or, as where there is none, by the interpreter."""
-    if request.param == "interpreted":
-        interpreted(monkeypatch)
-    else:
-        assert row_loop.compiled() is not None
-    return request.param
-
-
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "compiled", lambda: None)
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 64), (100, 3, 1000)])
@@ -103,10 +88,10 @@ def test_a_ring_lends_each_memory_once_and_gives_the_same_ones_again(tmp_path: P
     assert again.arrays(kinds, 3)["pixels"].ctypes.data == before
 
 
+@pytest.mark.usefixtures("interpreted")
 def test_neighbouring_rows_are_read_by_one_call_and_still_checked_one_by_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interpreted(monkeypatch)
     content = write_store(tmp_path / "s", 64, rows_per_shard=32)
     real, calls = os.preadv, []
 
@@ -144,9 +129,9 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("most", [1, 7, 100])
 def test_reads_cut_short_anywhere_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
-    interpreted(monkeypatch)
     content = write_store(tmp_path / "s", 8)
     real = os.preadv
 
@@ -480,15 +465,10 @@ class _Disk:
         self.refusal, self.at_once = refusal, at_once
         self.asked: list[tuple[int, int]] = []
         self.not_waiting = self.waiting = 0
-        self._preadv, self._preadv2 = os.preadv, ctypes.CDLL(None).preadv2
+        self._preadv = os.preadv
         monkeypatch.setattr(os, "preadv", self.preadv)
         monkeypatch.setattr(os, "posix_fadvise", self.posix_fadvise)
-        self._callback = _PREADV2(self.preadv2)
-        calls = row_loop.addresses()
-        assert calls is not None
-        calls[0] = ctypes.cast(self._callback, ctypes.c_void_p).value
-        if reading.compiled() is not None:
-            monkeypatch.setattr(reading, "compiled", lambda: partial(row_loop.machine_code(), calls))
+        call_instead(monkeypatch, self.preadv2)
 
     def preadv(self, handle: int, buffers: list[memoryview], offset: int, flags: int = 0) -> int:
         if not flags:
@@ -502,16 +482,13 @@ class _Disk:
     def preadv2(self, handle: int, buffers: int, count: int, offset: int, flags: int) -> int:
         if not flags:
             self.waiting += 1
-            return self._preadv2(handle, ctypes.c_void_p(buffers), count, ctypes.c_int64(offset), flags)
+            return preadv2(handle, buffers, count, offset, flags)
         self.not_waiting += 1
         return -1 if self.refusal is not None else self.at_once
 
     def posix_fadvise(self, handle: int, offset: int, length: int, advice: int) -> None:
         assert advice == os.POSIX_FADV_WILLNEED
         self.asked.append((offset, length))
-
-
-_PREADV2 = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int)
 
 
 def _slots(store: Store, rows: list[int]) -> list[tuple[int, int]]:
