@@ -190,7 +190,7 @@ def many_shards(root: Path, shards: int) -> Path:
 def reading(folder: Path, limit: int, least: int, most: int) -> dict[str, list[float]]:
     """Read random rows in a fresh process that may have `limit` open files (0: as many as usual)."""
     command = [sys.executable, "-c", READING, str(folder), str(limit), str(least), str(most)]
-    growth, opened = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    growth, opened = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return {GROWTH: [growth], OPEN_FILES: [opened]}
 
 

@@ -30,6 +30,7 @@ class Grace:
         self._room = threading.Condition(self._lock)
         self._last = 0
         self._inside: dict[object, int] = {}
+        self._waiting = 0
 
     def enter(self, run: object) -> None:
         """Begin a run. What it finds stays until it ends."""
@@ -42,8 +43,7 @@ class Grace:
         with self._lock:
             self._inside.pop(run, None)
             due = self._due()
-        for let_go in due:
-            let_go()
+        self._let_go(due)
 
     def retire(self, let_go: Callable[[], object]) -> None:
         """Have `let_go` called once all runs of this moment have ended: now, if there is none.
@@ -52,24 +52,34 @@ class Grace:
         """
         with self._lock:
             self._retired.append((self._last, let_go))
+            self._waiting += 1
             due = self._due()
-        for ready in due:
-            ready()
+        self._let_go(due)
 
     def _due(self) -> list[Callable[[], object]]:
         oldest = min(self._inside.values(), default=self._last + 1)
         due = []
         while self._retired and self._retired[0][0] < oldest:
             due.append(self._retired.popleft()[1])
-        if due:
-            self._room.notify_all()
         return due
 
-    def wait_for_room(self) -> None:
-        """Wait until few things are left that runs keep from being let go of. Not to be called in a run."""
-        if len(self._retired) >= _MOST_WAITING:
+    def _let_go(self, due: list[Callable[[], object]]) -> None:
+        if not due:
+            return
+        try:
+            for let_go in due:
+                let_go()
+        finally:
+            # Not before: a file still to be closed by a thread that the system has put aside is an open file.
             with self._lock:
-                self._room.wait_for(lambda: len(self._retired) < _MOST_WAITING)
+                self._waiting -= len(due)
+                self._room.notify_all()
+
+    def wait_for_room(self) -> None:
+        """Wait until few things are left that were retired and not let go of yet. Not to be called in a run."""
+        if self._waiting >= _MOST_WAITING:
+            with self._lock:
+                self._room.wait_for(lambda: self._waiting < _MOST_WAITING)
 
     def start_afresh(self) -> None:
         """Let go of everything in a forked child, whose parent's threads are not there."""

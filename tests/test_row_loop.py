@@ -158,20 +158,23 @@ def test_what_a_run_may_be_using_is_let_go_of_when_it_ends_and_no_later() -> Non
     grace.leave("interrupted before it began")
 
 
-def test_who_opens_files_waits_while_many_are_kept_from_being_closed() -> None:
-    grace, gone = Grace(), []
+def test_who_opens_files_waits_until_those_retired_are_few_and_closed() -> None:
+    grace, closing, close = Grace(), threading.Event(), threading.Event()
     grace.enter("run")
-    for number in range(64):
+    grace.retire(lambda: (closing.set(), close.wait(30)))
+    for _ in range(63):
         grace.wait_for_room()
-        grace.retire(lambda number=number: gone.append(number))
-    waiting = threading.Thread(target=grace.wait_for_room)
-    waiting.start()
-    waiting.join(timeout=0.05)
-    assert waiting.is_alive()
-    grace.leave("run")
-    waiting.join(timeout=30)
-    assert not waiting.is_alive()
-    assert gone == list(range(64))
+        grace.retire(int)
+    opener, leaver = threading.Thread(target=grace.wait_for_room), threading.Thread(target=grace.leave, args=("run",))
+    opener.start()
+    leaver.start()
+    assert closing.wait(30)
+    opener.join(timeout=0.05)
+    assert opener.is_alive()
+    close.set()
+    for thread in (opener, leaver):
+        thread.join(timeout=30)
+        assert not thread.is_alive()
 
 
 _READ = """
