@@ -1,7 +1,7 @@
 """Open shard files: a bounded set of descriptors, shared by the layers of a store, of one process.
 
 A file in use is never closed under its reader; one that is dropped is opened afresh by whoever asks next. The stores
-that a process has open share three quarters of the descriptors that it may have.
+that a process has open share three quarters of the descriptors that it may have; who needs few leaves the others more.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST_OPEN = 32768
 """Most idle descriptors of a process. Where rows are drawn from more files than stay open, each costs an open: 60 us
 here beside the 45 us of reading a ViT-B row, a round trip on a network share."""
+_FIRST = 16
+"""Idle descriptors that a store may keep to begin with."""
 _LEFT, _LEAST_LEFT = 0.25, 128
 """Share of the descriptors that the process may have, and their least number, that are left for everything else."""
 RAISE_TO = 65536
@@ -60,21 +62,33 @@ class _Sharing:
         self._lock = threading.RLock()  # the garbage collector may call `share` in the middle of it
 
     def join(self, handles: Handles) -> None:
-        """Count one more; the others give up what is now its part, and get it back when it is gone."""
+        """Count one more."""
         with self._lock:
-            others = list(self._all)
             self._all.add(handles)
-        self.share()
+        self.share_and_close()
         weakref.finalize(handles, self.share).atexit = False
-        for other in others:
-            other.keep(other.most)
 
     def share(self) -> None:
-        """Tell each how many idle files it may keep."""
+        """Tell each how many idle files it may keep: twice what it has, or its part of what those leave who need less.
+
+        Nothing is closed here: the garbage collector calls this while any lock may be held.
+        """
+        with self._lock:
+            known, allowed = list(self._all), most_open()
+            equal = max(1, allowed // max(1, len(known)))
+            wanted = {h: max(_FIRST, 2 * h.kept) for h in known}
+            many = [h for h in known if wanted[h] >= equal]
+            left = allowed - sum(wanted[h] for h in known if wanted[h] < equal)
+            for handles in known:
+                handles.most = max(1, left // len(many)) if wanted[handles] >= equal else wanted[handles]
+
+    def share_and_close(self) -> None:
+        """Share anew, as whoever has reached its number asks for; the others close what is then too many."""
+        self.share()
         with self._lock:
             known = list(self._all)
-            for handles in known:
-                handles.most = max(1, most_open() // len(known))
+        for handles in known:
+            handles.close_beyond()
 
     def start_afresh(self) -> None:
         """Close, in a forked child, what its parent had open: the child opens files of its own, within one limit."""
@@ -135,7 +149,8 @@ class Handles:
         self._folders: dict[str, _Folder] = {}
         self._lock = threading.Lock()
         weakref.finalize(self, _close_all, self._files, os.getpid()).atexit = False
-        if most is None:
+        self._shared = most is None
+        if self._shared:
             _sharing.join(self)
 
     def lend(self, name: str, table: ShardTable, shard: int) -> OpenFile:
@@ -168,7 +183,7 @@ class Handles:
             file.users -= 1
             if file.dropped and not file.users:
                 self._let_go(file)
-        self.keep(self.most)
+        self.keep()
 
     def _open(self, name: str) -> int:
         folder = name.rpartition("/")[0]
@@ -177,11 +192,22 @@ class Handles:
             place = self._folders[folder] = _Folder(self._storage.open_folder(folder))
         return self._storage.open_in(place.handle, name)
 
-    def keep(self, most: int) -> None:
-        """Close all idle files but the `most` used last."""
-        if len(self._files) > most:
+    @property
+    def kept(self) -> int:
+        """Files that are open."""
+        return len(self._files)
+
+    def keep(self) -> None:
+        """Close all idle files but those used last, as many as this store may keep."""
+        if len(self._files) > self.most and self._shared:
+            _sharing.share_and_close()
+        self.close_beyond()
+
+    def close_beyond(self) -> None:
+        """Close idle files beyond as many as this store may keep, those longest unused."""
+        if len(self._files) > self.most:
             with self._lock:
-                self._close_idle(most)
+                self._close_idle(self.most)
 
     def _close_idle(self, keep: int) -> None:
         """Close files in the order of their use; those that the compiled loop has used, which keeps no order, later."""

@@ -335,6 +335,33 @@ def test_open_stores_share_what_a_process_may_have_and_a_forked_child_begins_wit
     assert found["child, idle"] <= 4, found
 
 
+def test_a_store_that_needs_few_files_leaves_the_rest_to_those_that_need_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "most_open", lambda: 100)
+    monkeypatch.setattr(handles, "_sharing", handles._Sharing())
+    storage = LocalStorage(tmp_path)
+    for number in range(150):
+        storage.publish(f"a/{number}", b"content")
+    one, two, three = (Handles(storage, Grace()) for _ in range(3))
+
+    tables = {held: ShardTable(150) for held in (one, two, three)}
+
+    def use(held: Handles, files: int) -> int:
+        table = tables[held]
+        for number in range(files):
+            held.give_back(held.lend(f"a/{number}", table, number))
+            assert one.kept + two.kept + three.kept <= 100
+        assert np.count_nonzero(table.files) == held.kept
+        return held.kept
+
+    assert [use(one, 4), use(two, 7), use(three, 150)] == [4, 7, 100 - 16 - 16]
+    assert use(two, 30) == 30
+    assert (one.kept, three.kept) == (4, 42)
+    assert use(one, 150) == 33
+    assert (two.kept, three.kept) == (30, 33)
+
+
 def test_a_command_raises_the_limit_of_open_files_as_far_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     endless = resource.RLIM_INFINITY
     for soft, hard, wanted in (
