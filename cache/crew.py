@@ -97,10 +97,10 @@ class Crew:
             Exception: what the first piece in order that failed raised; pieces not begun by then are left out.
         """
         call = _Call(pieces, work)
-        # One piece alone is done before a helper wakes.
-        for _ in range(min(len(self._threads), pieces - 1)):
-            self._calls.put(call)
         try:
+            # One piece alone is done before a helper wakes.
+            for _ in range(min(len(self._threads), pieces - 1)):
+                self._calls.put(call)
             call.work()
         finally:
             call.close()

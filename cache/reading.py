@@ -24,7 +24,7 @@ from usjepa.cache.storage import LocalStorage, Storage, unreadable
 from usjepa.cache.trailers import Trailers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -183,18 +183,18 @@ class LayerReader:
         return offsets
 
     def _read_local(self, handles: Handles, run: Run, missed: Callable[[], None]) -> None:
-        with self._lent(handles, run.shard) as file:
+        file = self._lend(handles, run.shard)
+        try:
             trailer = self._trailer(run.shard, file)
             offsets = self._offsets(run.shard, run.rows, trailer)
             self._read_neighbours(file.handle, run, trailer, offsets, missed)
-
-    @contextlib.contextmanager
-    def _lent(self, handles: Handles, shard: int) -> Iterator[OpenFile]:
-        file = handles.lend(self.layer.shard_name(shard), self._table, shard)
-        try:
-            yield file
         finally:
             handles.give_back(file)
+
+    def _lend(self, handles: Handles, shard: int) -> OpenFile:
+        # No context manager made of a generator: one that Ctrl-C cut short would give the file back when it is
+        # collected, in the middle of whatever this thread has locked by then.
+        return handles.lend(self.layer.shard_name(shard), self._table, shard)
 
     def _read_neighbours(
         self, handle: int, run: Run, trailer: Trailer, offsets: Sequence[int], missed: Callable[[], None]
@@ -234,8 +234,12 @@ class LayerReader:
         if self._handles is None or not hasattr(os, "posix_fadvise"):
             return
         # Whatever is wrong here, the read itself meets again and tells.
-        with contextlib.suppress(OSError, StoreError), self._lent(self._handles, shard) as file:
-            self._ask_for(file, shard, [row % self.layer.rows_per_shard for row in rows])
+        with contextlib.suppress(OSError, StoreError):
+            file = self._lend(self._handles, shard)
+            try:
+                self._ask_for(file, shard, [row % self.layer.rows_per_shard for row in rows])
+            finally:
+                self._handles.give_back(file)
 
     def _ask_for(self, file: OpenFile, shard: int, slots: Sequence[int]) -> None:
         trailer = self._trailers.get((self.layer.name, shard))

@@ -63,12 +63,7 @@ class RowLoop:
 
         `flags` are preadv2's.
         """
-        this = object()
-        try:
-            self._grace.enter(this)
-            return self._compiled(*self._arguments, flags)
-        finally:
-            self._grace.leave(this)
+        return self._grace.during(partial(self._compiled, *self._arguments, flags))
 
     def stop(self) -> None:
         """Leave the rows not begun to nobody."""

@@ -140,41 +140,103 @@ def test_rows_are_right_while_files_come_and_go_under_the_threads_that_read_them
     store.close()
 
 
+class _Run:
+    """A run of a `Grace` that lasts until it is told to end."""
+
+    def __init__(self, grace: Grace) -> None:
+        began, self._over = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: grace.during(lambda: (began.set(), self._over.wait(30))))
+        self._thread.start()
+        assert began.wait(30)
+
+    def end(self) -> None:
+        self._over.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+
 def test_what_a_run_may_be_using_is_let_go_of_when_it_ends_and_no_later() -> None:
     grace, gone = Grace(), []
     grace.retire(lambda: gone.append("before any run"))
     assert gone == ["before any run"]
-    grace.enter("first")
+    first = _Run(grace)
     grace.retire(lambda: gone.append("in the first"))
-    grace.enter("second")
+    second = _Run(grace)
     grace.retire(lambda: gone.append("in both"))
     assert gone == ["before any run"]
-    grace.leave("first")
+    first.end()
     assert gone == ["before any run", "in the first"]
-    grace.enter("third")
-    grace.leave("second")
+    third = _Run(grace)
+    second.end()
     assert gone == ["before any run", "in the first", "in both"]
-    grace.leave("third")
-    grace.leave("interrupted before it began")
+    third.end()
 
 
-def test_who_opens_files_waits_until_those_retired_are_few_and_closed() -> None:
-    grace, closing, close = Grace(), threading.Event(), threading.Event()
-    grace.enter("run")
-    grace.retire(lambda: (closing.set(), close.wait(30)))
-    for _ in range(63):
+def test_a_run_that_was_interrupted_while_it_ended_keeps_nothing() -> None:
+    grace, gone = Grace(), []
+    grace._runs[threading.Lock()] = 1  # as one is left whose thread Ctrl-C took out of `during`
+    grace.retire(lambda: gone.append("at once"))
+    assert gone == ["at once"]
+
+
+def test_who_opens_files_waits_while_many_are_kept_from_being_closed() -> None:
+    grace, gone = Grace(), []
+    run = _Run(grace)
+    for number in range(64):
         grace.wait_for_room()
-        grace.retire(int)
-    opener, leaver = threading.Thread(target=grace.wait_for_room), threading.Thread(target=grace.leave, args=("run",))
+        grace.retire(lambda number=number: gone.append(number))
+    opener = threading.Thread(target=grace.wait_for_room)
     opener.start()
-    leaver.start()
-    assert closing.wait(30)
     opener.join(timeout=0.05)
     assert opener.is_alive()
-    close.set()
-    for thread in (opener, leaver):
-        thread.join(timeout=30)
-        assert not thread.is_alive()
+    run.end()
+    opener.join(timeout=30)
+    assert not opener.is_alive()
+    assert gone == list(range(64))
+
+
+_INTERRUPTED = """
+import os, random, signal, sys, time
+import numpy as np
+from usjepa.cache import handles, reading
+from usjepa.cache.store import open_store
+reading.FEW_ROWS = 0
+handles.most_open = lambda: 12
+class Stop(Exception): pass
+armed = False
+def stop(*_):
+    global armed
+    if armed:
+        armed = False
+        raise Stop
+signal.signal(signal.SIGALRM, stop)
+store, rng, stopped, done = open_store(sys.argv[1], threads=3), np.random.default_rng(0), 0, 0
+whole = store.read(range(120)).arrays
+while stopped < int(sys.argv[2]):
+    rows = rng.integers(0, 120, 24)
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 2e-3))
+        got = store.read(rows).arrays
+        armed = False
+    except Stop:
+        stopped += 1
+    else:
+        done += 1
+        assert all((got[name] == whole[name][rows]).all() for name in whole)
+print("right after", stopped, "interruptions", done > 0)
+"""
+
+
+@pytest.mark.parametrize("times", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_reading_goes_on_rightly_after_it_was_interrupted_at_any_moment(tmp_path: Path, times: int) -> None:
+    """Ctrl-C in a notebook, and read again: nothing is locked for ever, no memory of a batch is written by another."""
+    write_store(tmp_path / "s", 120, rows_per_shard=3)
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", _INTERRUPTED, str(tmp_path / "s"), str(times)],
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.stdout == f"right after {times} interruptions True\n", done.stderr
 
 
 _READ = """
