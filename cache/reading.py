@@ -1,8 +1,10 @@
 """The read path: rows' byte ranges straight into the caller's buffer, each row checked against its place.
 
-Local files are read with `preadv` (row into the batch, slot's tail into scratch), neighbouring rows by one call;
-preadv and xxh3 both release the GIL. What a call reads is small enough to be hashed while it still lies in the
-processor's cache. No mmap: a vanished page of a network share would be a SIGBUS, not an exception.
+In a process that reads many rows the compiled loop does that (`row_loop.py`) and leaves to this module what it can't
+read: rows of shards seen for the first time, bytes that a disk must be waited for, and whatever is wrong. Local files
+are read with `preadv` (row into the batch, slot's tail into scratch), neighbouring rows by one call; what a call reads
+is small enough to be hashed while it still lies in the processor's cache. No mmap: a vanished page of a network share
+would be a SIGBUS, not an exception.
 """
 
 from __future__ import annotations

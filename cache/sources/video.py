@@ -136,13 +136,13 @@ class _Cursor:
 
 
 def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return a decoded frame as grey or RGB."""
+    """Return a decoded frame as grey or RGB, with one thread: those of FFmpeg's scaler, too, are not there in a fork."""
     layout = frame.format.name
     if layout.startswith("gray"):
-        return np.asarray(frame.to_ndarray(format="gray"), dtype=np.uint8)
+        return np.asarray(frame.to_ndarray(format="gray", threads=1), dtype=np.uint8)
     if any(component.is_alpha for component in frame.format.components):
-        return over_black(np.asarray(frame.to_ndarray(format="rgba"), dtype=np.uint8))
-    return np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+        return over_black(np.asarray(frame.to_ndarray(format="rgba", threads=1), dtype=np.uint8))
+    return np.asarray(frame.to_ndarray(format="rgb24", threads=1), dtype=np.uint8)
 
 
 def _told(shape: tuple[int, int]) -> str:
