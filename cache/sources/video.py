@@ -136,7 +136,7 @@ class _Cursor:
 
 
 def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
-    """Return a decoded frame as grey or RGB, with one thread: those of FFmpeg's scaler, too, are not there in a fork."""
+    """Return a decoded frame as grey or RGB, with one thread: a fork has none of the scaler's either."""
     layout = frame.format.name
     if layout.startswith("gray"):
         return np.asarray(frame.to_ndarray(format="gray", threads=1), dtype=np.uint8)
