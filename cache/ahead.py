@@ -7,6 +7,7 @@ asked to fetch all of the batch, and the threads find the rest on its way or the
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,22 +32,15 @@ class ReadAhead:
                 self.ask()
 
     def ask(self) -> None:
-        """Ask for the batch's bytes, unless that was done; of as many shards as stay open until they are read."""
+        """Ask for the batch's bytes, unless that was done; of shards not yet open, as many as stay open until then."""
         if self.asked:
             return
         self.asked = True  # two threads that come here at once ask twice, which does no harm
         shards = 0
         for reader in self._readers:
             most = reader.shards_ahead
-            for shard, rows in self._by_shard(reader.layer.rows_per_shard).items():
+            for shard, rows in groupby(reader.ask_known(self._rows.numbers), reader.layer.shard_of):
                 shards += 1
                 if shards > most:
                     return
-                reader.ask_for(shard, rows)
-
-    def _by_shard(self, rows_per_shard: int) -> dict[int, list[int]]:
-        groups: dict[int, list[int]] = {}
-        for place in self._rows.order:
-            row = self._rows.listed[place]
-            groups.setdefault(row // rows_per_shard, []).append(row)
-        return groups
+                reader.ask_for(shard, list(rows))

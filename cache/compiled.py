@@ -107,6 +107,43 @@ def _read_rows(calls: Any, layer: Any, shards: Any, counter: Any, rows: Any, out
     return failed
 
 
+def _ask_for_rows(advise: int, advice: int, layer: Any, shards: Any, rows: Any, left: Any) -> int:
+    """Ask the system to fetch rows of open shards; return how many were of others, their places in `left`.
+
+    Args:
+        advise: address of posix_fadvise.
+        advice: POSIX_FADV_WILLNEED.
+        layer: int64, `row_loop.layer_words`.
+        shards: int64 [4, shards], `ShardTable.columns`.
+        rows: int64 [n] row numbers.
+        left: int64 [n] room for places.
+    """
+    slot_nbytes, rows_per_shard, end = layer[1:4]
+    files, offsets = shards[0], shards[1]
+    others = 0
+    for place in range(len(rows)):
+        row = rows[place]
+        file = table = 0
+        if 0 <= row < end:
+            file, table = files[row // rows_per_shard], offsets[row // rows_per_shard]
+        if file and table:
+            offset = _word_at(table + 8 * (row % rows_per_shard))
+            if offset >= 0:  # of a hole there is nothing to fetch
+                _call(advise, (file - 1, offset, slot_nbytes, advice))
+        else:
+            left[others] = place
+            others += 1
+    return others
+
+
+def compile_asking(cache: bool) -> Any:
+    """Compile `_ask_for_rows`; raises as `compile_rows` does."""
+    words, number = types.int64[::1], types.int64
+    return njit(number(number, number, words, types.int64[:, ::1], words, words), nogil=True, cache=cache)(
+        _ask_for_rows
+    )
+
+
 def compile_rows(cache: bool) -> Any:
     """Compile `_read_rows`, a second, or take it from numba's cache on disk.
 

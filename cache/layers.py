@@ -80,6 +80,10 @@ class Layer:
         """Where things lie in this layer's shards."""
         return ShardLayout(self.rows_per_shard, self.row_nbytes)
 
+    def shard_of(self, row: int) -> int:
+        """Return the number of the shard that a row lies in."""
+        return row // self.rows_per_shard
+
     def shard_name(self, shard: int) -> str:
         """Return the file name of a shard, relative to the store."""
         return f"{self.name}/c.{shard}" + ".0" * len(self.shape)

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from xxhash import xxh3_64
 
 from usjepa.cache.errors import DamageError, HoleError, StoreError
 from usjepa.cache.grace import Grace
 from usjepa.cache.handles import Handles, OpenFile
 from usjepa.cache.preads import Preads, stretches
-from usjepa.cache.row_loop import RowLoop, compiled, layer_words
+from usjepa.cache.row_loop import RowLoop, asking, compiled, layer_words
 from usjepa.cache.shard import Trailer, parse_trailer, row_seed
 from usjepa.cache.shard_table import ShardTable
 from usjepa.cache.storage import LocalStorage, Storage, unreadable
@@ -28,7 +30,6 @@ from usjepa.cache.trailers import Trailers
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.layers import Layer
@@ -230,6 +231,18 @@ class LayerReader:
         while stop < end and offsets[stop] == offsets[stop - 1] + self._slot_nbytes:
             stop += 1
         return stop
+
+    def ask_known(self, rows: NDArray[np.int64]) -> list[int]:
+        """Ask the system to fetch rows of shards that are open, without waiting; return the rows of the others.
+
+        All by one call: beside a thread that is busy in Python every call may have to wait for the interpreter.
+        """
+        function = asking() if not self.remote and self._rows_read >= FEW_ROWS else None
+        if function is None:
+            return np.sort(rows).tolist()  # type: ignore[no-any-return]
+        wanted, left = np.sort(rows), np.empty(len(rows), np.int64)
+        others = self._grace.during(partial(function, self._words, self._table.columns, wanted, left))
+        return wanted[left[:others]].tolist()  # type: ignore[no-any-return]
 
     def ask_for(self, shard: int, rows: Sequence[int]) -> None:
         """Ask the system to fetch rows, and what is needed to find them, without waiting. Nothing is promised."""

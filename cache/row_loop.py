@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from usjepa.cache.layers import Layer
     from usjepa.cache.shard_table import ShardTable
 
-_PREAD = "preadv2"
+_PREAD, _ADVISE = "preadv2", "posix_fadvise"
 _XXHASH = (
     ("XXH3_createState",),
     ("XXH3_freeState",),
@@ -85,15 +85,34 @@ def compiled() -> Callable[..., int] | None:
 
 
 @lru_cache(maxsize=1)
+def asking() -> Callable[..., int] | None:
+    """Return the compiled loop that asks the system for rows ahead of time, None where it can't be had."""
+    address = _address(ctypes.CDLL(None), (_ADVISE,)) if addresses() is not None else 0
+    return partial(asking_machine_code(), address, os.POSIX_FADV_WILLNEED) if address else None
+
+
+@lru_cache(maxsize=1)
 def machine_code() -> Callable[..., int]:
     """Return the loop of `compiled.py`, which takes the addresses of the functions that it calls first."""
     from usjepa.cache.compiled import compile_rows  # numba takes a quarter of a second, and not all need it
 
+    return _kept(compile_rows)
+
+
+@lru_cache(maxsize=1)
+def asking_machine_code() -> Callable[..., int]:
+    """Return the loop that asks, which takes the address of posix_fadvise first."""
+    from usjepa.cache.compiled import compile_asking
+
+    return _kept(compile_asking)
+
+
+def _kept(compile_loop: Callable[[bool], Callable[..., int]]) -> Callable[..., int]:
     try:
-        return compile_rows(cache=True)  # type: ignore[no-any-return]
+        return compile_loop(True)
     except (OSError, RuntimeError, EOFError, UnpicklingError):
         # No place to keep it, no room there, or what is kept was cut short: compiled for this process alone.
-        return compile_rows(cache=False)  # type: ignore[no-any-return]
+        return compile_loop(False)
 
 
 def addresses() -> NDArray[np.int64] | None:

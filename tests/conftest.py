@@ -33,6 +33,7 @@ def from_the_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
 def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read as where there is no compiled loop."""
     monkeypatch.setattr(reading, "compiled", lambda: None)
+    monkeypatch.setattr(reading, "asking", lambda: None)
 
 
 @pytest.fixture(params=["compiled", "interpreted"])

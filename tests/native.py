@@ -1,8 +1,9 @@
-"""A preadv2 of a test's own for the compiled loop, which calls the C library's by its address."""
+"""preadv2 and posix_fadvise of a test's own for the compiled loops, which call the C library's by their addresses."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,3 +35,17 @@ def call_instead(monkeypatch: pytest.MonkeyPatch, function: Preadv2) -> None:
     loop.kept = callback  # type: ignore[attr-defined] - the address is no reference
     if reading.compiled() is not None:
         monkeypatch.setattr(reading, "compiled", lambda: loop)
+
+
+def advise_instead(monkeypatch: pytest.MonkeyPatch, function: Callable[[int, int, int, int], None]) -> None:
+    """Have posix_fadvise be a function of the test's, Python's and the compiled loop's alike."""
+    monkeypatch.setattr(os, "posix_fadvise", function)
+    callback = _ADVISE(lambda *advice: function(*advice) or 0)
+    address = ctypes.cast(callback, ctypes.c_void_p).value
+    loop = partial(row_loop.asking_machine_code(), address, os.POSIX_FADV_WILLNEED)
+    loop.kept = callback  # type: ignore[attr-defined]
+    if reading.asking() is not None:
+        monkeypatch.setattr(reading, "asking", lambda: loop)
+
+
+_ADVISE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)

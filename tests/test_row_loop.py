@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.native import advise_instead
 from tests.stores import write_store
 from usjepa.cache import handles, row_loop
 from usjepa.cache.errors import DamageError, HoleError
@@ -297,6 +298,19 @@ def test_without_a_function_that_it_calls_there_is_no_loop_and_rows_are_read_all
     finally:
         monkeypatch.undo()
         compiled.cache_clear()
+
+
+def test_rows_of_open_shards_are_asked_for_and_the_others_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "s", 12, rows_per_shard=4, holes=((5, "a/0005.png: torn"),))
+    store = open_store(tmp_path / "s")
+    store.read([0, 6], layers=["pixels"])
+    reader, asked = store._own.get().readers["pixels"], []
+    advise_instead(monkeypatch, lambda _, offset, nbytes, advice: asked.append((offset, nbytes, advice)))
+    slot = reader.layer.layout.slot_nbytes
+    assert reader.ask_known(np.array([9, 7, 0, 5, -1, 10**9, 2])) == [-1, 9, 10**9]
+    assert asked == [(at * slot, slot, os.POSIX_FADV_WILLNEED) for at in (0, 2, 2)]  # row 7 lies where no hole was left
 
 
 def test_damage_in_one_thread_stops_the_others_and_names_its_row(tmp_path: Path) -> None:
