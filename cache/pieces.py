@@ -63,7 +63,7 @@ class Pieces:
         try:
             while (place := loop.run(0 if ahead.asked else self.reader.flags)) >= 0:
                 row = int(self.rows.numbers[place])
-                shard = row // self.reader.layer.rows_per_shard
+                shard = self.reader.layer.shard_of(row)
                 self.reader.read(Run(shard, (row,), (place,), self._out()), ahead.ask)
         except BaseException:
             loop.stop()
@@ -71,10 +71,10 @@ class Pieces:
 
     def _runs(self, number: int) -> Iterator[Run]:
         """Cut a piece where a shard ends."""
-        listed, rows_per_shard = self.rows.listed, self.reader.layer.rows_per_shard
+        listed, shard_of = self.rows.listed, self.reader.layer.shard_of
         out, start = self._out(), (number - self.first) * self.piece_rows
         places = self.rows.order[start : start + self.piece_rows]
-        for shard, found in groupby(places, lambda place: listed[place] // rows_per_shard):
+        for shard, found in groupby(places, lambda place: shard_of(listed[place])):
             mine = list(found)
             yield Run(shard, [listed[place] for place in mine], mine, out)
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     Preadv2 = Callable[[int, int, int, int, int], int]
     """(descriptor, address of the iovecs, their number, offset, flags) -> bytes read, or -1."""
 
-_KIND = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+_PREADV2 = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_int)
+_ADVISE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
 
 
 def preadv2(handle: int, buffers: int, count: int, offset: int, flags: int) -> int:
@@ -29,7 +30,7 @@ def call_instead(monkeypatch: pytest.MonkeyPatch, function: Preadv2) -> None:
     """Have the compiled loop call a function of the test's; nothing changes where there is no compiled loop."""
     calls = row_loop.addresses()
     assert calls is not None
-    callback = _KIND(function)
+    callback = _PREADV2(function)
     calls[0] = ctypes.cast(callback, ctypes.c_void_p).value
     loop = partial(row_loop.machine_code(), calls)
     loop.kept = callback  # type: ignore[attr-defined] - the address is no reference
@@ -46,6 +47,3 @@ def advise_instead(monkeypatch: pytest.MonkeyPatch, function: Callable[[int, int
     loop.kept = callback  # type: ignore[attr-defined]
     if reading.asking() is not None:
         monkeypatch.setattr(reading, "asking", lambda: loop)
-
-
-_ADVISE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_int)
