@@ -154,13 +154,5 @@ def annbatch(store: Path, latents: Array) -> dict[str, Read]:
 PEERS = (zarr_python, zarrs, tensorstore, h5py, safetensors, datasets, streaming, annbatch)
 
 
-def open_peers(store: Path, latents: Array) -> tuple[dict[str, Read], dict[str, str]]:
-    """Return the contenders that this environment has, and why the others are missing."""
-    found: dict[str, Read] = {}
-    missing: dict[str, str] = {}
-    for peer in PEERS:
-        try:
-            found |= peer(store, latents)
-        except (ImportError, AttributeError) as error:
-            missing[peer.__name__] = f"{type(error).__name__}: {error}"
-    return found, missing
+def files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
