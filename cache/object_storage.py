@@ -87,6 +87,11 @@ class ObjectStorage:
         found = iter(self._get(name, fetch))
         return [next(found) if length else b"" for _, length in ranges]
 
+    def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
+        """Give the bytes of one (offset, length) range of an object after the other to `take`, with its number."""
+        for number, (offset, length) in enumerate(ranges):
+            take(number, self.read_range(name, offset, length))
+
     def size(self, name: str) -> int | None:
         """Return an object's size in bytes, None when there is none."""
         try:

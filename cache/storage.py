@@ -61,6 +61,14 @@ class Storage(Protocol):
         """Return the bytes of several (offset, length) ranges of one file, near ones fetched together."""
         ...
 
+    def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
+        """Give the bytes of one (offset, length) range of a file after the other to `take`, with the range's number.
+
+        For reading from end to end: the file is opened once, so that the system sees a stream and reads ahead. Where
+        the handle is lost on the way, all are given once more.
+        """
+        ...
+
     def size(self, name: str) -> int | None:
         """Return a file's size in bytes, None when there is none."""
         ...
@@ -262,6 +270,15 @@ class LocalStorage:
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of several (offset, length) ranges of one file."""
         return self._fetch(name, lambda handle: [os.pread(handle, length, offset) for offset, length in ranges])
+
+    def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
+        """Give the bytes of one (offset, length) range of a file after the other to `take`, with the range's number."""
+
+        def each(handle: int) -> None:
+            for number, (offset, length) in enumerate(ranges):
+                take(number, os.pread(handle, length, offset))
+
+        self._fetch(name, each)
 
     def _fetch(self, name: str, fetch: Callable[[int], T]) -> T:
         """Open, fetch and close. A network share that lost the handle gets it opened again, a few times."""

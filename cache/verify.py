@@ -6,11 +6,12 @@ them), commit records, tables of rows and sources, and the manifests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
+from xxhash import xxh3_64
 
 from usjepa.cache.commits import read_commit
 from usjepa.cache.descriptions import (
@@ -26,16 +27,23 @@ from usjepa.cache.shard import Trailer, check_slot, parse_trailer, row_seed
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.read import SourceReader
 from usjepa.cache.state import root_settings
-from usjepa.cache.storage import Storage, open_storage
+from usjepa.cache.storage import LocalStorage, Storage, open_storage
 from usjepa.cache.store import Store
 from usjepa.cache.table import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from usjepa.cache.layers import Layer
     from usjepa.cache.manifest import Manifest
     from usjepa.cache.settings import CacheSettings
+
+_STRETCH_NBYTES = 1 << 23
+"""Bytes read at a time: as many as a thread holds."""
+_THREADS, _REMOTE_THREADS = 2, 8
+"""Shards looked at at once: from a disk one is read while the other is hashed; an object storage takes its time."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +110,21 @@ def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) ->
     report = Report(rows=len(manifest.row_numbers()))
     report.damages += _descriptions(storage, manifest)
     origin = Store(storage.url, manifest, threads=1)
-    with Progress(manifest.shard_count * len(manifest.layers), "verify", unit="shards") as progress:
-        for layer in manifest.layers.values():
-            for shard in range(manifest.shard_count):
-                report.damages += _shard(storage, layer, shard, manifest, origin, quick, report)
-                report.shards += 1
+    shards = [(layer, shard) for layer in manifest.layers.values() for shard in range(manifest.shard_count)]
+    pool = ThreadPoolExecutor(_THREADS if isinstance(storage, LocalStorage) else _REMOTE_THREADS, "usjepa-verify")
+    try:
+        with Progress(len(shards), "verify", unit="shards") as progress:
+            for damages, nbytes in pool.map(lambda place: _shard(storage, manifest, quick, *place), shards):
+                report.damages += [_with_source(damage, origin) for damage in damages]
+                report.shards, report.nbytes = report.shards + 1, report.nbytes + nbytes
                 progress.update(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
     return report
+
+
+def _with_source(damage: Damage, origin: Store) -> Damage:
+    return damage if damage.row is None else replace(damage, source=origin_of(origin, damage.row))
 
 
 def _descriptions(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
@@ -123,29 +139,24 @@ def _descriptions(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
             yield Damage(name, what)
 
 
-def _shard(
-    storage: Storage, layer: Layer, shard: int, manifest: Manifest, origin: Store, quick: bool, report: Report
-) -> list[Damage]:
-    """Return the damages of one shard."""
+def _shard(storage: Storage, manifest: Manifest, quick: bool, layer: Layer, shard: int) -> tuple[list[Damage], int]:
+    """Return the damages of one shard, without the sources of its rows, and how many bytes were looked at."""
     name = layer.shard_name(shard)
     damages = _commit_damage(storage, layer, shard, manifest)
     size = storage.size(name)
     if size is None:
-        return [*damages, Damage(name, "missing", layer.name, shard)]
+        return [*damages, Damage(name, "missing", layer.name, shard)], 0
     length = layer.layout.trailer_nbytes
     trailer_bytes = storage.read_range(name, max(0, size - length), length)
-    report.nbytes += len(trailer_bytes)
     try:
         trailer = parse_trailer(trailer_bytes, size, layer.layout, manifest.tables[layer.name][shard], "")
     except DamageError as error:
-        return [*damages, Damage(name, str(error).removeprefix(": "), layer.name, shard)]
+        return [*damages, Damage(name, str(error).removeprefix(": "), layer.name, shard)], len(trailer_bytes)
     if quick:
-        return damages
-    report.nbytes += size - length
-    first = shard * layer.rows_per_shard
-    rows = _bad_rows(storage, layer, first, trailer)
+        return damages, len(trailer_bytes)
     what = "is not what was built"
-    return damages + [Damage(name, what, layer.name, shard, row, origin_of(origin, row)) for row in rows]
+    rows = _bad_rows(storage, layer, shard, trailer)
+    return damages + [Damage(name, what, layer.name, shard, row) for row in rows], size
 
 
 def _commit_damage(storage: Storage, layer: Layer, shard: int, manifest: Manifest) -> list[Damage]:
@@ -162,16 +173,35 @@ def _commit_damage(storage: Storage, layer: Layer, shard: int, manifest: Manifes
     return []
 
 
-def _bad_rows(storage: Storage, layer: Layer, first: int, trailer: Trailer) -> Iterator[int]:
-    """Yield the rows of a shard whose slot, crc32c or padding is not what was built."""
-    name, slot = layer.shard_name(first // layer.rows_per_shard), layer.layout.slot_nbytes
-    digest = bytes.fromhex(layer.digest)
-    for i in np.flatnonzero(trailer.offsets >= 0):
-        row = first + int(i)
-        data = memoryview(storage.read_range(name, int(trailer.offsets[i]), slot))
-        good = len(data) == slot and xxhash.xxh3_64_intdigest(data, row_seed(digest, row)) == int(trailer.hashes[i])
-        if not good or not check_slot(data, layer.layout):
-            yield row
+def _bad_rows(storage: Storage, layer: Layer, shard: int, trailer: Trailer) -> list[int]:
+    """Return the rows of a shard whose slot, crc32c or padding is not what was built."""
+    slot_nbytes, slots = layer.layout.slot_nbytes, np.flatnonzero(trailer.offsets >= 0)
+    stretches = list(_stretches(slots, trailer.offsets[slots], slot_nbytes))
+    first, digest = shard * layer.rows_per_shard, bytes.fromhex(layer.digest)
+    bad: dict[int, list[int]] = {}
+
+    def check(number: int, data: bytes) -> None:
+        view = memoryview(data)
+        bad[number] = []
+        for i, slot in enumerate(stretches[number].tolist()):
+            mine = view[i * slot_nbytes : (i + 1) * slot_nbytes]
+            hasher = xxh3_64(seed=row_seed(digest, first + slot))
+            hasher.update(mine)  # lets go of the interpreter's lock, as the one-shot function does not
+            good = len(mine) == slot_nbytes and hasher.intdigest() == int(trailer.hashes[slot])
+            if not good or not check_slot(mine, layer.layout):
+                bad[number].append(first + slot)
+
+    ranges = [(int(trailer.offsets[group[0]]), len(group) * slot_nbytes) for group in stretches]
+    storage.read_each(layer.shard_name(shard), ranges, check)
+    return [row for number in sorted(bad) for row in bad[number]]
+
+
+def _stretches(slots: NDArray[np.intp], offsets: NDArray[np.int64], slot_nbytes: int) -> Iterator[NDArray[np.intp]]:
+    """Cut a shard's slots, given where they begin in the file, into groups that follow one another there."""
+    most = max(1, _STRETCH_NBYTES // slot_nbytes)
+    apart = np.flatnonzero(np.diff(offsets) != slot_nbytes) + 1
+    for group in np.split(slots, apart):
+        yield from (group[start : start + most] for start in range(0, len(group), most))
 
 
 def origin_of(store: Store, row: int) -> str:

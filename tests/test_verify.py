@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+import os
+import time
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import pytest
 
 from tests.stores import layers, write_store
+from usjepa.cache import verify as verifying
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.sheet import write_sheet
 from usjepa.cache.status import status_report
@@ -91,6 +95,69 @@ def test_quick_reads_no_row_but_finds_a_stale_shard(tmp_path: Path) -> None:
     (tmp_path / "s" / shard).write_bytes((tmp_path / "old" / shard).read_bytes())
     (line,) = map(str, verify(str(tmp_path / "s"), quick=True).damages)
     assert shard in line
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 100])
+def test_bad_rows_are_named_in_order_whatever_stretches_they_are_read_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slots: int
+) -> None:
+    write_store(tmp_path / "s", 10, holes=((1, "torn"),))
+    slot = layers()["pixels"].layout.slot_nbytes
+    monkeypatch.setattr(verifying, "_STRETCH_NBYTES", slots * slot)
+    for shard, place in ((0, 0), (0, 2), (1, 1), (1, 3), (2, 0)):  # rows 0, 3 (behind the hole), 5, 7 and 8
+        _flip(tmp_path / f"s/pixels/c.{shard}.0.0.0", slot * place + 9)
+    assert [damage.row for damage in verify(str(tmp_path / "s")).damages] == [0, 3, 5, 7, 8]
+
+
+def test_a_shard_is_opened_once_for_its_tables_and_once_for_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "s", 10)
+    monkeypatch.setattr(verifying, "_STRETCH_NBYTES", 1)
+    opened, real = [], os.open
+
+    def opening(path: object, *args: object, **kwargs: object) -> int:
+        opened.append(str(path))
+        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", opening)
+    assert not verify(str(tmp_path / "s")).damages
+    assert opened.count("c.1.0.0.0") == 2
+
+
+def test_a_handle_that_a_share_loses_amid_a_shard_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path / "s", 10)
+    monkeypatch.setattr(verifying, "_STRETCH_NBYTES", 1)
+    reads, real = [], os.pread
+
+    def losing(handle: int, length: int, offset: int) -> bytes:
+        reads.append(offset)
+        if len(reads) % 7 == 0:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return real(handle, length, offset)
+
+    monkeypatch.setattr(os, "pread", losing)
+    assert verify(str(tmp_path / "s")).damages == []
+    assert len(reads) > 50  # 12 shards of up to 4 rows, some of them read twice
+
+
+def test_an_interrupted_verify_leaves_out_the_shards_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_store(tmp_path / "s", 200)
+    looked, real = [], verifying._shard
+
+    def slowly(*args: Any) -> Any:
+        looked.append(args)
+        time.sleep(0.01)
+        return real(*args)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verifying, "_shard", slowly)
+    monkeypatch.setattr(verifying.Progress, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        verify(str(tmp_path / "s"))
+    assert 0 < len(looked) < 20  # of 200
 
 
 def test_an_unsealed_store_has_nothing_to_check_against(tmp_path: Path) -> None:
