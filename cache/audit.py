@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.batch_size import ON_CPU
 from usjepa.cache.claims import held
 from usjepa.cache.descriptions import commit_of
 from usjepa.cache.errors import UsageError
-from usjepa.cache.latents import ask_teacher, stored_form
+from usjepa.cache.latents import stored_form, teacher_layers
 from usjepa.cache.parts import WHOLE, refuse_rivals
 from usjepa.cache.recheck import as_float, tolerance_of
-from usjepa.cache.shard_maker import teacher_layers
 from usjepa.cache.state import read_state
 from usjepa.cache.store import Store, open_store
 from usjepa.cache.teacher import Teacher, load_teacher, resolve_teacher, soft_identity

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.batch_size import KEY as BATCH_SIZE
 from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.claims import Claim, held
@@ -25,7 +26,7 @@ from usjepa.cache.errors import NotSealedError, SourceError, UsageError
 from usjepa.cache.growth import grow
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.isolation import Cutters
-from usjepa.cache.latents import ask_teacher, calibration_rows, with_calibration
+from usjepa.cache.latents import calibration_rows, teacher_layers, with_calibration
 from usjepa.cache.origins import naming_frames
 from usjepa.cache.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.pipeline import make_shards
@@ -33,7 +34,7 @@ from usjepa.cache.pixels import pixel_layers, pixel_soft
 from usjepa.cache.recheck import recheck_latents, recheck_pixels
 from usjepa.cache.room import check_room, need_of_build
 from usjepa.cache.scan import ScanJournal
-from usjepa.cache.shard_maker import ShardMaker, teacher_layers
+from usjepa.cache.shard_maker import ShardMaker
 from usjepa.cache.sources.kinds import PHANTOM
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.storage import LocalStorage, Storage, open_storage

@@ -19,8 +19,9 @@ from usjepa.cache.claims import check_token
 from usjepa.cache.commits import committed_shard
 from usjepa.cache.errors import StoreError, UsageError
 from usjepa.cache.isolation import Cutters
+from usjepa.cache.latents import teacher_layers
 from usjepa.cache.progress import Progress
-from usjepa.cache.shard_maker import ShardMaker, teacher_layers
+from usjepa.cache.shard_maker import ShardMaker
 from usjepa.cache.sources.listing import Listing, list_source
 from usjepa.cache.storage import open_storage
 from usjepa.cache.teacher import load_teacher, soft_identity

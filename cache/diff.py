@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.commits import committed
 from usjepa.cache.identity import differences, explain
+from usjepa.cache.latents import teacher_layers
 from usjepa.cache.pixels import pixel_layers, pixel_soft
-from usjepa.cache.shard_maker import teacher_layers
 from usjepa.cache.state import State, read_state
 from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.writer import hard_differences

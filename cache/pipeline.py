@@ -1,5 +1,5 @@
-"""Makes many shards: decoding runs shards ahead of the teacher, in processes of its own, and quantising, hashing and
-writing one behind. Each waits for the next to have room: no more shards than that are in memory.
+"""Makes many shards: decoding runs shards ahead of the teacher, in processes of its own, and hashing and writing
+behind it. Each waits for the next to have room: no more shards than that are in memory.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from usjepa.cache.progress import Progress
+from usjepa.cache.shard_maker import WRITERS
 from usjepa.cache.threads import short_turns
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], None]) -> None:
-    """Make and publish shards in order; at most as many as decode at once, and two, are in memory.
+    """Make and publish shards in order; at most as many as decode at once, one, and `WRITERS` are in memory.
 
     Raises:
         UsjepaError: what any stage raised; shards committed before stay.
@@ -28,6 +29,7 @@ def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], Non
     start = time.perf_counter()
     if maker.cutters is not None:
         maker.stages.lanes["decode"] = maker.cutters.lookahead
+    maker.stages.lanes["write"] = WRITERS
     with Progress(total, "build", unit="rows") as progress:
         _overlap(maker, todo, progress, start)
     say(maker.stages.report(time.perf_counter() - start))
@@ -35,8 +37,12 @@ def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], Non
 
 def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress, start: float) -> None:
     lookahead = maker.cutters.lookahead if maker.cutters is not None else 1
-    behind_done: Future[None] | None = None
-    with ThreadPoolExecutor(lookahead, "decode") as ahead, ThreadPoolExecutor(1, "write") as behind, short_turns():
+    writing: deque[Future[None]] = deque()
+    with (
+        ThreadPoolExecutor(lookahead, "decode") as ahead,
+        ThreadPoolExecutor(WRITERS, "write") as behind,
+        short_turns(),
+    ):
         upcoming = deque(ahead.submit(maker.pixels_of, shard) for shard in todo[:lookahead])
         try:
             for i, shard in enumerate(todo):
@@ -44,13 +50,13 @@ def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress, start: 
                 made = upcoming.popleft().result()
                 if i + lookahead < len(todo):
                     upcoming.append(ahead.submit(maker.pixels_of, todo[i + lookahead]))
-                ready = maker.latents_of(shard, made)
-                if behind_done is not None:
-                    behind_done.result()
-                behind_done = behind.submit(maker.write, shard, made, ready)
+                answers = maker.latents_of(shard, made)
+                if len(writing) == WRITERS:
+                    writing.popleft().result()
+                writing.append(behind.submit(maker.write, shard, made, answers))
                 progress.update(len(made.pixels), **_pace(maker, time.perf_counter() - start))
-            if behind_done is not None:
-                behind_done.result()
+            for written in writing:
+                written.result()
         except BaseException:
             for future in upcoming:
                 future.cancel()

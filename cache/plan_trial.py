@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.isolation import Cutters
-from usjepa.cache.latents import ask_teacher, latent_layers
+from usjepa.cache.latents import latent_layers
 from usjepa.cache.pipeline import make_shards
 from usjepa.cache.pixels import PixelShard, pixel_layers
 from usjepa.cache.scan import rows_of
-from usjepa.cache.shard_maker import ShardMaker
+from usjepa.cache.shard_maker import Answers, ShardMaker
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.teacher import Teacher, soft_identity
 from usjepa.cache.writer import StoreWriter
@@ -28,8 +29,6 @@ from usjepa.cache.writer import StoreWriter
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from usjepa.cache.layers import Layer
     from usjepa.cache.settings import CacheSettings
@@ -78,13 +77,13 @@ class _TimedMaker(ShardMaker):
         self.decoded += len(made.pixels)
         return made
 
-    def latents_of(self, shard: int, made: PixelShard) -> NDArray[np.float32] | None:
-        latents_RTD = super().latents_of(shard, made)
+    def latents_of(self, shard: int, made: PixelShard) -> Answers | None:
+        answers = super().latents_of(shard, made)
         self.asked += len(made.pixels)
-        return latents_RTD
+        return answers
 
-    def write(self, shard: int, made: PixelShard, latents_RTD: NDArray[np.float32] | None) -> None:
-        super().write(shard, made, latents_RTD)
+    def write(self, shard: int, made: PixelShard, answers: Answers | None) -> None:
+        super().write(shard, made, answers)
         self.ends.append((time.perf_counter(), len(made.pixels)))
 
 

@@ -24,7 +24,7 @@ QUANTISER_VERSION: dict[LatentPrecision, int] = {"fp32": 1, "fp16": 1, "int8": 2
 """Part of a layer's hard identity; int8 version 2: |mean| + 3 standard deviations in place of the root mean square."""
 STORED_DTYPE: dict[LatentPrecision, str] = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 _SPREAD = 3.0
-_LEAST = np.finfo(np.float32).tiny
+LEAST_SCALE = np.finfo(np.float32).tiny
 """Scales are normal float32 numbers: GPUs may flush smaller ones to zero, and x / scale could overflow."""
 
 
@@ -101,7 +101,7 @@ def channel_scale(sample_RTD: NDArray[np.float32]) -> tuple[float, ...]:
     """
     sample = sample_RTD.reshape(-1, sample_RTD.shape[-1]).astype(np.float64)
     usual = (np.abs(sample.mean(axis=0)) + _SPREAD * sample.std(axis=0)).clip(max=float(np.finfo(np.float32).max))
-    return tuple(float(np.float32(x)) if x > 0 else 1.0 for x in np.where(usual > 0, usual.clip(min=_LEAST), 0))
+    return tuple(float(np.float32(x)) if x > 0 else 1.0 for x in np.where(usual > 0, usual.clip(min=LEAST_SCALE), 0))
 
 
 def to_int8(
@@ -123,7 +123,7 @@ def to_int8(
             first_row + row, "a latent is more than 1e38 times its channel's scale. Store it with cache.precision=fp32."
         )
     scales = (peak / np.float32(127)).astype(np.float32)
-    scales[scales < _LEAST] = 1  # such a token is as good as zero
+    scales[scales < LEAST_SCALE] = 1  # such a token is as good as zero
     quantised = np.rint(even / scales[:, :, None]).clip(-127, 127).astype(np.int8)
     return quantised, scales
 

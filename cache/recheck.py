@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.commits import Commit, committed
 from usjepa.cache.errors import IdentityError
-from usjepa.cache.latents import ask_teacher
 from usjepa.cache.reading import LayerReader, Run
 
 if TYPE_CHECKING:

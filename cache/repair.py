@@ -22,10 +22,11 @@ from usjepa.cache.errors import DamageError, SourceError, UsageError
 from usjepa.cache.growth import regrown
 from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.isolation import Cutters
+from usjepa.cache.latents import teacher_layers
 from usjepa.cache.parts import WHOLE, refuse_rivals
 from usjepa.cache.pixels import pixel_layers
 from usjepa.cache.repair_shards import Mended, ShardRepair
-from usjepa.cache.shard_maker import ShardMaker, teacher_layers
+from usjepa.cache.shard_maker import ShardMaker
 from usjepa.cache.sources.listing import Listing, list_source
 from usjepa.cache.storage import Storage, open_storage
 from usjepa.cache.teacher import load_teacher, resolve_teacher, soft_identity

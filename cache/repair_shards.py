@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.commits import Commit, committed
 from usjepa.cache.descriptions import commit_of, present_rows
 from usjepa.cache.errors import DamageError
-from usjepa.cache.latents import ask_teacher
 from usjepa.cache.recheck import as_float, recheck_latents, relative_error, tolerance_of
 from usjepa.cache.salvage import Salvaged, assemble, salvage
 
@@ -137,25 +137,26 @@ class ShardRepair:
         saved = {layer.name: self._salvage(layer, shard) for layer in layers}
         kept = {layer: salvaged.proven or salvaged.candidates for layer, salvaged in saved.items()}
         missing = [row for row in present if any(row not in rows for rows in kept.values())]
-        made = self._ask(model, shard, missing)
+        made = self._ask(shard, missing)
         mended = [self._exact(layer, shard, kept[layer.name], made[layer.name]) for layer in layers]
         exact = [one for one in mended if one is not None]
         if len(exact) == len(layers):
             return exact
-        made = self._ask(model, shard, present)
+        made = self._ask(shard, present)
         mended = [self._exact(layer, shard, saved[layer.name].proven, made[layer.name]) for layer in layers]
         exact = [one for one in mended if one is not None]
         return exact if len(exact) == len(layers) else self._within_tolerance(model, layers, shard, saved, made)
 
-    def _ask(self, model: Teacher, shard: int, rows: Iterable[int]) -> dict[str, Rows]:
+    def _ask(self, shard: int, rows: Iterable[int]) -> dict[str, Rows]:
         """Ask for rows in the very batches that the build asked in: they decide the last bits."""
         numbers, size = self._maker.writer.state.rows_of_shard(shard), self._maker.batch_size
         pixels = self._maker.pixels_of(shard).pixels
         made: dict[str, Rows] = {layer.name: {} for layer in self._maker.latents}
         for start in sorted({(row - numbers.start) // size * size for row in rows}):
             batch = np.array(numbers[start : start + size])
-            latents = ask_teacher(model, pixels[start : start + size], batch, size, self._maker.check)
-            for name, stored in self._maker.stored(latents, int(batch[0])).items():
+            asked = {one.name: np.empty((len(batch), *one.shape), one.dtype) for one in self._maker.latents}
+            self._maker.ask(pixels[start : start + size], int(batch[0]), asked)
+            for name, stored in asked.items():
                 made[name] |= {int(row): stored[i].tobytes() for i, row in enumerate(batch)}
         return made
 

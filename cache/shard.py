@@ -104,6 +104,7 @@ def pack_shard(
     digest: bytes,
     first_row: int,
     room: Room = lambda nbytes: memoryview(bytearray(nbytes)),
+    check: Callable[[int], None] = lambda place: None,
 ) -> tuple[memoryview, str]:
     """Assemble a shard in memory.
 
@@ -113,28 +114,32 @@ def pack_shard(
         digest: 16 bytes, of the layer's hard identity.
         first_row: the global number of the shard's first row.
         room: gives memory of so many bytes, whatever it holds.
+        check: called with each row's place in `rows` before it is copied; may raise.
 
     Returns:
         The file's bytes and the xxh3-128 (hex) of its table.
     """
-    present = sum(row is not None for row in rows)
-    view = room(layout.size(present))
+    view = room(layout.size(sum(row is not None for row in rows)))
+    into = np.frombuffer(view, np.uint8)
     hashes = np.zeros(layout.rows, dtype="<u8")
     index = np.full((layout.rows, 2), MISSING, dtype="<u8")
     padding = bytes(layout.tail_nbytes - _CRC_NBYTES)
-    offset = 0
+    offset, nbytes = 0, layout.row_nbytes
     for i, row in enumerate(rows):
         if row is None:
             continue
-        # Copied, summed and hashed one row at a time, while it lies in the processor's cache.
-        content = bytes(row)
-        slot = view[offset : offset + layout.slot_nbytes]
-        slot[: layout.row_nbytes] = content
-        slot[layout.row_nbytes :] = google_crc32c.value(content).to_bytes(_CRC_NBYTES, "little") + padding
+        # Looked at, copied, summed and hashed one row at a time, while it lies in the processor's cache; by calls that
+        # leave the interpreter to the teacher's thread, as a memoryview's copy and the one-shot hash do not.
+        check(i)
+        slot = into[offset : offset + layout.slot_nbytes]
+        slot[:nbytes] = np.frombuffer(row, np.uint8)
+        # An array, not a memoryview, which the library refuses: it would have to be copied into bytes.
+        crc = google_crc32c.value(slot[:nbytes])
+        view[offset + nbytes : offset + layout.slot_nbytes] = crc.to_bytes(_CRC_NBYTES, "little") + padding
         hasher = xxhash.xxh3_64(seed=row_seed(digest, first_row + i))
-        hasher.update(slot)  # unlike the one-shot call, this leaves the interpreter to the teacher's thread
+        hasher.update(slot.data)
         hashes[i] = hasher.intdigest()
-        index[i] = offset, layout.row_nbytes + _CRC_NBYTES
+        index[i] = offset, nbytes + _CRC_NBYTES
         offset += layout.slot_nbytes
     table = _HEADER.pack(MAGIC, TABLE_VERSION, layout.rows, digest, first_row, layout.row_nbytes) + hashes.tobytes()
     index_bytes = index.tobytes()
@@ -209,7 +214,7 @@ def _offsets_of(index_bytes: bytes, layout: ShardLayout, where: str) -> NDArray[
 
 def check_slot(slot: memoryview, layout: ShardLayout) -> bool:
     """Return whether a slot's own crc32c and padding are intact; the place-bound hash is checked elsewhere."""
-    crc = google_crc32c.value(bytes(slot[: layout.row_nbytes])).to_bytes(_CRC_NBYTES, "little")
+    crc = google_crc32c.value(np.frombuffer(slot[: layout.row_nbytes], np.uint8)).to_bytes(_CRC_NBYTES, "little")
     tail = slot[layout.row_nbytes :]
     expected: bytes = crc + bytes(layout.tail_nbytes - _CRC_NBYTES)
     return bytes(tail) == expected

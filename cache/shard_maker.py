@@ -6,13 +6,15 @@ Batches of the teacher never cross a shard, hence a shard's latents do not depen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from usjepa.cache.asking import ask_for_shard
+from usjepa.cache.buffers import BatchMemory, Ring
 from usjepa.cache.errors import UsageError
-from usjepa.cache.latents import ask_teacher, latent_layers, stored_form
+from usjepa.cache.lazy import lazy
 from usjepa.cache.origins import naming_frames
 from usjepa.cache.pixels import PixelShard, pixel_soft
 from usjepa.cache.recheck import read_committed
@@ -27,18 +29,21 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.isolation import Cutters
     from usjepa.cache.layers import Layer
-    from usjepa.cache.settings import LatentPrecision
-    from usjepa.cache.state import State
     from usjepa.cache.teacher import Teacher
     from usjepa.cache.writer import StoreWriter
 
 
-def teacher_layers(teacher: Teacher, precision: LatentPrecision, state: State) -> list[Layer]:
-    """Return the layers that a teacher fills; an int8 layer with the calibration that the store keeps."""
-    layers = latent_layers(teacher, precision, state.layers["pixels"], state.rows_per_shard)
-    stored = state.layers.get(f"latents/{teacher.name}")
-    scale = stored.channel_scale if stored is not None else ()
-    return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
+WRITERS = 2
+"""Shards that are written at once: one is packed and hashed while the disk still takes in the other."""
+
+
+class Answers(NamedTuple):
+    """A shard's latents as they are stored."""
+
+    arrays: dict[str, NDArray[Any]]
+    """Layer name -> [rows, *shape] of the stored dtype, scales before latents as they are written."""
+    memory: BatchMemory
+    """Where they lie."""
 
 
 @dataclass
@@ -110,39 +115,52 @@ class ShardMaker:
         pixels[[row - numbers.start for row in rows]] = read_committed(self.writer, layer, commits, rows)
         return PixelShard(pixels, np.empty((0,), np.uint8), holes)
 
-    def latents_of(self, shard: int, made: PixelShard) -> NDArray[np.float32] | None:
-        """Return the teacher's float32 latents of a shard; none when they are stored already."""
+    @lazy
+    def _memories(self) -> Ring:
+        """One that the teacher fills in, and those that are written: touching fresh memory costs as much as either."""
+        return Ring(WRITERS + 1, pinned=self.model is not None and self.model.device.type == "cuda")
+
+    def latents_of(self, shard: int, made: PixelShard) -> Answers | None:
+        """Return the teacher's latents of a shard as they are stored; none when they are stored already.
+
+        Their memory is one of a few and free again when they are written.
+        """
         if self.model is None or all(shard in self.commits[layer.name] for layer in self.latents):
             return None
-        numbers = self.writer.state.rows_of_shard(shard)
-        with naming_frames(self.writer), self.stages.time("teacher"):
-            return ask_teacher(self.model, made.pixels, np.array(numbers), self.batch_size, self.check)
+        first_row, memory = self.writer.state.rows_of_shard(shard).start, self._memories.take()
+        try:
+            arrays = memory.arrays({layer.name: layer for layer in self.latents}, len(made.pixels))
+            with self.stages.time("teacher"):
+                self.ask(made.pixels, first_row, arrays)
+        except BaseException:
+            self._memories.release(memory)
+            raise
+        return Answers(arrays, memory)
 
-    def stored(self, latents_RTD: NDArray[np.float32], first_row: int) -> dict[str, NDArray[Any]]:
-        """Return float32 latents as the teacher's layers store them, by layer name."""
-        found: dict[str, NDArray[Any]] = {}
-        for layer in self.latents:
-            if layer.name.startswith("latents/"):
-                with naming_frames(self.writer):
-                    found[layer.name], scales = stored_form(latents_RTD, layer, first_row)
-                if scales is not None:
-                    found[layer.name.replace("latents/", "scales/")] = scales
-        return found
+    def ask(self, pixels: NDArray[np.uint8], first_row: int, into: dict[str, NDArray[Any]]) -> None:
+        """Ask the teacher for consecutive rows, whose latents go as they are stored to `into`, an array a layer."""
+        assert self.model is not None
+        (layer,) = (layer for layer in self.latents if layer.name.startswith("latents/"))
+        with naming_frames(self.writer):
+            ask_for_shard(self.model, pixels, first_row, self.batch_size, self.check, layer, into)
 
-    def write(self, shard: int, made: PixelShard, latents_RTD: NDArray[np.float32] | None) -> None:
-        """Bring latents into stored precision; publish and commit every layer of a shard that is not stored yet."""
-        if latents_RTD is None:
-            stored = {}
-        else:
-            with self.stages.time("quantise"):
-                stored = self.stored(latents_RTD, self.writer.state.rows_of_shard(shard).start)
+    def write(self, shard: int, made: PixelShard, answers: Answers | None) -> None:
+        """Publish and commit every layer of a shard that is not stored yet, and free the answers' memory."""
+        try:
+            with self.stages.time("write"):
+                commits = self._write(shard, made, answers.arrays if answers is not None else {})
+        finally:
+            if answers is not None:
+                self._memories.release(answers.memory)
+        self.stages.add("write", 0.0, sum(commit.size for commit in commits))
+
+    def _write(self, shard: int, made: PixelShard, latents: dict[str, NDArray[Any]]) -> list[Commit]:
         layers = self.writer.state.layers
         commits = []
-        with self.stages.time("write"):
-            if not self.has_pixels(shard):
-                soft: dict[str, Json] = pixel_soft()
-                for name, rows in (("regions", made.regions), ("pixels", made.pixels)):
-                    commits.append(self.writer.write_shard(layers[name], shard, rows, made.holes, soft))
-            for name, values in stored.items():
-                commits.append(self.writer.write_shard(layers[name], shard, values, made.holes, self.soft))
-        self.stages.add("write", 0.0, sum(commit.size for commit in commits))
+        if not self.has_pixels(shard):
+            soft: dict[str, Json] = pixel_soft()
+            for name, rows in (("regions", made.regions), ("pixels", made.pixels)):
+                commits.append(self.writer.write_shard(layers[name], shard, rows, made.holes, soft))
+        for name, values in latents.items():
+            commits.append(self.writer.write_shard(layers[name], shard, values, made.holes, self.soft))
+        return commits

@@ -19,7 +19,6 @@ ADVICE = {
     "decode": "raise cache.decode_processes while cores are idle, or share the build out (--part i/n, --dask)",
     "read": "the store's own disk gives pixels too slowly: build on a faster disk",
     "teacher": "as it should be; a GPU, cache.teacher.compute=bf16 or several machines (--part i/n, --dask) are faster",
-    "quantise": "several processes (--part i/n, --dask) quantise side by side",
     "write": "the target takes bytes too slowly: a faster disk, or cache.precision=int8, which halves the bytes",
 }
 _LIMITS_FROM = 0.7

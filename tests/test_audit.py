@@ -36,10 +36,6 @@ def test_an_honest_store_passes_whatever_its_precision_and_batch_size(tmp_path: 
         assert found.control < 0.9
 
 
-def _shuffled(latents: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return np.roll(latents, 1, axis=0)
-
-
 def _liar(change: Callable[[Teacher], None]) -> Callable[..., Teacher]:
     """Return a teacher that is changed after its identity was taken down."""
 
@@ -85,9 +81,15 @@ def test_a_store_built_by_another_teacher_than_it_names_is_caught(
 def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shard_maker.ask_teacher
+    real = shard_maker.ask_for_shard
+
+    def shuffle(*args: Any) -> None:
+        real(*args)
+        for array in args[-1].values():
+            array[:] = np.roll(array, 1, axis=0)
+
     with monkeypatch.context() as patch:
-        patch.setattr(shard_maker, "ask_teacher", lambda *args: _shuffled(real(*args)))
+        patch.setattr(shard_maker, "ask_for_shard", shuffle)
         build(str(tmp_path / "s"), small(), teacher="random")
     found = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed
@@ -97,16 +99,16 @@ def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
 def test_two_rows_swapped_in_one_shard_are_caught_by_the_worst_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shard_maker.ask_teacher
+    real = shard_maker.ask_for_shard
 
-    def swap(teacher: Teacher, pixels: Any, numbers: Any, *rest: Any) -> Any:
-        latents = real(teacher, pixels, numbers, *rest)
-        if numbers[0] == 8:
-            latents[[0, 5]] = latents[[5, 0]]
-        return latents
+    def swap(teacher: Teacher, pixels: Any, first_row: int, *rest: Any) -> None:
+        real(teacher, pixels, first_row, *rest)
+        if first_row == 8:
+            for array in rest[-1].values():
+                array[[0, 5]] = array[[5, 0]]
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_maker, "ask_teacher", swap)
+        patch.setattr(shard_maker, "ask_for_shard", swap)
         build(str(tmp_path / "s"), small(), teacher="random")
     found = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed

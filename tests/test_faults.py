@@ -16,9 +16,9 @@ import pytest
 
 from tests import forked
 from tests.test_build import SMALL, _pictures, small, tree
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.build import build
 from usjepa.cache.errors import NotSealedError
-from usjepa.cache.latents import ask_teacher
 from usjepa.cache.storage import write_durably
 from usjepa.cache.store import open_store
 from usjepa.cache.teacher import Teacher, load_teacher

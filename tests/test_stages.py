@@ -16,7 +16,7 @@ from usjepa.cache.storage import LocalStorage
 from usjepa.cache.writer import StoreWriter
 
 
-@pytest.mark.parametrize("stage", ["decode", "teacher", "quantise", "write", "read"])
+@pytest.mark.parametrize("stage", ["decode", "teacher", "write", "read"])
 def test_the_stage_that_was_always_at_work_is_named_with_what_to_do_about_it(stage):
     stages = Stages(lanes={"decode": 4})
     for other in ADVICE:
@@ -70,7 +70,7 @@ def test_no_more_shards_than_stages_are_in_memory_however_many_there_are(tmp_pat
     said = []
     make_shards(maker, range(40), said.append)
     assert maker.held == 0
-    assert maker.most <= 4  # one cut ahead, one at the teacher, one waiting for the writer, one being written
+    assert maker.most <= 4  # one cut ahead, one at the teacher, two being written
     assert "write" in said[0]
     shown = capsys.readouterr().err
     assert "160 of 160 rows" in shown

@@ -10,8 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.errors import TeacherError, UsageError
-from usjepa.cache.latents import ask_teacher
 from usjepa.cache.settings import TeacherSettings
 from usjepa.cache.teacher import load_teacher, resolve_teacher
 from usjepa.train.export import export_encoder, load_encoder
