@@ -11,7 +11,9 @@ import asyncio
 import concurrent.futures
 import contextlib
 import os
-from dataclasses import dataclass
+import platform
+import threading
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +25,10 @@ from usjepa.cache.latents import teacher_layers
 from usjepa.cache.progress import Progress
 from usjepa.cache.shard_maker import ShardMaker
 from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.stages import Stages
 from usjepa.cache.storage import open_storage
 from usjepa.cache.teacher import load_teacher, soft_identity
-from usjepa.cache.writer import StoreWriter
+from usjepa.cache.writer import StoreWriter, check_same_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +58,10 @@ class WorkOrder:
     skip_errors: bool
     claim: tuple[str, str]
     """Token of the client's claim."""
+
+
+_LOADING = threading.Lock()
+"""One thread loads the teacher: it is large, and random weights are drawn from one generator of the whole process."""
 
 
 def check_address(address: str) -> None:
@@ -169,7 +176,10 @@ def _result(future: Future[None], shard: int) -> None:
 
 def make_shard(order: WorkOrder, shard: int) -> None:
     """Make one shard in a worker: the task of a cluster build."""
-    maker = _maker(order, os.getpid())
+    with _LOADING:
+        shared = _maker(order, os.getpid())
+    # A worker of several threads runs as many tasks at once: they share what is dear, and nothing that is a shard's.
+    maker = replace(shared, commits={}, stages=Stages())
     for layer in maker.layers:
         found = committed_shard(maker.writer.storage, layer, shard)
         maker.commits[layer.name] = {shard: found} if found is not None else {}
@@ -195,6 +205,8 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
         assert order.teacher.batch_size is not None  # the build has seen to it
         maker.batch_size = order.teacher.batch_size
         maker.latents = teacher_layers(model, order.settings.precision, writer.state)
+        for layer in maker.latents:  # the same path may hold another checkpoint on this machine
+            check_same_layer(writer.state.layers[layer.name], layer, f"{order.store}, worker on {platform.node()}")
     return maker
 
 

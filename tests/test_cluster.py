@@ -12,15 +12,23 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from safetensors.torch import save_file
 
 from tests import forked
 from tests.test_build import small, tree
 from usjepa.cache.build import build
-from usjepa.cache.errors import StoreError, UsageError, UsjepaError
+from usjepa.cache.claims import Claim
+from usjepa.cache.cluster import WorkOrder, make_shard
+from usjepa.cache.errors import IdentityError, StoreError, UsageError, UsjepaError
+from usjepa.cache.parts import WHOLE
+from usjepa.cache.storage import open_storage
+from usjepa.cache.teacher import load_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from usjepa.cache.settings import TeacherSettings
 
 # Some seconds of work, so that a kill hits in the middle of it.
 SIZED = ("cache.phantom.patients=8", "cache.phantom.frames_per_patient=8", "cache.phantom.size=160")
@@ -48,9 +56,9 @@ class Cluster:
             time.sleep(0.05)
         self.address = str(json.loads(self.file.read_text())["address"])
 
-    def worker(self) -> subprocess.Popen[bytes]:
+    def worker(self, threads: int = 1) -> subprocess.Popen[bytes]:
         return self.start(
-            "distributed.cli.dask_worker", "--scheduler-file", str(self.file), "--nthreads", "1", "--no-nanny",
+            "distributed.cli.dask_worker", "--scheduler-file", str(self.file), "--nthreads", str(threads), "--no-nanny",
             "--no-dashboard", "--memory-limit", "0", "--death-timeout", "20",
         )  # fmt: skip
 
@@ -100,6 +108,50 @@ def _after_first_commits(root: Path, count: int = 2) -> None:
     while len(list((root / "commits").rglob("*.json"))) < count:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_a_worker_of_several_threads_makes_as_many_shards_at_once_and_mixes_none_up(
+    tmp_path: Path, cluster: Cluster, serial: Path
+) -> None:
+    """From stored pixels, without sources: a thread that took another's shard for its own would ask for them."""
+    for worker in cluster.workers:
+        worker.kill()
+    cluster.worker(threads=6)
+    build(str(tmp_path / "s"), small(*SIZED), source="phantom")
+    build(str(tmp_path / "s"), small(*SIZED), teacher="random", dask=cluster.address)
+    found, wanted = (
+        {name: data for name, data in tree(root).items() if "manifest" not in name} for root in (tmp_path / "s", serial)
+    )
+    assert found == wanted
+
+
+def test_a_worker_that_finds_another_checkpoint_at_the_same_path_stores_nothing(tmp_path: Path) -> None:
+    """As on a cluster whose machines have folders of their own; here the file is changed between client and worker."""
+    weights = tmp_path / "teacher.safetensors"
+
+    def settings(seed: int) -> TeacherSettings:
+        settings = small(*SIZED).cache.teacher
+        assert settings is not None
+        made = load_teacher(settings.model_copy(update={"seed": seed}), 32, "cpu")
+        save_file(made.model.state_dict(), weights)
+        return settings.model_copy(update={"weights": str(weights), "batch_size": 32})
+
+    recipe, root = small(*SIZED), str(tmp_path / "s")
+    build(root, recipe, source="phantom")
+    settings(0)
+    build(root, recipe, teacher=str(weights))
+    for folder in ("commits/latents", "latents"):
+        for file in (tmp_path / "s" / folder / "demo").glob("*0*"):
+            file.unlink()
+    claim = Claim(open_storage(root), WHOLE)
+    claim.take(False, print)
+    order = WorkOrder(root, recipe.cache, None, None, settings(1), "cpu", False, claim.token)
+    try:
+        with pytest.raises(IdentityError, match=r"worker on .*\n.*weights"):
+            make_shard(order, 0)
+    finally:
+        claim.release()
+    assert not list((tmp_path / "s/latents/demo").glob("c.*"))
 
 
 def test_a_worker_killed_in_the_middle_costs_nothing_but_its_shard(
