@@ -1,20 +1,23 @@
-"""Asks the teacher for many rows, batch by batch; two batches are under way, so that a GPU need not wait.
+"""Asks the teacher for many rows, batch by batch, some of which are under way at any time, so that a GPU need not wait.
 
-While a GPU computes a batch, the answers of the one before travel to page-locked memory and are looked at here.
+While a GPU computes a batch, the next one is brought to it, and the latents of the one before travel to page-locked
+memory, in stored precision. Nothing here waits for the last batch of a shard: whoever writes the shard does.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import threading
+from collections import deque
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from usjepa.cache.precision import check_finite
+from usjepa.cache.precision import LatentError, check_finite
 from usjepa.cache.stored_form import StoredForm
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from numpy.typing import NDArray
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from usjepa.cache.teacher import Teacher
 
     Check = Callable[[], None]
+
+_UNDER_WAY = 2
+"""Batches that a GPU has been asked for and has not answered yet: one that it computes, one that waits for it."""
 
 
 def ask_teacher(
@@ -42,77 +48,98 @@ def ask_teacher(
     return found
 
 
-def ask_for_shard(
-    teacher: Teacher,
-    pixels: NDArray[np.uint8],
-    first_row: int,
-    batch_size: int,
-    check: Check,
-    layer: Layer,
-    into: Mapping[str, NDArray[Any]],
-) -> None:
-    """Fill in the latents of consecutive rows as they are stored; batches never leave the given rows.
+class Asker:
+    """Asks one teacher for the latents of one layer, as they are stored; any thread may wait for an answer."""
 
-    Args:
-        teacher: the loaded teacher.
-        pixels: uint8 [n, C, S, S].
-        first_row: the number of the first of them.
-        batch_size: images that the teacher sees at a time.
-        check: called before each batch; may raise to stop.
-        layer: of the latents.
-        into: layer name -> C-contiguous [n, *shape] of the stored dtype; best page-locked where there is a GPU.
+    def __init__(self, teacher: Teacher, layer: Layer, batch_size: int, check: Check) -> None:
+        """`check` is called before each batch and may raise to stop."""
+        self._teacher, self._layer, self._batch_size, self._check = teacher, layer, batch_size, check
+        self._form = StoredForm(layer, teacher.device)
+        self._under_way: deque[_Batch] = deque()
 
-    Raises:
-        LatentError: a latent can't be stored; the row and the value are named.
-    """
-    form = StoredForm(layer, teacher.device)
-    values = torch.from_numpy(into[layer.name])
-    scales = torch.from_numpy(into[f"scales/{teacher.name}"]) if layer.dtype == "int8" else None
-    under_way: _UnderWay | None = None
-    for start in range(0, len(pixels), batch_size):
-        check()
-        here = slice(start, start + batch_size)
-        asked = _set_going(teacher, pixels[here], form, values[here], None if scales is None else scales[here])
-        if under_way is not None:
-            _receive(under_way, form)
-        under_way = _UnderWay(first_row + start, *asked)
-    if under_way is not None:
-        _receive(under_way, form)
+    def ask(self, pixels: NDArray[np.uint8], first_row: int, into: Mapping[str, NDArray[Any]]) -> Answer:
+        """Ask for consecutive rows; batches never leave them.
 
+        Args:
+            pixels: uint8 [n, C, S, S].
+            first_row: the number of the first row.
+            into: layer name -> C-contiguous [n, *shape] of the stored dtype, which the latents, and the scales of int8,
+                go to; page-locked where there is a GPU, or it waits for each batch to be copied.
 
-class _UnderWay(NamedTuple):
-    """A batch that the teacher was asked for, and whose answer may not have arrived yet."""
+        Returns:
+            What says when `into` is filled in.
 
-    first_row: int
-    latents_BTD: torch.Tensor
-    """float32, on the device"""
-    fits_B: torch.Tensor
-    """bool, on the host: whether the row could be stored"""
-    arrived: torch.cuda.Event | None
+        Raises:
+            LatentError: a latent of an earlier batch can't be stored; the row and the value are named.
+        """
+        values = torch.from_numpy(into[self._layer.name])
+        scales = torch.from_numpy(into[f"scales/{self._teacher.name}"]) if self._layer.dtype == "int8" else None
+        batches = []
+        for start in range(0, len(pixels), self._batch_size):
+            self._check()
+            if len(self._under_way) == _UNDER_WAY:
+                self._under_way.popleft().receive()
+            here = slice(start, start + self._batch_size)
+            batch = _Batch(self._teacher, pixels[here], first_row + start, self._form)
+            batch.copy_to(values[here], None if scales is None else scales[here])
+            batches.append(batch)
+            self._under_way.append(batch)
+        return Answer(batches)
 
 
-def _set_going(
-    teacher: Teacher, pixels: NDArray[np.uint8], form: StoredForm, values: torch.Tensor, scales: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.cuda.Event | None]:
-    """Ask for a batch; on a GPU without waiting for any of it. Its stored form goes to `values` and `scales`."""
-    on_gpu = teacher.device.type == "cuda"
-    batch_BCSS = torch.from_numpy(pixels)
-    latents_BTD = teacher(batch_BCSS.pin_memory() if on_gpu else batch_BCSS)
-    stored = form.of(latents_BTD)
-    values.copy_(stored.values_BTD, non_blocking=True)
-    if scales is not None and stored.scales_BT is not None:
-        scales.copy_(stored.scales_BT, non_blocking=True)
-    if not on_gpu:
-        return latents_BTD, stored.fits_B, None
-    fits_B = torch.empty(len(pixels), dtype=torch.bool, pin_memory=True)
-    fits_B.copy_(stored.fits_B, non_blocking=True)
-    arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrived.record()
-    return latents_BTD, fits_B, arrived
+class Answer:
+    """The batches of one call of `Asker.ask`."""
+
+    def __init__(self, batches: Sequence[_Batch]) -> None:
+        self._batches = batches
+
+    def wait(self) -> None:
+        """Wait until all latents have arrived.
+
+        Raises:
+            LatentError: one can't be stored; the row and the value are named.
+        """
+        for batch in self._batches:
+            batch.receive()
 
 
-def _receive(batch: _UnderWay, form: StoredForm) -> None:
-    if batch.arrived is not None:
-        batch.arrived.synchronize()
-    if not batch.fits_B.all():
-        form.refuse(batch.latents_BTD, batch.first_row)
+class _Batch:
+    """Images that the teacher was asked for, and whose latents may not have arrived yet."""
+
+    def __init__(self, teacher: Teacher, pixels: NDArray[np.uint8], first_row: int, form: StoredForm) -> None:
+        self._first_row, self._form = first_row, form
+        self._on_gpu = teacher.device.type == "cuda"
+        batch_BCSS = torch.from_numpy(pixels)
+        self._latents_BTD: torch.Tensor | None = teacher(batch_BCSS.pin_memory() if self._on_gpu else batch_BCSS)
+        self._stored = form.of(self._latents_BTD)
+        self._arrived: torch.cuda.Event | None = None
+        self._refused: LatentError | None = None
+        self._lock = threading.Lock()
+
+    def copy_to(self, values_BTD: torch.Tensor, scales_BT: torch.Tensor | None) -> None:
+        """Have the latents copied, on a GPU without waiting for them; `receive` says when that is done."""
+        values_BTD.copy_(self._stored.values_BTD, non_blocking=True)
+        if scales_BT is not None and self._stored.scales_BT is not None:
+            scales_BT.copy_(self._stored.scales_BT, non_blocking=True)
+        self._fits_B = self._stored.fits_B
+        if self._on_gpu:
+            self._fits_B = torch.empty(self._stored.fits_B.shape, dtype=torch.bool, pin_memory=True)
+            self._fits_B.copy_(self._stored.fits_B, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+        del self._stored  # the device's memory is for the next batch
+
+    def receive(self) -> None:
+        """Wait for the latents, and look whether all could be stored; raises LatentError each time where not."""
+        with self._lock:
+            latents_BTD, self._latents_BTD = self._latents_BTD, None
+            if latents_BTD is not None:
+                if self._arrived is not None:
+                    self._arrived.synchronize()
+                if not self._fits_B.all():
+                    try:
+                        self._form.refuse(latents_BTD, self._first_row)
+                    except LatentError as error:
+                        self._refused = error
+            if self._refused is not None:
+                raise self._refused

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.asking import ask_teacher
-from usjepa.cache.batch_size import ON_CPU
+from usjepa.cache.batch_size import ON_CPU, kept_batch_size
 from usjepa.cache.claims import held
 from usjepa.cache.descriptions import commit_of
 from usjepa.cache.errors import UsageError
@@ -104,7 +104,7 @@ def audit(
     model = load_teacher(settings, opened.size, device)
     layer = _layer_of(opened, model, recipe)
     chosen = stratified_rows(opened, max(_MIN_ROWS, rows))
-    found = compare(opened, model, layer, chosen, settings.batch_size or ON_CPU)
+    found = compare(opened, model, layer, chosen, settings.batch_size or _batch_size_of(opened, layer))
     if record:
         _record(opened, found, say)
     return found
@@ -119,6 +119,10 @@ def _layer_of(store: Store, model: Teacher, recipe: Recipe) -> Layer:
     for wanted in teacher_layers(model, recipe.cache.precision, read_state(store.storage)):
         check_same_layer(store.layers[wanted.name], wanted, store.location)
     return store.layers[f"latents/{model.name}"]
+
+
+def _batch_size_of(store: Store, layer: Layer) -> int:
+    return kept_batch_size(soft for _, soft in store.manifest.soft.get(layer.name, ())) or ON_CPU
 
 
 def stratified_rows(store: Store, count: int) -> NDArray[np.int64]:

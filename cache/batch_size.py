@@ -7,7 +7,7 @@ what was found is kept in the commit records and used again by whoever goes on w
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from usjepa.cache.errors import TeacherError
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from usjepa.cache.teacher import Teacher
 
 KEY = "batch_size"
+"""Of a found size in a commit's soft identity."""
 ON_CPU = 32
 """Images at a time where there is no GPU: a processor is no faster with more."""
 MOST = 1024
@@ -27,26 +28,39 @@ _WORTH = 1.05
 _REPEATS = 3
 
 
+class Choice(NamedTuple):
+    """How many images the teacher is asked for at a time."""
+
+    size: int
+    soft: dict[str, Json]
+    """What the commits' soft identity says of it: a size that was found, so that it is used again."""
+
+
 def choose_batch_size(
     teacher: Teacher, settings: TeacherSettings, channels: int, size: int, kept: Iterable[Mapping[str, Json]]
-) -> int:
+) -> Choice:
     """Return the batch size of a layer: the recipe's, else what its commits were made with, else what is found now.
 
     Args:
         teacher: the loaded teacher.
-        settings: its settings; `batch_size` none asks for a search on a GPU, and means 32 on a CPU.
+        settings: its settings; `batch_size` none asks for a search on a GPU, and means `ON_CPU` on a CPU.
         channels, size: C and S of the stored pixels.
         kept: the soft identities of the layer's commits.
     """
     if settings.batch_size is not None:
-        return settings.batch_size
-    for soft in kept:
-        found = soft.get(KEY)
-        if isinstance(found, int) and found > 0:
-            return found
-    if teacher.device.type != "cuda":
-        return ON_CPU
-    return find_batch_size(_trial(teacher, channels, size), _free_memory)
+        return Choice(settings.batch_size, {})
+    found = kept_batch_size(kept)
+    if found is None:
+        if teacher.device.type != "cuda":
+            return Choice(ON_CPU, {})
+        found = find_batch_size(_trial(teacher, channels, size), _free_memory)
+    return Choice(found, {KEY: found})
+
+
+def kept_batch_size(kept: Iterable[Mapping[str, Json]]) -> int | None:
+    """Return the batch size that was found for a layer, as the soft identities of its commits say; None if none was."""
+    sizes = (soft.get(KEY) for soft in kept)
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 
 def find_batch_size(rows_per_s: Callable[[int], float], recover: Callable[[], None], most: int = MOST) -> int:
@@ -86,12 +100,18 @@ def _trial(teacher: Teacher, channels: int, size: int) -> Callable[[int], float]
     import torch
 
     def rows_per_s(rows: int) -> float:
-        pixels = torch.zeros(rows, channels, size, size, dtype=torch.uint8)
-        teacher(pixels).cpu()  # the first call chooses kernels
+        # Not zeros, with which a GPU draws less power and runs faster than with images.
+        pixels = torch.randint(0, 256, (rows, channels, size, size), dtype=torch.uint8)
+        pixels = pixels.pin_memory() if teacher.device.type == "cuda" else pixels
+        latents = teacher(pixels)  # the first call chooses kernels
+        teacher.wait()
         start = time.perf_counter()
         for _ in range(_REPEATS):
-            teacher(pixels).cpu()
-        return rows * _REPEATS / (time.perf_counter() - start)
+            latents = teacher(pixels)  # while the answer before is still held, as in a build
+        teacher.wait()
+        took = time.perf_counter() - start
+        del latents
+        return rows * _REPEATS / took
 
     return rows_per_s
 

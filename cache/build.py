@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.asking import ask_teacher
-from usjepa.cache.batch_size import KEY as BATCH_SIZE
-from usjepa.cache.batch_size import choose_batch_size
+from usjepa.cache.batch_size import ON_CPU, Choice, choose_batch_size, kept_batch_size
 from usjepa.cache.claims import Claim, held
 from usjepa.cache.cluster import WorkOrder, check_address, make_shards_on
 from usjepa.cache.commits import Commit, committed
@@ -42,6 +41,7 @@ from usjepa.cache.teacher import Teacher, load_teacher, resolve_teacher, soft_id
 from usjepa.cache.writer import StoreWriter
 
 if TYPE_CHECKING:
+    from usjepa.cache.identity import Json
     from usjepa.cache.layers import Layer
     from usjepa.cache.manifest import Manifest
     from usjepa.cache.settings import Recipe, TeacherSettings
@@ -170,7 +170,7 @@ class _Build:
         self.source: str | None = None
         self.root: Path | None = None
         self.cutters: Cutters | None = None
-        self.batch_size: int | None = None
+        self.batch_size: Choice | None = None
 
     def close(self) -> None:
         """End the processes that decode."""
@@ -189,6 +189,8 @@ class _Build:
             self._teacher(self.request.teacher)
         for layer in self._layers():
             self.done[layer.name] = committed(self.writer.storage, layer)
+        if self.request.part is not None or self.request.dask is not None:
+            self._share_batch_size()
         if self.request.space_check:  # parts check for all of them: they fill one disk
             check_room(self.writer.storage, need_of_build(self.writer.state, self._layers(), self.done))
         if any(layer.dtype == "int8" and not layer.channel_scale for layer in self.latents):
@@ -235,11 +237,6 @@ class _Build:
     def _teacher(self, text: str) -> None:
         """Load the teacher and make sure its layers exist and are the same."""
         self.teacher_settings = resolve_teacher(text, self.settings.teacher)
-        shared_out = self.request.part is not None or self.request.dask is not None
-        if shared_out and self.teacher_settings.batch_size is None:
-            raise UsageError(
-                "a build that is shared out needs one batch size for all: add --set cache.teacher.batch_size=N."
-            )
         self.model = load_teacher(self.teacher_settings, self.settings.image_size, self.request.device)
         if self.model.warning:
             say(f"warning: {self.model.warning}")
@@ -270,17 +267,29 @@ class _Build:
         if self.model is not None and self.teacher_settings is not None:
             maker.model, maker.latents = self.model, self.latents
             maker.soft = soft_identity(self.model)
-            maker.batch_size = self._batch_size(self.model, self.teacher_settings)
-            if self.teacher_settings.batch_size is None:
-                maker.soft[BATCH_SIZE] = maker.batch_size
+            maker.batch_size, found = self._batch_size(self.model, self.teacher_settings)
+            maker.soft |= found
         return maker
 
-    def _batch_size(self, model: Teacher, settings: TeacherSettings) -> int:
+    def _batch_size(self, model: Teacher, settings: TeacherSettings) -> Choice:
         if self.batch_size is None:
             pixels = self.writer.state.layers["pixels"]
-            kept = [commit.soft for commit in self.done[f"latents/{model.name}"].values()]
-            self.batch_size = choose_batch_size(model, settings, pixels.shape[0], pixels.shape[1], kept)
+            self.batch_size = choose_batch_size(model, settings, pixels.shape[0], pixels.shape[1], self._softs(model))
         return self.batch_size
+
+    def _softs(self, model: Teacher) -> list[dict[str, Json]]:
+        return [commit.soft for commit in self.done[f"latents/{model.name}"].values()]
+
+    def _share_batch_size(self) -> None:
+        """Name the batch size for all who make shards of a build that is shared out: nobody may find one of its own."""
+        if self.model is None or self.teacher_settings is None or self.teacher_settings.batch_size is not None:
+            return
+        kept = kept_batch_size(self._softs(self.model))
+        if kept is None and self.model.device.type == "cuda":
+            raise UsageError(
+                "a build that is shared out needs one batch size for all: add --set cache.teacher.batch_size=N."
+            )
+        self.teacher_settings = self.teacher_settings.model_copy(update={"batch_size": kept or ON_CPU})
 
     def fill(self, part: Part | None) -> None:
         """Make every shard, or every one of a part, that some wanted layer lacks."""

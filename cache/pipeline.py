@@ -50,10 +50,10 @@ def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress, start: 
                 made = upcoming.popleft().result()
                 if i + lookahead < len(todo):
                     upcoming.append(ahead.submit(maker.pixels_of, todo[i + lookahead]))
-                answers = maker.latents_of(shard, made)
+                latents = maker.latents_of(shard, made)
                 if len(writing) == WRITERS:
                     writing.popleft().result()
-                writing.append(behind.submit(maker.write, shard, made, answers))
+                writing.append(behind.submit(maker.write, shard, made, latents))
                 progress.update(len(made.pixels), **_pace(maker, time.perf_counter() - start))
             for written in writing:
                 written.result()

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from usjepa.cache.asking import ask_teacher
 from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.isolation import Cutters
@@ -21,7 +21,7 @@ from usjepa.cache.latents import latent_layers
 from usjepa.cache.pipeline import make_shards
 from usjepa.cache.pixels import PixelShard, pixel_layers
 from usjepa.cache.scan import rows_of
-from usjepa.cache.shard_maker import Answers, ShardMaker
+from usjepa.cache.shard_maker import WRITERS, Latents, ShardMaker
 from usjepa.cache.storage import LocalStorage
 from usjepa.cache.teacher import Teacher, soft_identity
 from usjepa.cache.writer import StoreWriter
@@ -77,20 +77,20 @@ class _TimedMaker(ShardMaker):
         self.decoded += len(made.pixels)
         return made
 
-    def latents_of(self, shard: int, made: PixelShard) -> Answers | None:
-        answers = super().latents_of(shard, made)
+    def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
+        latents = super().latents_of(shard, made)
         self.asked += len(made.pixels)
-        return answers
+        return latents
 
-    def write(self, shard: int, made: PixelShard, answers: Answers | None) -> None:
-        super().write(shard, made, answers)
+    def write(self, shard: int, made: PixelShard, latents: Latents | None) -> None:
+        super().write(shard, made, latents)
         self.ends.append((time.perf_counter(), len(made.pixels)))
 
 
 def batch_of(model: Teacher, settings: CacheSettings) -> int:
     """Return the teacher's images per forward pass, as a build would choose them."""
     channels = 1 if settings.preprocess.grey else 3
-    return choose_batch_size(model, model.settings, channels, settings.image_size, ())
+    return choose_batch_size(model, model.settings, channels, settings.image_size, ()).size
 
 
 def teacher_seconds(
@@ -99,11 +99,13 @@ def teacher_seconds(
     """Return the seconds that the teacher alone takes for an image: whole batches, after one that warms it up."""
     channels = 1 if settings.preprocess.grey else 3
     shape = (batch, channels, settings.image_size, settings.image_size)
-    pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
     took: list[float] = []
     while len(took) < 3 or (sum(took) < seconds and len(took) < 50):
+        check()
         start = time.perf_counter()
-        ask_teacher(model, pixels, np.arange(batch), batch, check)
+        model(pixels)
+        model.wait()
         took.append(time.perf_counter() - start)
         if len(took) >= 2 and sum(took) > 4 * seconds:
             break
@@ -175,7 +177,7 @@ def _layers(settings: CacheSettings, model: Teacher | None, writer: StoreWriter)
 def _timing(maker: _TimedMaker, start: float, lookahead: int, teacher_alone: float) -> Trial:
     decode = maker.stages.seconds.get("decode", 0.0) / max(maker.decoded, 1) / lookahead
     done = sum(rows for _, rows in maker.ends)
-    write = maker.stages.seconds.get("write", 0.0) / max(done, 1)
+    write = maker.stages.seconds.get("write", 0.0) / max(done, 1) / WRITERS
     teacher = maker.stages.seconds.get("teacher", 0.0) / max(maker.asked, 1)
     alone = max(decode, teacher_alone, write)
     if len(maker.ends) < 2:

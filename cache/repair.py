@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from usjepa.cache.batch_size import KEY as BATCH_SIZE
 from usjepa.cache.batch_size import choose_batch_size
 from usjepa.cache.claims import held
 from usjepa.cache.commits import committed, read_commit, shard_matches
@@ -170,9 +169,8 @@ def _maker(
     maker.latents = teacher_layers(model, settings.precision, state)
     channels, size, _ = state.layers["pixels"].shape
     kept = [commit.soft for commit in commits.get(f"latents/{model.name}", {}).values()]
-    maker.batch_size = choose_batch_size(model, chosen, channels, size, kept)
-    if chosen.batch_size is None:
-        maker.soft[BATCH_SIZE] = maker.batch_size
+    maker.batch_size, found = choose_batch_size(model, chosen, channels, size, kept)
+    maker.soft |= found
     for layer in maker.latents:
         if layer.name not in state.layers:
             raise UsageError(f"{writer.storage.url}: holds no {layer.name}, so nothing of it can be mended.")

@@ -154,9 +154,7 @@ class ShardRepair:
         made: dict[str, Rows] = {layer.name: {} for layer in self._maker.latents}
         for start in sorted({(row - numbers.start) // size * size for row in rows}):
             batch = np.array(numbers[start : start + size])
-            asked = {one.name: np.empty((len(batch), *one.shape), one.dtype) for one in self._maker.latents}
-            self._maker.ask(pixels[start : start + size], int(batch[0]), asked)
-            for name, stored in asked.items():
+            for name, stored in self._maker.ask(pixels[start : start + size], int(batch[0])).items():
                 made[name] |= {int(row): stored[i].tobytes() for i, row in enumerate(batch)}
         return made
 

@@ -94,8 +94,8 @@ class TeacherSettings(Settings):
     """Divides per channel after the mean is taken off."""
     compute: ComputePrecision = "fp32"
     """Precision of the forward pass; part of the layer's identity."""
-    batch_size: Count | None = 32
-    """Images per forward pass; a batch never crosses a shard. none: found on a GPU by trying and kept in the store."""
+    batch_size: Count | None = None
+    """Images per forward pass; a batch never crosses a shard. none: 32 on a CPU, found by trying on a GPU and kept."""
     seed: int = 0
     """Seed of random weights, where no weights are named."""
 

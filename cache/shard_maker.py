@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.asking import ask_for_shard
+from usjepa.cache.asking import Answer, Asker
 from usjepa.cache.buffers import BatchMemory, Ring
 from usjepa.cache.errors import UsageError
 from usjepa.cache.lazy import lazy
@@ -37,11 +37,12 @@ WRITERS = 2
 """Shards that are written at once: one is packed and hashed while the disk still takes in the other."""
 
 
-class Answers(NamedTuple):
-    """A shard's latents as they are stored."""
+class Latents(NamedTuple):
+    """A shard's latents as they are stored, once the answer has arrived."""
 
     arrays: dict[str, NDArray[Any]]
     """Layer name -> [rows, *shape] of the stored dtype, scales before latents as they are written."""
+    answer: Answer
     memory: BatchMemory
     """Where they lie."""
 
@@ -120,39 +121,51 @@ class ShardMaker:
         """One that the teacher fills in, and those that are written: touching fresh memory costs as much as either."""
         return Ring(WRITERS + 1, pinned=self.model is not None and self.model.device.type == "cuda")
 
-    def latents_of(self, shard: int, made: PixelShard) -> Answers | None:
-        """Return the teacher's latents of a shard as they are stored; none when they are stored already.
+    @lazy
+    def _asker(self) -> Asker:
+        assert self.model is not None
+        (layer,) = (layer for layer in self.latents if layer.name.startswith("latents/"))
+        return Asker(self.model, layer, self.batch_size, self.check)
 
-        Their memory is one of a few and free again when they are written.
+    def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
+        """Ask the teacher for a shard's latents; none when they are stored already.
+
+        On a GPU the last of them may not have arrived yet: `write` waits for them, in its own thread.
         """
         if self.model is None or all(shard in self.commits[layer.name] for layer in self.latents):
             return None
         first_row, memory = self.writer.state.rows_of_shard(shard).start, self._memories.take()
         try:
             arrays = memory.arrays({layer.name: layer for layer in self.latents}, len(made.pixels))
-            with self.stages.time("teacher"):
-                self.ask(made.pixels, first_row, arrays)
+            with naming_frames(self.writer), self.stages.time("teacher"):
+                answer = self._asker.ask(made.pixels, first_row, arrays)
         except BaseException:
             self._memories.release(memory)
             raise
-        return Answers(arrays, memory)
+        return Latents(arrays, answer, memory)
 
-    def ask(self, pixels: NDArray[np.uint8], first_row: int, into: dict[str, NDArray[Any]]) -> None:
-        """Ask the teacher for consecutive rows, whose latents go as they are stored to `into`, an array a layer."""
-        assert self.model is not None
-        (layer,) = (layer for layer in self.latents if layer.name.startswith("latents/"))
+    def ask(self, pixels: NDArray[np.uint8], first_row: int) -> dict[str, NDArray[Any]]:
+        """Return the latents of consecutive rows as they are stored, an array [n, *shape] a layer."""
+        into = {layer.name: np.empty((len(pixels), *layer.shape), layer.dtype) for layer in self.latents}
         with naming_frames(self.writer):
-            ask_for_shard(self.model, pixels, first_row, self.batch_size, self.check, layer, into)
+            self._asker.ask(pixels, first_row, into).wait()
+        return into
 
-    def write(self, shard: int, made: PixelShard, answers: Answers | None) -> None:
-        """Publish and commit every layer of a shard that is not stored yet, and free the answers' memory."""
+    def write(self, shard: int, made: PixelShard, latents: Latents | None) -> None:
+        """Publish and commit every layer of a shard that is not stored yet, and free the latents' memory."""
         try:
+            arrays = self._arrived(latents) if latents is not None else {}
             with self.stages.time("write"):
-                commits = self._write(shard, made, answers.arrays if answers is not None else {})
+                commits = self._write(shard, made, arrays)
         finally:
-            if answers is not None:
-                self._memories.release(answers.memory)
+            if latents is not None:
+                self._memories.release(latents.memory)
         self.stages.add("write", 0.0, sum(commit.size for commit in commits))
+
+    def _arrived(self, latents: Latents) -> dict[str, NDArray[Any]]:
+        with naming_frames(self.writer):
+            latents.answer.wait()
+        return latents.arrays
 
     def _write(self, shard: int, made: PixelShard, latents: dict[str, NDArray[Any]]) -> list[Commit]:
         layers = self.writer.state.layers

@@ -69,6 +69,11 @@ class Teacher:
             tokens = _tokens(self.model, self.inputs(pixels_BCSS), self.settings.block, self.settings.norm)
         return tokens.to(torch.float32)
 
+    def wait(self) -> None:
+        """Wait until the device has computed all that it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
     def _precision(self) -> AbstractContextManager[Any]:
         dtype = _AUTOCAST.get(self.settings.compute)
         return torch.autocast(self.device.type, dtype) if dtype is not None else nullcontext()

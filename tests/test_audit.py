@@ -10,7 +10,6 @@ from click.testing import CliRunner
 
 from tests.test_build import SMALL, small
 from usjepa.cache import build as build_module
-from usjepa.cache import shard_maker
 from usjepa.cache.audit import audit, stratified_rows
 from usjepa.cache.build import build
 from usjepa.cache.cli import main
@@ -18,10 +17,13 @@ from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.status import status_report
 from usjepa.cache.store import open_store
 from usjepa.cache.teacher import Teacher, load_teacher
+from usjepa.cache.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from usjepa.cache.layers import Layer
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -81,15 +83,14 @@ def test_a_store_built_by_another_teacher_than_it_names_is_caught(
 def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shard_maker.ask_for_shard
+    real = StoreWriter.write_shard
 
-    def shuffle(*args: Any) -> None:
-        real(*args)
-        for array in args[-1].values():
-            array[:] = np.roll(array, 1, axis=0)
+    def shuffle(writer: StoreWriter, layer: Layer, shard: int, rows: Any, *rest: Any) -> Any:
+        rows = np.roll(rows, 1, axis=0) if "/" in layer.name else rows
+        return real(writer, layer, shard, rows, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_maker, "ask_for_shard", shuffle)
+        patch.setattr(StoreWriter, "write_shard", shuffle)
         build(str(tmp_path / "s"), small(), teacher="random")
     found = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed
@@ -99,16 +100,16 @@ def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
 def test_two_rows_swapped_in_one_shard_are_caught_by_the_worst_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shard_maker.ask_for_shard
+    real = StoreWriter.write_shard
 
-    def swap(teacher: Teacher, pixels: Any, first_row: int, *rest: Any) -> None:
-        real(teacher, pixels, first_row, *rest)
-        if first_row == 8:
-            for array in rest[-1].values():
-                array[[0, 5]] = array[[5, 0]]
+    def swap(writer: StoreWriter, layer: Layer, shard: int, rows: Any, *rest: Any) -> Any:
+        if "/" in layer.name and writer.state.rows_of_shard(shard).start == 8:
+            rows = rows.copy()
+            rows[[0, 5]] = rows[[5, 0]]
+        return real(writer, layer, shard, rows, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(shard_maker, "ask_for_shard", swap)
+        patch.setattr(StoreWriter, "write_shard", swap)
         build(str(tmp_path / "s"), small(), teacher="random")
     found = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from usjepa.cache import batch_size
+from usjepa.cache import build as building
 from usjepa.cache.batch_size import choose_batch_size, find_batch_size
+from usjepa.cache.build import build
 from usjepa.cache.errors import TeacherError
+from usjepa.cache.recipe import load_recipe
 from usjepa.cache.settings import TeacherSettings
+from usjepa.cache.teacher import Teacher, load_teacher
 
 
 def device(fits, saturates):
@@ -55,6 +61,58 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed():
 def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with():
     teacher = SimpleNamespace(device=torch.device("cpu"))
     kept = [{"torch": "2"}, {"torch": "2", "batch_size": 96}]
-    assert choose_batch_size(teacher, TeacherSettings(batch_size=7), 1, 32, kept) == 7
-    assert choose_batch_size(teacher, TeacherSettings(batch_size=None), 1, 32, kept) == 96
-    assert choose_batch_size(teacher, TeacherSettings(batch_size=None), 1, 32, []) == 32
+    assert choose_batch_size(teacher, TeacherSettings(batch_size=7), 1, 32, kept) == (7, {})
+    assert choose_batch_size(teacher, TeacherSettings(), 1, 32, kept) == (96, {"batch_size": 96})
+    assert choose_batch_size(teacher, TeacherSettings(), 1, 32, []) == (32, {})
+
+
+class _Gpu(Teacher):
+    """A pretended GPU whose memory takes 40 images, half of them beside an answer that is still held."""
+
+    def __call__(self, pixels_BCSS):
+        if len(pixels_BCSS) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return torch.zeros(len(pixels_BCSS), 4, 192)
+
+    def wait(self):
+        pass
+
+
+def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(tmp_path, monkeypatch):
+    """On a GPU that is pretended for the search alone; the build itself runs on the CPU."""
+    recipe = load_recipe(
+        "demo", ["cache.teacher.depth=1", "cache.phantom.patients=3", "cache.image_size=32", "cache.rows_per_shard=8"]
+    )
+    tried = []
+
+    def search(rows_per_s, recover):
+        tried.append(1)
+        return 5
+
+    def choose(teacher, settings, channels, size, kept):
+        cuda = SimpleNamespace(device=torch.device("cuda"))
+        return choose_batch_size(cuda, settings.model_copy(update={"batch_size": None}), channels, size, kept)
+
+    monkeypatch.setattr(batch_size, "find_batch_size", search)
+    monkeypatch.setattr(building, "choose_batch_size", choose)
+    store = str(tmp_path / "s")
+    build(store, recipe, source="phantom", teacher="random")
+    shard = next((tmp_path / "s/latents").glob("*/c.0.*"))
+    commit = tmp_path / "s/commits/latents" / shard.parent.name / "000000.json"
+    assert json.loads(commit.read_text())["soft"]["batch_size"] == 5
+    before = shard.read_bytes()
+    shard.unlink()
+    commit.unlink()
+    build(store, recipe, source="phantom", teacher="random")
+    assert shard.read_bytes() == before
+    assert tried == [1]
+
+
+def test_the_trial_runs_out_of_memory_where_two_answers_would_not_fit(monkeypatch):
+    teacher = load_teacher(TeacherSettings(architecture="vit_tiny_patch16_224", depth=1), 32, "cpu")
+    teacher.__class__ = _Gpu
+    trial = batch_size._trial(teacher, 1, 32)
+    assert trial(40) > 0
+    with pytest.raises(torch.OutOfMemoryError):
+        trial(64)
+    assert find_batch_size(trial, lambda: None) in (8, 16)

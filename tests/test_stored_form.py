@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from usjepa.cache.asking import ask_for_shard, ask_teacher
+from usjepa.cache.asking import Asker, ask_teacher
 from usjepa.cache.latents import stored_form
 from usjepa.cache.layers import Layer
 from usjepa.cache.precision import LatentError, channel_scale
@@ -97,7 +97,7 @@ def test_a_shard_holds_what_the_teacher_says_of_each_of_its_rows(dtype: str, bat
     said = ask_teacher(teacher, pixels, np.arange(7), batch_size, lambda: None)
     layer = layer_of(dtype, channel_scale(said))
     found = into(layer, 7)
-    ask_for_shard(teacher, pixels, 0, batch_size, lambda: None, layer, found)
+    Asker(teacher, layer, batch_size, lambda: None).ask(pixels, 0, found).wait()
     wanted = [array for array in stored_form(said, layer, 0) if array is not None]
     for one, other in zip(found.values(), wanted, strict=True):
         assert one.tobytes() == other.tobytes()
@@ -143,7 +143,19 @@ def test_what_can_not_be_stored_is_named_by_row_and_value_in_whichever_batch(
     pixels = np.zeros((7, 1, 32, 32), np.uint8)
     layer = layer_of(dtype, (1e-3,) * D)
     with pytest.raises(LatentError, match=rf"row 104: .*{said}"):
-        ask_for_shard(spoiled(value), pixels, 100, batch_size, lambda: None, layer, into(layer, 7))
+        Asker(spoiled(value), layer, batch_size, lambda: None).ask(pixels, 100, into(layer, 7)).wait()
+
+
+def test_a_refused_batch_is_refused_by_whoever_waits_and_by_who_asks_on() -> None:
+    pixels, layer = np.zeros((7, 1, 32, 32), np.uint8), layer_of("float16")
+    asker = Asker(spoiled(np.nan), layer, 7, lambda: None)
+    answer = asker.ask(pixels, 0, into(layer, 7))
+    for _ in range(2):
+        with pytest.raises(LatentError, match="row 4"):
+            answer.wait()
+    asker.ask(pixels, 7, into(layer, 7))  # beside the one that nobody took notice of: two may be under way
+    with pytest.raises(LatentError, match="row 4"):
+        asker.ask(pixels, 14, into(layer, 7))
 
 
 def test_a_device_that_refuses_what_the_processor_stores_is_not_believed() -> None:
