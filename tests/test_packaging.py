@@ -26,7 +26,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Built from a copy: a build folder in the tree would be shared with the editable install.
     copy = tmp_path_factory.mktemp("source") / "usjepa"
     for folder in ("cache", "train", "evaluate", "tests", "benchmarks"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".venv*"))
     for file in ("pyproject.toml", "pipelines.yaml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, copy)
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
+from usjepa.cache import asking
 from usjepa.cache.asking import Asker, ask_teacher
 from usjepa.cache.latents import stored_form
 from usjepa.cache.layers import Layer
@@ -167,3 +168,29 @@ def test_a_device_that_refuses_what_the_processor_stores_is_not_believed() -> No
 def test_layers_without_calibration_are_not_int8_and_need_none() -> None:
     layer = replace(layer_of("float16"), channel_scale=())
     assert by_device(np.ones((1, T, D), np.float32), layer, "cpu")[1].dtype == np.float16
+
+
+def test_two_batches_are_under_way_from_shard_to_shard_and_the_oldest_is_waited_for_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    events: list[tuple[str, int]] = []
+    real_init, real_receive = asking._Batch.__init__, asking._Batch.receive
+
+    def init(batch: Any, teacher: Teacher, pixels: Any, first_row: int, form: StoredForm) -> None:
+        events.append(("asked", first_row))
+        real_init(batch, teacher, pixels, first_row, form)
+
+    def receive(batch: Any) -> None:
+        events.append(("received", batch._first_row))
+        real_receive(batch)
+
+    monkeypatch.setattr(asking._Batch, "__init__", init)
+    monkeypatch.setattr(asking._Batch, "receive", receive)
+    layer, pixels = layer_of("float16"), np.zeros((4, 1, 32, 32), np.uint8)
+    asker = Asker(load_teacher(TINY, 32), layer, 2, lambda: None)
+    first = asker.ask(pixels, 0, into(layer, 4))
+    assert events == [("asked", 0), ("asked", 2)]
+    asker.ask(pixels, 4, into(layer, 4))
+    assert events[2:] == [("received", 0), ("asked", 4), ("received", 2), ("asked", 6)]
+    first.wait()
+    assert events[6:] == [("received", 0), ("received", 2)]
