@@ -1,11 +1,15 @@
 """A build beside its own slowest part: from stored pixels the bare teacher forward, from sources what the cores can do.
 
-    python -m benchmarks.build [--rows 96] [--rounds 5] [--architecture vit_base_patch16_224]
+    python -m benchmarks.build [--rows 96] [--rounds 5] [--architecture vit_base_patch16_224] [--free-rows 1024]
+    python -m benchmarks.build --rows 8192 --rows-per-shard 512 --compute bf16 --folder /dev/shm     # on a GPU
 
 From stored pixels: the time of `build --teacher` on a store that holds its pixels (reading, teacher, fp16, hashing,
-writing, committing; loading the model left out) against the same forward passes on the same batches alone. From
-sources (the phantom): frames a second against what the cores could do if none ever waited, that is the processor time
-that the build took, all its processes together, over the cores.
+writing, committing; loading the model left out) against the same forward passes on the same batches alone, whose
+answers stay on the device. On a GPU the loop that most would write runs too: forward, float32 to the host, NumPy.
+From sources (the phantom): frames a second against what the cores could do if none ever waited, that is the processor
+time that the build took, all its processes together, over the cores. Without a teacher: the same build from stored
+pixels whose latents are there at once, as if the device took no time, against a plain write and fsync of the bytes:
+what the processor and the disk allow, however fast the GPU.
 """
 
 from __future__ import annotations
@@ -17,29 +21,41 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from benchmarks.machine import Goal, describe, report
+from usjepa.cache import asking, pipeline
 from usjepa.cache import build as building
-from usjepa.cache import pipeline
+from usjepa.cache.asking import ask_teacher
 from usjepa.cache.build import build
 from usjepa.cache.recipe import load_recipe
 from usjepa.cache.settings import Recipe, TeacherSettings
 from usjepa.cache.store import open_store
-from usjepa.cache.teacher import load_teacher
+from usjepa.cache.teacher import Teacher, load_teacher
 
-FILL, BARE = "build from stored pixels", "bare teacher forward"
+if TYPE_CHECKING:
+    import numpy as np
+
+    from usjepa.cache.stored_form import StoredForm
+
+Samples = dict[str, list[float]]
+FILL, BARE, LOOP = "build from stored pixels", "bare teacher forward", "forward, float32 to the host, NumPy"
 WHOLE, CORES = "build from sources", "processor time / cores"
+FREE_ROWS_PER_SHARD = 128
+FREE, PLAIN = "build, a teacher that takes no time", "plain write + fsync of its bytes"
 
 
-def recipe(rows: int, architecture: str) -> Recipe:
+def recipe(args: argparse.Namespace, rows: int, rows_per_shard: int) -> Recipe:
     base = load_recipe("demo")
     patients = {"patients": max(1, rows // 4), "frames_per_patient": 4, "size": 224}
     phantom = base.cache.phantom.model_copy(update=patients)
-    teacher = TeacherSettings(name="bench", architecture=architecture, batch_size=8)
+    batch_size = None if torch.cuda.is_available() else 8
+    teacher = TeacherSettings(name="bench", architecture=args.architecture, batch_size=batch_size, compute=args.compute)
     views = base.cache.views.model_copy(update={"count": 1})
-    update = {"phantom": phantom, "teacher": teacher, "image_size": 224, "rows_per_shard": 8, "views": views}
+    update = {"phantom": phantom, "teacher": teacher, "image_size": 224, "views": views, "precision": args.precision}
+    update["rows_per_shard"] = rows_per_shard
     return base.model_copy(update={"cache": base.cache.model_copy(update=update)})
 
 
@@ -48,11 +64,12 @@ class Timed:
 
     def __init__(self) -> None:
         self.wall = self.cpu = 0.0
-        self._real = pipeline.make_shards
+        self.batch_size = 0
 
-    def __call__(self, *args: object) -> None:
+    def __call__(self, maker: building.ShardMaker, *args: object) -> None:
+        self.batch_size = maker.batch_size
         start, before = time.perf_counter(), processor_s()
-        self._real(*args)  # type: ignore[arg-type]
+        pipeline.make_shards(maker, *args)  # type: ignore[arg-type]
         self.wall = time.perf_counter() - start
         self.cpu = processor_s() - before
 
@@ -63,48 +80,144 @@ def processor_s() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def bare_forward(store: Path, settings: TeacherSettings) -> float:
-    """Return seconds of the forward passes alone, over the same batches, the first one cold as in a build."""
-    teacher = load_teacher(settings, 224)
-    opened = open_store(store)
-    pixels = torch.from_numpy(opened.read(opened.rows, layers=["pixels"]).pixels)
+def timed_build(*args: object, **options: object) -> Timed:
+    timed = building.make_shards = Timed()  # type: ignore[assignment]
+    build(*args, **options)  # type: ignore[arg-type]
+    return timed
+
+
+def forwards(teacher: Teacher, pixels: np.ndarray, batch: int, rows_per_shard: int) -> None:
+    """Nothing but the forward passes, over the batches of the build; images lie in page-locked memory."""
+    images = torch.from_numpy(pixels)
+    images = images.pin_memory() if teacher.device.type == "cuda" else images
+    for shard in range(0, len(images), rows_per_shard):
+        for at in range(shard, min(shard + rows_per_shard, len(images)), batch):
+            teacher(images[at : min(at + batch, shard + rows_per_shard)])
+    teacher.wait()
+
+
+class Ready(asking._Batch):
+    """A batch whose latents are there at once: what a build takes when the device takes no time."""
+
+    seen: ClassVar[set[int]] = set()
+    """Addresses of memory that holds numbers, not what was there before."""
+
+    def __init__(self, teacher: Teacher, pixels: np.ndarray, first_row: int, form: StoredForm) -> None:
+        pass
+
+    def copy_to(self, values_BTD: torch.Tensor, scales_BT: torch.Tensor | None) -> None:
+        for into in (values_BTD, scales_BT):
+            if into is not None and into.data_ptr() not in self.seen:
+                self.seen.add(into.data_ptr())
+                into.zero_()
+
+    def receive(self) -> None:
+        pass
+
+
+def build_free(store: Path, pixels: Path, wanted: Recipe) -> float:
+    """Return seconds of a build from stored pixels whose teacher takes no time."""
+    real, asking._Batch = asking._Batch, Ready  # type: ignore[misc]
+    Ready.seen.clear()
+    shutil.copytree(pixels, store)
+    try:
+        return timed_build(str(store), wanted, teacher="random").wall
+    finally:
+        asking._Batch = real  # type: ignore[misc]
+
+
+def write_plain(folder: Path, store: Path) -> float:
+    """Return seconds of writing a store's latents again, a file each, and an fsync of each."""
+    files = [path.read_bytes() for path in sorted((store / "latents").rglob("c.*"))]
+    folder.mkdir()
     start = time.perf_counter()
-    for at in range(0, len(pixels), settings.batch_size):
-        teacher(pixels[at : at + settings.batch_size])
+    for number, data in enumerate(files):
+        with (folder / str(number)).open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
     return time.perf_counter() - start
+
+
+def with_teacher(folder: Path, args: argparse.Namespace) -> tuple[Samples, int]:
+    """Rows a second of builds with a real teacher and of what limits them; the batch size."""
+    wanted = recipe(args, args.rows, args.rows_per_shard)
+    pixels, store = folder / "pixels", folder / "store"
+    build(str(pixels), wanted, source="phantom")
+    opened = open_store(pixels)
+    images, rows = opened.read(opened.rows, layers=["pixels"]).pixels, len(opened)
+    samples: Samples = {FILL: [], BARE: [], WHOLE: [], CORES: []}
+    for _ in range(args.rounds):
+        shutil.copytree(pixels, store)
+        timed = timed_build(str(store), wanted, teacher="random")
+        batch = timed.batch_size
+        samples[FILL].append(rows / timed.wall)
+        # A teacher of its own: the first pass is cold here too, as in a build.
+        assert wanted.cache.teacher is not None
+        teacher, start = load_teacher(wanted.cache.teacher, 224), time.perf_counter()
+        forwards(teacher, images, batch, args.rows_per_shard)
+        samples[BARE].append(rows / (time.perf_counter() - start))
+        if teacher.device.type == "cuda":
+            start = time.perf_counter()
+            ask_teacher(teacher, images, opened.rows, batch, lambda: None)
+            samples.setdefault(LOOP, []).append(rows / (time.perf_counter() - start))
+        del teacher
+        shutil.rmtree(store)
+        timed = timed_build(str(store), wanted, source="phantom", teacher="random")
+        samples[WHOLE].append(rows / timed.wall)
+        samples[CORES].append(rows / timed.cpu * len(os.sched_getaffinity(0)))
+        shutil.rmtree(store)
+    return samples, batch
+
+
+def without_teacher(folder: Path, args: argparse.Namespace) -> Samples:
+    """Rows a second of what processor and disk allow."""
+    wanted = recipe(args, args.free_rows, FREE_ROWS_PER_SHARD)
+    pixels, store, plain = folder / "free", folder / "store", folder / "plain"
+    build(str(pixels), wanted, source="phantom")
+    rows = len(open_store(pixels))
+    samples: Samples = {FREE: [], PLAIN: []}
+    for number in range(args.rounds + 1):
+        made = build_free(store, pixels, wanted)
+        written = write_plain(plain, store)
+        if number:  # the first round's memory is new to the process
+            samples[FREE].append(rows / made)
+            samples[PLAIN].append(rows / written)
+        shutil.rmtree(store)
+        shutil.rmtree(plain)
+    return samples
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--rows-per-shard", type=int, default=8)
+    parser.add_argument("--free-rows", type=int, default=1024, help="0 leaves the builds without a teacher out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--architecture", default="vit_base_patch16_224")
+    parser.add_argument("--compute", default="fp32")
+    parser.add_argument("--precision", default="fp16")
+    parser.add_argument("--folder", type=Path, help="where stores are written; its disk is part of what is measured")
     args = parser.parse_args()
-    wanted = recipe(args.rows, args.architecture)
-    assert wanted.cache.teacher is not None
-    samples: dict[str, list[float]] = {FILL: [], BARE: [], WHOLE: [], CORES: []}
-    with tempfile.TemporaryDirectory() as folder:
-        pixels, store = Path(folder) / "pixels", Path(folder) / "store"
-        build(str(pixels), wanted, source="phantom")
-        rows = len(open_store(pixels))
-        for _ in range(args.rounds):
-            timed = building.make_shards = Timed()
-            shutil.copytree(pixels, store)
-            build(str(store), wanted, teacher="random")
-            samples[FILL].append(rows / timed.wall)
-            samples[BARE].append(rows / bare_forward(pixels, wanted.cache.teacher))
-            shutil.rmtree(store)
-            build(str(store), wanted, source="phantom", teacher="random")
-            samples[WHOLE].append(rows / timed.wall)
-            samples[CORES].append(rows / timed.cpu * len(os.sched_getaffinity(0)))
-            shutil.rmtree(store)
+    on_gpu = torch.cuda.is_available()
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        samples, batch = with_teacher(Path(folder), args)
+        if args.free_rows:
+            samples |= without_teacher(Path(folder), args)
     goals = [
-        Goal(f"{FILL} / {BARE}", samples[FILL], samples[BARE], 0.97),
+        Goal(f"{FILL} / {BARE}", samples[FILL], samples[BARE], 0.95 if on_gpu else 0.97),
         Goal(f"{WHOLE} / {CORES}", samples[WHOLE], samples[CORES], 0.95),
     ]
-    threads = torch.get_num_threads()
-    note = f"{rows} rows of the phantom at 224, {args.architecture}, batches of 8, {threads} torch threads"
-    report("build", "rows/s", samples, describe(("torch", "timm", "numpy")), note, goals)
+    if LOOP in samples:
+        goals.append(Goal(f"{FILL} / {LOOP}", samples[FILL], samples[LOOP], None))
+    if FREE in samples:
+        goals.append(Goal(f"{FREE} / {PLAIN}", samples[FREE], samples[PLAIN], None))
+    device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} torch threads"
+    note = (
+        f"{args.rows} rows of the phantom at 224, {args.architecture}, {args.compute}, stored as {args.precision}, "
+        f"batches of {batch}, {device}"
+    )
+    report("build-gpu" if on_gpu else "build", "rows/s", samples, describe(("torch", "timm", "numpy")), note, goals)
 
 
 if __name__ == "__main__":
