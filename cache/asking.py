@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from usjepa.cache.stored_form import StoredForm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from numpy.typing import NDArray
@@ -80,11 +82,17 @@ class Asker:
             if len(self._under_way) == _UNDER_WAY:
                 self._under_way.popleft().receive()
             here = slice(start, start + self._batch_size)
-            batch = _Batch(self._teacher, pixels[here], first_row + start, self._form)
-            batch.copy_to(values[here], None if scales is None else scales[here])
+            with _current(self._teacher.device):
+                batch = _Batch(self._teacher, pixels[here], first_row + start, self._form)
+                batch.copy_to(values[here], None if scales is None else scales[here])
             batches.append(batch)
             self._under_way.append(batch)
         return Answer(batches)
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one: events are recorded there, and they say nothing of what another computes."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 class Answer:

@@ -54,7 +54,7 @@ class StoredForm:
         even_BTD = latents_BTD / self._channels_D
         peak_BT = even_BTD.abs().amax(dim=2)
         scales_BT = peak_BT / self._levels
-        scales_BT[scales_BT < LEAST_SCALE] = 1
+        scales_BT.masked_fill_(scales_BT < float(LEAST_SCALE), 1)
         even_BTD.div_(scales_BT[:, :, None]).round_().clamp_(-127, 127)
         return Stored(even_BTD.to(torch.int8), scales_BT, torch.isfinite(peak_BT).all(dim=1))
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,8 +76,11 @@ def _chromium(folder: Path) -> Iterator[str]:
     offline = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--no-proxy-server"]
     place = [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
     with (
+        tempfile.TemporaryDirectory() as left,  # what it leaves behind when it is asked to end
         (folder / "chromium.log").open("wb") as log,
-        subprocess.Popen([find_browser(), *arguments, *offline, *place], stdout=log, stderr=log) as process,
+        subprocess.Popen(
+            [find_browser(), *arguments, *offline, *place], stdout=log, stderr=log, env={**os.environ, "TMPDIR": left}
+        ) as process,
     ):
         try:
             yield _address(profile, process, folder / "chromium.log")
