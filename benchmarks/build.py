@@ -1,6 +1,6 @@
 """A build beside its own slowest part: from stored pixels the bare teacher forward, from sources what the cores can do.
 
-    python -m benchmarks.build [--rows 96] [--rounds 5] [--architecture vit_base_patch16_224] [--free-rows 1024]
+    python -m benchmarks.build [--rows 96] [--rounds 5] [--architecture vit_base_patch16_224] [--free-rows 4096]
     python -m benchmarks.build --rows 8192 --rows-per-shard 512 --compute bf16 --folder /dev/shm     # on a GPU
 
 From stored pixels: the time of `build --teacher` on a store that holds its pixels (reading, teacher, fp16, hashing,
@@ -9,7 +9,8 @@ answers stay on the device. On a GPU the loop that most would write runs too: fo
 From sources (the phantom): frames a second against what the cores could do if none ever waited, that is the processor
 time that the build took, all its processes together, over the cores. Without a teacher: the same build from stored
 pixels whose latents are there at once, as if the device took no time, against a plain write and fsync of the bytes:
-what the processor and the disk allow, however fast the GPU.
+what the processor and the disk allow, however fast the GPU. And with devices that are pretended, of so many rows a
+second: how much of its time such a device computes, beside reading, hashing and writing.
 """
 
 from __future__ import annotations
@@ -43,15 +44,17 @@ if TYPE_CHECKING:
 Samples = dict[str, list[float]]
 FILL, BARE, LOOP = "build from stored pixels", "bare teacher forward", "forward, float32 to the host, NumPy"
 WHOLE, CORES = "build from sources", "processor time / cores"
-FREE_ROWS_PER_SHARD = 128
+FREE_ROWS_PER_SHARD, FREE_BATCH = 128, 64
+RATES = (1000.0, 2000.0, 3000.0)
+LAUNCH_S = 0.003
+"""What asking a GPU for a ViT's forward pass takes: some hundred kernels at 5 to 10 us each."""
 FREE, PLAIN = "build, a teacher that takes no time", "plain write + fsync of its bytes"
 
 
-def recipe(args: argparse.Namespace, rows: int, rows_per_shard: int) -> Recipe:
+def recipe(args: argparse.Namespace, rows: int, rows_per_shard: int, batch_size: int | None) -> Recipe:
     base = load_recipe("demo")
     patients = {"patients": max(1, rows // 4), "frames_per_patient": 4, "size": 224}
     phantom = base.cache.phantom.model_copy(update=patients)
-    batch_size = None if torch.cuda.is_available() else 8
     teacher = TeacherSettings(name="bench", architecture=args.architecture, batch_size=batch_size, compute=args.compute)
     views = base.cache.views.model_copy(update={"count": 1})
     update = {"phantom": phantom, "teacher": teacher, "image_size": 224, "views": views, "precision": args.precision}
@@ -96,14 +99,23 @@ def forwards(teacher: Teacher, pixels: np.ndarray, batch: int, rows_per_shard: i
     teacher.wait()
 
 
-class Ready(asking._Batch):
-    """A batch whose latents are there at once: what a build takes when the device takes no time."""
+class Pretended(asking._Batch):
+    """A batch on a device that is pretended: it takes `RATE` images a second, one batch after the other, and asking it
+    keeps the interpreter busy for as long as launching a ViT's kernels does. Its latents cost the processor nothing."""
 
+    rate: ClassVar[float] = 0.0
+    """Images a second; 0: any number at once."""
+    free_at: ClassVar[float] = 0.0
+    """When the device has computed all that it was asked for."""
     seen: ClassVar[set[int]] = set()
     """Addresses of memory that holds numbers, not what was there before."""
 
     def __init__(self, teacher: Teacher, pixels: np.ndarray, first_row: int, form: StoredForm) -> None:
-        pass
+        until = time.perf_counter() + (LAUNCH_S if self.rate else 0.0)
+        while time.perf_counter() < until:
+            pass
+        took = len(pixels) / self.rate if self.rate else 0.0
+        self.done_at = Pretended.free_at = max(Pretended.free_at, time.perf_counter()) + took
 
     def copy_to(self, values_BTD: torch.Tensor, scales_BT: torch.Tensor | None) -> None:
         for into in (values_BTD, scales_BT):
@@ -112,13 +124,14 @@ class Ready(asking._Batch):
                 into.zero_()
 
     def receive(self) -> None:
-        pass
+        time.sleep(max(0.0, self.done_at - time.perf_counter()))
 
 
-def build_free(store: Path, pixels: Path, wanted: Recipe) -> float:
-    """Return seconds of a build from stored pixels whose teacher takes no time."""
-    real, asking._Batch = asking._Batch, Ready  # type: ignore[misc]
-    Ready.seen.clear()
+def build_pretended(store: Path, pixels: Path, wanted: Recipe, rate: float) -> float:
+    """Return seconds of a build from stored pixels by a pretended device."""
+    Pretended.rate, Pretended.free_at = rate, 0.0
+    Pretended.seen.clear()
+    real, asking._Batch = asking._Batch, Pretended  # type: ignore[misc]
     shutil.copytree(pixels, store)
     try:
         return timed_build(str(store), wanted, teacher="random").wall
@@ -141,7 +154,7 @@ def write_plain(folder: Path, store: Path) -> float:
 
 def with_teacher(folder: Path, args: argparse.Namespace) -> tuple[Samples, int]:
     """Rows a second of builds with a real teacher and of what limits them; the batch size."""
-    wanted = recipe(args, args.rows, args.rows_per_shard)
+    wanted = recipe(args, args.rows, args.rows_per_shard, None if torch.cuda.is_available() else 8)
     pixels, store = folder / "pixels", folder / "store"
     build(str(pixels), wanted, source="phantom")
     opened = open_store(pixels)
@@ -172,27 +185,34 @@ def with_teacher(folder: Path, args: argparse.Namespace) -> tuple[Samples, int]:
 
 def without_teacher(folder: Path, args: argparse.Namespace) -> Samples:
     """Rows a second of what processor and disk allow."""
-    wanted = recipe(args, args.free_rows, FREE_ROWS_PER_SHARD)
+    wanted = recipe(args, args.free_rows, FREE_ROWS_PER_SHARD, FREE_BATCH)
     pixels, store, plain = folder / "free", folder / "store", folder / "plain"
     build(str(pixels), wanted, source="phantom")
     rows = len(open_store(pixels))
-    samples: Samples = {FREE: [], PLAIN: []}
+    samples: Samples = {FREE: [], PLAIN: [], **{pretended(rate): [] for rate in RATES}}
     for number in range(args.rounds + 1):
-        made = build_free(store, pixels, wanted)
-        written = write_plain(plain, store)
+        found = {PLAIN: 0.0}
+        for rate in (*RATES, 0.0):
+            shutil.rmtree(store, ignore_errors=True)
+            found[pretended(rate)] = rows / build_pretended(store, pixels, wanted, rate)
+        found[PLAIN] = rows / write_plain(plain, store)
+        for path in (store, plain):
+            shutil.rmtree(path)
         if number:  # the first round's memory is new to the process
-            samples[FREE].append(rows / made)
-            samples[PLAIN].append(rows / written)
-        shutil.rmtree(store)
-        shutil.rmtree(plain)
+            for who, value in found.items():
+                samples[who].append(value)
     return samples
+
+
+def pretended(rate: float) -> str:
+    return f"build, a pretended device of {rate:,.0f} rows/s" if rate else FREE
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=96)
     parser.add_argument("--rows-per-shard", type=int, default=8)
-    parser.add_argument("--free-rows", type=int, default=1024, help="0 leaves the builds without a teacher out")
+    parser.add_argument("--free-rows", type=int, default=4096, help="0 leaves the builds without a teacher out")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--architecture", default="vit_base_patch16_224")
     parser.add_argument("--compute", default="fp32")
@@ -212,6 +232,9 @@ def main() -> None:
         goals.append(Goal(f"{FILL} / {LOOP}", samples[FILL], samples[LOOP], None))
     if FREE in samples:
         goals.append(Goal(f"{FREE} / {PLAIN}", samples[FREE], samples[PLAIN], None))
+        for rate in RATES:
+            mine = samples[pretended(rate)]
+            goals.append(Goal(f"{pretended(rate)} / that", mine, [rate] * len(mine), 0.95))
     device = torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} torch threads"
     note = (
         f"{args.rows} rows of the phantom at 224, {args.architecture}, {args.compute}, stored as {args.precision}, "
