@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from usjepa.cache.precision import LatentError, check_finite
+from usjepa.cache.precision import check_finite
 from usjepa.cache.stored_form import StoredForm
 
 if TYPE_CHECKING:
@@ -121,7 +121,6 @@ class _Batch:
         self._latents_BTD: torch.Tensor | None = teacher(batch_BCSS.pin_memory() if self._on_gpu else batch_BCSS)
         self._stored = form.of(self._latents_BTD)
         self._arrived: torch.cuda.Event | None = None
-        self._refused: LatentError | None = None
         self._lock = threading.Lock()
 
     def copy_to(self, values_BTD: torch.Tensor, scales_BT: torch.Tensor | None) -> None:
@@ -138,16 +137,12 @@ class _Batch:
         del self._stored  # the device's memory is for the next batch
 
     def receive(self) -> None:
-        """Wait for the latents, and look whether all could be stored; raises LatentError each time where not."""
+        """Wait for the latents, and look whether all could be stored; whatever is raised is raised each time."""
         with self._lock:
-            latents_BTD, self._latents_BTD = self._latents_BTD, None
-            if latents_BTD is not None:
-                if self._arrived is not None:
-                    self._arrived.synchronize()
-                if not self._fits_B.all():
-                    try:
-                        self._form.refuse(latents_BTD, self._first_row)
-                    except LatentError as error:
-                        self._refused = error
-            if self._refused is not None:
-                raise self._refused
+            if self._latents_BTD is None:
+                return
+            if self._arrived is not None:
+                self._arrived.synchronize()
+            if not self._fits_B.all():
+                self._form.refuse(self._latents_BTD, self._first_row)
+            self._latents_BTD = None  # only now: who asks after a failure must not take it for an answer

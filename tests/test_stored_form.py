@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -165,9 +164,19 @@ def test_a_device_that_refuses_what_the_processor_stores_is_not_believed() -> No
         form.refuse(torch.zeros(2, T, D), 3)
 
 
-def test_layers_without_calibration_are_not_int8_and_need_none() -> None:
-    layer = replace(layer_of("float16"), channel_scale=())
-    assert by_device(np.ones((1, T, D), np.float32), layer, "cpu")[1].dtype == np.float16
+def test_a_device_that_failed_while_it_was_waited_for_is_not_taken_for_an_answer_by_the_next_who_waits() -> None:
+    class Failed:
+        def synchronize(self) -> None:
+            raise RuntimeError("CUDA error: unspecified launch failure")
+
+    layer = layer_of("float16")
+    answer = Asker(load_teacher(TINY, 32), layer, 4, lambda: None).ask(
+        np.zeros((4, 1, 32, 32), np.uint8), 0, into(layer, 4)
+    )
+    answer._batches[0]._arrived = Failed()  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="launch failure"):
+            answer.wait()
 
 
 def test_two_batches_are_under_way_from_shard_to_shard_and_the_oldest_is_waited_for_first(
