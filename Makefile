@@ -13,7 +13,7 @@ OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(fil
 # A strict editable install links the files that existed when it ran: a new or removed file means installing again,
 # an edited one does not. This list is rewritten only when it changes, and the install depends on it.
 FILES := $(VENV)/files.txt
-LISTED := $(sort $(wildcard cache/*.py cache/*/*.py train/*.py evaluate/*.py */py.typed))
+LISTED := $(sort $(wildcard cache/*.py cache/*/*.py cache/*/*/*.py train/*.py train/*/*.py evaluate/*.py evaluate/*/*.py */py.typed))
 
 .PHONY: help demo test test-slow fuzz lint types format install bench bench-faults results clean-demo FORCE
 
@@ -97,7 +97,7 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.masks --json benchmarks/results/masks.json
 	$(BIN)/python -m benchmarks.phantom
 	$(BIN)/python -m benchmarks.step
-	$(STEP_PEERS)/bin/python -m benchmarks.step_peers
+	$(STEP_PEERS)/bin/python -m benchmarks.step.peers
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.scale

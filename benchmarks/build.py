@@ -27,19 +27,20 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from benchmarks.machine import Goal, describe, report
-from usjepa.cache import asking, pipeline
-from usjepa.cache import build as building
-from usjepa.cache.asking import ask_teacher
-from usjepa.cache.build import build
-from usjepa.cache.recipe import load_recipe
-from usjepa.cache.settings import Recipe, TeacherSettings
-from usjepa.cache.store import open_store
-from usjepa.cache.teacher import Teacher, load_teacher
+from usjepa.cache.building import build as building
+from usjepa.cache.building import pipeline
+from usjepa.cache.building.build import build
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.recipe import load_recipe
+from usjepa.cache.recipes.settings import Recipe, TeacherSettings
+from usjepa.cache.teacher import asking
+from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.teacher import Teacher, load_teacher
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from usjepa.cache.stored_form import StoredForm
+    from usjepa.cache.teacher.on_device import StoredForm
 
 Samples = dict[str, list[float]]
 FILL, BARE, LOOP = "build from stored pixels", "bare teacher forward", "forward, float32 to the host, NumPy"

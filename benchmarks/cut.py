@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 
 from benchmarks.machine import describe, report
-from usjepa.cache.preprocess import prepare
-from usjepa.cache.recipe import load_recipe
+from usjepa.cache.frames.prepare import prepare
+from usjepa.cache.frames.views import apply_view, draw_view
+from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.sources.listing import list_source
-from usjepa.cache.sources.phantom import Phantom
-from usjepa.cache.sources.read import SourceReader
-from usjepa.cache.views import apply_view, draw_view
+from usjepa.cache.sources.phantom.source import Phantom
+from usjepa.cache.sources.reader import SourceReader
 
 SEED = 1
 

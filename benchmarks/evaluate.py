@@ -21,29 +21,29 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.machine import describe, report
-from tests.labelled import File, write_labelled
-from usjepa.cache.settings import EvaluateSettings
-from usjepa.cache.store import open_store
-from usjepa.evaluate.attentive import train_attentive
-from usjepa.evaluate.document import draws_of
-from usjepa.evaluate.facts import facts_of
-from usjepa.evaluate.features import LAYER, feature_identity, features_of
-from usjepa.evaluate.few_shot import few_shot
-from usjepa.evaluate.hygiene import torn
-from usjepa.evaluate.leakage import Contents, twins
-from usjepa.evaluate.near_duplicates import BITS
-from usjepa.evaluate.probe import one_thread, train_probe
-from usjepa.evaluate.robustness import Corrupted, only_tested, robustness, seen_corrupted
-from usjepa.evaluate.scoring import score_features
-from usjepa.evaluate.splits import TRAIN
-from usjepa.evaluate.tasks import tasks_of
+from tests.support.labelled import File, write_labelled
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.evaluate.encoders.features import LAYER, feature_identity, features_of
+from usjepa.evaluate.probes.attentive import train_attentive
+from usjepa.evaluate.probes.linear import one_thread, train_probe
+from usjepa.evaluate.report.document import draws_of
+from usjepa.evaluate.scoring.few_shot import few_shot
+from usjepa.evaluate.scoring.linear import score_features
+from usjepa.evaluate.scoring.robustness import Corrupted, only_tested, robustness, seen_corrupted
+from usjepa.evaluate.tasks.facts import facts_of
+from usjepa.evaluate.tasks.hygiene import torn
+from usjepa.evaluate.tasks.leakage import Contents, twins
+from usjepa.evaluate.tasks.near_duplicates import BITS
+from usjepa.evaluate.tasks.splits import TRAIN
+from usjepa.evaluate.tasks.task import tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from usjepa.cache.batch import Batch
-    from usjepa.cache.settings import Corruption
-    from usjepa.evaluate.tasks import Task
+    from usjepa.cache.reading.batch import Batch
+    from usjepa.cache.recipes.settings import Corruption
+    from usjepa.evaluate.tasks.task import Task
 
 DIM, SIZE, FRAMES_A_PATIENT, BATCH = 768, 32, 5, 64
 CLASSES = (2, 3, 8)

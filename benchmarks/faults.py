@@ -27,11 +27,11 @@ import torch
 import zarr
 
 from benchmarks.machine import describe
-from tests.stores import tables
-from usjepa.cache.layers import Layer
-from usjepa.cache.storage import LocalStorage
-from usjepa.cache.store import open_store
-from usjepa.cache.writer import StoreWriter
+from tests.support.stores import tables
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.layers import Layer
+from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core, also where NumPy's BL
 
 import numpy as np
 
-from usjepa.cache.settings import MaskSettings
-from usjepa.train.masks import sample_masks
+from usjepa.cache.recipes.settings import MaskSettings
+from usjepa.train.masks.multiblock import sample_masks
 
 
 def sector(grid: int) -> np.ndarray:

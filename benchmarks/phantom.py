@@ -18,10 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core, also where NumPy's BL
 import cv2
 import numpy as np
 
-from usjepa.cache.preprocess import prepare
-from usjepa.cache.regions import find_region
-from usjepa.cache.settings import PhantomSettings, PreprocessSettings
-from usjepa.cache.sources.phantom import Phantom
+from usjepa.cache.frames.prepare import prepare
+from usjepa.cache.frames.regions import find_region
+from usjepa.cache.recipes.settings import PhantomSettings, PreprocessSettings
+from usjepa.cache.sources.phantom.source import Phantom
 
 
 def measure(size: int, patients: int) -> dict[str, float]:

@@ -30,14 +30,14 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.machine import SWEEP_NBYTES, describe
-from usjepa.cache.layers import Layer
-from usjepa.cache.settings import TrainSettings
-from usjepa.cache.storage import LocalStorage
-from usjepa.cache.store import open_store
-from usjepa.cache.tables import RowTable, SourceTable
-from usjepa.cache.writer import StoreWriter
-from usjepa.train.frames import Frames, frames_of
-from usjepa.train.order import EpochOrder
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.layers import Layer
+from usjepa.cache.store.tables import RowTable, SourceTable
+from usjepa.cache.store.writer import StoreWriter
+from usjepa.train.data.clip_runs import Frames, frames_of
+from usjepa.train.data.order import EpochOrder
 
 ROWS_PER_SHARD, FRAMES, VIEWS = 250, 100, 4
 LAYERS = (("pixels", "uint8", (1, 16, 16)), ("regions", "uint8", (8,)), ("latents/small", "float16", (4, 16)))
@@ -58,24 +58,24 @@ LIMIT = 256
 OPENING = """
 import json, os, sys, time
 from pathlib import Path
-import usjepa.cache.store
+import usjepa.cache.reading.store
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 imports = before = resident()
 start = time.perf_counter()
-store = usjepa.cache.store.open_store(sys.argv[1])
+store = usjepa.cache.reading.store.open_store(sys.argv[1])
 opened, opened_mb = time.perf_counter() - start, resident() - before
 store.read([0])
 first, first_mb = time.perf_counter() - start, resident() - before
 # Not ru_maxrss, which begins with the memory of the process that started this one.
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
 
-from usjepa.cache.settings import TrainSettings
-from usjepa.train.frames import frames_of
-from usjepa.train.order import EpochOrder
-from usjepa.train.split import split_rows
+from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.train.data.clip_runs import frames_of
+from usjepa.train.data.order import EpochOrder
+from usjepa.train.data.split import split_rows
 before, start = resident(), time.perf_counter()
 table, settings = store.table, TrainSettings()
 split = split_rows(table, settings)
@@ -88,7 +88,7 @@ READING = """
 import json, os, resource, sys
 from pathlib import Path
 import numpy as np
-from usjepa.cache.store import open_store
+from usjepa.cache.reading.store import open_store
 
 folder, limit, least, most = sys.argv[1], *map(int, sys.argv[2:])
 if limit:

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.machine import Goal, describe, report
-from usjepa.cache.layers import Layer
-from usjepa.cache.storage import LocalStorage
-from usjepa.cache.tables import RowTable, SourceTable
-from usjepa.cache.writer import StoreWriter
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.layers import Layer
+from usjepa.cache.store.tables import RowTable, SourceTable
+from usjepa.cache.store.writer import StoreWriter
 
 TOKENS, DIM, ROWS_PER_SHARD = 196, 768, 512
 OURS, PLAIN = "usjepa shards", "plain write + fsync"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from usjepa.cache.batch import Batch
-    from usjepa.cache.store import Store, open_store
+    from usjepa.cache.reading.batch import Batch
+    from usjepa.cache.reading.store import Store, open_store
 
 __all__ = ["Batch", "Store", "open_store"]
 
@@ -14,7 +14,7 @@ __all__ = ["Batch", "Store", "open_store"]
 def __getattr__(name: str) -> Any:
     # Imported on first use: `usjepa-cache --help` must not wait for NumPy, Zarr or torch.
     if name in __all__:
-        from usjepa.cache import store
+        from usjepa.cache.reading import store
 
         return getattr(store, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

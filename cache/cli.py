@@ -11,7 +11,7 @@ from usjepa.cache.command_line import ends_well, recipe_options
 from usjepa.cache.errors import DamageError, UsageError
 
 if TYPE_CHECKING:
-    from usjepa.cache.settings import Recipe
+    from usjepa.cache.recipes.settings import Recipe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,7 +35,7 @@ def _hashed(overrides: tuple[str, ...], hash_paths: bool) -> tuple[str, ...]:
 @ends_well
 def recipe(name: str | None, recipes: str | None, overrides: tuple[str, ...]) -> None:
     """Print a recipe with every setting, its meaning and unit; without NAME, list the recipes."""
-    from usjepa.cache.recipe import describe_recipe, load_recipe, recipe_names
+    from usjepa.cache.recipes.recipe import describe_recipe, load_recipe, recipe_names
 
     if name is None:
         for known in recipe_names(recipes):
@@ -62,8 +62,8 @@ def scan(
 
     SOURCE is a folder, a file, a manifest CSV or `phantom`. Nothing is written.
     """
-    from usjepa.cache.recipe import load_recipe
-    from usjepa.cache.scan import scan_report
+    from usjepa.cache.recipes.recipe import load_recipe
+    from usjepa.cache.scanning.scan import scan_report
     from usjepa.cache.sources.listing import list_source
 
     settings = load_recipe(pipeline or "us-jepa", _hashed(overrides, hash_paths), recipes)
@@ -102,8 +102,8 @@ def plan(
 
     began = time.perf_counter()
     settings = _needed_recipe(pipeline, recipes, overrides, "plan")
-    from usjepa.cache.plan import plan as plan_build
-    from usjepa.cache.plan_report import describe
+    from usjepa.cache.planning.plan import plan as plan_build
+    from usjepa.cache.planning.report import describe
 
     found = plan_build(source, settings, say=lambda text: click.echo(text, err=True), began=began, **asked)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found))
@@ -144,7 +144,7 @@ def build(
     Without --teacher: pixels and regions. With it: latents too, from the stored pixels where they exist.
     """
     settings = _needed_recipe(pipeline, recipes, _hashed(overrides, hash_paths), "build")
-    from usjepa.cache.build import build as build_store
+    from usjepa.cache.building.build import build as build_store
 
     build_store(store, settings, **request)
 
@@ -155,7 +155,7 @@ def build(
 @ends_well
 def seal(store: str, steal: bool) -> None:
     """Seal a STORE whose parts (`build --part I/N`) have all ended."""
-    from usjepa.cache.build import seal as seal_store
+    from usjepa.cache.building.build import seal as seal_store
 
     seal_store(store, steal)
 
@@ -165,7 +165,7 @@ def seal(store: str, steal: bool) -> None:
 @ends_well
 def status(store: str) -> None:
     """Say what is written, what failed and why, and what is not there yet, per layer."""
-    from usjepa.cache.status import status_report
+    from usjepa.cache.upkeep.status import status_report
 
     click.echo(status_report(store))
 
@@ -194,7 +194,7 @@ def verify(store: str, quick: bool, sources: bool, repair: bool, hash_paths: boo
     if repair:
         _repair(store, **options)
         return
-    from usjepa.cache.verify import verify as verify_store
+    from usjepa.cache.upkeep.verify import verify as verify_store
 
     if sources:
         _verify_sources(store, **options)
@@ -209,7 +209,7 @@ def verify(store: str, quick: bool, sources: bool, repair: bool, hash_paths: boo
 
 
 def _needed_recipe(pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], job: str) -> Recipe:
-    from usjepa.cache.recipe import load_recipe, recipe_names
+    from usjepa.cache.recipes.recipe import load_recipe, recipe_names
 
     if pipeline is None:
         raise UsageError(f"{job} needs --pipeline NAME, one of: {', '.join(recipe_names(recipes))}.")
@@ -218,7 +218,7 @@ def _needed_recipe(pipeline: str | None, recipes: str | None, overrides: tuple[s
 
 def _repair(store: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], **options: Any) -> None:
     settings = _needed_recipe(pipeline, recipes, overrides, "--repair")
-    from usjepa.cache.repair import repair as repair_store
+    from usjepa.cache.upkeep.repair import repair as repair_store
 
     report = repair_store(store, settings, say=lambda text: click.echo(text, err=True), **options)
     for line in report.mended:
@@ -234,7 +234,7 @@ def _verify_sources(
     store: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], source: str | None, **_: Any
 ) -> None:
     settings = _needed_recipe(pipeline, recipes, overrides, "--sources").cache
-    from usjepa.cache.verify import verify_sources
+    from usjepa.cache.upkeep.verify import verify_sources
 
     place = source or settings.source
     if place is None:
@@ -267,7 +267,7 @@ def audit(
 ) -> None:
     """Ask the teacher again for a sample of STORE and compare; exit code 3 when it says something else."""
     settings = _needed_recipe(pipeline, recipes, overrides, "audit")
-    from usjepa.cache.audit import audit as audit_store
+    from usjepa.cache.upkeep.audit import audit as audit_store
 
     found = audit_store(store, settings, teacher, rows, device, not no_record, lambda text: click.echo(text, err=True))
     click.echo(str(found))
@@ -288,7 +288,7 @@ def diff(
     Exit code 2 when a field that changes numbers differs: a build would refuse.
     """
     settings = _needed_recipe(pipeline, recipes, overrides, "diff")
-    from usjepa.cache.diff import diff as diff_store
+    from usjepa.cache.upkeep.diff import diff as diff_store
 
     found = diff_store(store, settings, teacher)
     click.echo("\n".join(found.lines))
@@ -307,8 +307,8 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
     import json
     from pathlib import Path
 
-    from usjepa.cache.stats import stats as stats_of
-    from usjepa.cache.storage import write_durably
+    from usjepa.cache.storage.local import write_durably
+    from usjepa.cache.upkeep.stats import stats as stats_of
 
     found = stats_of(store, teacher, dask)
     if output is not None:
@@ -324,7 +324,7 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
 @ends_well
 def inspect(store: str, output: str, rows: int, teacher: str | None) -> None:
     """Draw rows as frame | scan region | latents in colours."""
-    from usjepa.cache.sheet import write_sheet
+    from usjepa.cache.upkeep.inspect import write_sheet
 
     write_sheet(store, output, rows, teacher)
     click.echo(output)

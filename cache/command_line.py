@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import click
 
 from usjepa.cache.errors import Interrupted, UsjepaError
-from usjepa.cache.handles import allow_many_files
+from usjepa.cache.reading.handles import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from usjepa.cache.command_line import ends_well, recipe_options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from usjepa.cache.settings import Recipe
+    from usjepa.cache.recipes.settings import Recipe
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -82,8 +82,8 @@ def main(
     """
     from pathlib import Path
 
+    from usjepa.evaluate.encoders.finished_run import open_run
     from usjepa.evaluate.run import evaluate
-    from usjepa.evaluate.runs import open_run
 
     open_run(Path(run))  # a run that is not finished is the first thing to hear of, before its recipe
     document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device, encoders, segmentations)
@@ -129,7 +129,7 @@ def compare(
     import json
     from pathlib import Path
 
-    from usjepa.cache.storage import write_durably
+    from usjepa.cache.storage.local import write_durably
     from usjepa.evaluate.compare import as_text
     from usjepa.evaluate.compare import compare as compared
 
@@ -144,8 +144,8 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
     from pathlib import Path
 
     from usjepa.cache.errors import UsageError
-    from usjepa.cache.recipe import load_recipe, override_recipe
-    from usjepa.evaluate.runs import run_recipe
+    from usjepa.cache.recipes.recipe import load_recipe, override_recipe
+    from usjepa.evaluate.encoders.finished_run import run_recipe
 
     if pipeline is not None:
         return load_recipe(pipeline, overrides, recipes)
@@ -156,7 +156,7 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
 
 def segmentation_lines(document: Any) -> list[str]:
     """Return a line of text per encoder and segmentation task: mean Dice in percent."""
-    from usjepa.evaluate.markup import percent
+    from usjepa.evaluate.report.markup import percent
 
     lines = []
     for scored in document["segmentation"]["scores"]:
@@ -170,7 +170,7 @@ def segmentation_lines(document: Any) -> list[str]:
 
 def table(document: Any) -> str:
     """Return the scores as lines of text: encoders down, tasks across, macro F1 in percent."""
-    from usjepa.evaluate.markup import percent
+    from usjepa.evaluate.report.markup import percent
 
     names = [task["name"] for task in document["tasks"]]
     lines = [["macro F1, %", *[cell for name in names for cell in (name, "k-NN")]]]

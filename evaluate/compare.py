@@ -15,10 +15,10 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json, digest_of
-from usjepa.evaluate.bootstrap import FEW_GROUPS, Draws
-from usjepa.evaluate.metrics import score
-from usjepa.evaluate.scoring import unpacked
-from usjepa.evaluate.significance import LEAST_GROUPS, LEVEL, differences
+from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, Draws
+from usjepa.evaluate.scores.metrics import score
+from usjepa.evaluate.scores.significance import LEAST_GROUPS, LEVEL, differences
+from usjepa.evaluate.scoring.linear import unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,23 +14,23 @@ import xxhash
 
 from usjepa.cache.identity import Json, digest_of
 from usjepa.cache.interrupt import graceful_interrupts
-from usjepa.evaluate.encoders import Encoders
-from usjepa.evaluate.features import FEATURES_VERSION
-from usjepa.evaluate.latex import table_tex
-from usjepa.evaluate.report import render
-from usjepa.evaluate.runs import open_run
-from usjepa.evaluate.scores_csv import scores_csv
-from usjepa.evaluate.segmentation import open_segmentations
-from usjepa.evaluate.tasks import open_tasks
+from usjepa.evaluate.encoders.encoders import Encoders
+from usjepa.evaluate.encoders.features import FEATURES_VERSION
+from usjepa.evaluate.encoders.finished_run import open_run
+from usjepa.evaluate.report.latex import table_tex
+from usjepa.evaluate.report.report import render
+from usjepa.evaluate.report.scores_csv import scores_csv
+from usjepa.evaluate.tasks.segmentation import open_segmentations
+from usjepa.evaluate.tasks.task import open_tasks
 from usjepa.evaluate.work import Work, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from usjepa.cache.settings import Recipe
-    from usjepa.evaluate.runs import Run
-    from usjepa.evaluate.segmentation import Segmentation
-    from usjepa.evaluate.tasks import Found
+    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.evaluate.encoders.finished_run import Run
+    from usjepa.evaluate.tasks.segmentation import Segmentation
+    from usjepa.evaluate.tasks.task import Found
 
 REPORT_VERSION = 4
 """Raised when the same inputs would give another page or other scores."""
@@ -118,7 +118,7 @@ def _finished(folder: Path, digest: str) -> Json | None:
 
 def _write(folder: Path, document: dict[str, Json], work: Work) -> Json:
     """Write page, tables and scores; the scores last, because their presence says that the report is finished."""
-    from usjepa.cache.storage import write_durably
+    from usjepa.cache.storage.local import write_durably
 
     table = scores_csv(document).encode()
     page = render(document, work.run.curve(), work.examples, table).encode()

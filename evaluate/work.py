@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.identity import digest_of, soft_versions
-from usjepa.evaluate.attention import score_attentive
-from usjepa.evaluate.document import constant_told, draws_of, seen_in_training, student_differences, task_told
-from usjepa.evaluate.embedding import class_map, dataset_map
-from usjepa.evaluate.examples import examples_of
-from usjepa.evaluate.facts import facts_of
-from usjepa.evaluate.features import features_of
-from usjepa.evaluate.few_shot import few_shot
-from usjepa.evaluate.leakage import Leakage, contents_of, leakage_of
-from usjepa.evaluate.markup import STUDENT, Example
-from usjepa.evaluate.pooling import pooled_by
-from usjepa.evaluate.robustness import Corrupted, only_tested, robustness, seen_corrupted
-from usjepa.evaluate.scoring import score_features
-from usjepa.evaluate.segment import score_segmentation
-from usjepa.evaluate.splits import TEST, TRAIN, VALIDATION
-from usjepa.evaluate.tokens import gives_tokens
+from usjepa.evaluate.encoders.features import features_of
+from usjepa.evaluate.encoders.pooling import pooled_by
+from usjepa.evaluate.encoders.tokens import gives_tokens
+from usjepa.evaluate.report.document import constant_told, draws_of, seen_in_training, student_differences, task_told
+from usjepa.evaluate.report.examples import examples_of
+from usjepa.evaluate.report.feature_map import class_map, dataset_map
+from usjepa.evaluate.report.markup import STUDENT, Example
+from usjepa.evaluate.scoring.attentive import score_attentive
+from usjepa.evaluate.scoring.few_shot import few_shot
+from usjepa.evaluate.scoring.linear import score_features
+from usjepa.evaluate.scoring.robustness import Corrupted, only_tested, robustness, seen_corrupted
+from usjepa.evaluate.scoring.segmentation import score_segmentation
+from usjepa.evaluate.tasks.facts import facts_of
+from usjepa.evaluate.tasks.leakage import Leakage, contents_of, leakage_of
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.settings import Corruption, Recipe
-    from usjepa.evaluate.bootstrap import Draws
-    from usjepa.evaluate.encoders import Encoder, Encoders
-    from usjepa.evaluate.facts import Facts
-    from usjepa.evaluate.runs import Run
-    from usjepa.evaluate.scoring import Scored
-    from usjepa.evaluate.segmentation import Segmentation
-    from usjepa.evaluate.tasks import Task
+    from usjepa.cache.recipes.settings import Corruption, Recipe
+    from usjepa.evaluate.encoders.encoders import Encoder, Encoders
+    from usjepa.evaluate.encoders.finished_run import Run
+    from usjepa.evaluate.scores.bootstrap import Draws
+    from usjepa.evaluate.scoring.linear import Scored
+    from usjepa.evaluate.tasks.facts import Facts
+    from usjepa.evaluate.tasks.segmentation import Segmentation
+    from usjepa.evaluate.tasks.task import Task
 
 TITLES = {
     STUDENT: "Student (this run)",

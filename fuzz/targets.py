@@ -18,21 +18,21 @@ import torch
 from safetensors.torch import save_file
 
 from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
-from tests.clips import grey_steps, write_clip
-from tests.stores import layers, write_store
-from tests.test_dicom import write as write_dicom
-from usjepa.cache.checkpoints import read_tensors
-from usjepa.cache.commits import Commit
+from tests.cache.sources.test_dicom import write as write_dicom
+from tests.support.clips import grey_steps, write_clip
+from tests.support.stores import layers, write_store
 from usjepa.cache.errors import FormatError
-from usjepa.cache.layers import Layer, check_format, parse_array_json
-from usjepa.cache.manifest import Manifest, Segment
-from usjepa.cache.recipe import load_recipe
-from usjepa.cache.settings import CacheSettings
-from usjepa.cache.shard import parse_trailer, table_hash
-from usjepa.cache.sources.kinds import reader_for
-from usjepa.cache.sources.manifest import read_manifest
-from usjepa.cache.store import open_store
-from usjepa.cache.tables import Places, RowTable, SourceTable
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.recipe import load_recipe
+from usjepa.cache.recipes.settings import CacheSettings
+from usjepa.cache.sources.manifest_csv import read_manifest
+from usjepa.cache.sources.registry import reader_for
+from usjepa.cache.store.commits import Commit
+from usjepa.cache.store.generations import Manifest, Segment
+from usjepa.cache.store.layers import Layer, check_format, parse_array_json
+from usjepa.cache.store.shard import parse_trailer, table_hash
+from usjepa.cache.store.tables import Places, RowTable, SourceTable
+from usjepa.cache.teacher.checkpoints import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -205,9 +205,9 @@ def _texts(folder: Path) -> list[Target]:
     for name in ("a.png", "b.png", "c.mp4"):
         (listed / name).write_bytes(b"x")
     manifest = "path,dataset,label,group,split\na.png,d,none,p1,train\nb.png,d,cyst,p2,test\nc.mp4,e,,p3,\n"
-    import usjepa.cache.recipe as recipe_module
+    import usjepa.cache.recipes.recipe as recipe_module
 
-    recipes = (Path(recipe_module.__file__).resolve().parent.parent / "pipelines.yaml").read_text()
+    recipes = (Path(recipe_module.__file__).resolve().parents[2] / "pipelines.yaml").read_text()
 
     def read(data: bytes) -> None:
         (listed / "manifest.csv").write_bytes(data)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from usjepa.cache import reading, row_loop
+from usjepa.cache.reading import reading, row_loop
 
 ROOT = Path(__file__).parents[1]
 TINY_STORE = (
@@ -58,8 +58,8 @@ def dev_data() -> Path:
 @pytest.fixture(scope="session")
 def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed store of the phantom with a random teacher's latents; tests must not change it."""
-    from usjepa.cache.build import build
-    from usjepa.cache.recipe import load_recipe
+    from usjepa.cache.building.build import build
+    from usjepa.cache.recipes.recipe import load_recipe
 
     store = tmp_path_factory.mktemp("phantom") / "store.zarr"
     build(str(store), load_recipe("demo", TINY_STORE), teacher="random")

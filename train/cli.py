@@ -29,14 +29,14 @@ def main(
     The folder then holds the encoder (encoder.safetensors and config.json, which plain timm loads), log.jsonl,
     curve.png and the checkpoints.
     """
-    from usjepa.cache.recipe import load_recipe, recipe_names
+    from usjepa.cache.recipes.recipe import load_recipe, recipe_names
 
     if pipeline is None:
         raise UsageError(f"train needs --pipeline NAME, one of: {', '.join(recipe_names(recipes))}.")
     recipe = load_recipe(pipeline, overrides, recipes)
     from pathlib import Path
 
-    from usjepa.train.loop import train
+    from usjepa.train.run.loop import train
 
     train(store, run, recipe, device, stop_after_steps)
     if not (Path(run) / "config.json").exists():

@@ -7,7 +7,7 @@ from pathlib import Path
 import xxhash
 
 from usjepa.cache.sources.base import reading
-from usjepa.cache.sources.hdf5_path import split_inside
+from usjepa.cache.sources.inside import split_inside
 
 _PIECE = 8 << 20  # bytes; read and hashed at a time, so memory does not grow with the file
 

@@ -17,7 +17,7 @@ import h5py
 
 from usjepa.cache.sources.base import FileFacts, over_black, reading, require_ascending, unreadable
 from usjepa.cache.sources.depth import Span, needs_span, span_of, to_uint8
-from usjepa.cache.sources.hdf5_path import split_inside
+from usjepa.cache.sources.inside import split_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.sources.aliases import hide
 from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.hdf5_path import join_inside, split_inside
-from usjepa.cache.sources.kinds import ACCEPTED, PHANTOM, kind_of
-from usjepa.cache.sources.layout import confined, place_of
-from usjepa.cache.sources.manifest import read_manifest
+from usjepa.cache.sources.folders import confined, place_of
+from usjepa.cache.sources.inside import join_inside, split_inside
+from usjepa.cache.sources.manifest_csv import read_manifest
+from usjepa.cache.sources.registry import ACCEPTED, PHANTOM, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from usjepa.cache.settings import CacheSettings
+    from usjepa.cache.recipes.settings import CacheSettings
 
 MANIFEST = "manifest.csv"
 
@@ -67,7 +67,7 @@ def _listed(source: str, settings: CacheSettings) -> Listing:
 
 
 def _phantom(settings: CacheSettings) -> Listing:
-    from usjepa.cache.sources.phantom import Phantom
+    from usjepa.cache.sources.phantom.source import Phantom
 
     patients = Phantom(settings.phantom).patients()
     entries = [Entry(p.path, p.dataset, p.group, p.label, p.split, PHANTOM) for p in patients]
@@ -145,8 +145,8 @@ def _expanded(root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
     Whoever probes such a file raises with the reason, under the same policy as for any other unreadable file.
     """
     # Imported here: the child reads through this package's readers, and so imports it.
-    from usjepa.cache.isolation import decoding
-    from usjepa.cache.settings import CacheSettings
+    from usjepa.cache.decoding.child import decoding
+    from usjepa.cache.recipes.settings import CacheSettings
 
     with decoding(Listing(root, ()), CacheSettings()) as child:
         for entry in entries:

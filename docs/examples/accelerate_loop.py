@@ -6,11 +6,11 @@ import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from usjepa.cache.recipe import load_recipe
-from usjepa.train.dataset import StoreDataset
-from usjepa.train.masks import sample_masks
-from usjepa.train.predictor import Predictor
-from usjepa.train.student import Student
+from usjepa.cache.recipes.recipe import load_recipe
+from usjepa.train.data.dataset import StoreDataset
+from usjepa.train.masks.multiblock import sample_masks
+from usjepa.train.model.predictor import Predictor
+from usjepa.train.model.student import Student
 
 
 def main(path: str, steps: int) -> None:

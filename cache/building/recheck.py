@@ -1,0 +1,137 @@
+"""Before a build goes on under other library versions or on another device: do they still give the stored numbers?
+
+Soft identity (versions, device, kernels) may differ without harm, but a store must not be half one thing and half
+another. So a few stored rows are computed again and compared within a tolerance that knows the precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usjepa.cache.errors import IdentityError
+from usjepa.cache.reading.reading import LayerReader, Run
+from usjepa.cache.store.commits import Commit, committed
+from usjepa.cache.teacher.asking import ask_teacher
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.decoding.child import Cutters
+    from usjepa.cache.store.layers import Layer
+    from usjepa.cache.store.writer import StoreWriter
+    from usjepa.cache.teacher.teacher import Teacher
+
+RECHECKED_ROWS = 8
+PIXEL_TOLERANCE = 2
+"""Largest difference of a pixel, grey levels of 255: decoders and resizers round differently between versions."""
+LATENT_TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 5e-2}
+"""Largest relative error (Frobenius norm of the difference over that of the centred latents), by compute precision."""
+INT8_TOLERANCE = 3e-2
+Say = Callable[[str], None]
+
+
+class _Tables(Sequence[str]):
+    """Table hashes of committed shards, by shard number."""
+
+    def __init__(self, commits: Mapping[int, Commit]) -> None:
+        self._commits = commits
+
+    def __getitem__(self, shard: Any) -> Any:
+        return self._commits[shard].table
+
+    def __len__(self) -> int:
+        return max(self._commits, default=-1) + 1
+
+
+def read_committed(
+    writer: StoreWriter, layer: Layer, commits: Mapping[int, Commit], rows: Sequence[int]
+) -> NDArray[Any]:
+    """Return rows of committed shards of a layer that need not be sealed, checked like any read."""
+    out = np.zeros((len(rows), *layer.shape), layer.dtype)
+    reader = LayerReader(writer.storage, layer, _Tables(commits))
+    for place, row in enumerate(rows):
+        flat = out.reshape(-1).view(np.uint8).data
+        reader.read(Run(row // layer.rows_per_shard, [row], [place], flat))
+    reader.close()
+    return out
+
+
+def sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int) -> list[int]:
+    """Return up to `count` committed rows, evenly spaced, holes left out."""
+    holes = {row for commit in commits.values() for row, _ in commit.holes}
+    rows = [row for shard in sorted(commits) for row in writer.state.rows_of_shard(shard) if row not in holes]
+    places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    return [rows[i] for i in places]
+
+
+def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: Cutters, say: Say) -> None:
+    """Cut a few stored rows again from their sources; raises IdentityError when they came out differently."""
+    rows = sample_rows(writer, commits, RECHECKED_ROWS)
+    stored = read_committed(writer, writer.state.layers["pixels"], commits, rows)
+    for place, row in enumerate(rows):
+        segment = next(s for s in writer.state.segments if s.first_row <= row < s.first_row + s.rows)
+        again = cutters[segment.number].make(range(row, row + 1), False, lambda: None).pixels[0]
+        worst = int(np.abs(again.astype(int) - stored[place]).max())
+        if worst > PIXEL_TOLERANCE:
+            raise IdentityError(
+                f"{writer.storage.url}: row {row} cut again differs from the stored one by {worst} grey levels: the "
+                "decoding or imaging libraries changed its numbers. Install the versions that `status` shows, or "
+                "build anew."
+            )
+    say(
+        f"library versions differ from those of stored shards: {len(rows)} rows of pixels made again, equal within "
+        f"{PIXEL_TOLERANCE} grey levels"
+    )
+
+
+def recheck_latents(
+    writer: StoreWriter, commits: Mapping[int, Commit], pixels: Mapping[int, Commit], teacher: Teacher, say: Say
+) -> None:
+    """Ask the teacher again for a few stored rows; raises IdentityError when the answers differ beyond tolerance."""
+    layers = writer.state.layers
+    layer = layers[f"latents/{teacher.name}"]
+    rows = sample_rows(writer, commits, RECHECKED_ROWS)
+    images = read_committed(writer, layers["pixels"], pixels, rows)
+    stored = read_committed(writer, layer, commits, rows)
+    scales = None
+    if layer.dtype == "int8":
+        scale_layer = layers[f"scales/{teacher.name}"]
+        scales = read_committed(writer, scale_layer, committed(writer.storage, scale_layer), rows)
+    again = ask_teacher(teacher, images, np.asarray(rows), len(rows), lambda: None)
+    error = relative_error(again, as_float(layer, stored, scales))
+    tolerance = tolerance_of(teacher, layer)
+    if error > tolerance:
+        raise IdentityError(
+            f"{writer.storage.url}: {len(rows)} stored rows of {layer.name} asked again differ by {error:.2g} "
+            f"(tolerance {tolerance:g}): libraries or device changed the teacher's numbers. "
+            "Use those that `status` shows, or another name."
+        )
+    say(
+        f"versions or device differ from those of stored shards: {len(rows)} rows of {layer.name} asked again, "
+        f"relative error {error:.1e} (tolerance {tolerance:g})"
+    )
+
+
+def as_float(layer: Layer, stored: NDArray[Any], scales: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    """Return stored latents [R, T, D] as float32; int8 needs its scales [R, T]."""
+    if scales is None:
+        return stored.astype(np.float32)
+    return stored.astype(np.float32) * scales[:, :, None] * np.asarray(layer.channel_scale, np.float32)
+
+
+def relative_error(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> float:
+    """Return the Frobenius norm of the difference over that of the centred latents.
+
+    Centred per channel: a few channels with large means would hide any difference otherwise.
+    """
+    centred = again_RTD - again_RTD.mean(axis=(0, 1))
+    return float(np.linalg.norm(again_RTD - stored_RTD) / max(float(np.linalg.norm(centred)), 1e-12))
+
+
+def tolerance_of(teacher: Teacher, layer: Layer) -> float:
+    """Return the largest relative error that versions, device and stored precision explain."""
+    computed = LATENT_TOLERANCE[str(teacher.identity["compute"])]
+    return max(computed, INT8_TOLERANCE) if layer.dtype == "int8" else computed

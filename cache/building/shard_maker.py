@@ -1,0 +1,179 @@
+"""Makes one shard: pixels and regions cut from sources or read back, latents asked of the teacher, all published.
+
+What builds in one process, in parts, on a cluster, and what repairs: all make shards here, so they make the same bytes.
+Batches of the teacher never cross a shard, hence a shard's latents do not depend on which shards were made before it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from usjepa.cache.building.origins import naming_frames
+from usjepa.cache.building.recheck import read_committed
+from usjepa.cache.building.stages import Stages
+from usjepa.cache.errors import UsageError
+from usjepa.cache.frames.rows import PixelShard, pixel_soft
+from usjepa.cache.lazy import lazy
+from usjepa.cache.store.memory import BatchMemory, Ring
+from usjepa.cache.teacher.asking import Answer, Asker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.decoding.child import Cutters
+    from usjepa.cache.identity import Json
+    from usjepa.cache.store.commits import Commit
+    from usjepa.cache.store.layers import Layer
+    from usjepa.cache.store.writer import StoreWriter
+    from usjepa.cache.teacher.teacher import Teacher
+
+
+WRITERS = 2
+"""Shards that are written at once: one is packed and hashed while the disk still takes in the other."""
+
+
+class Latents(NamedTuple):
+    """A shard's latents as they are stored, once the answer has arrived."""
+
+    arrays: dict[str, NDArray[Any]]
+    """Layer name -> [rows, *shape] of the stored dtype, scales before latents as they are written."""
+    answer: Answer
+    memory: BatchMemory
+    """Where they lie."""
+
+
+@dataclass
+class ShardMaker:
+    """Everything that making a shard needs, in one process."""
+
+    writer: StoreWriter
+    cutters: Cutters | None
+    """What cuts rows from their sources; none when all pixels are stored already."""
+    commits: dict[str, dict[int, Commit]]
+    """Layer name -> finished shards, as far as they are known here."""
+    skip_errors: bool
+    check: Callable[[], None]
+    """Called at safe points; may raise to stop."""
+    model: Teacher | None = None
+    latents: list[Layer] = field(default_factory=list)
+    """The teacher's layers; empty without a teacher."""
+    batch_size: int = 1
+    soft: dict[str, Json] = field(default_factory=dict)
+    stages: Stages = field(default_factory=Stages)
+
+    @property
+    def layers(self) -> list[Layer]:
+        """All layers that a shard is made of here."""
+        return [self.writer.state.layers[name] for name in ("pixels", "regions")] + self.latents
+
+    def is_done(self, shard: int) -> bool:
+        """Return whether every wanted layer has the shard."""
+        return all(shard in self.commits[layer.name] for layer in self.layers)
+
+    def has_pixels(self, shard: int) -> bool:
+        """Return whether pixels and regions of the shard are stored."""
+        return shard in self.commits["pixels"] and shard in self.commits["regions"]
+
+    def make(self, shard: int) -> None:
+        """Make and publish what a shard lacks."""
+        made = self.pixels_of(shard)
+        self.write(shard, made, self.latents_of(shard, made))
+
+    def pixels_of(self, shard: int) -> PixelShard:
+        """Return the shard's pixels: from the store where they are built, else from the sources."""
+        numbers = self.writer.state.rows_of_shard(shard)
+        if self.has_pixels(shard):
+            with self.stages.time("read"):
+                return self._stored_pixels(shard, numbers)
+        with self.stages.time("decode"):
+            return self.cut(shard, numbers)
+
+    def cut(self, shard: int, numbers: range) -> PixelShard:
+        """Cut rows of a shard from their sources."""
+        if self.cutters is None:
+            raise UsageError("pixels have to be cut from the sources, which were not given: add --source FOLDER.")
+        segment = self.writer.state.segment_of_shard(shard).number
+        return self.cutters[segment].make(numbers, self.skip_errors, self.check)
+
+    def one_row(self, row: int) -> PixelShard:
+        """Return a single row's pixels, wherever they come from."""
+        shard = row // self.writer.state.rows_per_shard
+        wanted = range(row, row + 1)
+        return self._stored_pixels(shard, wanted) if self.has_pixels(shard) else self.cut(shard, wanted)
+
+    def _stored_pixels(self, shard: int, numbers: range) -> PixelShard:
+        commits = self.commits["pixels"]
+        holes = [hole for hole in commits[shard].holes if hole[0] in numbers]
+        missing = {row for row, _ in holes}
+        rows = [row for row in numbers if row not in missing]
+        layer = self.writer.state.layers["pixels"]
+        pixels: NDArray[np.uint8] = np.zeros((len(numbers), *layer.shape), np.uint8)
+        pixels[[row - numbers.start for row in rows]] = read_committed(self.writer, layer, commits, rows)
+        return PixelShard(pixels, np.empty((0,), np.uint8), holes)
+
+    @lazy
+    def _memories(self) -> Ring:
+        """One that the teacher fills in, and those that are written: touching fresh memory costs as much as either."""
+        return Ring(WRITERS + 1, pinned=self.model is not None and self.model.device.type == "cuda")
+
+    @lazy
+    def _asker(self) -> Asker:
+        assert self.model is not None
+        (layer,) = (layer for layer in self.latents if layer.name.startswith("latents/"))
+        return Asker(self.model, layer, self.batch_size, self.check)
+
+    def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
+        """Ask the teacher for a shard's latents; none when they are stored already.
+
+        On a GPU the last of them may not have arrived yet: `write` waits for them, in its own thread.
+        """
+        if self.model is None or all(shard in self.commits[layer.name] for layer in self.latents):
+            return None
+        first_row, memory = self.writer.state.rows_of_shard(shard).start, self._memories.take()
+        try:
+            arrays = memory.arrays({layer.name: layer for layer in self.latents}, len(made.pixels))
+            with naming_frames(self.writer), self.stages.time("teacher"):
+                answer = self._asker.ask(made.pixels, first_row, arrays)
+        except BaseException:
+            self._memories.release(memory)
+            raise
+        return Latents(arrays, answer, memory)
+
+    def ask(self, pixels: NDArray[np.uint8], first_row: int) -> dict[str, NDArray[Any]]:
+        """Return the latents of consecutive rows as they are stored, an array [n, *shape] a layer."""
+        into = {layer.name: np.empty((len(pixels), *layer.shape), layer.dtype) for layer in self.latents}
+        with naming_frames(self.writer):
+            self._asker.ask(pixels, first_row, into).wait()
+        return into
+
+    def write(self, shard: int, made: PixelShard, latents: Latents | None) -> None:
+        """Publish and commit every layer of a shard that is not stored yet, and free the latents' memory."""
+        try:
+            arrays = self._arrived(latents) if latents is not None else {}
+            with self.stages.time("write"):
+                commits = self._write(shard, made, arrays)
+        finally:
+            if latents is not None:
+                self._memories.release(latents.memory)
+        self.stages.add("write", 0.0, sum(commit.size for commit in commits))
+
+    def _arrived(self, latents: Latents) -> dict[str, NDArray[Any]]:
+        with naming_frames(self.writer):
+            latents.answer.wait()
+        return latents.arrays
+
+    def _write(self, shard: int, made: PixelShard, latents: dict[str, NDArray[Any]]) -> list[Commit]:
+        layers = self.writer.state.layers
+        commits = []
+        if not self.has_pixels(shard):
+            soft: dict[str, Json] = pixel_soft()
+            for name, rows in (("regions", made.regions), ("pixels", made.pixels)):
+                commits.append(self.writer.write_shard(layers[name], shard, rows, made.holes, soft))
+        for name, values in latents.items():
+            commits.append(self.writer.write_shard(layers[name], shard, values, made.holes, self.soft))
+        return commits

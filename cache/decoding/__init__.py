@@ -1,0 +1,4 @@
+"""Parse other people's files in child processes, so that a crashing parser costs one file.
+
+Read `child.py` (the parent's side) first, then `worker.py` (the child's). Others import `Cutters` and `Isolated`.
+"""

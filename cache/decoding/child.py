@@ -1,0 +1,245 @@
+"""Parses sources in child processes, so that a parser that crashes costs a file, never the build.
+
+A child that dies while it decodes is an unreadable source: it stops the build and is named, or is recorded with its
+reason, as the recipe says. Decoding in other processes also leaves the interpreter to whoever feeds the teacher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import weakref
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from usjepa.cache import errors
+from usjepa.cache.errors import SourceError, StoreError
+from usjepa.cache.frames.rows import PixelMaker, PixelShard
+from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.sources.registry import PHANTOM
+from usjepa.cache.store.origins import read_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.store.generations import Segment
+
+_POLL_S = 0.2
+_ENDS_WITHIN_S = 5.0
+_SMALL_ROWS = 512
+"""A phantom of fewer rows is cut in this process: it parses nothing, and a child takes a third of a second to start."""
+
+
+class Cutter(Protocol):
+    """Cuts rows of one segment from its sources."""
+
+    def make(self, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
+        """Return the rows `numbers`, as `PixelMaker.make` does."""
+        ...
+
+
+class _Died(Exception):
+    """The child ended without an answer."""
+
+    def __init__(self, at: str | None, how: str) -> None:
+        super().__init__(how)
+        self.at, self.how = at, how
+
+
+class DecodingProcess:
+    """One child; it is started when it is first asked and again after it died. Belongs to one thread at a time."""
+
+    def __init__(self, root: Path | None, settings: CacheSettings, real: dict[str, str]) -> None:
+        self._hello = {
+            "root": None if root is None else str(root),
+            "settings": settings.model_dump_json(),
+            "real": real,
+        }
+        self._wire: Connection | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = -1
+        self._end: Callable[[], object] = lambda: None
+
+    def probe(self, path: str, reader: str) -> FileFacts:
+        """Decode a whole source and return its facts; SourceError when that fails or kills the child."""
+        answer, _ = self._ask_once({"job": "probe", "path": path, "reader": reader}, path)
+        return FileFacts(*answer["facts"])
+
+    def datasets(self, path: str, file: Path) -> list[str]:
+        """Return the names of the image datasets in an HDF5 file; SourceError as `probe`."""
+        answer, _ = self._ask_once({"job": "datasets", "path": path, "file": str(file)}, path)
+        return [str(name) for name in answer["datasets"]]
+
+    def _ask_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
+        try:
+            return self._ask(request, lambda: None)
+        except _Died as death:
+            raise SourceError(_crashed(path, death.how)) from death
+
+    def cut(self, store: str, segment: Segment, numbers: range, skip: bool, check: Callable[[], None]) -> PixelShard:
+        """Return rows of a segment, as `PixelMaker.make` does; a source that kills the child counts as unreadable."""
+        bad: dict[str, str] = {}
+        request = {
+            "job": "cut", "store": store, "segment": segment.to_json(), "start": numbers.start, "stop": numbers.stop,
+            "skip_errors": skip, "bad": bad,
+        }  # fmt: skip
+        while True:
+            try:
+                answer, (pixels, regions) = self._ask(request, check)
+                break
+            except _Died as death:
+                if death.at is None:
+                    raise StoreError(f"the process that decodes could not start ({death.how}).") from death
+                reason = _crashed(death.at, death.how)
+                if not skip:
+                    raise SourceError(reason) from death
+                bad[death.at] = reason
+        # Arrays of bytes of their own: what comes off the wire can't be written to.
+        return PixelShard(
+            np.frombuffer(bytearray(pixels), np.uint8).reshape(answer["pixels"]),
+            np.frombuffer(bytearray(regions), np.uint8).reshape(answer["regions"]),
+            [(int(row), str(reason)) for row, reason in answer["holes"]],
+        )
+
+    def _ask(self, request: dict[str, Any], check: Callable[[], None]) -> tuple[dict[str, Any], list[bytes]]:
+        """Send a request and return the answer and what follows it; raise what the child raised, or _Died."""
+        wire, at = self._connected(), None
+        try:
+            wire.send_bytes(json.dumps(request).encode())
+            while True:
+                while not wire.poll(_POLL_S):
+                    check()
+                answer = json.loads(wire.recv_bytes())
+                if "at" in answer:
+                    at = answer["at"]
+                    continue
+                if "error" in answer:
+                    raise getattr(errors, answer["error"])(answer["message"])
+                return answer, [wire.recv_bytes() for name in ("pixels", "regions") if name in answer]
+        except (EOFError, ConnectionError) as error:
+            raise _Died(at, self._how_it_ended()) from error
+        except errors.Interrupted:
+            self.close()  # it is still at work on what nobody wants any more
+            raise
+
+    def _connected(self) -> Connection:
+        if self._owner != os.getpid():  # a forked copy starts a child of its own
+            self._wire = self._process = None
+            self._owner = os.getpid()
+        if self._wire is None:
+            mine, theirs = socket.socketpair()
+            command = [sys.executable, "-m", "usjepa.cache.decoding.worker", str(theirs.fileno())]
+            # A session of its own: Ctrl-C reaches the leading process alone.
+            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+            theirs.close()
+            self._wire = Connection(mine.detach())
+            self._end = weakref.finalize(self, _end, self._wire, self._process)
+            self._wire.send_bytes(json.dumps(self._hello).encode())
+        return self._wire
+
+    def _how_it_ended(self) -> str:
+        process = self._process
+        self.close()
+        code = process.returncode if process is not None else None
+        if code is not None and code < 0:
+            return f"died of {signal.Signals(-code).name}"
+        return f"ended with exit code {code}"
+
+    def close(self) -> None:
+        """End the child; it is started again when it is asked again."""
+        if self._owner == os.getpid():
+            self._end()
+        self._wire = self._process = None
+
+
+def _end(wire: Connection, process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        wire.close()
+    try:
+        process.wait(_ENDS_WITHIN_S)
+    except subprocess.TimeoutExpired:  # deep in a decoder: nothing that it does is wanted any more
+        process.kill()
+        process.wait()
+
+
+def _crashed(path: str, how: str) -> str:
+    return (
+        f"{path}: can't be read: the process that decoded it {how}, so the file crashes its parser or asks for more "
+        "memory than there is. Replace or remove the file, or leave it out with --on-error skip."
+    )
+
+
+class Isolated:
+    """Cuts rows of one segment in whichever child of a pool is free. Safe to share between threads."""
+
+    def __init__(self, store: str, segment: Segment, pool: queue.Queue[DecodingProcess]) -> None:
+        self._store, self._segment, self._pool = store, segment, pool
+
+    def make(self, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
+        """Return the rows `numbers`, as `PixelMaker.make` does."""
+        process = self._pool.get()
+        try:
+            return process.cut(self._store, self._segment, numbers, skip_errors, check)
+        finally:
+            self._pool.put(process)
+
+
+@contextlib.contextmanager
+def decoding(listing: Listing, settings: CacheSettings) -> Iterator[DecodingProcess]:
+    """Give a child that parses a listing's sources, for the length of a `with` block."""
+    process = DecodingProcess(listing.root, settings, dict(listing.real))
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+class Cutters:
+    """What cuts the rows of each segment of a store, and how many shards may be cut at once."""
+
+    def __init__(
+        self, storage: Storage, segments: Sequence[Segment], listing: Listing, settings: CacheSettings
+    ) -> None:
+        self.lookahead = settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
+        real = dict(listing.real)
+        self._children = [DecodingProcess(listing.root, settings, real) for _ in range(self.lookahead)]
+        pool: queue.Queue[DecodingProcess] = queue.Queue()
+        for child in self._children:
+            pool.put(child)
+        self._by_segment: dict[int, Cutter] = {}
+        for segment in segments:
+            sources, rows = read_tables(storage, segment)
+            small = segment.rows <= _SMALL_ROWS and set(sources.reader) == {PHANTOM}
+            if small:
+                from usjepa.cache.sources.reader import SourceReader
+
+                reader = SourceReader.of(listing, settings)
+                self._by_segment[segment.number] = PixelMaker(sources, rows, segment.first_row, reader, settings)
+            else:
+                self._by_segment[segment.number] = Isolated(_absolute(storage.url), segment, pool)
+        if all(isinstance(cutter, PixelMaker) for cutter in self._by_segment.values()):
+            self.lookahead = 1  # a reader belongs to one thread
+
+    def __getitem__(self, segment: int) -> Cutter:
+        return self._by_segment[segment]
+
+    def close(self) -> None:
+        """End the children."""
+        for child in self._children:
+            child.close()
+
+
+def _absolute(url: str) -> str:
+    return url if "://" in url else os.path.abspath(url)

@@ -1,0 +1,110 @@
+"""What happens to a frame before its views are cut: marks inpainted, grey conversion, intensity rescale [paper]."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.frames.regions import find_marks, find_region
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.recipes.settings import PreprocessSettings
+
+PREPROCESS_VERSION = 1
+"""Raised when `prepare` gives other pixels for the same frame and settings; part of the pixels' identity."""
+
+_INPAINT_RADIUS = 3
+"""Pixels around a mark that its filling is taken from."""
+_EXACT_COUNTS = 2**24
+"""Pixels up to which OpenCV's histogram, in float32, is exact."""
+_MARGIN = 2 * _INPAINT_RADIUS + 2
+"""Pixels around all marks beyond which nothing can matter to their filling: its neighbours' neighbours."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame, ready for its views."""
+
+    pixels: NDArray[np.uint8]
+    """[H, W] grey, or [H, W, 3] RGB."""
+    region: NDArray[np.bool_]
+    """[H, W], the scan."""
+
+
+def to_grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a frame [H, W] or [H, W, 3] RGB as grey [H, W]: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
+    if frame.ndim == 2:
+        return frame
+    return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def inpaint_marks(frame: NDArray[np.uint8], limit: float) -> NDArray[np.uint8]:
+    """Return the frame with its coloured marks filled from around them (Telea's fast marching, 2004).
+
+    Args:
+        frame: [H, W] or [H, W, 3] RGB; a grey one has no marks.
+        limit: share of the frame. Colour that covers as much or more is a tinted map or Doppler and is left; 0: all is.
+    """
+    if frame.ndim == 2 or limit <= 0:
+        return frame
+    marks = find_marks(frame)
+    covered = cv2.countNonZero(marks)
+    if not 0 < covered < limit * marks.size:
+        return frame
+    # The rim of a mark is mixed with its surroundings; unless it is filled too, it is what the filling is taken from.
+    rim = cv2.dilate(marks, np.ones((3, 3), np.uint8))
+    # Marching costs by the size of what it is given: that is the marks, and what it looks at around them.
+    x, y, width, height = cv2.boundingRect(rim)
+    box = slice(max(0, y - _MARGIN), y + height + _MARGIN), slice(max(0, x - _MARGIN), x + width + _MARGIN)
+    filled = frame.copy()
+    filled[box] = cv2.inpaint(np.ascontiguousarray(frame[box]), rim[box].copy(), _INPAINT_RADIUS, cv2.INPAINT_TELEA)
+    return filled
+
+
+def rescale(grey: NDArray[np.uint8], region: NDArray[np.bool_], percentiles: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return the frame with the low and high percentile of its intensities inside the region mapped to 0 and 255.
+
+    Percentiles are observed values (numpy's "inverted_cdf"), from a histogram. For [H, W, 3] they are those of the grey
+    conversion, and all channels are mapped alike. A region that is empty or of one intensity changes nothing.
+    """
+    low, high = percentiles
+    if low >= high:
+        raise UsageError(f"cache.preprocess.percentiles: the first must be less than the second, not {low} and {high}.")
+    counts = _histogram(to_grey(grey), region)
+    if not counts.any():
+        return grey
+    below = np.cumsum(counts)
+    bottom, top = (int(np.searchsorted(below, max(1, np.ceil(p / 100 * below[-1] - 1e-9)))) for p in (low, high))
+    if top <= bottom:
+        return grey
+    table = np.rint((np.arange(256.0) - bottom) * (255.0 / (top - bottom))).clip(0, 255).astype(np.uint8)
+    return np.asarray(cv2.LUT(grey, table), np.uint8)
+
+
+def _histogram(grey: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return how many pixels of a region have each intensity, [256]."""
+    if grey.size >= _EXACT_COUNTS:
+        return np.bincount(grey[region], minlength=256)
+    counts = cv2.calcHist([grey], [0], region.view(np.uint8), [256], [0, 256])
+    return np.asarray(counts, dtype=np.int64).reshape(-1)
+
+
+def prepare(frame: NDArray[np.uint8], settings: PreprocessSettings) -> Prepared:
+    """Return a frame [H, W] or [H, W, 3] RGB with its marks inpainted, grey or colour, rescaled, and its region.
+
+    The region is found on the frame as it came: there colour still tells a mark from echo. What lies outside it is left
+    as it is; the views zero it where the recipe de-identifies.
+    """
+    region = find_region(frame)
+    pixels = inpaint_marks(frame, settings.inpaint_below)
+    if settings.grey:
+        pixels = to_grey(pixels)
+    elif pixels.ndim == 2:
+        pixels = np.repeat(pixels[..., None], 3, axis=2)
+    return Prepared(rescale(pixels, region, settings.percentiles), region)

@@ -1,0 +1,139 @@
+"""From what was measured to what a build will take: plain arithmetic, each formula once. docs/scaling.md prints them.
+
+F frames, K views, R = F K rows, b bytes a row, t seconds a row.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from usjepa.cache.building.disk_space import BLOCK_NBYTES, Need, Room, need_of_shards
+from usjepa.cache.frames.rows import pixel_layers
+from usjepa.cache.store.precision import bytes_per_row
+from usjepa.cache.store.shard import ShardLayout
+
+if TYPE_CHECKING:
+    from usjepa.cache.planning.sample import Estimate
+    from usjepa.cache.planning.target import TargetRates
+    from usjepa.cache.planning.trial import Trial
+    from usjepa.cache.recipes.settings import CacheSettings, LatentPrecision
+
+_TABLE_NBYTES_A_ROW = 8
+"""Of the segment's Parquet tables, compressed; measured on the phantom and on folders of images."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Everything a forecast rests on. Seconds and bytes."""
+
+    sources: int
+    looked_at: int
+    """Sources that were scanned for the sample."""
+    frames: Estimate
+    frames_by_dataset: dict[str, float]
+    scan: Estimate
+    """Seconds of the whole scan."""
+    loading: float
+    """Seconds until libraries and teacher are loaded."""
+    trial: Trial
+    rates: TargetRates
+    grid: tuple[int, int] | None
+    """(T, D) of the teacher's latents; none without a teacher."""
+    room: Room
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A build, before it is run."""
+
+    precision: LatentPrecision
+    views: int
+    rows: int
+    nbytes: int
+    files: int
+    seconds: float
+    slowest: str
+    """scan, decode, teacher or write."""
+    pays_from_epoch: int | None
+    """Epochs after which build and reads together have cost less than the teacher in the loop; none: never, or no
+    teacher."""
+    fits: bool
+
+
+def row_layers(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None) -> list[int]:
+    """Return the bytes of a row in each layer."""
+    sizes = [layer.row_nbytes for layer in pixel_layers(settings, settings.rows_per_shard)]
+    if grid is not None:
+        tokens, dim = grid
+        scales = 4 * tokens if precision == "int8" else 0
+        sizes.append(bytes_per_row(precision, tokens, dim) - scales)
+        sizes += [scales] if scales else []
+    return sizes
+
+
+def row_nbytes(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None) -> int:
+    """Return the bytes of a row over all layers."""
+    return sum(row_layers(settings, precision, grid))
+
+
+def need_of_store(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None, rows: int) -> Need:
+    """Return the bytes and inodes of a store of `rows` rows."""
+    full, rest = divmod(rows, settings.rows_per_shard)
+    sizes: list[tuple[int, int]] = []
+    for nbytes in row_layers(settings, precision, grid):
+        layout = ShardLayout(settings.rows_per_shard, nbytes)
+        sizes += [(full, layout.size(settings.rows_per_shard))] + ([(1, layout.size(rest))] if rest else [])
+    need = need_of_shards(sizes)
+    layers = len(row_layers(settings, precision, grid))
+    # Folders of layers and commits, their descriptions, the segment's folder and three files, the store's own.
+    return Need(need.nbytes + rows * _TABLE_NBYTES_A_ROW + 8 * BLOCK_NBYTES, need.files + 4 * layers + 10)
+
+
+def forecast(
+    measured: Measured, settings: CacheSettings, precision: LatentPrecision, views: int, dataset_cap: int
+) -> Forecast:
+    """Predict a build of the measured source in some precision with some number of views."""
+    rows = round(measured.frames.value) * views
+    need = need_of_store(settings, precision, measured.grid, rows)
+    trial = measured.trial
+    # A disk's cache takes a trial's few shards at once, and a long build at the sustained rate.
+    sustained = need.nbytes / max(rows, 1) / measured.rates.write
+    row = max(trial.row, sustained)
+    calibration = min(rows, 64) * (trial.decode + trial.teacher) if precision == "int8" and measured.grid else 0.0
+    work = rows * row
+    parts = {
+        "scan": measured.scan.value,
+        "decode": rows * trial.decode,
+        "teacher": rows * trial.teacher_at_work,
+        "write": rows * max(trial.write, sustained),
+    }
+    seconds = measured.loading + measured.scan.value + trial.fill + calibration + work
+    fits = need.nbytes <= measured.room.nbytes and (measured.room.files is None or need.files <= measured.room.files)
+    return Forecast(
+        precision,
+        views,
+        rows,
+        need.nbytes,
+        need.files,
+        seconds,
+        max(parts, key=lambda name: parts[name]),
+        _pays_from(measured, precision, seconds, dataset_cap),
+        fits,
+    )
+
+
+def _pays_from(measured: Measured, precision: LatentPrecision, build_seconds: float, dataset_cap: int) -> int | None:
+    """Return the first epoch by which caching has cost less time than the teacher in the loop.
+
+    An epoch draws E = sum over datasets of min(|D|, cap) frames. Either way it costs the student's steps; beside them
+    E times the teacher in the loop, or E reads of latents, counted in full though they overlap with the steps. So
+    e > build / (E (teacher - read)). Pixels are read either way.
+    """
+    if measured.grid is None:
+        return None
+    drawn = sum(min(frames, dataset_cap) for frames in measured.frames_by_dataset.values())
+    read = bytes_per_row(precision, *measured.grid) / measured.rates.read
+    saved = drawn * (measured.trial.teacher - read)
+    return math.floor(build_seconds / saved) + 1 if saved > 0 else None

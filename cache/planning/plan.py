@@ -1,0 +1,175 @@
+"""`usjepa-cache plan`: bytes, inodes, hours, the slowest part, and the epoch at which caching pays, before a build.
+
+Nothing is assumed that can be measured: a sample of the source is scanned, the teacher timed, the target written to
+and read from, and the first shards of the sample are built by the build's own pipeline. All of it happens in one
+temporary folder on the target, which is removed however the plan ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from usjepa.cache.building.disk_space import room_at
+from usjepa.cache.errors import UsageError, WriteError
+from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.cache.planning.estimate import Forecast, Measured, forecast, row_nbytes
+from usjepa.cache.planning.sample import draw_sample
+from usjepa.cache.planning.target import measure_target
+from usjepa.cache.planning.trial import batch_of, run_trial, teacher_seconds
+from usjepa.cache.sources.listing import list_source
+from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from usjepa.cache.recipes.settings import CacheSettings, Recipe
+
+_GO_ON = "Nothing was kept: run the same command again."
+_LEAST_ROWS = 640
+"""More than the small phantoms that a build cuts in its own process."""
+_SHARDS = 7
+_LEAST_FREE = 512 << 20
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was measured, and what follows for the recipe and for other precisions and numbers of views."""
+
+    source: str
+    target: str
+    measured: Measured
+    asked: Forecast
+    others: tuple[Forecast, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON types."""
+        return asdict(self)
+
+
+def plan(
+    source: str | None,
+    recipe: Recipe,
+    teacher: str | None = None,
+    target: str | None = None,
+    device: str | None = None,
+    seconds: float = 60.0,
+    say: Callable[[str], None] = lambda _: None,
+    began: float | None = None,
+) -> Plan:
+    """Measure and predict.
+
+    Args:
+        source: folder, file, manifest CSV or `phantom`; none: the recipe's own.
+        recipe: its `cache` section is what would be built.
+        teacher: as for build; none: pixels only.
+        target: folder in which the store would lie, or the store's own place; none: the working folder.
+        device: torch device of the teacher.
+        seconds: about how long to measure.
+        say: told what is being measured.
+        began: `time.perf_counter()` when the command began, before its libraries were imported, as a build imports
+            them too; none: now.
+
+    Raises:
+        UsageError: no source, or a target that is no folder.
+        WriteError: the target can't be written or has less than 512 MiB free.
+        SourceError: no source of the sample can be read.
+    """
+    began = time.perf_counter() if began is None else began
+    place = source or recipe.cache.source
+    if place is None:
+        raise UsageError("plan needs a SOURCE: a folder, a file, a manifest CSV, or `phantom`.")
+    with graceful_interrupts() as stop, _own_folder(target) as folder:
+
+        def check() -> None:
+            stop.check(_GO_ON)
+
+        model, settings = _teacher(recipe.cache, teacher, device)
+        loading = time.perf_counter() - began
+        measured = _measure(place, settings, model, folder, loading, seconds, check, say)
+    asked = forecast(measured, settings, settings.precision, settings.views.count, recipe.train.dataset_cap)
+    return Plan(place, str(folder.parent), measured, asked, tuple(_others(measured, recipe, settings)))
+
+
+def _measure(
+    place: str,
+    settings: CacheSettings,
+    model: Teacher | None,
+    folder: Path,
+    loading: float,
+    seconds: float,
+    check: Callable[[], None],
+    say: Callable[[str], None],
+) -> Measured:
+    say("listing the source, scanning a sample of it")
+    listing = list_source(place, settings)
+    rows = max(_SHARDS * settings.rows_per_shard, _LEAST_ROWS)
+    sample = draw_sample(listing, settings, rows, seconds / 3, check)
+    alone = 0.0
+    if model is not None and settings.teacher is not None:
+        say("timing the teacher")
+        alone = teacher_seconds(model, settings, batch_of(model, settings), seconds / 20, check)
+    grid = (model.grid[0] * model.grid[1], model.dim) if model is not None else None
+    say("writing to the target and reading from it")
+    (folder / "rates").mkdir()
+    nbytes = row_nbytes(settings, settings.precision, grid)
+    rates = measure_target(folder / "rates", nbytes, room_at(folder).nbytes, seconds / 20, check)
+    shutil.rmtree(folder / "rates")
+    say("building the first shards of the sample")
+    trial = run_trial(folder / "trial", listing, sample.table, settings, model, alone, seconds / 3, check)
+    return Measured(
+        len(listing.entries),
+        len(sample.table),
+        sample.frames,
+        sample.frames_by_dataset,
+        sample.scan_seconds,
+        loading,
+        trial,
+        rates,
+        grid,
+        room_at(folder),
+    )
+
+
+def _teacher(settings: CacheSettings, text: str | None, device: str | None) -> tuple[Teacher | None, CacheSettings]:
+    if text is None:
+        return None, settings
+    wanted = resolve_teacher(text, settings.teacher)
+    model = load_teacher(wanted, settings.image_size, device)
+    return model, settings.model_copy(update={"teacher": wanted})
+
+
+def _others(measured: Measured, recipe: Recipe, settings: CacheSettings) -> Iterator[Forecast]:
+    if measured.grid is None:
+        return
+    for precision in ("fp32", "fp16", "int8"):
+        for views in sorted({1, 2, 4, 8, settings.views.count}):
+            yield forecast(measured, settings, precision, views, recipe.train.dataset_cap)
+
+
+@contextlib.contextmanager
+def _own_folder(target: str | None) -> Iterator[Path]:
+    """Make a folder on the target and remove it, with all that is in it, however the block ends."""
+    place = Path(target or ".").absolute()
+    if "://" in (target or ""):
+        raise UsageError(f"{target}: plan measures folders. Give a folder on a disk or a mounted share as --target.")
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise UsageError(f"{place}: no folder. Give the folder that the store will lie in as --target.")
+    free = room_at(place).nbytes
+    if free < _LEAST_FREE:
+        raise WriteError(f"{place}: {free:,} bytes are free; measuring needs {_LEAST_FREE:,} for a moment. Free some.")
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=".usjepa-plan-", dir=place))
+    except OSError as error:
+        raise WriteError(f"{place}: can't write ({error.strerror}). Give another --target.") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)

@@ -1,0 +1,198 @@
+"""A build in small: shards of a sample of the source, made by the build's own pipeline on the target, and timed.
+
+Decoding, teacher and writing share cores, memory and disk, so what they reach together can't be computed from what
+each reaches alone. The rate between the first finished shard and the last is that of a long build.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from usjepa.cache.building.pipeline import make_shards
+from usjepa.cache.building.shard_maker import WRITERS, Latents, ShardMaker
+from usjepa.cache.decoding.child import Cutters
+from usjepa.cache.errors import Interrupted
+from usjepa.cache.frames.rows import PixelShard, pixel_layers
+from usjepa.cache.scanning.scan import rows_of
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.teacher.batch_size import choose_batch_size
+from usjepa.cache.teacher.layers import latent_layers
+from usjepa.cache.teacher.teacher import Teacher, soft_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.store.layers import Layer
+    from usjepa.cache.store.tables import SourceTable
+
+_SHARDS = 6
+"""Shards that a trial makes where time allows: the first fills the pipeline, the others show its rate."""
+_FEWEST = 3
+
+
+class _Enough(Interrupted):
+    """The trial has run for as long as it may."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Seconds; a rate is given as seconds a row."""
+
+    row: float
+    """All stages at once, as a build runs them."""
+    decode: float
+    """Decoding alone, by all processes that decode."""
+    teacher: float
+    """The teacher alone; 0 without one."""
+    teacher_at_work: float
+    """The teacher beside the other stages, with which it shares cores; 0 without one."""
+    write: float
+    """Publishing and committing, fsync included."""
+    fill: float
+    """What start and end cost beside the rows' own time: children start, the first shard is decoded."""
+    rows: int
+    """Rows that the figures rest on."""
+
+
+@dataclass
+class _TimedMaker(ShardMaker):
+    """A ShardMaker that notes when shards are done."""
+
+    ends: list[tuple[float, int]] = field(default_factory=list)
+    decoded: int = 0
+    asked: int = 0
+
+    def pixels_of(self, shard: int) -> PixelShard:
+        made = super().pixels_of(shard)
+        self.decoded += len(made.pixels)
+        return made
+
+    def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
+        latents = super().latents_of(shard, made)
+        self.asked += len(made.pixels)
+        return latents
+
+    def write(self, shard: int, made: PixelShard, latents: Latents | None) -> None:
+        super().write(shard, made, latents)
+        self.ends.append((time.perf_counter(), len(made.pixels)))
+
+
+def batch_of(model: Teacher, settings: CacheSettings) -> int:
+    """Return the teacher's images per forward pass, as a build would choose them."""
+    channels = 1 if settings.preprocess.grey else 3
+    return choose_batch_size(model, model.settings, channels, settings.image_size, ()).size
+
+
+def teacher_seconds(
+    model: Teacher, settings: CacheSettings, batch: int, seconds: float, check: Callable[[], None]
+) -> float:
+    """Return the seconds that the teacher alone takes for an image: whole batches, after one that warms it up."""
+    channels = 1 if settings.preprocess.grey else 3
+    shape = (batch, channels, settings.image_size, settings.image_size)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
+    took: list[float] = []
+    while len(took) < 3 or (sum(took) < seconds and len(took) < 50):
+        check()
+        start = time.perf_counter()
+        model(pixels)
+        model.wait()
+        took.append(time.perf_counter() - start)
+        if len(took) >= 2 and sum(took) > 4 * seconds:
+            break
+    return float(np.median(took[1:])) / batch
+
+
+def run_trial(
+    folder: Path,
+    listing: Listing,
+    table: SourceTable,
+    settings: CacheSettings,
+    model: Teacher | None,
+    teacher_alone: float,
+    seconds: float,
+    check: Callable[[], None],
+) -> Trial:
+    """Build a sample's first shards into a folder that the caller removes.
+
+    Args:
+        folder: where the trial's store goes.
+        listing: the whole source.
+        table: the sample, scanned.
+        settings: of the build that is planned.
+        model: the teacher, none for pixels alone.
+        teacher_alone: seconds an image, as `teacher_seconds` says.
+        seconds: how long it may take; three shards are made all the same unless that takes twice as long.
+        check: called at safe points; may raise to stop.
+    """
+    rows = rows_of(table, settings)
+    batch = 1 if model is None else batch_of(model, settings)
+    writer = StoreWriter(LocalStorage(folder))
+    writer.open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))
+    writer.add_segment(table.to_parquet(), rows.to_parquet(), len(rows))
+    layers = [writer.add_layer(layer) for layer in _layers(settings, model, writer)]
+    start = time.perf_counter()
+
+    def enough() -> None:
+        check()
+        spent = time.perf_counter() - start
+        if (spent > seconds and len(maker.ends) >= _FEWEST) or spent > 2 * seconds:
+            raise _Enough("the trial has run for as long as it may.")
+
+    with contextlib.closing(Cutters(writer.storage, writer.state.segments, listing, settings)) as cutters:
+        maker = _TimedMaker(writer, cutters, {layer.name: {} for layer in layers}, skip_errors=True, check=enough)
+        if model is not None:
+            maker.model, maker.latents = model, [layer for layer in layers if "/" in layer.name]
+            maker.batch_size, maker.soft = batch, soft_identity(model)
+        with contextlib.suppress(_Enough):
+            make_shards(maker, range(writer.state.shard_count), lambda _: None)
+    check()
+    return _timing(maker, start, cutters.lookahead, teacher_alone)
+
+
+def _rows_per_shard(rows: int, wanted: int, batch: int, teacher_alone: float, seconds: float) -> int:
+    """Return the shard size of the trial: the build's, less where too few such shards would be made."""
+    in_time = seconds / _SHARDS / teacher_alone if teacher_alone else wanted
+    most = min(wanted, int(in_time), rows // _SHARDS)
+    return max(most // batch * batch, min(batch, max(rows // _SHARDS, 1)))
+
+
+def _layers(settings: CacheSettings, model: Teacher | None, writer: StoreWriter) -> list[Layer]:
+    pixels, regions = pixel_layers(settings, writer.state.rows_per_shard)
+    latents = [] if model is None else latent_layers(model, settings.precision, pixels, writer.state.rows_per_shard)
+    # Any scale will do: it changes the latents' bytes, not the time they take.
+    scaled = [replace(x, channel_scale=(1.0,) * x.shape[1]) if x.dtype == "int8" else x for x in latents]
+    return [pixels, regions, *scaled]
+
+
+def _timing(maker: _TimedMaker, start: float, lookahead: int, teacher_alone: float) -> Trial:
+    decode = maker.stages.seconds.get("decode", 0.0) / max(maker.decoded, 1) / lookahead
+    done = sum(rows for _, rows in maker.ends)
+    write = maker.stages.seconds.get("write", 0.0) / max(done, 1) / WRITERS
+    teacher = maker.stages.seconds.get("teacher", 0.0) / max(maker.asked, 1)
+    alone = max(decode, teacher_alone, write)
+    if len(maker.ends) < 2:
+        return Trial(alone, decode, teacher_alone, teacher, write, 0.0, done)
+    row = steady_row(maker.ends, lookahead if len(maker.ends) == maker.writer.state.shard_count else 0)
+    fill = max(maker.ends[-1][0] - start - done * row, 0.0)
+    return Trial(row, decode, teacher_alone, teacher, write, fill, done - maker.ends[0][1])
+
+
+def steady_row(ends: list[tuple[float, int]], idle: int) -> float:
+    """Return seconds a row between the first finished shard and the last that was made while others were decoded.
+
+    Args:
+        ends: (when, rows) of each finished shard, two or more.
+        idle: shards at the end during which nothing was left to decode; they are made faster than most.
+    """
+    last = max(len(ends) - 1 - idle, 1)
+    return (ends[last][0] - ends[0][0]) / sum(rows for _, rows in ends[1 : last + 1])

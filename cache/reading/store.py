@@ -1,0 +1,315 @@
+"""Reads a store: what stage two and three see. `open_store(path).read(rows)` gives one batch, every row checked.
+
+The manifest is read and checked at opening, the tables of sources and rows when first asked for, a shard's index
+when a row of it is first read. Opening therefore costs the same whatever the store holds.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
+from usjepa.cache.lazy import lazy
+from usjepa.cache.reading.ahead import ReadAhead
+from usjepa.cache.reading.batch import Batch
+from usjepa.cache.reading.batch_rows import BatchRows
+from usjepa.cache.reading.own import OfProcess, Own
+from usjepa.cache.reading.pieces import end_of, pieces_of, read_all
+from usjepa.cache.storage.local import Storage, open_storage
+from usjepa.cache.store.commits import committed
+from usjepa.cache.store.generations import Manifest
+from usjepa.cache.store.memory import aligned_empty
+from usjepa.cache.store.origins import Table, table_of
+from usjepa.cache.store.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.store.layers import Layer
+
+
+class Store:
+    """One generation of a store, open for reading. Safe to share between threads, to fork and to pickle."""
+
+    def __init__(self, location: str, manifest: Manifest, threads: int, check_rows: bool = True) -> None:
+        self.location = location
+        self.threads = threads
+        self.check_rows = check_rows
+        self._manifest = manifest
+        self._storage: Storage = open_storage(location)
+        self._own = OfProcess(lambda: Own(location, manifest, threads, check_rows))
+        self._named: dict[tuple[tuple[str, ...] | None, str | None], tuple[list[str], str | None]] = {}
+        """(layers, teacher) as they were asked for -> which those are: the same in every batch."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Handles and threads belong to a process: a copy opens its own.
+        return {
+            "location": self.location,
+            "manifest": self._manifest,
+            "threads": self.threads,
+            "check_rows": self.check_rows,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.location}: generation {self.generation}, {len(self):,} rows, {', '.join(self.layers)}>"
+
+    @property
+    def storage(self) -> Storage:
+        """Where the store's files lie."""
+        return self._storage
+
+    @property
+    def manifest(self) -> Manifest:
+        """The generation this store object reads."""
+        return self._manifest
+
+    @property
+    def generation(self) -> int:
+        """Number of the generation, 0 for an unsealed store opened with allow_partial."""
+        return self._manifest.generation
+
+    @property
+    def digest(self) -> str:
+        """xxh3-128 (hex) of the generation's content."""
+        return self._manifest.digest
+
+    @property
+    def layers(self) -> dict[str, Layer]:
+        """Layer name -> what a row of it is."""
+        return dict(self._manifest.layers)
+
+    @property
+    def latents(self) -> list[str]:
+        """Names of the teachers whose latents are stored, sorted."""
+        return sorted(name.split("/")[1] for name in self._manifest.layers if name.startswith("latents/"))
+
+    @property
+    def identity(self) -> dict[str, dict[str, Json]]:
+        """Layer name -> hard identity."""
+        return {name: layer.identity for name, layer in self._manifest.layers.items()}
+
+    @property
+    def channels(self) -> int:
+        """C of the pixels."""
+        return self._manifest.layers["pixels"].shape[0]
+
+    @property
+    def size(self) -> int:
+        """S, edge of the square pixels."""
+        return self._manifest.layers["pixels"].shape[1]
+
+    @lazy
+    def rows(self) -> NDArray[np.int64]:
+        """The rows that exist, ascending, int64 [R']."""
+        rows = self._manifest.row_numbers()
+        # A generation of 0 is an unsealed store: only shards that every layer has finished exist.
+        if self.generation == 0:
+            lacking = {i for tables in self._manifest.tables.values() for i, table in enumerate(tables) if not table}
+            rows = rows[~np.isin(rows // self._manifest.rows_per_shard, sorted(lacking))]
+        return rows
+
+    @lazy
+    def _dense(self) -> bool:
+        """Whether every number from 0 on is a row, as in a store of one segment without holes."""
+        return not len(self.rows) or int(self.rows[-1]) == len(self.rows) - 1
+
+    @lazy
+    def table(self) -> Table:
+        """Where each row comes from; read and checked on first use."""
+        return table_of(self._storage, self._manifest.segments, self.rows)
+
+    def _layer_names(self, layers: Sequence[str] | None, teacher: str | None) -> tuple[list[str], str | None]:
+        """Return which layers to read and whose latents are among them.
+
+        The largest rows first: what is left for the end of a batch is shared out finely among threads.
+        """
+        described = self._manifest.layers
+        if layers is not None:
+            unknown = [name for name in layers if name not in described]
+            if unknown:
+                raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
+            named = [name.split("/")[1] for name in layers if name.startswith("latents/")]
+            names, teacher = list(dict.fromkeys(layers)), named[0] if named else None
+        else:
+            teacher = self._whose(teacher)
+            mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
+            names = [name for name in ("pixels", "regions", *mine) if name in described]
+        return sorted(names, key=lambda name: -described[name].row_nbytes), teacher
+
+    def _whose(self, teacher: str | None) -> str | None:
+        """Return the teacher whose latents are meant, None where the store holds none."""
+        if teacher is None and len(self.latents) > 1:
+            raise UsageError(
+                f"{self.location}: holds latents of {', '.join(self.latents)}: say which (train.teacher, teacher=...)."
+            )
+        teacher = teacher or (self.latents[0] if self.latents else None)
+        if teacher is not None and teacher not in self.latents:
+            raise UsageError(
+                f"{self.location}: no latents of {teacher!r}; it holds {', '.join(self.latents) or 'none'}."
+            )
+        return teacher
+
+    def read(
+        self,
+        rows: Sequence[int] | NDArray[np.integer[Any]],
+        layers: Sequence[str] | None = None,
+        teacher: str | None = None,
+        out: Mapping[str, NDArray[Any]] | None = None,
+    ) -> Batch:
+        """Read rows, in the order asked for; repeats are allowed.
+
+        Args:
+            rows: [B] row numbers.
+            layers: layer names; none: pixels, regions and one teacher's latents.
+            teacher: whose latents; none: the store's only teacher.
+            out: layer name -> C-contiguous array [>= B, *shape] of the stored dtype to read into, best from
+                `buffers.BatchMemory`; none: fresh memory. What it holds after an error is not data.
+
+        Raises:
+            HoleError: a row number holds no data.
+            DamageError: a row's bytes are not those that were built.
+            UsageError: a layer or teacher that the store does not hold, or memory that does not fit.
+        """
+        batch_rows = BatchRows(rows)
+        wanted = (None if layers is None else tuple(layers), teacher)
+        if wanted not in self._named:
+            self._named[wanted] = self._layer_names(*wanted)
+        names, teacher = self._named[wanted]
+        if not self._dense:
+            self._check_numbers(batch_rows.numbers)
+        described = self._manifest.layers
+        arrays = {name: _memory(described[name], len(batch_rows.numbers), out) for name in names}
+        if len(batch_rows.numbers):
+            self._fill(arrays, batch_rows)
+        channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
+        return Batch(batch_rows.numbers, arrays, teacher, channels)
+
+    def _fill(self, arrays: Mapping[str, NDArray[Any]], rows: BatchRows) -> None:
+        """Read a batch's rows, shared out among threads."""
+        own = self._own.get()
+        ahead = ReadAhead([own.readers[name] for name in arrays], rows)
+        ahead.begin()
+        try:
+            pieces = pieces_of([(own.readers[n], a) for n, a in arrays.items()], rows, self.threads)
+            own.crew.run(end_of(pieces), partial(read_all, pieces, ahead))
+        except (DamageError, HoleError) as error:
+            self._check_numbers(rows.numbers)
+            raise type(error)(f"{error}{self._origin(str(error), rows.listed)}") from error
+
+    def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
+        """Raise HoleError where a number is not a row's. Reading finds that out by itself, except of forged stores."""
+        place = np.searchsorted(self.rows, numbers)
+        known = place < len(self.rows)
+        known[known] = self.rows[place[known]] == numbers[known]
+        if not known.all():
+            row = int(numbers[~known][0])
+            reasons = dict(self._manifest.holes)
+            why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
+            raise HoleError(f"{self.location}: row {row} holds no data{why}.")
+
+    def _origin(self, message: str, rows: Sequence[int]) -> str:
+        """Return which source the damaged row shows, for the error message."""
+        named = [row for row in rows if f"row {row} " in message]
+        if not named:
+            return ""
+        position = int(np.searchsorted(self.rows, named[0]))
+        source = self.table.sources[int(self.table.source[position])]
+        return (
+            f" It shows {source.path}, frame {int(self.table.frame[position])}, view {int(self.table.view[position])}."
+        )
+
+    def close(self) -> None:
+        """Close files and threads; the store opens them again when it is read again."""
+        self._own.close()
+
+
+def _memory(layer: Layer, rows: int, out: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:
+    """Return where a layer's rows go; raises UsageError when the caller's array does not fit."""
+    if out is None:
+        return aligned_empty((rows, *layer.shape), layer.dtype)
+    given = out.get(layer.name)
+    if given is None:
+        raise UsageError(f"out: no array for layer {layer.name!r}; give one for every layer that is read.")
+    fits = given.dtype == np.dtype(layer.dtype) and given.shape[1:] == layer.shape and len(given) >= rows
+    if not fits or not given.flags.c_contiguous or not given.flags.writeable:
+        raise UsageError(
+            f"out: layer {layer.name!r} needs a writeable C-contiguous {layer.dtype} array of at least "
+            f"{(rows, *layer.shape)}, not {given.dtype} {given.shape}."
+        )
+    return given[:rows]
+
+
+def open_store(
+    path: str | Path,
+    allow_partial: bool = False,
+    generation: int | None = None,
+    threads: int = 2,
+    check_rows: bool = True,
+) -> Store:
+    """Open a sealed store for reading.
+
+    Args:
+        path: folder or URL.
+        allow_partial: open an unsealed store too; only rows that every layer has finished exist then.
+        generation: an older generation than the newest.
+        threads: threads that read, the calling one among them.
+        check_rows: False skips the checksums of rows, to measure what they cost; damage goes unnoticed then.
+
+    Raises:
+        FormatError: no store, or one of a newer major format.
+        NotSealedError: its build has not finished.
+        DamageError: its manifest or a layer's description is damaged.
+    """
+    storage = open_storage(path)
+    if isinstance(path, Path) and not path.exists():
+        raise FormatError(f"{path}: no such folder.")
+    root_settings(storage)
+    manifest = read_manifest(storage, generation)
+    if manifest is None:
+        if generation is not None:
+            raise StoreError(f"{storage.url}: has no generation {generation}.")
+        state = read_state(storage)
+        if not allow_partial:
+            raise NotSealedError(
+                f"{storage.url}: not sealed: {progress_text(storage, state)}. Run its build command again."
+            )
+        manifest = _partial(storage, state)
+    for layer in manifest.layers.values():
+        check_layer(storage, layer, read_layer(storage, layer.name))
+    return Store(storage.url, manifest, threads, check_rows)
+
+
+def progress_text(storage: Storage, state: State) -> str:
+    """Return how far each layer of an unsealed store is."""
+    if not state.layers:
+        return "nothing is built yet"
+    done = {name: len(committed(storage, layer)) for name, layer in state.layers.items()}
+    return ", ".join(f"{name} {count}/{state.shard_count} shards" for name, count in done.items())
+
+
+def _partial(storage: Storage, state: State) -> Manifest:
+    """Return what is committed so far as a generation 0; shards not yet built have an empty table hash."""
+    found = {name: committed(storage, layer) for name, layer in state.layers.items()}
+    shards = range(state.shard_count)
+    return Manifest(
+        0,
+        state.rows_per_shard,
+        state.segments,
+        state.layers,
+        {name: tuple(c[i].table if i in c else "" for i in shards) for name, c in found.items()},
+        dict.fromkeys(found, ()),
+        tuple(sorted({hole for c in found.values() for commit in c.values() for hole in commit.holes})),
+    )

@@ -1,0 +1,181 @@
+"""Loads recipes: `pipelines.yaml` and `--set section.key=value`, typed, with every mistake named where it stands."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from usjepa.cache.errors import RecipeError
+from usjepa.cache.recipes.settings import Recipe
+
+_EXTENDS = "extends"
+
+
+def load_recipe(name: str, overrides: Sequence[str] = (), file: str | None = None) -> Recipe:
+    """Return a recipe by name.
+
+    Args:
+        name: an entry of the recipe file.
+        overrides: `section.key=value` strings; values are YAML (`1e-4` is a number).
+        file: a recipe file in place of the built-in one.
+
+    Raises:
+        RecipeError: an unknown name, key or kind, a repeated key, or a file that can't be read.
+    """
+    where = file or "pipelines.yaml"
+    merged = _resolve(name, _entries(file), where, ())
+    for override in overrides:
+        _apply(merged, override)
+    return _validated(merged, f"{where}: recipe {name}")
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return a recipe with `section.key=value` overrides on it; raises RecipeError as `load_recipe` does."""
+    values = recipe.model_dump()
+    for override in overrides:
+        _apply(values, override)
+    return _validated(values, "recipe of the run")
+
+
+def recipe_names(file: str | None = None) -> list[str]:
+    """Return the names of the recipes in a file, in its order."""
+    return list(_entries(file))
+
+
+def _entries(file: str | None) -> dict[str, Any]:
+    if file is None:
+        built_in = importlib.resources.files("usjepa").joinpath("pipelines.yaml")
+        return _parse(built_in.read_text(encoding="utf-8"), "pipelines.yaml")
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{file}: the recipe file can't be read ({error}).") from error
+    return _parse(text, file)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    """Parse YAML 1.2 without tags or objects; a repeated key is an error, never 'the last one wins'."""
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark is not None else ""
+        raise RecipeError(f"{where}{line}: {error.problem}") from error
+    except (YAMLError, ValueError) as error:
+        raise RecipeError(f"{where}: not readable as YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise RecipeError(f"{where}: holds no recipes. An entry is `name:` with cache, train and evaluate sections.")
+    return value
+
+
+def _resolve(name: str, entries: Mapping[str, Any], where: str, seen: tuple[str, ...]) -> dict[str, Any]:
+    """Return an entry merged over the one it extends."""
+    if name in seen:
+        raise RecipeError(f"{where}: recipes extend each other in a circle: {' -> '.join((*seen, name))}.")
+    if name not in entries:
+        raise RecipeError(f"{where}: no recipe {name!r}{_nearest(name, entries)} There are: {', '.join(entries)}.")
+    entry = entries[name]
+    if not isinstance(entry, dict):
+        raise RecipeError(f"{where}: recipe {name} must hold sections, not {entry!r}.")
+    own = {key: value for key, value in entry.items() if key != _EXTENDS}
+    if _EXTENDS not in entry:
+        return _merged({}, own)
+    return _merged(_resolve(str(entry[_EXTENDS]), entries, where, (*seen, name)), own)
+
+
+def _merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        below = result.get(key)
+        nested = isinstance(value, Mapping)
+        result[key] = _merged(below if isinstance(below, dict) else {}, value) if nested else value
+    return result
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set one `section.key=value` in place."""
+    key, equals, text = override.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
+        raise RecipeError(f"--set {override!r}: write it as section.key=value, e.g. --set train.lr=1e-4")
+    value = _parse(f"value: {text}" if text.strip() else "value:", f"--set {key}").get("value")
+    for section in path[:-1]:
+        below = values.get(section)
+        if not isinstance(below, dict):
+            below = values[section] = {}
+        values = below
+    values[path[-1]] = value
+
+
+def _validated(values: dict[str, Any], where: str) -> Recipe:
+    """Check kinds strictly, as JSON: there an integer may be a float and a list a tuple, but `true` is no number.
+
+    A YAML date is taken as it was written: only a text field can want one.
+    """
+    try:
+        return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise RecipeError("\n".join(_told(item, where) for item in error.errors())) from error
+
+
+def _told(item: Any, where: str) -> str:
+    """Return one validation fault as a line: field, value, what is expected, the nearest valid name."""
+    path = [str(part) for part in item["loc"]]
+    field = ".".join(path)
+    if item["type"] == "extra_forbidden":
+        valid = _fields_at(path[:-1])
+        return f"{where}: unknown key {field}{_nearest(path[-1], valid)} Valid here: {', '.join(valid)}."
+    return f"{where}: {field or 'the recipe'} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+
+
+def _fields_at(path: Sequence[str]) -> list[str]:
+    model: type[BaseModel] | None = Recipe
+    for part in path:
+        if model is None or part not in model.model_fields:
+            return []
+        model = section_model(model.model_fields[part].annotation)
+    return list(model.model_fields) if model is not None else []
+
+
+def section_model(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings class of a field that is a section, also of an optional one."""
+    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+
+
+def _nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f"; did you mean {close[0]!r}?" if close else "."
+
+
+def describe_recipe(recipe: Recipe) -> str:
+    """Return a resolved recipe as YAML, each field behind its meaning and unit."""
+    return "\n".join(_lines(recipe, 0)) + "\n"
+
+
+def _lines(settings: BaseModel, depth: int) -> list[str]:
+    indent, lines = "  " * depth, []
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        section = section_model(field.annotation)
+        meaning = field.description or (section.__doc__ if section is not None else "") or ""
+        lines += [f"{indent}# {line.strip()}" for line in meaning.strip().splitlines()]
+        if isinstance(value, BaseModel):
+            lines += [f"{indent}{name}:", *_lines(value, depth + 1)]
+        else:
+            lines.append(f"{indent}{name}: {_scalar(value)}")
+    return lines
+
+
+def _scalar(value: object) -> str:
+    """Return a value as YAML; JSON's spelling of it, except that whole lists stay on the line."""
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

@@ -1,0 +1,103 @@
+"""What a scan found, for a person: files, frames, sizes, datasets, duplicates, and what can't be read and why."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.store.tables import SourceTable
+
+_MOST_LINES = 20
+"""Lines of a list that are shown; the rest is counted."""
+
+
+def describe(
+    source: str, listing: Listing, table: SourceTable, rows: int, straddling: Sequence[tuple[str, str]]
+) -> str:
+    """Return the report.
+
+    Args:
+        source: as the person named it.
+        listing: what was scanned.
+        table: what the scan found, splits assigned.
+        rows: rows the recipe would cut from it.
+        straddling: groups that had sources both in test and elsewhere.
+    """
+    readable = table.take(table.error == "")
+    lines = [
+        f"{source}: {len(table):,} sources, {int(table.frames.sum()):,} decoded frames, {rows:,} rows",
+        *[f"note: {note}" for note in listing.notes],
+        f"readers: {_counted(table.reader)}",
+        f"sizes (height x width): {_sizes(readable)}",
+        "",
+        *_groups_table(readable),
+    ]
+    if straddling:
+        named = [f"{dataset}/{group}" for dataset, group in straddling]
+        lines += _section("groups with sources in and outside `test`, now wholly test", named)
+    lines += _section("duplicates (same content)", _duplicates(readable))
+    failed = table.take(table.error != "")
+    lines += _section("unreadable", [str(error) for error in failed.error])
+    return "\n".join(lines)
+
+
+def _counted(values: Iterable[str]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in sorted(Counter(values).items())) or "none"
+
+
+def _sizes(readable: SourceTable) -> str:
+    sizes = Counter(zip(readable.height.tolist(), readable.width.tolist(), strict=True))
+    if not sizes:
+        return "none"
+    common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:3]
+    told = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in common)
+    if len(sizes) <= len(common):
+        return told
+    smallest, largest = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
+    return f"{len(sizes)} different, {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]}; most often {told}"
+
+
+def _groups_table(readable: SourceTable) -> list[str]:
+    """Return a line per (dataset, label, split), aligned."""
+    sums: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0])
+    groups: dict[tuple[str, str, str], set[str]] = defaultdict(set)
+    columns = (readable.dataset, readable.label, readable.split, readable.group, readable.frames.tolist())
+    for dataset, label, split, group, frames in zip(*columns, strict=True):
+        key = (dataset, label, split)
+        sums[key][0] += 1
+        sums[key][1] += frames
+        groups[key].add(group)
+    cells: list[tuple[str, ...]] = [("dataset", "label", "split", "sources", "frames", "groups")]
+    for key in sorted(sums):
+        counts = (f"{number:,}" for number in (*sums[key], len(groups[key])))
+        cells.append((key[0], key[1] or "-", key[2] or "-", *counts))
+    widths = [max(len(row[i]) for row in cells) for i in range(6)]
+    return [
+        "  ".join([*(row[i].ljust(widths[i]) for i in range(3)), *(row[i].rjust(widths[i]) for i in range(3, 6))])
+        for row in cells
+    ]
+
+
+def _duplicates(readable: SourceTable) -> list[str]:
+    """Return a line per content that several sources share; says so where they lie in different splits."""
+    same: dict[str, list[int]] = defaultdict(list)
+    for i, content in enumerate(readable.content_hash):
+        same[content].append(i)
+    told = []
+    for alike in same.values():
+        if len(alike) > 1:
+            splits = {readable.split[i] == "test" for i in alike}
+            leak = "  (both in and outside `test`: leakage)" if len(splits) > 1 else ""
+            told.append(" = ".join(readable.path[i] for i in alike) + leak)
+    return told
+
+
+def _section(title: str, items: Sequence[str]) -> list[str]:
+    if not items:
+        return []
+    more = [f"  ... and {len(items) - _MOST_LINES:,} more"] if len(items) > _MOST_LINES else []
+    return ["", f"{title}: {len(items):,}", *[f"  {item}" for item in items[:_MOST_LINES]], *more]

@@ -1,0 +1,152 @@
+"""A store on an object storage (S3, GCS, Azure) through obstore.
+
+A PUT is atomic, so publishing needs no temp name; a claim is a conditional PUT (`mode="create"`), so two builders can't
+both hold it. Rows are fetched as byte ranges, near ones together. Endpoint, region and credentials come from the
+environment, as the vendors' own tools name them (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_ALLOW_HTTP, ...).
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import from_url
+
+from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
+from usjepa.cache.storage.local import READ_LIMIT, Guard, unguarded
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from usjepa.cache.storage.local import Buffer
+
+T = TypeVar("T")
+_COALESCE_NBYTES = 1 << 20
+"""Ranges nearer than this are fetched in one request: about what a request's round trip costs in bytes."""
+_RETRIES = 5
+_RETRY_FOR = timedelta(seconds=60)
+
+
+class ObjectStorage:
+    """A prefix of a bucket. Made anew in every process: connections do not outlive a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self._store = from_url(self.url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_FOR})
+        except (BaseError, ValueError) as error:
+            raise UsageError(f"{url}: not a URL that can be opened ({_short(error)}).") from error
+
+    def _checked(self, name: str) -> str:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise StoreError(f"{self.url}: the file name {name!r} leaves the store. The store is damaged or forged.")
+        return name
+
+    def _get(self, name: str, fetch: Callable[[str], T]) -> T:
+        """Fetch, with a missing object as FileNotFoundError and anything else as one readable error."""
+        try:
+            return fetch(self._checked(name))
+        except FileNotFoundError:
+            raise
+        except BaseError as error:
+            raise StoreError(
+                f"{self.url}/{name}: can't be read ({_short(error)}). "
+                "Check the bucket, the endpoint, the credentials and the network."
+            ) from error
+
+    def read(self, name: str, most: int = READ_LIMIT) -> bytes:
+        """Return a whole object; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
+
+        def fetch(path: str) -> bytes:
+            found = obstore.get(self._store, path)
+            if found.meta["size"] > most:
+                raise DamageError(f"{self.url}/{name}: {found.meta['size']:,} bytes are not plausible: forged?")
+            return bytes(found.bytes())
+
+        return self._get(name, fetch)
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`, fewer where the object ends."""
+        return self.read_ranges(name, [(offset, length)])[0]
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length) ranges of one object, near ones fetched together."""
+        wanted = [(offset, length) for offset, length in ranges if length]
+        if not wanted:
+            return [b"" for _ in ranges]
+
+        def fetch(path: str) -> list[bytes]:
+            starts, lengths = zip(*wanted, strict=True)
+            parts = obstore.get_ranges(
+                self._store, path, starts=list(starts), lengths=list(lengths), coalesce=_COALESCE_NBYTES
+            )
+            return [bytes(part) for part in parts]
+
+        found = iter(self._get(name, fetch))
+        return [next(found) if length else b"" for _, length in ranges]
+
+    def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
+        """Give the bytes of one (offset, length) range of an object after the other to `take`, with its number."""
+        for number, (offset, length) in enumerate(ranges):
+            take(number, self.read_range(name, offset, length))
+
+    def size(self, name: str) -> int | None:
+        """Return an object's size in bytes, None when there is none."""
+        try:
+            return self._get(name, lambda path: int(obstore.head(self._store, path)["size"]))
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names of the objects directly under a prefix."""
+        listed = self._get(folder, lambda path: obstore.list_with_delimiter(self._store, path or None))
+        return sorted(entry["path"].rpartition("/")[2] for entry in listed["objects"])
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the sorted names of the prefixes directly under a prefix."""
+        listed = self._get(folder, lambda path: obstore.list_with_delimiter(self._store, path or None))
+        return sorted(prefix.rpartition("/")[2] for prefix in listed["common_prefixes"])
+
+    def _put(self, name: str, data: Buffer, create: bool) -> None:
+        try:
+            obstore.put(self._store, self._checked(name), bytes(data), mode="create" if create else "overwrite")
+        except AlreadyExistsError:
+            raise
+        except (BaseError, FileNotFoundError) as error:
+            raise WriteError(
+                f"{self.url}/{name}: can't write {len(data):,} bytes ({_short(error)}). Check that the bucket exists "
+                "and that the credentials may write; then run the same command again."
+            ) from error
+
+    def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
+        """Write an object; readers see the old one or the new one, whole."""
+        guard()
+        self._put(name, data, create=False)
+
+    def create(self, name: str, data: Buffer) -> bool:
+        """Create an object that must not exist yet; False when it does."""
+        try:
+            self._put(name, data, create=True)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove an object; nothing happens when there is none."""
+        try:
+            obstore.delete(self._store, self._checked(name))
+        except FileNotFoundError:
+            return
+        except BaseError as error:
+            raise WriteError(f"{self.url}/{name}: can't be removed ({_short(error)}).") from error
+
+    def sweep(self) -> int:
+        """Return 0: a PUT leaves nothing behind when its writer dies."""
+        return 0
+
+
+def _short(error: BaseException) -> str:
+    """Return an error's first sentence; obstore appends the server's whole answer."""
+    return str(error).split("\n")[0][:300]

@@ -1,0 +1,118 @@
+"""Commit records: one small JSON file a finished shard. What has one is whole, what has none is redone.
+
+A record holds nothing that depends on time, host or process, so that a build that was killed and resumed
+leaves the same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from usjepa.cache.errors import DamageError
+from usjepa.cache.identity import Json, canonical, digest_of
+from usjepa.cache.store.layers import Layer, parse_json
+from usjepa.cache.store.shard import parse_trailer
+
+if TYPE_CHECKING:
+    from usjepa.cache.storage.local import Storage
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A finished shard of one layer."""
+
+    shard: int
+    size: int
+    """Bytes of the shard file."""
+    table: str
+    """xxh3-128 (hex) of the shard's checksum table."""
+    layer_digest: str
+    soft: dict[str, Json]
+    """Versions and device it was computed with."""
+    holes: tuple[tuple[int, str], ...] = ()
+    """(row, reason) of rows of this shard whose frame could not be read."""
+
+    def to_bytes(self) -> bytes:
+        """Return the record's file content; it carries its own digest."""
+        body = {
+            "shard": self.shard,
+            "size": self.size,
+            "table": self.table,
+            "layer_digest": self.layer_digest,
+            "soft": self.soft,
+            "holes": [list(hole) for hole in self.holes],
+        }
+        return canonical({**body, "digest": digest_of(body)}) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Commit:
+        """Parse a record; raises DamageError when it is not exactly what was written."""
+        body: dict[str, Any] = parse_json(data, where)
+        stored = body.pop("digest", None)
+        if digest_of(body) != stored:
+            raise DamageError(f"{where}: the commit record does not match its own digest: damaged.")
+        try:
+            holes = tuple((int(row), str(reason)) for row, reason in body["holes"])
+            return cls(
+                int(body["shard"]),
+                int(body["size"]),
+                str(body["table"]),
+                str(body["layer_digest"]),
+                body["soft"],
+                holes,
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DamageError(f"{where}: the commit record is not whole ({error}).") from error
+
+
+def read_commit(storage: Storage, layer: Layer, shard: int) -> Commit | None:
+    """Return a shard's record, None when it has none; raises DamageError on a damaged or foreign one."""
+    name = layer.commit_name(shard)
+    where = f"{storage.url}/{name}"
+    try:
+        commit = Commit.from_bytes(storage.read(name), where)
+    except FileNotFoundError:
+        return None
+    if commit.shard != shard or commit.layer_digest != layer.digest:
+        raise DamageError(f"{where}: it records shard {commit.shard} of another place or layer: swapped or forged.")
+    return commit
+
+
+def committed(storage: Storage, layer: Layer) -> dict[int, Commit]:
+    """Return every finished shard of a layer: record there, file there, of the right size and with the right table.
+
+    A shard that differs from its record counts as not built; a record that can't be read too.
+    """
+    found = {}
+    for name in storage.names(f"commits/{layer.name}"):
+        stem = name.removesuffix(".json")
+        if not stem.isdigit():
+            continue
+        commit = committed_shard(storage, layer, int(stem))
+        if commit is not None:
+            found[commit.shard] = commit
+    return found
+
+
+def committed_shard(storage: Storage, layer: Layer, shard: int) -> Commit | None:
+    """Return the record of a finished shard; None when record or shard is missing, damaged or not of each other."""
+    try:
+        commit = read_commit(storage, layer, shard)
+    except DamageError:  # not built: the builder makes it again, `verify` names it
+        return None
+    return commit if commit is not None and shard_matches(storage, layer, commit) else None
+
+
+def shard_matches(storage: Storage, layer: Layer, commit: Commit) -> bool:
+    """Return whether the shard file's size, table and index are those of its record (its rows are not read)."""
+    name = layer.shard_name(commit.shard)
+    if storage.size(name) != commit.size:
+        return False
+    length = layer.layout.trailer_nbytes
+    trailer = storage.read_range(name, commit.size - length, length)
+    try:
+        parse_trailer(trailer, commit.size, layer.layout, commit.table, name)
+    except DamageError:
+        return False
+    return True

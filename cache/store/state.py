@@ -1,0 +1,147 @@
+"""What a store on disk holds right now, sealed or not: its segments, layers and newest generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from usjepa.cache.errors import DamageError, FormatError
+from usjepa.cache.identity import canonical, differences, digest_of, explain
+from usjepa.cache.store.generations import NEWEST, Manifest, Segment, generation_name
+from usjepa.cache.store.layers import Layer, check_format, parse_array_json, parse_json
+
+if TYPE_CHECKING:
+    from usjepa.cache.storage.local import Storage
+
+_FOLDERS = ("latents", "scales")
+
+
+@dataclass(frozen=True)
+class State:
+    """Segments and layers as their own files describe them."""
+
+    rows_per_shard: int
+    segments: tuple[Segment, ...]
+    layers: dict[str, Layer]
+    newest: Manifest | None
+
+    @property
+    def extent(self) -> int:
+        """One past the last row number."""
+        return self.segments[-1].first_row + self.segments[-1].rows if self.segments else 0
+
+    @property
+    def shard_count(self) -> int:
+        """Shards of each layer when all are built."""
+        return self.segments[-1].shards(self.rows_per_shard).stop if self.segments else 0
+
+    def segment_of_shard(self, shard: int) -> Segment:
+        """Return the segment that a shard belongs to."""
+        first = shard * self.rows_per_shard
+        for segment in self.segments:
+            if first in range(segment.first_row, segment.first_row + segment.rows):
+                return segment
+        raise DamageError(f"shard {shard} belongs to no segment.")
+
+    def rows_of_shard(self, shard: int) -> range:
+        """Return the row numbers of a shard; those of a ragged last one stop at its segment's end."""
+        first, segment = shard * self.rows_per_shard, self.segment_of_shard(shard)
+        return range(first, min(first + self.rows_per_shard, segment.first_row + segment.rows))
+
+
+def exists(storage: Storage) -> bool:
+    """Return whether there is a store; raises FormatError when something else is in its place."""
+    if storage.size("zarr.json") is not None:
+        return True
+    if storage.names("") or set(storage.folders("")) - {"claims"}:  # a builder claims before it makes anything
+        raise FormatError(
+            f"{storage.url}: holds other files and no zarr.json, so it is no store. "
+            "Give an empty or new folder; a store that lost its zarr.json must not be built over."
+        )
+    return False
+
+
+def root_settings(storage: Storage) -> int:
+    """Check the format and return rows_per_shard; raises FormatError when there is no store of a known format."""
+    where = f"{storage.url}/zarr.json"
+    try:
+        data = storage.read("zarr.json")
+    except FileNotFoundError as error:
+        raise FormatError(
+            f"{storage.url}: no store here (no zarr.json). Build one: usjepa-cache build {storage.url} --pipeline NAME"
+        ) from error
+    check_format(data, where)
+    rows = parse_json(data, where)["attributes"]["usjepa"].get("rows_per_shard")
+    if not isinstance(rows, int) or not 0 < rows <= 65536:
+        raise DamageError(f"{where}: rows_per_shard is {rows!r}: damaged.")
+    return rows
+
+
+def read_manifest(storage: Storage, generation: int | None = None) -> Manifest | None:
+    """Return a generation's manifest (the newest by default), None when it was never sealed."""
+    name = NEWEST if generation is None else generation_name(generation)
+    try:
+        return Manifest.from_bytes(storage.read(name), f"{storage.url}/{name}")
+    except FileNotFoundError:
+        return None
+
+
+def segment_json(segment: Segment) -> bytes:
+    """Return the bytes of `segment.json`; it is written last, so a segment that has one is whole."""
+    body = segment.to_json()
+    return canonical({**body, "digest": digest_of(body)}) + b"\n"
+
+
+def read_segments(storage: Storage) -> tuple[Segment, ...]:
+    """Return the finished segments in order."""
+    found = []
+    for folder in storage.folders("segments"):
+        name = f"segments/{folder}/segment.json"
+        if storage.size(name) is None:
+            continue  # a scan that was killed: made again by the next build
+        body = parse_json(storage.read(name), f"{storage.url}/{name}")
+        stored = body.pop("digest", None)
+        if digest_of(body) != stored:
+            raise DamageError(f"{storage.url}/{name}: does not match its own digest: damaged.")
+        found.append(Segment.from_json(body, f"{storage.url}/{name}"))
+    return tuple(found)
+
+
+def read_layer(storage: Storage, name: str) -> Layer | None:
+    """Return a layer from its own zarr.json, None when it has none."""
+    file = f"{name}/zarr.json"
+    if storage.size(file) is None:
+        return None
+    return parse_array_json(name, storage.read(file), f"{storage.url}/{file}")
+
+
+def layer_names(storage: Storage) -> list[str]:
+    """Return the names of the layers that have a folder."""
+    names: list[str] = [name for name in ("pixels", "regions") if name in storage.folders("")]
+    for parent in _FOLDERS:
+        names += [f"{parent}/{name}" for name in storage.folders(parent)]
+    return names
+
+
+def read_state(storage: Storage) -> State:
+    """Read what a store holds; raises FormatError or DamageError when its own files contradict one another."""
+    rows_per_shard = root_settings(storage)
+    newest = read_manifest(storage)
+    layers = {}
+    for name in layer_names(storage):
+        layer = read_layer(storage, name)
+        if layer is not None:
+            layers[name] = layer
+    for name, sealed in (newest.layers if newest else {}).items():
+        check_layer(storage, sealed, layers.get(name))
+    return State(rows_per_shard, read_segments(storage), layers, newest)
+
+
+def check_layer(storage: Storage, sealed: Layer, found: Layer | None) -> None:
+    """Check that a layer's zarr.json is there and describes what the manifest sealed."""
+    where = f"{storage.url}/{sealed.name}/zarr.json"
+    if found is None:
+        raise DamageError(f"{where}: missing, though the store's manifest lists the layer. It is never made anew.")
+    if found.digest != sealed.digest:
+        diff = explain(differences(sealed.to_json(), found.to_json()))
+        raise DamageError(f"{where}: describes another layer than the manifest (manifest | file):\n{diff}")

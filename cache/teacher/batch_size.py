@@ -1,0 +1,122 @@
+"""How many images a GPU takes at once: found by trying, never by dying of memory, and the same ever after.
+
+The batch size is part of how a store was computed (other sizes may choose other kernels, hence other last bits), so
+what was found is kept in the commit records and used again by whoever goes on with the store.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from usjepa.cache.errors import TeacherError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.teacher.teacher import Teacher
+
+KEY = "batch_size"
+"""Of a found size in a commit's soft identity."""
+ON_CPU = 32
+"""Images at a time where there is no GPU: a processor is no faster with more."""
+MOST = 1024
+_WORTH = 1.05
+"""A larger batch must be at least this much faster; the smaller one leaves memory to others."""
+_REPEATS = 3
+
+
+class Choice(NamedTuple):
+    """How many images the teacher is asked for at a time."""
+
+    size: int
+    soft: dict[str, Json]
+    """What the commits' soft identity says of it: a size that was found, so that it is used again."""
+
+
+def choose_batch_size(
+    teacher: Teacher, settings: TeacherSettings, channels: int, size: int, kept: Iterable[Mapping[str, Json]]
+) -> Choice:
+    """Return the batch size of a layer: the recipe's, else what its commits were made with, else what is found now.
+
+    Args:
+        teacher: the loaded teacher.
+        settings: its settings; `batch_size` none asks for a search on a GPU, and means `ON_CPU` on a CPU.
+        channels, size: C and S of the stored pixels.
+        kept: the soft identities of the layer's commits.
+    """
+    if settings.batch_size is not None:
+        return Choice(settings.batch_size, {})
+    found = kept_batch_size(kept)
+    if found is None:
+        if teacher.device.type != "cuda":
+            return Choice(ON_CPU, {})
+        found = find_batch_size(_trial(teacher, channels, size), _free_memory)
+    return Choice(found, {KEY: found})
+
+
+def kept_batch_size(kept: Iterable[Mapping[str, Json]]) -> int | None:
+    """Return the batch size that was found for a layer, as the soft identities of its commits say; None if none was."""
+    sizes = (soft.get(KEY) for soft in kept)
+    return next((size for size in sizes if isinstance(size, int) and size > 0), None)
+
+
+def find_batch_size(rows_per_s: Callable[[int], float], recover: Callable[[], None], most: int = MOST) -> int:
+    """Return the smallest power of two beyond which images per second no longer grow.
+
+    Args:
+        rows_per_s: tries a batch of so many images; may raise torch.OutOfMemoryError.
+        recover: called after one ran out of memory.
+        most: the largest size tried.
+
+    Raises:
+        TeacherError: not even one image fits.
+    """
+    import torch
+
+    best, speed, size = 0, 0.0, 1
+    while size <= most:
+        try:
+            found = rows_per_s(size)
+        except torch.OutOfMemoryError:
+            recover()
+            # Half of what did not fit may fit with nothing to spare: leave as much again.
+            best = min(best, max(1, size // 4)) if best else 0
+            break
+        if best and found < speed * _WORTH and size >= 16:
+            break
+        best, speed, size = size, max(speed, found), size * 2
+    if not best:
+        raise TeacherError(
+            "not even one image fits the GPU's memory beside the teacher: free the GPU, take a smaller teacher or "
+            "--set cache.teacher.compute=bf16."
+        )
+    return best
+
+
+def _trial(teacher: Teacher, channels: int, size: int) -> Callable[[int], float]:
+    import torch
+
+    def rows_per_s(rows: int) -> float:
+        # Not zeros, with which a GPU draws less power and runs faster than with images.
+        pixels = torch.randint(0, 256, (rows, channels, size, size), dtype=torch.uint8)
+        pixels = pixels.pin_memory() if teacher.device.type == "cuda" else pixels
+        latents = teacher(pixels)  # the first call chooses kernels
+        teacher.wait()
+        start = time.perf_counter()
+        for _ in range(_REPEATS):
+            latents = teacher(pixels)  # while the answer before is still held, as in a build
+        teacher.wait()
+        took = time.perf_counter() - start
+        del latents
+        return rows * _REPEATS / took
+
+    return rows_per_s
+
+
+def _free_memory() -> None:
+    import torch
+
+    torch.cuda.empty_cache()

@@ -1,0 +1,74 @@
+"""A shard's latents: the frozen teacher over stored pixels, in stored precision."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.cache.store.layers import Layer
+from usjepa.cache.store.precision import (
+    QUANTISER_VERSION,
+    STORED_DTYPE,
+    channel_scale,
+    to_float16,
+    to_float32,
+    to_int8,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.recipes.settings import LatentPrecision
+    from usjepa.cache.store.state import State
+    from usjepa.cache.teacher.teacher import Teacher
+
+CALIBRATION_ROWS = 64
+
+
+def latent_layers(teacher: Teacher, precision: LatentPrecision, pixels: Layer, rows_per_shard: int) -> list[Layer]:
+    """Return the layers a teacher fills: its latents, and for int8 their scales (without calibration yet)."""
+    tokens = teacher.grid[0] * teacher.grid[1]
+    identity: dict[str, Json] = {
+        "teacher": teacher.identity,
+        "precision": precision,
+        "quantiser": QUANTISER_VERSION[precision],
+        "pixels": pixels.digest,
+    }
+    latents = Layer(f"latents/{teacher.name}", STORED_DTYPE[precision], (tokens, teacher.dim), rows_per_shard, identity)
+    if precision != "int8":
+        return [latents]
+    return [Layer(f"scales/{teacher.name}", "float32", (tokens,), rows_per_shard, identity), latents]
+
+
+def teacher_layers(teacher: Teacher, precision: LatentPrecision, state: State) -> list[Layer]:
+    """Return the layers that a teacher fills; an int8 layer with the calibration that the store keeps."""
+    layers = latent_layers(teacher, precision, state.layers["pixels"], state.rows_per_shard)
+    stored = state.layers.get(f"latents/{teacher.name}")
+    scale = stored.channel_scale if stored is not None else ()
+    return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
+
+
+def with_calibration(layers: list[Layer], sample_RTD: NDArray[np.float32]) -> list[Layer]:
+    """Return the layers with the per-channel scale of an int8 layer filled in from a sample of latents."""
+    scale = channel_scale(sample_RTD)
+    return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
+
+
+def calibration_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return up to 64 evenly spaced rows: a pure function of the store, so a resumed build draws the same."""
+    places = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows))).round().astype(np.int64)
+    return rows[places]
+
+
+def stored_form(
+    latents_RTD: NDArray[np.float32], layer: Layer, first_row: int
+) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
+    """Return latents as the layer stores them, and the scales that go with int8."""
+    if layer.dtype == "int8":
+        return to_int8(latents_RTD, layer.channel_scale, first_row)
+    if layer.dtype == "float16":
+        return to_float16(latents_RTD, first_row), None
+    return to_float32(latents_RTD), None

@@ -1,0 +1,211 @@
+"""`usjepa-cache audit`: asks the teacher again for a sample of a sealed store and compares with what is stored.
+
+Checksums prove that the bytes are those that were written; the audit proves that what was written is what the teacher
+says. The sample is stratified over dataset, shard and view. Fresh answers go through the store's own precision first,
+so that rounding is no difference. Raw cosines say little, since a few channels dominate ViT latents: latents are
+standardised per channel over the sample, and the same figure for shuffled rows stands beside as a control.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usjepa.cache.building.parts import WHOLE, refuse_rivals
+from usjepa.cache.building.recheck import as_float, tolerance_of
+from usjepa.cache.errors import UsageError
+from usjepa.cache.reading.store import Store, open_store
+from usjepa.cache.storage.claims import held
+from usjepa.cache.store.descriptions import commit_of
+from usjepa.cache.store.state import read_state
+from usjepa.cache.store.writer import StoreWriter, check_same_layer
+from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
+from usjepa.cache.teacher.layers import stored_form, teacher_layers
+from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher, soft_identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.store.layers import Layer
+
+SAME_VERSIONS_SHARE = 0.2
+"""Same versions and device: only the batch's composition may change last bits, so the tolerance is a fifth."""
+_MIN_ROWS = 4
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found."""
+
+    layer: str
+    rows: int
+    strata: int
+    """Different (dataset, shard, view) among the rows."""
+    relative_error: float
+    """Of the worst row: Frobenius norm of the difference over that of its centred latents."""
+    worst_row: int
+    cosine: float
+    """Mean over tokens of the cosine between standardised fresh and stored latents."""
+    control: float
+    """The same with stored rows shuffled: what unrelated frames give."""
+    tolerance: float
+    passed: bool
+    worst_source: str = ""
+
+    def record(self) -> dict[str, Json]:
+        """Return what the manifest keeps: nothing that depends on time or place."""
+        kept = ("layer", "rows", "strata", "relative_error", "worst_row", "cosine", "control", "tolerance", "passed")
+        return {name: getattr(self, name) for name in kept}
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.passed else "NOT what the teacher says"
+        return (
+            f"{self.layer}: {verdict}. {self.rows:,} rows of {self.strata:,} (dataset, shard, view) asked again: worst "
+            f"relative error {self.relative_error:.2g} (tolerance {self.tolerance:g}) at row {self.worst_row}"
+            f"{f', {self.worst_source}' if self.worst_source else ''}; standardised cosine {self.cosine:.4f}, "
+            f"shuffled rows {self.control:.4f}"
+        )
+
+
+def audit(
+    store: str,
+    recipe: Recipe,
+    teacher: str,
+    rows: int = 64,
+    device: str | None = None,
+    record: bool = True,
+    say: Callable[[str], None] = lambda _: None,
+) -> Audit:
+    """Ask the teacher again for a sample of rows.
+
+    Args:
+        store: folder or URL of a sealed store.
+        recipe: the one it was built with.
+        teacher: as for `build`.
+        rows: how many rows to ask for, at least 4.
+        device: torch device.
+        record: write the result into the manifest, as a new generation, unless it holds the same already.
+        say: told what is going on.
+
+    Raises:
+        IdentityError: this is not the teacher that the store names.
+        DamageError: stored rows are damaged.
+        UsageError: the store holds no latents of this teacher.
+    """
+    opened = open_store(store)
+    settings = resolve_teacher(teacher, recipe.cache.teacher)
+    model = load_teacher(settings, opened.size, device)
+    layer = _layer_of(opened, model, recipe)
+    chosen = stratified_rows(opened, max(_MIN_ROWS, rows))
+    found = compare(opened, model, layer, chosen, settings.batch_size or _batch_size_of(opened, layer))
+    if record:
+        _record(opened, found, say)
+    return found
+
+
+def _layer_of(store: Store, model: Teacher, recipe: Recipe) -> Layer:
+    """Return the layer of a teacher, after making sure that it is the one that the store names."""
+    if model.name not in store.latents:
+        raise UsageError(
+            f"{store.location}: no latents of {model.name!r}; it holds {', '.join(store.latents) or 'none'}."
+        )
+    for wanted in teacher_layers(model, recipe.cache.precision, read_state(store.storage)):
+        check_same_layer(store.layers[wanted.name], wanted, store.location)
+    return store.layers[f"latents/{model.name}"]
+
+
+def _batch_size_of(store: Store, layer: Layer) -> int:
+    return kept_batch_size(soft for _, soft in store.manifest.soft.get(layer.name, ())) or ON_CPU
+
+
+def stratified_rows(store: Store, count: int) -> NDArray[np.int64]:
+    """Return up to `count` row numbers, ascending, dealt evenly over (dataset, shard, view); the same each time."""
+    names, dataset = np.unique(store.table.dataset.astype(str), return_inverse=True)
+    shard = store.rows // store.manifest.rows_per_shard
+    keys = (shard * len(names) + dataset) * (int(store.table.view.max(initial=0)) + 1) + store.table.view
+    # A row's turn within its stratum, spread over the stratum by a fixed shuffle; all first turns come first.
+    order = np.random.default_rng(0).permutation(len(keys))
+    order = order[np.argsort(keys[order], kind="stable")]
+    starts = np.flatnonzero(np.r_[True, np.diff(keys[order]) != 0])
+    turn = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    dealt = order[np.lexsort((np.random.default_rng(1).permutation(len(order)), turn))]
+    return np.sort(store.rows[dealt[:count]])
+
+
+def compare(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64], batch_size: int) -> Audit:
+    """Compare fresh answers with stored ones; rows: [n] row numbers."""
+    batch = store.read(rows, teacher=model.name)
+    fresh = ask_teacher(model, batch.pixels, rows, batch_size, lambda: None)
+    stored = as_float(layer, batch.latents, batch.scales)
+    again = as_float(layer, *_stored_form(fresh, layer))
+    errors = _row_errors(again, stored)
+    tolerance = tolerance_of(model, layer) * (SAME_VERSIONS_SHARE if _same_versions(store, model, layer, rows) else 1)
+    worst = int(errors.argmax())
+    cosine, control = standardised_cosines(again, stored)
+    place = int(np.searchsorted(store.rows, rows[worst]))
+    source = store.table.sources[int(store.table.source[place])]
+    strata = {
+        (source_name, int(row) // store.manifest.rows_per_shard, int(view))
+        for source_name, row, view in zip(
+            store.table.dataset[np.searchsorted(store.rows, rows)],
+            rows,
+            store.table.view[np.searchsorted(store.rows, rows)],
+            strict=True,
+        )
+    }
+    passed = bool(errors[worst] <= tolerance)
+    return Audit(
+        layer.name, len(rows), len(strata), float(errors[worst]), int(rows[worst]), cosine, control, tolerance, passed,
+        f"{source.path} frame {int(store.table.frame[place])}",
+    )  # fmt: skip
+
+
+def _stored_form(fresh: NDArray[np.float32], layer: Layer) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    return stored_form(fresh, layer, 0)
+
+
+def _row_errors(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return [R] relative errors; centred per channel over the sample, so that constant channels hide nothing."""
+    centred = again_RTD - again_RTD.mean(axis=(0, 1))
+    size = np.linalg.norm(centred.reshape(len(centred), -1), axis=1)
+    difference = np.linalg.norm((again_RTD - stored_RTD).reshape(len(centred), -1), axis=1)
+    errors: NDArray[np.float64] = np.asarray(difference / np.maximum(size, 1e-12), np.float64)
+    return errors
+
+
+def standardised_cosines(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the mean token cosine of standardised latents, and that of rows against other rows."""
+    mean, spread = again_RTD.mean(axis=(0, 1)), again_RTD.std(axis=(0, 1)) + 1e-12
+    a, b = (again_RTD - mean) / spread, (stored_RTD - mean) / spread
+    a /= np.linalg.norm(a, axis=2, keepdims=True) + 1e-12
+    b /= np.linalg.norm(b, axis=2, keepdims=True) + 1e-12
+    shuffled = np.roll(b, len(b) // 2, axis=0)
+    return float((a * b).sum(axis=2).mean()), float((a * shuffled).sum(axis=2).mean())
+
+
+def _same_versions(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64]) -> bool:
+    now = soft_identity(model)
+    shards = sorted({int(row) // store.manifest.rows_per_shard for row in rows})
+    return all(commit_of(store.manifest, layer, shard, 0).soft == now for shard in shards)
+
+
+def _record(store: Store, found: Audit, say: Callable[[str], None]) -> None:
+    with held(store.storage, WHOLE, False, say) as claim:
+        refuse_rivals(store.storage, WHOLE, False, say)
+        writer = StoreWriter(store.storage, claim.check)
+        writer.attach()
+        newest = writer.state.newest
+        if newest is None or newest.digest != store.manifest.digest:
+            raise UsageError(f"{store.location}: a newer generation was sealed meanwhile: run the audit again.")
+        if found.record() in newest.audits:
+            return
+        audits = (*newest.audits, found.record())
+        sealed = writer.publish_generation(replace(newest, generation=newest.generation + 1, audits=audits))
+        say(f"recorded in generation {sealed.generation}")

@@ -1,0 +1,241 @@
+"""`usjepa-cache verify --repair`: mends what is damaged and touches nothing else.
+
+Order: descriptions that follow from the manifest, tables of a scan, pixels and regions from the sources, latents from
+the pixels, commit records, and last a new generation that says what was mended. Good rows are kept. What is made again
+must hash to what the manifest holds; latents that were built by other library versions or on another device may
+differ within the tolerance of the recheck, and are recorded as such. What can't be mended is left as it is and named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from usjepa.cache.building.parts import WHOLE, refuse_rivals
+from usjepa.cache.building.shard_maker import ShardMaker
+from usjepa.cache.decoding.child import Cutters
+from usjepa.cache.errors import DamageError, SourceError, UsageError
+from usjepa.cache.frames.rows import pixel_layers
+from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.cache.scanning.growth import regrown
+from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.storage.claims import held
+from usjepa.cache.storage.local import Storage, open_storage
+from usjepa.cache.store.commits import committed, read_commit, shard_matches
+from usjepa.cache.store.descriptions import commit_of, damaged_description, damaged_table, derivable
+from usjepa.cache.store.writer import StoreWriter, check_same_layer, soft_runs
+from usjepa.cache.teacher.batch_size import choose_batch_size
+from usjepa.cache.teacher.layers import teacher_layers
+from usjepa.cache.teacher.teacher import load_teacher, resolve_teacher, soft_identity
+from usjepa.cache.upkeep.repair_shards import Mended, ShardRepair
+from usjepa.cache.upkeep.verify import Damage, sealed_manifest, verify_against
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from usjepa.cache.recipes.settings import CacheSettings, Recipe
+    from usjepa.cache.store.generations import Manifest
+
+
+@dataclass
+class RepairReport:
+    """What a repair found, mended and had to leave."""
+
+    found: list[Damage] = field(default_factory=list)
+    mended: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+
+def repair(
+    store: str,
+    recipe: Recipe,
+    source: str | None = None,
+    teacher: str | None = None,
+    device: str | None = None,
+    steal: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> RepairReport:
+    """Mend a sealed store.
+
+    Args:
+        store: folder or URL.
+        recipe: the one it was built with.
+        source: where its sources lie, for damaged pixels, regions and tables; none: the recipe's own.
+        teacher: as for `build`, for damaged latents.
+        device: torch device of the teacher.
+        steal: take over the claim of a builder known to be dead.
+        say: told what is going on.
+
+    Raises:
+        NotSealedError: it was never sealed: run its build again, which redoes what is damaged.
+        IdentityError: recipe or teacher are not those that it was built with.
+    """
+    storage = open_storage(store)
+    with graceful_interrupts() as stop, held(storage, WHOLE, steal, say) as claim:
+        refuse_rivals(storage, WHOLE, steal, say)
+        storage.sweep()
+        manifest = sealed_manifest(storage)
+        report = RepairReport(verify_against(storage, manifest).damages)
+        if not report.found:
+            return report
+
+        def check() -> None:
+            stop.check("What is mended stays: run the same command again to go on.")
+
+        writer = StoreWriter(storage, claim.check)
+        _mend_descriptions(storage, manifest, claim.check, report)
+        listing = _listing(source or recipe.cache.source, recipe.cache, manifest)
+        _mend_tables(storage, manifest, listing, recipe.cache, claim.check, report)
+        writer.attach()
+        maker = _maker(writer, recipe, listing, teacher, device, report, check)
+        try:
+            shards = _mend_shards(maker, manifest, report)
+        finally:
+            if maker.cutters is not None:
+                maker.cutters.close()
+        _mend_commits(storage, manifest, shards, claim.check, report)
+        if shards:
+            writer.publish_generation(_next(manifest, shards))
+        return report
+
+
+def _mend_descriptions(storage: Storage, manifest: Manifest, guard: Callable[[], None], report: RepairReport) -> None:
+    for name, wanted in derivable(manifest):
+        if damaged_description(storage, name, wanted, manifest) is not None:
+            storage.publish(name, wanted, guard)
+            report.mended.append(f"{name}: written again from the manifest")
+
+
+def _listing(source: str | None, settings: CacheSettings, manifest: Manifest) -> Listing | None:
+    for layer in pixel_layers(settings, manifest.rows_per_shard):
+        check_same_layer(manifest.layers[layer.name], layer, "the store")
+    return list_source(source, settings) if source is not None else None
+
+
+def _mend_tables(
+    storage: Storage,
+    manifest: Manifest,
+    listing: Listing | None,
+    settings: CacheSettings,
+    guard: Callable[[], None],
+    report: RepairReport,
+) -> None:
+    """Scan again for the tables of a segment; only the very same bytes are taken."""
+    for segment in manifest.segments:
+        hashes = {"sources": segment.sources_hash, "rows": segment.rows_hash}
+        names = {part: f"{segment.folder}/{part}.parquet" for part in hashes}
+        broken = {part for part in hashes if damaged_table(storage, names[part], hashes[part]) is not None}
+        if not broken:
+            continue
+        if listing is None:
+            report.left.append(f"{segment.folder}: its tables need the sources: give --source.")
+            continue
+        others = [s for s in manifest.segments if s.number != segment.number]
+        made = regrown(storage, listing, settings, others)
+        for part in sorted(broken):
+            if xxhash.xxh3_128_hexdigest(made[part]) == hashes[part]:
+                storage.publish(names[part], made[part], guard)
+                report.mended.append(f"{names[part]}: scanned again, the same bytes")
+            else:
+                report.left.append(f"{names[part]}: a new scan gives another table: the sources changed since.")
+
+
+def _maker(
+    writer: StoreWriter,
+    recipe: Recipe,
+    listing: Listing | None,
+    teacher: str | None,
+    device: str | None,
+    report: RepairReport,
+    check: Callable[[], None],
+) -> ShardMaker:
+    """Return what makes rows again, as far as sources and teacher are given."""
+    settings, state = recipe.cache, writer.state
+    cutters: Cutters | None = None
+    if listing is not None:
+        try:
+            cutters = Cutters(writer.storage, state.segments, listing, settings)
+        except (DamageError, SourceError) as error:
+            report.left.append(str(error))
+    commits = {name: committed(writer.storage, layer) for name, layer in state.layers.items()}
+    maker = ShardMaker(writer, cutters, commits, False, check)
+    if teacher is None:
+        return maker
+    chosen = resolve_teacher(teacher, settings.teacher)
+    model = load_teacher(chosen, settings.image_size, device)
+    maker.model, maker.soft = model, soft_identity(model)
+    maker.latents = teacher_layers(model, settings.precision, state)
+    channels, size, _ = state.layers["pixels"].shape
+    kept = [commit.soft for commit in commits.get(f"latents/{model.name}", {}).values()]
+    maker.batch_size, found = choose_batch_size(model, chosen, channels, size, kept)
+    maker.soft |= found
+    for layer in maker.latents:
+        if layer.name not in state.layers:
+            raise UsageError(f"{writer.storage.url}: holds no {layer.name}, so nothing of it can be mended.")
+        check_same_layer(state.layers[layer.name], layer, writer.storage.url)
+    return maker
+
+
+def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) -> list[Mended]:
+    """Mend damaged shards, pixels before latents; return those that were mended."""
+    broken = {(d.layer, d.shard) for d in report.found if d.layer is not None and d.shard is not None}
+    at = ShardRepair(maker, manifest)
+    done: list[Mended] = []
+    order = sorted(broken, key=lambda item: (str(item[0]).startswith(("latents/", "scales/")), item[1], item[0]))
+    for layer, shard in order:
+        if any((mended.layer, mended.shard) == (layer, shard) for mended in done):
+            continue  # with its scales
+        maker.check()
+        try:
+            mended = at.mend(str(layer), int(shard or 0))
+        except (DamageError, SourceError) as error:
+            report.left.append(f"{layer}, shard {shard}: {error}")
+            continue
+        done += mended
+        report.mended += map(str, mended)
+        if layer in ("pixels", "regions"):
+            at.refresh(str(layer))
+    return done
+
+
+def _mend_commits(
+    storage: Storage, manifest: Manifest, shards: list[Mended], guard: Callable[[], None], report: RepairReport
+) -> None:
+    """Write lost commit records again where the shard is the one that the manifest names."""
+    fresh = {(mended.layer, mended.shard) for mended in shards if not mended.exact}
+    for name, layer in manifest.layers.items():
+        for shard in range(manifest.shard_count):
+            size = storage.size(layer.shard_name(shard))
+            if (name, shard) in fresh or size is None:
+                continue
+            wanted = commit_of(manifest, layer, shard, size)
+            try:
+                found = read_commit(storage, layer, shard)
+            except DamageError:
+                found = None
+            if found != wanted and shard_matches(storage, layer, wanted):
+                storage.publish(layer.commit_name(shard), wanted.to_bytes(), guard)
+                if not any((mended.layer, mended.shard) == (name, shard) for mended in shards):
+                    report.mended.append(f"{layer.commit_name(shard)}: written again from the manifest")
+
+
+def _next(manifest: Manifest, shards: list[Mended]) -> Manifest:
+    """Return the generation after a repair."""
+    tables = {name: list(hashes) for name, hashes in manifest.tables.items()}
+    soft = {
+        name: [next(v for first, v in reversed(manifest.soft[name]) if first <= i) for i in range(manifest.shard_count)]
+        for name in manifest.layers
+    }
+    for mended in shards:
+        tables[mended.layer][mended.shard] = mended.table
+        if not mended.exact:
+            soft[mended.layer][mended.shard] = mended.soft
+    return replace(
+        manifest,
+        generation=manifest.generation + 1,
+        tables={name: tuple(hashes) for name, hashes in tables.items()},
+        soft={name: soft_runs(values) for name, values in soft.items()},
+        repaired=(*manifest.repaired, *(mended.record() for mended in shards)),
+    )

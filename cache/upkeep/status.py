@@ -1,0 +1,103 @@
+"""`usjepa-cache status`: what is written, what failed and why, what is not there yet, per layer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from usjepa.cache.storage.local import Storage, open_storage
+from usjepa.cache.store.commits import Commit, committed
+from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.state import State, read_state
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usjepa.cache.store.layers import Layer
+
+_SHOWN_FAILURES = 20
+
+
+def status_report(store: str) -> str:
+    """Return the state of a store as text.
+
+    Raises:
+        FormatError: no store there.
+        DamageError: its own descriptions contradict one another.
+    """
+    storage = open_storage(store)
+    state = read_state(storage)
+    lines = [_headline(storage, state)]
+    for segment in state.segments:
+        lines.append(
+            f"segment {segment.number}: rows {segment.first_row:,} to {segment.first_row + segment.rows - 1:,}"
+        )
+    holes: set[tuple[int, str]] = set()
+    for name, layer in sorted(state.layers.items()):
+        done = committed(storage, layer)
+        lines += _layer_lines(name, layer, state, done)
+        holes |= {hole for commit in done.values() for hole in commit.holes}
+    lines += _history(state)
+    lines += _failures(storage, state, holes)
+    return "\n".join(lines)
+
+
+def _headline(storage: Storage, state: State) -> str:
+    if state.newest is None:
+        return f"{storage.url}: not sealed; run its build command again to go on"
+    pending = " (segments added since are not sealed)" if state.newest.extent < state.extent else ""
+    rows = len(state.newest.row_numbers())
+    return f"{storage.url}: sealed, generation {state.newest.generation}, {rows:,} rows{pending}"
+
+
+def _layer_lines(name: str, layer: Layer, state: State, done: Mapping[int, Commit]) -> list[str]:
+    rows = sum(len(state.rows_of_shard(shard)) for shard in done) - sum(len(c.holes) for c in done.values())
+    missing = state.shard_count - len(done)
+    nbytes = sum(commit.size for commit in done.values())
+    shape = " x ".join(map(str, layer.shape))
+    lines = [
+        f"layer {name}: {layer.dtype} [{shape}], {len(done):,} of {state.shard_count:,} shards written "
+        f"({rows:,} rows, {nbytes / 1e6:,.1f} MB), {missing:,} not yet"
+    ]
+    for soft in _distinct(done):
+        lines.append(f"  made with {', '.join(f'{key} {value}' for key, value in soft.items())}")
+    return lines
+
+
+def _history(state: State) -> list[str]:
+    """Return what repairs and audits left in the manifest."""
+    if state.newest is None:
+        return []
+    lines = [
+        f"repaired: {entry['layer']}, shard {entry['shard']}, {len(entry['rows'])} rows"
+        + ("" if entry["exact"] else f", within tolerance (relative error {entry['relative_error']:.1e})")
+        for entry in state.newest.repaired
+    ]
+    for entry in state.newest.audits:
+        verdict = "passed" if entry["passed"] else "FAILED"
+        lines.append(
+            f"audit of {entry['layer']}: {verdict}, {entry['rows']} rows, worst relative error "
+            f"{entry['relative_error']:.1e} (tolerance {entry['tolerance']:g}), standardised cosine "
+            f"{entry['cosine']:.4f} (shuffled rows {entry['control']:.4f})"
+        )
+    return lines
+
+
+def _distinct(done: Mapping[int, Commit]) -> list[dict[str, object]]:
+    seen = {json.dumps(commit.soft, sort_keys=True): commit.soft for commit in done.values()}
+    return [seen[key] for key in sorted(seen)]
+
+
+def _failures(storage: Storage, state: State, holes: set[tuple[int, str]]) -> list[str]:
+    """Return the lines about sources and rows that could not be read, each with its reason."""
+    lines = []
+    for segment in state.segments:
+        sources, _ = read_tables(storage, segment)
+        for path, error in zip(sources.path, sources.error, strict=True):
+            if error:
+                lines.append(f"  {path}: {error}")
+    lines += [f"  row {row}: {reason}" for row, reason in sorted(holes)]
+    if not lines:
+        return ["failed: none"]
+    more = [f"  ... and {len(lines) - _SHOWN_FAILURES:,} more"] if len(lines) > _SHOWN_FAILURES else []
+    return [f"failed: {len(lines):,}", *lines[:_SHOWN_FAILURES], *more]

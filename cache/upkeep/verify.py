@@ -1,0 +1,242 @@
+"""`usjepa-cache verify`: every byte of the newest generation against what was built.
+
+Unlike a read, it also looks at what a read has no need of: rows' crc32c and padding (foreign readers rely on
+them), commit records, tables of rows and sources, and the manifests.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from xxhash import xxh3_64
+
+from usjepa.cache.errors import DamageError, NotSealedError, SourceError
+from usjepa.cache.progress import Progress
+from usjepa.cache.reading.store import Store
+from usjepa.cache.sources.listing import list_source
+from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.storage.local import LocalStorage, Storage, open_storage
+from usjepa.cache.store.commits import read_commit
+from usjepa.cache.store.descriptions import (
+    damaged_description,
+    damaged_table,
+    derivable,
+    newest_readable,
+    table_hashes,
+)
+from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.shard import Trailer, check_slot, parse_trailer, row_seed
+from usjepa.cache.store.state import root_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.store.generations import Manifest
+    from usjepa.cache.store.layers import Layer
+
+_STRETCH_NBYTES = 1 << 23
+"""Bytes read at a time: as many as a thread holds."""
+_THREADS, _REMOTE_THREADS = 2, 8
+"""Shards looked at at once: from a disk one is read while the other is hashed; an object storage takes its time."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """One thing that is not as it was built."""
+
+    file: str
+    """Its name within the store."""
+    what: str
+    layer: str | None = None
+    shard: int | None = None
+    row: int | None = None
+    source: str = ""
+    """Which source, frame and view a damaged row shows."""
+
+    def __str__(self) -> str:
+        place = self.file if self.shard is None else f"{self.file} (shard {self.shard})"
+        row = "" if self.row is None else f"row {self.row} "
+        return f"{place}: {row}{self.what}{f' ({self.source})' if self.source else ''}"
+
+
+@dataclass
+class Report:
+    """What `verify` found."""
+
+    damages: list[Damage] = field(default_factory=list)
+    rows: int = 0
+    shards: int = 0
+    nbytes: int = 0
+
+    @property
+    def summary(self) -> str:
+        """Return the closing line."""
+        checked = f"{self.rows:,} rows, {self.shards:,} shards, {self.nbytes / 1e6:,.1f} MB checked"
+        return f"ok: {checked}" if not self.damages else f"{len(self.damages):,} damaged: {checked}"
+
+
+def verify(store: str, quick: bool = False) -> Report:
+    """Check a sealed store; nothing is changed.
+
+    Args:
+        store: folder or URL.
+        quick: sizes, tables, indexes and records only; rows are not read.
+
+    Raises:
+        NotSealedError: there is no generation to check.
+        DamageError: no manifest can be read, so there is nothing to check against.
+    """
+    storage = open_storage(store)
+    return verify_against(storage, sealed_manifest(storage), quick)
+
+
+def sealed_manifest(storage: Storage) -> Manifest:
+    """Return the newest readable generation; raises as `verify` does."""
+    manifest = newest_readable(storage)
+    if manifest is None:
+        root_settings(storage)  # says so when there is no store at all
+        raise NotSealedError(f"{storage.url}: not sealed, so there is nothing to check against yet. Finish its build.")
+    return manifest
+
+
+def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) -> Report:
+    """Check a store against one of its manifests; see `verify`."""
+    report = Report(rows=len(manifest.row_numbers()))
+    report.damages += _descriptions(storage, manifest)
+    origin = Store(storage.url, manifest, threads=1)
+    shards = [(layer, shard) for layer in manifest.layers.values() for shard in range(manifest.shard_count)]
+    pool = ThreadPoolExecutor(_THREADS if isinstance(storage, LocalStorage) else _REMOTE_THREADS, "usjepa-verify")
+    try:
+        with Progress(len(shards), "verify", unit="shards") as progress:
+            for damages, nbytes in pool.map(lambda place: _shard(storage, manifest, quick, *place), shards):
+                report.damages += [_with_source(damage, origin) for damage in damages]
+                report.shards, report.nbytes = report.shards + 1, report.nbytes + nbytes
+                progress.update(1)
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return report
+
+
+def _with_source(damage: Damage, origin: Store) -> Damage:
+    return damage if damage.row is None else replace(damage, source=origin_of(origin, damage.row))
+
+
+def _descriptions(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
+    """Yield what is wrong with manifests, tables and descriptions of layers and segments."""
+    for name, wanted in derivable(manifest):
+        what = damaged_description(storage, name, wanted, manifest)
+        if what is not None:
+            yield Damage(name, what)
+    for name, expected in table_hashes(manifest):
+        what = damaged_table(storage, name, expected)
+        if what is not None:
+            yield Damage(name, what)
+
+
+def _shard(storage: Storage, manifest: Manifest, quick: bool, layer: Layer, shard: int) -> tuple[list[Damage], int]:
+    """Return the damages of one shard, without the sources of its rows, and how many bytes were looked at."""
+    name = layer.shard_name(shard)
+    damages = _commit_damage(storage, layer, shard, manifest)
+    size = storage.size(name)
+    if size is None:
+        return [*damages, Damage(name, "missing", layer.name, shard)], 0
+    length = layer.layout.trailer_nbytes
+    trailer_bytes = storage.read_range(name, max(0, size - length), length)
+    try:
+        trailer = parse_trailer(trailer_bytes, size, layer.layout, manifest.tables[layer.name][shard], "")
+    except DamageError as error:
+        return [*damages, Damage(name, str(error).removeprefix(": "), layer.name, shard)], len(trailer_bytes)
+    if quick:
+        return damages, len(trailer_bytes)
+    what = "is not what was built"
+    rows = _bad_rows(storage, layer, shard, trailer)
+    return damages + [Damage(name, what, layer.name, shard, row) for row in rows], size
+
+
+def _commit_damage(storage: Storage, layer: Layer, shard: int, manifest: Manifest) -> list[Damage]:
+    """The manifest alone is believed on reading; a lost record would make a later build redo the shard."""
+    name = layer.commit_name(shard)
+    try:
+        commit = read_commit(storage, layer, shard)
+    except DamageError as error:
+        return [Damage(name, str(error).removeprefix(f"{storage.url}/{name}: "))]
+    if commit is None:
+        return [Damage(name, "the commit record is missing")]
+    if commit.table != manifest.tables[layer.name][shard]:
+        return [Damage(name, "the commit record names another shard content than the manifest")]
+    return []
+
+
+def _bad_rows(storage: Storage, layer: Layer, shard: int, trailer: Trailer) -> list[int]:
+    """Return the rows of a shard whose slot, crc32c or padding is not what was built."""
+    slot_nbytes, slots = layer.layout.slot_nbytes, np.flatnonzero(trailer.offsets >= 0)
+    stretches = list(_stretches(slots, trailer.offsets[slots], slot_nbytes))
+    first, digest = shard * layer.rows_per_shard, bytes.fromhex(layer.digest)
+    bad: dict[int, list[int]] = {}
+
+    def check(number: int, data: bytes) -> None:
+        view = memoryview(data)
+        bad[number] = []
+        for i, slot in enumerate(stretches[number].tolist()):
+            mine = view[i * slot_nbytes : (i + 1) * slot_nbytes]
+            hasher = xxh3_64(seed=row_seed(digest, first + slot))
+            hasher.update(mine)  # lets go of the interpreter's lock, as the one-shot function does not
+            good = len(mine) == slot_nbytes and hasher.intdigest() == int(trailer.hashes[slot])
+            if not good or not check_slot(mine, layer.layout):
+                bad[number].append(first + slot)
+
+    ranges = [(int(trailer.offsets[group[0]]), len(group) * slot_nbytes) for group in stretches]
+    storage.read_each(layer.shard_name(shard), ranges, check)
+    return [row for number in sorted(bad) for row in bad[number]]
+
+
+def _stretches(slots: NDArray[np.intp], offsets: NDArray[np.int64], slot_nbytes: int) -> Iterator[NDArray[np.intp]]:
+    """Cut a shard's slots, given where they begin in the file, into groups that follow one another there."""
+    most = max(1, _STRETCH_NBYTES // slot_nbytes)
+    apart = np.flatnonzero(np.diff(offsets) != slot_nbytes) + 1
+    for group in np.split(slots, apart):
+        yield from (group[start : start + most] for start in range(0, len(group), most))
+
+
+def origin_of(store: Store, row: int) -> str:
+    """Return which source a row shows, where the tables can still be read."""
+    try:
+        position = int(np.searchsorted(store.rows, row))
+        source = store.table.sources[int(store.table.source[position])]
+    except DamageError as error:
+        return f"its source is unknown: {error}"
+    return f"it shows {source.path}, frame {int(store.table.frame[position])}, view {int(store.table.view[position])}"
+
+
+def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Damage]:
+    """Hash every source again and compare with what was built; nothing is decoded.
+
+    Args:
+        store: folder or URL.
+        source: where the sources lie now: the folder, file or manifest that the build was given, or `phantom`.
+        settings: the `cache` section that the store was built with.
+    """
+    storage = open_storage(store)
+    manifest = sealed_manifest(storage)
+    reader = SourceReader.of(list_source(source, settings), settings)
+    found = []
+    tables = [(segment, read_tables(storage, segment)[0]) for segment in manifest.segments]
+    with Progress(sum(len(table) for _, table in tables), "verify sources", unit="files") as progress:
+        for segment, table in tables:
+            for path, kind, expected in zip(table.path, table.reader, table.content_hash, strict=True):
+                progress.update(1)
+                try:
+                    content = reader.content_hash(str(path), str(kind))
+                except SourceError as error:
+                    found.append(Damage(f"{segment.folder}/sources.parquet", f"source {error}"))
+                    continue
+                if content != expected:
+                    what = f"source {path}: its content is not what was built (xxh3-128 {expected} then, {content} now)"
+                    found.append(Damage(f"{segment.folder}/sources.parquet", what))
+    return found

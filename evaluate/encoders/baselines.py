@@ -1,0 +1,101 @@
+"""What can be had from a frame without any encoder: its pixels, and its edges. The figures that training must beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.cache.identity import Json, soft_versions
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.batch import Batch
+
+PIXEL_EDGE = 32
+PATCHES, PATCH_EDGE = 14, 8
+HOG_CELLS, HOG_ORIENTATIONS, HOG_BLOCK = 8, 9, 2
+
+
+@dataclass
+class Pixels:
+    """The frame itself, grey, averaged down to 32 x 32: what can be had without any encoder."""
+
+    name: str = "pixels"
+    pooling: str = "no pooling: 32 x 32 grey values, area-averaged"
+    given: str = "stored pixels as they are"
+    layers: tuple[str, ...] = ("pixels",)
+    identity: dict[str, Json] = field(default_factory=lambda: {"kind": "pixels", "edge": PIXEL_EDGE, "grey": "rec601"})
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        """Return float32 [B, 1024] in [0, 1]."""
+        import torch
+
+        grey = torch.from_numpy(grey_of(batch.pixels))[:, None] / 255.0
+        small = torch.nn.functional.interpolate(grey, size=(PIXEL_EDGE, PIXEL_EDGE), mode="area")
+        flat: NDArray[np.float32] = small.flatten(1).numpy()
+        return flat
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the grey values of 14 x 14 patches, area-averaged to 8 x 8 each, float32 [B, 14, 14, 64]."""
+        import torch
+
+        grey = torch.from_numpy(grey_of(batch.pixels))[:, None] / 255.0
+        edge = PATCHES * PATCH_EDGE
+        small = torch.nn.functional.interpolate(grey, size=(edge, edge), mode="area")
+        patches = torch.nn.functional.unfold(small, PATCH_EDGE, stride=PATCH_EDGE).transpose(1, 2)
+        tokens: NDArray[np.float32] = patches.reshape(len(grey), PATCHES, PATCHES, -1).contiguous().numpy()
+        return tokens
+
+
+@dataclass
+class Hog:
+    """Histograms of oriented gradients: what can be had from edges and texture without learning.
+
+    8 x 8 cells over the frame whatever its size, 9 orientations, blocks of 2 x 2 cells, L2-Hys: 1,764 numbers.
+    """
+
+    name: str = "hog"
+    pooling: str = "no pooling: 8 x 8 cells, 9 orientations, 2 x 2-cell blocks, L2-Hys"
+    given: str = "stored pixels as they are"
+    layers: tuple[str, ...] = ("pixels",)
+    identity: dict[str, Json] = field(
+        default_factory=lambda: {
+            "kind": "hog",
+            "cells": HOG_CELLS,
+            "orientations": HOG_ORIENTATIONS,
+            "block": HOG_BLOCK,
+            "norm": "L2-Hys",
+            "versions": soft_versions(["scikit-image"]),
+        }
+    )
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        """Return float32 [B, 1764]."""
+        from skimage.feature import hog
+
+        grey = grey_of(batch.pixels)
+        cell = grey.shape[1] // HOG_CELLS
+        used = cell * HOG_CELLS  # a remainder of fewer than 8 pixels at the right and lower edge is left out
+        return np.stack(
+            [
+                hog(
+                    frame[:used, :used],
+                    orientations=HOG_ORIENTATIONS,
+                    pixels_per_cell=(cell, cell),
+                    cells_per_block=(HOG_BLOCK, HOG_BLOCK),
+                    block_norm="L2-Hys",
+                ).astype(np.float32)
+                for frame in grey
+            ]
+        )
+
+
+def grey_of(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return float32 [B, S, S] in 0..255; colour by Rec. 601 luma."""
+    if pixels_BCSS.shape[1] == 1:
+        return pixels_BCSS[:, 0].astype(np.float32)
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return np.asarray(np.einsum("bcij,c->bij", pixels_BCSS.astype(np.float32), weights), dtype=np.float32)

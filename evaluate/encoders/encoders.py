@@ -1,0 +1,129 @@
+"""What is scored: the student, its teacher, random weights, raw pixels, HOG, and whatever `--encoder` names.
+
+All give one float32 vector a frame. Each has the identity that its features are kept under, and says how it pools.
+Vision transformers give the mean of their patch tokens, teacher and student alike: the class token of a student was
+never trained.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from usjepa.evaluate.encoders.baselines import Hog, Pixels
+from usjepa.evaluate.encoders.models import ModelEncoder
+from usjepa.evaluate.encoders.named import RANDOM_SEED, Named, named_encoders
+from usjepa.evaluate.encoders.teachers import Teachers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.reading.batch import Batch
+    from usjepa.cache.reading.store import Store
+    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.evaluate.encoders.finished_run import Run
+    from usjepa.train.record.export import EncoderConfig
+
+
+class Encoder(Protocol):
+    """Turns stored rows into features."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in progress and errors."""
+        ...
+
+    @property
+    def pooling(self) -> str:
+        """How a frame becomes one vector."""
+        ...
+
+    @property
+    def given(self) -> str:
+        """What it is given of a frame: size, channels, normalisation."""
+        ...
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What its features depend on, beside the frames."""
+        ...
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers of the store that it reads."""
+        ...
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        """Return float32 [B, F]."""
+        ...
+
+
+class Encoders:
+    """Makes the encoders of an evaluation, each at its first use."""
+
+    def __init__(self, run: Run, recipe: Recipe, device: str | None, named: tuple[str, ...] = ()) -> None:
+        import torch
+
+        self._run, self._recipe = run, recipe
+        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._teachers = Teachers(run.teacher, recipe.cache.teacher, self._device)
+        self.named: list[Named] = named_encoders(named, recipe, self._device)
+        """What was asked for by name, beside the run's own and the baselines."""
+        self._made: dict[str, Encoder] = {one.key: one.encoder for one in self.named}
+
+    @property
+    def teacher_is_random(self) -> bool:
+        """Whether the run's teacher is known to have had random weights."""
+        return self._teachers.is_random
+
+    def make(self, name: str, store: Store) -> tuple[Encoder | None, str]:
+        """Return an encoder for the frames of a store, or None and why it can't be had."""
+        if name == "teacher":
+            return self._teachers.make(store)
+        if name not in self._made:
+            made: dict[str, Callable[[], Encoder]] = {
+                "student": self._student,
+                "random": self._random,
+                "pixels": Pixels,
+                "hog": Hog,
+            }
+            self._made[name] = made[name]()
+        return self._made[name], ""
+
+    def seeing(self, name: str, store: Store) -> tuple[Encoder | None, str]:
+        """Return an encoder that looks at pixels, so that they may be changed first, or None and why there is none."""
+        return self._teachers.live(store) if name == "teacher" else self.make(name, store)
+
+    def _student(self) -> Encoder:
+        from usjepa.train.record.export import load_encoder
+
+        run = self._run
+        return ModelEncoder("student", run.input, run.encoder, lambda: load_encoder(run.folder)[0], self._device)
+
+    def _random(self) -> Encoder:
+        seed = RANDOM_SEED + self._recipe.evaluate.random_seed
+        weights = {**self._run.encoder, "weights": {"random": seed}}
+        return ModelEncoder(
+            "random", self._run.input, weights, lambda: _untrained(self._run.config, seed), self._device
+        )
+
+
+def _untrained(config: EncoderConfig, seed: int) -> torch.nn.Module:
+    """Return the architecture as a run would begin with it, from a seed of its own."""
+    from usjepa.cache.recipes.settings import StudentSettings
+    from usjepa.train.model.student import Student
+
+    settings = StudentSettings.model_validate(
+        {
+            "architecture": config.architecture,
+            "patch_size": config.model_args.get("patch_size"),
+            "depth": config.model_args.get("depth"),
+            "channels": config.model_args.get("in_chans", 3),
+        }
+    )
+    model: torch.nn.Module = Student(settings, int(config.model_args["img_size"]), seed).vit
+    return model

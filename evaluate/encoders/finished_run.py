@@ -1,0 +1,145 @@
+"""A finished training run, as the evaluation sees it: its encoder, its recipe, what it learnt from, its losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.evaluate.encoders.models import ModelInput
+from usjepa.evaluate.report.markup import Curve
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.train.record.export import EncoderConfig
+
+_READ_AT_ONCE = 1 << 24
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder whose encoder is exported."""
+
+    folder: Path
+    config: EncoderConfig
+    weights: str
+    """xxh3-128 (hex) of encoder.safetensors."""
+    log: str | None
+    """xxh3-128 (hex) of log.jsonl; None where the folder has none."""
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What a report takes from the run."""
+        return {"name": self.name, "encoder": self.encoder, "log": self.log, "trained": self.config.extra}
+
+    @property
+    def encoder(self) -> dict[str, Json]:
+        """What the encoder's features depend on."""
+        return {
+            "architecture": self.config.architecture,
+            "model_args": self.config.model_args,
+            "mean": list(self.config.mean),
+            "std": list(self.config.std),
+            "weights": self.weights,
+        }
+
+    @property
+    def input(self) -> ModelInput:
+        """What its encoder wants to be given."""
+        args = self.config.model_args
+        return ModelInput(int(args["img_size"]), int(args.get("in_chans", 3)), self.config.mean, self.config.std)
+
+    @property
+    def teacher(self) -> dict[str, Json] | None:
+        """Hard identity of the teacher it learnt from; None where the export doesn't say."""
+        found: dict[str, Json] | None = self.config.extra.get("identity", {}).get("teacher", {}).get("teacher")
+        return found
+
+    @property
+    def store(self) -> str | None:
+        """Digest of the store it was trained on."""
+        found: str | None = self.config.extra.get("store", {}).get("digest")
+        return found
+
+    @property
+    def excluded_splits(self) -> tuple[str, ...]:
+        """Splits whose rows took no part in training."""
+        return tuple(self.config.extra.get("identity", {}).get("train", {}).get("exclude_splits", ()))
+
+    def curve(self) -> Curve:
+        """Return the losses of the run's log, by epoch; empty where there is no log.
+
+        Raises:
+            TrainingError: the log is damaged.
+        """
+        from usjepa.train.record.log import read_log
+        from usjepa.train.run.state import LOG
+
+        path = self.folder / LOG
+        try:
+            lines = read_log(path)
+            steps = [line for line in lines if line["kind"] == "step"]
+            an_epoch = sum(line["epoch"] == 0 for line in steps)
+            train = [((line["step"] + 1) / an_epoch, line["loss"]) for line in steps if line["loss"] is not None]
+            held = [(line["epoch"] + 1.0, line["loss"]) for line in lines if line["kind"] == "validation"]
+        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+            raise TrainingError(f"{path}: not a training run's log ({error!r}). Remove it to go without.") from error
+        return Curve(train, held)
+
+
+def open_run(folder: Path) -> Run:
+    """Return the run in a folder.
+
+    Raises:
+        UsageError: there is no such folder, or its training has not finished.
+        TrainingError: its files are damaged.
+    """
+    from usjepa.train.record.export import CONFIG, WEIGHTS, read_config
+    from usjepa.train.run.state import LOG
+
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder. RUN is the folder that usjepa-train wrote.")
+    lacking = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    if lacking:
+        raise UsageError(
+            f"{folder}: no {' and no '.join(lacking)}: its training has not finished. Finish it with "
+            f"`usjepa-train STORE {folder} --pipeline NAME`, the same command that began it."
+        )
+    log = _hash(folder / LOG) if (folder / LOG).is_file() else None
+    return Run(folder, read_config(folder), _hash(folder / WEIGHTS), log)
+
+
+def run_recipe(folder: Path) -> Recipe:
+    """Return the recipe that a run was trained with; raises UsageError when the folder holds none to read."""
+    from pydantic import ValidationError
+
+    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.train.run.state import RECIPE
+
+    path = folder / RECIPE
+    try:
+        return Recipe.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder}: holds no {RECIPE}. Say which recipe holds with --pipeline NAME.") from error
+    except ValidationError as error:
+        raise UsageError(
+            f"{path}: no recipe of this version ({error.error_count()} faults). Say which holds with --pipeline NAME."
+        ) from error
+
+
+def _hash(path: Path) -> str:
+    hasher = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while piece := file.read(_READ_AT_ONCE):
+            hasher.update(piece)
+    return hasher.hexdigest()

@@ -1,0 +1,196 @@
+"""The teacher that a run learnt from, scored like any encoder.
+
+Which teacher that was is known by identity, not by name or path. Where a task's store holds its latents they are
+used, and no weights are needed. Otherwise the recipe's teacher is loaded and asked, if it is the same one.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from usjepa.cache.errors import UsjepaError
+from usjepa.cache.identity import Json, differences, explain
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.batch import Batch
+    from usjepa.cache.reading.store import Store
+    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.teacher.teacher import Teacher
+
+from usjepa.evaluate.encoders.models import POOLING, ModelInput
+
+
+@dataclass
+class StoredTeacher:
+    """A teacher whose latents the task's store holds."""
+
+    teacher: str
+    """Name of its layer."""
+    stored: dict[str, Json]
+    """Identity of the layer."""
+    layers: tuple[str, ...]
+    name: str = "teacher"
+    pooling: str = POOLING
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """The layer's identity: the teacher's, the pixels' and the precision."""
+        return {"kind": "latents", "pooling": self.pooling, "layer": self.stored}
+
+    @property
+    def given(self) -> str:
+        """The input that its latents were computed from."""
+        return _given(self.stored.get("teacher"))
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the mean of the stored patch tokens, float32 [B, D]."""
+        pooled: NDArray[np.float32] = batch.targets().mean(dim=1).numpy()
+        return pooled
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the stored patch tokens on their square grid, float32 [B, H, W, D]."""
+        tokens: NDArray[np.float32] = batch.targets().numpy()
+        edge = math.isqrt(tokens.shape[1])
+        if edge * edge != tokens.shape[1]:
+            raise UsjepaError(f"teacher {self.teacher!r}: {tokens.shape[1]} patch tokens are no square grid.")
+        return tokens.reshape(len(tokens), edge, edge, -1)
+
+
+@dataclass
+class LiveTeacher:
+    """A teacher that is asked about the stored pixels, because no latents of it are stored."""
+
+    teacher: Teacher
+    name: str = "teacher"
+    pooling: str = POOLING
+    layers: tuple[str, ...] = ("pixels",)
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """The teacher's hard identity."""
+        return {"kind": "teacher", "pooling": self.pooling, "teacher": self.teacher.identity}
+
+    @property
+    def given(self) -> str:
+        """Size, channels and normalisation of its input."""
+        return _given(self.teacher.identity)
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the mean of the patch tokens, float32 [B, D]."""
+        import torch
+
+        pooled: NDArray[np.float32] = self.teacher(torch.from_numpy(batch.pixels)).mean(dim=1).cpu().numpy()
+        return pooled
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the patch tokens on their grid, float32 [B, H, W, D]."""
+        import torch
+
+        tokens: NDArray[np.float32] = self.teacher(torch.from_numpy(batch.pixels)).cpu().numpy()
+        return tokens.reshape(len(tokens), *self.teacher.grid, -1)
+
+
+def _given(identity: Json) -> str:
+    try:
+        wanted = identity["input"]
+        return str(ModelInput(wanted["size"], 3, tuple(wanted["mean"]), tuple(wanted["std"])))
+    except (KeyError, TypeError):
+        return "not stated by the store"
+
+
+def stored_teacher(store: Store, name: str) -> StoredTeacher:
+    """Return the teacher whose latents a store holds under a name."""
+    layers = tuple(layer for layer in (f"latents/{name}", f"scales/{name}") if layer in store.layers)
+    return StoredTeacher(name, store.identity[f"latents/{name}"], layers)
+
+
+class Teachers:
+    """Finds one teacher, by identity, for whatever store a task lies in."""
+
+    def __init__(self, wanted: dict[str, Json] | None, settings: TeacherSettings | None, device: str) -> None:
+        self._wanted, self._settings, self._device = wanted, settings, device
+        self._live: dict[int, LiveTeacher | str] = {}
+
+    def make(self, store: Store) -> tuple[StoredTeacher | LiveTeacher | None, str]:
+        """Return the teacher for a store's frames, or None and why it can't be had."""
+        if self._wanted is None:
+            return (
+                None,
+                "the run learnt from no teacher (objective: pixels), or its config.json does not say from which.",
+            )
+        for name in store.latents:
+            if store.identity[f"latents/{name}"].get("teacher") == self._wanted:
+                return stored_teacher(store, name), ""
+        return self.live(store)
+
+    def live(self, store: Store) -> tuple[LiveTeacher | None, str]:
+        """Return the teacher with its weights, for frames without stored latents, or None and why it can't be had."""
+        if self._wanted is None:
+            return None, "the run learnt from no teacher."
+        if store.size not in self._live:
+            self._live[store.size] = self._ask(store.size)
+        found = self._live[store.size]
+        return (None, found) if isinstance(found, str) else (found, "")
+
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether the teacher's weights are those that its architecture draws from the recipe's seed."""
+        if self._wanted is None:
+            return False
+        try:
+            return not self._others(self._load(self._wanted["input"]["size"], None))
+        except (UsjepaError, KeyError):
+            return False  # an architecture that this version can't build: then nothing is known of it
+
+    def _ask(self, size: int) -> LiveTeacher | str:
+        """Return the teacher with its weights loaded, or why it can't be asked."""
+        assert self._wanted is not None
+        how = "Add its latents to the task's store: `usjepa-cache build STORE --pipeline NAME --teacher FILE`."
+        weights = self._settings.weights if self._settings is not None else None
+        if weights is None and not self.is_random:
+            return f"the task's store holds no latents of it and the recipe names no weights of it. {how}"
+        try:
+            teacher = self._load(size, weights)
+        except UsjepaError as error:
+            return f"the task's store holds no latents of it, and it can't be loaded: {error} {how}"
+        others = self._others(teacher)
+        if others:
+            return (
+                f"the recipe's teacher is not the one that the run learnt from (run | recipe): {explain(others)}. {how}"
+            )
+        return LiveTeacher(teacher)
+
+    def _load(self, size: int, weights: str | None) -> Teacher:
+        """Load the teacher that the identity describes, from the recipe's weights or its seed's random ones."""
+        from usjepa.cache.recipes.settings import TeacherSettings
+        from usjepa.cache.teacher.teacher import load_teacher
+
+        assert self._wanted is not None
+        wanted = self._wanted
+        base = self._settings or TeacherSettings()
+        settings = base.model_copy(
+            update={
+                "architecture": wanted["architecture"],
+                "weights": weights,
+                "patch_size": wanted["model_args"].get("patch_size"),
+                "depth": wanted["model_args"].get("depth"),
+                "block": wanted["block"],
+                "norm": wanted["norm"],
+                "image_size": wanted["input"]["size"],
+                "mean": tuple(wanted["input"]["mean"]),
+                "std": tuple(wanted["input"]["std"]),
+                "compute": wanted["compute"],
+            }
+        )
+        return load_teacher(settings, size, self._device)
+
+    def _others(self, teacher: Teacher) -> list[tuple[str, Json, Json]]:
+        """Return in which fields a loaded teacher is not the wanted one; a task of another pixel size is resized."""
+        found = differences(self._wanted, teacher.identity)
+        return [difference for difference in found if difference[0] != "input.resize"]

@@ -1,0 +1,60 @@
+"""Trains what is no plain linear probe by the probe's own protocol: AdamW, cosine, early stopping, a seed's order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from usjepa.evaluate.probes.linear import epoch_order, learning_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from usjepa.cache.recipes.settings import EvaluateSettings
+
+
+def fit(
+    parameters: Sequence[torch.nn.Parameter],
+    count: int,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    held_loss: Callable[[], float] | None,
+    settings: EvaluateSettings,
+    seed: int,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[int, int]:
+    """Train parameters in place and leave them as they were after the best epoch.
+
+    Args:
+        parameters: what is trained; AdamW treats all alike, weight decay included.
+        count: training frames.
+        loss_of: mean loss of training frames, given their positions, int64 [b].
+        held_loss: mean loss of the validation frames; none: there are none, and every epoch is run.
+        settings: learning rate, weight decay, batch, epochs and patience.
+        seed: of the order of frames.
+        check: called before every epoch; may raise to stop.
+
+    Returns:
+        The epoch (from 1) whose parameters were kept, and how many were run.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    lowest, best, kept = float("inf"), 0, [one.detach().clone() for one in parameters]
+    epochs = 0
+    for epoch in range(settings.epochs):
+        check()
+        optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
+        for some in torch.split(torch.from_numpy(epoch_order(seed, epoch, count)), settings.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(some).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        epochs = epoch + 1
+        with torch.no_grad():
+            loss = -float(epochs) if held_loss is None else held_loss()
+        if loss < lowest:
+            lowest, best, kept = loss, epochs, [one.detach().clone() for one in parameters]
+        if epochs - best >= settings.patience:
+            break
+    with torch.no_grad():
+        for one, value in zip(parameters, kept, strict=True):
+            one.copy_(value)
+    return best, epochs

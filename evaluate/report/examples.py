@@ -1,0 +1,78 @@
+"""Which test frames the report shows: what the student recognises and what it mistakes, most surely first."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.evaluate.report.figures import frame_png
+from usjepa.evaluate.report.markup import Example
+from usjepa.evaluate.tasks.splits import TEST
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.evaluate.tasks.task import Task
+
+SHOWN = 6
+
+
+def examples_of(task: Task, probability: NDArray[np.float64]) -> tuple[list[Example], str]:
+    """Return at most six recognised and six mistaken test frames, and a note where none may be shown.
+
+    Args:
+        task: the task.
+        probability: [test frames, classes] of the student's probes.
+    """
+    if not _deidentified(task):
+        return [], f"{task.name}: its frames are not shown, because they were stored with deidentify=false."
+    test = task.positions(TEST)
+    predicted = probability.argmax(axis=1)
+    right = predicted == task.labels[test]
+    groups = task.groups[test]
+    chosen = [position for among in (right, ~right) for position in _pick(probability, predicted, groups, among)]
+    if not chosen:
+        return [], ""
+    pixels = task.store.read(task.rows[test[chosen]], layers=("pixels",)).pixels
+    return [
+        Example(
+            task.name,
+            task.classes[task.labels[test[position]]],
+            task.classes[predicted[position]],
+            float(probability[position, predicted[position]]),
+            frame_png(frame),
+        )
+        for position, frame in zip(chosen, pixels, strict=True)
+    ], ""
+
+
+def _pick(
+    probability: NDArray[np.float64],
+    predicted: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    among: NDArray[np.bool_],
+) -> list[int]:
+    """Return up to six positions, each predicted class in turn and no patient twice while there are others."""
+    sure = np.round(probability.max(axis=1), 6)  # rounded, so that the last bits of a sum don't choose the frames
+    waiting = [int(i) for i in np.lexsort((np.arange(len(sure)), -sure)) if among[i]]
+    shown: list[int] = []
+    while waiting and len(shown) < SHOWN:
+        # Frames of a clip look alike and are equally sure: unsorted by patient, one clip would fill the page.
+        best = min(
+            waiting,
+            key=lambda i: (
+                sum(groups[i] == groups[j] for j in shown),
+                sum(predicted[i] == predicted[j] for j in shown),
+                -sure[i],
+                i,
+            ),
+        )
+        shown.append(best)
+        waiting.remove(best)
+    return sorted(shown, key=lambda i: (-sure[i], i))
+
+
+def _deidentified(task: Task) -> bool:
+    preprocess = task.store.identity["pixels"].get("preprocess", {})
+    return bool(preprocess.get("deidentify", True))

@@ -1,0 +1,168 @@
+"""Calibration of the linear probe: is it right as often as it is sure? And would one temperature mend what is not?
+
+* **Expected calibration error** of the named class (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599): frames are
+  put into bins by the probability of the class that is named; the error is the mean distance between how sure a bin
+  is and how often it is right, weighted by frames. Bins of equal mass (quantiles), 15 as Guo's: of 15 equally wide ones
+  most are nearly empty where a probe is sure, and their noise would count.
+* **What a faultless probe would show.** On few frames the error is never 0. The same confidences with outcomes drawn
+  from them give the error of a probe that is perfectly calibrated (consistency resampling, Broecker and Smith 2007).
+* **Brier score** (Brier 1950): squared distance between probabilities and truth, summed over classes, from 0
+  to 2; 0 is best.
+* **Temperature** (Guo et al. 2017): logits are divided by the one number that gives the lowest cross-entropy on the
+  validation frames. It changes no prediction.
+
+Shape suffixes: S seeds, N frames, V validation frames, C classes, K bins, R draws.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usjepa.evaluate.scores.metrics import softmax, spread
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+
+    Floats = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
+    Ints = NDArray[np.int64]
+
+BINS = 15
+LEAST_IN_A_BIN = 20
+"""Fewer bins are made where one would hold fewer frames: chance alone moves the share of 20 by 11 points."""
+COLDEST, HOTTEST = 0.05, 20.0
+"""Temperatures that are looked at. On validation frames that are all recognised the best one would be 0."""
+_DRAWS = 200
+_TAG = 0x63616C
+
+
+def calibration_told(
+    logits_SNC: NDArray[np.float32],
+    truth_N: Ints,
+    validation_SVC: NDArray[np.float32],
+    validation_truth_V: Ints,
+) -> dict[str, Json]:
+    """Return how calibrated the probes of all seeds are, as it goes into `scores.json`.
+
+    Args:
+        logits_SNC: of the test frames.
+        truth_N: their classes.
+        validation_SVC: logits of the validation frames, for the temperature; without frames there is none.
+        validation_truth_V: their classes.
+    """
+    told: dict[str, Json] = {
+        "frames": len(truth_N),
+        "bins": bins_for(len(truth_N)),
+        "raw": _told(logits_SNC.astype(np.float64), truth_N),
+        "tempered": None,
+        "temperature": None,
+    }
+    if len(validation_truth_V):
+        found = [fit_temperature(logits_VC, validation_truth_V) for logits_VC in validation_SVC]
+        mean, deviation = spread(found)
+        told["temperature"] = {"mean": mean, "sd": deviation, "seeds": found, "at_limit": sum(map(_at_limit, found))}
+        told["tempered"] = _told(logits_SNC / np.array(found)[:, None, None], truth_N)
+    return told
+
+
+def bins_for(frames: int) -> int:
+    """Return how many bins so many frames are put into."""
+    return max(1, min(BINS, frames // LEAST_IN_A_BIN))
+
+
+def fit_temperature(logits_VC: NDArray[np.float32], truth_V: Ints) -> float:
+    """Return the temperature of the lowest mean cross-entropy, within `COLDEST` and `HOTTEST`.
+
+    The cross-entropy is convex in one over the temperature, so it has one valley over its logarithm too.
+    """
+    from scipy.optimize import minimize_scalar
+
+    def loss(log_temperature: float) -> float:
+        return log_loss(logits_VC / math.exp(log_temperature), truth_V)
+
+    ends = (math.log(COLDEST), math.log(HOTTEST))
+    found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-5})
+    return math.exp(min((*ends, float(found.x)), key=loss))
+
+
+def _at_limit(temperature: float) -> bool:
+    return temperature < 1.001 * COLDEST or temperature > 0.999 * HOTTEST
+
+
+def log_loss(logits_NC: NDArray[np.floating[Any]], truth_N: Ints) -> float:
+    """Return the mean cross-entropy of logits."""
+    logits = logits_NC.astype(np.float64)
+    highest = logits.max(axis=1)
+    total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+    return float((total - logits[np.arange(len(truth_N)), truth_N]).mean())
+
+
+def brier(probability_NC: Floats, truth_N: Ints) -> float:
+    """Return the Brier score over all classes, 0 to 2."""
+    onehot_NC = np.eye(probability_NC.shape[1])[truth_N]
+    return float(np.square(probability_NC - onehot_NC).sum(axis=1).mean())
+
+
+def bin_numbers(confidence_N: Floats, bins: int) -> Ints:
+    """Return each frame's bin, 0 to bins - 1, of equal mass; equal confidences share a bin, so some may be empty."""
+    edges = np.quantile(confidence_N, np.linspace(0.0, 1.0, bins + 1))
+    return np.searchsorted(edges[1:-1], confidence_N).astype(np.int64)
+
+
+def reliability(confidence_N: Floats, right_N: Flags, bins: int) -> dict[str, list[float]]:
+    """Return what a reliability diagram shows: of each bin with frames its mean confidence, share right, and frames."""
+    number_N = bin_numbers(confidence_N, bins)
+    frames_K = np.bincount(number_N, minlength=bins)
+    used = frames_K > 0
+    sure_K, right_K = (
+        np.bincount(number_N, values, minlength=bins)[used] / frames_K[used] for values in (confidence_N, right_N)
+    )
+    return {"confidence": sure_K.tolist(), "accuracy": right_K.tolist(), "frames": frames_K[used].tolist()}
+
+
+def calibration_error(confidence_N: Floats, right_N: Flags, bins: int) -> float:
+    """Return the expected calibration error, 0 to 1."""
+    told = reliability(confidence_N, right_N, bins)
+    apart = np.abs(np.subtract(told["accuracy"], told["confidence"]))
+    return float(apart @ np.array(told["frames"]) / len(confidence_N))
+
+
+def faultless_error(confidence_N: Floats, bins: int) -> float:
+    """Return the mean calibration error of a predictor that is right exactly as often as it says, on these frames.
+
+    Frames are taken as independent; where patients have many frames, chance alone makes more.
+    """
+    generator = np.random.Generator(np.random.Philox(key=[_TAG, len(confidence_N)]))
+    number_N = bin_numbers(confidence_N, bins)
+    within_NK = np.eye(bins)[number_N]
+    right_RN = generator.random((_DRAWS, len(confidence_N))) < confidence_N
+    apart_RK = np.abs((right_RN - confidence_N) @ within_NK)
+    return float(apart_RK.sum(axis=1).mean() / len(confidence_N))
+
+
+def _told(logits_SNC: Floats, truth_N: Ints) -> dict[str, Json]:
+    probability_SNC = softmax(logits_SNC)
+    confidence_SN = probability_SNC.max(axis=2)
+    right_SN = probability_SNC.argmax(axis=2) == truth_N
+    bins = bins_for(len(truth_N))
+    measures = {
+        "ece": [calibration_error(*pair, bins) for pair in zip(confidence_SN, right_SN, strict=True)],
+        "brier": [brier(one, truth_N) for one in probability_SNC],
+        "log_loss": [log_loss(one, truth_N) for one in logits_SNC],
+    }
+    told: dict[str, Json] = {}
+    for name, values in measures.items():
+        mean, deviation = spread(values)
+        told[name] = {"mean": mean, "sd": deviation, "seeds": values}
+    return {
+        **told,
+        "faultless_ece": float(np.mean([faultless_error(one, bins) for one in confidence_SN])),
+        "confidence": float(confidence_SN.mean()),
+        "accuracy": float(right_SN.mean()),
+        "diagram": reliability(confidence_SN.ravel(), right_SN.ravel(), bins),
+    }

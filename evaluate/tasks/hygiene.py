@@ -1,0 +1,145 @@
+"""Label hygiene: what is wrong with a task's labels, whoever is scored on it. Said beside the score, never hidden."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.evaluate.scores.metrics import constant_baseline
+from usjepa.evaluate.tasks.near_duplicates import NEAR_BITS, nearest
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.evaluate.tasks.leakage import Contents
+    from usjepa.evaluate.tasks.task import Task
+
+FEW_TRAINING_FRAMES = 20
+"""A class with fewer training frames is said to have too few: 1 % of them is not one example."""
+FEW_TEST_GROUPS = 5
+"""A class tested on fewer patients or clips is said to have too few."""
+
+
+@dataclass(frozen=True)
+class ClassCount:
+    """How many examples of a class a split holds."""
+
+    name: str
+    split: str
+    frames: int
+    groups: int
+
+
+@dataclass(frozen=True)
+class Hygiene:
+    """What is wrong with a task's labels."""
+
+    frames: int
+    """Of the dataset, labelled or not."""
+    unlabelled: int
+    missing: tuple[ClassCount, ...]
+    """Classes without any example in a split that has frames."""
+    few: tuple[ClassCount, ...]
+    """Classes with too few training frames or test groups."""
+    one_class: tuple[str, ...]
+    """Splits whose frames are all of one class."""
+    empty: tuple[str, ...]
+    """Splits without a frame."""
+    constant_macro_f1: float
+    """What always naming the test split's commonest class scores."""
+    constant_accuracy: float
+    """Share of test frames that are of that class."""
+    torn_exact: int
+    """Frames of which the very same pixels bear another label elsewhere in the task."""
+    torn_near: int
+    """Further frames with a near-duplicate that bears another label."""
+
+    def told(self) -> dict[str, Json]:
+        """Return what goes into `scores.json`."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def sentences(self) -> list[str]:
+        """Return what a reader of the scores must know."""
+        told = []
+        if self.unlabelled:
+            told.append(f"{self.unlabelled} of {self.frames} frames have no label and are left out.")
+        told += [f"No frame is left for {split}." + (_ENDLESS if split == VALIDATION else "") for split in self.empty]
+        told += [f"No example of {count.name} in {count.split}." for count in self.missing]
+        told += [f"All frames of {split} are of one class." for split in self.one_class]
+        told += [_few_told(count) for count in self.few]
+        if self.torn_exact or self.torn_near:
+            exact = f"{self.torn_exact} identical frames bear different labels"
+            near = f"frames have a near-duplicate with another label (at most {NEAR_BITS} bits apart)"
+            parts = [exact] if self.torn_exact else []
+            parts += [f"{self.torn_near} {'more ' if parts else ''}{near}"] if self.torn_near else []
+            told.append(f"Labels contradict each other: {', and '.join(parts)}.")
+        return told
+
+
+_ENDLESS = " Every probe runs all its epochs."
+
+
+def _few_told(count: ClassCount) -> str:
+    groups = f"{count.groups} {'group' if count.groups == 1 else 'groups'}"
+    if count.split == TEST:
+        return (
+            f"Too few examples: {count.name} is tested on {count.frames} frames of {groups}; another choice of groups "
+            "can move its score a lot."
+        )
+    return f"Too few examples: {count.name} is trained on {count.frames} frames of {groups}."
+
+
+def hygiene_of(task: Task, contents: Contents, check: Callable[[], None] = lambda: None) -> Hygiene:
+    """Return what is wrong with a task's labels.
+
+    Args:
+        task: the task.
+        contents: what its frames show.
+        check: called between blocks of frames; may raise to stop.
+    """
+    parts = {split: task.positions(split) for split in (TRAIN, VALIDATION, TEST)}
+    counts = [_count(task, number, split) for split in parts for number in range(len(task.classes))]
+    truth = task.labels[parts[TEST]]
+    constant = constant_baseline(truth, len(task.classes))
+    exact, near = torn(contents, task.labels, check)
+    return Hygiene(
+        frames=len(task.rows) + task.unlabelled,
+        unlabelled=task.unlabelled,
+        missing=tuple(c for c in counts if not c.frames and len(parts[c.split])),
+        few=tuple(c for c in counts if _is_few(c)),
+        one_class=tuple(s for s, where in parts.items() if len(np.unique(task.labels[where])) == 1),
+        empty=tuple(s for s, where in parts.items() if not len(where)),
+        constant_macro_f1=constant.macro_f1,
+        constant_accuracy=float(np.bincount(truth).max() / len(truth)) if len(truth) else 0.0,
+        torn_exact=exact,
+        torn_near=near,
+    )
+
+
+def _count(task: Task, number: int, split: str) -> ClassCount:
+    where = (task.splits == split) & (task.labels == number)
+    return ClassCount(task.classes[number], split, int(where.sum()), len(np.unique(task.groups[where])))
+
+
+def _is_few(count: ClassCount) -> bool:
+    if count.split == TEST:
+        return 0 < count.groups < FEW_TEST_GROUPS
+    return count.split == TRAIN and 0 < count.frames < FEW_TRAINING_FRAMES
+
+
+def torn(contents: Contents, labels: NDArray[np.int64], check: Callable[[], None]) -> tuple[int, int]:
+    """Return how many frames are found again, exactly or nearly, under another label."""
+    _, frame = np.unique(contents.pixels.astype(str), return_inverse=True)
+    lowest = np.full(frame.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    highest = np.full(len(lowest), -1)
+    np.minimum.at(lowest, frame, labels)
+    np.maximum.at(highest, frame, labels)
+    exact = lowest[frame] != highest[frame]
+    distance, _ = nearest(contents.bits, contents.bits, labels, labels, check)
+    return int(exact.sum()), int(((distance <= NEAR_BITS) & ~exact).sum())

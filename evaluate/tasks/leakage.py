@@ -1,0 +1,138 @@
+"""Leakage: what a test split shares with the frames that a probe is trained and stopped on.
+
+Three kinds, from certain to likely: a group (patient, clip) on both sides; the very same frame; a frame that looks the
+same (see `near_duplicates.py`). Nothing is removed, because scores on the published split are what others report;
+everything is counted, and printed beside the score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xxhash
+
+from usjepa.evaluate.tasks.near_duplicates import BITS, NEAR_BITS, frame_bits, nearest
+from usjepa.evaluate.tasks.splits import TEST, VALIDATION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.evaluate.tasks.task import Task
+
+_READ_AT_ONCE = 512
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What frames show, in the task's order."""
+
+    pixels: NDArray[np.object_]
+    """[n] xxh3-128 of the stored pixels."""
+    bits: NDArray[np.float32]
+    """[n, 256] perceptual hash."""
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What test shares with training and validation; counts of test frames and groups."""
+
+    test_frames: int
+    test_groups: int
+    groups: int
+    """Test groups that also have frames outside of test."""
+    group_frames: int
+    """Test frames of these groups."""
+    exact: int
+    """Test frames of which the very same pixels lie outside of test."""
+    near: int
+    """Further test frames that have a near-duplicate there."""
+    near_bits: int
+    """Bits of 256 that near-duplicates may differ in."""
+    near_other_group: int
+    """Of `exact` and `near`: those whose twin belongs to another group, so that the groups' names hide the leak."""
+    stopping: int
+    """Validation frames with an exact or near-duplicate in training: they stop a probe later than they should."""
+    rows: tuple[tuple[int, int], ...]
+    """The first few pairs (test row, row outside of test) of the store, nearest first."""
+
+    @property
+    def frames(self) -> int:
+        """Test frames of which the same or nearly the same is outside of test."""
+        return self.exact + self.near
+
+    @property
+    def found(self) -> bool:
+        """Whether anything leaks into the test score."""
+        return bool(self.groups or self.frames)
+
+    def told(self) -> dict[str, Json]:
+        """Return what goes into `scores.json`."""
+        return {**asdict(self), "rows": [list(pair) for pair in self.rows], "bits": BITS}
+
+    def sentences(self) -> list[str]:
+        """Return what a reader of the scores must know."""
+        told = []
+        if self.frames:
+            told.append(
+                f"Leak: {self.exact} of {self.test_frames} test frames also lie in training or validation, and "
+                f"{self.near} more have a near-duplicate there (at most {self.near_bits} of {BITS} hash bits apart); "
+                f"for {self.near_other_group} of them under another group. Scores on this split are too high."
+            )
+        if self.stopping:
+            told.append(f"{self.stopping} validation frames have an exact or near-duplicate in training.")
+        return told
+
+
+def contents_of(task: Task, check: Callable[[], None] = lambda: None) -> Contents:
+    """Read a task's stored pixels once and return what they show; DamageError where they are damaged."""
+    hashes: list[str] = []
+    bits = [np.zeros((0, BITS), np.float32)]
+    for start in range(0, len(task.rows), _READ_AT_ONCE):
+        check()
+        pixels = task.store.read(task.rows[start : start + _READ_AT_ONCE], layers=("pixels",)).pixels
+        hashes += [xxhash.xxh3_128_hexdigest(frame.tobytes()) for frame in pixels]
+        bits.append(frame_bits(pixels))
+    return Contents(np.array(hashes, dtype=object), np.concatenate(bits))
+
+
+def leakage_of(task: Task, contents: Contents, check: Callable[[], None] = lambda: None) -> Leakage:
+    """Return what the task's test split shares with its other frames."""
+    test, validation = task.positions(TEST), task.positions(VALIDATION)
+    rest = np.flatnonzero(task.splits != TEST)
+    train = np.setdiff1d(rest, validation)
+    shared = np.intersect1d(task.groups[test], task.groups[rest])
+    distance, twin = twins(contents, test, rest, check)
+    leaking = np.flatnonzero(distance <= NEAR_BITS)
+    stopping, _ = twins(contents, validation, train, check)
+    order = leaking[np.lexsort((leaking, distance[leaking]))][:_SHOWN]
+    return Leakage(
+        test_frames=len(test),
+        test_groups=len(np.unique(task.groups[test])),
+        groups=len(shared),
+        group_frames=int(np.isin(task.groups[test], shared).sum()),
+        exact=int((distance < 0).sum()),
+        near=int(((distance >= 0) & (distance <= NEAR_BITS)).sum()),
+        near_bits=NEAR_BITS,
+        near_other_group=int((task.groups[test[leaking]] != task.groups[twin[leaking]]).sum()),
+        stopping=int((stopping <= NEAR_BITS).sum()),
+        rows=tuple((int(task.rows[test[i]]), int(task.rows[twin[i]])) for i in order),
+    )
+
+
+def twins(
+    contents: Contents, of: NDArray[np.int64], among: NDArray[np.int64], check: Callable[[], None]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return how far each frame's twin is (-1: the very same pixels, else bits), and which frame that is."""
+    distance, which = nearest(contents.bits[of], contents.bits[among], check=check)
+    twin = among[which] if len(among) else np.zeros(len(of), np.int64)
+    first = dict(zip(contents.pixels[among][::-1], among[::-1].tolist(), strict=True))
+    for i, frame in enumerate(contents.pixels[of]):
+        if frame in first:
+            distance[i], twin[i] = -1, first[frame]
+    return distance, twin

@@ -1,0 +1,205 @@
+"""Segmentation tasks: frames with a mask each, cut like any task's; the masks are stretched to the stored pixels.
+
+UltraBench's own seven, by the key of the mask in its JSON, and BUS-BRA's tumours. A mask's values are its classes, 0 is
+the background; a mask of 0 and 255 is a binary one. `--segment [LAYOUT=]PATH[::NAME]` takes what `--task` takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import xxhash
+from PIL import Image, UnidentifiedImageError
+
+from usjepa.cache.errors import SourceError, UsageError
+from usjepa.cache.identity import Json, digest_of
+from usjepa.evaluate.tasks.layouts import recognise
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, Frames, split_frames
+from usjepa.evaluate.tasks.task import Task, cut, parted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.store import Store
+    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.evaluate.tasks.layouts import Labelled, TaskFolder
+
+_BENCHMARK = {
+    "aul_liver": ("liver_mask", ("liver",)),
+    "aul_mass": ("mass_mask", ("mass",)),
+    "camus": ("mask", ("left ventricle", "myocardium", "left atrium")),
+    "mmotu": ("tumor_mask_binary", ("tumour",)),
+    "open_kidney": ("capsule_mask", ("capsule",)),
+    "psfhs": ("psfh_mask", ("pubic symphysis", "fetal head")),
+    "stanford_thyroid": ("tumor_mask", ("nodule",)),
+    "busbra": ("tumor_mask", ("tumour",)),
+}
+"""Task -> the mask that the benchmark asks for, and what its values 1, 2, ... are."""
+_MOST_CLASSES = 16
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """Frames of a store with their masks; arrays hold a value per frame."""
+
+    name: str
+    store: Store
+    rows: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    splits: NDArray[np.object_]
+    masks: tuple[Path, ...]
+    values: tuple[int, ...]
+    """Value in a mask of each class, the background's 0 first."""
+    classes: tuple[str, ...]
+    """Names of the classes, the background's first."""
+    notes: tuple[str, ...]
+    content: str
+    """xxh3-128 (hex) of all masks' bytes."""
+
+    def positions(self, split: str) -> NDArray[np.int64]:
+        """Return where in the arrays a split's frames stand."""
+        return np.flatnonzero(self.splits == split)
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What the scores rest on."""
+        told = [self.rows.tolist(), self.splits.tolist(), self.groups.tolist(), list(self.values)]
+        return {"store": self.store.digest, "frames": digest_of(told), "masks": self.content}
+
+    def frames(self, positions: NDArray[np.int64]) -> Task:
+        """Return frames as a task of one class, for what looks at frames and not at masks."""
+        return Task(
+            self.name,
+            self.store,
+            self.rows[positions],
+            np.zeros(len(positions), np.int64),
+            ("frame",),
+            self.groups[positions],
+            self.splits[positions],
+            (),
+        )
+
+    def read_masks(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the masks of frames as class numbers, uint8 [n, S, S], as large as the stored pixels."""
+        edge = self.store.size
+        number = np.zeros(256, np.uint8)
+        number[list(self.values)] = np.arange(len(self.values))
+        out = np.empty((len(positions), edge, edge), np.uint8)
+        for i, position in enumerate(positions):
+            mask = number[_read(self.masks[position])]
+            out[i] = cv2.resize(mask, (edge, edge), interpolation=cv2.INTER_NEAREST)
+        return out
+
+
+def open_segmentations(specs: Sequence[str], out: Path, recipe: Recipe) -> list[Segmentation]:
+    """Return the segmentation tasks behind the `--segment` arguments, in their order.
+
+    Raises:
+        UsageError: a path that isn't there, or a task without masks, or without frames to train or test on.
+        SourceError: a mask can't be read, or its values are no classes.
+    """
+    found = []
+    for spec in specs:
+        path, dataset = parted(spec)
+        folders = [f for f in recognise(path, recipe.cache) if dataset in (None, f.name) and _mask_key(f) is not None]
+        if not folders:
+            raise UsageError(f"--segment {spec}: no task with masks there. UltraBench's and BUS-BRA's tasks have them.")
+        found += [_opened(folder, out, recipe) for folder in folders]
+    names = [task.name for task in found]
+    counts = [names[:i].count(name) for i, name in enumerate(names)]
+    return [replace(t, name=f"{t.name} ({n + 1})") if n else t for t, n in zip(found, counts, strict=True)]
+
+
+def _mask_key(folder: TaskFolder) -> str | None:
+    """Return the mask that a task asks for: the benchmark's, or the only one there is."""
+    keys = sorted({key for file in folder.files for key in file.masks})
+    wanted = _BENCHMARK.get(folder.name, ("", ()))[0]
+    return wanted if wanted in keys else (keys[0] if len(keys) == 1 else None)
+
+
+def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
+    key = _mask_key(folder)
+    assert key is not None
+    store, known = cut(folder, out, recipe)
+    table = store.table
+    per_source = [known.files.get((source.dataset, source.path)) for source in table.sources]
+    has = np.array([file is not None and key in file.masks for file in per_source], dtype=bool)
+    mask = has[table.source] & (table.view == 0) & (table.frame == 0)
+    files = [file for i in table.source[mask] if (file := per_source[i]) is not None]
+    paths = tuple(folder.root / file.masks[key] for file in files)
+    keys, groups = np.unique([_group(folder, file) for file in files], return_inverse=True)
+    given = np.array([file.split for file in files], dtype=object)
+    same = np.zeros(len(files), np.int64)
+    split = split_frames(
+        Frames(same, groups.astype(np.int64), given, tuple(keys.tolist()), ("frame",)),
+        recipe.evaluate.test_fraction,
+        recipe.evaluate.validation_fraction,
+    )
+    for part in (TRAIN, TEST):
+        if not (split.parts == part).any():
+            raise UsageError(f"{folder.name}: {len(keys)} groups leave no frame with a mask for {part}.")
+    values, content = _values(paths)
+    lost = len({file.path for file in folder.files}) - len(files)
+    notes = (f"{lost} frames have no mask and are left out.",) if lost else ()
+    return Segmentation(
+        f"{folder.name}: {key}",
+        store,
+        store.rows[mask],
+        groups.astype(np.int64),
+        split.parts,
+        paths,
+        values,
+        _names(folder.name, key, values),
+        (*folder.notes, *split.notes, *notes),
+        content,
+    )
+
+
+def _group(folder: TaskFolder, file: Labelled) -> str:
+    return f"{folder.name}\0{file.group}" if file.group else f"{folder.name}\0\0{file.path}"
+
+
+def _names(task: str, key: str, values: tuple[int, ...]) -> tuple[str, ...]:
+    wanted, names = _BENCHMARK.get(task, ("", ()))
+    if key == wanted and len(values) == 2 and len(names) == 1:
+        return ("background", *names)
+    if key == wanted and max(values) <= len(names):
+        return ("background", *[names[value - 1] for value in values[1:]])
+    return ("background", *[f"value {value}" for value in values[1:]])
+
+
+def _values(paths: Sequence[Path]) -> tuple[tuple[int, ...], str]:
+    """Return the values that occur in masks, 0 first, and the hash of all their bytes."""
+    hasher, present = xxhash.xxh3_128(), np.zeros(256, bool)
+    present[0] = True
+    for path in paths:
+        mask = _read(path)
+        hasher.update(np.ascontiguousarray(mask).tobytes())
+        present[np.unique(mask)] = True
+    values = tuple(int(value) for value in np.flatnonzero(present))
+    if not 2 <= len(values) <= _MOST_CLASSES:
+        raise SourceError(
+            f"{paths[0].parent}: its masks hold {len(values)} different values, where classes 0, 1, ... are wanted: "
+            f"{'they are all background' if len(values) < 2 else 'lossy files, or no masks'}."
+        )
+    return values, hasher.hexdigest()
+
+
+def _read(path: Path) -> NDArray[np.uint8]:
+    """Return a mask's values, uint8 [H, W]; equal colour channels count as one."""
+    try:
+        with Image.open(path) as image:
+            mask = np.asarray(image.convert("L") if image.mode == "1" else image)
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise SourceError(f"{path}: can't be read as a mask ({error}).") from error
+    if mask.ndim == 3 and (mask[..., :1] == mask[..., :3]).all():
+        mask = mask[..., 0]
+    if mask.ndim != 2 or mask.dtype.kind not in "ui" or (mask.size and int(mask.max()) > 255):
+        raise SourceError(f"{path}: no mask of one channel and values up to 255 ({mask.dtype}, {mask.shape}).")
+    return mask.astype(np.uint8)

@@ -1,0 +1,187 @@
+"""A file that crashes its parser costs that file, never the build; decoding elsewhere gives the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.cache.building.test_build import _pictures, small, tree
+from usjepa.cache.building.build import build
+from usjepa.cache.decoding import child as isolation
+from usjepa.cache.decoding.child import Cutters, DecodingProcess, decoding
+from usjepa.cache.errors import Interrupted, SourceError
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.settings import CacheSettings
+from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.upkeep.status import status_report
+from usjepa.cache.upkeep.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CRASHES = """
+import os, sys
+if "usjepa.cache.decoding.worker" in sys.orig_argv:
+    import h5py
+    real = h5py.File
+    def File(name, *args, **kwargs):
+        # What a memory fault in the HDF5 library does, when frames are asked for and not yet when they are listed.
+        asked = sys._getframe(1).f_code.co_name
+        base = os.path.basename(str(name))
+        if "crash" in base and (asked == "_file" or "list" in base):
+            os.kill(os.getpid(), 11)
+        return real(name, *args, **kwargs)
+    h5py.File = File
+"""
+
+
+@pytest.fixture
+def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of HDF5 files of which one makes every process that decodes it die of SIGSEGV."""
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(CRASHES)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"), prepend=os.pathsep)
+    root = tmp_path / "in/d/x"
+    root.mkdir(parents=True)
+    for number, name in enumerate(("a", "crash", "z")):
+        with h5py.File(root / f"{name}.h5", "w") as file:
+            file["images"] = np.random.default_rng(number).integers(0, 255, (5, 40, 48), dtype=np.uint8)
+    return tmp_path / "in"
+
+
+def test_a_file_that_segfaults_its_reader_stops_the_build_and_is_named(tmp_path: Path, volumes: Path) -> None:
+    with pytest.raises(SourceError, match=r"d/x/crash\.h5::images: can't be read: .* died of SIGSEGV"):
+        build(str(tmp_path / "s"), small(), source=str(volumes))
+
+
+def test_with_skip_it_is_recorded_with_its_reason_and_the_others_are_built(tmp_path: Path, volumes: Path) -> None:
+    build(str(tmp_path / "s"), small(), source=str(volumes), on_error="skip")
+    store = open_store(tmp_path / "s")
+    paths = {store.table.sources[i].path for i in store.table.source}
+    assert paths == {"d/x/a.h5::images", "d/x/z.h5::images"}
+    assert "d/x/crash.h5::images: can't be read: the process that decoded it died of SIGSEGV" in status_report(
+        str(tmp_path / "s")
+    )
+    assert verify(str(tmp_path / "s")).damages == []
+
+
+def test_a_file_that_crashes_while_it_is_listed_is_named_too(tmp_path: Path, volumes: Path) -> None:
+    (volumes / "d/x/crash.h5").rename(volumes / "d/x/crash-list.h5")
+    with pytest.raises(SourceError, match=r"crash-list\.h5.*SIGSEGV"):
+        build(str(tmp_path / "s"), small(), source=str(volumes))
+
+
+def test_a_file_that_crashes_only_after_the_scan_makes_holes_not_an_end(
+    tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from usjepa.cache.scanning.growth import grow
+    from usjepa.cache.scanning.scan import ScanJournal
+    from usjepa.cache.store.writer import StoreWriter
+
+    settings, root = small().cache, tmp_path / "s"
+    with monkeypatch.context() as patch:
+        patch.delenv("PYTHONPATH")  # the scan is spared
+        patch.setenv("PYTHONPATH", _without(tmp_path / "hook"))
+        writer = StoreWriter(LocalStorage(root))
+        writer.open(8)
+        grow(writer, list_source(str(volumes), settings), settings, ScanJournal(None), "stop", lambda: None, print)
+    with pytest.raises(SourceError, match=r"crash\.h5::images"):
+        build(str(root), small(), source=str(volumes))
+    build(str(root), small(), source=str(volumes), on_error="skip")
+    store = open_store(root)
+    assert len(store) == 20
+    assert len(store.manifest.holes) == 10
+    assert all("SIGSEGV" in reason for _, reason in store.manifest.holes)
+
+
+def _without(folder: Path) -> str:
+    parts = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.pathsep.join(part for part in parts if part != str(folder))
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_rows_cut_in_children_are_those_cut_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    build(str(tmp_path / "here"), small(), teacher="random")
+    monkeypatch.setattr(isolation, "_SMALL_ROWS", 0)
+    build(str(tmp_path / "there"), small(f"cache.decode_processes={processes}"), teacher="random")
+    assert tree(tmp_path / "here") == tree(tmp_path / "there")
+
+
+def test_a_child_killed_by_another_is_started_again(tmp_path: Path) -> None:
+    _pictures(tmp_path / "in", ["a/1.png"])
+    with decoding(Listing(tmp_path / "in", ()), CacheSettings()) as child:
+        assert child.probe("a/1.png", "images").frames == 1
+        assert child._process is not None
+        os.kill(child._process.pid, signal.SIGKILL)
+        child._process.wait()
+        with pytest.raises(SourceError, match="SIGKILL"):
+            child.probe("a/1.png", "images")
+        assert child.probe("a/1.png", "images").frames == 1
+
+
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    _pictures(tmp_path / "in", ["a/1.png"])
+    script = (
+        "import sys, time; from pathlib import Path; from usjepa.cache.decoding.child import DecodingProcess;"
+        "from usjepa.cache.recipes.settings import CacheSettings;"
+        f"child = DecodingProcess(Path({str(tmp_path / 'in')!r}), CacheSettings(), {{}});"
+        "child.probe('a/1.png', 'images'); print(child._process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    with parent.stdout as said:
+        pid = int(said.readline())
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _runs(pid):
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_interrupted_parent_does_not_wait_for_a_long_file(tmp_path: Path) -> None:
+    build(str(tmp_path / "s"), small("cache.phantom.frames_per_patient=300", "cache.rows_per_shard=4096"))
+    store = open_store(tmp_path / "s")
+    segment, settings = store.manifest.segments[0], small("cache.phantom.frames_per_patient=300").cache
+    cutters = Cutters(LocalStorage(tmp_path / "s"), [segment], list_source("phantom", settings), settings)
+    asked: list[float] = []
+
+    def stop() -> None:
+        asked.append(time.monotonic())
+        raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        cutters[1].make(range(segment.rows), False, stop)
+    assert time.monotonic() - asked[0] < 5
+    cutters.close()
+
+
+def test_a_forked_copy_starts_a_child_of_its_own(tmp_path: Path) -> None:
+    from tests.support.clips import ends_well_in_a_fork
+
+    _pictures(tmp_path / "in", ["a/1.png"])
+    child = DecodingProcess(tmp_path / "in", CacheSettings(), {})
+    child.probe("a/1.png", "images")
+    claim: Callable[[], bool] = lambda: child.probe("a/1.png", "images").frames == 1  # noqa: E731
+    assert ends_well_in_a_fork(claim)
+    assert child.probe("a/1.png", "images").frames == 1
+    child.close()

@@ -1,0 +1,205 @@
+"""The region finder against known regions, and the packed form against its definition."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.frames.regions import find_marks, find_region, pack_cells, patch_validity, unpack_cells
+from usjepa.cache.recipes.settings import PhantomSettings
+from usjepa.cache.sources.phantom.source import Phantom
+
+
+def overlap(found, true) -> float:
+    return (found & true).sum() / (found | true).sum()
+
+
+def speckled(mask, seed=0, low=60, high=160):
+    """Rayleigh speckle where the mask is set, black elsewhere."""
+    noise = np.random.default_rng(seed).rayleigh(1.0, mask.shape)
+    return (np.clip(low + (high - low) * noise / 2, 0, 255) * mask).astype(np.uint8)
+
+
+def sector(size=240) -> np.ndarray:
+    down, across = np.mgrid[:size, :size] + 0.5
+    x, z = across - size / 2, down + 20 - 30
+    reach = np.hypot(x, z)
+    return (reach > 25) & (reach < 0.8 * size) & (np.abs(np.arctan2(x, z)) < 0.6)
+
+
+@pytest.fixture(scope="module")
+def phantom_frames():
+    phantom = Phantom(PhantomSettings(patients=40, seed=11))
+    paths = [p.path for p in phantom.patients()]
+    return [(phantom.frame(p, 0), phantom.true_region(p), phantom.ink(p)) for p in paths[::2]]
+
+
+def test_the_phantoms_regions_are_found(phantom_frames):
+    overlaps = [overlap(find_region(frame), true) for frame, true, _ in phantom_frames]
+    assert np.median(overlaps) >= 0.95
+    assert min(overlaps) >= 0.8
+
+
+def test_no_burned_in_text_lies_in_a_found_region(phantom_frames):
+    assert max(int((find_region(frame) & ink).sum()) for frame, _, ink in phantom_frames) == 0
+
+
+def test_a_region_is_the_same_every_time(phantom_frames):
+    for frame, _, _ in phantom_frames[:10]:
+        assert np.array_equal(find_region(frame), find_region(frame.copy()))
+
+
+def test_a_grey_frame_and_the_same_in_three_channels_have_one_region():
+    grey = speckled(sector())
+    assert np.array_equal(find_region(grey), find_region(np.repeat(grey[..., None], 3, 2)))
+
+
+@pytest.mark.parametrize("black", [0, 16, 30])
+def test_a_sector_is_found_on_any_dark_background(black):
+    frame = np.maximum(speckled(sector(), low=90), black).astype(np.uint8)
+    assert overlap(find_region(frame), sector()) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(224, 224), (480, 640), (1080, 1920)])
+def test_a_rectangle_beside_text_and_a_ruler_is_found_at_any_size(shape):
+    height, width = shape
+    true = np.zeros(shape, bool)
+    true[height // 5 : -height // 8, width // 4 : -width // 5] = True
+    frame = speckled(true)
+    scale = height / 240
+    for line in range(3):
+        at = (round(4 * scale), round((14 + 12 * line) * scale))
+        cv2.putText(frame, "DOE, JANE  1970-01-01  HOSPITAL", at, 0, 0.35 * scale, 240, max(1, round(scale)))
+    for tick in range(20):
+        cv2.line(frame, (int(0.85 * width), tick * height // 20), (int(0.87 * width), tick * height // 20), 255, 1)
+    assert overlap(find_region(frame), true) > 0.97
+
+
+def test_fluid_across_the_whole_sector_does_not_cut_it_in_two():
+    frame = speckled(sector())
+    frame[90:135] = 0
+    assert overlap(find_region(frame), sector()) > 0.93
+
+
+def test_a_frame_full_of_echo_is_its_own_region():
+    assert find_region(speckled(np.ones((200, 260), bool))).all()
+
+
+def test_a_frame_with_nothing_bright_is_returned_whole():
+    assert find_region(np.zeros((90, 120), np.uint8)).all()
+    assert find_region(np.full((90, 120, 3), 16, np.uint8)).all()
+
+
+def test_a_page_of_text_has_no_region():
+    frame = np.zeros((300, 400), np.uint8)
+    for line in range(8):
+        cv2.putText(frame, "PATIENT: DOE, JANE  1970-01-01", (10, 30 + 34 * line), 0, 0.6, 255, 1)
+    assert not find_region(frame).any()
+
+
+def test_coloured_marks_are_no_echo():
+    frame = np.repeat(speckled(sector())[..., None], 3, 2)
+    frame[20:60, 2:22] = (0, 220, 40)
+    assert overlap(find_region(frame), sector()) > 0.95
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (3, 2), (8, 9), (30, 1000)])
+def test_frames_of_odd_shapes_have_a_region(shape):
+    for fill in (0, 200):
+        assert find_region(np.full(shape, fill, np.uint8)).shape == shape
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+@settings(max_examples=100, deadline=None)
+def test_any_frame_has_a_region_of_its_shape(frame):
+    found = find_region(frame)
+    assert found.shape == frame.shape
+    assert found.dtype == np.bool_
+
+
+def test_a_tinted_clip_has_no_marks_but_its_coloured_arrow():
+    grey = speckled(np.ones((120, 120), bool)).astype(np.float64)
+    frame = np.stack([0.75 * grey, 0.8 * grey, grey], 2).astype(np.uint8)
+    assert not find_marks(frame).any()
+    frame[50:56, 40:70] = (250, 210, 20)
+    assert np.array_equal(find_marks(frame) > 0, (frame == (250, 210, 20)).all(2))
+
+
+@pytest.mark.parametrize(
+    ("part", "least", "most"), [("camus", 0.45, 0.65), ("timtrack/vastus_lateralis", 0.99, 1.0), ("pocus", 0.5, 1.0)]
+)
+def test_regions_of_real_frames_cover_what_a_person_sees(dev_data, part, least, most):
+    files = [f for f in sorted((dev_data / part).rglob("*")) if f.suffix in (".png", ".jpg")]
+    shares = [find_region(cv2.cvtColor(cv2.imread(str(f)), cv2.COLOR_BGR2RGB)).mean() for f in files[::12]]
+    assert shares
+    assert least <= min(shares)
+    assert max(shares) <= most
+
+
+def test_the_interface_of_a_real_screen_is_outside_the_region(dev_data):
+    # A screen of 800 x 600 with text above, a grey bar on the left and yellow rulers around the scan.
+    for file in sorted((dev_data / "timtrack/gastrocnemius_lateralis").glob("*.png")):
+        found = find_region(cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB))
+        assert not found[:40].any()
+        assert not found[:, :60].any()
+        assert not found[:, 760:].any()
+        assert found[150:500, 150:650].all()
+
+
+even = st.integers(1, 30).map(lambda half: 2 * half)
+
+
+@given(even, st.integers(0, 2**32), st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_packed_cells_are_the_touched_ones(size, seed, share):
+    region = np.random.default_rng(seed).random((size, size)) < share
+    packed = pack_cells(region)
+    assert packed.dtype == np.uint8
+    assert packed.shape == (-(-((size // 2) ** 2) // 8),)
+    (cells,) = unpack_cells(packed[None], size)
+    for y in range(size // 2):
+        for x in range(size // 2):
+            assert cells[y, x] == region[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].any()
+
+
+def test_the_first_cell_is_the_highest_bit():
+    region = np.zeros((8, 8), bool)
+    region[0, 1] = region[3, 2] = True
+    assert pack_cells(region).tolist() == [0b10000100, 0]
+
+
+@given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32), st.sampled_from([0.0, 0.002, 0.05, 1.0]))
+@settings(max_examples=60, deadline=None)
+def test_a_patch_is_valid_exactly_if_it_holds_a_pixel_of_the_region(grid, half, seed, share):
+    patch = 2 * half
+    size = grid * patch
+    regions = np.random.default_rng(seed).random((3, size, size)) < share
+    valid = patch_validity(np.stack([pack_cells(r) for r in regions]), size, patch)
+    expected = [
+        [
+            bool(r[y * patch : (y + 1) * patch, x * patch : (x + 1) * patch].any())
+            for y in range(grid)
+            for x in range(grid)
+        ]
+        for r in regions
+    ]
+    assert valid.tolist() == expected
+
+
+@pytest.mark.parametrize(("size", "patch"), [(224, 15), (224, 0), (224, 48), (15, 2)])
+def test_patches_that_cells_do_not_fill_are_refused(size, patch):
+    with pytest.raises(UsageError):
+        patch_validity(np.zeros((1, -(-((size // 2) ** 2) // 8)), np.uint8), size, patch)
+
+
+def test_regions_that_cells_do_not_fill_are_refused():
+    for shape in ((5, 5), (4, 6)):
+        with pytest.raises(UsageError, match="even edge"):
+            pack_cells(np.zeros(shape, bool))
+    with pytest.raises(UsageError, match="packed regions"):
+        unpack_cells(np.zeros((1, 3), np.uint8), 16)

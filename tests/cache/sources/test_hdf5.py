@@ -1,0 +1,143 @@
+"""HDF5: every dataset of images is a source, whatever else lies in the file, and handles never cross a fork."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.support import forked
+from tests.support.clips import ends_well_in_a_fork
+from usjepa.cache.errors import SourceError
+from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.sources.hdf5 import Hdf5Reader, image_datasets
+from usjepa.cache.sources.inside import split_inside
+
+RNG = np.random.default_rng(0)
+GREY = RNG.integers(0, 256, (6, 20, 24), np.uint8)
+COLOUR = RNG.integers(0, 256, (4, 20, 24, 3), np.uint8)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as opened:
+        opened["train/images"] = GREY
+        opened.create_dataset("test/images", data=COLOUR, chunks=(4, 20, 24, 3), compression="gzip")
+        opened["one_channel"] = GREY[..., None]
+        opened["train/labels"] = np.arange(6)
+        opened["train/boxes"] = np.zeros((6, 4, 2), np.float32)
+        opened["names"] = ["a", "b"]
+        opened["scalar"] = 3.0
+        opened["alias"] = h5py.SoftLink("/train/images")
+        opened["elsewhere"] = h5py.ExternalLink("other.h5", "/images")
+    return path
+
+
+def test_image_datasets_are_found_and_nothing_else(file: Path) -> None:
+    assert image_datasets(file) == ["one_channel", "test/images", "train/images"]
+
+
+def test_frames_come_back_bit_for_bit(file: Path) -> None:
+    reader = Hdf5Reader()
+    grey, colour = Path(f"{file}::train/images"), Path(f"{file}::test/images")
+    assert reader.probe(grey) == FileFacts(6, 20, 24)
+    assert reader.probe(colour) == FileFacts(4, 20, 24)
+    assert np.array_equal(list(reader.frames(grey, range(6))), GREY)
+    assert np.array_equal(list(reader.frames(colour, [1, 3])), COLOUR[[1, 3]])
+    assert np.array_equal(list(reader.frames(Path(f"{file}::one_channel"), [2, 2])), GREY[[2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        pytest.param(np.array([0, 0.5, 1], np.float32), [0, 128, 255], id="unit-floats"),
+        pytest.param(np.array([0, 99.6, 255], np.float64), [0, 100, 255], id="floats-to-255"),
+        pytest.param(np.array([-1, 0, 1], np.float16), [0, 128, 255], id="signed-floats"),
+        pytest.param(np.array([0, 256, 4095], np.uint16), [0, 16, 255], id="12-bit"),
+        pytest.param(np.array([0, 100, 200], np.uint16), [0, 100, 200], id="8-bit-in-16"),
+    ],
+)
+def test_other_types_are_scaled_by_the_range_of_the_whole_dataset(
+    tmp_path: Path, stored: np.ndarray, expected: list[int]
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        opened["x"] = np.broadcast_to(stored[:, None, None], (3, 16, 16))
+    path = Path(f"{tmp_path / 'a.h5'}::x")
+    Hdf5Reader().probe(path)
+    assert [int(frame[0, 0]) for frame in Hdf5Reader().frames(path, [0, 1, 2])] == expected
+    assert [int(frame[0, 0]) for frame in Hdf5Reader().frames(path, [1])] == expected[1:2]
+
+
+def test_values_that_are_not_finite_are_refused_by_frame(tmp_path: Path) -> None:
+    data = np.zeros((5, 16, 16), np.float32)
+    data[3, 2, 2] = np.nan
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        opened["x"] = data
+    with pytest.raises(SourceError, match="frame 3 holds values that are not finite"):
+        Hdf5Reader().probe(Path(f"{tmp_path / 'a.h5'}::x"))
+
+
+def _begin_here_and_go_on_in_a_fork(file: Path) -> None:
+    reader, path = Hdf5Reader(), Path(f"{file}::train/images")
+    frames = reader.frames(path, range(6))
+    assert np.array_equal(next(frames), GREY[0])
+    assert reader._open is not None
+    inherited = reader._open[2]
+
+    def in_child() -> bool:
+        rest = list(frames)  # a generator that was begun in the parent goes on in the child
+        owner, _, opened = reader._open or (0, None, None)
+        return np.array_equal(rest, GREY[1:]) and owner == os.getpid() and bool(opened) and not inherited
+
+    assert ends_well_in_a_fork(in_child)
+    assert inherited, "the parent's own handle stays open"
+    assert np.array_equal(list(frames), GREY[1:])
+    assert reader._open == (os.getpid(), file, inherited)
+
+
+def test_handles_never_cross_a_fork(file: Path) -> None:
+    assert forked.run(_begin_here_and_go_on_in_a_fork, file) == 0
+
+
+def test_datasets_whose_bytes_lie_elsewhere_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "other.h5", "w") as opened:
+        opened["images"] = GREY
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        layout = h5py.VirtualLayout(GREY.shape, np.uint8)
+        layout[:] = h5py.VirtualSource("other.h5", "images", GREY.shape)
+        opened.create_virtual_dataset("virtual", layout)
+        opened["link"] = h5py.ExternalLink("other.h5", "/images")
+    assert image_datasets(tmp_path / "a.h5") == ["virtual"]
+    with pytest.raises(SourceError, match="lie in other files"):
+        Hdf5Reader().probe(Path(f"{tmp_path / 'a.h5'}::virtual"))
+    with pytest.raises(SourceError, match="no dataset of images named 'link'"):
+        Hdf5Reader().probe(Path(f"{tmp_path / 'a.h5'}::link"))
+
+
+def test_what_is_wrong_with_a_file_is_said(file: Path, tmp_path: Path) -> None:
+    text = tmp_path / "notes.h5"
+    text.write_text("no HDF5\n" * 100)
+    with pytest.raises(SourceError, match=r"notes\.h5: can't be read as HDF5"):
+        Hdf5Reader().probe(text)
+    with pytest.raises(SourceError, match="it holds no dataset"):
+        Hdf5Reader().probe(file)
+    with pytest.raises(SourceError, match="no dataset of images named 'train/labels'"):
+        Hdf5Reader().probe(Path(f"{file}::train/labels"))
+    with pytest.raises(SourceError, match="it has 6 frames, number 6 was asked for"):
+        list(Hdf5Reader().frames(Path(f"{file}::train/images"), [6]))
+
+
+def test_a_cut_file_is_refused(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(SourceError, match="can't be read as HDF5"):
+        Hdf5Reader().probe(Path(f"{file}::train/images"))
+
+
+def test_paths_of_datasets_are_split_only_behind_a_file_ending() -> None:
+    assert split_inside("d/a.h5::train/x") == ("d/a.h5", "train/x")
+    assert split_inside("d/A.HDF5::x::y") == ("d/A.HDF5", "x::y")
+    assert split_inside("odd::name.png") == ("odd::name.png", "")

@@ -1,0 +1,107 @@
+"""One builder per store: the second is told who builds; a dead one is replaced, a living one never."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import forked
+from usjepa.cache.errors import ClaimedError
+from usjepa.cache.storage import claims
+from usjepa.cache.storage.claims import held
+from usjepa.cache.storage.local import LocalStorage
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(claims, "TAKEOVER_S", 1.0)
+
+
+def ignore(text: str) -> None:
+    del text
+
+
+def foreign(root: Path) -> None:
+    """Leave the claim of a builder on another machine, whose counter stands still."""
+    (root / "claims").mkdir(parents=True)
+    holder = {"host": "gpu-box", "pid": 4242, "process": "other-boot other-space 1", "id": "theirs", "count": 7}
+    (root / "claims/build.json").write_text(json.dumps(holder))
+
+
+def test_a_claim_is_held_and_given_back_without_a_trace(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    with held(storage, "build", False, ignore) as claim:
+        claim.check()
+        content = json.loads((tmp_path / "claims/build.json").read_text())
+        assert content["pid"] == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_builder_is_told_host_and_pid(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    with (
+        held(storage, "build", False, ignore),
+        pytest.raises(ClaimedError, match=rf"host .*, pid {os.getpid()}.*its counter moves"),
+        held(storage, "build", False, ignore),
+    ):
+        raise AssertionError("two builders held one claim")
+
+
+def _claim_and_die(root: str) -> None:
+    with held(LocalStorage(Path(root)), "build", False, ignore):
+        os.kill(os.getpid(), 9)
+
+
+def test_a_builder_killed_on_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
+    assert forked.run(_claim_and_die, str(tmp_path)) == -9
+    said: list[str] = []
+    start = time.monotonic()
+    with held(LocalStorage(tmp_path), "build", False, said.append):
+        assert time.monotonic() - start < claims.TAKEOVER_S
+    assert any("taking over" in line for line in said)
+
+
+def test_a_foreign_builder_whose_counter_stands_still_is_taken_over_after_the_wait(tmp_path: Path) -> None:
+    foreign(tmp_path)
+    said: list[str] = []
+    start = time.monotonic()
+    with held(LocalStorage(tmp_path), "build", False, said.append):
+        assert time.monotonic() - start >= claims.TAKEOVER_S
+    assert "gpu-box, pid 4242" in said[0]
+
+
+def test_steal_skips_the_wait(tmp_path: Path) -> None:
+    foreign(tmp_path)
+    start = time.monotonic()
+    with held(LocalStorage(tmp_path), "build", True, ignore):
+        assert time.monotonic() - start < claims.TAKEOVER_S
+
+
+def test_a_builder_that_was_overtaken_writes_nothing_more(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    with held(storage, "build", False, ignore) as slept, held(storage, "build", True, ignore) as taken:
+        taken.check()
+        with pytest.raises(ClaimedError, match=r"took over this part|could not be kept up"):
+            slept.check()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_cut_short_by_a_crash_counts_as_a_holder_that_stands_still(tmp_path: Path) -> None:
+    (tmp_path / "claims").mkdir()
+    (tmp_path / "claims/build.json").write_bytes(b"")
+    start = time.monotonic()
+    with held(LocalStorage(tmp_path), "build", False, ignore) as claim:
+        assert time.monotonic() - start >= claims.TAKEOVER_S
+        claim.check()
+
+
+def test_two_parts_have_a_claim_each(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    with held(storage, "part-1", False, ignore) as one, held(storage, "part-2", False, ignore) as two:
+        one.check()
+        two.check()

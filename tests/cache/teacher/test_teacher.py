@@ -1,0 +1,158 @@
+"""A teacher gives patch tokens only, in row-major order, and its identity names all that changes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from usjepa.cache.errors import TeacherError, UsageError
+from usjepa.cache.recipes.settings import TeacherSettings
+from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.teacher import load_teacher, resolve_teacher
+from usjepa.train.record.export import export_encoder, load_encoder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TINY = TeacherSettings(architecture="vit_tiny_patch16_224")
+
+
+def pixels(count: int = 3, size: int = 32, channels: int = 1) -> torch.Tensor:
+    rng = np.random.default_rng(0)
+    return torch.from_numpy(rng.integers(0, 256, (count, channels, size, size), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size", "prefix"),
+    [
+        ("vit_tiny_patch16_224", 32, 1),
+        ("vit_small_patch16_dinov3", 32, 5),
+        ("vit_base_patch16_gap_224", 32, 0),
+        ("beit_base_patch16_224", 32, 1),
+    ],
+)
+def test_only_patch_tokens_come_out_whatever_the_prefix_tokens(architecture: str, size: int, prefix: int) -> None:
+    if architecture not in timm.list_models():
+        pytest.skip(f"this timm has no {architecture}")
+    teacher = load_teacher(TeacherSettings(architecture=architecture), size, "cpu")
+    latents = teacher(pixels(2, size))
+    assert teacher.model.num_prefix_tokens == prefix
+    assert latents.shape == (2, 4, teacher.dim)
+    assert latents.dtype == torch.float32
+    with torch.no_grad():
+        whole = teacher.model.forward_features(teacher.inputs(pixels(2, size)))
+    torch.testing.assert_close(latents, whole[:, prefix:])
+
+
+def test_tokens_are_row_major() -> None:
+    teacher = load_teacher(TINY, 64, "cpu")
+    a, b = pixels(1, 64), pixels(1, 64)
+    b[:, :, 16:32, 48:64] = 0  # patch (1, 3) of a 4 x 4 grid
+    embed = teacher.model.patch_embed
+    changed = (embed(teacher.inputs(a)) != embed(teacher.inputs(b))).any(dim=-1)[0]
+    assert changed.nonzero().flatten().tolist() == [1 * 4 + 3]
+
+
+def test_an_earlier_block_without_norm_is_what_the_block_gave() -> None:
+    teacher = load_teacher(TINY.model_copy(update={"block": 3, "norm": False}), 32, "cpu")
+    seen: list[torch.Tensor] = []
+    hook = teacher.model.blocks[2].register_forward_hook(lambda _m, _i, out: seen.append(out))
+    latents = teacher(pixels())
+    hook.remove()
+    torch.testing.assert_close(latents, seen[0][:, 1:])
+
+
+def test_the_batch_size_changes_answers_by_rounding_only() -> None:
+    teacher = load_teacher(TINY, 32, "cpu")
+    images, rows = pixels(9).numpy(), np.arange(9)
+    one, many = (ask_teacher(teacher, images, rows, size, lambda: None) for size in (1, 9))
+    assert np.abs(one - many).max() < 1e-4 * np.abs(many).max()
+
+
+def test_grey_pixels_give_what_the_same_pixels_in_three_channels_give() -> None:
+    teacher = load_teacher(TINY, 32, "cpu")
+    grey = pixels()
+    torch.testing.assert_close(teacher(grey), teacher(grey.repeat(1, 3, 1, 1)))
+
+
+def test_a_teacher_of_another_input_size_sees_resized_pixels() -> None:
+    teacher = load_teacher(TINY.model_copy(update={"image_size": 64}), 32, "cpu")
+    assert teacher.grid == (4, 4)
+    assert teacher.inputs(pixels()).shape == (3, 3, 64, 64)
+    assert teacher.identity["input"]["resize"] == "bicubic, antialiased"
+
+
+def test_random_weights_are_said_loudly_and_depend_on_the_seed_alone() -> None:
+    torch.manual_seed(123)
+    first = load_teacher(TINY, 32, "cpu")
+    torch.manual_seed(321)
+    again, other = load_teacher(TINY, 32, "cpu"), load_teacher(TINY.model_copy(update={"seed": 1}), 32, "cpu")
+    assert first.warning is not None
+    assert "RANDOM" in first.warning
+    assert first.identity == again.identity
+    assert first.identity["weights"] != other.identity["weights"]
+
+
+def test_the_same_weights_in_another_file_are_the_same_teacher(tmp_path: Path) -> None:
+    weights = load_teacher(TINY, 32, "cpu").model.state_dict()
+    save_file(weights, tmp_path / "a.safetensors")
+    torch.save({"state_dict": weights}, tmp_path / "b.pth")
+    loaded = [
+        load_teacher(TINY.model_copy(update={"weights": str(tmp_path / n)}), 32, "cpu")
+        for n in ("a.safetensors", "b.pth")
+    ]
+    assert loaded[0].identity == loaded[1].identity
+    torch.testing.assert_close(loaded[0](pixels()), load_teacher(TINY, 32, "cpu")(pixels()), rtol=0, atol=0)
+
+
+def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None:
+    args = {"img_size": 32, "patch_size": 8, "depth": 2, "in_chans": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args).eval()
+    export_encoder(model, "vit_tiny_patch16_224", args, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), tmp_path, {"step": 3})
+    settings = resolve_teacher(str(tmp_path), TINY)
+    teacher = load_teacher(settings, 32, "cpu")
+    assert teacher.grid == (4, 4)
+    assert teacher.identity["input"]["mean"] == [0.4, 0.4, 0.4]
+    again, config = load_encoder(tmp_path)
+    assert config.extra == {"step": 3}
+    with torch.no_grad():
+        torch.testing.assert_close(teacher(pixels()), again.forward_features(teacher.inputs(pixels()))[:, 1:])
+
+
+def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
+    teacher = load_teacher(TINY, 32, "cpu")
+    with torch.no_grad():
+        teacher.model.norm.bias[0] = float("inf")
+    with pytest.raises(TeacherError, match=r"row 40: .*not finite"):
+        ask_teacher(teacher, pixels().numpy(), np.arange(40, 43), 2, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architecture": "vit_tinny_patch16_224"}, "did you mean vit_tiny_patch16_224"),
+        ({"architecture": "resnet18"}, "is no ViT|can't build"),
+        ({"block": 13}, "has 12 blocks"),
+        ({"compute": "fp16"}, "needs a GPU"),
+        ({"weights": "/nowhere/urfm.pth"}, "no such checkpoint file"),
+    ],
+)
+def test_wrong_use_is_said(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_teacher(TINY.model_copy(update=settings), 32, "cpu")
+
+
+def test_what_teacher_names_is_resolved_or_refused(tmp_path: Path) -> None:
+    assert resolve_teacher("random", TINY.model_copy(update={"weights": "x"})).weights is None
+    assert resolve_teacher("vit_small_patch16_224", TINY).architecture == "vit_small_patch16_224"
+    (tmp_path / "w.pth").write_bytes(b"")
+    assert resolve_teacher(str(tmp_path / "w.pth"), None).weights == str(tmp_path / "w.pth")
+    with pytest.raises(UsageError, match="not the folder of a finished run"):
+        resolve_teacher(str(tmp_path), TINY)
+    with pytest.raises(UsageError, match="no such file or run folder"):
+        resolve_teacher("urfm_base.pht", TINY)

@@ -1,0 +1,161 @@
+"""An audit finds a store whose latents are not what its teacher says, however the lie came about."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.cache.building.test_build import SMALL, small
+from usjepa.cache.building import build as build_module
+from usjepa.cache.building.build import build
+from usjepa.cache.cli import main
+from usjepa.cache.errors import IdentityError, UsageError
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.teacher.teacher import Teacher, load_teacher
+from usjepa.cache.upkeep.audit import audit, stratified_rows
+from usjepa.cache.upkeep.status import status_report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from usjepa.cache.store.layers import Layer
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_an_honest_store_passes_whatever_its_precision_and_batch_size(tmp_path: Path, precision: str) -> None:
+    recipe = small(f"cache.precision={precision}")
+    build(str(tmp_path / "s"), recipe, teacher="random")
+    for batch_size in (1, 3, 64):
+        asked = small(f"cache.precision={precision}", f"cache.teacher.batch_size={batch_size}")
+        found = audit(str(tmp_path / "s"), asked, "random", rows=12, record=False)
+        assert found.passed, found
+        assert found.cosine > 0.999
+        assert found.control < 0.9
+
+
+def _liar(change: Callable[[Teacher], None]) -> Callable[..., Teacher]:
+    """Return a teacher that is changed after its identity was taken down."""
+
+    def load(*args: Any, **kwargs: Any) -> Teacher:
+        teacher = load_teacher(*args, **kwargs)
+        change(teacher)
+        return teacher
+
+    return load
+
+
+def _other_checkpoint(teacher: Teacher) -> None:
+    from usjepa.cache.recipes.settings import TeacherSettings
+
+    settings = TeacherSettings(**{**teacher.settings.model_dump(), "seed": 99})
+    teacher.model = load_teacher(settings, 32).model
+
+
+def _other_normalisation(teacher: Teacher) -> None:
+    teacher._mean = teacher._mean * 0 + 0.5
+    teacher._std = teacher._std * 0 + 0.5
+
+
+def _training_mode(teacher: Teacher) -> None:
+    for block in teacher.model.blocks:  # type: ignore[union-attr]
+        block.mlp.drop1.p = 0.1
+    teacher.model.train()
+
+
+@pytest.mark.parametrize("lie", [_other_checkpoint, _other_normalisation, _training_mode])
+def test_a_store_built_by_another_teacher_than_it_names_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Callable[[Teacher], None]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "load_teacher", _liar(lie))
+        build(str(tmp_path / "s"), small(), teacher="random")
+    found = audit(str(tmp_path / "s"), small(), "random", rows=12)
+    assert not found.passed
+    assert found.relative_error > 10 * found.tolerance
+    assert "NOT what the teacher says" in str(found)
+
+
+def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StoreWriter.write_shard
+
+    def shuffle(writer: StoreWriter, layer: Layer, shard: int, rows: Any, *rest: Any) -> Any:
+        rows = np.roll(rows, 1, axis=0) if "/" in layer.name else rows
+        return real(writer, layer, shard, rows, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "write_shard", shuffle)
+        build(str(tmp_path / "s"), small(), teacher="random")
+    found = audit(str(tmp_path / "s"), small(), "random", rows=20)
+    assert not found.passed
+    assert abs(found.cosine - found.control) < 0.2
+
+
+def test_two_rows_swapped_in_one_shard_are_caught_by_the_worst_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = StoreWriter.write_shard
+
+    def swap(writer: StoreWriter, layer: Layer, shard: int, rows: Any, *rest: Any) -> Any:
+        if "/" in layer.name and writer.state.rows_of_shard(shard).start == 8:
+            rows = rows.copy()
+            rows[[0, 5]] = rows[[5, 0]]
+        return real(writer, layer, shard, rows, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "write_shard", swap)
+        build(str(tmp_path / "s"), small(), teacher="random")
+    found = audit(str(tmp_path / "s"), small(), "random", rows=20)
+    assert not found.passed
+    assert found.worst_row in (8, 13)
+
+
+def test_another_checkpoint_than_the_store_names_is_refused_by_identity(tmp_path: Path) -> None:
+    build(str(tmp_path / "s"), small(), teacher="random")
+    with pytest.raises(IdentityError, match=r"teacher\.weights"):
+        audit(str(tmp_path / "s"), small("cache.teacher.seed=3"), "random")
+    with pytest.raises(UsageError, match="no latents of 'else'"):
+        audit(str(tmp_path / "s"), small("cache.teacher.name=else"), "random")
+
+
+def test_the_result_is_kept_in_the_manifest_once_and_shown(tmp_path: Path) -> None:
+    build(str(tmp_path / "s"), small(), teacher="random")
+    found = audit(str(tmp_path / "s"), small(), "random", rows=8)
+    audit(str(tmp_path / "s"), small(), "random", rows=8)
+    store = open_store(tmp_path / "s")
+    assert store.generation == 2
+    assert store.manifest.audits == (found.record(),)
+    assert "audit of latents/demo: passed, 8 rows" in status_report(str(tmp_path / "s"))
+
+
+def test_the_sample_deals_rows_evenly_over_dataset_shard_and_view(tmp_path: Path) -> None:
+    build(str(tmp_path / "s"), small())
+    store = open_store(tmp_path / "s")
+    strata = {(int(row) // 8, int(view)) for row, view in zip(store.rows, store.table.view, strict=True)}
+    rows = stratified_rows(store, len(strata))
+    assert {(int(row) // 8, int(store.table.view[np.searchsorted(store.rows, row)])) for row in rows} == strata
+    assert len(set(stratified_rows(store, 1000))) == len(store)
+    np.testing.assert_array_equal(stratified_rows(store, 7), stratified_rows(store, 7))
+
+
+def test_the_commands_end_with_0_2_or_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, sets = str(tmp_path / "s"), [part for item in SMALL for part in ("--set", item)]
+
+    def cli(*args: str) -> int:
+        return CliRunner().invoke(main, args).exit_code
+
+    with monkeypatch.context() as patch:
+        patch.setattr(build_module, "load_teacher", _liar(_other_normalisation))
+        build(store, small(), teacher="random")
+    assert cli("audit", store, "--pipeline", "demo", *sets, "--teacher", "random") == 3
+    assert cli("audit", store, "--teacher", "random") == 2
+    assert cli("diff", store, "--pipeline", "demo", *sets, "--teacher", "random") == 0
+    other = CliRunner().invoke(main, ["diff", store, "--pipeline", "demo", *sets, "--set", "cache.views.count=3"])
+    assert other.exit_code == 2
+    assert "identity.views.count: 2 | 3" in other.output

@@ -1,0 +1,118 @@
+"""What is installed: three packages under one name, the recipes, three commands that answer at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("numba", "torch", "timm", "zarr", "numpy", "pydantic", "cv2", "pyarrow", "dask", "matplotlib")
+PACKAGES = ("cache", "train", "evaluate")
+CLIS = ("usjepa.cache.cli", "usjepa.train.cli", "usjepa.evaluate.cli")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("wheel")
+    # Built from a copy: a build folder in the tree would be shared with the editable install.
+    copy = tmp_path_factory.mktemp("source") / "usjepa"
+    for folder in ("cache", "train", "evaluate", "tests", "benchmarks"):
+        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".venv*"))
+    for file in ("pyproject.toml", "pipelines.yaml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / file, copy)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_usjepa_alone_with_its_recipes_and_licence(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"usjepa", "usjepa-0.1.0.dist-info"}
+    assert "usjepa/pipelines.yaml" in names
+    assert {"usjepa/cache/py.typed", "usjepa/cache/sources/images.py", "usjepa/train/cli.py"} <= set(names)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_misses_no_module(wheel: Path) -> None:
+    modules = {f"usjepa/{p.relative_to(ROOT)}" for folder in PACKAGES for p in (ROOT / folder).rglob("*.py")}
+    assert modules <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_brings_three_commands(wheel: Path) -> None:
+    entry_points = zipfile.ZipFile(wheel).read("usjepa-0.1.0.dist-info/entry_points.txt").decode()
+    for package in PACKAGES:
+        assert f"usjepa-{package} = usjepa.{package}.cli:main" in entry_points
+
+
+def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
+    target, empty = tmp_path / "site", tmp_path / "empty"
+    empty.mkdir()
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
+    subprocess.run([*install, str(wheel)], check=True)
+    assert sorted(p.name for p in target.iterdir() if not p.name.endswith(".dist-info")) == ["bin", "usjepa"]
+    command = [sys.executable, "-m", "usjepa.cache.cli", "recipe", "demo"]
+    env = {**os.environ, "PYTHONPATH": str(target)}
+    done = subprocess.run(command, cwd=empty, env=env, capture_output=True, text=True, check=True)
+    assert 'source: "phantom"' in done.stdout
+    where = [sys.executable, "-c", "import usjepa.cache.errors as e; print(e.__file__)"]
+    assert subprocess.run(where, cwd=empty, env=env, capture_output=True, text=True).stdout.startswith(str(target))
+
+
+@pytest.mark.parametrize("module", CLIS)
+def test_help_imports_nothing_heavy(module: str) -> None:
+    program = (
+        f"import sys, click\nfrom {module} import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"heavy = sorted(set(sys.modules) & set({HEAVY!r}))\nassert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_each_subcommand_has_help_that_imports_nothing_heavy() -> None:
+    from usjepa.cache.cli import main
+
+    for name in main.commands:
+        program = (
+            f"import sys\nfrom usjepa.cache.cli import main\n"
+            f"try:\n    main(['{name}', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+            f"assert not set(sys.modules) & set({HEAVY!r})\n"
+        )
+        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_imports_run_one_way() -> None:
+    for i, package in enumerate(PACKAGES):
+        for path in (ROOT / package).rglob("*.py"):
+            for later in PACKAGES[i + 1 :]:
+                assert f"usjepa.{later}" not in path.read_text(), f"{path} looks upwards to {later}"
+
+
+def test_everything_that_is_declared_is_pinned_as_a_public_build() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
+    wanted = [Requirement(r) for r in (*project["dependencies"], *project["optional-dependencies"]["dev"])]
+    for requirement in wanted:
+        version = pins[canonicalize_name(requirement.name)]
+        assert version in requirement.specifier, f"{requirement} is pinned to {version}"
+    assert not [f"{name}=={version}" for name, version in pins.items() if "+" in version], "not on every index"
+
+
+def test_the_makefile_names_every_package_folder() -> None:
+    listed = (ROOT / "Makefile").read_text().split("LISTED :=")[1].splitlines()[0]
+    for folder in PACKAGES:
+        depth = max(len(p.relative_to(ROOT / folder).parts) for p in (ROOT / folder).rglob("*.py"))
+        for stars in range(1, depth + 1):
+            assert f"{folder}/{'*/' * (stars - 1)}*.py" in listed, "a new file there would not be installed"

@@ -1,0 +1,199 @@
+"""Claims about features: computed once per encoder and task, never trusted when damaged, right for each encoder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.support.labelled import DIM, patients, write_labelled
+from usjepa.cache.errors import Interrupted, UsjepaError
+from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.evaluate.encoders.baselines import Hog, Pixels, grey_of
+from usjepa.evaluate.encoders.features import features_of
+from usjepa.evaluate.encoders.teachers import stored_teacher
+from usjepa.evaluate.tasks.task import Task, tasks_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.reading.batch import Batch
+
+
+ROOT = Path(__file__).parents[3]
+
+
+class Counting:
+    """An encoder that counts how often it is asked."""
+
+    name, pooling, given, layers = "counting", "none", "pixels", ("pixels",)
+
+    def __init__(self, mark: str = "a", value: float = 0.0) -> None:
+        self.identity: dict[str, Json] = {"kind": mark}
+        self.asked = 0
+        self.value = value
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        self.asked += len(batch.rows)
+        return np.stack([batch.rows, batch.pixels.mean((1, 2, 3)) + self.value], 1).astype(np.float32)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", patients(12, ["a", "b"]), latents=True), EvaluateSettings())
+    return task
+
+
+def test_features_are_computed_once_and_found_by_the_next_call(task: Task, tmp_path: Path) -> None:
+    encoder, said = Counting(), list[str]()
+    first = features_of(encoder, task, tmp_path / "features", 7, said.append)
+    again = features_of(encoder, task, tmp_path / "features", 5, said.append)
+    assert encoder.asked == len(task.rows)
+    assert np.array_equal(first, again)
+    assert first[:, 0].tolist() == task.rows.tolist()
+    assert said == []
+
+
+def test_another_encoder_other_rows_or_another_store_are_other_features(task: Task, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    (other,) = tasks_of(write_labelled(tmp_path / "o.zarr", patients(12, ["a", "b"]), seed=9), EvaluateSettings())
+    for one, encoder in ((task, Counting()), (task, Counting("b")), (other, Counting())):
+        features_of(encoder, one, tmp_path / "f", 8, print)
+        assert encoder.asked == 24
+    fewer = replace(task, rows=task.rows[:10])
+    assert len(features_of(Counting(), fewer, tmp_path / "f", 8, print)) == 10
+    assert len(list((tmp_path / "f").iterdir())) == 4
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def test_damage_anywhere_never_changes_a_feature_and_is_said_where_it_is_met(task: Task, tmp_path: Path) -> None:
+    whole = features_of(Counting(), task, tmp_path / "whole", 4, print)
+    met = set()
+    for number, original in enumerate(files_of(tmp_path / "whole")):
+        folder, said = tmp_path / str(number), list[str]()
+        shutil.copytree(tmp_path / "whole", folder)
+        path = folder / original.relative_to(tmp_path / "whole")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 3] ^= 0x10
+        path.write_bytes(data)
+        encoder = Counting()
+        assert np.array_equal(features_of(encoder, task, folder, 4, said.append), whole), path
+        # A shard whose commit record is damaged counts as not computed yet, like one that a kill prevented.
+        assert bool(said) == (encoder.asked > 0) or "commits" in path.parts, path
+        met |= {path.name} if said else set()
+    assert {"c.0.0.0", "c.1.0.0"} <= met
+
+
+def test_features_in_anothers_place_are_computed_again(task: Task, tmp_path: Path) -> None:
+    folder = tmp_path / "features"
+    whole = features_of(Counting(), task, folder, 2, print)
+    first, second, _ = sorted(folder.glob("*/latents/features/c.*"))
+    assert first.stat().st_size == second.stat().st_size
+    shutil.copyfile(second, first)
+    encoder = Counting()
+    assert np.array_equal(features_of(encoder, task, folder, 2, print), whole)
+    assert encoder.asked == 8  # the shard that is not the one its record names counts as not computed
+
+
+def test_a_stopped_call_goes_on_where_it_was(task: Task, tmp_path: Path) -> None:
+    calls = iter(range(100))
+
+    def stop() -> None:
+        if next(calls) == 5:
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        features_of(Counting(), task, tmp_path / "features", 4, print, stop)
+    encoder = Counting()
+    resumed = features_of(encoder, task, tmp_path / "features", 4, print)
+    assert encoder.asked == 24 - 16  # one shard of four batches was finished
+    assert np.array_equal(resumed, features_of(Counting("b"), task, tmp_path / "features", 4, print))
+
+
+def test_what_a_killed_call_left_damaged_is_begun_anew(task: Task, tmp_path: Path) -> None:
+    def stop() -> None:
+        if any("commits" in path.parts for path in files_of(tmp_path / "features")):
+            raise Interrupted("enough")
+
+    with pytest.raises(Interrupted):
+        features_of(Counting(), task, tmp_path / "features", 4, print, stop)
+    (segment,) = tmp_path.glob("features/*/segments/000001/segment.json")
+    segment.write_bytes(b"{")
+    said: list[str] = []
+    encoder = Counting()
+    assert len(features_of(encoder, task, tmp_path / "features", 4, said.append)) == encoder.asked == 24
+    assert "computing them again" in said[0]
+
+
+def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task, tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+    import time
+
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from tests.evaluate.encoders.test_features import Counting\n"
+        "from usjepa.cache.recipes.settings import EvaluateSettings\n"
+        "from usjepa.cache.reading.store import open_store\n"
+        "from usjepa.evaluate.encoders.features import features_of; from usjepa.evaluate.tasks.task import tasks_of\n"
+        "class Slow(Counting):\n"
+        "    def features(self, batch):\n"
+        "        time.sleep(0.02)\n"
+        "        return super().features(batch)\n"
+        "(task,) = tasks_of(open_store(sys.argv[1]), EvaluateSettings())\n"
+        "features_of(Slow(), task, Path(sys.argv[2]), 1, print)\n"
+    )
+    folder = tmp_path / "features"
+    for committed in (1, 3):
+        arguments = [sys.executable, "-c", code, task.store.location, str(folder)]
+        with subprocess.Popen(arguments, cwd=ROOT) as process:
+            while len(list(folder.glob("*/commits/latents/features/*.json"))) < committed:
+                assert process.poll() is None
+                time.sleep(0.005)
+            process.send_signal(signal.SIGKILL)
+    kept = len(list(folder.glob("*/commits/latents/features/*.json")))
+    encoder = Counting()
+    resumed = features_of(encoder, task, folder, 1, print)
+    assert encoder.asked == 24 - 4 * kept
+    assert np.array_equal(resumed, features_of(Counting(), task, tmp_path / "undisturbed", 1, print))
+    assert [path.read_bytes() for path in sorted(folder.glob("*/latents/features/c.*"))] == [
+        path.read_bytes() for path in sorted((tmp_path / "undisturbed").glob("*/latents/features/c.*"))
+    ]
+
+
+def test_a_feature_that_is_not_finite_is_refused_with_its_row(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(UsjepaError, match="row 0: counting gave a feature that is not finite"):
+        features_of(Counting(value=float("nan")), task, tmp_path, 8, print)
+    assert not list(tmp_path.glob("*/commits/latents/features/*"))
+
+
+def test_the_teacher_is_read_from_its_stored_latents_as_the_mean_of_its_tokens(task: Task, tmp_path: Path) -> None:
+    found = features_of(stored_teacher(task.store, "toy"), task, tmp_path / "features", 8, print)
+    latents = task.store.read(task.rows, layers=("latents/toy",)).latents
+    assert found.shape == (24, DIM)
+    assert np.allclose(found, latents.astype(np.float32).mean(1), atol=1e-6)
+
+
+def test_pixels_are_area_averages_and_hog_has_its_documented_length(tmp_path: Path) -> None:
+    files = patients(2, ["a", "b"])
+    store = write_labelled(tmp_path / "big.zarr", files, size=224)
+    batch = store.read(store.rows, layers=("pixels",))
+    pixels = Pixels().features(batch)
+    assert np.allclose(pixels[0, 0], batch.pixels[0, 0, :7, :7].mean() / 255, atol=1e-6)
+    assert pixels.shape == (4, 1024)
+    assert Hog().features(batch).shape == (4, 1764)
+
+
+def test_colour_frames_become_grey_by_luma() -> None:
+    red = np.zeros((1, 3, 2, 2), np.uint8)
+    red[:, 0] = 100
+    assert np.allclose(grey_of(red), 29.9)

@@ -1,0 +1,128 @@
+"""Claims about the report in a browser: nothing is fetched, nothing fails, nothing is cut off, on desktop and phone."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.evaluate.report.test_report import CSV, curve, document, examples
+from tests.support.browser import NEEDED, Seen, find_browser, look
+from usjepa.evaluate.report.report import render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DESKTOP, PHONE = 1280, 390
+
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+IMAGES = "[...document.images].map(image => [image.complete, image.naturalWidth])"
+CUT_OFF = """[...document.querySelectorAll('svg')].flatMap(svg => {
+  const box = svg.viewBox.baseVal;
+  return [...svg.querySelectorAll('text')].filter(text => {
+    const at = text.getBBox();
+    return at.x < box.x - .5 || at.x + at.width > box.x + box.width + .5
+      || at.y < box.y - .5 || at.y + at.height > box.y + box.height + .5;
+  }).map(text => svg.getAttribute('aria-label') + ': ' + text.textContent);
+})"""
+OVERLAP = """[...document.querySelectorAll('svg')].flatMap(svg => {
+  const texts = [...svg.querySelectorAll('text')].map(text => [text.textContent, text.getBBox()]);
+  return texts.flatMap(([one, a], i) => texts.slice(i + 1).filter(([_, b]) =>
+    Math.min(a.x + a.width, b.x + b.width) - Math.max(a.x, b.x) > 1
+    && Math.min(a.y + a.height, b.y + b.height) - Math.max(a.y, b.y) > 4
+  ).map(([other]) => svg.getAttribute('aria-label') + ': ' + one + ' | ' + other));
+})"""
+SMALLEST = """Math.min(...[...document.querySelectorAll('svg text')].map(text =>
+  parseFloat(getComputedStyle(text).fontSize) * text.ownerSVGElement.getBoundingClientRect().width
+  / text.ownerSVGElement.viewBox.baseVal.width))"""
+SCRIPTS = [OVERFLOW, IMAGES, CUT_OFF, OVERLAP, SMALLEST]
+LONG = tuple(f"a rather long name of finding number {n}" for n in range(9))
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Seen]:
+    """Open two pages, of few classes and of many with long names, at both widths."""
+    find_browser()
+    found = {}
+    for name, made in (("few", document()), ("many", document(classes=LONG))):
+        made["encoders"]["teacher"]["title"] = "Its teacher (random weights)"
+        for scores in made["scores"][:3]:
+            scores["attentive"] = {**scores["probe"], "training_frames": 12}
+        made["encoders"]["hog"]["title"] = "vit_base_patch16_dinov3_qkvb.lvd1689m"
+        for width in (DESKTOP, PHONE):
+            folder = tmp_path_factory.mktemp("page")
+            page = folder / "index.html"
+            page.write_text(render(made, curve(), examples(), CSV))
+            found[name, width] = look(page, SCRIPTS, folder, width, dark=width == PHONE)
+    return found
+
+
+def each(seen: dict[tuple[str, int], Seen], number: int) -> dict[tuple[str, int], Any]:
+    """Return what a script gave on every page."""
+    return {key: one.answers[number] for key, one in seen.items()}
+
+
+def test_nothing_fails_and_nothing_but_the_file_is_fetched(seen: dict[tuple[str, int], Seen]) -> None:
+    for one in seen.values():
+        assert one.trouble == []
+        assert [place for place in one.requested if not place.startswith("data:")] == [one.requested[0]]
+        assert one.requested[0].startswith("file:")
+
+
+def test_every_picture_is_there(seen: dict[tuple[str, int], Seen]) -> None:
+    for pictures in each(seen, 1).values():
+        assert len(pictures) == len(examples())
+        assert all(complete and width > 0 for complete, width in pictures)
+
+
+def test_the_page_never_scrolls_sideways(seen: dict[tuple[str, int], Seen]) -> None:
+    assert set(each(seen, 0).values()) == {0}
+
+
+def test_no_text_of_a_figure_is_cut_off_or_lies_on_another(seen: dict[tuple[str, int], Seen]) -> None:
+    assert {key: texts for key, texts in each(seen, 2).items() if texts} == {}
+    assert {key: texts for key, texts in each(seen, 3).items() if texts} == {}
+
+
+def test_text_of_figures_can_be_read_on_a_phone(seen: dict[tuple[str, int], Seen]) -> None:
+    assert min(each(seen, 4).values()) >= 8.5  # CSS pixels
+
+
+def test_the_page_is_drawn_in_light_and_dark_and_prints(seen: dict[tuple[str, int], Seen]) -> None:
+    for (_, width), one in seen.items():
+        picture = np.asarray(Image.open(io.BytesIO(one.screenshot)).convert("L"))
+        assert picture.shape[1] == width
+        assert picture.shape[0] > 2000
+        paper = np.median(picture)
+        assert paper < 60 if width == PHONE else paper > 200
+        assert picture.std() > 10
+        assert one.pdf.startswith(b"%PDF")
+
+
+def test_the_checks_see_a_page_that_is_broken(tmp_path: Path) -> None:
+    find_browser()
+    page = tmp_path / "index.html"
+    text = '<text x="-30" y="15">cut off</text><text x="-28" y="15">on</text>'
+    text = f'<svg viewBox="0 0 100 20" aria-label="f">{text}</svg>'
+    page.write_text(f'<img src="gone.png" width="5"><div style="width: 3000px">wide</div>{text}<script>nope()</script>')
+    one = look(page, SCRIPTS, tmp_path, DESKTOP)
+    overflow, images, cut_off, overlap, _ = one.answers
+    assert overflow > 0
+    assert images == [[True, 0]]
+    assert cut_off == ["f: cut off", "f: on"]
+    assert overlap == ["f: cut off | on"]
+    assert len(one.trouble) >= 2
+    assert any("gone.png" in place for place in one.requested)
+
+
+def test_a_browser_that_is_needed_and_not_there_fails_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv(NEEDED, raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt install chromium"):
+        find_browser()
+    monkeypatch.setenv(NEEDED, "1")
+    with pytest.raises(pytest.fail.Exception, match="must be here"):
+        find_browser()

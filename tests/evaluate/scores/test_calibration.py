@@ -1,0 +1,172 @@
+"""Claims about calibration: the numbers are those of plain loops and of scikit-learn, a temperature mends it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import brier_score_loss
+from sklearn.metrics import log_loss as sklearn_log_loss
+
+from usjepa.evaluate.scores.calibration import (
+    BINS,
+    COLDEST,
+    bin_numbers,
+    bins_for,
+    brier,
+    calibration_error,
+    calibration_told,
+    faultless_error,
+    fit_temperature,
+    log_loss,
+    reliability,
+)
+from usjepa.evaluate.scores.metrics import softmax
+
+CLASSES = 4
+
+
+def problem(count: int = 700, heat: float = 1.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return logits and the truth drawn from them; logits times `heat`, so that `heat` is the right temperature."""
+    rng = np.random.default_rng(seed)
+    logits = 1.5 * rng.standard_normal((count, CLASSES))
+    truth = np.array([rng.choice(CLASSES, p=one) for one in softmax(logits)])
+    return (heat * logits).astype(np.float32), truth
+
+
+def named(logits: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how sure each frame's named class is, and whether it is right."""
+    probability = softmax(logits)
+    return probability.max(axis=1), probability.argmax(axis=1) == truth
+
+
+def plain_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
+    """Return the calibration error as its definition reads: frame by frame into bins of equal mass."""
+    edges = np.quantile(confidence, [i / bins for i in range(bins + 1)])
+    held: list[list[tuple[float, bool]]] = [[] for _ in range(bins)]
+    for sure, is_right in zip(confidence.tolist(), right.tolist(), strict=True):
+        number = 0
+        while number < bins - 1 and sure > edges[number + 1]:
+            number += 1
+        held[number].append((sure, is_right))
+    total = 0.0
+    for members in held:
+        if members:
+            accuracy = sum(is_right for _, is_right in members) / len(members)
+            confidence_here = sum(sure for sure, _ in members) / len(members)
+            total += len(members) * abs(accuracy - confidence_here)
+    return total / len(confidence)
+
+
+@pytest.mark.parametrize("heat", [0.4, 1.0, 3.0])
+def test_the_calibration_error_is_that_of_a_plain_loop(heat: float) -> None:
+    confidence, right = named(*problem(heat=heat))
+    assert calibration_error(confidence, right, BINS) == pytest.approx(plain_error(confidence, right, BINS))
+    tied = np.round(confidence, 1)  # equal confidences share a bin, and some bins are empty
+    assert calibration_error(tied, right, BINS) == pytest.approx(plain_error(tied, right, BINS))
+
+
+@pytest.mark.parametrize("digits", [1, 9])
+def test_the_diagram_is_sklearns_calibration_curve(digits: int) -> None:
+    confidence, right = named(*problem(699, heat=2.0))  # of 698 gaps no fifteenth ends on a frame
+    confidence = np.round(confidence, digits)
+    told = reliability(confidence, right, BINS)
+    share, sure = calibration_curve(right, confidence, n_bins=BINS, strategy="quantile")
+    assert told["accuracy"] == pytest.approx(share.tolist())
+    assert told["confidence"] == pytest.approx(sure.tolist())
+    assert sum(told["frames"]) == len(confidence)
+
+
+def test_bins_hold_about_equally_many_frames_and_there_are_fewer_where_frames_are_few() -> None:
+    confidence, _ = named(*problem())
+    counts = np.bincount(bin_numbers(confidence, BINS))
+    assert len(counts) == BINS
+    assert counts.max() - counts.min() <= 2
+    assert [bins_for(frames) for frames in (3, 29, 100, 150, 5000)] == [1, 1, 5, 7, 15]
+
+
+def test_brier_and_cross_entropy_are_those_of_plain_loops_and_of_sklearn() -> None:
+    logits, truth = problem()
+    probability = softmax(logits)
+    plain = sum(
+        (float(p) - (c == y)) ** 2 for one, y in zip(probability, truth, strict=True) for c, p in enumerate(one)
+    ) / len(truth)
+    assert brier(probability, truth) == pytest.approx(plain)
+    assert brier(probability, truth) == pytest.approx(
+        brier_score_loss(truth, probability, labels=range(CLASSES), scale_by_half=False)
+    )
+    two = softmax(logits[:, :2])
+    halved = truth % 2
+    assert brier(two, halved) == pytest.approx(2 * brier_score_loss(halved, two[:, 1]))  # both classes are counted
+    assert log_loss(logits, truth) == pytest.approx(sklearn_log_loss(truth, probability, labels=range(CLASSES)))
+    assert brier(np.eye(2)[[0, 1]], np.array([1, 0])) == 2.0
+
+
+@pytest.mark.parametrize("heat", [0.3, 1.0, 4.0])
+def test_the_temperature_is_found_and_is_that_of_a_fine_grid(heat: float) -> None:
+    logits, truth = problem(3000, heat)
+    found = fit_temperature(logits, truth)
+    assert found == pytest.approx(heat, rel=0.1)
+    grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
+    y = torch.from_numpy(truth)
+    losses = [float(torch.nn.functional.cross_entropy(torch.from_numpy(logits).double() / t, y)) for t in grid]
+    assert found == pytest.approx(grid[int(np.argmin(losses))], rel=4e-3)
+
+
+def test_what_is_too_sure_is_mended_on_frames_that_the_temperature_never_saw() -> None:
+    logits, truth = problem(1200, heat=4.0, seed=1)
+    held, held_truth = problem(800, heat=4.0, seed=2)
+    told = calibration_told(logits[None], truth, held[None], held_truth)
+    raw, tempered = told["raw"], told["tempered"]
+    assert raw["confidence"] > raw["accuracy"] + 0.1
+    assert tempered["accuracy"] == raw["accuracy"]  # no prediction changes
+    for measure in ("ece", "brier", "log_loss"):
+        assert tempered[measure]["mean"] < raw[measure]["mean"]
+    assert raw["ece"]["mean"] > 3 * raw["faultless_ece"]
+    assert tempered["ece"]["mean"] < 2 * tempered["faultless_ece"]
+    assert told["temperature"]["at_limit"] == 0
+
+
+def test_a_faultless_probe_shows_an_error_on_few_frames_and_hardly_any_on_many() -> None:
+    errors = []
+    for count in (150, 15_000):
+        found = [calibration_error(*named(*problem(count, seed=seed)), BINS) for seed in range(5)]
+        wanted = faultless_error(named(*problem(count))[0], BINS)
+        assert wanted == pytest.approx(np.mean(found), rel=0.35)
+        errors.append(wanted)
+    assert errors[0] > 5 * errors[1]
+
+
+def test_a_faultless_errors_draws_are_those_of_a_plain_loop() -> None:
+    confidence, _ = named(*problem(60))
+    generator = np.random.Generator(np.random.Philox(key=[0x63616C, 60]))
+    each = [plain_error(confidence, one < confidence, 6) for one in generator.random((200, 60))]
+    assert faultless_error(confidence, 6) == pytest.approx(float(np.mean(each)))
+
+
+def test_without_validation_frames_there_is_no_temperature() -> None:
+    logits, truth = problem(80)
+    told = calibration_told(logits[None], truth, logits[None, :0], truth[:0])
+    assert told["temperature"] is None
+    assert told["tempered"] is None
+    assert told["raw"]["ece"]["mean"] > 0
+
+
+def test_validation_frames_that_are_all_right_end_at_the_limit_and_it_is_told() -> None:
+    truth = np.arange(40) % CLASSES
+    logits = np.eye(CLASSES, dtype=np.float32)[truth]
+    assert fit_temperature(logits, truth) == pytest.approx(COLDEST)
+    assert calibration_told(logits[None], truth, logits[None], truth)["temperature"]["at_limit"] == 1
+
+
+def test_seeds_are_scored_one_by_one() -> None:
+    made = [problem(300, heat) for heat in (1.0, 5.0)]
+    truth = made[0][1]
+    both = np.stack([logits for logits, _ in made])
+    told = calibration_told(both, truth, both, truth)
+    for seed, logits in enumerate(both):
+        alone = calibration_told(logits[None], truth, logits[None], truth)
+        for measure in ("ece", "brier", "log_loss"):
+            assert told["raw"][measure]["seeds"][seed] == alone["raw"][measure]["mean"]
+        assert told["temperature"]["seeds"][seed] == alone["temperature"]["mean"]

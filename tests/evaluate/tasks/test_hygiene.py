@@ -1,0 +1,67 @@
+"""Claims about hygiene in the report: what makes a score meaningless stands on the page and in scores.json."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.cli.test_evaluate_cli import FAST, call, export_run
+from tests.support.labelled import File, write_labelled
+from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.evaluate.report.document import constant_told
+from usjepa.evaluate.scoring.linear import score_features
+from usjepa.evaluate.tasks.task import tasks_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_probe_that_learnt_nothing_scores_the_papers_42_1_on_fatty_liver_and_it_is_told(tmp_path: Path) -> None:
+    # The published split's counts: 140 and 300 to train on, 30 and 80 to test on.
+    files = [File("steatosis" if i % 22 > 6 else "normal", f"p{i // 10}", "train") for i in range(440)]
+    files += [File("steatosis" if i > 29 else "normal", f"t{i // 10}", "test") for i in range(110)]
+    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), EvaluateSettings())
+    settings = EvaluateSettings(seeds=2, epochs=20)
+    told = score_features(np.ones((len(task.rows), 4), np.float32), task, settings).told
+    assert told["probe"]["macro_f1"]["mean"] == pytest.approx(0.421, abs=5e-4)
+    assert constant_told(told, "SAMUS", 2) == [
+        "2 of 2 probes on SAMUS give every test frame the same class.",
+        "Logistic regression on SAMUS gives every test frame the same class.",
+        "k-NN on SAMUS gives every test frame the same class.",
+    ]
+    seeing, settings = np.eye(2, dtype=np.float32)[task.labels], settings.model_copy(update={"lr": 0.05})
+    assert constant_told(score_features(seeing, task, settings).told, "x", 2) == []
+
+
+def test_all_that_is_wrong_with_labels_stands_on_the_page_and_in_the_scores(tmp_path: Path) -> None:
+    files = [File("ab"[i % 2], f"p{i}", "train") for i in range(30)]
+    files += [File("ab"[i % 2], f"v{i}", "val") for i in range(6)]
+    files += [File("ab"[i % 3 == 0], f"t{i // 4}", "test") for i in range(12)]
+    files += [File("c", "rare", "train"), File("", "u"), File("", "u")]
+    # One picture under all labels: no encoder can do more than be constant.
+    picture = np.random.default_rng(0).integers(0, 255, (1, 32, 32)).astype(np.uint8)
+    write_labelled(tmp_path / "store.zarr", files, pixels=np.repeat(picture[None], len(files), axis=0))
+    export_run(tmp_path / "run", tmp_path / "store.zarr")
+    fast = (*FAST, "--set", "evaluate.baselines=[pixels]")
+    result = call(tmp_path / "run", "--task", tmp_path / "store.zarr", "-o", tmp_path / "out", *fast)
+    assert result.exit_code == 0, result.output
+    page, scores = html.unescape((tmp_path / "out" / "index.html").read_text()), (tmp_path / "out" / "scores.json")
+    document = json.loads(scores.read_text())
+    for sentence in (
+        "2 of 51 frames have no label and are left out.",
+        "Too few examples: c is trained on 1 frames of 1 group.",
+        "Too few examples: a is tested on 8 frames of 3 groups",
+        "No example of c in test.",
+        "Labels contradict each other: 49 identical frames bear different labels.",
+        "Leak: 12 of 12 test frames also lie in training or validation",
+        "2 of 2 probes on Raw pixels give every test frame the same class.",
+        "k-NN on Student (this run) gives every test frame the same class.",
+        "Few patients: the test holds 3 groups.",
+    ):
+        assert sentence in page, sentence
+        told = [*document["notes"], *document["tasks"][0]["notes"]]
+        assert any(sentence in note for note in told), sentence

@@ -1,0 +1,108 @@
+"""Small stores for tests, written by the real writer from arrays the test knows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.layers import Layer
+from usjepa.cache.store.tables import RowTable, SourceTable
+from usjepa.cache.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+ROWS_PER_SHARD = 4
+SIZE, TOKENS, DIM = 16, 4, 8
+
+
+def layers(rows_per_shard: int = ROWS_PER_SHARD, precision: str = "float16") -> dict[str, Layer]:
+    made = [
+        Layer("pixels", "uint8", (1, SIZE, SIZE), rows_per_shard, {"recipe": "test"}),
+        Layer("regions", "uint8", (SIZE * SIZE // 32,), rows_per_shard, {"region": 1}),
+        Layer("latents/toy", precision, (TOKENS, DIM), rows_per_shard, {"weights": "0" * 32}),
+    ]
+    if precision == "int8":
+        made[2] = Layer(
+            "latents/toy",
+            "int8",
+            (TOKENS, DIM),
+            rows_per_shard,
+            {"weights": "0" * 32},
+            tuple(0.5 + i for i in range(DIM)),
+        )
+        made.append(Layer("scales/toy", "float32", (TOKENS,), rows_per_shard, {"of": "latents/toy"}))
+    return {layer.name: layer for layer in made}
+
+
+def tables(rows: int, tag: str = "a") -> tuple[bytes, bytes]:
+    """Return the Parquet bytes of a segment of `rows` single-frame sources."""
+    strings = [f"{tag}/{i:04d}.png" for i in range(rows)]
+    sources = SourceTable(
+        path=np.array(strings, dtype=object),
+        dataset=np.array([tag] * rows, dtype=object),
+        group=np.array([f"group-{i // 2}" for i in range(rows)], dtype=object),
+        label=np.array(["cyst" if i % 2 else "none" for i in range(rows)], dtype=object),
+        split=np.array(["test" if i % 5 == 0 else "train" for i in range(rows)], dtype=object),
+        reader=np.array(["images"] * rows, dtype=object),
+        content_hash=np.array([f"{i:032x}" for i in range(rows)], dtype=object),
+        frames=np.ones(rows, np.int32),
+        height=np.full(rows, 32, np.int32),
+        width=np.full(rows, 32, np.int32),
+        error=np.array([""] * rows, dtype=object),
+    )
+    zeros = np.zeros(rows, np.int32)
+    full = np.full(rows, 32, np.int32)
+    flags = np.zeros(rows, bool)
+    row_table = RowTable(
+        source=np.arange(rows, dtype=np.int32),
+        frame=zeros,
+        view=zeros,
+        top=zeros,
+        left=zeros,
+        height=full,
+        width=full,
+        flip_horizontal=flags,
+        flip_vertical=flags,
+    )
+    return sources.to_parquet(), row_table.to_parquet()
+
+
+def arrays(layer: Layer, rows: int, seed: int = 0) -> NDArray[Any]:
+    """Return [rows, *layer.shape] of random values of the layer's dtype."""
+    rng = np.random.default_rng([seed, len(layer.name), ord(layer.name[0])])
+    if layer.dtype.startswith("float"):
+        return rng.standard_normal((rows, *layer.shape)).astype(layer.dtype)
+    low, high = (0, 256) if layer.dtype == "uint8" else (-127, 128)
+    return rng.integers(low, high, (rows, *layer.shape)).astype(layer.dtype)
+
+
+def write_store(
+    root: Path,
+    rows: int = 10,
+    precision: str = "float16",
+    seed: int = 0,
+    seal: bool = True,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    holes: tuple[tuple[int, str], ...] = (),
+) -> dict[str, NDArray[Any]]:
+    """Write a one-segment store and return what every row of every layer holds."""
+    writer = StoreWriter(LocalStorage(root))
+    writer.open(rows_per_shard)
+    if not writer.state.segments:
+        writer.add_segment(*tables(rows), rows)
+    content = {}
+    for name, layer in layers(rows_per_shard, precision).items():
+        writer.add_layer(layer)
+        content[name] = arrays(layer, rows, seed)
+        for shard in range(writer.state.shard_count):
+            numbers = writer.state.rows_of_shard(shard)
+            mine = [hole for hole in holes if hole[0] in numbers]
+            writer.write_shard(layer, shard, content[name][numbers.start : numbers.stop], mine, {"torch": "x"})
+    if seal:
+        writer.seal()
+    return content

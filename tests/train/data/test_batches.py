@@ -1,0 +1,135 @@
+"""Batches: in the order asked for, the same whatever the thread does, faults raised where they belong."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+
+from usjepa.cache.errors import HoleError, UsageError
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.settings import MaskSettings
+from usjepa.train.data.batches import BatchMaker, Request
+
+MASKS = MaskSettings(min_patches=1)
+
+
+@pytest.fixture
+def store(phantom_store):
+    with closing(open_store(phantom_store)) as opened:
+        yield opened
+
+
+def maker(store, masks=MASKS, online=None) -> BatchMaker:
+    return BatchMaker(store, None if online else "demo", (4, 4), masks, 0, torch.device("cpu"), online)
+
+
+def requests(count=6, size=5) -> list[Request]:
+    return [Request(step, np.arange(step, step + size)) for step in range(count)]
+
+
+def tensors(batch) -> list[torch.Tensor]:
+    masks = (batch.context_BN, batch.context_valid_BN, batch.targets_BMP, batch.targets_valid_BMP)
+    return [batch.pixels_BCSS, batch.latents_BTD, *masks]
+
+
+def test_batches_read_ahead_are_those_made_one_by_one_in_the_order_asked_for(store):
+    alone = [maker(store).make(request) for request in requests()]
+    ahead = [batch for batch, _ in maker(store).stream(requests())]
+    assert [batch.step for batch in ahead] == list(range(6))
+    for one, other in zip(alone, ahead, strict=True):
+        assert one.fingerprint == other.fingerprint
+        assert np.array_equal(one.rows_B, other.rows_B)
+        assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
+
+
+def test_a_fault_in_the_thread_is_raised_at_its_own_batch_and_the_thread_ends(store, monkeypatch):
+    real = type(store).read
+
+    def read(self, rows, **kwargs):
+        if rows[0] == self.rows[3]:
+            raise HoleError("row 3 holds no data")
+        return real(self, rows, **kwargs)
+
+    monkeypatch.setattr(type(store), "read", read)
+    seen = []
+    with pytest.raises(HoleError, match="row 3"):
+        _note(maker(store).stream(requests()), seen)
+    assert seen == [0, 1, 2]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("usjepa-batches")]
+
+
+def _note(stream, seen):
+    for batch, _ in stream:
+        seen.append(batch.step)
+
+
+def test_leaving_early_ends_the_thread(store):
+    with closing(maker(store).stream(requests(100))) as stream:
+        next(stream)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("usjepa-batches")]
+
+
+def test_unusable_images_leave_no_trace_in_the_batch(store, monkeypatch):
+    from usjepa.cache.reading.batch import Batch
+
+    real = Batch.regions.fget
+
+    def regions(batch):
+        found = real(batch).copy()
+        found[batch.rows % 2 == 0] = 0
+        return found
+
+    monkeypatch.setattr(Batch, "regions", property(regions))
+    by_region = maker(store, MASKS.model_copy(update={"regions": True}))
+    mixed = by_region.make(Request(7, np.arange(20)))
+    rows = store.rows[:20]
+    assert mixed.unusable_rows.tolist() == rows[rows % 2 == 0].tolist()
+    alone = by_region.make(Request(7, np.flatnonzero(rows % 2)))
+    assert mixed.fingerprint == alone.fingerprint
+    assert all(torch.equal(a, b) for a, b in zip(tensors(mixed), tensors(alone), strict=True))
+
+
+def test_an_online_teacher_is_asked_on_the_very_pixels_of_the_batch(store):
+    asked = []
+
+    def teacher(pixels):
+        asked.append(pixels)
+        return torch.zeros(len(pixels), 16, 8)
+
+    (batch, _), *_ = maker(store, online=teacher).stream(requests(1))
+    assert torch.equal(asked[0], batch.pixels_BCSS)
+    assert batch.latents_BTD.shape == (5, 16, 8)
+
+
+def test_a_batch_keeps_its_numbers_when_later_ones_are_read_into_the_same_memory(store):
+    made = maker(store)
+    first = made.make(Request(0, np.arange(5)))
+    before = [tensor.clone() for tensor in tensors(first)]
+    addresses = {made._store.read(store.rows[:3], layers=["pixels"]).pixels.ctypes.data}
+    for start in range(5, 20, 5):
+        addresses.add(made.make(Request(0, np.arange(start, start + 5))).pixels_BCSS.data_ptr())
+    assert all(torch.equal(a, b) for a, b in zip(tensors(first), before, strict=True))
+    assert first.pixels_BCSS.data_ptr() not in addresses
+
+
+def test_every_batch_is_read_into_memory_of_a_ring_that_does_not_grow(store, monkeypatch):
+    seen = set()
+    real = type(store).read
+
+    def read(self, rows, **kwargs):
+        batch = real(self, rows, **kwargs)
+        seen.add(batch.pixels.ctypes.data)
+        return batch
+
+    monkeypatch.setattr(type(store), "read", read)
+    assert len([batch for batch, _ in maker(store).stream(requests(30))]) == 30
+    assert len(seen) <= 2
+
+
+def test_targets_come_from_one_place(store):
+    with pytest.raises(UsageError, match="one of the two"):
+        BatchMaker(store, None, (4, 4), MASKS, 0, torch.device("cpu"), None)

@@ -1,0 +1,90 @@
+"""Groups of images of like mask length: every image once, less padding, and the numbers of the whole batch."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.train.data.test_batches import maker, requests
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.settings import MaskSettings, PredictorSettings, StudentSettings, TrainSettings
+from usjepa.train.data.batches import Request
+from usjepa.train.masks import groups
+from usjepa.train.masks.multiblock import sample_masks
+from usjepa.train.model.jepa import Model
+from usjepa.train.objective.loss import loss
+
+SETTINGS = TrainSettings(
+    student=StudentSettings(architecture="vit_tiny_patch16_224", depth=2, patch_size=8),
+    predictor=PredictorSettings(depth=2, dim=48, heads=4),
+)
+
+
+@pytest.fixture(scope="module")
+def batch(phantom_store):
+    with closing(open_store(phantom_store)) as store:
+        return maker(store).make(Request(0, np.arange(16)))
+
+
+def padded_tokens(parts) -> int:
+    return sum(len(part.images_G) * part.context for part in parts)
+
+
+def test_groups_hold_each_image_once_padded_to_its_own_longest_and_compute_less_padding():
+    masks = sample_masks(0, 0, np.arange(32), (14, 14), MaskSettings())
+    parts = groups.groups_of(masks)
+    assert sorted(np.concatenate([part.images_G for part in parts])) == list(range(32))
+    contexts_B, targets_BM = masks.context_valid_BN.sum(1), masks.targets_valid_BMP.sum(2)
+    for part in parts:
+        assert part.context == contexts_B[part.images_G].max()
+        assert part.targets == targets_BM[part.images_G].max()
+        assert part.context_padded == (contexts_B[part.images_G].min() < part.context)
+        assert part.targets_padded == (targets_BM[part.images_G].min() < part.targets)
+    waste = [n / contexts_B.sum() - 1 for n in (32 * contexts_B.max(), padded_tokens(parts))]
+    assert waste[1] < 0.5 * waste[0]
+    assert groups.groups_of(sample_masks(0, 0, np.arange(0), (14, 14), MaskSettings())) == ()
+
+
+def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batch):
+    assert len(batch.groups) == 4
+    N, P = batch.context_BN.shape[1], batch.targets_BMP.shape[2]
+    whole = replace(batch, groups=(groups.Group(np.arange(16), N, P, True, True),))
+    found = []
+    for one in (batch, whole):
+        model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), batch.latents_BTD.shape[-1])
+        predictions = model(one.pixels_BCSS.float() / 255.0, one)
+        assert predictions.shape[:3] == one.targets_BMP.shape
+        value = loss(
+            predictions, torch.ones_like(predictions), one.targets_valid_BMP, torch.ones(16, dtype=torch.bool), SETTINGS
+        )
+        value.backward()
+        found.append((predictions[one.targets_valid_BMP], value, model))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-6, atol=0)
+    for mine, other in zip(found[0][2].parameters(), found[1][2].parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_requests_of_fewer_images_than_a_group_needs_are_one_group(phantom_store):
+    with closing(open_store(phantom_store)) as store:
+        assert [len(maker(store).make(request).groups) for request in requests(2)] == [1, 1]
+
+
+def test_images_of_a_batch_too_small_to_split_keep_their_order(phantom_store):
+    with closing(open_store(phantom_store)) as store:
+        made = maker(store)
+        batch = made.make(Request(0, np.arange(7)))
+        singles = [made.make(Request(0, np.arange(at, at + 1))) for at in range(7)]
+    (only,) = batch.groups
+    assert list(only.images_G) != list(range(7))  # sorted by length: the order has to be restored
+    model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), batch.latents_BTD.shape[-1])
+    with torch.no_grad():
+        found = model(batch.pixels_BCSS.float() / 255.0, batch)
+        for at, single in enumerate(singles):
+            alone = model(single.pixels_BCSS.float() / 255.0, single)
+            valid = single.targets_valid_BMP[0]
+            torch.testing.assert_close(found[at, :, : valid.shape[1]][valid], alone[0][valid], rtol=0, atol=1e-5)

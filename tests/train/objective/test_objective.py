@@ -1,0 +1,144 @@
+"""The loss against a loop over images, blocks and patches; padding and uneven ranks change no number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.train.objective.loss import image_losses, loss
+from usjepa.train.objective.target_norm import TargetNorm
+
+KINDS = ("smooth_l1", "l1", "l2")
+"""Elementwise; cosine has a test of its own."""
+
+
+def batch(seed=0, B=5, M=4, P=7, D=6):
+    g = torch.Generator().manual_seed(seed)
+    predictions, targets = torch.randn(2, B, M, P, D, generator=g).unbind(0)
+    lengths = torch.randint(1, P + 1, (B, M), generator=g)
+    valid = torch.arange(P) < lengths[..., None]
+    return 2 * predictions, 2 * targets, valid, torch.ones(B, dtype=torch.bool)
+
+
+def by_hand(predictions, targets, valid, usable, kind, beta):
+    """The definition, one number at a time."""
+    images = []
+    for b in range(len(predictions)):
+        blocks = []
+        for m in range(predictions.shape[1]):
+            patches = []
+            for p in range(predictions.shape[2]):
+                if not valid[b, m, p]:
+                    continue
+                d = (predictions[b, m, p] - targets[b, m, p]).abs().double()
+                element = {"l1": d, "l2": d**2, "smooth_l1": torch.where(d < beta, d**2 / (2 * beta), d - beta / 2)}
+                patches.append(element[kind].mean())
+            if patches:
+                blocks.append(torch.stack(patches).mean())
+        if blocks and usable[b]:
+            images.append(torch.stack(blocks).mean())
+    return float(torch.stack(images).mean()) if images else 0.0
+
+
+@given(st.integers(0, 10_000), st.sampled_from(KINDS), st.sampled_from([0.1, 1.0, 3.0]))
+@settings(max_examples=25, deadline=None)
+def test_loss_is_the_mean_over_images_of_block_means(seed, kind, beta):
+    predictions, targets, valid, usable = batch(seed)
+    valid[0, 1] = False  # a block without patches does not count
+    valid[1] = False  # nor an image without blocks
+    usable[2] = False
+    got = loss(predictions, targets, valid, usable, TrainSettings(loss=kind, beta=beta))
+    assert float(got) == pytest.approx(by_hand(predictions, targets, valid, usable, kind, beta), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_padding_changes_neither_loss_nor_gradient(kind):
+    predictions, targets, valid, usable = batch()
+    recipe = TrainSettings(loss=kind)
+    leaf = predictions.clone().requires_grad_()
+    short = loss(leaf, targets, valid, usable, recipe)
+    short.backward()
+
+    junk = torch.full((5, 4, 9, 6), float("nan"))
+    wide = torch.cat([predictions, junk], 2).requires_grad_()
+    wide_targets = torch.cat([targets, torch.full_like(junk, 1e6)], 2)
+    wide_valid = torch.cat([valid, torch.zeros(5, 4, 9, dtype=torch.bool)], 2)
+    long = loss(wide, wide_targets, wide_valid, usable, recipe)
+    long.backward()
+    torch.testing.assert_close(long, short, rtol=1e-6, atol=0)
+    torch.testing.assert_close(wide.grad[:, :, :7], leaf.grad, rtol=1e-6, atol=1e-9)
+    assert not wide.grad[:, :, 7:].any()
+    assert not leaf.grad[~valid].any()
+
+
+def test_what_an_unusable_image_predicts_has_no_influence():
+    predictions, targets, valid, usable = batch()
+    usable[3] = False
+    first = loss(predictions, targets, valid, usable, TrainSettings())
+    predictions[3] = float("nan")
+    predictions.requires_grad_()
+    again = loss(predictions, targets, valid, usable, TrainSettings())
+    again.backward()
+    assert again == first
+    assert not predictions.grad[3].any()
+    predictions = predictions.detach()
+    kept = [0, 1, 2, 4]
+    alone = loss(predictions[kept], targets[kept], valid[kept], usable[kept], TrainSettings())
+    torch.testing.assert_close(alone, first)
+
+
+def test_uneven_ranks_average_to_the_loss_of_the_whole_batch():
+    predictions, targets, valid, usable = batch(B=8)
+    usable[:3] = False  # the first rank of two has one usable image, the second four
+    recipe = TrainSettings()
+    whole = loss(predictions, targets, valid, usable, recipe)
+    ranks = [loss(predictions[s], targets[s], valid[s], usable[s], recipe, 5 / 2) for s in (slice(0, 4), slice(4, 8))]
+    torch.testing.assert_close(sum(ranks) / 2, whole)
+
+
+def test_a_batch_without_usable_images_gives_zero_and_zero_gradients():
+    predictions, targets, valid, usable = batch()
+    predictions.requires_grad_()
+    value = loss(predictions, targets, valid, ~usable, TrainSettings())
+    value.backward()
+    assert float(value.detach()) == 0.0
+    assert not predictions.grad.any()
+
+
+def test_half_precision_predictions_are_compared_in_float32():
+    predictions, targets, valid, usable = batch()
+    value = loss(predictions.bfloat16(), targets.half(), valid, usable, TrainSettings())
+    expected = loss(predictions.bfloat16().float(), targets.half().float(), valid, usable, TrainSettings())
+    assert value.dtype == torch.float32
+    assert value == expected
+
+
+def test_images_without_targets_are_told_apart():
+    predictions, targets, valid, _ = batch()
+    valid[1] = False
+    losses, counted = image_losses(predictions, targets, valid, TrainSettings())
+    assert counted.tolist() == [True, False, True, True, True]
+    assert losses[1] == 0.0
+
+
+def test_layer_normalised_targets_are_those_of_i_jepa():
+    latents = 3 + 5 * torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    assert TargetNorm("none")(latents) is latents
+    got = TargetNorm("layer")(latents)
+    centred = latents - latents.mean(-1, keepdim=True)
+    expected = centred / torch.sqrt(centred.pow(2).mean(-1, keepdim=True) + 1e-5)
+    torch.testing.assert_close(got, expected)
+    assert TargetNorm("layer")(latents.half()).dtype == torch.float32
+
+
+def test_cosine_sees_directions_and_no_lengths():
+    predictions, targets, valid, usable = batch()
+    recipe = TrainSettings(loss="cosine")
+    cosines = torch.linalg.vecdot(predictions, targets) / (predictions.norm(dim=-1) * targets.norm(dim=-1))
+    patches = torch.where(valid, 1 - cosines, 0.0).sum(-1) / valid.sum(-1)
+    torch.testing.assert_close(loss(predictions, targets, valid, usable, recipe), patches.mean())
+    scaled = loss(7 * predictions, 3 * targets, valid, usable, recipe)
+    torch.testing.assert_close(scaled, loss(predictions, targets, valid, usable, recipe))

@@ -1,0 +1,187 @@
+"""Several ranks: the same run as one, ended together, never hanging."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from tests.conftest import TINY_STORE
+from tests.train.run.test_loop import EVERY_STEP, STEPS, TINY_RUN, losses, numbers, recipe
+from usjepa.cache.errors import ClaimedError, UsageError
+from usjepa.train.run.loop import train
+from usjepa.train.run.ranks import Ranks, ranks_of_this_run
+
+MAIN = "from usjepa.train.cli import main; main()"
+
+
+def free_port() -> int:
+    with socket.socket() as it:
+        it.bind(("127.0.0.1", 0))
+        return int(it.getsockname()[1])
+
+
+def command(store, run, *overrides, options=()):
+    settings = [part for one in (*TINY_STORE, *TINY_RUN, *overrides) for part in ("--set", one)]
+    return [str(store), str(run), "--pipeline", "demo", "--device", "cpu", *settings, *options]
+
+
+def start_ranks(size, arguments, log):
+    """Start ranks as torchrun does, but watched by nobody."""
+    port = str(free_port())
+    started = []
+    for rank in range(size):
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
+        env = {**os.environ, **place, **meeting}
+        with (log / f"rank{rank}.log").open("ab") as out:
+            started.append(subprocess.Popen([sys.executable, "-c", MAIN, *arguments], env=env, stdout=out, stderr=out))
+    return started
+
+
+def run_ranks(size, arguments, log):
+    started = start_ranks(size, arguments, log)
+    codes = [process.wait(120) for process in started]
+    assert codes == [0] * size, "\n".join((log / f"rank{rank}.log").read_text()[-2000:] for rank in range(size))
+
+
+def wait_for_step(run, step, started):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if (run / "log.jsonl").exists() and len(numbers(run)) > step:
+            return
+        assert all(process.poll() is None for process in started)
+        time.sleep(0.02)
+    raise TimeoutError("no step was taken")
+
+
+@pytest.fixture(scope="module")
+def alone(phantom_store, tmp_path_factory):
+    run = tmp_path_factory.mktemp("alone") / "run"
+    train(str(phantom_store), str(run), recipe(), "cpu")
+    return run
+
+
+def same_draws(run, other):
+    """Rows, masks and counts of every step: equal, whatever the floats."""
+    keys = ("step", "epoch", "images", "unusable", "batch", "lr", "wd")
+    return [[line[key] for key in keys] for line in numbers(run)] == [
+        [line[key] for key in keys] for line in numbers(other)
+    ]
+
+
+def test_one_then_two_then_one_ranks_draw_the_same_and_lose_the_same_within_1e_5(phantom_store, alone, tmp_path):
+    run = tmp_path / "run"
+    train(str(phantom_store), str(run), recipe(), "cpu", stop_after_steps=4)
+    run_ranks(2, command(phantom_store, run, options=("--stop-after-steps", "7")), tmp_path)
+    train(str(phantom_store), str(run), recipe(), "cpu")
+    assert len(losses(run)) == STEPS
+    assert same_draws(run, alone)
+    np.testing.assert_allclose(losses(run), losses(alone), atol=1e-5)
+    validation = [[line["loss"] for line in numbers(it, "validation")] for it in (run, alone)]
+    np.testing.assert_allclose(validation[0], validation[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_accumulated_parts_draw_the_same_and_lose_the_same_within_1e_5(phantom_store, alone, tmp_path, accumulate):
+    train(str(phantom_store), str(tmp_path / "run"), recipe(f"train.accumulate={accumulate}"), "cpu")
+    assert same_draws(tmp_path / "run", alone)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), atol=1e-5)
+
+
+def test_ranks_with_regions_share_unusable_images_unevenly_and_still_agree(phantom_store, tmp_path):
+    """Accumulating in more parts than there are images leaves some parts empty."""
+    more = ("train.masks.regions=true", "train.batch_size=3", "train.epochs=2", "train.warmup_epochs=0")
+    train(str(phantom_store), str(tmp_path / "one"), recipe(*more), "cpu")
+    run_ranks(2, command(phantom_store, tmp_path / "two", *more, "train.accumulate=2"), tmp_path)
+    assert same_draws(tmp_path / "one", tmp_path / "two")
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
+
+
+def test_a_rank_asked_to_stop_ends_all_of_them_with_75_and_the_same_command_goes_on(phantom_store, alone, tmp_path):
+    run, arguments = tmp_path / "run", command(phantom_store, tmp_path / "run", "train.epochs=30")
+    started = start_ranks(2, arguments, tmp_path)
+    wait_for_step(run, 2, started)
+    started[1].send_signal(signal.SIGTERM)
+    assert [process.wait(60) for process in started] == [75, 75]
+    assert "another rank was asked to stop" in (tmp_path / "rank0.log").read_text()
+    saved = json.loads(max((run / "state").glob("step-*.json")).read_text())["progress"]["step"]
+    assert saved == len(numbers(run))
+
+
+def test_a_dead_rank_ends_the_others_with_a_message_within_a_minute(phantom_store, tmp_path):
+    run = tmp_path / "run"
+    started = start_ranks(2, command(phantom_store, run, "train.epochs=1000", EVERY_STEP), tmp_path)
+    wait_for_step(run, 2, started)
+    started[1].kill()
+    started[1].wait()
+    began = time.monotonic()
+    assert started[0].wait(90) == 1
+    assert time.monotonic() - began < 60
+    told = (tmp_path / "rank0.log").read_text()
+    assert "another rank died or does not answer" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
+def test_torchrun_starts_ranks_and_sigterm_to_it_saves(phantom_store, tmp_path):
+    run = tmp_path / "run"
+    arguments = command(phantom_store, run, "train.epochs=1000")
+    script = tmp_path / "main.py"
+    script.write_text(MAIN)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={free_port()}"]
+    process = subprocess.Popen([*torchrun, str(script), *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    wait_for_step(run, 3, [process])
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    saved = json.loads(max((run / "state").glob("step-*.json")).read_text())["progress"]["step"]
+    assert saved == len(numbers(run))
+    train(str(phantom_store), str(run), recipe("train.epochs=1000"), "cpu", stop_after_steps=1)
+    assert len(numbers(run)) == saved + 1
+
+
+def test_two_runs_into_one_folder_are_refused(phantom_store, tmp_path, monkeypatch):
+    monkeypatch.setattr("usjepa.cache.storage.claims.HEARTBEAT_S", 0.1)
+    run = tmp_path / "run"
+    started = start_ranks(1, command(phantom_store, run, "train.epochs=1000"), tmp_path)
+    try:
+        wait_for_step(run, 1, started)
+        claim = run / "claims" / "run.json"
+        held = json.loads(claim.read_text())
+        claim.write_text(json.dumps({**held, "count": held["count"] + 1}))  # it lives: spare the test its 20 s
+        process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *command(phantom_store, run)], stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        told = process.stderr.readline()
+        assert f"is being trained by host {held['host']}, pid {started[0].pid}" in told
+        claim.write_text(json.dumps({**held, "count": held["count"] + 2}))
+        assert process.wait(60) == ClaimedError.exit_code
+        assert "its counter moves" in process.stderr.read()
+        process.stderr.close()
+    finally:
+        started[0].kill()
+        started[0].wait()
+
+
+def test_shares_of_the_ranks_are_the_batch_in_order():
+    batch = np.arange(11)
+    for size in (1, 2, 3, 5):
+        for parts in (1, 2, 4):
+            found = [share for rank in range(size) for share in Ranks(rank, size).shares(batch, parts)]
+            assert len(found) == size * parts
+            assert np.concatenate(found).tolist() == batch.tolist()
+
+
+def test_half_an_environment_of_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UsageError, match="start the ranks with torchrun"), ranks_of_this_run("cpu"):
+        pass

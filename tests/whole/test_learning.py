@@ -1,0 +1,177 @@
+"""Claims about `make results`: each condition differs in one setting, and the table says what the runs' scores say."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import pytest
+
+from benchmarks.learning.__main__ import Work, conditions
+from benchmarks.learning.folds import deal, fold_manifests
+from benchmarks.learning.scores import (
+    MEAN,
+    STUDENT,
+    TEACHER,
+    differences,
+    int8_told,
+    joined,
+    scores_of,
+    table,
+    verdicts,
+)
+from usjepa.cache.recipes.recipe import load_recipe, override_recipe
+from usjepa.cache.sources.base import Entry
+from usjepa.cache.sources.listing import list_source
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def rows_of(**scores: list[float]) -> dict[str, list[dict[str, dict[str, float]]]]:
+    """Condition -> a score of the probe, and one of k-NN a point lower, for every training seed."""
+    names = {name.replace("_", " "): values for name, values in scores.items()}
+    return {name: [{"phantom": {"probe": v, "knn": v - 1}} for v in values] for name, values in names.items()}
+
+
+@pytest.mark.parametrize("recipe", ["demo", "small"])
+def test_every_condition_is_the_recipe_but_for_what_its_row_names(recipe: str):
+    for one in conditions(recipe):
+        before = load_recipe(one.recipe)
+        after = override_recipe(before, list(one.sets))
+        changed = {
+            name for name, value in after.train.model_dump().items() if value != before.train.model_dump()[name]
+        } - {"teacher"}
+        assert len(changed) <= 1, (one.name, changed)
+        assert after.cache == before.cache
+    names = [one.name for one in conditions()]
+    assert len(set(names)) == len(names)
+    assert names[0] == STUDENT
+
+
+def test_the_pixel_only_encoder_gets_the_epochs_of_teacher_and_student():
+    (only,) = [one for one in conditions() if one.name.startswith("pixels only")]
+    both = load_recipe("demo").train.epochs + load_recipe("demo-teacher").train.epochs
+    assert override_recipe(load_recipe(only.recipe), list(only.sets)).train.epochs == both
+
+
+def test_means_and_deviations_over_training_seeds_stand_in_the_table():
+    lines = table(rows_of(student=[50.0, 52.0, 54.0], random_weights=[41.25]))
+    assert lines[2] == "| student | 3 | 52.0 ± 2.0; 51.0 ± 2.0 |"
+    assert lines[3] == "| random weights | 1 | 41.2; 40.2 |"
+
+
+@pytest.mark.parametrize(
+    ("random", "pixels", "expected"),
+    [(41.0, 50.0, ["met", "met"]), (41.5, 51.0, ["NOT met", "NOT met"]), (40.0, 51.5, ["met", "NOT met"])],
+)
+def test_goals_are_judged_by_means_and_to_be_equal_to_pixels_is_not_to_beat_them(random, pixels, expected):
+    rows = rows_of(student=[50.0, 52.0, 51.0], random_weights=[random])
+    rows["32x32 pixels"] = rows_of(pixels=[pixels])["pixels"]
+    told = verdicts(rows, "phantom")
+    assert [line.split(": ")[-1] for line in told] == expected
+    assert told[0].startswith(f"student over random weights: +{51 - random:.1f} points; goal 10")
+
+
+def test_each_pooling_has_goals_of_its_own_and_pixels_are_the_same_in_both():
+    rows = rows_of(student=[50.0], random_weights=[41.0]) | {"32x32 pixels": rows_of(pixels=[45.0])["pixels"]}
+    rows |= {f"student{MEAN}": rows_of(s=[44.0])["s"], f"random weights{MEAN}": rows_of(r=[33.0])["r"]}
+    assert verdicts(rows, "phantom") == [
+        "student over random weights: +9.0 points; goal 10: NOT met",
+        "student over 32x32 pixels: +5.0 points; goal 0: met",
+        "student, mean pooling over random weights, mean pooling: +11.0 points; goal 10: met",
+        "student, mean pooling over 32x32 pixels: -1.0 points; goal 0: NOT met",
+    ]
+
+
+def test_rows_of_all_jobs_are_joined_seed_by_seed_and_those_of_mean_pooling_stand_last():
+    first = rows_of(student=[50.0]) | {f"student{MEAN}": rows_of(s=[40.0])["s"]}
+    found = joined([first, rows_of(student=[52.0]), rows_of(four=[53.0])])
+    assert list(found) == ["student", "four", f"student{MEAN}"]
+    assert [one["phantom"]["probe"] for one in found["student"]] == [50.0, 52.0]
+
+
+def test_differences_are_taken_seed_by_seed_and_the_teachers_from_the_first():
+    rows = rows_of(student=[50.0, 52.0], four=[53.0, 51.0]) | {TEACHER: rows_of(t=[49.0])["t"]}
+    found = differences(rows, [STUDENT, "four", TEACHER])
+    assert found["four"]["phantom"] == [3.0, -1.0]
+    assert found[TEACHER]["phantom"] == [-1.0]
+    assert found[STUDENT]["phantom"] == [0.0, 0.0]
+
+
+def test_differences_of_mean_pooling_are_taken_from_the_student_pooled_so():
+    rows = rows_of(student=[50.0, 52.0], four=[51.0, 50.0])
+    rows |= {name + MEAN: scores for name, scores in rows_of(student=[40.0, 42.0], four=[45.0, 43.0]).items()}
+    found = differences(rows, ["four"])
+    assert found == {"four": {"phantom": [1.0, -2.0]}, "four" + MEAN: {"phantom": [5.0, 1.0]}}
+
+
+def entries_of(**groups: str) -> list[Entry]:
+    """Group -> labels of its files, a letter each."""
+    return [
+        Entry(f"{group}/{n}.png", "d", group, label, "", "image")
+        for group, labels in groups.items()
+        for n, label in enumerate(labels)
+    ]
+
+
+def test_every_group_is_tested_on_in_one_fold_and_classes_are_spread_over_folds():
+    entries = entries_of(**{f"a{n}": "AAB" for n in range(9)}, **{f"b{n}": "B" for n in range(6)})
+    fold_of = deal(entries, 3)
+    assert set(fold_of) == {("d", entry.group) for entry in entries}
+    for letter, count in (("a", 3), ("b", 2)):
+        dealt = [fold for (_, group), fold in fold_of.items() if group.startswith(letter)]
+        assert [dealt.count(fold) for fold in range(3)] == [count] * 3
+
+
+def test_folds_of_a_folder_test_each_patient_once_and_keep_a_patients_files_together(tmp_path: Path):
+    lines = ["path,patient,label"]
+    for patient in range(6):
+        for frame in range(2):
+            file = tmp_path / f"source/p{patient}/{frame}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(file), np.full((16, 16), 20 * patient + frame, np.uint8))
+            lines.append(f"p{patient}/{frame}.png,p{patient},{'ab'[patient % 2]}")
+    (tmp_path / "source/manifest.csv").write_text("\n".join(lines))
+    manifests = fold_manifests(str(tmp_path / "source"), tmp_path / "folds", 3)
+    again = fold_manifests(str(tmp_path / "source"), tmp_path / "folds", 3)  # a second call goes on
+    assert manifests == again
+    tested: Counter[str] = Counter()
+    for manifest in manifests:
+        listed = list_source(manifest, load_recipe("demo").cache).entries
+        assert len(listed) == 12
+        splits = {entry.group: {one.split for one in listed if one.group == entry.group} for entry in listed}
+        assert all(len(found) == 1 for found in splits.values())
+        tested.update(group for group, found in splits.items() if found == {"test"})
+    assert set(tested.values()) == {1}
+    assert len(tested) == 6
+
+
+def test_int8_is_within_the_spread_of_fp16_or_it_is_said_that_it_is_not():
+    near = rows_of(student=[50.0, 52.0, 54.0], int8_targets=[51.0, 51.0, 51.0])
+    far = rows_of(student=[50.0, 52.0, 54.0], int8_targets=[49.0, 49.0, 49.0])
+    assert int8_told(near) == ["phantom: int8 minus fp16: -1.0 points, within fp16's deviation of 2.0"]
+    assert int8_told(far) == ["phantom: int8 minus fp16: -3.0 points, NOT within fp16's deviation of 2.0"]
+    assert int8_told(rows_of(student=[50.0], int8_targets=[51.0])) == []
+
+
+def test_scores_of_a_report_are_read_in_percent():
+    probe = {"macro_f1": {"mean": 0.5, "sd": 0.01, "interval": [0.4, 0.6]}}
+    one = {"encoder": "student", "task": "t", "probe": probe, "knn": {"macro_f1": 0.25}, "logistic": {"macro_f1": 0.75}}
+    found = scores_of({"scores": [one, {**one, "encoder": "random"}]}, "student")
+    assert found == {
+        "t": {"probe": 50.0, "probe_sd": 1.0, "probe_interval": [40.0, 60.0], "logistic": 75.0, "knn": 25.0}
+    }
+
+
+def test_a_command_that_fails_ends_it_all_with_the_place_of_its_log_and_its_time_is_kept(tmp_path: Path):
+    work = Work(tmp_path / "w", None)
+    with pytest.raises(SystemExit, match=r"usjepa-cache status .* ended with \d+: see .*log\.txt"):
+        work.call("status", "usjepa-cache", "status", str(tmp_path / "none.zarr"))
+    assert "none.zarr" in (tmp_path / "w/log.txt").read_text()
+    (line,) = (tmp_path / "w/times.jsonl").read_text().splitlines()
+    assert json.loads(line)["part"] == "status"
+    assert work.times()["status"]["commands"] == 1

@@ -1,0 +1,125 @@
+"""A store as a plain `torch.utils.data.Dataset`, for those who have a training loop of their own.
+
+It is map-style and knows how to read a whole batch at once (`__getitems__`, which `DataLoader` calls where it exists):
+rows of one batch that lie in the same shard then share one look at it. It holds no open file until it is read from, so
+it can be pickled and forked: DataLoader workers of any start method open the store for themselves.
+
+`usjepa-train` does not use it. Its own loader (`batches.py`) needs no worker processes and resumes exactly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.frames.regions import patch_validity
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.train.data.order import first_views
+from usjepa.train.data.split import split_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+Item = dict[str, torch.Tensor]
+PARTS = ("train", "validation", "all")
+
+
+class StoreDataset(Dataset[Item]):
+    """Rows of a sealed store, every one checked as it is read.
+
+    An item is a dict of tensors, which `default_collate` stacks into a batch:
+
+    * `row`: int64, the row number, which masks are drawn by (`usjepa.train.masks.multiblock.sample_masks`);
+    * `pixels`: uint8 [C, S, S];
+    * `latents`: float32 [T, D], int8 already scaled back;
+    * `valid`: bool [T], the patch touches the scan (USrc-JEPA's region, arXiv 2602.19322); left out where the grid's
+      patches don't fall on the store's 2x2-pixel cells.
+    """
+
+    def __init__(
+        self,
+        store: str | Path,
+        part: str = "train",
+        teacher: str | None = None,
+        settings: TrainSettings | None = None,
+        generation: int | None = None,
+    ) -> None:
+        """Open a store and choose rows.
+
+        Args:
+            store: folder or URL.
+            part: `train` (every view of the frames trained on), `validation` (view 0 of the frames of held-out
+                groups), or `all` rows, test ones included.
+            teacher: whose latents; none: the store's only teacher.
+            settings: `exclude_splits` and `validation_fraction` decide the parts, as in `usjepa-train`; none: defaults.
+            generation: of the store; none: the newest. Note it, and a store that grows meanwhile changes nothing.
+
+        Raises:
+            NotSealedError: the store's build has not finished.
+            UsageError: no such part or teacher, or nothing is left to train on.
+        """
+        if part not in PARTS:
+            raise UsageError(f"part={part!r}: it is one of {', '.join(PARTS)}")
+        # One thread: the workers of a DataLoader are the parallelism.
+        self.store = open_store(store, generation=generation, threads=1)
+        if teacher is None and len(self.store.latents) != 1:
+            held = ", ".join(self.store.latents) or "none"
+            raise UsageError(f"{self.store.location}: say whose latents with teacher=...; it holds {held}")
+        self.teacher = teacher or self.store.latents[0]
+        if self.teacher not in self.store.latents:
+            raise UsageError(
+                f"{self.store.location}: no latents of {self.teacher!r}; it holds {', '.join(self.store.latents)}"
+            )
+        tokens, self.dim = self.store.layers[f"latents/{self.teacher}"].shape
+        edge = math.isqrt(tokens)
+        if edge * edge != tokens:
+            raise UsageError(f"{self.store.location}: {tokens} tokens of {self.teacher} an image are no square grid")
+        self.grid = (edge, edge)
+        patch, rest = divmod(self.store.size, edge)
+        self._patch = 0 if rest or patch % 2 else patch
+        self.positions = self._positions(part, settings or TrainSettings())
+
+    def _positions(self, part: str, settings: TrainSettings) -> NDArray[np.int64]:
+        """Positions in the store's table, int64, ascending."""
+        if part == "all":
+            return np.arange(len(self.store), dtype=np.int64)
+        table = self.store.table
+        split = split_rows(table, settings)
+        if part == "train":
+            return split.train
+        return first_views(table.source, table.frame, table.view, split.validation)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Item:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[Item]:
+        """Return the items at `indices` in their order, read together.
+
+        Raises:
+            IndexError: an index outside the dataset.
+            DamageError: a row's bytes are not those that were built.
+        """
+        wanted = np.asarray(indices, dtype=np.int64)
+        if wanted.size and not (-len(self) <= wanted.min() and wanted.max() < len(self)):
+            raise IndexError(f"index outside the {len(self):,} rows of this dataset")
+        read = self.store.read(self.store.rows[self.positions[wanted]], teacher=self.teacher)
+        columns: dict[str, Any] = {
+            "row": torch.from_numpy(read.rows),
+            "pixels": torch.from_numpy(read.pixels),
+            "latents": read.targets(),
+        }
+        if self._patch:
+            columns["valid"] = torch.from_numpy(patch_validity(read.regions, self.store.size, self._patch))
+        return [{name: column[i] for name, column in columns.items()} for i in range(len(wanted))]

@@ -1,0 +1,103 @@
+"""Photometric noise on the student's input: blur, speckle, contrast. Geometry is cached and never touched here.
+
+Whether and how strongly an image is changed, and every sample of its noise, is a pure function of (seed, step, row):
+the same in any batch, on any number of ranks, after any resume, and on any device up to rounding. What the paper leaves
+open (it names the three effects, no strengths) is decided in `AugmentSettings`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from usjepa.cache.errors import UsageError
+from usjepa.train.counter import absorb, normals_torch, stream, uniforms
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.recipes.settings import AugmentSettings
+
+_BLUR, _SPECKLE, _CONTRAST = range(3)
+_NOISE = 3
+
+
+def augment(
+    pixels_BCSS: torch.Tensor, seed: int, step: int, rows_B: NDArray[np.int64], settings: AugmentSettings
+) -> torch.Tensor:
+    """The student's input: pixels (floating, [B, C, S, S], in [0, 1]) blurred, speckled, stretched, in that order.
+
+    Blur comes before speckle so that the noise keeps its grain. The result is a new tensor in [0, 1] on the same
+    device; images that no effect falls on are bitwise as they were. Decisions are made on the host, so that no kernel
+    waits for the device's answer.
+    """
+    if not pixels_BCSS.is_floating_point():
+        raise UsageError(f"augment takes floating pixels in [0, 1], not {pixels_BCSS.dtype}: divide by 255 first")
+    if len(rows_B) != len(pixels_BCSS):
+        raise UsageError(
+            f"augment got {len(pixels_BCSS)} images and {len(rows_B)} row numbers: pass one for each image"
+        )
+    keys_B = stream("augment", seed, step, np.asarray(rows_B, dtype=np.int64))
+    result = pixels_BCSS.clone()
+    for effect, probability, strengths in (
+        (_BLUR, settings.blur_probability, settings.blur_sigma),
+        (_SPECKLE, settings.speckle_probability, settings.speckle_strength),
+        (_CONTRAST, settings.contrast_probability, settings.contrast_factor),
+    ):
+        chosen_n = np.flatnonzero(uniforms(keys_B, 2 * effect) < probability)
+        if not chosen_n.size:
+            continue
+        low, high = strengths
+        strength = low + (high - low) * uniforms(keys_B[chosen_n], 2 * effect + 1)
+        at_n = torch.from_numpy(chosen_n).to(result.device)
+        strength_n = torch.from_numpy(strength).to(result.device, result.dtype)
+        images = result.index_select(0, at_n)
+        if effect == _BLUR:
+            images = blur(images, strength_n, math.ceil(3 * high))
+        elif effect == _SPECKLE:
+            images = speckle(images, strength_n, absorb(keys_B[chosen_n], _NOISE))
+        else:
+            images = contrast(images, strength_n)
+        result.index_copy_(0, at_n, images)
+    return result
+
+
+def blur(images_nCSS: torch.Tensor, sigma_n: torch.Tensor, radius: int) -> torch.Tensor:
+    """Gaussian blur, each image with its own standard deviation (pixels), edges mirrored.
+
+    The kernel is cut at `radius`, the same for all images, and at the image's size. Shifted copies are added up instead
+    of a grouped convolution: elementwise arithmetic gives an image the same bits in every batch, a convolution chooses
+    its algorithm by the batch's shape.
+    """
+    radius = min(radius, min(images_nCSS.shape[-2:]) - 1)
+    if radius < 1:
+        return images_nCSS
+    offset_k = torch.arange(-radius, radius + 1, device=images_nCSS.device, dtype=images_nCSS.dtype)
+    weight_nk = torch.exp(-0.5 * (offset_k / sigma_n[:, None]) ** 2)
+    weight_nk = weight_nk / weight_nk.sum(dim=1, keepdim=True)
+    for axis in (-2, -1):
+        pad = (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius)
+        size = images_nCSS.shape[axis]
+        padded = functional.pad(images_nCSS, pad, mode="reflect")
+        images_nCSS = torch.zeros_like(images_nCSS)
+        for k in range(2 * radius + 1):
+            images_nCSS += padded.narrow(axis, k, size) * weight_nk[:, k, None, None, None]
+    return images_nCSS.clamp_(0.0, 1.0)  # the weights' sum may round to just above 1
+
+
+def speckle(images_nCSS: torch.Tensor, strength_n: torch.Tensor, keys_n: NDArray[np.uint64]) -> torch.Tensor:
+    """I * (1 + strength * eta), eta ~ N(0, 1) for each pixel and shared by its channels: echo has no colour."""
+    height, width = images_nCSS.shape[-2:]
+    eta = normals_torch(keys_n, height * width, images_nCSS.device).to(images_nCSS.dtype)
+    gain = 1.0 + strength_n[:, None, None, None] * eta.reshape(-1, 1, height, width)
+    return (images_nCSS * gain).clamp_(0.0, 1.0)
+
+
+def contrast(images_nCSS: torch.Tensor, factor_n: torch.Tensor) -> torch.Tensor:
+    """mean + factor * (I - mean), with the mean intensity of each image."""
+    mean_n111 = images_nCSS.mean(dim=(1, 2, 3), keepdim=True)
+    return (mean_n111 + factor_n[:, None, None, None] * (images_nCSS - mean_n111)).clamp_(0.0, 1.0)

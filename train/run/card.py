@@ -1,0 +1,81 @@
+"""The model card: README.md beside the encoder, in the layout that model hubs read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from usjepa.cache.identity import Json
+    from usjepa.train.record.log import Line
+    from usjepa.train.run.plan import Plan
+
+CARD = "README.md"
+
+_LOAD = """```python
+import json, pathlib, timm
+from safetensors.torch import load_file
+
+config = json.loads(pathlib.Path("config.json").read_text())
+model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
+model.load_state_dict(load_file("encoder.safetensors"), strict=True)
+cfg = config["pretrained_cfg"]  # input: [0, 1], minus mean, over std, per channel
+tokens = model.eval().forward_features(images)[:, model.num_prefix_tokens:]  # patch tokens [B, T, D]
+```"""
+
+
+def model_card(plan: Plan, architecture: str, best: Json, lines: list[Line], told: list[str]) -> str:
+    """Return the card: what it is, what it learnt from, how it was trained, how far it can be trusted."""
+    settings, store = plan.settings, plan.store
+    pixels = settings.objective == "pixels"
+    learnt = "its own masked pixels" if pixels else f"the patch latents of the frozen teacher `{plan.targets.name}`"
+    masks = "inside the scan region" if settings.masks.regions else "over the whole frame"
+    epoch = lines[-1]["epoch"] + 1 if lines else 0
+    held = f"{len(plan.validation_rows):,} frames of other groups held out"
+    chosen = "the last step"
+    if best is not None:
+        chosen = f"lowest validation loss, {best['loss']:.5f} after epoch {best['epoch'] + 1}"
+    rows = {
+        "encoder": f"`{architecture}`, {store.size} x {store.size} pixels",
+        "objective": f"`{settings.loss}` on {learnt}, multiblock masks {masks}",
+        "frames": f"{plan.order.length:,} an epoch, {epoch} epochs; {held}",
+        "chosen": chosen,
+        "store": f"generation {store.generation}, digest `{store.digest}`",
+        "versions": ", ".join(f"{name} {value}" for name, value in sorted(plan.soft.items())),
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
+    recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
+    summary = "\n".join(f"- {line}" for line in told)
+    return f"""---
+library_name: timm
+pipeline_tag: image-feature-extraction
+tags: [ultrasound, self-supervised, jepa]
+---
+# Ultrasound encoder
+
+Trained with usjepa by masked prediction (US-JEPA, arXiv 2602.19322). The features to use are the mean of the patch
+tokens: the class token was never trained.
+
+| | |
+|---|---|
+{table}
+
+{_LOAD}
+
+## How the training went
+{summary}
+
+No claim about a task follows from these figures: `usjepa-evaluate` scores the encoder on labelled frames. It is no
+medical device, and has been tested on no patient.
+
+## What it learnt from
+```json
+{teacher}
+```
+
+## Settings of the training
+```json
+{recipe}
+```
+"""

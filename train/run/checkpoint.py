@@ -1,0 +1,197 @@
+"""Checkpoints: tensors as safetensors, the rest as JSON, never pickle; the last two good ones are kept.
+
+A checkpoint is two files: `step-00000012.safetensors`, then `step-00000012.json`, which names the first with its
+xxh3-128 and carries a hash of itself. Each is written to a temp name, fsynced and renamed, and the folder fsynced; the
+JSON comes last, so it exists only when all it speaks of is on disk. The newest whole pair is the state of the run. When
+its files are cut or changed, the one before is used and this is said; when none is whole, the run stops: it is never
+silently started over.
+
+`best-<step>.safetensors` holds the encoder's weights at the lowest validation loss; the JSON names it with its hash.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from usjepa.cache.errors import TrainingError
+from usjepa.cache.identity import Json, canonical, digest_of
+from usjepa.cache.storage.local import TEMP_SUFFIX, write_durably
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+FORMAT = 1
+KEPT = 2
+Say = Callable[[str], None]
+Tensors = dict[str, "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The encoder at the lowest validation loss so far."""
+
+    loss: float
+    step: int
+    """Steps done when it was measured."""
+    epoch: int
+    file: str
+    xxh3_128: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. All randomness is a function of (seed, step, row): there is no generator to save."""
+
+    step: int
+    """Optimizer steps done = number of the next one."""
+    validated: int
+    """Epochs that have ended with their validation."""
+    identity: dict[str, Json]
+    """What the numbers depend on: recipe, store, teacher."""
+    store: dict[str, Json]
+    """Generation and digest of the store, as told to people and used to open the same generation again."""
+    best: Best | None = None
+    soft: dict[str, Json] = field(default_factory=dict)
+    """Versions, device and threads: recorded, never in the way."""
+
+
+class Checkpoints:
+    """The `state/` folder of a run."""
+
+    def __init__(self, folder: Path, say: Say) -> None:
+        self.folder = folder
+        self._say = say
+        self._good: dict[int, str | None] = {}  # steps of whole checkpoints -> file of the encoder they name
+
+    def save(self, tensors: Tensors, progress: Progress) -> None:
+        """Write a checkpoint and remove those that are no longer kept. Raises WriteError; older ones are then whole."""
+        name = f"step-{progress.step:08d}"
+        data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+        record = {
+            "format": FORMAT,
+            "file": f"{name}.safetensors",
+            "bytes": len(data),
+            "xxh3_128": xxhash.xxh3_128_hexdigest(data),
+            "progress": asdict(progress),
+        }
+        write_durably(self.folder / f"{name}.safetensors", data)
+        write_durably(self.folder / f"{name}.json", _text({**record, "digest": digest_of(record)}))
+        self._good[progress.step] = None if progress.best is None else progress.best.file
+        self._good = dict(sorted(self._good.items())[-KEPT:])
+        self._prune()
+
+    def save_best(self, tensors: Tensors, loss: float, step: int, epoch: int) -> Best:
+        """Write the encoder's weights; they count once a checkpoint names them."""
+        data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+        best = Best(loss, step, epoch, f"best-{step:08d}.safetensors", xxhash.xxh3_128_hexdigest(data))
+        write_durably(self.folder / best.file, data)
+        return best
+
+    def load_best(self, best: Best) -> Tensors:
+        """The weights that `save_best` wrote; raises TrainingError when they are not whole."""
+        try:
+            data = (self.folder / best.file).read_bytes()
+        except OSError as error:
+            raise TrainingError(f"{self.folder / best.file}: can't be read ({error.strerror}). {_LOST}") from error
+        if xxhash.xxh3_128_hexdigest(data) != best.xxh3_128:
+            raise TrainingError(f"{self.folder / best.file}: not the bytes that were written. {_LOST}")
+        return load(data)
+
+    def newest(self, begun: bool) -> tuple[Progress, Tensors] | None:
+        """The newest whole checkpoint; None for a run that has not begun.
+
+        Raises:
+            TrainingError: there are checkpoints, or the run has `begun`, but none is whole.
+        """
+        records = sorted(self.folder.glob("step-*.json"), reverse=True)
+        found: tuple[Progress, Tensors] | None = None
+        for record in records:
+            try:
+                progress, tensors = _read(record)
+            except _NotWholeError as error:
+                self._say(f"warning: checkpoint {error}; the one before is used")
+                continue
+            self._good[progress.step] = None if progress.best is None else progress.best.file
+            found = found or (progress, tensors)
+            if len(self._good) == KEPT:
+                break
+        if found is None and (records or begun):
+            raise TrainingError(
+                f"{self.folder}: the run has begun, but none of its {len(records)} checkpoints can be read. Restore "
+                "this folder from a copy, or give another RUN folder to train anew."
+            )
+        return found
+
+    def _prune(self) -> None:
+        """Remove all but the kept checkpoints and the encoders they name; records go before what they name."""
+        kept, stale = {f"step-{step:08d}" for step in self._good}, []
+        for path in self.folder.iterdir():
+            if path.stem.startswith("step-") and path.stem not in kept:
+                stale.append(path)
+        stale += [path for path in self.folder.glob("best-*.safetensors") if path.name not in self._good.values()]
+        stale += list(self.folder.glob(f".*{TEMP_SUFFIX}"))
+        for path in sorted(stale, key=lambda path: path.suffix != ".json"):
+            path.unlink(missing_ok=True)
+
+
+_LOST = (
+    "The encoder of lowest validation loss is lost: restore this file from a copy, or train anew in another RUN folder."
+)
+
+
+class _NotWholeError(Exception):
+    """A checkpoint is cut, changed or gone; says which file and how."""
+
+
+def _text(record: dict[str, Json]) -> bytes:
+    return (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A checkpoint's JSON, checked against its own hash."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _NotWholeError(f"{path} can't be read ({error})") from error
+    if not isinstance(record, dict) or record.pop("digest", None) != digest_of(record):
+        raise _NotWholeError(f"{path} is not what was written")
+    if record.get("format") != FORMAT:
+        raise TrainingError(
+            f"{path}: checkpoint format {record.get('format')}, this version of usjepa reads {FORMAT}. Install the "
+            "version that wrote it."
+        )
+    return record
+
+
+def _read(path: Path) -> tuple[Progress, Tensors]:
+    record = _record(path)
+    file = path.with_name(record["file"])
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise _NotWholeError(f"{file} can't be read ({error.strerror})") from error
+    if len(data) != record["bytes"]:
+        raise _NotWholeError(f"{file} is cut: {len(data):,} of {record['bytes']:,} bytes")
+    if xxhash.xxh3_128_hexdigest(data) != record["xxh3_128"]:
+        raise _NotWholeError(f"{file} holds other bytes than were written")
+    try:
+        tensors = load(data)
+    except SafetensorError as error:
+        raise _NotWholeError(f"{file} is no safetensors file ({error})") from error
+    stored = record["progress"]
+    best = None if stored["best"] is None else Best(**stored["best"])
+    return Progress(**{**stored, "best": best}), tensors
+
+
+def same_json(value: Json) -> Json:
+    """A value as JSON gives it back (tuples become lists), so that what is stored and what is wanted compare."""
+    return json.loads(canonical(value))

@@ -1,0 +1,243 @@
+"""What is fixed before the first step: store, targets, rows, schedule, and the identity that a resume must meet."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from usjepa.cache.errors import IdentityError, StoreError, UsageError
+from usjepa.cache.identity import Json, differences, explain, soft_versions
+from usjepa.cache.reading.store import Store, open_store
+from usjepa.cache.teacher.teacher import Teacher, load_teacher
+from usjepa.train.data.clip_runs import frames_of
+from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
+from usjepa.train.data.split import Split, split_rows
+from usjepa.train.model.student import student_grid
+from usjepa.train.objective import pixel_targets
+from usjepa.train.objective.pixel_targets import PixelTargets
+from usjepa.train.run.checkpoint import Progress, same_json
+from usjepa.train.run.ranks import Ranks
+from usjepa.train.run.schedule import Schedule
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from usjepa.cache.recipes.settings import Recipe, TrainSettings
+
+_WITHOUT_EFFECT = (
+    "accumulate",
+    "checkpoint_minutes",
+    "compile",
+    "explosion",
+    "knn_every",
+    "read_threads",
+    "recompute",
+    "tensorboard",
+)
+"""Fields of `train:` that change no number, or only how sums are rounded: a run may be resumed with others."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What is predicted, and where it comes from."""
+
+    name: str
+    """Of the teacher; `pixels` where there is none."""
+    identity: dict[str, Json]
+    grid: tuple[int, int]
+    dim: int
+    online: Teacher | PixelTargets | None
+    """What makes targets of pixels in the loop; None when latents are read from the store."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a run is made of but its weights."""
+
+    recipe: Recipe
+    store: Store
+    device: torch.device
+    targets: Targets
+    split: Split
+    order: EpochOrder
+    validation_rows: NDArray[np.int64]
+    """Positions, int64: view 0 of every held-out frame."""
+    schedule: Schedule
+    ranks: int = 1
+    """Processes that share the work: no number depends on it but the order in which floats are added."""
+
+    @property
+    def settings(self) -> TrainSettings:
+        """The `train:` section."""
+        return self.recipe.train
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of an epoch."""
+        return self.order.steps_per_epoch()
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps_per_epoch * self.settings.epochs
+
+    @property
+    def identity(self) -> dict[str, Json]:
+        """What the numbers of this run depend on, beside the code: JSON-able, compared field by field at a resume."""
+        numbers = self.settings.model_dump(mode="json", exclude={*_WITHOUT_EFFECT})
+        numbers["teacher"] = self.targets.name
+        layers = ["pixels", *(["regions"] if self.settings.masks.regions else [])]
+        stored: dict[str, Json] = {name: self.store.identity[name] for name in layers}
+        stored["digest"] = self.store.digest
+        order: dict[str, Json] = {"version": ORDER_VERSION}
+        return dict(same_json({"train": numbers, "order": order, "store": stored, "teacher": self.targets.identity}))
+
+    @property
+    def soft(self) -> dict[str, Json]:
+        """Versions and machine: recorded in checkpoints and the export, never in the way."""
+        threads = torch.get_num_threads()
+        versions = soft_versions(["torch", "timm", "usjepa"])
+        return {**versions, "device": self.device.type, "threads": threads, "ranks": self.ranks}
+
+
+def make_plan(
+    store_path: str, recipe: Recipe, device: str | None, resumed: Progress | None, ranks: Ranks | None = None
+) -> Plan:
+    """Open the store and decide which rows are trained on, in which order, against which targets.
+
+    Raises:
+        NotSealedError: the store's build has not finished.
+        UsageError: recipe, store and device do not fit each other.
+        IdentityError: `resumed` began on another store or with other numbers.
+    """
+    settings = recipe.train
+    ranks = ranks or Ranks()
+    place = _device(device, settings, ranks)
+    store = _open(store_path, settings.read_threads, resumed)
+    targets = _targets(store, recipe, place)
+    table = store.table
+    split = split_rows(table, settings)
+    dataset_S = [source.dataset for source in table.sources]
+    order = EpochOrder(frames_of(dataset_S, table.source, table.frame, table.view, split.train), settings)
+    validation_rows = first_views(table.source, table.frame, table.view, split.validation)
+    schedule = Schedule(settings, order.steps_per_epoch())
+    plan = Plan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size)
+    if resumed is not None:
+        refuse_another(resumed, plan.identity)
+    return plan
+
+
+def refuse_another(resumed: Progress, wanted: dict[str, Json]) -> None:
+    """Raise IdentityError when a run would go on with other numbers than it began with; every field is shown."""
+    found = differences(resumed.identity, wanted)
+    if any(field.split(".")[0] == "order" for field, _, _ in found):
+        raise IdentityError(
+            "this run began under another version of usjepa, which visits rows in another order (field: stored | "
+            f"wanted):\n{explain(found)}\nGo on with that version, or give another RUN folder to train anew."
+        )
+    if found:
+        raise IdentityError(
+            "this run began with other numbers (field: stored | wanted):\n"
+            f"{explain(found)}\n"
+            "Give the same store and recipe to go on, or another RUN folder to train with the new ones."
+        )
+
+
+def _device(name: str | None, settings: TrainSettings, ranks: Ranks) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: {error}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: training runs on cpu or cuda")
+    if device.type == "cuda":
+        if ranks.size > 1 and device.index is None:
+            device = torch.device("cuda", ranks.local)
+        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
+        if settings.compute == "fp16":
+            raise UsageError("train.compute=fp16 would need its gradients scaled: use bf16 or fp32")
+    return device
+
+
+def _open(path: str, threads: int, resumed: Progress | None) -> Store:
+    """Open the store; a resumed run reads the generation that it began on, also when the store has grown since."""
+    newest = open_store(path, threads=threads)
+    if resumed is None or newest.digest == resumed.store["digest"]:
+        return newest
+    try:
+        older = open_store(path, generation=int(resumed.store["generation"]), threads=threads)
+    except StoreError:
+        return newest  # it never had that generation: the identities will tell how the two stores differ
+    return older if older.digest == resumed.store["digest"] else newest
+
+
+def _targets(store: Store, recipe: Recipe, device: torch.device) -> Targets:
+    if recipe.train.objective == "pixels":
+        return _pixels(store, recipe)
+    return _online(store, recipe, device) if recipe.train.targets == "online" else _cached(store, recipe)
+
+
+def _pixels(store: Store, recipe: Recipe) -> Targets:
+    """The patches' own pixels, on the student's grid."""
+    channels = store.channels
+    settings = recipe.train
+    grid = student_grid(settings.student, store.size)
+    made = PixelTargets(store.size, channels, grid, settings.pixel_norm, settings.pixel_cell)
+    return Targets(pixel_targets.NAME, made.identity, made.grid, made.dim, made)
+
+
+def _cached(store: Store, recipe: Recipe) -> Targets:
+    """The layer of latents to read, which the recipe names or which is the only one."""
+    held = ", ".join(store.latents) or "none"
+    name = recipe.train.teacher
+    if name is None:
+        if len(store.latents) != 1:
+            todo = "set train.teacher" if store.latents else "run usjepa-cache build with --teacher"
+            raise UsageError(f"{store.location}: whose latents are the targets? It holds {held}: {todo}.")
+        name = store.latents[0]
+    if name not in store.latents:
+        raise UsageError(f"{store.location}: no latents of train.teacher={name}; it holds {held}.")
+    layer = store.layers[f"latents/{name}"]
+    tokens, dim = layer.shape
+    edge = math.isqrt(tokens)
+    if edge * edge != tokens:
+        raise UsageError(
+            f"{store.location}: {tokens} tokens of {name} an image are no square grid, and a student's is."
+        )
+    return Targets(name, layer.identity, (edge, edge), dim, None)
+
+
+def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:
+    """The recipe's teacher, asked in the loop; refused when the store holds another one's latents under its name."""
+    settings = recipe.cache.teacher
+    if settings is None:
+        raise UsageError("train.targets=online runs the recipe's teacher in the loop: set cache.teacher")
+    if recipe.train.teacher not in (None, settings.name):
+        raise UsageError(f"train.teacher={recipe.train.teacher}, but cache.teacher.name={settings.name}: which one?")
+    teacher = load_teacher(settings, store.size, str(device))
+    layer = store.layers.get(f"latents/{teacher.name}")
+    found = [] if layer is None else differences(layer.identity["teacher"], same_json(teacher.identity))
+    if found:
+        raise IdentityError(
+            f"{store.location}: its latents/{teacher.name} are another teacher's (field: stored | wanted):\n"
+            f"{explain(found)}\nGive cache.teacher the stored one's settings, or another name."
+        )
+    return Targets(teacher.name, {"teacher": teacher.identity}, teacher.grid, teacher.dim, teacher)
+
+
+def describe(plan: Plan) -> list[str]:
+    """What a person should know before the first step."""
+    frames, held = plan.order.length, len(plan.validation_rows)
+    pixels = plan.settings.objective == "pixels"
+    told = "normalised pixels" if pixels else f"{plan.settings.targets} latents of {plan.targets.name}"
+    notes = [
+        f"{frames:,} frames an epoch, {plan.steps_per_epoch:,} steps of {plan.settings.batch_size}; {held:,} frames "
+        f"held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {told}; {plan.device.type}"
+    ]
+    warning = plan.targets.online.warning if plan.targets.online is not None else None
+    return [*notes, *(note for note in (plan.split.note, warning) if note)]
