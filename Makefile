@@ -55,9 +55,10 @@ test-slow: $(STAMP) ## Run the long proofs
 fuzz: $(STAMP) ## Give every parser 100,000 hostile inputs; INPUTS=n for another number
 	$(BIN)/python -m fuzz --inputs $(or $(INPUTS),100000) --json benchmarks/results/fuzz.json
 
-lint: $(STAMP) ## Lint and check the format
+lint: $(STAMP) ## Lint, check the format, and check that imports run one way
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(STAMP) ## Check types of the three packages, strictly
 	$(BIN)/mypy
