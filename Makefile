@@ -15,7 +15,7 @@ OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(fil
 FILES := $(VENV)/files.txt
 LISTED := $(sort $(wildcard cache/*.py cache/*/*.py cache/*/*/*.py train/*.py train/*/*.py evaluate/*.py evaluate/*/*.py */py.typed))
 
-.PHONY: help demo test test-slow fuzz lint types format install bench bench-faults results clean-demo FORCE
+.PHONY: help demo test test-slow fuzz lint types docs format install bench bench-faults results clean-demo FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,7 @@ $(FILES): FORCE | $(VENV)/bin/python
 
 $(STAMP): pyproject.toml constraints.txt pipelines.yaml $(FILES)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-	  -e '.[dev]' --config-settings editable_mode=strict
+	  -e '.[dev,docs]' --config-settings editable_mode=strict
 	@touch $@
 
 install: $(STAMP) ## Make .venv with everything pinned in constraints.txt
@@ -62,6 +62,10 @@ lint: $(STAMP) ## Lint, check the format, and check that imports run one way
 
 types: $(STAMP) ## Check types of the three packages, strictly
 	$(BIN)/mypy
+
+# Material's notice about a future MkDocs is no warning about these pages.
+docs: $(STAMP) ## Build the documentation into site/; a broken link or anchor is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 format: $(STAMP) ## Format and mend what the linter can
 	$(BIN)/ruff check --fix .

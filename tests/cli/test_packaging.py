@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -103,7 +104,8 @@ def test_everything_that_is_declared_is_pinned_as_a_public_build() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if line and not line.startswith("#"))
-    wanted = [Requirement(r) for r in (*project["dependencies"], *project["optional-dependencies"]["dev"])]
+    extras = project["optional-dependencies"].values()
+    wanted = [Requirement(r) for r in (*project["dependencies"], *itertools.chain(*extras))]
     for requirement in wanted:
         version = pins[canonicalize_name(requirement.name)]
         assert version in requirement.specifier, f"{requirement} is pinned to {version}"
