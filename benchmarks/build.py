@@ -31,8 +31,8 @@ from usjepa.cache.building import build as building
 from usjepa.cache.building import pipeline
 from usjepa.cache.building.build import build
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.cache.recipes.settings import Recipe, TeacherSettings
+from usjepa.cache.recipes.cache import TeacherSettings
+from usjepa.cache.recipes.recipe import Recipe, load_recipe
 from usjepa.cache.teacher import asking
 from usjepa.cache.teacher.asking import ask_teacher
 from usjepa.cache.teacher.teacher import Teacher, load_teacher

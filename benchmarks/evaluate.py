@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.machine import describe, report
 from tests.support.labelled import File, write_labelled
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.features import LAYER, feature_identity, features_of
 from usjepa.evaluate.probes.attentive import train_attentive
 from usjepa.evaluate.probes.linear import one_thread, train_probe
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.recipes.settings import Corruption
+    from usjepa.cache.recipes.evaluate import Corruption
     from usjepa.evaluate.tasks.task import Task
 
 DIM, SIZE, FRAMES_A_PATIENT, BATCH = 768, 32, 5, 64

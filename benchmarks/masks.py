@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core, also where NumPy's BL
 
 import numpy as np
 
-from usjepa.cache.recipes.settings import MaskSettings
+from usjepa.cache.recipes.train import MaskSettings
 from usjepa.train.masks.multiblock import sample_masks
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.regions import find_region
-from usjepa.cache.recipes.settings import PhantomSettings, PreprocessSettings
+from usjepa.cache.recipes.cache import PhantomSettings, PreprocessSettings
 from usjepa.cache.sources.phantom.source import Phantom
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from benchmarks.machine import SWEEP_NBYTES, describe
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.tables import RowTable, SourceTable
@@ -72,7 +72,7 @@ first, first_mb = time.perf_counter() - start, resident() - before
 # Not ru_maxrss, which begins with the memory of the process that started this one.
 peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1e3
 
-from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.data.clip_runs import frames_of
 from usjepa.train.data.order import EpochOrder
 from usjepa.train.data.split import split_rows

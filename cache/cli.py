@@ -11,7 +11,7 @@ from usjepa.cache.command_line import ends_well, recipe_options
 from usjepa.cache.errors import DamageError, UsageError
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -35,7 +35,8 @@ def _hashed(overrides: tuple[str, ...], hash_paths: bool) -> tuple[str, ...]:
 @ends_well
 def recipe(name: str | None, recipes: str | None, overrides: tuple[str, ...]) -> None:
     """Print a recipe with every setting, its meaning and unit; without NAME, list the recipes."""
-    from usjepa.cache.recipes.recipe import describe_recipe, load_recipe, recipe_names
+    from usjepa.cache.recipes.describe import describe_recipe
+    from usjepa.cache.recipes.recipe import load_recipe, recipe_names
 
     if name is None:
         for known in recipe_names(recipes):
@@ -307,7 +308,7 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
     import json
     from pathlib import Path
 
-    from usjepa.cache.storage.local import write_durably
+    from usjepa.cache.storage.durable import write_durably
     from usjepa.cache.upkeep.stats import stats as stats_of
 
     found = stats_of(store, teacher, dask)

@@ -14,6 +14,8 @@ from typing import Any
 
 import xxhash
 
+from usjepa.cache.errors import DamageError
+
 Json = Any
 """A tree of dict, list, str, int, float, bool and None."""
 
@@ -21,6 +23,17 @@ Json = Any
 def canonical(value: Json) -> bytes:
     """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+
+
+def parse_json(data: bytes, where: str) -> dict[str, Any]:
+    """Parse a JSON object of the store's own; raises DamageError when it is not one."""
+    try:
+        value = json.loads(data)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise DamageError(f"{where}: not readable as JSON ({error}): cut or damaged.") from error
+    if not isinstance(value, dict):
+        raise DamageError(f"{where}: not a JSON object: damaged.")
+    return value
 
 
 def digest_of(value: Json) -> str:

@@ -12,7 +12,7 @@ from usjepa.cache.command_line import ends_well, recipe_options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -129,7 +129,7 @@ def compare(
     import json
     from pathlib import Path
 
-    from usjepa.cache.storage.local import write_durably
+    from usjepa.cache.storage.durable import write_durably
     from usjepa.evaluate.compare import as_text
     from usjepa.evaluate.compare import compare as compared
 

@@ -27,7 +27,7 @@ from usjepa.evaluate.work import Work, say
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.encoders.finished_run import Run
     from usjepa.evaluate.tasks.segmentation import Segmentation
     from usjepa.evaluate.tasks.task import Found
@@ -118,7 +118,7 @@ def _finished(folder: Path, digest: str) -> Json | None:
 
 def _write(folder: Path, document: dict[str, Json], work: Work) -> Json:
     """Write page, tables and scores; the scores last, because their presence says that the report is finished."""
-    from usjepa.cache.storage.local import write_durably
+    from usjepa.cache.storage.durable import write_durably
 
     table = scores_csv(document).encode()
     page = render(document, work.run.curve(), work.examples, table).encode()

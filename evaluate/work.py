@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import Corruption, Recipe
+    from usjepa.cache.recipes.evaluate import Corruption
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.encoders.encoders import Encoder, Encoders
     from usjepa.evaluate.encoders.finished_run import Run
     from usjepa.evaluate.scores.bootstrap import Draws

@@ -23,8 +23,8 @@ from tests.support.clips import grey_steps, write_clip
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import FormatError
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.cache.recipes.settings import CacheSettings
 from usjepa.cache.sources.manifest_csv import read_manifest
 from usjepa.cache.sources.registry import reader_for
 from usjepa.cache.store.commits import Commit

@@ -35,7 +35,7 @@ from usjepa.train.run.step import forward, train_step
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
 
 DEPTHS = (12, 24)
 BOUND, SHALLOW, DEEP, ONLINE = (

@@ -25,7 +25,7 @@ from usjepa.cache.recipes.recipe import override_recipe
 from usjepa.train.run.plan import make_plan
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
 
 JOINT, BLOCKS = "usjepa cached, joint targets", "usjepa cached, a sequence a block"
 ONLINE = "usjepa online, joint targets"

@@ -32,7 +32,8 @@ from usjepa.cache.scanning.scan import ScanJournal
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.registry import PHANTOM
 from usjepa.cache.storage.claims import Claim, held
-from usjepa.cache.storage.local import LocalStorage, Storage, open_storage
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.asking import ask_teacher
@@ -42,8 +43,10 @@ from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher,
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import Recipe, TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
 

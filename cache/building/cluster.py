@@ -24,7 +24,7 @@ from usjepa.cache.errors import StoreError, UsageError
 from usjepa.cache.progress import Progress
 from usjepa.cache.sources.listing import Listing, list_source
 from usjepa.cache.storage.claims import check_token
-from usjepa.cache.storage.local import open_storage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed_shard
 from usjepa.cache.store.writer import StoreWriter, check_same_layer
 from usjepa.cache.teacher.layers import teacher_layers
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from distributed import Client, Future
 
-    from usjepa.cache.recipes.settings import CacheSettings, TeacherSettings
+    from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
 
 _POLL_S = 0.5
 _LOCAL = "local:"

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.state import State
 

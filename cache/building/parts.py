@@ -17,7 +17,7 @@ from usjepa.cache.storage.claims import settle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
 
 WHOLE = "build"
 """Claim of what must be alone in a store: a whole build, a seal, a repair."""

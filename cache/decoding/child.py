@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.listing import Listing
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
 
 _POLL_S = 0.2

@@ -29,7 +29,7 @@ class Decoder:
     """Answers requests about one folder of sources."""
 
     def __init__(self, wire: Connection, hello: dict[str, Any]) -> None:
-        from usjepa.cache.recipes.settings import CacheSettings
+        from usjepa.cache.recipes.cache import CacheSettings
         from usjepa.cache.sources.reader import SourceReader
 
         self._wire = wire
@@ -78,7 +78,7 @@ class Decoder:
 
     def _maker(self, store: str, described: dict[str, Any]) -> PixelMaker:
         from usjepa.cache.frames.rows import PixelMaker
-        from usjepa.cache.storage.local import open_storage
+        from usjepa.cache.storage.location import open_storage
         from usjepa.cache.store.generations import Segment
         from usjepa.cache.store.origins import read_tables
 

@@ -14,7 +14,7 @@ from usjepa.cache.frames.regions import find_marks, find_region
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import PreprocessSettings
+    from usjepa.cache.recipes.cache import PreprocessSettings
 
 PREPROCESS_VERSION = 1
 """Raised when `prepare` gives other pixels for the same frame and settings; part of the pixels' identity."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.reader import SourceReader
     from usjepa.cache.store.tables import RowTable, SourceTable
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.frames.prepare import Prepared
-    from usjepa.cache.recipes.settings import ViewSettings
+    from usjepa.cache.recipes.cache import ViewSettings
 
 VIEW_VERSION = 1
 """Raised when a view is drawn or cut to other numbers; part of the pixels' identity."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from usjepa.cache.planning.sample import Estimate
     from usjepa.cache.planning.target import TargetRates
     from usjepa.cache.planning.trial import Trial
-    from usjepa.cache.recipes.settings import CacheSettings, LatentPrecision
+    from usjepa.cache.recipes.cache import CacheSettings, LatentPrecision
 
 _TABLE_NBYTES_A_ROW = 8
 """Of the segment's Parquet tables, compressed; measured on the phantom and on folders of images."""

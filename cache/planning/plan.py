@@ -28,7 +28,8 @@ from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from usjepa.cache.recipes.settings import CacheSettings, Recipe
+    from usjepa.cache.recipes.cache import CacheSettings
+    from usjepa.cache.recipes.recipe import Recipe
 
 _GO_ON = "Nothing was kept: run the same command again."
 _LEAST_ROWS = 640

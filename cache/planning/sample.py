@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.decoding.child import DecodingProcess
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Entry
     from usjepa.cache.sources.listing import Listing
     from usjepa.cache.store.tables import SourceTable

@@ -10,7 +10,8 @@ from usjepa.cache.reading.grace import Grace
 from usjepa.cache.reading.handles import Handles
 from usjepa.cache.reading.reading import LayerReader
 from usjepa.cache.reading.trailers import Trailers
-from usjepa.cache.storage.local import LocalStorage, open_storage
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.location import open_storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,7 @@ from usjepa.cache.reading.preads import Preads, stretches
 from usjepa.cache.reading.row_loop import RowLoop, asking, compiled, layer_words
 from usjepa.cache.reading.shard_table import ShardTable
 from usjepa.cache.reading.trailers import Trailers
-from usjepa.cache.storage.local import LocalStorage, Storage, unreadable
+from usjepa.cache.storage.local import LocalStorage, unreadable
 from usjepa.cache.store.shard import Trailer, parse_trailer, row_seed
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
 
 CALL_NBYTES = 1 << 19

@@ -19,7 +19,7 @@ from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_rows import BatchRows
 from usjepa.cache.reading.own import OfProcess, Own
 from usjepa.cache.reading.pieces import end_of, pieces_of, read_all
-from usjepa.cache.storage.local import Storage, open_storage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed
 from usjepa.cache.store.generations import Manifest
 from usjepa.cache.store.memory import aligned_empty
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
 
 

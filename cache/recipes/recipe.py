@@ -1,4 +1,8 @@
-"""Loads recipes: `pipelines.yaml` and `--set section.key=value`, typed, with every mistake named where it stands."""
+"""Load recipes from `pipelines.yaml` and `--set section.key=value`, naming every mistake.
+
+A recipe is one document with a section for each stage. All sections are defined in this lowest package, so that every
+stage reads the whole document and every command checks an override in the same way.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +11,29 @@ import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from usjepa.cache.errors import RecipeError
-from usjepa.cache.recipes.settings import Recipe
+from usjepa.cache.recipes.base import Settings, section_model
+from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.cache.recipes.train import TrainSettings
 
 _EXTENDS = "extends"
+
+
+class Recipe(Settings):
+    """One entry of `pipelines.yaml`."""
+
+    description: str = ""
+    """One line on what the recipe is for."""
+    cache: CacheSettings = CacheSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), file: str | None = None) -> Recipe:
@@ -146,36 +162,6 @@ def _fields_at(path: Sequence[str]) -> list[str]:
     return list(model.model_fields) if model is not None else []
 
 
-def section_model(annotation: Any) -> type[BaseModel] | None:
-    """Return the settings class of a field that is a section, also of an optional one."""
-    choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
-
-
 def _nearest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
     close = difflib.get_close_matches(name, list(valid), n=1)
     return f"; did you mean {close[0]!r}?" if close else "."
-
-
-def describe_recipe(recipe: Recipe) -> str:
-    """Return a resolved recipe as YAML, each field behind its meaning and unit."""
-    return "\n".join(_lines(recipe, 0)) + "\n"
-
-
-def _lines(settings: BaseModel, depth: int) -> list[str]:
-    indent, lines = "  " * depth, []
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        section = section_model(field.annotation)
-        meaning = field.description or (section.__doc__ if section is not None else "") or ""
-        lines += [f"{indent}# {line.strip()}" for line in meaning.strip().splitlines()]
-        if isinstance(value, BaseModel):
-            lines += [f"{indent}{name}:", *_lines(value, depth + 1)]
-        else:
-            lines.append(f"{indent}{name}: {_scalar(value)}")
-    return lines
-
-
-def _scalar(value: object) -> str:
-    """Return a value as YAML; JSON's spelling of it, except that whole lists stay on the line."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

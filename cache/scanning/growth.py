@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.listing import Listing
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
     from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.store.writer import StoreWriter

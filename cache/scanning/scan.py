@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import CacheSettings, Recipe
+    from usjepa.cache.recipes.cache import CacheSettings
+    from usjepa.cache.recipes.recipe import Recipe
 
 __all__ = ["ScanJournal", "assign_splits", "chosen_frames", "rows_of", "scan", "scan_report", "straddling_groups"]
 

@@ -24,7 +24,7 @@ from usjepa.cache.sources.registry import ACCEPTED, PHANTOM, kind_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
 
 MANIFEST = "manifest.csv"
 
@@ -146,7 +146,7 @@ def _expanded(root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
     """
     # Imported here: the child reads through this package's readers, and so imports it.
     from usjepa.cache.decoding.child import decoding
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
 
     with decoding(Listing(root, ()), CacheSettings()) as child:
         for entry in entries:

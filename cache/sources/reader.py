@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import FileFacts, Reader
     from usjepa.cache.sources.listing import Listing
 

@@ -9,7 +9,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.inside import HDF5_ENDINGS
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Reader
 
 PHANTOM = "phantom"

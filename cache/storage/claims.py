@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import ClaimedError, DamageError, StoreError, WriteError
-from usjepa.cache.identity import canonical
-from usjepa.cache.store.layers import parse_json
+from usjepa.cache.identity import canonical, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
 
 HEARTBEAT_S = 20.0
 TAKEOVER_S = 90.0

@@ -15,12 +15,12 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import from_url
 
 from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
-from usjepa.cache.storage.local import READ_LIMIT, Guard, unguarded
+from usjepa.cache.storage.protocol import READ_LIMIT, Guard, unguarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from usjepa.cache.storage.local import Buffer
+    from usjepa.cache.storage.protocol import Buffer
 
 T = TypeVar("T")
 _COALESCE_NBYTES = 1 << 20

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import DamageError
-from usjepa.cache.identity import Json, canonical, digest_of
-from usjepa.cache.store.layers import Layer, parse_json
+from usjepa.cache.identity import Json, canonical, digest_of, parse_json
 from usjepa.cache.store.shard import parse_trailer
 
 if TYPE_CHECKING:
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.store.layers import Layer
 
 
 @dataclass(frozen=True)

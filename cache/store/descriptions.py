@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from usjepa.cache.errors import DamageError
-from usjepa.cache.storage.local import TABLE_LIMIT
+from usjepa.cache.storage.protocol import TABLE_LIMIT
 from usjepa.cache.store.commits import Commit
 from usjepa.cache.store.generations import NEWEST, Manifest, generation_name
 from usjepa.cache.store.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer, array_json, group_json, parse_array_json
@@ -22,7 +22,7 @@ from usjepa.cache.store.state import read_manifest, segment_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
 
 
 def newest_readable(storage: Storage) -> Manifest | None:

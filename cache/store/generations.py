@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.errors import DamageError
-from usjepa.cache.identity import Json, canonical, digest_of
-from usjepa.cache.store.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer, parse_json
+from usjepa.cache.identity import Json, canonical, digest_of, parse_json
+from usjepa.cache.store.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from usjepa.cache.errors import DamageError, FormatError
-from usjepa.cache.identity import Json, digest_of
+from usjepa.cache.identity import Json, digest_of, parse_json
 from usjepa.cache.store.shard import ShardLayout
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
@@ -161,17 +161,6 @@ def array_json(layer: Layer, rows: int) -> bytes:
 
 def _little_endian() -> dict[str, Json]:
     return {"name": "bytes", "configuration": {"endian": "little"}}
-
-
-def parse_json(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object of the store's own; raises DamageError when it is not one."""
-    try:
-        value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise DamageError(f"{where}: not readable as JSON ({error}): cut or damaged.") from error
-    if not isinstance(value, dict):
-        raise DamageError(f"{where}: not a JSON object: damaged.")
-    return value
 
 
 def parse_array_json(name: str, data: bytes, where: str) -> Layer:

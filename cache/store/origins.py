@@ -10,7 +10,7 @@ import xxhash
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.lazy import lazy
-from usjepa.cache.storage.local import TABLE_LIMIT, Storage
+from usjepa.cache.storage.protocol import TABLE_LIMIT, Storage
 from usjepa.cache.store.tables import Places, RowTable, SourceTable
 
 if TYPE_CHECKING:

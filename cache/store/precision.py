@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import LatentPrecision
+    from usjepa.cache.recipes.cache import LatentPrecision
 
 QUANTISER_VERSION: dict[LatentPrecision, int] = {"fp32": 1, "fp16": 1, "int8": 2}
 """Part of a layer's hard identity; int8 version 2: |mean| + 3 standard deviations in place of the root mean square."""

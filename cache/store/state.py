@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import DamageError, FormatError
-from usjepa.cache.identity import canonical, differences, digest_of, explain
+from usjepa.cache.identity import canonical, differences, digest_of, explain, parse_json
 from usjepa.cache.store.generations import NEWEST, Manifest, Segment, generation_name
-from usjepa.cache.store.layers import Layer, check_format, parse_array_json, parse_json
+from usjepa.cache.store.layers import Layer, check_format, parse_array_json
 
 if TYPE_CHECKING:
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
 
 _FOLDERS = ("latents", "scales")
 

@@ -28,7 +28,7 @@ from usjepa.cache.store.state import State, exists, read_state, segment_json
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
 
 Holes = Sequence[tuple[int, str]]
 """(row, reason) of rows that hold no data."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.teacher import Teacher
 
 KEY = "batch_size"

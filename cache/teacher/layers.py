@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import LatentPrecision
+    from usjepa.cache.recipes.cache import LatentPrecision
     from usjepa.cache.store.state import State
     from usjepa.cache.teacher.teacher import Teacher
 

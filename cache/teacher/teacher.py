@@ -19,14 +19,13 @@ import timm
 import torch
 
 from usjepa.cache.errors import TeacherError, UsageError
-from usjepa.cache.identity import Json, soft_versions
-from usjepa.cache.store.layers import parse_json
+from usjepa.cache.identity import Json, parse_json, soft_versions
 from usjepa.cache.teacher.checkpoints import load_into, read_tensors, weights_hash
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
 
 INPUT_VERSION = 1
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -197,7 +196,7 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
         UsageError: the text is none of these.
         TeacherError: a run's folder holds no readable encoder.
     """
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
 
     base = settings or TeacherSettings()
     path = Path(text)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.store.layers import Layer
 
 SAME_VERSIONS_SHARE = 0.2

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.frames.rows import pixel_layers, pixel_soft
 from usjepa.cache.identity import differences, explain
-from usjepa.cache.storage.local import Storage, open_storage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed
 from usjepa.cache.store.state import State, read_state
 from usjepa.cache.store.writer import hard_differences
@@ -15,7 +15,8 @@ from usjepa.cache.teacher.layers import teacher_layers
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
 
 

@@ -22,7 +22,7 @@ from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.scanning.growth import regrown
 from usjepa.cache.sources.listing import Listing, list_source
 from usjepa.cache.storage.claims import held
-from usjepa.cache.storage.local import Storage, open_storage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed, read_commit, shard_matches
 from usjepa.cache.store.descriptions import commit_of, damaged_description, damaged_table, derivable
 from usjepa.cache.store.writer import StoreWriter, check_same_layer, soft_runs
@@ -35,7 +35,9 @@ from usjepa.cache.upkeep.verify import Damage, sealed_manifest, verify_against
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from usjepa.cache.recipes.settings import CacheSettings, Recipe
+    from usjepa.cache.recipes.cache import CacheSettings
+    from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
 
 

@@ -18,7 +18,7 @@ from usjepa.cache.store.shard import check_slot, pack_shard, row_seed, table_has
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from usjepa.cache.storage.local import Storage
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
 
 _HEADER_NBYTES = 64

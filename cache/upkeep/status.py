@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from usjepa.cache.storage.local import Storage, open_storage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.origins import read_tables
 from usjepa.cache.store.state import State, read_state
@@ -13,6 +13,7 @@ from usjepa.cache.store.state import State, read_state
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
 
 _SHOWN_FAILURES = 20

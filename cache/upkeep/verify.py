@@ -18,7 +18,8 @@ from usjepa.cache.progress import Progress
 from usjepa.cache.reading.store import Store
 from usjepa.cache.sources.listing import list_source
 from usjepa.cache.sources.reader import SourceReader
-from usjepa.cache.storage.local import LocalStorage, Storage, open_storage
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.descriptions import (
     damaged_description,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
 

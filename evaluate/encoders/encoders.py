@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.encoders.finished_run import Run
     from usjepa.train.record.export import EncoderConfig
 
@@ -114,7 +114,7 @@ class Encoders:
 
 def _untrained(config: EncoderConfig, seed: int) -> torch.nn.Module:
     """Return the architecture as a run would begin with it, from a seed of its own."""
-    from usjepa.cache.recipes.settings import StudentSettings
+    from usjepa.cache.recipes.train import StudentSettings
     from usjepa.train.model.student import Student
 
     settings = StudentSettings.model_validate(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.train.record.export import EncoderConfig
 
 _READ_AT_ONCE = 1 << 24
@@ -123,7 +123,7 @@ def run_recipe(folder: Path) -> Recipe:
     """Return the recipe that a run was trained with; raises UsageError when the folder holds none to read."""
     from pydantic import ValidationError
 
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.train.run.state import RECIPE
 
     path = folder / RECIPE

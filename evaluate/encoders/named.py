@@ -22,7 +22,8 @@ from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder, 
 if TYPE_CHECKING:
     import torch
 
-    from usjepa.cache.recipes.settings import Recipe, TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.encoders.encoders import Encoder
 
 RANDOM_SEED = 1_000_003
@@ -84,7 +85,7 @@ def _of_run(folder: Path, device: str) -> Named:
 
 
 def _of_file(file: Path, architecture: str, recipe: Recipe, device: str) -> Named:
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.teacher import load_teacher
     from usjepa.evaluate.encoders.teachers import LiveTeacher
 
@@ -101,7 +102,7 @@ def _settings_of(architecture: str) -> TeacherSettings:
     """Return an architecture with the input of timm's own configuration of it."""
     import timm
 
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.teacher import nearest_models
 
     config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.recipes.settings import Pooling
+    from usjepa.cache.recipes.evaluate import Pooling
     from usjepa.evaluate.encoders.encoders import Encoder
 
     Floats = NDArray[np.float32]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.teacher import Teacher
 
 from usjepa.evaluate.encoders.models import POOLING, ModelInput
@@ -168,7 +168,7 @@ class Teachers:
 
     def _load(self, size: int, weights: str | None) -> Teacher:
         """Load the teacher that the identity describes, from the recipe's weights or its seed's random ones."""
-        from usjepa.cache.recipes.settings import TeacherSettings
+        from usjepa.cache.recipes.cache import TeacherSettings
         from usjepa.cache.teacher.teacher import load_teacher
 
         assert self._wanted is not None

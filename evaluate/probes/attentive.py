@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
 
 HEAD = 64
 """Features of an attention head, as in vision transformers: ViT-Ti has 3 of them, ViT-B 12."""

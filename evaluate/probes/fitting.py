@@ -11,7 +11,7 @@ from usjepa.evaluate.probes.linear import epoch_order, learning_rate
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from usjepa.cache.recipes.settings import EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
 
 
 def fit(

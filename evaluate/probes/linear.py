@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
 
 _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 

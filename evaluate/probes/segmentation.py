@@ -21,7 +21,7 @@ from usjepa.evaluate.probes.linear import first_weights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
     from usjepa.evaluate.encoders.encoders import Encoder
     from usjepa.evaluate.probes.linear import Scaler
     from usjepa.evaluate.scores.bootstrap import Draws

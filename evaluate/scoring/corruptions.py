@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import Corruption
+    from usjepa.cache.recipes.evaluate import Corruption
 
     Bytes = NDArray[np.uint8]
     Mask = NDArray[np.bool_]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
     from usjepa.evaluate.scoring.linear import Data
 
 _TAG = 0x666577

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.settings import EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
     from usjepa.evaluate.scores.bootstrap import Draws
     from usjepa.evaluate.tasks.task import Task
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.recipes.settings import Corruption, EvaluateSettings
+    from usjepa.cache.recipes.evaluate import Corruption, EvaluateSettings
     from usjepa.evaluate.encoders.encoders import Encoder
     from usjepa.evaluate.probes.linear import Probe
     from usjepa.evaluate.scoring.linear import Data

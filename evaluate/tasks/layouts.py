@@ -24,7 +24,7 @@ from usjepa.cache.sources.folders import confined
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from usjepa.cache.recipes.settings import CacheSettings
+    from usjepa.cache.recipes.cache import CacheSettings
 
 PHANTOM = "phantom"
 _VERSION = re.compile(r"_v\d[\w.]*$")

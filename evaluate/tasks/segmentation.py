@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.store import Store
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.tasks.layouts import Labelled, TaskFolder
 
 _BENCHMARK = {

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.store import Store
-    from usjepa.cache.recipes.settings import CacheSettings, EvaluateSettings, Recipe
+    from usjepa.cache.recipes.cache import CacheSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.sources.listing import Listing
     from usjepa.evaluate.tasks.layouts import TaskFolder
 
@@ -226,7 +228,7 @@ def parted(spec: str) -> tuple[str, str | None]:
 
 def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> Found:
     from usjepa.cache.reading.store import open_store
-    from usjepa.cache.storage.local import open_storage
+    from usjepa.cache.storage.location import open_storage
 
     is_store = ("://" in path or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
     if is_store:

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from tests.support.labelled import patients, write_labelled
-from usjepa.cache.recipes.settings import TeacherSettings
+from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.evaluate.cli import main
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def call(*arguments: object) -> Result:
 def export_run(folder: Path, store: Path) -> None:
     """Write what usjepa-train leaves behind: a small student as it is before training, a recipe, a log."""
     from usjepa.cache.reading.store import open_store
-    from usjepa.cache.recipes.settings import Recipe, StudentSettings
+    from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.recipes.train import StudentSettings
     from usjepa.train.model.student import Student
     from usjepa.train.record.export import export_encoder
 
@@ -198,7 +199,7 @@ def test_the_students_features_are_those_of_plain_timm(place: Place, report: Pat
 
 def test_another_draw_of_random_weights_gives_other_features_under_another_identity(place: Place) -> None:
     from usjepa.cache.reading.store import open_store
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.encoders.encoders import Encoders
     from usjepa.evaluate.encoders.finished_run import open_run
 

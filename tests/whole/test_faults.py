@@ -19,7 +19,7 @@ from tests.support import forked
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import NotSealedError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.storage.local import write_durably
+from usjepa.cache.storage.durable import write_durably
 from usjepa.cache.teacher.asking import ask_teacher
 from usjepa.cache.teacher.teacher import Teacher, load_teacher
 from usjepa.cache.upkeep.verify import verify, verify_sources

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store
-    from usjepa.cache.recipes.settings import MaskSettings
+    from usjepa.cache.recipes.train import MaskSettings
 
 Ints = NDArray[np.int64]
 AHEAD = 2

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.regions import patch_validity
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.data.order import first_views
 from usjepa.train.data.split import split_rows
 

@@ -22,7 +22,7 @@ from usjepa.train.data.permutation import permuted
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import TrainSettings
+    from usjepa.cache.recipes.train import TrainSettings
     from usjepa.train.data.clip_runs import Frames
 
     Ints = NDArray[np.int64]

@@ -13,7 +13,7 @@ from usjepa.cache.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import TrainSettings
+    from usjepa.cache.recipes.train import TrainSettings
     from usjepa.cache.store.origins import Table
 
     Ints = NDArray[np.int64]

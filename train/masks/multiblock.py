@@ -31,7 +31,7 @@ from usjepa.train.masks.blocks import Blocks, draw_sizes, place
 from usjepa.train.masks.patch_sets import pack, rectangles, sizes, take, unpack, whole
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import MaskSettings
+    from usjepa.cache.recipes.train import MaskSettings
     from usjepa.train.masks.blocks import Bools, Ints, Keys
     from usjepa.train.masks.patch_sets import Sets
 

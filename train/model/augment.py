@@ -20,7 +20,7 @@ from usjepa.train.counter import absorb, normals_torch, stream, uniforms
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import AugmentSettings
+    from usjepa.cache.recipes.train import AugmentSettings
 
 _BLUR, _SPECKLE, _CONTRAST = range(3)
 _NOISE = 3

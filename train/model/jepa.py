@@ -14,7 +14,7 @@ from usjepa.train.model.predictor import Predictor
 from usjepa.train.model.student import Student
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import TrainSettings
+    from usjepa.cache.recipes.train import TrainSettings
     from usjepa.train.data.batches import TrainBatch
     from usjepa.train.masks.groups import Group
 

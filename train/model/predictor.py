@@ -22,7 +22,7 @@ from usjepa.train.model.initial import seeded, sincos_positions
 from usjepa.train.model.student import run_block
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import PredictorSettings
+    from usjepa.cache.recipes.train import PredictorSettings
 
 _PART = 1
 

@@ -19,7 +19,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.train.model.initial import seeded, sincos_positions
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import StudentSettings
+    from usjepa.cache.recipes.train import StudentSettings
 
 _PART = 0
 

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import TrainSettings
+    from usjepa.cache.recipes.train import TrainSettings
 
 
 def loss(

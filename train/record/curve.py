@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.storage.local import write_durably
+from usjepa.cache.storage.durable import write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from usjepa.cache.errors import TrainingError, UsageError
-from usjepa.cache.storage.local import write_durably
+from usjepa.cache.storage.durable import write_durably
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

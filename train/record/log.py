@@ -13,7 +13,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from usjepa.cache.storage.local import write_durably
+from usjepa.cache.storage.durable import write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,7 @@ from safetensors.torch import load, save
 
 from usjepa.cache.errors import TrainingError
 from usjepa.cache.identity import Json, canonical, digest_of
-from usjepa.cache.storage.local import TEMP_SUFFIX, write_durably
+from usjepa.cache.storage.durable import TEMP_SUFFIX, write_durably
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,8 @@ from usjepa.cache.errors import Interrupted, TrainingError, UsageError
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.progress import Progress as Bar
 from usjepa.cache.storage.claims import held
-from usjepa.cache.storage.local import LocalStorage, make_folders
+from usjepa.cache.storage.durable import make_folders
+from usjepa.cache.storage.local import LocalStorage
 from usjepa.train.data.batches import AHEAD, BatchMaker, Request, TrainBatch, fingerprint_text, wrapped
 from usjepa.train.record.summary import summary
 from usjepa.train.run.insight import look
@@ -34,7 +35,7 @@ from usjepa.train.run.validate import validate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.train.record.log import Line
     from usjepa.train.run.ranks import Ranks
 

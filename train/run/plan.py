@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import Recipe, TrainSettings
+    from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.recipes.train import TrainSettings
 
 _WITHOUT_EFFECT = (
     "accumulate",

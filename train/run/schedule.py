@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.settings import TrainSettings
+    from usjepa.cache.recipes.train import TrainSettings
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from usjepa.cache.storage.local import make_folders, write_durably
+from usjepa.cache.storage.durable import make_folders, write_durably
 from usjepa.train.model.jepa import Model, make_optimizer, restore, training_state
 from usjepa.train.objective.target_norm import TargetNorm, measured
 from usjepa.train.record import tensorboard
@@ -27,7 +27,7 @@ from usjepa.train.run.checkpoint import Best, Checkpoints, Progress, Say, Tensor
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.train.run.plan import Plan
     from usjepa.train.run.ranks import Ranks
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.settings import PhantomSettings
+    from usjepa.cache.recipes.cache import PhantomSettings
 
 PHANTOM_VERSION = 1
 """Raised when frames change; part of every source's content hash."""

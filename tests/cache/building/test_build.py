@@ -27,7 +27,7 @@ from usjepa.cache.upkeep.verify import verify
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from usjepa.cache.recipes.settings import Recipe
+    from usjepa.cache.recipes.recipe import Recipe
 
 SMALL = (
     "cache.image_size=32", "cache.rows_per_shard=8", "cache.phantom.patients=2", "cache.phantom.frames_per_patient=5",

@@ -21,14 +21,14 @@ from usjepa.cache.building.cluster import WorkOrder, make_shard
 from usjepa.cache.building.parts import WHOLE
 from usjepa.cache.errors import IdentityError, StoreError, UsageError, UsjepaError
 from usjepa.cache.storage.claims import Claim
-from usjepa.cache.storage.local import open_storage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.teacher.teacher import load_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
 
 # Some seconds of work, so that a kill hits in the middle of it.
 SIZED = ("cache.phantom.patients=8", "cache.phantom.frames_per_patient=8", "cache.phantom.size=160")

@@ -16,7 +16,8 @@ from usjepa.cache.building.disk_space import check_room, need_of_build, need_of_
 from usjepa.cache.cli import main
 from usjepa.cache.errors import WriteError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.storage.local import LocalStorage, open_storage
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:

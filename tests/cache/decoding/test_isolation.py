@@ -20,7 +20,7 @@ from usjepa.cache.decoding import child as isolation
 from usjepa.cache.decoding.child import Cutters, DecodingProcess, decoding
 from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.settings import CacheSettings
+from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources.listing import Listing, list_source
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.upkeep.status import status_report
@@ -135,7 +135,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     _pictures(tmp_path / "in", ["a/1.png"])
     script = (
         "import sys, time; from pathlib import Path; from usjepa.cache.decoding.child import DecodingProcess;"
-        "from usjepa.cache.recipes.settings import CacheSettings;"
+        "from usjepa.cache.recipes.cache import CacheSettings;"
         f"child = DecodingProcess(Path({str(tmp_path / 'in')!r}), CacheSettings(), {{}});"
         "child.probe('a/1.png', 'images'); print(child._process.pid, flush=True); time.sleep(60)"
     )

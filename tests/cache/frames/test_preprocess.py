@@ -15,7 +15,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames import prepare as preprocess
 from usjepa.cache.frames.prepare import inpaint_marks, prepare, rescale, to_grey
 from usjepa.cache.frames.regions import find_marks
-from usjepa.cache.recipes.settings import PreprocessSettings
+from usjepa.cache.recipes.cache import PreprocessSettings
 
 
 def textured(shape=(120, 140), seed=0):

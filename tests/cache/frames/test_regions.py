@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.regions import find_marks, find_region, pack_cells, patch_validity, unpack_cells
-from usjepa.cache.recipes.settings import PhantomSettings
+from usjepa.cache.recipes.cache import PhantomSettings
 from usjepa.cache.sources.phantom.source import Phantom
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.prepare import Prepared, prepare
 from usjepa.cache.frames.views import View, apply_view, draw_view, shrink_region
-from usjepa.cache.recipes.settings import PhantomSettings, PreprocessSettings, ViewSettings
+from usjepa.cache.recipes.cache import PhantomSettings, PreprocessSettings, ViewSettings
 from usjepa.cache.sources.phantom.source import Phantom
 
 edges = st.integers(1, 700)

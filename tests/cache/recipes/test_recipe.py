@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from usjepa.cache.errors import RecipeError
-from usjepa.cache.recipes.recipe import describe_recipe, load_recipe, override_recipe, recipe_names
-from usjepa.cache.recipes.settings import Recipe
+from usjepa.cache.recipes.describe import describe_recipe
+from usjepa.cache.recipes.recipe import Recipe, load_recipe, override_recipe, recipe_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,7 +144,7 @@ def test_the_printed_recipe_is_itself_a_recipe_and_documents_its_fields(tmp_path
 
 
 def _undocumented(model: type[Recipe], path: str = "") -> list[str]:
-    from usjepa.cache.recipes.recipe import section_model
+    from usjepa.cache.recipes.base import section_model
 
     found = []
     for name, field in model.model_fields.items():

@@ -16,7 +16,8 @@ from tests.support.clips import cut, grey_steps, write_clip
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.frames.views import draw_view
-from usjepa.cache.recipes.settings import CacheSettings, PhantomSettings, Recipe, ViewSettings
+from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings, ViewSettings
+from usjepa.cache.recipes.recipe import Recipe
 from usjepa.cache.scanning.scan import (
     ScanJournal,
     assign_splits,

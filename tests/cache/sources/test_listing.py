@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from usjepa.cache.errors import SourceError, UsageError
-from usjepa.cache.recipes.settings import CacheSettings, PhantomSettings
+from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings
 from usjepa.cache.sources.base import Entry
 from usjepa.cache.sources.content import ContentHasher
 from usjepa.cache.sources.listing import Listing, list_source

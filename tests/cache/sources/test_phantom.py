@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from usjepa.cache.errors import SourceError
-from usjepa.cache.recipes.settings import PhantomSettings
+from usjepa.cache.recipes.cache import PhantomSettings
 from usjepa.cache.sources.phantom.lesions import add_lesion
 from usjepa.cache.sources.phantom.physics import Beam, Probe, echo, loss_behind, make_grid, make_screen
 from usjepa.cache.sources.phantom.source import Phantom, PhantomReader

@@ -12,7 +12,9 @@ import pytest
 
 from tests.support import forked
 from usjepa.cache.errors import DamageError, StoreError, WriteError
-from usjepa.cache.storage.local import LocalStorage, open_storage, write_durably
+from usjepa.cache.storage.durable import write_durably
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.location import open_storage
 
 
 def test_a_file_is_synced_before_the_rename_and_its_folder_after(

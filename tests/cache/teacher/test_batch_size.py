@@ -12,8 +12,8 @@ import torch
 from usjepa.cache.building import build as building
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import TeacherError
+from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.cache.recipes.settings import TeacherSettings
 from usjepa.cache.teacher import batch_size
 from usjepa.cache.teacher.batch_size import choose_batch_size, find_batch_size
 from usjepa.cache.teacher.teacher import Teacher, load_teacher

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from usjepa.cache.recipes.settings import TeacherSettings
+from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.precision import LatentError, channel_scale
 from usjepa.cache.teacher import asking

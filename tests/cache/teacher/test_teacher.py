@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from usjepa.cache.errors import TeacherError, UsageError
-from usjepa.cache.recipes.settings import TeacherSettings
+from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.asking import ask_teacher
 from usjepa.cache.teacher.teacher import load_teacher, resolve_teacher
 from usjepa.train.record.export import export_encoder, load_encoder

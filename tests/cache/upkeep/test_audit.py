@@ -50,7 +50,7 @@ def _liar(change: Callable[[Teacher], None]) -> Callable[..., Teacher]:
 
 
 def _other_checkpoint(teacher: Teacher) -> None:
-    from usjepa.cache.recipes.settings import TeacherSettings
+    from usjepa.cache.recipes.cache import TeacherSettings
 
     settings = TeacherSettings(**{**teacher.settings.model_dump(), "seed": 99})
     teacher.model = load_teacher(settings, 32).model

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.labelled import DIM, patients, write_labelled
 from usjepa.cache.errors import Interrupted, UsjepaError
-from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Hog, Pixels, grey_of
 from usjepa.evaluate.encoders.features import features_of
 from usjepa.evaluate.encoders.teachers import stored_teacher
@@ -142,7 +142,7 @@ def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task
     code = (
         "import sys, time; from pathlib import Path\n"
         "from tests.evaluate.encoders.test_features import Counting\n"
-        "from usjepa.cache.recipes.settings import EvaluateSettings\n"
+        "from usjepa.cache.recipes.evaluate import EvaluateSettings\n"
         "from usjepa.cache.reading.store import open_store\n"
         "from usjepa.evaluate.encoders.features import features_of; from usjepa.evaluate.tasks.task import tasks_of\n"
         "class Slow(Counting):\n"

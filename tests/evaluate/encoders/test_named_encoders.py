@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from tests.cli.test_evaluate_cli import FAST, call, export_run
 from tests.support.labelled import patients, write_labelled
 from usjepa.cache.errors import TeacherError, UsageError
-from usjepa.cache.recipes.settings import CacheSettings, Recipe, TeacherSettings
+from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
+from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder, ModelInput
 from usjepa.evaluate.encoders.named import named_encoders
 

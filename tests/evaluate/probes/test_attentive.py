@@ -12,7 +12,7 @@ import torch
 
 from tests.cli.test_evaluate_cli import FAST, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
-from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.tokens import fit_token_scaler, scale_in_place
 from usjepa.evaluate.probes.attentive import AttentiveProbe, heads_of, train_attentive
 from usjepa.evaluate.probes.linear import fit_scaler

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.probes.linear import epoch_order, first_weights, fit_scaler, train_probe
 from usjepa.evaluate.scores.metrics import constant_baseline, score, spread, summed
 

@@ -15,7 +15,9 @@ from tests.cli.test_evaluate_cli import FAST, call, export_run
 from tests.support.labelled import patients, write_labelled
 from tests.support.published import write_busbra, write_ultrabench
 from usjepa.cache.errors import SourceError, UsageError
-from usjepa.cache.recipes.settings import CacheSettings, EvaluateSettings, Recipe
+from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.encoders.baselines import Pixels
 from usjepa.evaluate.probes.segmentation import Head, class_shares, frame_dice, train_head
 from usjepa.evaluate.scoring.segmentation import _interval, _thinned, score_segmentation

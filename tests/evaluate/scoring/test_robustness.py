@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.labelled import patients, write_labelled
-from usjepa.cache.recipes.settings import Corruption, EvaluateSettings
+from usjepa.cache.recipes.evaluate import Corruption, EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Pixels
 from usjepa.evaluate.encoders.features import feature_identity, features_of
 from usjepa.evaluate.scores.bootstrap import Draws

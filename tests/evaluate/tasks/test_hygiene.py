@@ -11,7 +11,7 @@ import pytest
 
 from tests.cli.test_evaluate_cli import FAST, call, export_run
 from tests.support.labelled import File, write_labelled
-from usjepa.cache.recipes.settings import EvaluateSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.report.document import constant_told
 from usjepa.evaluate.scoring.linear import score_features
 from usjepa.evaluate.tasks.task import tasks_of

@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.published import write_busbra, write_image, write_tn5000, write_ultrabench
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.settings import CacheSettings, Recipe
+from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.tasks.facts import facts_of
 from usjepa.evaluate.tasks.layouts import TaskFolder, recognise
 from usjepa.evaluate.tasks.task import Task, open_tasks

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.support.labelled import File, patients, pixels_of, write_labelled
-from usjepa.cache.recipes.settings import EvaluateSettings, PhantomSettings
+from usjepa.cache.recipes.cache import PhantomSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.evaluate.tasks.facts import facts_of
 from usjepa.evaluate.tasks.hygiene import torn

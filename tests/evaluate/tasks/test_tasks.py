@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.labelled import File, patients, write_labelled
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.settings import EvaluateSettings, Recipe
+from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.tasks.facts import facts_of
 from usjepa.evaluate.tasks.task import Task, open_tasks, tasks_of
 

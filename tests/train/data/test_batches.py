@@ -11,7 +11,7 @@ import torch
 
 from usjepa.cache.errors import HoleError, UsageError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.settings import MaskSettings
+from usjepa.cache.recipes.train import MaskSettings
 from usjepa.train.data.batches import BatchMaker, Request
 
 MASKS = MaskSettings(min_patches=1)

@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.frames.regions import patch_validity
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.data.dataset import StoreDataset
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usjepa.cache.errors import IdentityError, UsageError
-from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.cache.store.origins import Source, Table
 from usjepa.train.data.clip_runs import Frames, Positions, frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views

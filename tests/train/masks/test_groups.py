@@ -11,7 +11,7 @@ import torch
 
 from tests.train.data.test_batches import maker, requests
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.settings import MaskSettings, PredictorSettings, StudentSettings, TrainSettings
+from usjepa.cache.recipes.train import MaskSettings, PredictorSettings, StudentSettings, TrainSettings
 from usjepa.train.data.batches import Request
 from usjepa.train.masks import groups
 from usjepa.train.masks.multiblock import sample_masks

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.settings import MaskSettings
+from usjepa.cache.recipes.train import MaskSettings
 from usjepa.train.masks.multiblock import sample_masks
 
 GRID = (14, 14)

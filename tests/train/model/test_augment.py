@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.settings import AugmentSettings
+from usjepa.cache.recipes.train import AugmentSettings
 from usjepa.train.counter import stream
 from usjepa.train.model.augment import augment, blur, contrast, speckle
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.settings import PredictorSettings
+from usjepa.cache.recipes.train import PredictorSettings
 from usjepa.train.model.predictor import Predictor, _at_targets
 
 GRID, DIM, TEACHER_DIM = (4, 4), 24, 20

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.settings import StudentSettings
+from usjepa.cache.recipes.train import StudentSettings
 from usjepa.train.model.initial import sincos_positions
 from usjepa.train.model.student import Student
 

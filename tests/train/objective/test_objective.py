@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.objective.loss import image_losses, loss
 from usjepa.train.objective.target_norm import TargetNorm
 

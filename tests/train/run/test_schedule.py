@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usjepa.cache.recipes.settings import TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.run.schedule import Schedule
 
 PAPER = TrainSettings()

@@ -1,0 +1,123 @@
+"""Write a local file so that a crash leaves the old file or the new one, whole.
+
+Order of publishing, and why a crash at any point is harmless: bytes go to a unique sibling temp name, are flushed and
+fsynced, renamed over the final name, and the folder is fsynced. Before the rename nobody sees the file; after the
+folder's fsync it outlives a power cut. Temp names are unique, so two writers never mix their bytes. No hard links, no
+flock, no clocks: this works on NFS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+from usjepa.cache.errors import WriteError
+from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TEMP_SUFFIX = ".tmp"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_WRITE_PIECE = 1 << 23
+"""Bytes handed to the system at a time, so that the disk is at work while the next piece is copied."""
+
+
+@contextlib.contextmanager
+def explained(path: Path, nbytes: int) -> Iterator[None]:
+    """Turn the operating system's refusal into one message that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise WriteError(
+                f"{path}: no room for {nbytes:,} bytes ({error.strerror}). Everything committed before is whole: "
+                "free some space and run the same command again."
+            ) from error
+        raise WriteError(
+            f"{path}: can't write ({error.strerror}). Check that the target exists, is writable and is still mounted."
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename or a new entry in `folder` durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_durably(path: Path, data: Buffer, guard: Guard = unguarded) -> None:
+    """Publish one local file: unique temp sibling, fsync, rename, fsync of the folder.
+
+    Args:
+        path: its place.
+        data: its bytes.
+        guard: asked just before the rename; may raise.
+
+    Raises:
+        WriteError: the target is full, read-only or gone; the temp file is removed, an older file is untouched.
+    """
+    view = memoryview(data).cast("B")
+    temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
+    with explained(path, view.nbytes):
+        make_folders(path.parent)
+        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            _fill(handle, view)
+            guard()
+            os.replace(temp, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temp)
+            raise
+        _sync_folder(path.parent)
+
+
+def create_durably(path: Path, data: Buffer) -> bool:
+    """Create one local file that must not exist yet; False when it does. Raises WriteError as `write_durably` does."""
+    with explained(path, len(data)):
+        make_folders(path.parent)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            return False
+        _fill(handle, memoryview(data).cast("B"))
+        _sync_folder(path.parent)
+    return True
+
+
+def _fill(handle: int, view: memoryview) -> None:
+    """Write all bytes to a new file, make them durable and close it."""
+    try:
+        _write_all(handle, view)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_all(handle: int, view: memoryview) -> None:
+    done = 0
+    while done < view.nbytes:
+        wrote = os.write(handle, view[done : done + _WRITE_PIECE])
+        if view.nbytes > _WRITE_PIECE and hasattr(os, "posix_fadvise"):
+            # On Linux this begins to write the piece out at once; without it all of it would wait for the fsync. The
+            # fsync alone decides whether the bytes are durable, so a file system that can't take advice loses nothing.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(handle, done, wrote, os.POSIX_FADV_DONTNEED)
+        done += wrote
+
+
+def make_folders(folder: Path) -> None:
+    """Create a folder and its parents, each made durable in its own parent."""
+    if folder.is_dir():
+        return
+    make_folders(folder.parent)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir()
+    _sync_folder(folder.parent)

@@ -1,0 +1,78 @@
+"""Define what a store needs of the place its files live in: the `Storage` protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Buffer = bytes | bytearray | memoryview
+Guard = Callable[[], None]
+
+READ_LIMIT = 1 << 30
+"""Bytes of the largest description (a manifest of 10 million shards has a third of it)."""
+TABLE_LIMIT = 8 << 30
+"""Bytes of the largest table of a segment."""
+
+
+def unguarded() -> None:
+    """Let everything pass."""
+
+
+class Storage(Protocol):
+    """Named immutable files under one root; names are POSIX paths relative to it."""
+
+    url: str
+
+    def read(self, name: str, most: int = READ_LIMIT) -> bytes:
+        """Return a whole file; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
+        ...
+
+    def read_range(self, name: str, offset: int, length: int) -> bytes:
+        """Return `length` bytes from `offset`, fewer where the file ends; FileNotFoundError when there is none."""
+        ...
+
+    def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Return the bytes of several (offset, length) ranges of one file, near ones fetched together."""
+        ...
+
+    def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
+        """Give the bytes of one (offset, length) range of a file after the other to `take`, with the range's number.
+
+        For reading from end to end: the file is opened once, so that the system sees a stream and reads ahead. Where
+        the handle is lost on the way, all are given once more.
+        """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Return a file's size in bytes, None when there is none."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted names of the files directly in a folder, without temp files; [] when there is none."""
+        ...
+
+    def folders(self, folder: str) -> list[str]:
+        """Return the sorted names of the folders directly in a folder; [] when there is none."""
+        ...
+
+    def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
+        """Write a file so that it is seen whole or not at all, replacing an older one. Raises WriteError.
+
+        `guard` is asked last, when the bytes are durable and only the rename is left; what it raises leaves no trace.
+        """
+        ...
+
+    def create(self, name: str, data: Buffer) -> bool:
+        """Create a file that must not exist yet; False when it does. Raises WriteError."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens when there is none."""
+        ...
+
+    def sweep(self) -> int:
+        """Remove temp files that a killed writer left; return how many. Only under the build's claim."""
+        ...
