@@ -44,6 +44,14 @@ def to_grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), np.uint8)
 
 
+def grey_of(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return float32 [B, S, S] in 0..255; colour by Rec. 601 luma."""
+    if pixels_BCSS.shape[1] == 1:
+        return pixels_BCSS[:, 0].astype(np.float32)
+    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return np.asarray(np.einsum("bcij,c->bij", pixels_BCSS.astype(np.float32), weights), dtype=np.float32)
+
+
 def inpaint_marks(frame: NDArray[np.uint8], limit: float) -> NDArray[np.uint8]:
     """Return the frame with its coloured marks filled from around them (Telea's fast marching, 2004).
 

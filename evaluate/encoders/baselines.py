@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.frames.prepare import grey_of
 from usjepa.cache.identity import Json, soft_versions
 
 if TYPE_CHECKING:
@@ -91,11 +92,3 @@ class Hog:
                 for frame in grey
             ]
         )
-
-
-def grey_of(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return float32 [B, S, S] in 0..255; colour by Rec. 601 luma."""
-    if pixels_BCSS.shape[1] == 1:
-        return pixels_BCSS[:, 0].astype(np.float32)
-    weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
-    return np.asarray(np.einsum("bcij,c->bij", pixels_BCSS.astype(np.float32), weights), dtype=np.float32)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsjepaError
-from usjepa.evaluate.encoders.baselines import grey_of
+from usjepa.cache.frames.prepare import grey_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from usjepa.evaluate.encoders.baselines import grey_of
+from usjepa.cache.frames.prepare import grey_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

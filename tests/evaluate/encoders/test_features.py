@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.labelled import DIM, patients, write_labelled
 from usjepa.cache.errors import Interrupted, UsjepaError
+from usjepa.cache.frames.prepare import grey_of
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.encoders.baselines import Hog, Pixels, grey_of
+from usjepa.evaluate.encoders.baselines import Hog, Pixels
 from usjepa.evaluate.encoders.features import features_of
 from usjepa.evaluate.encoders.teachers import stored_teacher
 from usjepa.evaluate.tasks.task import Task, tasks_of
