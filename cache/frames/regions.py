@@ -1,7 +1,7 @@
-"""Regions: which part of a frame holds echo, and the compact form in which a store keeps it.
+"""Find the part of a frame that holds echo, apart from text, rulers and borders.
 
-Found once a frame, by texture rather than by shape: a scan is a large, densely lit area; text, rulers and icons are
-thin or small; borders are dark. No maker's layout is known to this code.
+The search goes by texture, not by shape: a scan is a large, densely lit area, while text, rulers and icons are thin or
+small and borders are dark. No manufacturer's screen layout is built in.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-
-from usjepa.cache.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -219,33 +217,3 @@ def _square(edge: int) -> NDArray[np.uint8]:
 def _bytes(array: object) -> NDArray[np.uint8]:
     """Return an array that OpenCV made, typed."""
     return np.asarray(array, np.uint8)
-
-
-def pack_cells(region_SS: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a region as one bit a 2x2-pixel cell, set where any of its pixels is; uint8 [ceil((S / 2)^2 / 8)].
-
-    Cells go row by row, eight to a byte, the first in the highest bit (np.packbits).
-    """
-    if region_SS.ndim != 2 or region_SS.shape[0] != region_SS.shape[1] or region_SS.shape[0] % 2:
-        raise UsageError(f"a region to pack is square with an even edge, this is {region_SS.shape}.")
-    cells = region_SS.shape[0] // 2
-    return np.packbits(region_SS.reshape(cells, 2, cells, 2).any((1, 3)))
-
-
-def unpack_cells(cells_Bn: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
-    """Return the cells [B, size / 2, size / 2] of packed regions [B, n] of `size` x `size` pixels."""
-    if size < 2 or size % 2:
-        raise UsageError(f"the edge of stored pixels is even, this is {size}.")
-    edge = size // 2
-    if cells_Bn.ndim != 2 or cells_Bn.shape[1] != -(-(edge**2) // 8):
-        raise UsageError(f"packed regions of {size} pixels are [B, {-(-(edge**2) // 8)}], these are {cells_Bn.shape}.")
-    return np.unpackbits(cells_Bn, axis=1, count=edge**2).astype(np.bool_).reshape(len(cells_Bn), edge, edge)
-
-
-def patch_validity(cells_Bn: NDArray[np.uint8], size: int, patch: int) -> NDArray[np.bool_]:
-    """Return which patches hold at least one cell that touches the scan, bool [B, T], row-major over the grid."""
-    if patch < 2 or patch % 2 or size % patch:
-        raise UsageError(f"a patch has an even edge that divides the image's: {patch} for {size} pixels does not fit.")
-    grid, cells = size // patch, patch // 2
-    touched = unpack_cells(cells_Bn, size).reshape(-1, grid, cells, grid, cells).any((2, 4))
-    return touched.reshape(-1, grid * grid)

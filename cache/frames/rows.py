@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.errors import SourceError
+from usjepa.cache.frames.cells import pack_cells
 from usjepa.cache.frames.prepare import PREPROCESS_VERSION, prepare
-from usjepa.cache.frames.regions import REGION_VERSION, pack_cells
+from usjepa.cache.frames.regions import REGION_VERSION
 from usjepa.cache.frames.views import VIEW_VERSION, View, apply_view
 from usjepa.cache.identity import Json, soft_versions
 from usjepa.cache.store.layers import Layer

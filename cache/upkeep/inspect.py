@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from usjepa.cache.errors import UsageError, WriteError
-from usjepa.cache.frames.regions import unpack_cells
+from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.reading.store import Store, open_store
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.frames.regions import unpack_cells
+from usjepa.cache.frames.cells import unpack_cells
 from usjepa.evaluate.encoders.models import POOLING, ModelEncoder
 from usjepa.evaluate.encoders.tokens import TokenGiver
 

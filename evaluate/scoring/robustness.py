@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.frames.regions import unpack_cells
+from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.identity import Json, soft_versions
 from usjepa.evaluate.scores.metrics import score, spread
 from usjepa.evaluate.scoring.corruptions import CORRUPTIONS_VERSION, STRENGTHS, corrupt

@@ -21,7 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.frames.regions import patch_validity
+from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.store.memory import Ring
 from usjepa.train.masks.groups import Group, groups_of
 from usjepa.train.masks.multiblock import Masks, sample_masks

@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.frames.regions import patch_validity
+from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.data.order import first_views

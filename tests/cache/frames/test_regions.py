@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.frames.regions import find_marks, find_region, pack_cells, patch_validity, unpack_cells
+from usjepa.cache.frames.cells import pack_cells, patch_validity, unpack_cells
+from usjepa.cache.frames.regions import find_marks, find_region
 from usjepa.cache.recipes.cache import PhantomSettings
 from usjepa.cache.sources.phantom.source import Phantom
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.cli.test_evaluate_cli import FAST, Place, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
-from usjepa.cache.frames.regions import pack_cells
+from usjepa.cache.frames.cells import pack_cells
 from usjepa.cache.reading.batch import Batch
 from usjepa.evaluate.encoders.baselines import Hog
 from usjepa.evaluate.encoders.models import ModelEncoder, ModelInput

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import ROOT
 from usjepa.cache.errors import DamageError, UsageError
-from usjepa.cache.frames.regions import patch_validity
+from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.data.dataset import StoreDataset
