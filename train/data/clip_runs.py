@@ -1,8 +1,10 @@
-"""The frames of some rows, described by runs: as small as the list of clips, however many frames they have.
+"""Describe the frames of a store by runs, in memory proportional to its clips.
 
 A frame is all rows of one (source, frame number); its views are consecutive in the table. Frames are numbered dataset
 by dataset, in the table's order. A run is a stretch of frames of one dataset with equally many views in which either
 the frame number rises by one (a clip) or the source does (a folder of images). Holes and rows left out begin new runs.
+
+Shape suffixes: R rows of the table, n those that take part, F frames, r runs, S sources.
 """
 
 from __future__ import annotations
@@ -29,22 +31,23 @@ class Frames:
     """F frames as r runs, ordered by dataset; frame f lies in the last run that begins at or before f."""
 
     first_r: Ints
-    """Number of each run's first frame; ascending, begins with 0."""
+    """int64 [r], number of each run's first frame; ascending, begins with 0."""
     count: int
     """F."""
     rows_r: Ints
-    """Index of the first row of the run's first frame, among the rows that take part in their order."""
+    """int64 [r], index of the first row of the run's first frame, among the rows that take part, in their order."""
     views_r: Ints
-    """Rows of each frame."""
+    """int64 [r], rows per frame."""
     source_r: Ints
+    """int64 [r], source of the run's first frame."""
     frame_r: Ints
-    """Source and frame number of the run's first frame."""
+    """int64 [r], frame number of the run's first frame."""
     kind_r: NDArray[np.int8]
-    """Which of the two rises by one from frame to frame."""
+    """int8 [r], which of the two rises by one from frame to frame."""
     datasets: tuple[int, ...]
     """Frames of each dataset, in the order in which the table first names them."""
     positions: Positions
-    """Row index -> position in the table."""
+    """Maps a row index to its position in the table."""
 
     def find(self, frames: Ints) -> tuple[Ints, Ints, Ints, Ints]:
         """Return row index of the first view, number of views, source and frame number: int64 [n] each."""
@@ -57,18 +60,19 @@ class Frames:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held."""
+        """Bytes of memory held."""
         runs = (self.first_r, self.rows_r, self.views_r, self.source_r, self.frame_r, self.kind_r)
         return sum(column.nbytes for column in runs) + self.positions.nbytes
 
 
 @dataclass(frozen=True)
 class Positions:
-    """An ascending or otherwise mostly consecutive list of positions, as its runs of consecutive ones."""
+    """A mostly consecutive list of positions, held as runs of consecutive ones."""
 
     index_r: Ints
-    """Index in the list of each run's first position; ascending, begins with 0."""
+    """int64 [r], index in the list of each run's first position; ascending, begins with 0."""
     position_r: Ints
+    """int64 [r], each run's first position."""
 
     @classmethod
     def of(cls, positions: Ints) -> Positions:
@@ -83,7 +87,7 @@ class Positions:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held."""
+        """Bytes of memory held."""
         return self.index_r.nbytes + self.position_r.nbytes
 
 
@@ -103,7 +107,9 @@ def frames_of(
         UsageError: no row takes part.
     """
     if not len(positions):
-        raise UsageError("no rows to order: the training part of the store is empty, check the splits")
+        raise UsageError(
+            "No rows are left to train on: the training part of the store is empty. Check train.exclude_splits."
+        )
     positions = np.asarray(positions, dtype=np.int64)
     positions = positions[_table_order(source_R[positions], frame_R[positions], view_R[positions])]
     source_n, frame_n = source_R[positions], frame_R[positions]
@@ -128,7 +134,7 @@ def frames_of(
 
 
 def _table_order(source_n: NDArray[Any], frame_n: NDArray[Any], view_n: NDArray[Any]) -> Ints | slice:
-    """What brings rows into the order (source, frame, view): nothing, for the tables that a build writes."""
+    """Return the index that sorts rows by (source, frame, view); a full slice where they are in that order."""
     tied = source_n[1:] == source_n[:-1]
     same = tied & (frame_n[1:] == frame_n[:-1])
     ascending = (source_n[1:] > source_n[:-1]) | (tied & (frame_n[1:] > frame_n[:-1]))
@@ -138,7 +144,7 @@ def _table_order(source_n: NDArray[Any], frame_n: NDArray[Any], view_n: NDArray[
 
 
 def _codes(dataset_S: Sequence[object], source_F: Ints) -> tuple[Ints, tuple[int, ...]]:
-    """Each source's dataset as a number, by the order in which the frames name them, and the frames of each."""
+    """Number the datasets in the order in which frames name them; return each source's number and all frame counts."""
     frames_S = np.bincount(source_F, minlength=len(dataset_S))
     numbers: dict[object, int] = {}
     code_S = np.full(len(dataset_S), -1, dtype=np.int64)
@@ -150,7 +156,7 @@ def _codes(dataset_S: Sequence[object], source_F: Ints) -> tuple[Ints, tuple[int
 
 
 def _links(source_F: Ints, frame_F: Ints) -> NDArray[np.int8]:
-    """How each frame follows the one before it, int8 [F]; the first follows none."""
+    """Return how each frame follows the one before it, int8 [F]; the first follows none."""
     link = np.zeros(len(source_F), dtype=np.int8)
     same_source, same_frame = source_F[1:] == source_F[:-1], frame_F[1:] == frame_F[:-1]
     link[1:][same_source & (frame_F[1:] == frame_F[:-1] + 1)] = _NEXT_FRAME
@@ -159,7 +165,7 @@ def _links(source_F: Ints, frame_F: Ints) -> NDArray[np.int8]:
 
 
 def _run_starts(source_F: Ints, frame_F: Ints, views_F: Ints, code_S: Ints) -> Ints:
-    """Frames that begin a run, ascending: how they follow, their views or their dataset differ from before."""
+    """Return the frames that begin a run, ascending: those whose kind, views or dataset differ from the one before."""
     link = _links(source_F, frame_F)
     other = (views_F[1:] != views_F[:-1]) | (code_S[source_F[1:]] != code_S[source_F[:-1]])
     link[1:][other] = _OUTSIDE
@@ -170,7 +176,7 @@ def _run_starts(source_F: Ints, frame_F: Ints, views_F: Ints, code_S: Ints) -> I
 
 
 def _kinds(source_F: Ints, frame_F: Ints, begins: Ints) -> NDArray[np.int8]:
-    """What rises along each run: how its second frame follows its first."""
+    """Return what rises along each run, int8 [r]: how its second frame follows its first."""
     link = _links(source_F, frame_F)
     second = begins + 1
     inside = second < np.r_[begins[1:], len(link)]
@@ -180,5 +186,5 @@ def _kinds(source_F: Ints, frame_F: Ints, begins: Ints) -> NDArray[np.int8]:
 
 
 def _by_dataset(code_r: Ints) -> Ints | slice:
-    """What orders runs by dataset."""
+    """Return the index that sorts runs by dataset; a full slice where they are sorted."""
     return slice(None) if (code_r[1:] >= code_r[:-1]).all() else np.argsort(code_r, kind="stable")

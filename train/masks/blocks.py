@@ -1,7 +1,9 @@
-"""Rectangles of patches: their sizes and their places, for many images at once.
+"""Draw the sizes and positions of rectangular blocks of patches, for many images at once.
 
-Everything is vectorised over images, and every draw comes from the image's own stream, so that what an image gets does
-not depend on which other images are there. `masks.py` puts the rectangles together to masks.
+Everything is vectorised over images, and every draw comes from the image's own stream, so the blocks of an image do not
+depend on the other images. `multiblock.py` combines the blocks into masks.
+
+Shape suffixes: B images, b some of them, g those of one block height, M blocks, K and H as in `patch_sets.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,18 @@ Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
 
+class BlockSizes(NamedTuple):
+    """The block size of each image and the patches that each of its blocks must keep: int64 [B] each."""
+
+    height_B: Ints
+    width_B: Ints
+    need_B: Ints
+
+    def take(self, at: Ints) -> BlockSizes:
+        """Return the sizes of the images `at`."""
+        return BlockSizes(*(part[at] for part in self))
+
+
 class Blocks(NamedTuple):
     """Rectangles of patches: four int64 arrays of one shape, images last."""
 
@@ -37,7 +51,7 @@ class Blocks(NamedTuple):
             mine[:, at] = theirs
 
     def take(self, at: Ints) -> Blocks:
-        """The blocks of the images `at`."""
+        """Return the blocks of the images `at`."""
         return Blocks(*(np.take(part, at, axis=1) for part in self))
 
 
@@ -48,9 +62,17 @@ def draw_sizes(
     aspect: tuple[float, float],
     grid: tuple[int, int],
 ) -> tuple[Ints, Ints]:
-    """Heights and widths int64 [B] from uniform draws: area = floor(T * scale), h = round(sqrt(area * aspect)),
-    w = round(sqrt(area / aspect)), both at least 1 and at most the grid's. Scale and aspect are uniform over their
-    ranges, the aspect not in its logarithm, as in the reference.
+    """Return block heights and widths in patches, int64 [B] each.
+
+    The area is floor(T * scale), the height round(sqrt(area * aspect)) and the width round(sqrt(area / aspect)), both
+    at least 1 and at most the grid's. As in I-JEPA's code, the aspect is uniform itself, not its logarithm.
+
+    Args:
+        scale_B: float64 [B] in [0, 1), places each image's area within `scale`.
+        aspect_B: float64 [B] in [0, 1), places each image's aspect within `aspect`; None: an aspect of 1.
+        scale: smallest and largest area, as a share of the grid.
+        aspect: smallest and largest height over width.
+        grid: patches down and across.
     """
     area_B = np.floor(grid[0] * grid[1] * (scale[0] + scale_B * (scale[1] - scale[0])))
     ratio_B = np.ones_like(area_B) if aspect_B is None else aspect[0] + aspect_B * (aspect[1] - aspect[0])
@@ -59,24 +81,30 @@ def draw_sizes(
     return np.clip(height_B, 1, grid[0]), np.clip(width_B, 1, grid[1])
 
 
-def place(
+def place_blocks(
     keys_B: Keys,
     blocks: int,
-    height_B: Ints,
-    width_B: Ints,
-    need_B: Ints,
+    size: BlockSizes,
     kept_KHB: Sets | None,
     grid: tuple[int, int],
     give_up: bool = False,
 ) -> tuple[Blocks, Ints]:
-    """M blocks of one size an image, [M, B], and how many patches the worst of them lacks, int64 [B].
+    """Return M blocks per image, [M, B], and the patches that the worst of them lacks, int64 [B].
 
-    `kept_KHB` are the patches that may be kept (None: all of them). A block's first place is uniform over all; if it
-    keeps too few patches there, its second one is uniform over all places that keep enough. That is the limit of
-    drawing again and again, without the draws. Block m uses draws m, M + m and 2 * M + m: no block's place depends on
-    whether another one moved. With `give_up` an image that has too few patches anywhere is left at its first place.
+    The first position of a block is uniform over all. If it keeps too few patches there, the second is uniform over all
+    positions that keep enough: the limit of drawing again and again, in one draw. Block m uses draws m, M + m and
+    2 * M + m, so its position does not depend on whether another block moved.
+
+    Args:
+        keys_B: uint64 [B], the stream of each image.
+        blocks: M.
+        size: of the blocks of each image.
+        kept_KHB: patches that may be kept; None: all of them.
+        grid: patches down and across.
+        give_up: leave an image that has too few patches anywhere at its first position.
     """
     block_M1 = np.arange(blocks)[:, None]
+    height_B, width_B, need_B = size
     top_MB = (uniforms(keys_B, block_M1) * (grid[0] - height_B + 1)).astype(np.int64)
     left_MB = (uniforms(keys_B, blocks + block_M1) * (grid[1] - width_B + 1)).astype(np.int64)
     found = Blocks(top_MB, left_MB, *(np.repeat(side_B[None], blocks, axis=0) for side_B in (height_B, width_B)))
@@ -89,8 +117,7 @@ def place(
     again = np.flatnonzero(lacking_B)
     if again.size:
         draw_Mb = uniforms(keys_B[again], 2 * blocks + block_M1)
-        size_need = (height_B[again], width_B[again], need_B[again])
-        top_Mb, left_Mb, missing_b = _second_place(draw_Mb, *size_need, take(kept_KHB, again), grid)
+        top_Mb, left_Mb, missing_b = _second_position(draw_Mb, size.take(again), take(kept_KHB, again), grid)
         moved_Mb = missing_MB[:, again] > 0
         top_MB[:, again] = np.where(moved_Mb, top_Mb, top_MB[:, again])
         left_MB[:, again] = np.where(moved_Mb, left_Mb, left_MB[:, again])
@@ -98,15 +125,18 @@ def place(
     return found, np.maximum(missing_MB.max(axis=0), 0)
 
 
-def _second_place(
-    draw_Mb: Floats, height_b: Ints, width_b: Ints, need_b: Ints, kept_KHb: Sets, grid: tuple[int, int]
+def _second_position(
+    draw_Mb: Floats, size: BlockSizes, kept_KHb: Sets, grid: tuple[int, int]
 ) -> tuple[Ints, Ints, Ints]:
-    """Top and left [M, b], uniform over the places that keep enough patches, or the most where none does; and what a
-    block lacks there, [b]. Places are counted for all images whose blocks are of one height at once.
+    """Return top and left [M, b] at positions that keep enough patches, and the patches a block lacks there, [b].
+
+    Where no position keeps enough, those that keep the most take their place. Positions are counted for all images of
+    one block height at once.
     """
+    height_b, width_b, need_b = size
     top_Mb, left_Mb = np.empty((2, *draw_Mb.shape), dtype=np.int64)
     missing_b = np.empty_like(need_b)
-    for at in _alike(height_b):
+    for at in _grouped(height_b):
         kept_DAg, fits_Ag = sizes_within(take(kept_KHb, at), int(height_b[at[0]]), width_b[at], grid)
         kept_DAg *= fits_Ag
         most_g = kept_DAg.reshape(-1, len(at)).max(axis=0)
@@ -124,8 +154,8 @@ def _second_place(
     return top_Mb, left_Mb, missing_b
 
 
-def _alike(code_b: Ints) -> Iterator[Ints]:
-    """Indices of the images that share a code, for each code."""
+def _grouped(code_b: Ints) -> Iterator[Ints]:
+    """Yield the indices of the images that share a code, code by code."""
     order = np.argsort(code_b, kind="stable")
     starts = np.flatnonzero(np.diff(code_b[order])) + 1
     yield from np.split(order, starts)

@@ -1,8 +1,8 @@
-"""Images of a batch in groups of about equal mask length, each padded to its own longest: less is computed of padding.
+"""Group images by mask length, so that less compute goes into padding.
 
-The longest context of a batch is a quarter longer than the mean one, and what stands at padded places is computed and
-thrown away. Sorted by length and split, neighbours are padded to each other alone. No number depends on it but by
-rounding: no image sees another.
+The longest context of a batch is a quarter longer than the mean one, and the results at padded places are thrown away.
+Sorted by length and split, images are padded to the longest of their own group. Only rounding depends on the groups: no
+image attends to another.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from usjepa.train.masks.multiblock import Masks
 
 _GROUPS = 4
-"""At most: a further one saves little and makes each computation smaller."""
+"""Most groups per batch: a further one saves little and makes each computation smaller."""
 _IMAGES = 4
-"""In a group, at least."""
+"""Fewest images per group."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Group:
     """Some images of a batch; together the groups hold each image once."""
 
     images_G: NDArray[np.int64]
-    """Places in the batch."""
+    """int64 [G], indices into the batch."""
     context: int
-    """N of the longest context."""
+    """Patches of the longest context."""
     targets: int
-    """P of the longest target block."""
+    """Patches of the longest target block."""
     context_padded: bool
     """False when every context is as long as the longest."""
     targets_padded: bool
 
 
 def groups_of(masks: Masks) -> tuple[Group, ...]:
-    """Split a batch by the length of its contexts; none for an empty one."""
+    """Split a batch by the length of its contexts; an empty batch has no groups."""
     contexts_B = np.count_nonzero(masks.context_valid_BN, axis=1)
     targets_BM = np.count_nonzero(masks.targets_valid_BMP, axis=2)
     count = max(1, min(_GROUPS, len(contexts_B) // _IMAGES))

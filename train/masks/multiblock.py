@@ -1,6 +1,7 @@
-"""Multiblock masks: one context block and M target blocks an image, a pure function of (seed, step, row).
+"""Draw multiblock masks: one context block and M target blocks per image.
 
-The rules are I-JEPA's (arXiv 2301.08243; facts of its code in docs/method.md), with these differences:
+A mask is a pure function of (seed, step, row). The rules are I-JEPA's (arXiv 2301.08243; facts about its code are in
+docs/method.md), with these differences:
 
 * Positions are drawn end-inclusive. The reference's draw leaves out the last one, so the grid's last row and column are
   never in any block; here every patch is reachable. A block may therefore span the whole grid: the reference must keep
@@ -8,14 +9,16 @@ The rules are I-JEPA's (arXiv 2301.08243; facts of its code in docs/method.md), 
 * Nothing is cut to the shortest mask of the batch: masks are padded and carry a validity mask.
 * Block sizes are drawn for each image; the reference shares one size over the batch, which would make an image's mask
   depend on its neighbours. As there, the M targets of an image share one size.
-* A block that keeps too few patches is moved to a place drawn from all that keep enough, in one draw; the reference
+* A block that keeps too few patches is moved to a position drawn from all that keep enough, in one draw; the reference
   draws blindly up to 20 times.
 * Scale and aspect are two draws. The reference's code uses one for both, so its small blocks are always wide and its
   large ones always tall.
 
 With `regions` (USrc-JEPA, arXiv 2602.19322) a patch counts only if it touches the scan: a block is accepted when at
 least tau of its patches count, and is intersected with them. A block of fewer than tau patches, which can only happen
-on small grids, is accepted when it lies whole inside the scan.
+on small grids, is accepted when it lies entirely inside the scan.
+
+Shape suffixes: B images, T patches, N context length, M target blocks, P target length, K and H as in `patch_sets.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.train.counter import absorb, stream, uniforms
-from usjepa.train.masks.blocks import Blocks, draw_sizes, place
+from usjepa.train.masks.blocks import Blocks, BlockSizes, draw_sizes, place_blocks
 from usjepa.train.masks.patch_sets import pack, rectangles, sizes, take, unpack, whole
 
 if TYPE_CHECKING:
@@ -37,15 +40,15 @@ if TYPE_CHECKING:
 
 _SIZES, _TARGETS, _CONTEXT = range(3)
 """Sub-streams of one attempt at one image."""
-_TOGETHER = 2048
-"""Attempts made in one go, about, when images are drawn anew."""
+_ATTEMPTS_AT_ONCE = 2048
+"""Approximate number of attempts computed together when images are drawn again."""
 
 
 @dataclass(frozen=True)
 class Masks:
     """Patch indices of a batch, ascending, row-major over the grid, padded with 0 where the validity is False.
 
-    N is the longest context and P the longest target block of this batch. Leave out images whose `usable_B` is False
+    N is the longest context and P the longest target block of the batch. Leave out images whose `usable_B` is False
     before the student runs: their context may be empty, and attention over nothing is NaN.
     """
 
@@ -58,15 +61,15 @@ class Masks:
     targets_valid_BMP: Bools
     """bool [B, M, P]"""
     usable_B: Bools
-    """bool [B]; False where the region was too small: reported, not trained on."""
+    """bool [B]; False where the region was too small: such images are reported and not trained on."""
 
 
 class _Draw(NamedTuple):
-    """One attempt at the masks of some images, which are the last axis."""
+    """One attempt at the masks of some images; images are the last axis."""
 
     targets: Blocks  # [M, B]
     kept_KHB: Sets  # the context's patches: in its block, inside the region and in no target
-    missing_B: Ints  # patches short of what the settings ask for, of the worst block; 0 = accepted
+    missing_B: Ints  # patches that the worst block lacks of what the settings require; 0 = accepted
 
     def put(self, at: Ints, other: _Draw) -> None:
         self.targets.put(at, other.targets)
@@ -85,12 +88,22 @@ def sample_masks(
     settings: MaskSettings,
     validity_BT: Bools | None = None,
 ) -> Masks:
-    """Masks of the rows `rows_B` (int64 [B]) at a step; the mask of a row doesn't depend on which others are there.
+    """Return the masks of some rows at a step; the mask of a row does not depend on the other rows.
 
-    `validity_BT` (bool [B, T]: patch touches the scan) is needed with `settings.regions` and ignored without. Where no
-    place suffices for a block, or no context is left beside the targets, the image is drawn anew as a whole, sizes
-    included, up to `settings.tries` draws; then the one that lacks the fewest patches stands. Such an image is usable
-    only without regions, and only if its context is not empty.
+    Where no position suffices for a block, or no context is left beside the targets, the whole image is drawn again,
+    sizes included, up to `settings.tries` times; then the draw that lacks the fewest patches is kept. Such an image is
+    usable only without regions, and only if its context is not empty.
+
+    Args:
+        seed: of the run.
+        step: number of the step: another one gives other masks of the same rows.
+        rows_B: int64 [B], row numbers.
+        grid: patches down and across.
+        settings: the `train.masks` section.
+        validity_BT: bool [B, T], the patch touches the scan. Required with `settings.regions`, ignored without.
+
+    Raises:
+        UsageError: the validity is missing or has another shape.
     """
     rows_B = np.asarray(rows_B, dtype=np.int64)
     valid_BT = _validity(validity_BT, rows_B.size, grid, settings)
@@ -107,16 +120,16 @@ def _draw_anew(
 ) -> None:
     """Give each image that lacks patches its first draw that suffices, or the one that lacks the fewest.
 
-    Draws are made some at a time: the fewer images are left, the more, because a draw of a few images costs what its
-    calls cost. Those beyond the first that suffices are thrown away.
+    Several draws are computed at once, more of them the fewer images are left, because a draw of a few images costs
+    little more than its function calls. Those beyond the first that suffices are thrown away.
     """
-    hopeful_B = _hopeful(region_KHB, keys_B.size, grid, settings)
+    hopeful_B = _can_succeed(region_KHB, keys_B.size, grid, settings)
     first = 1
     while first < settings.tries:
         again = np.flatnonzero((draw.missing_B > 0) & hopeful_B)
         if not again.size:
             return
-        count = min(settings.tries - first, max(1, _TOGETHER // again.size))
+        count = min(settings.tries - first, max(1, _ATTEMPTS_AT_ONCE // again.size))
         attempt_a1 = np.arange(first, first + count)[:, None]
         keys_ab = absorb(keys_B[again], attempt_a1)
         image_ab = np.broadcast_to(again, keys_ab.shape)
@@ -129,21 +142,23 @@ def _draw_anew(
 
 
 def _validity(given_BT: Bools | None, images: int, grid: tuple[int, int], settings: MaskSettings) -> Bools | None:
-    """The validity that the settings call for, checked; None where every patch counts."""
+    """Return the checked validity that the settings require; None where every patch counts."""
     if not settings.regions:
         return None
     if given_BT is None:
-        raise UsageError("masks with regions need the validity of every patch: pass validity_BT, or set regions: false")
+        raise UsageError(
+            "Masks with regions need the validity of every patch: pass validity_BT, or set regions: false."
+        )
     if given_BT.shape != (images, grid[0] * grid[1]):
         raise UsageError(
-            f"validity_BT is {given_BT.shape}, and {images} rows on a {grid[0]}x{grid[1]} grid need "
-            f"{(images, grid[0] * grid[1])}: pass the validity of these rows, derived with the model's patch size"
+            f"validity_BT has shape {given_BT.shape}, but {images} rows on a {grid[0]}x{grid[1]} grid need "
+            f"{(images, grid[0] * grid[1])}: pass the validity of these rows, derived with the model's patch size."
         )
     return np.asarray(given_BT, dtype=np.bool_)
 
 
-def _hopeful(region_KHB: Sets | None, images: int, grid: tuple[int, int], settings: MaskSettings) -> Bools:
-    """bool [B]: a context of tau patches beside the smallest possible target fits in the region at all."""
+def _can_succeed(region_KHB: Sets | None, images: int, grid: tuple[int, int], settings: MaskSettings) -> Bools:
+    """Return whether the region has room for tau context patches beside the smallest target, bool [B]."""
     smallest = max(1, int(grid[0] * grid[1] * settings.target_scale[0] / 2))
     needed = min(settings.min_patches, smallest) + settings.min_patches
     if region_KHB is None:
@@ -152,28 +167,28 @@ def _hopeful(region_KHB: Sets | None, images: int, grid: tuple[int, int], settin
 
 
 def _attempt(keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], settings: MaskSettings) -> _Draw:
-    """Sizes, then targets, then the context beside them; the best places if none suffices."""
+    """Draw sizes, then targets, then the context beside them; take the best positions if none suffices."""
     tau = settings.min_patches
     sizes_B, targets_B, context_B = (absorb(keys_B, part) for part in (_SIZES, _TARGETS, _CONTEXT))
     height_B, width_B = draw_sizes(
         uniforms(sizes_B, 0), uniforms(sizes_B, 1), settings.target_scale, settings.target_aspect, grid
     )
-    need_B = np.minimum(tau, height_B * width_B)
-    # With regions an image that lacks patches is not trained on: where its blocks lie doesn't matter.
+    size = BlockSizes(height_B, width_B, np.minimum(tau, height_B * width_B))
+    # With regions an image that lacks patches is not trained on: the positions of its blocks do not matter.
     give_up = region_KHB is not None
-    targets, lacking_B = place(targets_B, settings.target_blocks, height_B, width_B, need_B, region_KHB, grid, give_up)
+    targets, lacking_B = place_blocks(targets_B, settings.target_blocks, size, region_KHB, grid, give_up)
 
     taken_KHB = np.bitwise_or.reduce(rectangles(*targets, grid), axis=2)
     free_KHB = (whole(grid) if region_KHB is None else region_KHB) & ~taken_KHB
     height_B, width_B = draw_sizes(uniforms(sizes_B, 2), None, settings.context_scale, (1.0, 1.0), grid)
-    need_B = np.full_like(height_B, tau)
-    context, missing_B = place(context_B, 1, height_B, width_B, need_B, free_KHB, grid, give_up)
+    size = BlockSizes(height_B, width_B, np.full_like(height_B, tau))
+    context, missing_B = place_blocks(context_B, 1, size, free_KHB, grid, give_up)
     kept_KHB = free_KHB & rectangles(*Blocks(*(part[0] for part in context)), grid)
     return _Draw(targets, kept_KHB, np.maximum(missing_B, lacking_B))
 
 
 def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: MaskSettings) -> Masks:
-    """Blocks to padded indices, and the verdict on each image."""
+    """Turn blocks into padded indices, and decide which images are usable."""
     kept_BT = unpack(draw.kept_KHB, grid)
     patches_BT = np.broadcast_to(np.arange(kept_BT.shape[1]), kept_BT.shape)
     context_BN, context_valid_BN = _pad(patches_BT, kept_BT)
@@ -183,11 +198,11 @@ def _pack(draw: _Draw, valid_BT: Bools | None, grid: tuple[int, int], settings: 
 
 
 def _target_patches(blocks: Blocks, valid_BT: Bools | None, grid: tuple[int, int]) -> tuple[Ints, Bools]:
-    """Padded patch indices of every target block and their validity, [B, M, P] each.
+    """Return the padded patch indices of every target block and their validity, [B, M, P] each.
 
     Patch p of a block of width w lies p // w rows and p % w columns from its corner, p + p // w * (W - w) patches on:
     enumerating the largest block's patches is several times less work than searching the whole grid for each block.
-    Blocks of an image share their size, and few widths occur, so that distances are looked up.
+    Blocks of an image share their size, and few widths occur, so the distances come from a table.
     """
     height_B, width_B = blocks.height[0], blocks.width[0]
     area_B = height_B * width_B
@@ -205,7 +220,7 @@ def _target_patches(blocks: Blocks, valid_BT: Bools | None, grid: tuple[int, int
 
 
 def _pad(values: Ints, kept: Bools) -> tuple[Ints, Bools]:
-    """The kept values of the last axis moved to its front, 0 behind them, and where they are; as long as the longest.
+    """Move the kept values of the last axis to its front and pad with 0 to the longest; also return their validity.
 
     Both boolean selections run in row-major order, so the k-th kept value lands in the k-th valid place.
     """

@@ -1,8 +1,8 @@
-"""Sets of patches of many images, a row of the grid in the bits of a word: unions, intersections and counts.
+"""Represent sets of patches as bits, so that unions, intersections and counts are fast.
 
-An operation on a set of 14 x 14 patches handles 14 words instead of 196 flags. Images are the last axis, so that every
-operation runs along memory however small the grid. A set is an array of unsigned words [K, H, ...]: bit j of word k in
-row i stands for the patch in row i and column `bits of a word * k + j`; K is 1 up to 64 columns.
+A set is an array of unsigned words [K, H, ...]: bit j of word k in row i stands for the patch in row i and column
+`bits per word * k + j`; K is 1 up to 64 columns. An operation on 14 x 14 patches handles 14 words instead of 196 flags.
+Images are the last axis, so every operation runs along memory however small the grid.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ Counts = NDArray[np.unsignedinteger[Any]]
 
 
 def _word(columns: int) -> np.dtype[Any]:
-    """The smallest word that holds a row, or the largest that there is; little-endian, as bits are packed."""
+    """Return the smallest word type that holds a row of the grid, or the largest one; little-endian, as packed."""
     return np.dtype("<u2" if columns <= 16 else "<u4" if columns <= 32 else "<u8")
 
 
 @lru_cache(16)
 def _left_of(columns: int) -> Sets:
-    """The columns left of column j, as words [K, W + 1]."""
+    """Return the columns left of each column j, as words [K, W + 1]."""
     word = _word(columns)
     bits = 8 * word.itemsize
     held = np.clip(np.arange(columns + 1) - bits * np.arange(-(-columns // bits))[:, None], 0, bits)
@@ -36,7 +36,7 @@ def _left_of(columns: int) -> Sets:
 
 
 def pack(mask_BT: Bools, grid: tuple[int, int]) -> Sets:
-    """Sets [K, H, B] of flags [B, T], row-major over the grid."""
+    """Return the sets [K, H, B] of flags, bool [B, T] row-major over the grid."""
     word = _word(grid[1])
     bits = 8 * word.itemsize
     flags = np.zeros((len(mask_BT), grid[0], -(-grid[1] // bits) * bits), np.bool_)
@@ -49,20 +49,20 @@ def pack(mask_BT: Bools, grid: tuple[int, int]) -> Sets:
 
 
 def take(sets_KHB: Sets, at: Ints) -> Sets:
-    """The sets of the images `at`."""
-    # Not `sets[:, :, at]`: its result lies in memory with the images first.
+    """Return the sets of the images `at`."""
+    # Not `sets[:, :, at]`, whose result lies in memory with the images first.
     taken: Sets = np.take(sets_KHB, at, axis=2)
     return taken
 
 
 def whole(grid: tuple[int, int]) -> Sets:
-    """All patches of the grid, [K, H, 1]."""
+    """Return the set of all patches of the grid, [K, H, 1]."""
     full: Sets = np.repeat(_left_of(grid[1])[:, -1:, None], grid[0], axis=1)
     return full
 
 
 def unpack(sets_KHB: Sets, grid: tuple[int, int]) -> Bools:
-    """Flags [B, T] of sets."""
+    """Return the flags, bool [B, T], of sets."""
     words_BHK = np.ascontiguousarray(sets_KHB.transpose(2, 1, 0))
     flags = np.unpackbits(words_BHK.reshape(-1).view(np.uint8), bitorder="little").view(np.bool_)
     rows = flags.reshape(*words_BHK.shape[:2], 8 * words_BHK.itemsize * words_BHK.shape[2])
@@ -71,18 +71,18 @@ def unpack(sets_KHB: Sets, grid: tuple[int, int]) -> Bools:
 
 
 def rectangles(top: Ints, left: Ints, height: Ints, width: Ints, grid: tuple[int, int]) -> Sets:
-    """Sets [K, H, ...] of the patches in rectangles, from int64 [...] each."""
+    """Return the sets [K, H, ...] of the patches in rectangles, whose corners and sides are int64 [...] each."""
     before = _left_of(grid[1])
     columns = before[:, left + width] ^ before[:, left]
     row = np.arange(grid[0], dtype=np.uint16).reshape(-1, *[1] * top.ndim)
-    # Unsigned: what lies above the rectangle wraps to a large number, so one comparison asks for both ends.
+    # Unsigned: rows above the rectangle wrap to large numbers, so one comparison tests both ends.
     inside = row - top.astype(np.uint16) < height.astype(np.uint16)
     sets: Sets = np.multiply(inside[None], columns[:, None], dtype=columns.dtype)
     return sets
 
 
 def sizes(sets: Sets) -> Ints:
-    """Patches of each set, int64 [...]."""
+    """Return the number of patches in each set, int64 [...]."""
     counts = np.bitwise_count(sets).reshape(sets.shape[0] * sets.shape[1], *sets.shape[2:])
     # Row by row: NumPy's sum over the first axis of uint8 is several times slower.
     found = np.zeros(counts.shape[1:], np.uint16 if len(counts) < 2**10 else np.uint32)
@@ -92,9 +92,17 @@ def sizes(sets: Sets) -> Ints:
 
 
 def sizes_within(sets_KHn: Sets, height: int, width_n: Ints, grid: tuple[int, int]) -> tuple[Counts, Bools]:
-    """Patches of each set in its rectangle at every place [D, A, n], and which places across fit, [A, n].
+    """Count the patches of each set inside its rectangle, at every position of the rectangle.
 
-    All rectangles are of one height; A is the number of places of the narrowest.
+    Args:
+        sets_KHn: the sets of n images.
+        height: of all rectangles.
+        width_n: int64 [n].
+        grid: patches down and across.
+
+    Returns:
+        Counts, unsigned [D, A, n], at each position down and across, A being the positions of the narrowest rectangle;
+        and which positions across fit, bool [A, n].
     """
     before = _left_of(grid[1])
     down, left_A1 = grid[0] - height + 1, np.arange(grid[1] - int(width_n.min()) + 1)[:, None]
