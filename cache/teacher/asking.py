@@ -132,7 +132,7 @@ class _Batch:
         if self._on_gpu:
             self._fits_B = torch.empty(self._stored.fits_B.shape, dtype=torch.bool, pin_memory=True)
             self._fits_B.copy_(self._stored.fits_B, non_blocking=True)
-            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived = torch.cuda.Event()
             self._arrived.record()
         del self._stored  # the device's memory is for the next batch
 

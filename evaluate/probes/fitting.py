@@ -45,7 +45,7 @@ def fit(
         optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
         for some in torch.split(torch.from_numpy(epoch_order(seed, epoch, count)), settings.batch_size):
             optimizer.zero_grad(set_to_none=True)
-            loss_of(some).backward()  # type: ignore[no-untyped-call]
+            loss_of(some).backward()
             optimizer.step()
         epochs = epoch + 1
         with torch.no_grad():

@@ -33,7 +33,7 @@ def call_instead(monkeypatch: pytest.MonkeyPatch, function: Preadv2) -> None:
     callback = _PREADV2(function)
     calls[0] = ctypes.cast(callback, ctypes.c_void_p).value
     loop = partial(row_loop.machine_code(), calls)
-    loop.kept = callback  # type: ignore[attr-defined] - the address is no reference
+    loop.kept = callback  # type: ignore[attr-defined]  # the address is no reference
     if reading.compiled() is not None:
         monkeypatch.setattr(reading, "compiled", lambda: loop)
 

@@ -38,7 +38,7 @@ def rows_of(**scores: list[float]) -> dict[str, list[dict[str, dict[str, float]]
 
 
 @pytest.mark.parametrize("recipe", ["demo", "small"])
-def test_every_condition_is_the_recipe_but_for_what_its_row_names(recipe: str):
+def test_every_condition_is_the_recipe_but_for_what_its_row_names(recipe: str) -> None:
     for one in conditions(recipe):
         before = load_recipe(one.recipe)
         after = override_recipe(before, list(one.sets))
@@ -52,13 +52,13 @@ def test_every_condition_is_the_recipe_but_for_what_its_row_names(recipe: str):
     assert names[0] == STUDENT
 
 
-def test_the_pixel_only_encoder_gets_the_epochs_of_teacher_and_student():
+def test_the_pixel_only_encoder_gets_the_epochs_of_teacher_and_student() -> None:
     (only,) = [one for one in conditions() if one.name.startswith("pixels only")]
     both = load_recipe("demo").train.epochs + load_recipe("demo-teacher").train.epochs
     assert override_recipe(load_recipe(only.recipe), list(only.sets)).train.epochs == both
 
 
-def test_means_and_deviations_over_training_seeds_stand_in_the_table():
+def test_means_and_deviations_over_training_seeds_stand_in_the_table() -> None:
     lines = table(rows_of(student=[50.0, 52.0, 54.0], random_weights=[41.25]))
     assert lines[2] == "| student | 3 | 52.0 ± 2.0; 51.0 ± 2.0 |"
     assert lines[3] == "| random weights | 1 | 41.2; 40.2 |"
@@ -68,7 +68,9 @@ def test_means_and_deviations_over_training_seeds_stand_in_the_table():
     ("random", "pixels", "expected"),
     [(41.0, 50.0, ["met", "met"]), (41.5, 51.0, ["NOT met", "NOT met"]), (40.0, 51.5, ["met", "NOT met"])],
 )
-def test_goals_are_judged_by_means_and_to_be_equal_to_pixels_is_not_to_beat_them(random, pixels, expected):
+def test_goals_are_judged_by_means_and_to_be_equal_to_pixels_is_not_to_beat_them(
+    random: float, pixels: float, expected: list[str]
+) -> None:
     rows = rows_of(student=[50.0, 52.0, 51.0], random_weights=[random])
     rows["32x32 pixels"] = rows_of(pixels=[pixels])["pixels"]
     told = verdicts(rows, "phantom")
@@ -76,7 +78,7 @@ def test_goals_are_judged_by_means_and_to_be_equal_to_pixels_is_not_to_beat_them
     assert told[0].startswith(f"student over random weights: +{51 - random:.1f} points; goal 10")
 
 
-def test_each_pooling_has_goals_of_its_own_and_pixels_are_the_same_in_both():
+def test_each_pooling_has_goals_of_its_own_and_pixels_are_the_same_in_both() -> None:
     rows = rows_of(student=[50.0], random_weights=[41.0]) | {"32x32 pixels": rows_of(pixels=[45.0])["pixels"]}
     rows |= {f"student{MEAN}": rows_of(s=[44.0])["s"], f"random weights{MEAN}": rows_of(r=[33.0])["r"]}
     assert verdicts(rows, "phantom") == [
@@ -87,14 +89,14 @@ def test_each_pooling_has_goals_of_its_own_and_pixels_are_the_same_in_both():
     ]
 
 
-def test_rows_of_all_jobs_are_joined_seed_by_seed_and_those_of_mean_pooling_stand_last():
+def test_rows_of_all_jobs_are_joined_seed_by_seed_and_those_of_mean_pooling_stand_last() -> None:
     first = rows_of(student=[50.0]) | {f"student{MEAN}": rows_of(s=[40.0])["s"]}
     found = joined([first, rows_of(student=[52.0]), rows_of(four=[53.0])])
     assert list(found) == ["student", "four", f"student{MEAN}"]
     assert [one["phantom"]["probe"] for one in found["student"]] == [50.0, 52.0]
 
 
-def test_differences_are_taken_seed_by_seed_and_the_teachers_from_the_first():
+def test_differences_are_taken_seed_by_seed_and_the_teachers_from_the_first() -> None:
     rows = rows_of(student=[50.0, 52.0], four=[53.0, 51.0]) | {TEACHER: rows_of(t=[49.0])["t"]}
     found = differences(rows, [STUDENT, "four", TEACHER])
     assert found["four"]["phantom"] == [3.0, -1.0]
@@ -102,7 +104,7 @@ def test_differences_are_taken_seed_by_seed_and_the_teachers_from_the_first():
     assert found[STUDENT]["phantom"] == [0.0, 0.0]
 
 
-def test_differences_of_mean_pooling_are_taken_from_the_student_pooled_so():
+def test_differences_of_mean_pooling_are_taken_from_the_student_pooled_so() -> None:
     rows = rows_of(student=[50.0, 52.0], four=[51.0, 50.0])
     rows |= {name + MEAN: scores for name, scores in rows_of(student=[40.0, 42.0], four=[45.0, 43.0]).items()}
     found = differences(rows, ["four"])
@@ -118,7 +120,7 @@ def entries_of(**groups: str) -> list[Entry]:
     ]
 
 
-def test_every_group_is_tested_on_in_one_fold_and_classes_are_spread_over_folds():
+def test_every_group_is_tested_on_in_one_fold_and_classes_are_spread_over_folds() -> None:
     entries = entries_of(**{f"a{n}": "AAB" for n in range(9)}, **{f"b{n}": "B" for n in range(6)})
     fold_of = deal(entries, 3)
     assert set(fold_of) == {("d", entry.group) for entry in entries}
@@ -127,7 +129,7 @@ def test_every_group_is_tested_on_in_one_fold_and_classes_are_spread_over_folds(
         assert [dealt.count(fold) for fold in range(3)] == [count] * 3
 
 
-def test_folds_of_a_folder_test_each_patient_once_and_keep_a_patients_files_together(tmp_path: Path):
+def test_folds_of_a_folder_test_each_patient_once_and_keep_a_patients_files_together(tmp_path: Path) -> None:
     lines = ["path,patient,label"]
     for patient in range(6):
         for frame in range(2):
@@ -150,7 +152,7 @@ def test_folds_of_a_folder_test_each_patient_once_and_keep_a_patients_files_toge
     assert len(tested) == 6
 
 
-def test_int8_is_within_the_spread_of_fp16_or_it_is_said_that_it_is_not():
+def test_int8_is_within_the_spread_of_fp16_or_it_is_said_that_it_is_not() -> None:
     near = rows_of(student=[50.0, 52.0, 54.0], int8_targets=[51.0, 51.0, 51.0])
     far = rows_of(student=[50.0, 52.0, 54.0], int8_targets=[49.0, 49.0, 49.0])
     assert int8_told(near) == ["phantom: int8 minus fp16: -1.0 points, within fp16's deviation of 2.0"]
@@ -158,7 +160,7 @@ def test_int8_is_within_the_spread_of_fp16_or_it_is_said_that_it_is_not():
     assert int8_told(rows_of(student=[50.0], int8_targets=[51.0])) == []
 
 
-def test_scores_of_a_report_are_read_in_percent():
+def test_scores_of_a_report_are_read_in_percent() -> None:
     probe = {"macro_f1": {"mean": 0.5, "sd": 0.01, "interval": [0.4, 0.6]}}
     one = {"encoder": "student", "task": "t", "probe": probe, "knn": {"macro_f1": 0.25}, "logistic": {"macro_f1": 0.75}}
     found = scores_of({"scores": [one, {**one, "encoder": "random"}]}, "student")
@@ -167,7 +169,7 @@ def test_scores_of_a_report_are_read_in_percent():
     }
 
 
-def test_a_command_that_fails_ends_it_all_with_the_place_of_its_log_and_its_time_is_kept(tmp_path: Path):
+def test_a_command_that_fails_ends_it_all_with_the_place_of_its_log_and_its_time_is_kept(tmp_path: Path) -> None:
     work = Work(tmp_path / "w", None)
     with pytest.raises(SystemExit, match=r"usjepa-cache status .* ended with \d+: see .*log\.txt"):
         work.call("status", "usjepa-cache", "status", str(tmp_path / "none.zarr"))

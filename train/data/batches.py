@@ -101,7 +101,7 @@ class BatchMaker:
         self._normalise = normalise
         self._layers = self._layers_to_read()
         # Copies run beside the computation only in a stream of their own.
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
         # Two: the background thread's, and one for a batch made in the foreground (validation) meanwhile.
         self._ring = Ring(2, pinned=device.type == "cuda")
 

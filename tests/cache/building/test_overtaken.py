@@ -71,8 +71,8 @@ def _no_links_no_locks(root: str) -> None:
     def refused(*args: Any, **kwargs: Any) -> None:
         raise PermissionError("no such thing on this share")
 
-    os.link = refused  # type: ignore[assignment]
-    fcntl.flock = fcntl.lockf = refused  # type: ignore[assignment]
+    os.link = refused
+    fcntl.flock = fcntl.lockf = refused
     build(root, small(), teacher="random")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from math import ceil
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -17,23 +18,28 @@ from usjepa.cache.frames.prepare import inpaint_marks, prepare, rescale, to_grey
 from usjepa.cache.frames.regions import find_marks
 from usjepa.cache.recipes.cache import PreprocessSettings
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def textured(shape=(120, 140), seed=0):
+    from numpy.typing import NDArray
+
+
+def textured(shape: tuple[int, int] = (120, 140), seed: int = 0) -> NDArray[np.uint8]:
     rng = np.random.default_rng(seed)
     return np.clip(rng.normal(110, 20, shape), 40, 200).astype(np.uint8)
 
 
-def coloured(grey):
+def coloured(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.repeat(grey[..., None], 3, 2)
 
 
-def test_grey_is_rec_601_to_the_nearest_level():
+def test_grey_is_rec_601_to_the_nearest_level() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
     expected = frame.astype(np.float64) @ [0.299, 0.587, 0.114]
     assert np.abs(to_grey(frame).astype(np.float64) - expected).max() <= 0.51
 
 
-def test_a_grey_frame_passes_unchanged():
+def test_a_grey_frame_passes_unchanged() -> None:
     grey = textured()
     assert to_grey(grey) is grey
     assert np.array_equal(to_grey(coloured(grey)), grey)
@@ -43,7 +49,9 @@ def test_a_grey_frame_passes_unchanged():
     st.integers(0, 2**32), st.integers(1, 30), st.floats(0, 45), st.floats(55, 100), st.sampled_from([0.05, 0.5, 1.0])
 )
 @settings(max_examples=80, deadline=None)
-def test_rescale_maps_the_percentiles_inside_the_region_to_black_and_white(seed, edge, low, high, share):
+def test_rescale_maps_the_percentiles_inside_the_region_to_black_and_white(
+    seed: int, edge: int, low: float, high: float, share: float
+) -> None:
     rng = np.random.default_rng(seed)
     grey = rng.integers(20, 200, (edge, edge + 1)).astype(np.uint8)
     region = rng.random(grey.shape) < share
@@ -64,7 +72,7 @@ def test_rescale_maps_the_percentiles_inside_the_region_to_black_and_white(seed,
     assert (found[grey >= top] == 255).all()
 
 
-def test_what_lies_outside_the_region_has_no_say_in_the_rescale():
+def test_what_lies_outside_the_region_has_no_say_in_the_rescale() -> None:
     grey, region = textured(), np.zeros((120, 140), bool)
     region[30:90, 30:90] = True
     bright = grey.copy()
@@ -72,18 +80,18 @@ def test_what_lies_outside_the_region_has_no_say_in_the_rescale():
     assert np.array_equal(rescale(grey, region, (2, 98))[region], rescale(bright, region, (2, 98))[region])
 
 
-def test_colour_channels_are_mapped_alike():
+def test_colour_channels_are_mapped_alike() -> None:
     grey, region = textured(), np.ones((120, 140), bool)
     assert np.array_equal(rescale(coloured(grey), region, (2, 98)), coloured(rescale(grey, region, (2, 98))))
 
 
 @pytest.mark.parametrize("percentiles", [(98.0, 2.0), (50.0, 50.0)])
-def test_percentiles_the_wrong_way_round_are_refused(percentiles):
+def test_percentiles_the_wrong_way_round_are_refused(percentiles: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="percentiles"):
         rescale(textured(), np.ones((120, 140), bool), percentiles)
 
 
-def test_a_coloured_mark_is_filled_from_around_it():
+def test_a_coloured_mark_is_filled_from_around_it() -> None:
     grey = textured()
     frame = coloured(grey)
     frame[50:54, 40:80] = (250, 220, 30)
@@ -95,20 +103,20 @@ def test_a_coloured_mark_is_filled_from_around_it():
     assert np.array_equal(filled[away], frame[away])
 
 
-def test_colour_that_covers_more_than_the_limit_is_left():
+def test_colour_that_covers_more_than_the_limit_is_left() -> None:
     frame = coloured(textured())
     frame[20:60, 20:100] = (200, 40, 30)
     assert np.array_equal(inpaint_marks(frame, 0.05), frame)
     assert not np.array_equal(inpaint_marks(frame, 0.5), frame)
 
 
-def test_inpainting_turned_off_leaves_marks():
+def test_inpainting_turned_off_leaves_marks() -> None:
     frame = coloured(textured())
     frame[50:54, 40:80] = (250, 220, 30)
     assert inpaint_marks(frame, 0.0) is frame
 
 
-def test_the_tint_of_a_whole_clip_is_left():
+def test_the_tint_of_a_whole_clip_is_left() -> None:
     grey = textured().astype(np.float64)
     frame = np.stack([0.7 * grey, 0.75 * grey, 1.2 * grey], 2).astype(np.uint8)
     assert np.array_equal(inpaint_marks(frame, 0.05), frame)
@@ -116,7 +124,7 @@ def test_the_tint_of_a_whole_clip_is_left():
 
 @pytest.mark.parametrize(("grey", "shape"), [(True, (120, 140)), (False, (120, 140, 3))])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_prepare_gives_the_channels_that_are_asked_for(grey, shape, channels):
+def test_prepare_gives_the_channels_that_are_asked_for(grey: bool, shape: tuple[int, ...], channels: int) -> None:
     frame = textured() if channels == 1 else coloured(textured())
     prepared = prepare(frame, PreprocessSettings(grey=grey))
     assert prepared.pixels.shape == shape
@@ -124,7 +132,7 @@ def test_prepare_gives_the_channels_that_are_asked_for(grey, shape, channels):
     assert prepared.region.shape == (120, 140)
 
 
-def test_prepare_does_not_change_the_frame_it_is_given():
+def test_prepare_does_not_change_the_frame_it_is_given() -> None:
     frame = coloured(textured())
     frame[50:54, 40:80] = (250, 220, 30)
     before = frame.copy()
@@ -132,7 +140,7 @@ def test_prepare_does_not_change_the_frame_it_is_given():
     assert np.array_equal(frame, before)
 
 
-def test_blue_tinted_clips_of_the_real_set_keep_every_pixel(dev_data):
+def test_blue_tinted_clips_of_the_real_set_keep_every_pixel(dev_data: Path) -> None:
     names = ("Pneu_from_article_rippey.mp4", "Pneu_basalpneumonia_liftle_case1.mp4")
     files = [dev_data / "pocus/pneumonia" / name for name in names]
     for file in files:
@@ -143,7 +151,7 @@ def test_blue_tinted_clips_of_the_real_set_keep_every_pixel(dev_data):
         assert np.array_equal(inpaint_marks(frame, 0.05), frame)
 
 
-def test_yellow_rulers_of_the_real_set_are_inpainted(dev_data):
+def test_yellow_rulers_of_the_real_set_are_inpainted(dev_data: Path) -> None:
     file = min((dev_data / "timtrack/gastrocnemius_lateralis").glob("*.png"))
     frame = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
     assert np.count_nonzero(np.ptp(frame.astype(int), axis=2) > 100) > 200
@@ -156,7 +164,9 @@ def test_yellow_rulers_of_the_real_set_are_inpainted(dev_data):
     seed=st.integers(0, 2**16),
 )
 @settings(max_examples=60, deadline=None)
-def test_marks_are_filled_as_if_the_whole_frame_had_been_marched_through(shape, marks, seed):
+def test_marks_are_filled_as_if_the_whole_frame_had_been_marched_through(
+    shape: tuple[int, int], marks: list[tuple[int, int, int]], seed: int
+) -> None:
     frame = coloured(textured(shape, seed))
     for top, left, edge in marks:
         frame[top % shape[0] :, left % shape[1] :][:edge, :edge] = (250, 20, 20)
@@ -166,7 +176,9 @@ def test_marks_are_filled_as_if_the_whole_frame_had_been_marched_through(shape, 
     assert np.array_equal(inpaint_marks(frame, limit), whole)
 
 
-def test_intensities_of_a_frame_too_large_for_float32_counts_are_counted_all_the_same(monkeypatch):
+def test_intensities_of_a_frame_too_large_for_float32_counts_are_counted_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     grey, region = textured(), np.random.default_rng(1).random((120, 140)) < 0.5
     expected = rescale(grey, region, (2, 98))
     monkeypatch.setattr(preprocess, "_EXACT_COUNTS", 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import pytest
@@ -15,18 +17,26 @@ from usjepa.cache.frames.regions import find_marks, find_region
 from usjepa.cache.recipes.cache import PhantomSettings
 from usjepa.cache.sources.phantom.source import Phantom
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def overlap(found, true) -> float:
+    from numpy.typing import NDArray
+
+    PhantomFrames = list[tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]]]
+    """(frame, its true region, the text burned into it)"""
+
+
+def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
     return (found & true).sum() / (found | true).sum()
 
 
-def speckled(mask, seed=0, low=60, high=160):
+def speckled(mask: NDArray[np.bool_], seed: int = 0, low: float = 60, high: float = 160) -> NDArray[np.uint8]:
     """Rayleigh speckle where the mask is set, black elsewhere."""
     noise = np.random.default_rng(seed).rayleigh(1.0, mask.shape)
     return (np.clip(low + (high - low) * noise / 2, 0, 255) * mask).astype(np.uint8)
 
 
-def sector(size=240) -> np.ndarray:
+def sector(size: int = 240) -> np.ndarray:
     down, across = np.mgrid[:size, :size] + 0.5
     x, z = across - size / 2, down + 20 - 30
     reach = np.hypot(x, z)
@@ -34,40 +44,40 @@ def sector(size=240) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def phantom_frames():
+def phantom_frames() -> PhantomFrames:
     phantom = Phantom(PhantomSettings(patients=40, seed=11))
     paths = [p.path for p in phantom.patients()]
     return [(phantom.frame(p, 0), phantom.true_region(p), phantom.ink(p)) for p in paths[::2]]
 
 
-def test_the_phantoms_regions_are_found(phantom_frames):
+def test_the_phantoms_regions_are_found(phantom_frames: PhantomFrames) -> None:
     overlaps = [overlap(find_region(frame), true) for frame, true, _ in phantom_frames]
     assert np.median(overlaps) >= 0.95
     assert min(overlaps) >= 0.8
 
 
-def test_no_burned_in_text_lies_in_a_found_region(phantom_frames):
+def test_no_burned_in_text_lies_in_a_found_region(phantom_frames: PhantomFrames) -> None:
     assert max(int((find_region(frame) & ink).sum()) for frame, _, ink in phantom_frames) == 0
 
 
-def test_a_region_is_the_same_every_time(phantom_frames):
+def test_a_region_is_the_same_every_time(phantom_frames: PhantomFrames) -> None:
     for frame, _, _ in phantom_frames[:10]:
         assert np.array_equal(find_region(frame), find_region(frame.copy()))
 
 
-def test_a_grey_frame_and_the_same_in_three_channels_have_one_region():
+def test_a_grey_frame_and_the_same_in_three_channels_have_one_region() -> None:
     grey = speckled(sector())
     assert np.array_equal(find_region(grey), find_region(np.repeat(grey[..., None], 3, 2)))
 
 
 @pytest.mark.parametrize("black", [0, 16, 30])
-def test_a_sector_is_found_on_any_dark_background(black):
+def test_a_sector_is_found_on_any_dark_background(black: int) -> None:
     frame = np.maximum(speckled(sector(), low=90), black).astype(np.uint8)
     assert overlap(find_region(frame), sector()) > 0.95
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (480, 640), (1080, 1920)])
-def test_a_rectangle_beside_text_and_a_ruler_is_found_at_any_size(shape):
+def test_a_rectangle_beside_text_and_a_ruler_is_found_at_any_size(shape: tuple[int, int]) -> None:
     height, width = shape
     true = np.zeros(shape, bool)
     true[height // 5 : -height // 8, width // 4 : -width // 5] = True
@@ -81,49 +91,49 @@ def test_a_rectangle_beside_text_and_a_ruler_is_found_at_any_size(shape):
     assert overlap(find_region(frame), true) > 0.97
 
 
-def test_fluid_across_the_whole_sector_does_not_cut_it_in_two():
+def test_fluid_across_the_whole_sector_does_not_cut_it_in_two() -> None:
     frame = speckled(sector())
     frame[90:135] = 0
     assert overlap(find_region(frame), sector()) > 0.93
 
 
-def test_a_frame_full_of_echo_is_its_own_region():
+def test_a_frame_full_of_echo_is_its_own_region() -> None:
     assert find_region(speckled(np.ones((200, 260), bool))).all()
 
 
-def test_a_frame_with_nothing_bright_is_returned_whole():
+def test_a_frame_with_nothing_bright_is_returned_whole() -> None:
     assert find_region(np.zeros((90, 120), np.uint8)).all()
     assert find_region(np.full((90, 120, 3), 16, np.uint8)).all()
 
 
-def test_a_page_of_text_has_no_region():
+def test_a_page_of_text_has_no_region() -> None:
     frame = np.zeros((300, 400), np.uint8)
     for line in range(8):
         cv2.putText(frame, "PATIENT: DOE, JANE  1970-01-01", (10, 30 + 34 * line), 0, 0.6, 255, 1)
     assert not find_region(frame).any()
 
 
-def test_coloured_marks_are_no_echo():
+def test_coloured_marks_are_no_echo() -> None:
     frame = np.repeat(speckled(sector())[..., None], 3, 2)
     frame[20:60, 2:22] = (0, 220, 40)
     assert overlap(find_region(frame), sector()) > 0.95
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 50), (50, 1), (3, 2), (8, 9), (30, 1000)])
-def test_frames_of_odd_shapes_have_a_region(shape):
+def test_frames_of_odd_shapes_have_a_region(shape: tuple[int, int]) -> None:
     for fill in (0, 200):
         assert find_region(np.full(shape, fill, np.uint8)).shape == shape
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 @settings(max_examples=100, deadline=None)
-def test_any_frame_has_a_region_of_its_shape(frame):
+def test_any_frame_has_a_region_of_its_shape(frame: NDArray[np.uint8]) -> None:
     found = find_region(frame)
     assert found.shape == frame.shape
     assert found.dtype == np.bool_
 
 
-def test_a_tinted_clip_has_no_marks_but_its_coloured_arrow():
+def test_a_tinted_clip_has_no_marks_but_its_coloured_arrow() -> None:
     grey = speckled(np.ones((120, 120), bool)).astype(np.float64)
     frame = np.stack([0.75 * grey, 0.8 * grey, grey], 2).astype(np.uint8)
     assert not find_marks(frame).any()
@@ -134,7 +144,7 @@ def test_a_tinted_clip_has_no_marks_but_its_coloured_arrow():
 @pytest.mark.parametrize(
     ("part", "least", "most"), [("camus", 0.45, 0.65), ("timtrack/vastus_lateralis", 0.99, 1.0), ("pocus", 0.5, 1.0)]
 )
-def test_regions_of_real_frames_cover_what_a_person_sees(dev_data, part, least, most):
+def test_regions_of_real_frames_cover_what_a_person_sees(dev_data: Path, part: str, least: float, most: float) -> None:
     files = [f for f in sorted((dev_data / part).rglob("*")) if f.suffix in (".png", ".jpg")]
     shares = [find_region(cv2.cvtColor(cv2.imread(str(f)), cv2.COLOR_BGR2RGB)).mean() for f in files[::12]]
     assert shares
@@ -142,7 +152,7 @@ def test_regions_of_real_frames_cover_what_a_person_sees(dev_data, part, least, 
     assert max(shares) <= most
 
 
-def test_the_interface_of_a_real_screen_is_outside_the_region(dev_data):
+def test_the_interface_of_a_real_screen_is_outside_the_region(dev_data: Path) -> None:
     # A screen of 800 x 600 with text above, a grey bar on the left and yellow rulers around the scan.
     for file in sorted((dev_data / "timtrack/gastrocnemius_lateralis").glob("*.png")):
         found = find_region(cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB))
@@ -157,7 +167,7 @@ even = st.integers(1, 30).map(lambda half: 2 * half)
 
 @given(even, st.integers(0, 2**32), st.floats(0, 1))
 @settings(max_examples=60, deadline=None)
-def test_packed_cells_are_the_touched_ones(size, seed, share):
+def test_packed_cells_are_the_touched_ones(size: int, seed: int, share: float) -> None:
     region = np.random.default_rng(seed).random((size, size)) < share
     packed = pack_cells(region)
     assert packed.dtype == np.uint8
@@ -168,7 +178,7 @@ def test_packed_cells_are_the_touched_ones(size, seed, share):
             assert cells[y, x] == region[2 * y : 2 * y + 2, 2 * x : 2 * x + 2].any()
 
 
-def test_the_first_cell_is_the_highest_bit():
+def test_the_first_cell_is_the_highest_bit() -> None:
     region = np.zeros((8, 8), bool)
     region[0, 1] = region[3, 2] = True
     assert pack_cells(region).tolist() == [0b10000100, 0]
@@ -176,7 +186,9 @@ def test_the_first_cell_is_the_highest_bit():
 
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32), st.sampled_from([0.0, 0.002, 0.05, 1.0]))
 @settings(max_examples=60, deadline=None)
-def test_a_patch_is_valid_exactly_if_it_holds_a_pixel_of_the_region(grid, half, seed, share):
+def test_a_patch_is_valid_exactly_if_it_holds_a_pixel_of_the_region(
+    grid: tuple[int, int], half: int, seed: int, share: float
+) -> None:
     patch = 2 * half
     size = grid * patch
     regions = np.random.default_rng(seed).random((3, size, size)) < share
@@ -193,12 +205,12 @@ def test_a_patch_is_valid_exactly_if_it_holds_a_pixel_of_the_region(grid, half, 
 
 
 @pytest.mark.parametrize(("size", "patch"), [(224, 15), (224, 0), (224, 48), (15, 2)])
-def test_patches_that_cells_do_not_fill_are_refused(size, patch):
+def test_patches_that_cells_do_not_fill_are_refused(size: int, patch: int) -> None:
     with pytest.raises(UsageError):
         patch_validity(np.zeros((1, -(-((size // 2) ** 2) // 8)), np.uint8), size, patch)
 
 
-def test_regions_that_cells_do_not_fill_are_refused():
+def test_regions_that_cells_do_not_fill_are_refused() -> None:
     for shape in ((5, 5), (4, 6)):
         with pytest.raises(UsageError, match="even edge"):
             pack_cells(np.zeros(shape, bool))

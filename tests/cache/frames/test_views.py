@@ -19,7 +19,7 @@ from usjepa.cache.sources.phantom.source import Phantom
 edges = st.integers(1, 700)
 
 
-def prepared_noise(height, width, seed=0, channels=1):
+def prepared_noise(height: int, width: int, seed: int = 0, channels: int = 1) -> Prepared:
     rng = np.random.default_rng(seed)
     shape = (height, width) if channels == 1 else (height, width, 3)
     region = np.zeros((height, width), bool)
@@ -30,7 +30,9 @@ def prepared_noise(height, width, seed=0, channels=1):
 
 @given(edges, edges, st.integers(0, 9), st.integers(0, 2**62), st.integers(1, 50))
 @settings(max_examples=200, deadline=None)
-def test_a_crop_lies_in_the_frame_keeps_its_aspect_and_covers_the_asked_share(height, width, frame, seed, view):
+def test_a_crop_lies_in_the_frame_keeps_its_aspect_and_covers_the_asked_share(
+    height: int, width: int, frame: int, seed: int, view: int
+) -> None:
     drawn = draw_view(seed, "ab", frame, view, (height, width), ViewSettings())
     assert 0 <= drawn.top <= height - drawn.height
     assert 0 <= drawn.left <= width - drawn.width
@@ -42,11 +44,11 @@ def test_a_crop_lies_in_the_frame_keeps_its_aspect_and_covers_the_asked_share(he
     assert abs(drawn.width - share * width) <= 0.5 + 0.5 * width / height + 1e-9 or drawn.width == 1
 
 
-def test_view_0_is_the_plain_frame():
+def test_view_0_is_the_plain_frame() -> None:
     assert draw_view(3, "ab", 7, 0, (30, 50), ViewSettings()) == View(0, 0, 30, 50, False, False)
 
 
-def test_a_view_is_a_pure_function_of_its_arguments():
+def test_a_view_is_a_pure_function_of_its_arguments() -> None:
     base = (0, "ab", 1, 2, (300, 400), ViewSettings())
     first = draw_view(*base)
     draw_view(9, "cd", 3, 4, (200, 100), ViewSettings())
@@ -57,7 +59,7 @@ def test_a_view_is_a_pure_function_of_its_arguments():
         assert draw_view(*changed) != first
 
 
-def test_views_are_spread_over_crops_and_flips():
+def test_views_are_spread_over_crops_and_flips() -> None:
     drawn = [draw_view(0, "ab", n, 1, (1000, 1000), ViewSettings()) for n in range(2000)]
     areas = np.array([v.height * v.width for v in drawn]) / 1e6
     assert areas.min() == pytest.approx(0.6, abs=0.01)
@@ -69,7 +71,7 @@ def test_views_are_spread_over_crops_and_flips():
     assert free.mean() == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_probability_of_flips_moves_no_crop():
+def test_the_probability_of_flips_moves_no_crop() -> None:
     crops = [draw_view(0, "ab", 1, 1, (300, 400), ViewSettings(horizontal_flip=p, vertical_flip=p)) for p in (0.0, 1.0)]
     assert crops[0] == View(crops[1].top, crops[1].left, crops[1].height, crops[1].width, False, False)
     assert crops[1].flip_horizontal
@@ -77,14 +79,16 @@ def test_the_probability_of_flips_moves_no_crop():
 
 
 @pytest.mark.parametrize("scale", [(0.9, 0.6), (0.6, 1.2)])
-def test_a_crop_scale_that_can_not_be_is_refused(scale):
+def test_a_crop_scale_that_can_not_be_is_refused(scale: tuple[float, float]) -> None:
     with pytest.raises(UsageError, match="crop_scale"):
         draw_view(0, "ab", 0, 1, (10, 10), ViewSettings(crop_scale=scale))
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
-def test_a_pixel_of_the_shrunk_region_is_set_exactly_if_the_scan_touches_it(height, width, size, seed):
+def test_a_pixel_of_the_shrunk_region_is_set_exactly_if_the_scan_touches_it(
+    height: int, width: int, size: int, seed: int
+) -> None:
     region = np.random.default_rng(seed).random((height, width)) < 0.1
     expected = np.zeros((size, size), bool)
     for y, x in zip(*np.nonzero(region), strict=True):
@@ -97,7 +101,7 @@ def test_a_pixel_of_the_shrunk_region_is_set_exactly_if_the_scan_touches_it(heig
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [16, 64, 150])
-def test_what_is_outside_the_region_changes_no_stored_pixel(channels, size):
+def test_what_is_outside_the_region_changes_no_stored_pixel(channels: int, size: int) -> None:
     for seed in range(8):
         prepared = prepared_noise(70, 90, seed, channels)
         other = prepared.pixels.copy()
@@ -110,7 +114,7 @@ def test_what_is_outside_the_region_changes_no_stored_pixel(channels, size):
         assert region.shape == (size, size)
 
 
-def test_without_deidentification_pixels_outside_the_region_are_kept():
+def test_without_deidentification_pixels_outside_the_region_are_kept() -> None:
     prepared = prepared_noise(64, 64)
     image, region = apply_view(prepared, View(0, 0, 64, 64, False, False), 64, False)
     assert np.array_equal(image[0], prepared.pixels)
@@ -118,7 +122,7 @@ def test_without_deidentification_pixels_outside_the_region_are_kept():
 
 
 @pytest.mark.parametrize(("horizontal", "vertical"), [(True, False), (False, True), (True, True)])
-def test_flips_mirror_pixels_and_region_alike(horizontal, vertical):
+def test_flips_mirror_pixels_and_region_alike(horizontal: bool, vertical: bool) -> None:
     prepared = prepared_noise(50, 80, 3)
     plain = apply_view(prepared, View(3, 5, 40, 60, False, False), 32, True)
     image, region = apply_view(prepared, View(3, 5, 40, 60, horizontal, vertical), 32, True)
@@ -129,25 +133,25 @@ def test_flips_mirror_pixels_and_region_alike(horizontal, vertical):
 
 
 @pytest.mark.parametrize(("edge", "method"), [(100, cv2.INTER_AREA), (20, cv2.INTER_LINEAR)])
-def test_shrinking_averages_and_growing_interpolates(edge, method):
+def test_shrinking_averages_and_growing_interpolates(edge: int, method: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (edge, edge)).astype(np.uint8)
     image, _ = apply_view(Prepared(pixels, np.ones((edge, edge), bool)), View(0, 0, edge, edge, False, False), 40, True)
     assert np.array_equal(image[0], cv2.resize(pixels, (40, 40), interpolation=method))
 
 
-def test_a_box_outside_the_frame_is_refused():
+def test_a_box_outside_the_frame_is_refused() -> None:
     with pytest.raises(UsageError, match="within a frame"):
         apply_view(prepared_noise(30, 30), View(10, 0, 25, 30, False, False), 16, True)
 
 
-def test_an_empty_region_gives_black_pixels():
+def test_an_empty_region_gives_black_pixels() -> None:
     prepared = Prepared(np.full((20, 20), 200, np.uint8), np.zeros((20, 20), bool))
     image, region = apply_view(prepared, View(0, 0, 20, 20, False, False), 16, True)
     assert not image.any()
     assert not region.any()
 
 
-def test_no_pixel_of_a_name_reaches_the_views_of_the_phantom():
+def test_no_pixel_of_a_name_reaches_the_views_of_the_phantom() -> None:
     phantom = Phantom(PhantomSettings(patients=12, seed=5))
     for source in phantom.patients()[::5]:
         frame, ink = phantom.frame(source.path, 0), phantom.ink(source.path)

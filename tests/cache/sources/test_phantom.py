@@ -6,6 +6,7 @@ import itertools
 import string
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,27 @@ from usjepa.cache.sources.phantom.physics import Beam, Probe, echo, loss_behind,
 from usjepa.cache.sources.phantom.source import Phantom, PhantomReader
 from usjepa.cache.sources.phantom.tissue import CLASSES, Anatomy, Tissue
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-def small(**changes) -> Phantom:
+
+def small(**changes: Any) -> Phantom:
     return Phantom(PhantomSettings(**{"patients": 6, "size": 96, **changes}))
 
 
-def linear(depth=40.0, cycles=3.0, f_number=3.0) -> Probe:
+def linear(depth: float = 40.0, cycles: float = 3.0, f_number: float = 3.0) -> Probe:
     return Probe("linear", 7.5, depth, 20.0, 0.0, cycles, f_number, 0.5 * depth, 0.25 * depth)
 
 
-def seen(probe, level, attenuation=None, samples=240, lines=192, seed=0, noise=-200.0):
+def seen(
+    probe: Probe,
+    level: NDArray[np.float32],
+    attenuation: NDArray[np.float32] | None = None,
+    samples: int = 240,
+    lines: int = 192,
+    seed: int = 0,
+    noise: float = -200.0,
+) -> NDArray[np.float32]:
     """The envelope [N, L] of tissue of a level, with an excess attenuation."""
     grid = make_grid(probe, samples, lines)
     beam = Beam(grid)
@@ -36,11 +48,11 @@ def seen(probe, level, attenuation=None, samples=240, lines=192, seed=0, noise=-
     return echo(np.random.default_rng(seed), beam, level, mirror, np.full(samples, noise, np.float32))
 
 
-def decibels(envelope) -> float:
+def decibels(envelope: NDArray[np.float32]) -> float:
     return float(10 * np.log10((envelope.astype(np.float64) ** 2).mean()))
 
 
-def test_a_frame_is_the_same_alone_and_in_any_order():
+def test_a_frame_is_the_same_alone_and_in_any_order() -> None:
     phantom, jobs = small(), [(p.path, n) for p in small().patients()[:12] for n in range(p.frames)]
     frames = [phantom.frame(*job) for job in jobs]
     for job, frame in list(zip(jobs, frames, strict=True))[::-7]:
@@ -48,7 +60,7 @@ def test_a_frame_is_the_same_alone_and_in_any_order():
     assert len({frame.tobytes() for frame in frames}) == len(frames)
 
 
-def test_more_patients_change_none_of_the_earlier_ones():
+def test_more_patients_change_none_of_the_earlier_ones() -> None:
     few, many = small(patients=3), small(patients=5)
     for source in few.patients():
         assert many.content_hash(source.path) == few.content_hash(source.path)
@@ -57,18 +69,18 @@ def test_more_patients_change_none_of_the_earlier_ones():
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"size": 112}, {"frames_per_patient": 25}])
-def test_the_content_hash_tells_sources_and_settings_apart(change):
+def test_the_content_hash_tells_sources_and_settings_apart(change: dict[str, int]) -> None:
     hashes = [small(**c).content_hash(p.path) for c in ({}, change) for p in small().patients()]
     assert len(set(hashes)) == len(hashes)
     assert all(len(h) == 32 and set(h) <= set(string.hexdigits.lower()) for h in hashes)
 
 
-def test_another_seed_gives_other_frames():
+def test_another_seed_gives_other_frames() -> None:
     assert not np.array_equal(small().frame("patient-0000/none", 0), small(seed=1).frame("patient-0000/none", 0))
 
 
 @pytest.mark.parametrize("frames", [1, 4, 5, 20, 23])
-def test_labels_share_the_frames_of_a_patient_evenly(frames):
+def test_labels_share_the_frames_of_a_patient_evenly(frames: int) -> None:
     counts = Counter()
     for (group,), sources in itertools.groupby(small(frames_per_patient=frames).patients(), lambda p: (p.group,)):
         sources = list(sources)
@@ -78,31 +90,31 @@ def test_labels_share_the_frames_of_a_patient_evenly(frames):
     assert set(counts) == set(CLASSES)
 
 
-def test_groups_never_straddle_splits_and_a_quarter_of_them_are_for_testing():
+def test_groups_never_straddle_splits_and_a_quarter_of_them_are_for_testing() -> None:
     splits = {}
     for source in small(patients=400, frames_per_patient=5).patients():
         assert splits.setdefault(source.group, source.split) == source.split
     assert 0.18 < np.mean([split == "test" for split in splits.values()]) < 0.32
 
 
-def test_sources_come_in_the_order_of_their_paths():
+def test_sources_come_in_the_order_of_their_paths() -> None:
     paths = [p.path for p in small().patients()]
     assert paths == sorted(paths)
 
 
 @pytest.mark.parametrize("path", ["patient-0006/cyst", "patient-0000/cat", "patient-0000", "../patient-0000/cyst", ""])
-def test_a_source_that_does_not_exist_is_refused(path):
+def test_a_source_that_does_not_exist_is_refused(path: str) -> None:
     with pytest.raises(SourceError, match="no such source"):
         small().frame(path, 0)
 
 
 @pytest.mark.parametrize("index", [-1, 4])
-def test_a_frame_past_the_end_is_refused(index):
+def test_a_frame_past_the_end_is_refused(index: int) -> None:
     with pytest.raises(SourceError, match="of 4"):
         small().frame("patient-0000/cyst", index)
 
 
-def test_the_reader_counts_and_yields_what_the_phantom_makes():
+def test_the_reader_counts_and_yields_what_the_phantom_makes() -> None:
     settings = PhantomSettings(patients=2, size=96)
     reader, phantom = PhantomReader(settings), Phantom(settings)
     facts = reader.probe(Path("patient-0001/stone"))
@@ -111,7 +123,7 @@ def test_the_reader_counts_and_yields_what_the_phantom_makes():
     assert np.array_equal(frames[1], phantom.frame("patient-0001/stone", 3))
 
 
-def test_echo_lies_only_in_the_region_and_ink_only_outside_it():
+def test_echo_lies_only_in_the_region_and_ink_only_outside_it() -> None:
     phantom = small(patients=12, size=160)
     for patient in range(12):
         path = f"patient-{patient:04d}/none"
@@ -124,7 +136,7 @@ def test_echo_lies_only_in_the_region_and_ink_only_outside_it():
         assert bool(ink.any()) == bool(phantom.texts(path))
 
 
-def test_names_are_burned_in_and_some_ink_is_coloured():
+def test_names_are_burned_in_and_some_ink_is_coloured() -> None:
     phantom = small(patients=12, size=160)
     paths = [f"patient-{n:04d}/none" for n in range(12)]
     names = [phantom.texts(p)[0] for p in paths if phantom.texts(p)]
@@ -133,13 +145,13 @@ def test_names_are_burned_in_and_some_ink_is_coloured():
     assert any(np.ptp(phantom.frame(p, 0).astype(int), axis=2).max() > 60 for p in paths)
 
 
-def test_speckle_is_fully_developed():
+def test_speckle_is_fully_developed() -> None:
     # The envelope of many scatterers is Rayleigh: mean over standard deviation sqrt(pi / (4 - pi)) = 1.913.
     envelope = seen(linear(), np.zeros((240, 192), np.float32))[30:-30, 20:-20]
     assert envelope.mean() / envelope.std() == pytest.approx(1.913, rel=0.05)
 
 
-def test_the_beam_is_narrowest_at_its_focus():
+def test_the_beam_is_narrowest_at_its_focus() -> None:
     envelope = seen(linear(), np.zeros((240, 192), np.float32))
     rows = [envelope[middle - 12 : middle + 12] for middle in (30, 120, 220)]
     likeness = [np.corrcoef(part[:, :-4].ravel(), part[:, 4:].ravel())[0, 1] for part in rows]
@@ -147,7 +159,7 @@ def test_the_beam_is_narrowest_at_its_focus():
     assert likeness[1] < likeness[2]
 
 
-def test_the_pulse_sets_the_axial_width_of_a_reflector():
+def test_the_pulse_sets_the_axial_width_of_a_reflector() -> None:
     probe = linear(cycles=4.0)
     grid = make_grid(probe, 2000, 16)
     field = np.zeros((2000, 16, 2), np.float32)
@@ -157,7 +169,7 @@ def test_the_pulse_sets_the_axial_width_of_a_reflector():
     assert width == pytest.approx(probe.cycles * probe.wavelength / 2, rel=0.03)
 
 
-def test_attenuation_is_in_proportion_to_frequency_and_path():
+def test_attenuation_is_in_proportion_to_frequency_and_path() -> None:
     grid = make_grid(linear(depth=40.0), 200, 32)
     loss = loss_behind(np.ones((200, 32), np.float32), grid)
     assert loss[-1, 0] == pytest.approx(2 * 7.5 * 4.0, rel=1e-4)
@@ -165,7 +177,7 @@ def test_attenuation_is_in_proportion_to_frequency_and_path():
 
 
 @pytest.mark.parametrize(("label", "low", "high"), [("cyst", 1.0, 20.0), ("stone", -60.0, -8.0)])
-def test_echo_behind_a_cyst_is_enhanced_and_behind_a_stone_in_shadow(label, low, high):
+def test_echo_behind_a_cyst_is_enhanced_and_behind_a_stone_in_shadow(label: str, low: float, high: float) -> None:
     grid = make_grid(linear(), 240, 192)
     flat = Tissue(*(np.zeros((240, 192), np.float32) for _ in range(2)), np.zeros((240, 192, 2), np.float32))
     add_lesion(np.random.default_rng(3), flat, grid, label)
@@ -177,7 +189,7 @@ def test_echo_behind_a_cyst_is_enhanced_and_behind_a_stone_in_shadow(label, low,
     assert low < change < high
 
 
-def test_lesions_differ_from_their_surroundings_as_their_labels_say():
+def test_lesions_differ_from_their_surroundings_as_their_labels_say() -> None:
     grid = make_grid(linear(), 240, 192)
     extremes = {}
     for label in CLASSES:
@@ -192,13 +204,13 @@ def test_lesions_differ_from_their_surroundings_as_their_labels_say():
     assert all(low == 0 and high > 8 for low, high in extremes["stone"])
 
 
-def test_noise_fills_what_echo_leaves_dark():
+def test_noise_fills_what_echo_leaves_dark() -> None:
     dark = np.full((240, 192), -300, np.float32)
     assert decibels(seen(linear(), dark, noise=-40.0)[20:-20]) == pytest.approx(-40 + 10 * np.log10(2), abs=0.7)
 
 
 @pytest.mark.parametrize("kind", ["linear", "convex", "phased"])
-def test_the_screen_keeps_proportions_and_stays_in_its_box(kind):
+def test_the_screen_keeps_proportions_and_stays_in_its_box(kind: str) -> None:
     half, radius = (20.0, 0.0) if kind == "linear" else (0.5, 40.0 if kind == "convex" else 4.0)
     probe = Probe(kind, 5.0, 40.0, half, radius, 3.0, 3.0, 20.0, 10.0)
     screen = make_screen(make_grid(probe, 100, 80), 128, (20, 10, 100, 100))
@@ -213,7 +225,7 @@ def test_the_screen_keeps_proportions_and_stays_in_its_box(kind):
         assert columns.size / rows.size == pytest.approx(wide / high, rel=0.04)
 
 
-def test_frames_of_a_patient_share_tissue_and_patients_do_not():
+def test_frames_of_a_patient_share_tissue_and_patients_do_not() -> None:
     grid = make_grid(linear(), 120, 96)
     anatomy = Anatomy(np.random.default_rng(0), grid)
     profiles = [anatomy.at(np.random.default_rng(n)).level.mean(1) for n in range(4)]

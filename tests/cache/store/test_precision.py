@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,6 +24,9 @@ from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.precision import LatentError, bytes_per_row, channel_scale, to_float16, to_int8, to_targets
 from usjepa.cache.teacher.teacher import Teacher
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 DOCS = Path(__file__).parents[3] / "docs"
 ANY_FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -126,7 +130,9 @@ def test_quantising_uses_the_scale_that_is_stored() -> None:
 
 @pytest.mark.parametrize("store", [to_float16, lambda x, row: to_int8(x, (1.0,) * 5, row)], ids=["fp16", "int8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_not_finite_is_refused_with_row_place_and_value(store, value: float) -> None:
+def test_a_value_that_is_not_finite_is_refused_with_row_place_and_value(
+    store: Callable[[NDArray[np.float32], int], object], value: float
+) -> None:
     latents = np.ones((3, 4, 5), np.float32)
     latents[1, 2, 3] = value
     with pytest.raises(LatentError, match=rf"row 41: the teacher gave {value} in token 2, channel 3"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -18,12 +19,16 @@ from usjepa.cache.teacher import batch_size
 from usjepa.cache.teacher.batch_size import choose_batch_size, find_batch_size
 from usjepa.cache.teacher.teacher import Teacher, load_teacher
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
-def device(fits, saturates):
+
+def device(fits: int, saturates: int) -> tuple[Callable[[int], float], list[int]]:
     """Return a device whose memory takes `fits` images and whose speed grows up to `saturates` of them."""
     tried = []
 
-    def rows_per_s(rows):
+    def rows_per_s(rows: int) -> float:
         tried.append(rows)
         if rows > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -37,7 +42,9 @@ def device(fits, saturates):
     [(10_000, 10_000, 1024), (10_000, 100, 128), (300, 10_000, 128), (5, 10_000, 2), (1, 1, 1)],
     ids=["grows to the end", "no faster beyond", "out of memory at 512", "at 8", "one fits"],
 )
-def test_the_size_found_fits_with_room_to_spare_and_is_worth_its_memory(fits, saturates, expected):
+def test_the_size_found_fits_with_room_to_spare_and_is_worth_its_memory(
+    fits: int, saturates: int, expected: int
+) -> None:
     rows_per_s, tried = device(fits, saturates)
     recovered = []
     assert find_batch_size(rows_per_s, lambda: recovered.append(1)) == expected
@@ -45,21 +52,21 @@ def test_the_size_found_fits_with_room_to_spare_and_is_worth_its_memory(fits, sa
     assert len(recovered) == sum(rows > fits for rows in tried) <= 1
 
 
-def test_a_device_that_takes_no_image_at_all_is_an_error_and_not_a_crash():
+def test_a_device_that_takes_no_image_at_all_is_an_error_and_not_a_crash() -> None:
     rows_per_s, _ = device(0, 1)
     with pytest.raises(TeacherError, match="not even one image fits"):
         find_batch_size(rows_per_s, lambda: None)
 
 
-def test_an_error_that_is_not_about_memory_is_not_swallowed():
-    def rows_per_s(rows):
+def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
+    def rows_per_s(rows: int) -> float:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
         find_batch_size(rows_per_s, lambda: None)
 
 
-def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with():
+def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with() -> None:
     teacher = SimpleNamespace(device=torch.device("cpu"))
     kept = [{"torch": "2"}, {"torch": "2", "batch_size": 96}]
     assert choose_batch_size(teacher, TeacherSettings(batch_size=7), 1, 32, kept) == (7, {})
@@ -70,7 +77,7 @@ def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with():
 class _Gpu(Teacher):
     """A pretended GPU whose memory takes the answers to 40 images."""
 
-    def __call__(self, pixels_BCSS):
+    def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         rows = len(pixels_BCSS)
         if self.held + rows > 40:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -79,25 +86,29 @@ class _Gpu(Teacher):
         weakref.finalize(answer, self.free, rows)
         return answer
 
-    def free(self, rows):
+    def free(self, rows: int) -> None:
         self.held -= rows
 
-    def wait(self):
+    def wait(self) -> None:
         pass
 
 
-def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(tmp_path, monkeypatch):
+def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a GPU that is pretended for the search alone; the build itself runs on the CPU."""
     recipe = load_recipe(
         "demo", ["cache.teacher.depth=1", "cache.phantom.patients=3", "cache.image_size=32", "cache.rows_per_shard=8"]
     )
     tried = []
 
-    def search(rows_per_s, recover):
+    def search(rows_per_s: object, recover: object) -> int:
         tried.append(1)
         return 5
 
-    def choose(teacher, settings, channels, size, kept):
+    def choose(
+        teacher: object, settings: TeacherSettings, channels: int, size: int, kept: Iterable[Mapping[str, Any]]
+    ) -> int:
         cuda = SimpleNamespace(device=torch.device("cuda"))
         return choose_batch_size(cuda, settings.model_copy(update={"batch_size": None}), channels, size, kept)
 
@@ -116,7 +127,7 @@ def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(tmp_path, m
     assert tried == [1]
 
 
-def test_a_trial_holds_two_answers_as_a_build_does():
+def test_a_trial_holds_two_answers_as_a_build_does() -> None:
     teacher = load_teacher(TeacherSettings(architecture="vit_tiny_patch16_224", depth=1), 32, "cpu")
     teacher.__class__, teacher.held = _Gpu, 0
     trial = batch_size._trial(teacher, 1, 32)

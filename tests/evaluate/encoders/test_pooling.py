@@ -35,7 +35,7 @@ def batch_of(regions_BSS: NDArray[np.bool_]) -> Batch:
 
 
 @given(st.sampled_from([(4, 4), (8, 2), (2, 8), (6, 3), (3, 7)]), st.integers(0, 99))
-def test_a_patchs_share_is_the_area_of_the_region_in_it_on_any_grid(grid, seed):
+def test_a_patchs_share_is_the_area_of_the_region_in_it_on_any_grid(grid: tuple[int, int], seed: int) -> None:
     regions = np.random.default_rng(seed).random((3, 12, 12)) < 0.2
     regions[2] = False
     shares = region_shares(batch_of(regions), grid)
@@ -58,7 +58,7 @@ def test_a_patch_beside_the_region_has_a_share_of_exactly_nothing(size: int, gri
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.booleans(), st.integers(0, 99))
-def test_pooled_tokens_are_those_of_loops_over_patches(height, width, maximum, seed):
+def test_pooled_tokens_are_those_of_loops_over_patches(height: int, width: int, maximum: bool, seed: int) -> None:
     rng = np.random.default_rng(seed)
     tokens = rng.standard_normal((2, height, width, 3)).astype(np.float32)
     shares = np.where(rng.random((2, height, width)) < 0.5, 0, rng.random((2, height, width))).astype(np.float32)
@@ -82,7 +82,7 @@ def small_vit(**more: Any) -> ModelEncoder:
     return ModelEncoder("m", ModelInput(32, 3, (0.5,) * 3, (0.5,) * 3), {"weights": "w"}, lambda: model, "cpu")
 
 
-def test_where_all_of_a_frame_is_scan_the_region_changes_nothing():
+def test_where_all_of_a_frame_is_scan_the_region_changes_nothing() -> None:
     encoder, batch = small_vit(), batch_of(np.ones((2, 32, 32), np.bool_))
     np.testing.assert_allclose(Pooled(encoder, "region").features(batch), encoder.features(batch), atol=1e-5)
     np.testing.assert_array_equal(
@@ -90,7 +90,7 @@ def test_where_all_of_a_frame_is_scan_the_region_changes_nothing():
     )
 
 
-def test_a_models_norm_behind_its_pooling_is_applied_to_each_part():
+def test_a_models_norm_behind_its_pooling_is_applied_to_each_part() -> None:
     encoder, batch = small_vit(global_pool="avg", fc_norm=True), batch_of(np.ones((2, 32, 32), np.bool_))
     torch.nn.init.normal_(encoder.model.fc_norm.weight)
     features = Pooled(encoder, "mean+max").features(batch)
@@ -99,7 +99,7 @@ def test_a_models_norm_behind_its_pooling_is_applied_to_each_part():
     np.testing.assert_allclose(features[:, 192:], encoder.model.fc_norm(most).detach().numpy(), atol=1e-5)
 
 
-def test_features_pooled_otherwise_are_other_features_and_what_has_no_tokens_stays_as_it_is():
+def test_features_pooled_otherwise_are_other_features_and_what_has_no_tokens_stays_as_it_is() -> None:
     encoder, hog = small_vit(), Hog()
     assert pooled_by(encoder, "mean") is encoder
     assert pooled_by(hog, "region+max") is hog
@@ -118,7 +118,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     return Place(folder / "run", folder / "store.zarr")
 
 
-def test_a_report_pools_every_encoder_that_has_patch_tokens_as_asked_and_says_so(place: Place, tmp_path: Path):
+def test_a_report_pools_every_encoder_that_has_patch_tokens_as_asked_and_says_so(place: Place, tmp_path: Path) -> None:
     result = call(
         place.run, "--task", place.store, "-o", tmp_path, *FAST, "--encoder", "resnet18",
         "--set", "evaluate.pooling=region+max", "--set", "evaluate.baselines=[teacher,random,pixels]",

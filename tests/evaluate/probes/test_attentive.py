@@ -49,7 +49,7 @@ def test_the_folded_form_is_torchs_multi_head_attention_in_logits_and_gradients(
     assert torch.allclose(probe(x), logits, atol=1e-5)
     y = torch.arange(6) % 5
     for made in (probe(x), logits):
-        torch.nn.functional.cross_entropy(made, y).backward()  # type: ignore[no-untyped-call]
+        torch.nn.functional.cross_entropy(made, y).backward()
     assert query.grad is not None
     assert probe.query_HE.grad is not None
     assert plain.in_proj_weight.grad is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -14,29 +15,41 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import MaskSettings
 from usjepa.train.data.batches import BatchMaker, Request
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.batch import Batch
+    from usjepa.cache.reading.store import Store
+    from usjepa.train.data.batches import TrainBatch
+
 MASKS = MaskSettings(min_patches=1)
 
 
 @pytest.fixture
-def store(phantom_store):
+def store(phantom_store: Path) -> Iterator[Store]:
     with closing(open_store(phantom_store)) as opened:
         yield opened
 
 
-def maker(store, masks=MASKS, online=None) -> BatchMaker:
+def maker(
+    store: Store, masks: MaskSettings = MASKS, online: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> BatchMaker:
     return BatchMaker(store, None if online else "demo", (4, 4), masks, 0, torch.device("cpu"), online)
 
 
-def requests(count=6, size=5) -> list[Request]:
+def requests(count: int = 6, size: int = 5) -> list[Request]:
     return [Request(step, np.arange(step, step + size)) for step in range(count)]
 
 
-def tensors(batch) -> list[torch.Tensor]:
+def tensors(batch: TrainBatch) -> list[torch.Tensor]:
     masks = (batch.context_BN, batch.context_valid_BN, batch.targets_BMP, batch.targets_valid_BMP)
     return [batch.pixels_BCSS, batch.latents_BTD, *masks]
 
 
-def test_batches_read_ahead_are_those_made_one_by_one_in_the_order_asked_for(store):
+def test_batches_read_ahead_are_those_made_one_by_one_in_the_order_asked_for(store: Store) -> None:
     alone = [maker(store).make(request) for request in requests()]
     ahead = [batch for batch, _ in maker(store).stream(requests())]
     assert [batch.step for batch in ahead] == list(range(6))
@@ -46,10 +59,12 @@ def test_batches_read_ahead_are_those_made_one_by_one_in_the_order_asked_for(sto
         assert all(torch.equal(a, b) for a, b in zip(tensors(one), tensors(other), strict=True))
 
 
-def test_a_fault_in_the_thread_is_raised_at_its_own_batch_and_the_thread_ends(store, monkeypatch):
+def test_a_fault_in_the_thread_is_raised_at_its_own_batch_and_the_thread_ends(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = type(store).read
 
-    def read(self, rows, **kwargs):
+    def read(self: Store, rows: NDArray[Any], **kwargs: Any) -> Batch:
         if rows[0] == self.rows[3]:
             raise HoleError("row 3 holds no data")
         return real(self, rows, **kwargs)
@@ -62,23 +77,23 @@ def test_a_fault_in_the_thread_is_raised_at_its_own_batch_and_the_thread_ends(st
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("usjepa-batches")]
 
 
-def _note(stream, seen):
+def _note(stream: Iterable[tuple[TrainBatch, float]], seen: list[int]) -> None:
     for batch, _ in stream:
         seen.append(batch.step)
 
 
-def test_leaving_early_ends_the_thread(store):
+def test_leaving_early_ends_the_thread(store: Store) -> None:
     with closing(maker(store).stream(requests(100))) as stream:
         next(stream)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("usjepa-batches")]
 
 
-def test_unusable_images_leave_no_trace_in_the_batch(store, monkeypatch):
+def test_unusable_images_leave_no_trace_in_the_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from usjepa.cache.reading.batch import Batch
 
     real = Batch.regions.fget
 
-    def regions(batch):
+    def regions(batch: Batch) -> NDArray[np.uint8]:
         found = real(batch).copy()
         found[batch.rows % 2 == 0] = 0
         return found
@@ -93,10 +108,10 @@ def test_unusable_images_leave_no_trace_in_the_batch(store, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(tensors(mixed), tensors(alone), strict=True))
 
 
-def test_an_online_teacher_is_asked_on_the_very_pixels_of_the_batch(store):
+def test_an_online_teacher_is_asked_on_the_very_pixels_of_the_batch(store: Store) -> None:
     asked = []
 
-    def teacher(pixels):
+    def teacher(pixels: torch.Tensor) -> torch.Tensor:
         asked.append(pixels)
         return torch.zeros(len(pixels), 16, 8)
 
@@ -105,7 +120,7 @@ def test_an_online_teacher_is_asked_on_the_very_pixels_of_the_batch(store):
     assert batch.latents_BTD.shape == (5, 16, 8)
 
 
-def test_a_batch_keeps_its_numbers_when_later_ones_are_read_into_the_same_memory(store):
+def test_a_batch_keeps_its_numbers_when_later_ones_are_read_into_the_same_memory(store: Store) -> None:
     made = maker(store)
     first = made.make(Request(0, np.arange(5)))
     before = [tensor.clone() for tensor in tensors(first)]
@@ -116,11 +131,13 @@ def test_a_batch_keeps_its_numbers_when_later_ones_are_read_into_the_same_memory
     assert first.pixels_BCSS.data_ptr() not in addresses
 
 
-def test_every_batch_is_read_into_memory_of_a_ring_that_does_not_grow(store, monkeypatch):
+def test_every_batch_is_read_into_memory_of_a_ring_that_does_not_grow(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = set()
     real = type(store).read
 
-    def read(self, rows, **kwargs):
+    def read(self: Store, rows: NDArray[Any], **kwargs: Any) -> Batch:
         batch = real(self, rows, **kwargs)
         seen.add(batch.pixels.ctypes.data)
         return batch
@@ -130,6 +147,6 @@ def test_every_batch_is_read_into_memory_of_a_ring_that_does_not_grow(store, mon
     assert len(seen) <= 2
 
 
-def test_targets_come_from_one_place(store):
+def test_targets_come_from_one_place(store: Store) -> None:
     with pytest.raises(UsageError, match="one of the two"):
         BatchMaker(store, None, (4, 4), MASKS, 0, torch.device("cpu"), None)

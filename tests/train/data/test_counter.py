@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 import torch
@@ -10,35 +12,38 @@ from hypothesis import strategies as st
 
 from usjepa.train.counter import absorb, bits, bits_torch, normals_torch, stream, uniforms
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 words = st.integers(-(2**63), 2**63 - 1)
 
 
-def test_draws_are_the_published_outputs_of_splitmix64():
+def test_draws_are_the_published_outputs_of_splitmix64() -> None:
     # First outputs for seeds 0 and 1234567 as given by the reference implementation.
     assert bits(np.uint64(0), np.arange(3)).tolist() == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     assert bits(np.uint64(1234567), np.arange(4)).tolist() == expected
 
 
-def test_keys_of_streams_never_change_between_versions():
+def test_keys_of_streams_never_change_between_versions() -> None:
     keys = stream("masks", 0, 1, np.arange(3))
     assert [hex(int(key)) for key in keys] == ["0xafc7d689bd8cc97", "0xfa62c753dbef6da5", "0xc23fd583b6da0057"]
 
 
 @given(words, words, st.lists(words, min_size=1, max_size=8))
-def test_a_key_depends_on_its_own_row_alone(seed, step, rows):
+def test_a_key_depends_on_its_own_row_alone(seed: int, step: int, rows: list[int]) -> None:
     together = stream("masks", seed, step, np.array(rows, dtype=np.int64))
     alone = [stream("masks", seed, step, row) for row in rows]
     assert together.tolist() == [int(key) for key in alone]
 
 
 @given(words, words)
-def test_order_of_words_and_purpose_name_different_streams(a, b):
+def test_order_of_words_and_purpose_name_different_streams(a: int, b: int) -> None:
     assert (stream("masks", a, b) == stream("masks", b, a)) == (a == b)
     assert stream("masks", a, b) != stream("augment", a, b)
 
 
-def test_long_purposes_are_told_apart_beyond_eight_letters():
+def test_long_purposes_are_told_apart_beyond_eight_letters() -> None:
     assert stream("validation-a", 0) != stream("validation-b", 0)
 
 
@@ -51,7 +56,7 @@ def test_long_purposes_are_told_apart_beyond_eight_letters():
         pytest.param(uniforms(stream("t", 0, 0, 7), np.arange(200_000)), id="over draws"),
     ],
 )
-def test_uniforms_are_uniform_and_uncorrelated_along_every_word(draws):
+def test_uniforms_are_uniform_and_uncorrelated_along_every_word(draws: NDArray[np.float64]) -> None:
     assert draws.min() >= 0.0
     assert draws.max() < 1.0
     counts = np.histogram(draws, bins=256, range=(0, 1))[0]
@@ -61,7 +66,7 @@ def test_uniforms_are_uniform_and_uncorrelated_along_every_word(draws):
         assert abs(np.corrcoef(draws[:-lag], draws[lag:])[0, 1]) < 5 / np.sqrt(len(draws))
 
 
-def test_draws_of_different_parts_of_a_run_are_uncorrelated():
+def test_draws_of_different_parts_of_a_run_are_uncorrelated() -> None:
     rows = np.arange(100_000)
     columns = [
         uniforms(stream("masks", 0, 0, rows), 0),
@@ -75,20 +80,20 @@ def test_draws_of_different_parts_of_a_run_are_uncorrelated():
     assert np.abs(off_diagonal).max() < 5 / np.sqrt(len(rows))
 
 
-def test_one_flipped_bit_of_a_row_number_flips_half_of_the_keys_bits():
+def test_one_flipped_bit_of_a_row_number_flips_half_of_the_keys_bits() -> None:
     rows = np.arange(2000)
     for bit in range(0, 63, 7):
         flipped = stream("masks", 0, 0, rows) ^ stream("masks", 0, 0, rows ^ (1 << bit))
         assert np.unpackbits(flipped.view(np.uint8)).mean() == pytest.approx(0.5, abs=0.01)
 
 
-def test_torch_draws_the_very_bits_of_numpy():
+def test_torch_draws_the_very_bits_of_numpy() -> None:
     keys = stream("noise", 3, 4, np.arange(50))
     drawn = bits_torch(keys, 33, "cpu").numpy().view(np.uint64)
     np.testing.assert_array_equal(drawn, bits(keys[:, None], np.arange(33)))
 
 
-def test_normals_are_normal_and_independent_of_the_batch_and_of_the_count():
+def test_normals_are_normal_and_independent_of_the_batch_and_of_the_count() -> None:
     keys = stream("noise", 0, 0, np.arange(64))
     eta = normals_torch(keys, 10_000, "cpu")
     assert eta.dtype == torch.float32

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,12 +18,20 @@ from usjepa.train.data.split import split_groups, split_rows
 from usjepa.train.run.checkpoint import Progress
 from usjepa.train.run.plan import refuse_another
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def column(values) -> np.ndarray:
+    from numpy.typing import NDArray
+
+    Columns = tuple[NDArray[np.object_], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+    """(dataset, source, frame, view) of every row"""
+
+
+def column(values: Sequence[str]) -> np.ndarray:
     return np.array(values, dtype=object)
 
 
-def table(frames_by_dataset: dict[str, int], views: int = 1, per_source: int = 7):
+def table(frames_by_dataset: dict[str, int], views: int = 1, per_source: int = 7) -> Columns:
     """Columns (dataset, source, frame, view), a row a view, sources of up to 7 frames."""
     dataset, source, frame = [], [], []
     sources = 0
@@ -36,18 +46,18 @@ def table(frames_by_dataset: dict[str, int], views: int = 1, per_source: int = 7
     return column(dataset)[repeat], np.array(source)[repeat], np.array(frame)[repeat], view
 
 
-def frames(columns, positions=None) -> Frames:
+def frames(columns: Columns, positions: NDArray[Any] | None = None) -> Frames:
     dataset, source, frame, view = columns
     named = np.empty(source.max() + 1, dtype=object)
     named[source] = dataset
     return frames_of(named.tolist(), source, frame, view, np.arange(len(source)) if positions is None else positions)
 
 
-def order(columns, positions=None, **fields) -> EpochOrder:
+def order(columns: Columns, positions: NDArray[Any] | None = None, **fields: Any) -> EpochOrder:
     return EpochOrder(frames(columns, positions), TrainSettings(**fields))
 
 
-def drawn_frames(columns, rows) -> list[tuple[int, int]]:
+def drawn_frames(columns: Columns, rows: NDArray[Any]) -> list[tuple[int, int]]:
     return list(zip(columns[1][rows].tolist(), columns[2][rows].tolist(), strict=True))
 
 
@@ -61,7 +71,9 @@ def drawn_frames(columns, rows) -> list[tuple[int, int]]:
     st.integers(0, 50),
 )
 @settings(max_examples=60, deadline=None)
-def test_an_epoch_draws_min_of_size_and_cap_frames_of_each_dataset_once(sizes, views, cap, epoch):
+def test_an_epoch_draws_min_of_size_and_cap_frames_of_each_dataset_once(
+    sizes: dict[str, int], views: int, cap: int, epoch: int
+) -> None:
     columns = table(sizes, views)
     it = order(columns, dataset_cap=cap)
     rows = it.rows(epoch)
@@ -71,7 +83,7 @@ def test_an_epoch_draws_min_of_size_and_cap_frames_of_each_dataset_once(sizes, v
     assert dict(zip(names.tolist(), counts.tolist(), strict=True)) == {n: min(s, cap) for n, s in sizes.items()}
 
 
-def test_order_is_pure_in_seed_and_epoch():
+def test_order_is_pure_in_seed_and_epoch() -> None:
     columns = table({"a": 100, "b": 30}, views=2)
     one, other = order(columns), order(columns)
     later = [other.rows(epoch).tolist() for epoch in (5, 1, 0)]
@@ -80,7 +92,7 @@ def test_order_is_pure_in_seed_and_epoch():
     assert one.rows(0).tolist() != order(columns, seed=1).rows(0).tolist()
 
 
-def test_order_of_this_version_stays_what_it_is():
+def test_order_of_this_version_stays_what_it_is() -> None:
     assert order(table({"a": 9, "b": 6}, views=2), dataset_cap=6).rows(3).tolist() == [
         10,
         7,
@@ -97,7 +109,7 @@ def test_order_of_this_version_stays_what_it_is():
     ]
 
 
-def test_views_rotate_so_that_k_epochs_show_every_view_of_a_frame_once():
+def test_views_rotate_so_that_k_epochs_show_every_view_of_a_frame_once() -> None:
     columns = table({"a": 200}, views=3)
     it = order(columns)
     first_epoch = columns[3][it.rows(0)]
@@ -111,7 +123,7 @@ def test_views_rotate_so_that_k_epochs_show_every_view_of_a_frame_once():
     assert all(by_frame[1][key] == (view + 1) % 3 for key, view in by_frame[0].items())
 
 
-def test_frames_with_a_missing_view_rotate_over_those_they_have():
+def test_frames_with_a_missing_view_rotate_over_those_they_have() -> None:
     columns = table({"a": 50}, views=3)
     positions = np.flatnonzero(np.arange(150) != 4)  # one hole: view 1 of frame 1
     it = order(columns, positions)
@@ -120,7 +132,7 @@ def test_frames_with_a_missing_view_rotate_over_those_they_have():
     assert sorted(int(r[(r >= 3) & (r < 6)][0]) for r in rows) == [3, 3, 3, 5, 5, 5]
 
 
-def test_capped_datasets_are_mixed_evenly_through_the_epoch():
+def test_capped_datasets_are_mixed_evenly_through_the_epoch() -> None:
     columns = table({"large": 5000, "small": 500})
     rows = order(columns, dataset_cap=500).rows(0)
     assert len(rows) == 1000
@@ -129,21 +141,21 @@ def test_capped_datasets_are_mixed_evenly_through_the_epoch():
         assert 0.3 < part.mean() < 0.7
 
 
-def test_a_capped_dataset_shows_all_its_frames_over_epochs_with_equal_chance():
+def test_a_capped_dataset_shows_all_its_frames_over_epochs_with_equal_chance() -> None:
     columns = table({"a": 100})
     it = order(columns, dataset_cap=20)
     seen = np.bincount(np.concatenate([it.rows(epoch) for epoch in range(2000)]), minlength=100)
     assert abs(seen - 400).max() < 5 * np.sqrt(400 * 0.8)
 
 
-def test_shuffles_are_uniform_over_places():
+def test_shuffles_are_uniform_over_places() -> None:
     it = order(table({"a": 8}))
     places = np.array([np.argsort(it.rows(epoch)) for epoch in range(8000)])
     for frame in range(8):
         assert np.abs(np.bincount(places[:, frame], minlength=8) - 1000).max() < 5 * np.sqrt(875)
 
 
-def test_a_hundred_million_rows_are_ordered_without_being_listed():
+def test_a_hundred_million_rows_are_ordered_without_being_listed() -> None:
     clips = 100_000
     starts = np.arange(clips, dtype=np.int64) * 250
     many = Frames(
@@ -170,7 +182,7 @@ def test_a_hundred_million_rows_are_ordered_without_being_listed():
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=12), st.data())
 @settings(max_examples=150, deadline=None)
-def test_runs_describe_any_frames_exactly(sources, data):
+def test_runs_describe_any_frames_exactly(sources: list[tuple[int, int, int]], data: st.DataObject) -> None:
     rows = [
         (s, frame, view)
         for s, (_, count, views) in enumerate(sources)
@@ -196,14 +208,14 @@ def test_runs_describe_any_frames_exactly(sources, data):
     )
 
 
-def test_a_folder_of_images_and_a_list_of_clips_take_few_runs():
+def test_a_folder_of_images_and_a_list_of_clips_take_few_runs() -> None:
     images = frames(table({"a": 50_000, "b": 20_000}, views=4, per_source=1))
     clips = frames(table({"a": 50_000, "b": 20_000}, views=4, per_source=100))
     assert (len(images.first_r), len(clips.first_r)) == (2, 700)
     assert images.nbytes < 200
 
 
-def test_only_given_positions_are_drawn_and_their_order_does_not_matter():
+def test_only_given_positions_are_drawn_and_their_order_does_not_matter() -> None:
     columns = table({"a": 60}, views=2)
     positions = np.flatnonzero(np.repeat(np.random.default_rng(0).random(60) < 0.5, 2))
     rows = order(columns, positions).rows(0)
@@ -213,7 +225,7 @@ def test_only_given_positions_are_drawn_and_their_order_does_not_matter():
 
 @given(st.integers(1, 80), st.integers(1, 90))
 @settings(max_examples=40, deadline=None)
-def test_batches_hold_every_row_of_the_epoch_and_only_the_last_is_short(frames, batch_size):
+def test_batches_hold_every_row_of_the_epoch_and_only_the_last_is_short(frames: int, batch_size: int) -> None:
     it = order(table({"a": frames}), batch_size=batch_size)
     steps = it.steps_per_epoch()
     batches = [it.batch(1, index) for index in range(steps)]
@@ -230,7 +242,7 @@ def test_batches_hold_every_row_of_the_epoch_and_only_the_last_is_short(frames, 
         it.batch(0, steps)
 
 
-def test_datasets_may_be_codes_instead_of_names():
+def test_datasets_may_be_codes_instead_of_names() -> None:
     columns = table({"a": 30, "b": 20})
     codes = (columns[0] == "b").astype(np.int32)
     assert (
@@ -238,12 +250,12 @@ def test_datasets_may_be_codes_instead_of_names():
     )
 
 
-def test_no_rows_to_order_is_said():
+def test_no_rows_to_order_is_said() -> None:
     with pytest.raises(UsageError, match="check the splits"):
         order(table({"a": 3}), positions=np.array([], dtype=np.int64))
 
 
-def test_first_views_are_one_row_a_frame():
+def test_first_views_are_one_row_a_frame() -> None:
     columns = table({"a": 5}, views=3)
     assert first_views(*columns[1:], np.arange(15)).tolist() == [0, 3, 6, 9, 12]
     assert first_views(*columns[1:], np.array([14, 13, 4, 2])).tolist() == [2, 4, 13]
@@ -253,12 +265,14 @@ def test_first_views_are_one_row_a_frame():
 # -- groups ------------------------------------------------------------------------------------------------------------
 
 
-def groups(count: int, frames: int = 3, prefix: str = "patient"):
+def groups(
+    count: int, frames: int = 3, prefix: str = "patient"
+) -> tuple[NDArray[np.object_], NDArray[np.object_], NDArray[np.object_]]:
     names = np.repeat([f"{prefix}{k}" for k in range(count)], frames)
     return column(["d"] * len(names)), column(names), column([""] * len(names))
 
 
-def test_groups_are_never_cut_and_five_percent_are_held_out():
+def test_groups_are_never_cut_and_five_percent_are_held_out() -> None:
     dataset, group, split = groups(4000)
     parts = split_groups(dataset, group, split, TrainSettings())
     assert sorted([*parts.train, *parts.validation]) == list(range(12_000))
@@ -269,7 +283,7 @@ def test_groups_are_never_cut_and_five_percent_are_held_out():
     assert (parts.excluded, parts.note) == (0, "")
 
 
-def test_growth_moves_no_group():
+def test_growth_moves_no_group() -> None:
     dataset, group, split = groups(500)
     held = set(group[split_groups(dataset, group, split, TrainSettings()).validation])
     dataset, group, split = groups(900)
@@ -280,7 +294,7 @@ def test_growth_moves_no_group():
     assert grown < larger
 
 
-def test_groups_of_one_name_in_two_datasets_are_two_groups():
+def test_groups_of_one_name_in_two_datasets_are_two_groups() -> None:
     dataset, group, split = groups(300, frames=2)
     dataset[::2] = "e"
     held = split_groups(dataset, group, split, TrainSettings(validation_fraction=0.5)).validation
@@ -288,7 +302,7 @@ def test_groups_of_one_name_in_two_datasets_are_two_groups():
     assert len({name for _, name in pairs}) < len(pairs) < 2 * len({name for _, name in pairs})
 
 
-def test_excluded_splits_are_in_neither_part():
+def test_excluded_splits_are_in_neither_part() -> None:
     dataset, group, split = groups(100)
     split[30:90] = "test"
     parts = split_groups(dataset, group, split, TrainSettings())
@@ -298,7 +312,7 @@ def test_excluded_splits_are_in_neither_part():
         split_groups(dataset, group, column(["test"] * 300), TrainSettings())
 
 
-def test_the_smallest_hash_is_held_out_where_none_lies_under_the_fraction_and_it_is_said():
+def test_the_smallest_hash_is_held_out_where_none_lies_under_the_fraction_and_it_is_said() -> None:
     dataset, group, split = groups(4)
     parts = split_groups(dataset, group, split, TrainSettings(validation_fraction=1e-9))
     assert len(parts.validation) == 3
@@ -306,7 +320,7 @@ def test_the_smallest_hash_is_held_out_where_none_lies_under_the_fraction_and_it
     assert len(split_groups(dataset, group, split, TrainSettings(validation_fraction=0.0)).validation) == 0
 
 
-def test_a_lone_group_is_trained_on_and_never_is_all_held_out():
+def test_a_lone_group_is_trained_on_and_never_is_all_held_out() -> None:
     dataset, group, split = groups(1)
     parts = split_groups(dataset, group, split, TrainSettings(validation_fraction=1.0))
     assert (len(parts.train), len(parts.validation)) == (3, 0)
@@ -316,7 +330,7 @@ def test_a_lone_group_is_trained_on_and_never_is_all_held_out():
     assert "largest hash" in parts.note
 
 
-def test_rows_without_a_group_belong_to_their_source():
+def test_rows_without_a_group_belong_to_their_source() -> None:
     dataset, group, split = groups(40, frames=5)
     path = group.copy()
     group[:] = ""
@@ -327,7 +341,7 @@ def test_rows_without_a_group_belong_to_their_source():
     assert len(split_groups(dataset, group, split, recipe).train) == 200  # one group: the dataset
 
 
-def test_held_out_groups_are_not_those_of_another_split_by_the_bare_hash():
+def test_held_out_groups_are_not_those_of_another_split_by_the_bare_hash() -> None:
     import xxhash
 
     names = [f"patient{k}" for k in range(5000)]
@@ -336,7 +350,7 @@ def test_held_out_groups_are_not_those_of_another_split_by_the_bare_hash():
     assert bare[held].mean() == pytest.approx(0.05, abs=0.05)
 
 
-def test_rows_follow_their_sources_and_sources_without_rows_do_not_count():
+def test_rows_follow_their_sources_and_sources_without_rows_do_not_count() -> None:
     names = [("d", f"patient{k}", "test" if k % 10 == 3 else "") for k in range(300)]
     sources = tuple(Source(f"{g}.mp4", d, g, "", s, "0" * 32, 2, "") for d, g, s in names)
     source = np.repeat(np.arange(0, 300, 2), 2).astype(np.int32)  # every other source has no rows
@@ -350,7 +364,7 @@ def test_rows_follow_their_sources_and_sources_without_rows_do_not_count():
     assert (parts.excluded, parts.note) == (by_row.excluded, by_row.note)
 
 
-def test_it_is_told_when_large_groups_hold_out_far_more_than_was_asked_for():
+def test_it_is_told_when_large_groups_hold_out_far_more_than_was_asked_for() -> None:
     sources = tuple(Source(f"{k}.mp4", "d", f"patient{k}", "", "", "0" * 32, 50, "") for k in range(40))
     held = {sources[p].group for p in split_groups(*sources_columns(sources), TrainSettings()).validation}
     assert 0 < len(held) < 4
@@ -365,11 +379,13 @@ def test_it_is_told_when_large_groups_hold_out_far_more_than_was_asked_for():
     assert split_rows(even, TrainSettings()).note == ""
 
 
-def sources_columns(sources: tuple[Source, ...]):
+def sources_columns(
+    sources: tuple[Source, ...],
+) -> tuple[NDArray[np.object_], NDArray[np.object_], NDArray[np.object_]]:
     return column([s.dataset for s in sources]), column([s.group for s in sources]), column([s.split for s in sources])
 
 
-def test_a_run_of_the_order_before_is_refused_with_the_reason():
+def test_a_run_of_the_order_before_is_refused_with_the_reason() -> None:
     identity = {"train": {"seed": 0}, "order": {"version": ORDER_VERSION}}
     refuse_another(Progress(0, 0, identity, {}), identity)
     with pytest.raises(IdentityError, match=r"another order[\s\S]*order: null \| \{.version.: 2\}[\s\S]*another RUN"):

@@ -27,19 +27,19 @@ def whole(number: int, n: int) -> np.ndarray:
     st.one_of(st.integers(1, 3000), st.sampled_from([1023, 1024, 1025, 4096, 4097, 65_535, 65_536])), st.integers(0, 99)
 )
 @settings(max_examples=150, deadline=None)
-def test_every_number_goes_to_a_place_of_its_own(n, number):
+def test_every_number_goes_to_a_place_of_its_own(n: int, number: int) -> None:
     assert np.sort(whole(number, n)).tolist() == list(range(n))
 
 
 @given(st.integers(2, 5000), st.integers(0, 99), st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_number_goes_where_it_goes_whoever_is_asked_for_with_it(n, number, data):
+def test_a_number_goes_where_it_goes_whoever_is_asked_for_with_it(n: int, number: int, data: st.DataObject) -> None:
     some = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=20)), dtype=np.int64)
     assert permuted(key(number), some, n).tolist() == whole(number, n)[some].tolist()
 
 
 @pytest.mark.parametrize("n", [10**8, 10**8 + 7, 2**40 + 1, 2**62])
-def test_numbers_far_beyond_what_could_be_listed_go_to_different_places(n):
+def test_numbers_far_beyond_what_could_be_listed_go_to_different_places(n: int) -> None:
     numbers = np.unique((bits(key(1), np.arange(200_000)) % np.uint64(n)).astype(np.int64))
     places = permuted(key(2), numbers, n)
     assert places.min() >= 0
@@ -47,16 +47,16 @@ def test_numbers_far_beyond_what_could_be_listed_go_to_different_places(n):
     assert len(np.unique(places)) == len(numbers)
 
 
-def test_the_shuffle_of_this_version_stays_what_it_is():
+def test_the_shuffle_of_this_version_stays_what_it_is() -> None:
     assert permuted(key(0), np.arange(5), 10**8).tolist() == [43794622, 73994420, 93488491, 49788182, 98979743]
 
 
-def test_keys_name_different_shuffles():
+def test_keys_name_different_shuffles() -> None:
     assert (whole(0, 5000) == whole(1, 5000)).sum() < 20
 
 
 @pytest.mark.parametrize("n", [4, 5])
-def test_all_orders_of_a_few_numbers_are_equally_likely(n):
+def test_all_orders_of_a_few_numbers_are_equally_likely(n: int) -> None:
     weights = n ** np.arange(n)
     codes = np.array([whole(number, n) @ weights for number in range(6000)])
     _, counts = np.unique(codes, return_counts=True)
@@ -65,7 +65,7 @@ def test_all_orders_of_a_few_numbers_are_equally_likely(n):
 
 
 @pytest.mark.parametrize("n", [8, 1024, 1025, 10_007])
-def test_the_first_numbers_go_anywhere_equally_often_also_in_pairs(n):
+def test_the_first_numbers_go_anywhere_equally_often_also_in_pairs(n: int) -> None:
     cells = min(n, 8)
     places = np.array([permuted(key(number), np.arange(3), n) for number in range(3000)]) * cells // n
     share = np.bincount(np.arange(n) * cells // n) / n
@@ -78,20 +78,20 @@ def test_the_first_numbers_go_anywhere_equally_often_also_in_pairs(n):
 
 
 @pytest.mark.parametrize("n", [1025, 65_537, 10**8])
-def test_neighbours_end_up_no_nearer_than_strangers(n):
+def test_neighbours_end_up_no_nearer_than_strangers(n: int) -> None:
     numbers = np.arange(min(n, 100_000), dtype=np.int64)
     steps = np.diff(np.concatenate([permuted(key(number), numbers, n) for number in range(20)]))
     counts = np.bincount((steps % n) * 64 // n, minlength=64)
     assert stats.chisquare(counts, np.full(64, counts.sum() / 64)).pvalue > EVEN_ODDS
 
 
-def test_a_shuffle_has_one_fixed_number_on_average():
+def test_a_shuffle_has_one_fixed_number_on_average() -> None:
     fixed = [int((whole(number, 2000) == np.arange(2000)).sum()) for number in range(800)]
     assert np.mean(fixed) == pytest.approx(1, abs=5 / np.sqrt(800))
     assert np.var(fixed) == pytest.approx(1, abs=0.35)
 
 
-def test_a_shuffle_has_as_many_cycles_as_chance_gives():
+def test_a_shuffle_has_as_many_cycles_as_chance_gives() -> None:
     n, found = 3000, []
     for number in range(200):
         places, seen, cycles = whole(number, n), np.zeros(n, bool), 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from usjepa.train.masks.multiblock import sample_masks
 from usjepa.train.model.jepa import Model
 from usjepa.train.objective.loss import loss
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from usjepa.train.data.batches import TrainBatch
+    from usjepa.train.masks.groups import Group
+
 SETTINGS = TrainSettings(
     student=StudentSettings(architecture="vit_tiny_patch16_224", depth=2, patch_size=8),
     predictor=PredictorSettings(depth=2, dim=48, heads=4),
@@ -25,16 +33,16 @@ SETTINGS = TrainSettings(
 
 
 @pytest.fixture(scope="module")
-def batch(phantom_store):
+def batch(phantom_store: Path) -> TrainBatch:
     with closing(open_store(phantom_store)) as store:
         return maker(store).make(Request(0, np.arange(16)))
 
 
-def padded_tokens(parts) -> int:
+def padded_tokens(parts: Sequence[Group]) -> int:
     return sum(len(part.images_G) * part.context for part in parts)
 
 
-def test_groups_hold_each_image_once_padded_to_its_own_longest_and_compute_less_padding():
+def test_groups_hold_each_image_once_padded_to_its_own_longest_and_compute_less_padding() -> None:
     masks = sample_masks(0, 0, np.arange(32), (14, 14), MaskSettings())
     parts = groups.groups_of(masks)
     assert sorted(np.concatenate([part.images_G for part in parts])) == list(range(32))
@@ -49,7 +57,7 @@ def test_groups_hold_each_image_once_padded_to_its_own_longest_and_compute_less_
     assert groups.groups_of(sample_masks(0, 0, np.arange(0), (14, 14), MaskSettings())) == ()
 
 
-def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batch):
+def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batch: TrainBatch) -> None:
     assert len(batch.groups) == 4
     N, P = batch.context_BN.shape[1], batch.targets_BMP.shape[2]
     whole = replace(batch, groups=(groups.Group(np.arange(16), N, P, True, True),))
@@ -69,12 +77,12 @@ def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batc
         torch.testing.assert_close(mine.grad, other.grad, rtol=1e-4, atol=1e-6)
 
 
-def test_requests_of_fewer_images_than_a_group_needs_are_one_group(phantom_store):
+def test_requests_of_fewer_images_than_a_group_needs_are_one_group(phantom_store: Path) -> None:
     with closing(open_store(phantom_store)) as store:
         assert [len(maker(store).make(request).groups) for request in requests(2)] == [1, 1]
 
 
-def test_images_of_a_batch_too_small_to_split_keep_their_order(phantom_store):
+def test_images_of_a_batch_too_small_to_split_keep_their_order(phantom_store: Path) -> None:
     with closing(open_store(phantom_store)) as store:
         made = maker(store)
         batch = made.make(Request(0, np.arange(7)))

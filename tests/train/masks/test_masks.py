@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,14 @@ from hypothesis import strategies as st
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.train import MaskSettings
 from usjepa.train.masks.multiblock import sample_masks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.train.masks.multiblock import Masks
+
+    Case = tuple[tuple[int, int], MaskSettings, NDArray[np.int64], NDArray[np.bool_]]
+    """(grid, recipe, rows, valid patches)"""
 
 GRID = (14, 14)
 PAPER = MaskSettings()
@@ -23,7 +32,7 @@ def sector() -> np.ndarray:
     return (np.hypot(down, across - 0.47) < 0.96) & (np.abs(np.arctan2(across - 0.47, down + 0.14)) < 0.6)
 
 
-def lengths(masks) -> dict[str, np.ndarray]:
+def lengths(masks: Masks) -> dict[str, np.ndarray]:
     """Patches a target block, patches in the union of an image's targets, patches of its context."""
     unions = [np.unique(t[v]).size for t, v in zip(masks.targets_BMP, masks.targets_valid_BMP, strict=True)]
     return {
@@ -36,7 +45,9 @@ def lengths(masks) -> dict[str, np.ndarray]:
 # -- samplers of one image, written from the rules ---------------------------------------------------------------------
 
 
-def block(rng, size, last, grid=GRID):
+def block(
+    rng: np.random.Generator, size: tuple[int, int], last: int, grid: tuple[int, int] = GRID
+) -> NDArray[np.bool_]:
     """A rectangle of patches at a random place; last = 1 draws end-inclusive, 0 leaves the last place out."""
     top, left = (rng.integers(0, extent - side + last) for extent, side in zip(grid, size, strict=True))
     patches = np.zeros(grid, bool)
@@ -44,7 +55,9 @@ def block(rng, size, last, grid=GRID):
     return patches
 
 
-def side_lengths(rng, scale, aspect, limit, shared):
+def side_lengths(
+    rng: np.random.Generator, scale: tuple[float, float], aspect: tuple[float, float], limit: int, shared: bool
+) -> tuple[int, int]:
     first = rng.random()
     second = first if shared else rng.random()
     area = int(14 * 14 * (scale[0] + first * (scale[1] - scale[0])))
@@ -52,10 +65,17 @@ def side_lengths(rng, scale, aspect, limit, shared):
     return min(round((area * ratio) ** 0.5), limit), min(round((area / ratio) ** 0.5), limit)
 
 
-def slow_image(rng, valid, recipe: MaskSettings, last=1, limit=14, shared=False):
+def slow_image(
+    rng: np.random.Generator,
+    valid: NDArray[np.bool_],
+    recipe: MaskSettings,
+    last: int = 1,
+    limit: int = 14,
+    shared: bool = False,
+) -> tuple[list[NDArray[np.bool_]], NDArray[np.bool_]]:
     """Blocks drawn one by one until each keeps enough patches: (list of targets, context), bool [14, 14] each."""
 
-    def until_enough(size, allowed):
+    def until_enough(size: tuple[int, int], allowed: NDArray[np.bool_]) -> NDArray[np.bool_]:
         while True:
             kept = block(rng, size, last) & allowed
             if kept.sum() >= recipe.min_patches:
@@ -67,7 +87,7 @@ def slow_image(rng, valid, recipe: MaskSettings, last=1, limit=14, shared=False)
     return targets, until_enough(size, valid & ~np.any(targets, axis=0))
 
 
-def slow_lengths(images, valid, recipe, **rules) -> dict[str, np.ndarray]:
+def slow_lengths(images: int, valid: NDArray[np.bool_], recipe: MaskSettings, **rules: Any) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(1)
     drawn = [slow_image(rng, valid, recipe, **rules) for _ in range(images)]
     return {
@@ -77,7 +97,7 @@ def slow_lengths(images, valid, recipe, **rules) -> dict[str, np.ndarray]:
     }
 
 
-def distance(a, b) -> float:
+def distance(a: NDArray[Any], b: NDArray[Any]) -> float:
     """Kolmogorov and Smirnov's: the largest gap between two empirical distribution functions."""
     at = np.union1d(a, b)
     gaps = (np.searchsorted(np.sort(x), at, side="right") / len(x) for x in (a, b))
@@ -96,7 +116,9 @@ def distance(a, b) -> float:
         pytest.param(MaskSettings(regions=True, context_scale=(0.3, 0.5)), sector(), id="small context"),
     ],
 )
-def test_sizes_unions_and_contexts_are_distributed_as_in_a_sampler_of_one_image(recipe, valid):
+def test_sizes_unions_and_contexts_are_distributed_as_in_a_sampler_of_one_image(
+    recipe: MaskSettings, valid: NDArray[np.bool_]
+) -> None:
     images = 20_000
     validity = np.tile(valid.reshape(1, -1), (images, 1)) if recipe.regions else None
     fast = lengths(sample_masks(0, 0, np.arange(images), GRID, recipe, validity))
@@ -107,7 +129,7 @@ def test_sizes_unions_and_contexts_are_distributed_as_in_a_sampler_of_one_image(
         assert distance(fast[name], drawn) < limit, name
 
 
-def test_us_jepas_scales_give_19_patches_a_block_63_targets_and_120_context_patches():
+def test_us_jepas_scales_give_19_patches_a_block_63_targets_and_120_context_patches() -> None:
     got = lengths(sample_masks(0, 0, np.arange(20_000), GRID, PAPER))
     assert got["block"].mean() == pytest.approx(19.1, abs=0.2)
     assert got["union"].mean() == pytest.approx(62.7, abs=0.5)
@@ -121,7 +143,9 @@ def test_us_jepas_scales_give_19_patches_a_block_63_targets_and_120_context_patc
         pytest.param(True, (18.5, 59.3, 109.7), id="one draw for both as in its code"),
     ],
 )
-def test_the_references_rules_give_19_61_108_and_never_reach_the_last_row_and_column(shared, expected):
+def test_the_references_rules_give_19_61_108_and_never_reach_the_last_row_and_column(
+    shared: bool, expected: tuple[float, float, float]
+) -> None:
     rules = {"last": 0, "limit": 13, "shared": shared}
     got = slow_lengths(2500, np.ones(GRID, bool), PAPER, **rules)
     assert (got["block"].mean(), got["union"].mean(), got["context"].mean()) == pytest.approx(expected, abs=0.8)
@@ -135,7 +159,7 @@ def test_the_references_rules_give_19_61_108_and_never_reach_the_last_row_and_co
     assert seen[:-1, :-1].all()
 
 
-def test_every_patch_is_reached_by_targets_and_by_contexts():
+def test_every_patch_is_reached_by_targets_and_by_contexts() -> None:
     masks = sample_masks(0, 0, np.arange(4000), GRID, PAPER)
     for indices, valid in (
         (masks.targets_BMP, masks.targets_valid_BMP),
@@ -147,7 +171,7 @@ def test_every_patch_is_reached_by_targets_and_by_contexts():
         assert np.abs(counts - mirrored).max() / counts.mean() < 0.15  # no side is favoured
 
 
-def test_positions_are_uniform_over_all_places_that_keep_enough():
+def test_positions_are_uniform_over_all_places_that_keep_enough() -> None:
     valid = sector()
     recipe = MaskSettings(regions=True, target_blocks=1, target_scale=(0.125, 0.125), target_aspect=(1.0, 1.0))
     masks = sample_masks(3, 0, np.arange(40_000), GRID, recipe, np.tile(valid.reshape(1, -1), (40_000, 1)))
@@ -159,7 +183,7 @@ def test_positions_are_uniform_over_all_places_that_keep_enough():
         patches = np.zeros(GRID, bool)
         patches[top : top + 5, left : left + 5] = True
         expected[tuple(np.flatnonzero(patches & valid))] = expected.get(tuple(np.flatnonzero(patches & valid)), 0) + 1
-    drawn: dict[tuple, int] = {}
+    drawn: dict[tuple[np.int64, ...], int] = {}
     for indices, kept in zip(masks.targets_BMP[:, 0], masks.targets_valid_BMP[:, 0], strict=True):
         key = tuple(indices[kept])
         drawn[key] = drawn.get(key, 0) + 1
@@ -168,7 +192,7 @@ def test_positions_are_uniform_over_all_places_that_keep_enough():
     assert np.abs(ratio - 1).max() < 5 / np.sqrt(40_000 / len(places))
 
 
-def test_size_and_shape_of_blocks_are_uncorrelated():
+def test_size_and_shape_of_blocks_are_uncorrelated() -> None:
     masks = sample_masks(0, 0, np.arange(5000), GRID, MaskSettings(target_blocks=1, target_scale=(0.1, 0.5)))
     first = masks.targets_BMP[:, 0]
     last = (first * masks.targets_valid_BMP[:, 0]).max(1)
@@ -181,7 +205,7 @@ def test_size_and_shape_of_blocks_are_uncorrelated():
 # -- purity ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_mask_of_a_row_does_not_depend_on_the_batch_it_is_in():
+def test_the_mask_of_a_row_does_not_depend_on_the_batch_it_is_in() -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 10**7, 300)
     centre, radius = rng.uniform(3, 10, (2, 300, 1, 1)), rng.uniform(1.5, 6, (300, 1, 1))
@@ -204,8 +228,8 @@ def test_the_mask_of_a_row_does_not_depend_on_the_batch_it_is_in():
                     )
 
 
-def test_seed_step_and_row_each_change_the_mask():
-    def digest(seed, step, row):
+def test_seed_step_and_row_each_change_the_mask() -> None:
+    def digest(seed: int, step: int, row: int) -> bytes:
         masks = sample_masks(seed, step, np.array([row]), GRID, PAPER)
         return masks.targets_BMP.tobytes() + masks.context_BN.tobytes()
 
@@ -213,7 +237,7 @@ def test_seed_step_and_row_each_change_the_mask():
     assert digest(0, 1, 2) == digest(0, 1, 2)
 
 
-def test_masks_of_this_version_are_those_of_the_first():
+def test_masks_of_this_version_are_those_of_the_first() -> None:
     hashed = hashlib.sha256()
     for recipe in (PAPER, REGIONS):
         masks = sample_masks(7, 11, np.arange(64), GRID, recipe, np.tile(sector().reshape(1, -1), (64, 1)))
@@ -227,7 +251,7 @@ def test_masks_of_this_version_are_those_of_the_first():
 
 
 @st.composite
-def cases(draw):
+def cases(draw: st.DrawFn) -> Case:
     grid = (draw(st.integers(2, 20)), draw(st.integers(2, 20)))
     low, high = sorted(draw(st.tuples(st.floats(0.02, 0.6), st.floats(0.02, 0.6))))
     narrow, wide = sorted(draw(st.tuples(st.floats(0.2, 4.0), st.floats(0.2, 4.0))))
@@ -249,7 +273,7 @@ def cases(draw):
 
 @given(cases(), st.integers(0, 2**40))
 @settings(max_examples=150, deadline=None)
-def test_masks_keep_their_promises_on_any_grid(case, step):
+def test_masks_keep_their_promises_on_any_grid(case: Case, step: int) -> None:
     grid, recipe, rows, valid = case
     masks = sample_masks(0, step, rows, grid, recipe, valid)
     assert masks.context_BN.dtype == masks.targets_BMP.dtype == np.int64
@@ -276,7 +300,7 @@ def test_masks_keep_their_promises_on_any_grid(case, step):
             assert len({len(k) for k in kept}) == 1
 
 
-def test_lengths_are_those_of_the_longest_and_nothing_is_cut():
+def test_lengths_are_those_of_the_longest_and_nothing_is_cut() -> None:
     valid = np.tile(sector().reshape(1, -1), (200, 1))
     masks = sample_masks(0, 0, np.arange(200), GRID, REGIONS, valid)
     assert masks.context_valid_BN.sum(1).max() == masks.context_BN.shape[1]
@@ -287,7 +311,7 @@ def test_lengths_are_those_of_the_longest_and_nothing_is_cut():
 # -- regions -----------------------------------------------------------------------------------------------------------
 
 
-def test_usable_images_keep_tau_patches_of_the_region_in_every_block():
+def test_usable_images_keep_tau_patches_of_the_region_in_every_block() -> None:
     valid = np.tile(sector().reshape(1, -1), (2000, 1))
     masks = sample_masks(0, 0, np.arange(2000), GRID, REGIONS, valid)
     assert masks.usable_B.all()
@@ -296,7 +320,7 @@ def test_usable_images_keep_tau_patches_of_the_region_in_every_block():
     assert masks.targets_valid_BMP.sum(2).min() < 12  # or the edge of the region would never be asked for
 
 
-def test_images_whose_region_is_too_small_are_reported_and_the_others_are_not():
+def test_images_whose_region_is_too_small_are_reported_and_the_others_are_not() -> None:
     valid = np.zeros((4, 196), bool)
     valid[0] = True
     valid[1, :9] = True  # less than tau
@@ -308,7 +332,7 @@ def test_images_whose_region_is_too_small_are_reported_and_the_others_are_not():
         assert masks.context_valid_BN[2].sum() == 0
 
 
-def test_an_image_short_of_context_is_drawn_anew_as_a_whole():
+def test_an_image_short_of_context_is_drawn_anew_as_a_whole() -> None:
     valid = np.zeros((500, 196), bool)
     valid.reshape(500, *GRID)[:, 3:9, 3:9] = True
     once = sample_masks(0, 0, np.arange(500), GRID, MaskSettings(regions=True, tries=1), valid).usable_B.mean()
@@ -317,7 +341,7 @@ def test_an_image_short_of_context_is_drawn_anew_as_a_whole():
     assert often > 0.9
 
 
-def test_blocks_smaller_than_tau_must_lie_whole_inside_the_region():
+def test_blocks_smaller_than_tau_must_lie_whole_inside_the_region() -> None:
     valid = np.zeros((300, 49), bool)
     valid.reshape(300, 7, 7)[:, :, 1:6] = True
     masks = sample_masks(0, 0, np.arange(300), (7, 7), REGIONS, valid)
@@ -327,7 +351,7 @@ def test_blocks_smaller_than_tau_must_lie_whole_inside_the_region():
     assert (sizes == sizes[:, :1]).all()
 
 
-def test_without_regions_the_validity_is_ignored():
+def test_without_regions_the_validity_is_ignored() -> None:
     valid = np.zeros((3, 196), bool)
     with_it = sample_masks(0, 0, np.arange(3), GRID, PAPER, valid)
     without = sample_masks(0, 0, np.arange(3), GRID, PAPER)
@@ -335,14 +359,14 @@ def test_without_regions_the_validity_is_ignored():
     assert with_it.usable_B.all()
 
 
-def test_regions_without_validity_or_with_that_of_another_grid_are_refused():
+def test_regions_without_validity_or_with_that_of_another_grid_are_refused() -> None:
     with pytest.raises(UsageError, match="need the validity of every patch"):
         sample_masks(0, 0, np.arange(3), GRID, REGIONS)
     with pytest.raises(UsageError, match=r"14x14 grid need \(3, 196\)"):
         sample_masks(0, 0, np.arange(3), GRID, REGIONS, np.ones((3, 49), bool))
 
 
-def test_a_grid_whose_targets_leave_no_context_is_reported():
+def test_a_grid_whose_targets_leave_no_context_is_reported() -> None:
     masks = sample_masks(0, 0, np.arange(50), (2, 2), MaskSettings(target_scale=(1.0, 1.0), target_aspect=(1.0, 1.0)))
     assert not masks.usable_B.any()
     assert masks.context_BN.shape == (50, 1)

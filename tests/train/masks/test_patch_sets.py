@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 
 from usjepa.train.masks.patch_sets import pack, rectangles, sizes, sizes_within, unpack, whole
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 GRIDS = [(14, 14), (3, 5), (2, 16), (4, 17), (5, 32), (3, 40), (2, 64), (3, 65), (2, 130)]
 
 
-def flags(grid, images=7):
+def flags(grid: tuple[int, int], images: int = 7) -> NDArray[np.bool_]:
     return np.random.default_rng(0).random((images, grid[0] * grid[1])) < 0.6
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_flags_come_back_from_bits_and_sizes_count_them(grid):
+def test_flags_come_back_from_bits_and_sizes_count_them(grid: tuple[int, int]) -> None:
     given = flags(grid)
     np.testing.assert_array_equal(unpack(pack(given, grid), grid), given)
     assert sizes(pack(given, grid)).tolist() == given.sum(1).tolist()
@@ -25,7 +30,9 @@ def test_flags_come_back_from_bits_and_sizes_count_them(grid):
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_rectangles_hold_the_patches_of_their_rows_and_columns_and_counts_within_agree_at_every_place(grid):
+def test_rectangles_hold_the_patches_of_their_rows_and_columns_and_counts_within_agree_at_every_place(
+    grid: tuple[int, int],
+) -> None:
     given = flags(grid)
     rng = np.random.default_rng(1)
     height, widths = int(rng.integers(1, grid[0] + 1)), rng.integers(1, grid[1] + 1, len(given))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from usjepa.train.model.predictor import Predictor, _at_targets
 GRID, DIM, TEACHER_DIM = (4, 4), 24, 20
 
 
-def predictor(seed: int = 0, **fields) -> Predictor:
+def predictor(seed: int = 0, **fields: Any) -> Predictor:
     settings = PredictorSettings(**{"depth": 2, "dim": 32, "heads": 4, **fields})
     return Predictor(settings, DIM, TEACHER_DIM, GRID, seed).eval()
 
@@ -22,17 +24,17 @@ def context(count: int = 2, length: int = 6) -> tuple[torch.Tensor, torch.Tensor
     return tokens, torch.arange(length).expand(count, -1)
 
 
-def predict(model, *args):
+def predict(model: Predictor, *args: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(*args)
 
 
-def test_every_target_of_every_block_gets_a_prediction_of_the_teachers_width():
+def test_every_target_of_every_block_gets_a_prediction_of_the_teachers_width() -> None:
     targets = torch.tensor([[[7, 8, 9], [10, 11, 12]]] * 2)
     assert predict(predictor(), *context(), None, targets, None).shape == (2, 2, 3, TEACHER_DIM)
 
 
-def test_blocks_do_not_see_each_other():
+def test_blocks_do_not_see_each_other() -> None:
     model, (tokens, places) = predictor(), context()
     targets = torch.tensor([[[7, 8, 9], [10, 11, 12]]] * 2)
     moved = torch.tensor([[[7, 8, 9], [13, 14, 15]]] * 2)
@@ -41,14 +43,14 @@ def test_blocks_do_not_see_each_other():
     assert not torch.allclose(first[:, 1], second[:, 1])
 
 
-def test_a_prediction_depends_on_its_place_not_on_its_rank_in_the_block():
+def test_a_prediction_depends_on_its_place_not_on_its_rank_in_the_block() -> None:
     model, (tokens, places) = predictor(), context()
     forward = predict(model, tokens, places, None, torch.tensor([[[7, 8, 9]]] * 2), None)
     backward = predict(model, tokens, places, None, torch.tensor([[[9, 8, 7]]] * 2), None)
     torch.testing.assert_close(forward, backward.flip(2), rtol=0, atol=1e-6)
 
 
-def test_padding_changes_no_number():
+def test_padding_changes_no_number() -> None:
     model, (tokens, places) = predictor(), context()
     valid = torch.ones(2, 6, dtype=torch.bool)
     valid[1, 4:] = False
@@ -63,7 +65,7 @@ def test_padding_changes_no_number():
     torch.testing.assert_close(padded[1:, 1:, :1], alone, rtol=0, atol=1e-5)
 
 
-def test_weights_depend_on_the_seed_alone_and_deep_blocks_start_small():
+def test_weights_depend_on_the_seed_alone_and_deep_blocks_start_small() -> None:
     first, again, other = predictor(), predictor(), predictor(seed=1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.embed.weight, other.embed.weight)
@@ -72,12 +74,12 @@ def test_weights_depend_on_the_seed_alone_and_deep_blocks_start_small():
     assert spread[7] == pytest.approx(0.02 / 16**0.5, rel=0.1)
 
 
-def test_heads_that_do_not_share_the_width_are_refused_by_name():
+def test_heads_that_do_not_share_the_width_are_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"train\.predictor\.dim=32 .*train\.predictor\.heads=5"):
         predictor(heads=5)
 
 
-def test_jointly_predicted_blocks_see_each_other_and_padding_still_changes_no_number():
+def test_jointly_predicted_blocks_see_each_other_and_padding_still_changes_no_number() -> None:
     model, (tokens, places) = predictor(joint=True), context()
     targets = torch.tensor([[[7, 8, 9], [10, 11, 12]]] * 2)
     moved = torch.tensor([[[7, 8, 9], [13, 14, 15]]] * 2)
@@ -91,7 +93,7 @@ def test_jointly_predicted_blocks_see_each_other_and_padding_still_changes_no_nu
     assert torch.equal(padded[valid], again[valid])
 
 
-def test_one_block_is_predicted_alike_jointly_or_not():
+def test_one_block_is_predicted_alike_jointly_or_not() -> None:
     tokens, places = context()
     targets = torch.tensor([[[7, 8, 9]]] * 2)
     alone, together = (predict(predictor(joint=j), tokens, places, None, targets, None) for j in (False, True))
@@ -99,7 +101,7 @@ def test_one_block_is_predicted_alike_jointly_or_not():
 
 
 @pytest.mark.parametrize("padded", [False, True])
-def test_the_last_block_computed_at_targets_alone_gives_what_all_of_it_gives(padded):
+def test_the_last_block_computed_at_targets_alone_gives_what_all_of_it_gives(padded: bool) -> None:
     torch.manual_seed(0)
     model, tokens = predictor(), torch.randn(2, 9, 32)
     mask = torch.rand(2, 1, 1, 9) < 0.7 if padded else None
@@ -107,7 +109,7 @@ def test_the_last_block_computed_at_targets_alone_gives_what_all_of_it_gives(pad
     torch.testing.assert_close(_at_targets(model.blocks[-1], tokens, mask, 6), whole, rtol=0, atol=1e-6)
 
 
-def test_recomputing_changes_neither_predictions_nor_gradients():
+def test_recomputing_changes_neither_predictions_nor_gradients() -> None:
     (tokens, places), targets = context(), torch.tensor([[[7, 8, 9], [10, 11, 12]]] * 2)
     found = []
     for recompute in (False, True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -25,7 +27,7 @@ def images(count: int = 3, channels: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize(
     "architecture", ["test_vit", "test_vit2", "vit_tiny_patch16_224", "vit_wee_patch16_reg1_gap_256"]
 )
-def test_with_everything_visible_the_tokens_are_those_of_plain_timm(architecture):
+def test_with_everything_visible_the_tokens_are_those_of_plain_timm(architecture: str) -> None:
     model = student(architecture)
     everything = torch.arange(T).expand(3, -1)
     with torch.no_grad():
@@ -37,7 +39,7 @@ def test_with_everything_visible_the_tokens_are_those_of_plain_timm(architecture
         torch.testing.assert_close(model(images(), everything), whole[:, model.prefix :], rtol=0, atol=1e-5)
 
 
-def test_masked_patches_change_no_bit():
+def test_masked_patches_change_no_bit() -> None:
     model, context = student(), torch.tensor([[0, 3, 5, 10, 15]] * 3)
     hidden = torch.tensor([i for i in range(T) if i not in context[0].tolist()])
     pixels, other = images(), images()
@@ -48,7 +50,7 @@ def test_masked_patches_change_no_bit():
         assert torch.equal(model(pixels, context), model(other, context))
 
 
-def test_padding_changes_no_number():
+def test_padding_changes_no_number() -> None:
     model = student()
     lengths = [16, 9, 4]
     context, valid = torch.zeros(3, 16, dtype=torch.int64), torch.zeros(3, 16, dtype=torch.bool)
@@ -65,7 +67,7 @@ def test_padding_changes_no_number():
             torch.testing.assert_close(together[image, :length], alone, rtol=0, atol=1e-5)
 
 
-def test_padding_gets_no_gradient():
+def test_padding_gets_no_gradient() -> None:
     model = student()
     context = torch.tensor([[1, 2, 3, 0, 0]])
     valid = torch.tensor([[True, True, True, False, False]])
@@ -75,7 +77,7 @@ def test_padding_gets_no_gradient():
     assert pixels.grad[:, :, :PATCH, PATCH : 2 * PATCH].abs().max() > 0
 
 
-def test_weights_depend_on_the_seed_alone_and_the_global_generator_is_left_alone():
+def test_weights_depend_on_the_seed_alone_and_the_global_generator_is_left_alone() -> None:
     torch.manual_seed(1)
     first = student().state_dict()
     before = torch.get_rng_state()
@@ -88,7 +90,7 @@ def test_weights_depend_on_the_seed_alone_and_the_global_generator_is_left_alone
     assert not torch.equal(first["vit.blocks.0.attn.qkv.weight"], other["vit.blocks.0.attn.qkv.weight"])
 
 
-def test_positions_are_distinct_row_major_sines_and_cosines():
+def test_positions_are_distinct_row_major_sines_and_cosines() -> None:
     positions = sincos_positions(32, (4, 5))
     assert positions.shape == (20, 32)
     assert torch.cdist(positions, positions).fill_diagonal_(1).min() > 0.1
@@ -107,11 +109,11 @@ def test_positions_are_distinct_row_major_sines_and_cosines():
         ({"architecture": "vit_tiny_patch16_224", "patch_size": 7}, "do not divide"),
     ],
 )
-def test_an_encoder_that_cannot_be_a_student_is_refused_by_name(settings, told):
+def test_an_encoder_that_cannot_be_a_student_is_refused_by_name(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
         Student(StudentSettings(**settings), SIZE, 0)
 
 
-def test_colour_for_a_one_channel_student_is_refused():
+def test_colour_for_a_one_channel_student_is_refused() -> None:
     with pytest.raises(UsageError, match=r"train\.student\.channels=3"):
         student(channels=1).encode(images(channels=3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,11 +13,14 @@ from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.objective.loss import image_losses, loss
 from usjepa.train.objective.target_norm import TargetNorm
 
-KINDS = ("smooth_l1", "l1", "l2")
+Kind = Literal["smooth_l1", "l1", "l2"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 """Elementwise; cosine has a test of its own."""
 
 
-def batch(seed=0, B=5, M=4, P=7, D=6):
+def batch(
+    seed: int = 0, B: int = 5, M: int = 4, P: int = 7, D: int = 6
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     predictions, targets = torch.randn(2, B, M, P, D, generator=g).unbind(0)
     lengths = torch.randint(1, P + 1, (B, M), generator=g)
@@ -23,7 +28,9 @@ def batch(seed=0, B=5, M=4, P=7, D=6):
     return 2 * predictions, 2 * targets, valid, torch.ones(B, dtype=torch.bool)
 
 
-def by_hand(predictions, targets, valid, usable, kind, beta):
+def by_hand(
+    predictions: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, usable: torch.Tensor, kind: Kind, beta: float
+) -> torch.Tensor:
     """The definition, one number at a time."""
     images = []
     for b in range(len(predictions)):
@@ -45,7 +52,7 @@ def by_hand(predictions, targets, valid, usable, kind, beta):
 
 @given(st.integers(0, 10_000), st.sampled_from(KINDS), st.sampled_from([0.1, 1.0, 3.0]))
 @settings(max_examples=25, deadline=None)
-def test_loss_is_the_mean_over_images_of_block_means(seed, kind, beta):
+def test_loss_is_the_mean_over_images_of_block_means(seed: int, kind: Kind, beta: float) -> None:
     predictions, targets, valid, usable = batch(seed)
     valid[0, 1] = False  # a block without patches does not count
     valid[1] = False  # nor an image without blocks
@@ -55,7 +62,7 @@ def test_loss_is_the_mean_over_images_of_block_means(seed, kind, beta):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_padding_changes_neither_loss_nor_gradient(kind):
+def test_padding_changes_neither_loss_nor_gradient(kind: Kind) -> None:
     predictions, targets, valid, usable = batch()
     recipe = TrainSettings(loss=kind)
     leaf = predictions.clone().requires_grad_()
@@ -74,7 +81,7 @@ def test_padding_changes_neither_loss_nor_gradient(kind):
     assert not leaf.grad[~valid].any()
 
 
-def test_what_an_unusable_image_predicts_has_no_influence():
+def test_what_an_unusable_image_predicts_has_no_influence() -> None:
     predictions, targets, valid, usable = batch()
     usable[3] = False
     first = loss(predictions, targets, valid, usable, TrainSettings())
@@ -90,7 +97,7 @@ def test_what_an_unusable_image_predicts_has_no_influence():
     torch.testing.assert_close(alone, first)
 
 
-def test_uneven_ranks_average_to_the_loss_of_the_whole_batch():
+def test_uneven_ranks_average_to_the_loss_of_the_whole_batch() -> None:
     predictions, targets, valid, usable = batch(B=8)
     usable[:3] = False  # the first rank of two has one usable image, the second four
     recipe = TrainSettings()
@@ -99,7 +106,7 @@ def test_uneven_ranks_average_to_the_loss_of_the_whole_batch():
     torch.testing.assert_close(sum(ranks) / 2, whole)
 
 
-def test_a_batch_without_usable_images_gives_zero_and_zero_gradients():
+def test_a_batch_without_usable_images_gives_zero_and_zero_gradients() -> None:
     predictions, targets, valid, usable = batch()
     predictions.requires_grad_()
     value = loss(predictions, targets, valid, ~usable, TrainSettings())
@@ -108,7 +115,7 @@ def test_a_batch_without_usable_images_gives_zero_and_zero_gradients():
     assert not predictions.grad.any()
 
 
-def test_half_precision_predictions_are_compared_in_float32():
+def test_half_precision_predictions_are_compared_in_float32() -> None:
     predictions, targets, valid, usable = batch()
     value = loss(predictions.bfloat16(), targets.half(), valid, usable, TrainSettings())
     expected = loss(predictions.bfloat16().float(), targets.half().float(), valid, usable, TrainSettings())
@@ -116,7 +123,7 @@ def test_half_precision_predictions_are_compared_in_float32():
     assert value == expected
 
 
-def test_images_without_targets_are_told_apart():
+def test_images_without_targets_are_told_apart() -> None:
     predictions, targets, valid, _ = batch()
     valid[1] = False
     losses, counted = image_losses(predictions, targets, valid, TrainSettings())
@@ -124,7 +131,7 @@ def test_images_without_targets_are_told_apart():
     assert losses[1] == 0.0
 
 
-def test_layer_normalised_targets_are_those_of_i_jepa():
+def test_layer_normalised_targets_are_those_of_i_jepa() -> None:
     latents = 3 + 5 * torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
     assert TargetNorm("none")(latents) is latents
     got = TargetNorm("layer")(latents)
@@ -134,7 +141,7 @@ def test_layer_normalised_targets_are_those_of_i_jepa():
     assert TargetNorm("layer")(latents.half()).dtype == torch.float32
 
 
-def test_cosine_sees_directions_and_no_lengths():
+def test_cosine_sees_directions_and_no_lengths() -> None:
     predictions, targets, valid, usable = batch()
     recipe = TrainSettings(loss="cosine")
     cosines = torch.linalg.vecdot(predictions, targets) / (predictions.norm(dim=-1) * targets.norm(dim=-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,8 +14,11 @@ from usjepa.cache.reading.store import open_store
 from usjepa.train.objective.target_norm import TargetNorm, measured
 from usjepa.train.run.loop import train
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def test_each_channel_gets_mean_0_and_deviation_1_over_the_training_rows(phantom_store):
+
+def test_each_channel_gets_mean_0_and_deviation_1_over_the_training_rows(phantom_store: Path) -> None:
     store = open_store(phantom_store)
     positions = np.arange(0, 120, 2)
     norm = measured("standardised", store, "demo", None, positions, torch.device("cpu"))
@@ -24,7 +28,7 @@ def test_each_channel_gets_mean_0_and_deviation_1_over_the_training_rows(phantom
     torch.testing.assert_close(got.std(0), torch.ones(got.shape[1]).double(), atol=1e-3, rtol=0)
 
 
-def test_whitened_targets_vary_alike_in_every_direction_over_the_training_rows(phantom_store):
+def test_whitened_targets_vary_alike_in_every_direction_over_the_training_rows(phantom_store: Path) -> None:
     store = open_store(phantom_store)
     positions = np.arange(0, 120, 2)
     norm = measured("whitened", store, "demo", None, positions, torch.device("cpu"))
@@ -47,7 +51,7 @@ def _largest_share(values: torch.Tensor) -> float:
     return float(variances[-1] / variances.sum())
 
 
-def test_a_massive_channel_weighs_no_more_than_the_others():
+def test_a_massive_channel_weighs_no_more_than_the_others() -> None:
     latents = torch.randn(200, 4, 8, generator=torch.Generator().manual_seed(0))
     latents[..., 3] *= 50
     flat = latents.flatten(0, 1)
@@ -57,7 +61,9 @@ def test_a_massive_channel_weighs_no_more_than_the_others():
 
 
 @pytest.mark.parametrize("mode", ["standardised", "whitened"])
-def test_a_resumed_run_does_not_measure_again(phantom_store, tmp_path, monkeypatch, mode):
+def test_a_resumed_run_does_not_measure_again(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
     wanted = recipe(f"train.target_norm={mode}", "train.loss=cosine")
     train(str(phantom_store), str(tmp_path / "whole"), wanted, "cpu")
     train(str(phantom_store), str(tmp_path / "cut"), wanted, "cpu", stop_after_steps=7)
@@ -66,7 +72,7 @@ def test_a_resumed_run_does_not_measure_again(phantom_store, tmp_path, monkeypat
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
 
 
-def test_recomputed_activations_change_no_loss(phantom_store, tmp_path):
+def test_recomputed_activations_change_no_loss(phantom_store: Path, tmp_path: Path) -> None:
     train(str(phantom_store), str(tmp_path / "kept"), recipe(), "cpu", stop_after_steps=4)
     train(str(phantom_store), str(tmp_path / "again"), recipe("train.recompute=true"), "cpu", stop_after_steps=4)
     assert losses(tmp_path / "again") == losses(tmp_path / "kept")
@@ -74,7 +80,9 @@ def test_recomputed_activations_change_no_loss(phantom_store, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
-def test_a_compiled_model_loses_the_same_within_1e_4_and_saves_under_the_same_names(phantom_store, tmp_path):
+def test_a_compiled_model_loses_the_same_within_1e_4_and_saves_under_the_same_names(
+    phantom_store: Path, tmp_path: Path
+) -> None:
     train(str(phantom_store), str(tmp_path / "plain"), recipe(), "cpu", stop_after_steps=6)
     train(str(phantom_store), str(tmp_path / "run"), recipe("train.compile=true"), "cpu", stop_after_steps=6)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "plain"), atol=1e-4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +13,10 @@ from safetensors.torch import load_file
 
 from usjepa.cache.errors import TrainingError
 from usjepa.train.run.checkpoint import Checkpoints, Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 
 def progress(step: int) -> Progress:
@@ -23,57 +28,59 @@ def tensors(step: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture
-def said():
+def said() -> list[str]:
     return []
 
 
 @pytest.fixture
-def kept(tmp_path, said):
+def kept(tmp_path: Path, said: list[str]) -> Checkpoints:
     checkpoints = Checkpoints(tmp_path / "state", said.append)
     for step in (10, 20, 30):
         checkpoints.save(tensors(step), progress(step))
     return checkpoints
 
 
-def reopened(kept, said) -> Checkpoints:
+def reopened(kept: Checkpoints, said: list[str]) -> Checkpoints:
     return Checkpoints(kept.folder, said.append)
 
 
-def test_what_is_read_back_is_what_was_saved(kept, said):
+def test_what_is_read_back_is_what_was_saved(kept: Checkpoints, said: list[str]) -> None:
     found, state = reopened(kept, said).newest(begun=True)
     assert found == progress(30)
     assert all(torch.equal(state[name], value) for name, value in tensors(30).items())
     assert not said
 
 
-def test_two_checkpoints_are_kept_as_safetensors_and_json(kept):
+def test_two_checkpoints_are_kept_as_safetensors_and_json(kept: Checkpoints) -> None:
     names = sorted(path.name for path in kept.folder.iterdir())
     assert names == [f"step-000000{step}.{kind}" for step in (20, 30) for kind in ("json", "safetensors")]
     assert load_file(kept.folder / names[1])["model.w"][0, 0] == 20
     assert json.loads((kept.folder / names[0]).read_text())["progress"]["step"] == 20
 
 
-def cut(path):
+def cut(path: Path) -> None:
     os.truncate(path, path.stat().st_size // 2)
 
 
-def empty(path):
+def empty(path: Path) -> None:
     os.truncate(path, 0)
 
 
-def flip(path):
+def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
 
 
-def remove(path):
+def remove(path: Path) -> None:
     path.unlink()
 
 
 @pytest.mark.parametrize("damage", [cut, empty, flip, remove])
 @pytest.mark.parametrize("kind", ["json", "safetensors"])
-def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_this_is_said(kept, said, damage, kind):
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_this_is_said(
+    kept: Checkpoints, said: list[str], damage: Callable[[Path], None], kind: str
+) -> None:
     damage(kept.folder / f"step-00000030.{kind}")
     checkpoints = reopened(kept, said)
     found, state = checkpoints.newest(begun=True)
@@ -86,21 +93,25 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_this_is_sai
 
 
 @pytest.mark.parametrize("kind", ["json", "safetensors"])
-def test_a_run_without_a_whole_checkpoint_stops_and_never_starts_over(kept, said, kind):
+def test_a_run_without_a_whole_checkpoint_stops_and_never_starts_over(
+    kept: Checkpoints, said: list[str], kind: str
+) -> None:
     for path in kept.folder.glob(f"*.{kind}"):
         cut(path)
     with pytest.raises(TrainingError, match="none of its 2 checkpoints can be read"):
         reopened(kept, said).newest(begun=False)
 
 
-def test_a_run_that_has_begun_and_lost_its_checkpoints_stops(tmp_path, said):
+def test_a_run_that_has_begun_and_lost_its_checkpoints_stops(tmp_path: Path, said: list[str]) -> None:
     checkpoints = Checkpoints(tmp_path / "state", said.append)
     assert checkpoints.newest(begun=False) is None
     with pytest.raises(TrainingError, match="the run has begun"):
         checkpoints.newest(begun=True)
 
 
-def test_a_checkpoint_of_a_newer_format_is_refused_by_its_number(kept, said, monkeypatch):
+def test_a_checkpoint_of_a_newer_format_is_refused_by_its_number(
+    kept: Checkpoints, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("usjepa.train.run.checkpoint.FORMAT", 2)
     kept.save(tensors(40), progress(40))
     monkeypatch.undo()
@@ -108,7 +119,9 @@ def test_a_checkpoint_of_a_newer_format_is_refused_by_its_number(kept, said, mon
         reopened(kept, said).newest(begun=True)
 
 
-def test_a_save_that_dies_at_any_durable_step_leaves_a_whole_checkpoint(tmp_path, said, monkeypatch):
+def test_a_save_that_dies_at_any_durable_step_leaves_a_whole_checkpoint(
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     class DiedError(BaseException):
         pass
 
@@ -120,8 +133,8 @@ def test_a_save_that_dies_at_any_durable_step_leaves_a_whole_checkpoint(tmp_path
         checkpoints.save(tensors(20), progress(20))
         count = 0
 
-        def dying(name, at=at):
-            def call(*args, **kwargs):
+        def dying(name: str, at: int = at) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
                 nonlocal count
                 count += 1
                 if count == at:
@@ -146,7 +159,7 @@ def test_a_save_that_dies_at_any_durable_step_leaves_a_whole_checkpoint(tmp_path
     assert not said
 
 
-def test_the_best_encoder_stays_while_a_kept_checkpoint_names_it(kept, said):
+def test_the_best_encoder_stays_while_a_kept_checkpoint_names_it(kept: Checkpoints, said: list[str]) -> None:
     best = kept.save_best({"w": torch.ones(2)}, 0.5, 30, 2)
     kept.save(tensors(40), replace(progress(40), best=best))
     kept.save(tensors(50), replace(progress(50), best=best))

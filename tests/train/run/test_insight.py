@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -19,31 +20,37 @@ from usjepa.train.run import loop
 from usjepa.train.run.insight import macro_f1, rank_me
 from usjepa.train.run.loop import train
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
-def test_rankme_counts_equally_strong_directions():
+    from usjepa.train.data.batches import TrainBatch
+
+
+def test_rankme_counts_equally_strong_directions() -> None:
     directions = np.linalg.qr(np.random.default_rng(0).standard_normal((64, 12)))[0]
     for rank in (1, 3, 12):
         assert rank_me(directions[:, :rank].astype(np.float32)) == pytest.approx(rank, rel=1e-3)
 
 
-def test_rankme_of_collapsed_features_is_1():
+def test_rankme_of_collapsed_features_is_1() -> None:
     assert rank_me(np.ones((32, 8), np.float32)) == pytest.approx(1.0, rel=1e-3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
-def test_macro_f1_is_scikit_learns(pairs):
+def test_macro_f1_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     true, predicted = (np.array(column) for column in zip(*pairs, strict=True))
     assert macro_f1(true, predicted) == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
 
 
 @pytest.fixture(scope="module")
-def run(phantom_store, tmp_path_factory):
+def run(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "run"
     train(str(phantom_store), str(folder), recipe("train.knn_every=2", "train.tensorboard=true"), "cpu")
     return folder
 
 
-def test_validation_lines_tell_rank_spread_targets_and_every_second_epoch_and_the_last_a_probe(run):
+def test_validation_lines_tell_rank_spread_targets_and_every_second_epoch_and_the_last_a_probe(run: Path) -> None:
     lines = numbers(run, "validation")
     for line in lines:
         assert 1 <= line["rankme"] <= 10  # 10 frames are held out
@@ -52,12 +59,12 @@ def test_validation_lines_tell_rank_spread_targets_and_every_second_epoch_and_th
     assert [0 <= line["knn"] <= 1 if "knn" in line else None for line in lines] == [None, True, True]
 
 
-def test_target_statistics_are_those_of_the_latents_at_the_masked_places(run):
+def test_target_statistics_are_those_of_the_latents_at_the_masked_places(run: Path) -> None:
     lines = numbers(run, "validation")
     assert len({(line["target_mean"], line["target_std"]) for line in lines}) == 1  # masks and frames stay the same
 
 
-def test_events_hold_what_the_log_holds(run):
+def test_events_hold_what_the_log_holds(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))
@@ -72,16 +79,28 @@ def test_events_hold_what_the_log_holds(run):
     )
 
 
-def test_without_the_package_events_are_refused_and_nothing_else(phantom_store, tmp_path, monkeypatch):
+def test_without_the_package_events_are_refused_and_nothing_else(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with pytest.raises(UsageError, match=r"pip install 'usjepa\[tensorboard\]'"):
         train(str(phantom_store), str(tmp_path / "run"), recipe("train.tensorboard=true"), "cpu")
 
 
-def test_an_exploding_loss_stops_before_the_weights_change_and_names_its_rows(phantom_store, tmp_path, monkeypatch):
+def test_an_exploding_loss_stops_before_the_weights_change_and_names_its_rows(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, seen = loop.train_step, {}
 
-    def exploding(parallel, optimizer, parts, images, plan, ranks, limit):
+    def exploding(
+        parallel: torch.nn.Module,
+        optimizer: Any,
+        parts: list[TrainBatch],
+        images: Any,
+        plan: Any,
+        ranks: Any,
+        limit: Any,
+    ) -> Any:
         if parts[0].step == 24:
             seen.update({name: p.detach().clone() for name, p in parallel.named_parameters()})
             seen["parallel"], seen["rows"] = parallel, parts[0].rows_B
@@ -96,7 +115,7 @@ def test_an_exploding_loss_stops_before_the_weights_change_and_names_its_rows(ph
     assert all(torch.equal(parameters[name], seen[name]) for name in parameters)
 
 
-def test_the_card_names_teacher_store_recipe_and_how_it_went(run, phantom_store):
+def test_the_card_names_teacher_store_recipe_and_how_it_went(run: Path, phantom_store: Path) -> None:
     card = (run / "README.md").read_text()
     told = json.loads((run / "config.json").read_text())["usjepa"]
     assert told["store"]["digest"] in card
@@ -106,7 +125,7 @@ def test_the_card_names_teacher_store_recipe_and_how_it_went(run, phantom_store)
     assert '"epochs": 3' in card
 
 
-def test_the_cards_code_loads_the_encoder(run, monkeypatch):
+def test_the_cards_code_loads_the_encoder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (run / "README.md").read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(run)
     names = {"images": torch.zeros(2, 3, 32, 32)}
@@ -114,7 +133,9 @@ def test_the_cards_code_loads_the_encoder(run, monkeypatch):
     assert names["tokens"].shape == (2, 16, names["model"].num_features)
 
 
-def lines_of(validation_losses, wait=0.0, unusable=0, ranks=None):
+def lines_of(
+    validation_losses: Sequence[float], wait: float = 0.0, unusable: int = 0, ranks: Sequence[float] | None = None
+) -> list[dict[str, Any]]:
     steps = [
         {"kind": "step", "step": i, "epoch": 0, "loss": 1.0, "images": 10, "unusable": unusable, "images_per_s": 100.0,
          "data_wait_s": wait} for i in range(4)
@@ -137,17 +158,19 @@ def lines_of(validation_losses, wait=0.0, unusable=0, ranks=None):
         (lines_of([]), "nothing was held out"),
     ],
 )
-def test_the_summary_says_what_is_to_be_done(lines, told):
+def test_the_summary_says_what_is_to_be_done(lines: list[dict[str, Any]], told: str) -> None:
     assert any(told in line for line in summary(lines, 3))
 
 
-def test_a_healthy_run_gets_no_advice():
+def test_a_healthy_run_gets_no_advice() -> None:
     told = summary(lines_of([3.0, 1.0, 1.01], ranks=[5, 9, 9]), 3)
     assert len(told) == 3
     assert not any("lower" in line or "raise" in line for line in told[:1])
 
 
-def test_losses_of_a_run_do_not_depend_on_what_is_measured_beside(run, phantom_store, tmp_path):
+def test_losses_of_a_run_do_not_depend_on_what_is_measured_beside(
+    run: Path, phantom_store: Path, tmp_path: Path
+) -> None:
     train(str(phantom_store), str(tmp_path / "run"), recipe("train.knn_every=0"), "cpu")
     assert losses(tmp_path / "run") == losses(run)
     assert math.isfinite(losses(run)[-1])

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,14 @@ from usjepa.train.record.export import load_encoder
 from usjepa.train.record.log import read_log
 from usjepa.train.run import loop
 from usjepa.train.run.loop import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.recipes.recipe import Recipe
 
 TINY_RUN = (
     "train.student.architecture=test_vit",
@@ -45,11 +54,11 @@ EVERY_STEP = "train.checkpoint_minutes=1e-9"
 STEPS, PER_EPOCH = 15, 5
 
 
-def recipe(*overrides: str):
+def recipe(*overrides: str) -> Recipe:
     return load_recipe("demo", (*TINY_STORE, *TINY_RUN, *overrides))
 
 
-def numbers(run, kind="step") -> list[dict]:
+def numbers(run: Path, kind: str = "step") -> list[dict[str, Any]]:
     """The lines of a run's log without times."""
     timed = {"images_per_s", "data_wait_s"}
     return [
@@ -59,28 +68,28 @@ def numbers(run, kind="step") -> list[dict]:
     ]
 
 
-def losses(run) -> list[float]:
+def losses(run: Path) -> list[float]:
     return [line["loss"] for line in numbers(run)]
 
 
 # -- killed and resumed ------------------------------------------------------------------------------------------------
 
 
-def in_child(store, run, overrides=()):
+def in_child(store: Path, run: Path, overrides: tuple[str, ...] = ()) -> None:
     torch.set_num_threads(1)
     train(str(store), str(run), recipe(*overrides), "cpu")
 
 
-def killed_at_durable_step(store, run, at, overrides=()):
+def killed_at_durable_step(store: Path, run: Path, at: int, overrides: tuple[str, ...] = ()) -> None:
     forked.die_at_durable_step(at)
     in_child(store, run, overrides)
 
 
-def killed_in(store, run, name, call, overrides=()):
+def killed_in(store: Path, run: Path, name: str, call: int, overrides: tuple[str, ...] = ()) -> None:
     """Die at the call-th call of `loop.<name>`, before it does anything."""
     real, count = getattr(loop, name), 0
 
-    def counted(*args, **kwargs):
+    def counted(*args: Any, **kwargs: Any) -> Any:
         nonlocal count
         count += 1
         if count == call:
@@ -92,13 +101,13 @@ def killed_in(store, run, name, call, overrides=()):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(phantom_store, tmp_path_factory):
+def undisturbed(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "undisturbed"
     assert forked.run(in_child, phantom_store, run) == 0
     return run
 
 
-def assert_same_run(run, other):
+def assert_same_run(run: Path, other: Path) -> None:
     for kind in ("step", "validation"):
         assert numbers(run, kind) == numbers(other, kind)
     assert (run / "encoder.safetensors").read_bytes() == (other / "encoder.safetensors").read_bytes()
@@ -110,14 +119,16 @@ def assert_same_run(run, other):
     ids=["before the first step", "mid-epoch", "in validation", "at an epoch's end"],
 )
 def test_a_run_killed_and_resumed_gives_bitwise_the_same_losses_and_weights(
-    phantom_store, undisturbed, tmp_path, name, call
-):
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, name: str, call: int
+) -> None:
     assert forked.run(killed_in, phantom_store, tmp_path / "run", name, call) == -signal.SIGKILL
     assert forked.run(in_child, phantom_store, tmp_path / "run", ("train.read_threads=1",)) == 0
     assert_same_run(tmp_path / "run", undisturbed)
 
 
-def test_a_run_killed_three_times_while_saving_gives_bitwise_the_same(phantom_store, undisturbed, tmp_path):
+def test_a_run_killed_three_times_while_saving_gives_bitwise_the_same(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     for at in (4, 40, 33):
         assert forked.run(killed_at_durable_step, phantom_store, tmp_path / "run", at, (EVERY_STEP,)) == -signal.SIGKILL
     assert forked.run(in_child, phantom_store, tmp_path / "run", (EVERY_STEP,)) == 0
@@ -126,14 +137,18 @@ def test_a_run_killed_three_times_while_saving_gives_bitwise_the_same(phantom_st
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at", range(1, 140, 3))
-def test_a_run_killed_at_any_durable_step_gives_bitwise_the_same(phantom_store, undisturbed, tmp_path, at):
+def test_a_run_killed_at_any_durable_step_gives_bitwise_the_same(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, at: int
+) -> None:
     code = forked.run(killed_at_durable_step, phantom_store, tmp_path / "run", at, (EVERY_STEP,))
     assert code in (-signal.SIGKILL, 0)
     assert forked.run(in_child, phantom_store, tmp_path / "run") == 0
     assert_same_run(tmp_path / "run", undisturbed)
 
 
-def test_a_damaged_newest_checkpoint_costs_some_steps_but_no_number(phantom_store, undisturbed, tmp_path):
+def test_a_damaged_newest_checkpoint_costs_some_steps_but_no_number(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     assert forked.run(killed_in, phantom_store, tmp_path / "run", "train_step", 9, (EVERY_STEP,)) == -signal.SIGKILL
     os.truncate(max((tmp_path / "run" / "state").glob("step-*.safetensors")), 1000)
     assert forked.run(in_child, phantom_store, tmp_path / "run", stderr=tmp_path / "told") == 0
@@ -143,13 +158,13 @@ def test_a_damaged_newest_checkpoint_costs_some_steps_but_no_number(phantom_stor
     assert_same_run(tmp_path / "run", undisturbed)
 
 
-def interrupted(store, run):
+def interrupted(store: Path, run: Path) -> None:
     """End as the command does: by the error's exit code."""
     from usjepa.cache.command_line import ends_well
 
     real = loop.train_step
 
-    def slow(*args):
+    def slow(*args: Any) -> Any:
         time.sleep(0.05)
         return real(*args)
 
@@ -157,7 +172,9 @@ def interrupted(store, run):
     ends_well(in_child)(store, run)
 
 
-def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(phantom_store, undisturbed, tmp_path):
+def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path
+) -> None:
     process = forked.start(interrupted, phantom_store, tmp_path / "run", stderr=tmp_path / "first")
     deadline = time.monotonic() + 60
     while len(read_log(tmp_path / "run" / "log.jsonl")) < 2 and time.monotonic() < deadline:
@@ -173,7 +190,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(phantom_store, 
     assert_same_run(tmp_path / "run", undisturbed)
 
 
-def test_a_finished_run_redoes_nothing(phantom_store, tmp_path, capsys):
+def test_a_finished_run_redoes_nothing(phantom_store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(str(phantom_store), str(tmp_path), recipe(), "cpu")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     train(str(phantom_store), str(tmp_path), recipe(), "cpu")
@@ -181,7 +198,7 @@ def test_a_finished_run_redoes_nothing(phantom_store, tmp_path, capsys):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_epochs_differ_in_their_order_and_the_log_has_every_step_once(undisturbed):
+def test_epochs_differ_in_their_order_and_the_log_has_every_step_once(undisturbed: Path) -> None:
     lines = numbers(undisturbed)
     assert [line["step"] for line in lines] == list(range(STEPS))
     assert [line["epoch"] for line in lines] == [step // PER_EPOCH for step in range(STEPS)]
@@ -192,7 +209,7 @@ def test_epochs_differ_in_their_order_and_the_log_has_every_step_once(undisturbe
 # -- what is learnt ----------------------------------------------------------------------------------------------------
 
 
-def test_cached_targets_and_a_teacher_in_the_loop_give_the_same_losses(phantom_store, tmp_path):
+def test_cached_targets_and_a_teacher_in_the_loop_give_the_same_losses(phantom_store: Path, tmp_path: Path) -> None:
     more = ("train.epochs=4", "train.warmup_epochs=1")
     train(str(phantom_store), str(tmp_path / "cached"), recipe(*more), "cpu")
     train(str(phantom_store), str(tmp_path / "online"), recipe(*more, "train.targets=online"), "cpu")
@@ -202,7 +219,7 @@ def test_cached_targets_and_a_teacher_in_the_loop_give_the_same_losses(phantom_s
     assert np.allclose([line["loss"] for line in cached], [line["loss"] for line in online], rtol=0, atol=1e-5)
 
 
-def test_the_loss_falls(phantom_store, tmp_path):
+def test_the_loss_falls(phantom_store: Path, tmp_path: Path) -> None:
     train(str(phantom_store), str(tmp_path), recipe("train.epochs=12"), "cpu")
     told = losses(tmp_path)
     assert np.mean(told[-5:]) < 0.9 * np.mean(told[:5])
@@ -210,7 +227,9 @@ def test_the_loss_falls(phantom_store, tmp_path):
     assert min(validation) < validation[0]
 
 
-def test_the_exported_encoder_is_that_of_lowest_validation_loss_and_plain_timm_loads_it(phantom_store, tmp_path):
+def test_the_exported_encoder_is_that_of_lowest_validation_loss_and_plain_timm_loads_it(
+    phantom_store: Path, tmp_path: Path
+) -> None:
     train(str(phantom_store), str(tmp_path), recipe("train.lr=1e-3", "train.lr_final=2"), "cpu")
     checks = numbers(tmp_path, "validation")
     lowest = min(checks, key=lambda line: line["loss"])
@@ -223,7 +242,7 @@ def test_the_exported_encoder_is_that_of_lowest_validation_loss_and_plain_timm_l
     assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
 
 
-def test_the_exported_encoder_gives_the_features_of_the_student(phantom_store, tmp_path):
+def test_the_exported_encoder_gives_the_features_of_the_student(phantom_store: Path, tmp_path: Path) -> None:
     from usjepa.train.model.student import Student
 
     train(str(phantom_store), str(tmp_path), recipe(), "cpu")
@@ -236,7 +255,7 @@ def test_the_exported_encoder_gives_the_features_of_the_student(phantom_store, t
         assert torch.equal(student.encode(pixels), model.forward_features((pixels.expand(-1, 3, -1, -1) - mean) / std))
 
 
-def test_training_draws_nothing_from_global_generators(phantom_store, tmp_path):
+def test_training_draws_nothing_from_global_generators(phantom_store: Path, tmp_path: Path) -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     train(str(phantom_store), str(tmp_path), recipe(), "cpu", stop_after_steps=2)
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -244,7 +263,7 @@ def test_training_draws_nothing_from_global_generators(phantom_store, tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_without_held_out_groups_the_last_encoder_is_exported(phantom_store, tmp_path):
+def test_without_held_out_groups_the_last_encoder_is_exported(phantom_store: Path, tmp_path: Path) -> None:
     train(str(phantom_store), str(tmp_path), recipe("train.validation_fraction=0"), "cpu")
     assert not numbers(tmp_path, "validation")
     assert json.loads((tmp_path / "config.json").read_text())["usjepa"]["best"] is None
@@ -256,11 +275,11 @@ def test_without_held_out_groups_the_last_encoder_is_exported(phantom_store, tmp
 # -- regions -----------------------------------------------------------------------------------------------------------
 
 
-def with_regions(monkeypatch, empty):
+def with_regions(monkeypatch: pytest.MonkeyPatch, empty: Callable[[NDArray[np.int64]], NDArray[np.bool_]]) -> None:
     """Let the regions of the rows for which `empty(rows)` is true be empty."""
     real = Batch.regions.fget
 
-    def regions(batch):
+    def regions(batch: Batch) -> NDArray[np.uint8]:
         found = real(batch).copy()
         found[empty(batch.rows)] = 0
         return found
@@ -271,7 +290,9 @@ def with_regions(monkeypatch, empty):
 REGIONS = "train.masks.regions=true"
 
 
-def test_images_without_room_for_masks_are_left_out_and_counted(phantom_store, tmp_path, monkeypatch):
+def test_images_without_room_for_masks_are_left_out_and_counted(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_regions(monkeypatch, lambda rows: rows % 3 == 0)
     train(str(phantom_store), str(tmp_path), recipe(REGIONS), "cpu")
     lines = numbers(tmp_path)
@@ -280,7 +301,9 @@ def test_images_without_room_for_masks_are_left_out_and_counted(phantom_store, t
     assert all(np.isfinite(line["loss"]) for line in lines)
 
 
-def test_a_batch_without_any_usable_image_stops_and_names_its_rows(phantom_store, tmp_path, monkeypatch):
+def test_a_batch_without_any_usable_image_stops_and_names_its_rows(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with_regions(monkeypatch, lambda rows: rows >= 0)
     with pytest.raises(TrainingError, match="none of the 8 images of the batch has room for its masks"):
         train(str(phantom_store), str(tmp_path), recipe(REGIONS), "cpu")
@@ -290,11 +313,11 @@ def test_a_batch_without_any_usable_image_stops_and_names_its_rows(phantom_store
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step_and_names_the_row(
-    phantom_store, tmp_path, monkeypatch
-):
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     real, bad = Batch.targets, []
 
-    def targets(batch, device="cpu"):
+    def targets(batch: Batch, device: str = "cpu") -> torch.Tensor:
         latents = real(batch, device)
         if len(bad) == 8:  # five steps and two batches of validation lie before step 5
             latents[3] = float("nan")
@@ -313,7 +336,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step_and_names_the
     assert len(losses(tmp_path)) == STEPS
 
 
-def test_a_run_goes_on_only_with_the_numbers_it_began_with(phantom_store, tmp_path):
+def test_a_run_goes_on_only_with_the_numbers_it_began_with(phantom_store: Path, tmp_path: Path) -> None:
     train(str(phantom_store), str(tmp_path), recipe(), "cpu", stop_after_steps=3)
     with pytest.raises(IdentityError) as caught:
         train(str(phantom_store), str(tmp_path), recipe("train.lr=1e-3", "train.masks.target_blocks=3"), "cpu")
@@ -323,7 +346,7 @@ def test_a_run_goes_on_only_with_the_numbers_it_began_with(phantom_store, tmp_pa
     assert len(losses(tmp_path)) == 4
 
 
-def test_a_run_refuses_another_store(phantom_store, tmp_path):
+def test_a_run_refuses_another_store(phantom_store: Path, tmp_path: Path) -> None:
     from usjepa.cache.building.build import build
 
     train(str(phantom_store), str(tmp_path / "run"), recipe(), "cpu", stop_after_steps=1)
@@ -332,7 +355,7 @@ def test_a_run_refuses_another_store(phantom_store, tmp_path):
         train(str(tmp_path / "other.zarr"), str(tmp_path / "run"), recipe(), "cpu")
 
 
-def test_an_unsealed_store_is_refused(tmp_path):
+def test_an_unsealed_store_is_refused(tmp_path: Path) -> None:
     from tests.support.stores import write_store
 
     write_store(tmp_path / "store.zarr", seal=False)
@@ -341,7 +364,7 @@ def test_an_unsealed_store_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_store_without_latents_is_refused_with_what_to_do(tmp_path):
+def test_a_store_without_latents_is_refused_with_what_to_do(tmp_path: Path) -> None:
     from usjepa.cache.building.build import build
 
     build(str(tmp_path / "store.zarr"), recipe())
@@ -356,18 +379,20 @@ def test_a_store_without_latents_is_refused_with_what_to_do(tmp_path):
         ("train.teacher=urfm", r"no latents of train\.teacher=urfm; it holds demo"),
     ],
 )
-def test_a_recipe_that_does_not_fit_the_store_is_refused(phantom_store, tmp_path, override, told):
+def test_a_recipe_that_does_not_fit_the_store_is_refused(
+    phantom_store: Path, tmp_path: Path, override: str, told: str
+) -> None:
     with pytest.raises(UsageError, match=told):
         train(str(phantom_store), str(tmp_path / "run"), recipe(override), "cpu")
     assert not (tmp_path / "run").exists()
 
 
-def test_an_online_teacher_that_is_not_the_stored_one_is_refused_by_field(phantom_store, tmp_path):
+def test_an_online_teacher_that_is_not_the_stored_one_is_refused_by_field(phantom_store: Path, tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match=r"weights: "):
         train(str(phantom_store), str(tmp_path), recipe("train.targets=online", "cache.teacher.seed=1"), "cpu")
 
 
-def test_a_run_that_lost_its_checkpoints_is_not_started_over(phantom_store, tmp_path):
+def test_a_run_that_lost_its_checkpoints_is_not_started_over(phantom_store: Path, tmp_path: Path) -> None:
     train(str(phantom_store), str(tmp_path), recipe(), "cpu", stop_after_steps=3)
     for path in (tmp_path / "state").iterdir():
         path.unlink()
@@ -375,7 +400,7 @@ def test_a_run_that_lost_its_checkpoints_is_not_started_over(phantom_store, tmp_
         train(str(phantom_store), str(tmp_path), recipe(), "cpu")
 
 
-def test_a_damaged_row_ends_training_with_the_stores_own_error(phantom_store, tmp_path):
+def test_a_damaged_row_ends_training_with_the_stores_own_error(phantom_store: Path, tmp_path: Path) -> None:
     import shutil
 
     from usjepa.cache.errors import DamageError
@@ -390,7 +415,9 @@ def test_a_damaged_row_ends_training_with_the_stores_own_error(phantom_store, tm
         train(str(tmp_path / "store.zarr"), str(tmp_path / "run"), recipe(), "cpu")
 
 
-def test_a_store_that_grew_does_not_disturb_a_run_that_began_before(phantom_store, tmp_path, undisturbed):
+def test_a_store_that_grew_does_not_disturb_a_run_that_began_before(
+    phantom_store: Path, tmp_path: Path, undisturbed: Path
+) -> None:
     import shutil
 
     from usjepa.cache.building.build import build
@@ -409,7 +436,9 @@ def test_a_store_that_grew_does_not_disturb_a_run_that_began_before(phantom_stor
     assert [line["batch"] for line in numbers(tmp_path / "run")] == [line["batch"] for line in numbers(undisturbed)]
 
 
-def test_the_command_ends_with_the_place_of_the_encoder_and_what_to_run_next(phantom_store, tmp_path):
+def test_the_command_ends_with_the_place_of_the_encoder_and_what_to_run_next(
+    phantom_store: Path, tmp_path: Path
+) -> None:
     from click.testing import CliRunner
 
     from usjepa.train.cli import main

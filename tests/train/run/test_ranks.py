@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -19,6 +20,10 @@ from usjepa.cache.errors import ClaimedError, UsageError
 from usjepa.train.run.loop import train
 from usjepa.train.run.ranks import Ranks, ranks_of_this_run
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
 MAIN = "from usjepa.train.cli import main; main()"
 
 
@@ -28,12 +33,12 @@ def free_port() -> int:
         return int(it.getsockname()[1])
 
 
-def command(store, run, *overrides, options=()):
+def command(store: Path, run: Path, *overrides: str, options: Sequence[str] = ()) -> list[str]:
     settings = [part for one in (*TINY_STORE, *TINY_RUN, *overrides) for part in ("--set", one)]
     return [str(store), str(run), "--pipeline", "demo", "--device", "cpu", *settings, *options]
 
 
-def start_ranks(size, arguments, log):
+def start_ranks(size: int, arguments: Sequence[str], log: Path) -> list[subprocess.Popen[bytes]]:
     """Start ranks as torchrun does, but watched by nobody."""
     port = str(free_port())
     started = []
@@ -46,13 +51,13 @@ def start_ranks(size, arguments, log):
     return started
 
 
-def run_ranks(size, arguments, log):
+def run_ranks(size: int, arguments: Sequence[str], log: Path) -> None:
     started = start_ranks(size, arguments, log)
     codes = [process.wait(120) for process in started]
     assert codes == [0] * size, "\n".join((log / f"rank{rank}.log").read_text()[-2000:] for rank in range(size))
 
 
-def wait_for_step(run, step, started):
+def wait_for_step(run: Path, step: int, started: Sequence[subprocess.Popen[bytes]]) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if (run / "log.jsonl").exists() and len(numbers(run)) > step:
@@ -63,13 +68,13 @@ def wait_for_step(run, step, started):
 
 
 @pytest.fixture(scope="module")
-def alone(phantom_store, tmp_path_factory):
+def alone(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("alone") / "run"
     train(str(phantom_store), str(run), recipe(), "cpu")
     return run
 
 
-def same_draws(run, other):
+def same_draws(run: Path, other: Path) -> bool:
     """Rows, masks and counts of every step: equal, whatever the floats."""
     keys = ("step", "epoch", "images", "unusable", "batch", "lr", "wd")
     return [[line[key] for key in keys] for line in numbers(run)] == [
@@ -77,7 +82,9 @@ def same_draws(run, other):
     ]
 
 
-def test_one_then_two_then_one_ranks_draw_the_same_and_lose_the_same_within_1e_5(phantom_store, alone, tmp_path):
+def test_one_then_two_then_one_ranks_draw_the_same_and_lose_the_same_within_1e_5(
+    phantom_store: Path, alone: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     train(str(phantom_store), str(run), recipe(), "cpu", stop_after_steps=4)
     run_ranks(2, command(phantom_store, run, options=("--stop-after-steps", "7")), tmp_path)
@@ -90,13 +97,15 @@ def test_one_then_two_then_one_ranks_draw_the_same_and_lose_the_same_within_1e_5
 
 
 @pytest.mark.parametrize("accumulate", [2, 3])
-def test_accumulated_parts_draw_the_same_and_lose_the_same_within_1e_5(phantom_store, alone, tmp_path, accumulate):
+def test_accumulated_parts_draw_the_same_and_lose_the_same_within_1e_5(
+    phantom_store: Path, alone: Path, tmp_path: Path, accumulate: int
+) -> None:
     train(str(phantom_store), str(tmp_path / "run"), recipe(f"train.accumulate={accumulate}"), "cpu")
     assert same_draws(tmp_path / "run", alone)
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), atol=1e-5)
 
 
-def test_ranks_with_regions_share_unusable_images_unevenly_and_still_agree(phantom_store, tmp_path):
+def test_ranks_with_regions_share_unusable_images_unevenly_and_still_agree(phantom_store: Path, tmp_path: Path) -> None:
     """Accumulating in more parts than there are images leaves some parts empty."""
     more = ("train.masks.regions=true", "train.batch_size=3", "train.epochs=2", "train.warmup_epochs=0")
     train(str(phantom_store), str(tmp_path / "one"), recipe(*more), "cpu")
@@ -105,7 +114,9 @@ def test_ranks_with_regions_share_unusable_images_unevenly_and_still_agree(phant
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
 
 
-def test_a_rank_asked_to_stop_ends_all_of_them_with_75_and_the_same_command_goes_on(phantom_store, alone, tmp_path):
+def test_a_rank_asked_to_stop_ends_all_of_them_with_75_and_the_same_command_goes_on(
+    phantom_store: Path, alone: Path, tmp_path: Path
+) -> None:
     run, arguments = tmp_path / "run", command(phantom_store, tmp_path / "run", "train.epochs=30")
     started = start_ranks(2, arguments, tmp_path)
     wait_for_step(run, 2, started)
@@ -116,7 +127,7 @@ def test_a_rank_asked_to_stop_ends_all_of_them_with_75_and_the_same_command_goes
     assert saved == len(numbers(run))
 
 
-def test_a_dead_rank_ends_the_others_with_a_message_within_a_minute(phantom_store, tmp_path):
+def test_a_dead_rank_ends_the_others_with_a_message_within_a_minute(phantom_store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     started = start_ranks(2, command(phantom_store, run, "train.epochs=1000", EVERY_STEP), tmp_path)
     wait_for_step(run, 2, started)
@@ -131,7 +142,7 @@ def test_a_dead_rank_ends_the_others_with_a_message_within_a_minute(phantom_stor
 
 
 @pytest.mark.slow
-def test_torchrun_starts_ranks_and_sigterm_to_it_saves(phantom_store, tmp_path):
+def test_torchrun_starts_ranks_and_sigterm_to_it_saves(phantom_store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     arguments = command(phantom_store, run, "train.epochs=1000")
     script = tmp_path / "main.py"
@@ -147,7 +158,9 @@ def test_torchrun_starts_ranks_and_sigterm_to_it_saves(phantom_store, tmp_path):
     assert len(numbers(run)) == saved + 1
 
 
-def test_two_runs_into_one_folder_are_refused(phantom_store, tmp_path, monkeypatch):
+def test_two_runs_into_one_folder_are_refused(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("usjepa.cache.storage.claims.HEARTBEAT_S", 0.1)
     run = tmp_path / "run"
     started = start_ranks(1, command(phantom_store, run, "train.epochs=1000"), tmp_path)
@@ -171,7 +184,7 @@ def test_two_runs_into_one_folder_are_refused(phantom_store, tmp_path, monkeypat
         started[0].wait()
 
 
-def test_shares_of_the_ranks_are_the_batch_in_order():
+def test_shares_of_the_ranks_are_the_batch_in_order() -> None:
     batch = np.arange(11)
     for size in (1, 2, 3, 5):
         for parts in (1, 2, 4):
@@ -180,7 +193,7 @@ def test_shares_of_the_ranks_are_the_batch_in_order():
             assert np.concatenate(found).tolist() == batch.tolist()
 
 
-def test_half_an_environment_of_torchrun_is_refused(monkeypatch):
+def test_half_an_environment_of_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(UsageError, match="start the ranks with torchrun"), ranks_of_this_run("cpu"):
