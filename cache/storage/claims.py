@@ -81,7 +81,7 @@ class Claim:
             try:
                 self.check()
                 self._count += 1
-                self._storage.publish(self.name, self._content())
+                self._storage.publish(self.name, self._content(), self.check)
             except (StoreError, OSError) as error:
                 self._lost = error  # raised by the next check, in the builder's own thread
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import pytest
 from tests.support import forked
 from usjepa.cache.errors import ClaimedError
 from usjepa.cache.storage import claims
-from usjepa.cache.storage.claims import held
+from usjepa.cache.storage.claims import Claim, held
 from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
 
 
 @pytest.fixture(autouse=True)
@@ -105,3 +107,30 @@ def test_two_parts_have_a_claim_each(tmp_path: Path) -> None:
     with held(storage, "part-1", False, ignore) as one, held(storage, "part-2", False, ignore) as two:
         one.check()
         two.check()
+
+
+class _StoppedBeforePublishing(LocalStorage):
+    """A folder whose writer is stopped just before it publishes, once, and overtaken meanwhile."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.successor = Claim(LocalStorage(root), "build")
+        self.overtaken = threading.Event()
+
+    def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
+        if not self.overtaken.is_set():
+            self.successor.take(True, ignore)
+            self.overtaken.set()
+        super().publish(name, data, guard)
+
+
+def test_a_holder_overtaken_within_a_heartbeat_does_not_take_the_claim_back(tmp_path: Path) -> None:
+    storage = _StoppedBeforePublishing(tmp_path)
+    with held(storage, "build", False, ignore) as slept:
+        assert storage.overtaken.wait(30)
+        slept._thread.join(2.0)  # the heartbeat that was overtaken ends by itself
+        storage.successor.check()
+        with pytest.raises(ClaimedError, match="took over this part"):
+            slept.check()
+    storage.successor.release()
+    assert list(tmp_path.iterdir()) == []
