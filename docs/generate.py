@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 from mkdocs.structure.files import File
 from pydantic import BaseModel
 
+from usjepa.cache.recipes.marks import describe_marks
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -54,10 +55,10 @@ def _section(path: str, section: type[BaseModel]) -> Iterator[str]:
     yield from (f"## `{path}`", "", _prose(section.__doc__ or ""), "")
     fields = {name: field for name, field in section.model_fields.items() if _section_of(field) is None}
     if fields:
-        yield from ("| field | default | kind | meaning |", "|---|---|---|---|")
+        yield from ("| field | default | kind | identity | meaning |", "|---|---|---|---|---|")
     for name, field in fields.items():
-        default = html.escape(json.dumps(field.default, default=list))
-        yield f"| `{name}` | `{default}` | {_kind(field)} | {_prose(field.description or '')} |"
+        default, marks = html.escape(json.dumps(field.default, default=list)), describe_marks(field)
+        yield f"| `{name}` | `{default}` | {_kind(field)} | {marks} | {_prose(field.description or '')} |"
     yield ""
     for name, field in section.model_fields.items():
         below = _section_of(field)
@@ -101,5 +102,5 @@ def _word(kind: Any) -> str:
         many = args[-1] is Ellipsis
         return f"list of {_word(args[0])}" if many else f"{len(args)} x {_word(args[0])}"
     if hasattr(kind, "__metadata__"):
-        return _word(origin)
+        return _word(kind.__origin__)
     return _WORDS.get(kind, str(kind))

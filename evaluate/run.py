@@ -14,6 +14,7 @@ import xxhash
 
 from usjepa.cache.identity import Json, digest_of
 from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.cache.recipes.marks import hard_values
 from usjepa.evaluate.encoders.encoders import Encoders
 from usjepa.evaluate.encoders.features import FEATURES_VERSION
 from usjepa.evaluate.encoders.finished_run import open_run
@@ -97,8 +98,8 @@ def _inputs(
         "left_out": found.left_out,
         "segmentation": [{"name": task.name, **task.identity} for task in masked],
         "encoders": {one.key: one.encoder.identity for one in encoders.named},
-        "settings": recipe.evaluate.model_dump(mode="json"),
-        "teacher": None if teacher is None else teacher.model_dump(mode="json"),
+        "settings": hard_values(recipe.evaluate, "evaluation"),
+        "teacher": None if teacher is None else hard_values(teacher, "evaluation"),
     }
 
 

@@ -14,6 +14,7 @@ from usjepa.cache.frames.prepare import PREPROCESS_VERSION, prepare
 from usjepa.cache.frames.regions import REGION_VERSION
 from usjepa.cache.frames.views import VIEW_VERSION, View, apply_view
 from usjepa.cache.identity import Json, soft_versions
+from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.store.layers import Layer
 
 if TYPE_CHECKING:
@@ -31,13 +32,8 @@ Holes = list[tuple[int, str]]
 def pixel_layers(settings: CacheSettings, rows_per_shard: int) -> tuple[Layer, Layer]:
     """Return the `pixels` and `regions` layers that a recipe asks for; everything that changes numbers is in them."""
     size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
-    identity: dict[str, Json] = {
-        "image_size": size,
-        "views": settings.views.model_dump(mode="json"),
-        "preprocess": settings.preprocess.model_dump(mode="json"),
-        "seed": settings.seed,
-        "versions": {"preprocess": PREPROCESS_VERSION, "region": REGION_VERSION, "view": VIEW_VERSION},
-    }
+    versions = {"preprocess": PREPROCESS_VERSION, "region": REGION_VERSION, "view": VIEW_VERSION}
+    identity = {**hard_values(settings, "pixels"), "versions": versions}
     cells = -(-((size // 2) ** 2) // 8)
     return (
         Layer("pixels", "uint8", (channels, size, size), rows_per_shard, identity),

@@ -25,7 +25,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
 
 
-def section_model(annotation: Any) -> type[BaseModel] | None:
+def section_model(annotation: Any) -> type[Settings] | None:
     """Return the settings class of a field that is a section, also of an optional one."""
     choices = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-    return next((c for c in choices if isinstance(c, type) and issubclass(c, BaseModel)), None)
+    return next((c for c in choices if isinstance(c, type) and issubclass(c, Settings)), None)

@@ -11,9 +11,9 @@ import importlib.resources
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
@@ -21,6 +21,7 @@ from usjepa.cache.errors import RecipeError
 from usjepa.cache.recipes.base import Settings, section_model
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.cache.recipes.marks import NoEffect
 from usjepa.cache.recipes.train import TrainSettings
 
 _EXTENDS = "extends"
@@ -29,7 +30,7 @@ _EXTENDS = "extends"
 class Recipe(Settings):
     """One entry of `pipelines.yaml`."""
 
-    description: str = ""
+    description: Annotated[str, NoEffect()] = ""
     """One line on what the recipe is for."""
     cache: CacheSettings = CacheSettings()
     train: TrainSettings = TrainSettings()
@@ -154,7 +155,7 @@ def _told(item: Any, where: str) -> str:
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
-    model: type[BaseModel] | None = Recipe
+    model: type[Settings] | None = Recipe
     for part in path:
         if model is None or part not in model.model_fields:
             return []

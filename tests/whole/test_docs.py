@@ -17,7 +17,8 @@ import click
 import pytest
 
 from usjepa.cache.cli import main as cache_main
-from usjepa.cache.recipes.recipe import Recipe, load_recipe, section_model
+from usjepa.cache.recipes.base import section_model
+from usjepa.cache.recipes.recipe import Recipe, load_recipe
 from usjepa.evaluate.cli import compare
 from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main

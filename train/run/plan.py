@@ -11,6 +11,7 @@ import torch
 from usjepa.cache.errors import IdentityError, StoreError, UsageError
 from usjepa.cache.identity import Json, differences, explain, soft_versions
 from usjepa.cache.reading.store import Store, open_store
+from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.teacher.teacher import Teacher, load_teacher
 from usjepa.train.data.clip_runs import frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.recipes.train import TrainSettings
-
-_WITHOUT_EFFECT = (
-    "accumulate",
-    "checkpoint_minutes",
-    "compile",
-    "explosion",
-    "knn_every",
-    "read_threads",
-    "recompute",
-    "tensorboard",
-)
-"""Fields of `train:` that change no number, or only how sums are rounded: a run may be resumed with others."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +78,7 @@ class Plan:
     @property
     def identity(self) -> dict[str, Json]:
         """What the numbers of this run depend on, beside the code: JSON-able, compared field by field at a resume."""
-        numbers = self.settings.model_dump(mode="json", exclude={*_WITHOUT_EFFECT})
+        numbers = hard_values(self.settings, "training")
         numbers["teacher"] = self.targets.name
         layers = ["pixels", *(["regions"] if self.settings.masks.regions else [])]
         stored: dict[str, Json] = {name: self.store.identity[name] for name in layers}

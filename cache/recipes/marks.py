@@ -1,0 +1,81 @@
+"""Mark what each field of a recipe identifies, and make identities from the marks.
+
+A mark stands in the field's own annotation: `count: Annotated[Count, Hard("pixels")] = 1`. A field counts in the
+identities that its marks name and in no other, so no list elsewhere can forget a new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from usjepa.cache.recipes.base import Settings, section_model
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from usjepa.cache.identity import Json
+
+    Included = dict[str, "bool | Included"]
+
+Made = Literal["rows", "pixels", "latents", "training", "evaluation"]
+"""What a field may identify: the rows that a scan adds to a store (kept in its tables and compared by content), the
+layers `pixels` and `regions`, a teacher's layers, the numbers of a training run, the scores of a report."""
+
+
+class Mark:
+    """What a field does to the identities that it names."""
+
+    kind: str
+
+    def __init__(self, *made: Made) -> None:
+        self.made = made
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {', '.join(self.made)}" if self.made else self.kind
+
+
+class Hard(Mark):
+    """Changes numbers: what was made with another value is refused, or made again under another identity."""
+
+    kind = "hard"
+
+
+class Soft(Mark):
+    """Changes rounding, or only what is added later: the value used is recorded and another one is never refused."""
+
+    kind = "soft"
+
+
+class NoEffect(Mark):
+    """Changes no number that is stored or reported."""
+
+    kind = "no effect"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def marks_of(field: FieldInfo) -> list[Mark]:
+    """Return the marks of a field; a section has none, its fields have their own."""
+    return [mark for mark in field.metadata if isinstance(mark, Mark)]
+
+
+def describe_marks(field: FieldInfo) -> str:
+    """Return the marks of a field for people, such as "soft: latents; hard: evaluation"; "" for a section."""
+    return "; ".join(str(mark) for mark in marks_of(field))
+
+
+def hard_values(settings: Settings, made: Made) -> dict[str, Json]:
+    """Return the fields that are hard for an identity, JSON-able; sections nest, those without any are left out."""
+    values: dict[str, Json] = settings.model_dump(mode="json", include=_hard_fields(type(settings), made))
+    return values
+
+
+def _hard_fields(settings: type[Settings], made: Made) -> Included:
+    found: Included = {}
+    for name, field in settings.model_fields.items():
+        section = section_model(field.annotation)
+        hard = any(isinstance(mark, Hard) and made in mark.made for mark in marks_of(field))
+        if below := hard if section is None else _hard_fields(section, made):
+            found[name] = below
+    return found

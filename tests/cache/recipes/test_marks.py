@@ -1,0 +1,121 @@
+"""Each field of a recipe says what it identifies, and changing it changes that identity and no other."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import safetensors.torch
+import timm
+
+from tests.support.recipes import another, leaves
+from usjepa.cache.frames.rows import pixel_layers
+from usjepa.cache.identity import digest_of
+from usjepa.cache.recipes.marks import Hard, NoEffect, describe_marks, hard_values, marks_of
+from usjepa.cache.recipes.recipe import Recipe, load_recipe, override_recipe
+from usjepa.cache.sources.phantom.source import Phantom
+from usjepa.cache.teacher.layers import latent_layers
+from usjepa.cache.teacher.teacher import load_teacher
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic.fields import FieldInfo
+
+LEAVES = dict(leaves(Recipe))
+CACHE = [path for path in LEAVES if path.startswith("cache.")]
+TEACHER = [path for path in LEAVES if path.startswith("cache.teacher.")]
+PHANTOM = [path for path in LEAVES if path.startswith("cache.phantom.")]
+
+
+def is_hard(field: FieldInfo, made: str) -> bool:
+    return any(isinstance(mark, Hard) and made in mark.made for mark in marks_of(field))
+
+
+@pytest.mark.parametrize("path", LEAVES)
+def test_every_field_says_once_what_it_identifies(path: str) -> None:
+    marks = marks_of(LEAVES[path])
+    assert marks, f"{path} has no mark: annotate it with Hard(...), Soft(...) or NoEffect()"
+    assert any(isinstance(mark, NoEffect) for mark in marks) == (len(marks) == 1 and not marks[0].made)
+    named = [made for mark in marks for made in mark.made]
+    assert len(named) == len(set(named))
+
+
+def test_marks_are_told_in_words() -> None:
+    told = {path: describe_marks(field) for path, field in LEAVES.items()}
+    assert told["cache.image_size"] == "hard: pixels"
+    assert told["cache.teacher.batch_size"] == "soft: latents; hard: evaluation"
+    assert told["train.tensorboard"] == "no effect"
+    assert {word for words in told.values() for word in words.split("; ")} <= {
+        "no effect",
+        *(f"{kind}: {made}" for kind in ("hard", "soft") for made in ("rows", "pixels", "latents", "training")),
+        "hard: evaluation",
+        "hard: latents, evaluation",
+    }
+
+
+def changed(recipe: Recipe, path: str) -> Recipe:
+    return override_recipe(recipe, [f"{path}={json.dumps(another(LEAVES[path], value_at(recipe, path)))}"])
+
+
+def value_at(recipe: Recipe, path: str) -> Any:
+    value: Any = recipe
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+@pytest.mark.parametrize("path", CACHE)
+def test_a_pixel_layer_is_another_with_each_field_marked_so_and_with_no_other(path: str) -> None:
+    recipe = load_recipe("demo")
+    layers = [pixel_layers(one.cache, 64) for one in (recipe, changed(recipe, path))]
+    assert (layers[0] != layers[1]) == is_hard(LEAVES[path], "pixels")
+
+
+@pytest.mark.parametrize("path", TEACHER)
+def test_latents_are_other_ones_with_each_field_of_the_teacher_marked_so_and_with_no_other(
+    path: str, tmp_path: Path
+) -> None:
+    tiny = ["architecture=test_vit", "patch_size=8", "depth=2", "image_size=32"]
+    recipe = load_recipe("demo", [f"cache.teacher.{text}" for text in tiny])
+    if path.endswith(".weights"):
+        model = timm.create_model("test_vit", num_classes=0, img_size=32, patch_size=8, depth=2)
+        safetensors.torch.save_file(model.state_dict(), tmp_path / "x.safetensors")
+        other = override_recipe(recipe, [f"{path}={tmp_path / 'x.safetensors'}"])
+    else:
+        other = changed(recipe, path)
+    digests = []
+    for one in (recipe, other):
+        assert one.cache.teacher is not None
+        pixels = pixel_layers(one.cache, 64)[0]
+        teacher = load_teacher(one.cache.teacher, 32, "cpu")
+        digests.append([layer.digest for layer in latent_layers(teacher, one.cache.precision, pixels, 64)])
+    assert (digests[0] != digests[1]) == is_hard(LEAVES[path], "latents")
+
+
+@pytest.mark.parametrize("path", PHANTOM)
+def test_a_phantom_source_has_another_content_with_each_field_marked_hard_and_with_no_other(path: str) -> None:
+    recipe = load_recipe("demo")
+    contents = [
+        Phantom(one.cache.phantom).content_hash(Phantom(one.cache.phantom).patients()[0].path)
+        for one in (recipe, changed(recipe, path))
+    ]
+    assert (contents[0] != contents[1]) == is_hard(LEAVES[path], "rows")
+
+
+def test_the_values_of_an_identity_are_nested_like_the_recipe() -> None:
+    values = hard_values(load_recipe("us-jepa").cache, "pixels")
+    assert sorted(values) == ["image_size", "preprocess", "seed", "views"]
+    assert values["views"]["crop_scale"] == [0.6, 1.0]
+
+
+def test_identities_are_those_of_stores_and_runs_on_disk() -> None:
+    # A new hard field changes them: every store, run or report made before is then another one. If that is not
+    # meant, the field is soft or without effect; if it is, write it into CHANGELOG.md with the new digest.
+    recipe = load_recipe("us-jepa")
+    assert digest_of(hard_values(recipe.cache, "pixels")) == "257df54b64a925361cd09e5a8623fd12"
+    assert digest_of(hard_values(recipe.train, "training")) == "295b3c7a1afa695ca7d226c447337d6a"
+    assert digest_of(hard_values(recipe.evaluate, "evaluation")) == "acdbf73bf33fc733405076215b38ff45"
+    assert recipe.cache.teacher is not None
+    assert digest_of(hard_values(recipe.cache.teacher, "evaluation")) == "ffb2b3bac42e5f21eb99444be6d19e3b"

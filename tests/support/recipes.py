@@ -1,0 +1,44 @@
+"""Walk over the fields of a recipe, and give each another valid value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+from usjepa.cache.recipes.base import section_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pydantic.fields import FieldInfo
+
+    from usjepa.cache.recipes.base import Settings
+
+
+def leaves(settings: type[Settings], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield (dotted path, field) of every field that is no section, in order."""
+    for name, field in settings.model_fields.items():
+        section = section_model(field.annotation)
+        if section is None:
+            yield path + name, field
+        else:
+            yield from leaves(section, f"{path}{name}.")
+
+
+def another(field: FieldInfo, value: Any) -> Any:
+    """Return another value of a field, JSON-able, near enough to be valid."""
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        return next(one for one in get_args(kind) if one != value)
+    if value is None:
+        return "x" if str in get_args(kind) else 2
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return 2 * value or 1
+    if isinstance(value, float):
+        return value / 2 or 0.5
+    if isinstance(value, str):
+        return "vit_small_patch16_224" if "vit" in value else f"{value}x"
+    if isinstance(value[0], float):
+        return [0.9 * value[0], *value[1:]]
+    return list(value[:-1])

@@ -1,0 +1,36 @@
+"""What a run's identity holds, and that a run may be resumed with other values of every field outside it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.recipes import another, leaves
+from tests.train.run.test_loop import recipe
+from usjepa.cache.recipes.marks import Hard, marks_of
+from usjepa.cache.recipes.recipe import override_recipe
+from usjepa.cache.recipes.train import TrainSettings
+from usjepa.train.run.plan import make_plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FIELDS = dict(leaves(TrainSettings))
+RESOLVED = "teacher"
+"""Counts by the layer that it names, so that naming the only one is no other run."""
+
+
+@pytest.mark.parametrize("path", FIELDS)
+def test_a_run_is_another_with_each_field_marked_so_and_with_no_other(path: str, phantom_store: Path) -> None:
+    base = recipe("train.warmup_epochs=1", "train.epochs=4", "train.pixel_cell=1", "cache.teacher.weights=null")
+    value: object = base.train
+    for name in path.split("."):
+        value = getattr(value, name)
+    other = override_recipe(base, [f"train.{path}={json.dumps(another(FIELDS[path], value))}"])
+    if path == RESOLVED:
+        other = override_recipe(base, ["train.teacher=demo"])
+    plans = [make_plan(str(phantom_store), one, "cpu", None) for one in (base, other)]
+    hard = any(isinstance(mark, Hard) and "training" in mark.made for mark in marks_of(FIELDS[path]))
+    assert (plans[0].identity != plans[1].identity) == (hard and path != RESOLVED)
