@@ -189,7 +189,7 @@ def test_the_students_features_are_those_of_plain_timm(place: Place, report: Pat
     assert encoder is not None
     batch = open_store(place.store).read([0, 5, 9], layers=("pixels",))
     config = json.loads((place.run / "config.json").read_text())
-    model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"]).eval()
+    model: Any = timm.create_model(config["architecture"], num_classes=0, **config["model_args"]).eval()
     model.load_state_dict(load_file(place.run / "encoder.safetensors"), strict=True)
     mean, std = (torch.tensor(config["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -28,8 +28,8 @@ NEEDED = "USJEPA_NEED_BROWSER"
 _PATIENCE = 60.0
 """Seconds for Chromium to start, and for any one answer of it."""
 
-_TROUBLE = {
-    "Runtime.exceptionThrown": lambda p: p["exceptionDetails"]["text"],
+_TROUBLE: dict[str, Callable[[Any], str]] = {
+    "Runtime.exceptionThrown": lambda p: str(p["exceptionDetails"]["text"]),
     "Log.entryAdded": lambda p: f"{p['entry']['level']}: {p['entry']['text']}",
     "Runtime.consoleAPICalled": lambda p: f"console.{p['type']}",
     "Network.loadingFailed": lambda p: f"loading failed: {p['errorText']}",

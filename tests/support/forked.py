@@ -50,7 +50,7 @@ def die_at_durable_step(step: int) -> None:
 def signal_at_durable_step(step: int, number: signal.Signals) -> None:
     """Make this process send itself a signal just before the step-th fsync or rename from now on."""
     count = 0
-    real = {"fsync": os.fsync, "replace": os.replace}
+    real: dict[str, Callable[..., Any]] = {"fsync": os.fsync, "replace": os.replace}
 
     def counted(name: str) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

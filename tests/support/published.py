@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 EDGE = 48
@@ -36,9 +36,9 @@ def write_mask(path: Path, values: Sequence[int], seed: int) -> None:
 def write_ultrabench(
     folder: Path,
     labels: Sequence[int | None],
-    splits: dict[str, Sequence[int]],
-    groups: dict[str, Sequence[object]] | None = None,
-    masks: dict[str, Sequence[int]] | None = None,
+    splits: Mapping[str, Sequence[int]],
+    groups: Mapping[str, Sequence[object]] | None = None,
+    masks: Mapping[str, Sequence[int]] | None = None,
     ending: str = "png",
     colour: bool = False,
     scan_ending: str = "png",

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.store.generations import Manifest
+
 ROWS_PER_SHARD = 4
 SIZE, TOKENS, DIM = 16, 4, 8
 
@@ -106,3 +109,12 @@ def write_store(
     if seal:
         writer.seal()
     return content
+
+
+def build_all(target: str, recipe: Recipe, **options: Any) -> Manifest:
+    """Build a store to its end and return its manifest."""
+    from usjepa.cache.building.build import build
+
+    manifest = build(target, recipe, **options)
+    assert manifest is not None, f"{target} was not sealed"
+    return manifest

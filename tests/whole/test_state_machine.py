@@ -10,7 +10,7 @@ import contextlib
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,6 +28,8 @@ from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from numpy.typing import NDArray
 
 SHARDS = ("pixels/c.{}.0.0.0", "regions/c.{}.0", "latents/demo/c.{}.0.0")
 FILES = (
@@ -50,8 +52,8 @@ class Truth:
         self.content = {row: _content(store.read([row]).arrays) for row in self.rows}
 
 
-def _content(arrays: dict[str, object]) -> dict[str, bytes]:
-    return {name: array.tobytes() for name, array in arrays.items()}  # type: ignore[attr-defined]
+def _content(arrays: dict[str, NDArray[Any]]) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in arrays.items()}
 
 
 # No generation, none that reads, or no store at all: a build killed early enough leaves each of these.

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support import forked
+from tests.support.stores import build_all
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import IdentityError, SourceError, UsageError, WriteError
 from usjepa.cache.reading.store import open_store
@@ -107,7 +108,7 @@ def test_a_finished_store_verifies_and_a_second_build_changes_nothing(tmp_path: 
     shutil.copytree(undisturbed, root)
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     assert verify(str(root)).damages == []
-    assert build(str(root), small(), teacher="random").generation == 1
+    assert build_all(str(root), small(), teacher="random").generation == 1
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == before
 
 
@@ -124,7 +125,7 @@ def test_another_teacher_joins_from_the_stored_pixels_alone(tmp_path: Path, undi
     root = tmp_path / "s"
     shutil.copytree(undisturbed, root)
     recipe = small("cache.source=/nowhere", "cache.teacher.name=second", "cache.teacher.seed=5")
-    assert build(str(root), recipe, teacher="random").generation == 2
+    assert build_all(str(root), recipe, teacher="random").generation == 2
     store = open_store(root)
     assert store.latents == ["demo", "second"]
     assert open_store(root, generation=1).latents == ["demo"]
@@ -165,7 +166,7 @@ def test_a_moved_store_goes_on_as_if_nothing_had_happened(tmp_path: Path, undist
     shutil.copytree(undisturbed, root)
     for path in root.rglob("*"):
         os.utime(path)
-    assert build(str(root), small(), teacher="random").generation == 1
+    assert build_all(str(root), small(), teacher="random").generation == 1
 
 
 def test_int8_latents_are_half_the_bytes_and_close_to_what_the_teacher_said(tmp_path: Path, undisturbed: Path) -> None:
@@ -215,7 +216,7 @@ def test_added_files_make_a_new_segment_and_no_row_moves(tmp_path: Path) -> None
     build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random")
     before = open_store(tmp_path / "s")
     _pictures(tmp_path / "in", ["a/2.png"], seed=4)
-    assert build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random").generation == 2
+    assert build_all(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random").generation == 2
     grown = open_store(tmp_path / "s")
     assert [grown.table.sources[i].path for i in grown.table.source] == ["a/1.png"] * 2 + ["a/3.png"] * 2 + [
         "a/2.png"

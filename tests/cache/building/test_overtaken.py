@@ -25,7 +25,7 @@ def _build_otherwise_and_stop(root: str, step: int) -> None:
     from usjepa.cache.teacher.teacher import Teacher
 
     real = Teacher.__call__
-    Teacher.__call__ = lambda self, pixels: real(self, pixels) * 1.001  # type: ignore[method-assign]
+    Teacher.__call__ = lambda self, pixels_BCSS: real(self, pixels_BCSS) * 1.001  # type: ignore[method-assign]
     forked.signal_at_durable_step(step, signal.SIGSTOP)
     build(root, small(), teacher="random")
 

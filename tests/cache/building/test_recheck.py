@@ -12,6 +12,7 @@ from usjepa.cache.building import build as build_module
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.frames import rows as pixels_module
+from usjepa.cache.frames.views import apply_view
 from usjepa.cache.teacher.teacher import Teacher
 from usjepa.cache.upkeep.verify import verify
 
@@ -81,7 +82,7 @@ def test_latents_that_differ_within_tolerance_go_on_and_beyond_it_are_refused(
 def test_pixels_that_come_out_differently_are_refused_and_the_row_named(
     half: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, real = tree(half), pixels_module.apply_view
+    before, real = tree(half), apply_view
 
     def brighter(*args: Any) -> Any:
         image, region = real(*args)

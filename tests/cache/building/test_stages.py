@@ -50,6 +50,9 @@ def test_threads_count_into_one_sum() -> None:
 class Slow(ShardMaker):
     """Cuts nothing; counts how many shards lie in memory, cut and not yet written."""
 
+    held = 0
+    most = 0
+
     def pixels_of(self, shard: int) -> PixelShard:
         self.held += 1
         self.most = max(self.most, self.held)
@@ -72,8 +75,7 @@ def test_no_more_shards_than_stages_are_in_memory_however_many_there_are(
     for name in ("pixels", "regions"):
         writer.add_layer(layers()[name])
     maker = Slow(writer, None, {"pixels": {}, "regions": {}}, False, lambda: None)
-    maker.held = maker.most = 0
-    said = []
+    said: list[str] = []
     make_shards(maker, range(40), said.append)
     assert maker.held == 0
     assert maker.most <= 4  # one cut ahead, one at the teacher, two being written

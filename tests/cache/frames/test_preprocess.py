@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames import prepare as preprocess
@@ -144,16 +145,16 @@ def test_blue_tinted_clips_of_the_real_set_keep_every_pixel(dev_data: Path) -> N
     names = ("Pneu_from_article_rippey.mp4", "Pneu_basalpneumonia_liftle_case1.mp4")
     files = [dev_data / "pocus/pneumonia" / name for name in names]
     for file in files:
-        read, frame = cv2.VideoCapture(str(file)).read()
+        read, bgr = cv2.VideoCapture(str(file)).read()
         assert read
-        frame = cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        frame = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8)
         assert np.ptp(frame.astype(int), axis=2).max() > 40
         assert np.array_equal(inpaint_marks(frame, 0.05), frame)
 
 
 def test_yellow_rulers_of_the_real_set_are_inpainted(dev_data: Path) -> None:
     file = min((dev_data / "timtrack/gastrocnemius_lateralis").glob("*.png"))
-    frame = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+    frame = np.asarray(Image.open(file).convert("RGB"))
     assert np.count_nonzero(np.ptp(frame.astype(int), axis=2) > 100) > 200
     assert np.ptp(inpaint_marks(frame, 0.05).astype(int), axis=2).max() < 100
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.cells import pack_cells, patch_validity, unpack_cells
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def overlap(found: NDArray[np.bool_], true: NDArray[np.bool_]) -> float:
-    return (found & true).sum() / (found | true).sum()
+    return float((found & true).sum() / (found | true).sum())
 
 
 def speckled(mask: NDArray[np.bool_], seed: int = 0, low: float = 60, high: float = 160) -> NDArray[np.uint8]:
@@ -146,7 +147,7 @@ def test_a_tinted_clip_has_no_marks_but_its_coloured_arrow() -> None:
 )
 def test_regions_of_real_frames_cover_what_a_person_sees(dev_data: Path, part: str, least: float, most: float) -> None:
     files = [f for f in sorted((dev_data / part).rglob("*")) if f.suffix in (".png", ".jpg")]
-    shares = [find_region(cv2.cvtColor(cv2.imread(str(f)), cv2.COLOR_BGR2RGB)).mean() for f in files[::12]]
+    shares = [find_region(np.asarray(Image.open(f).convert("RGB"))).mean() for f in files[::12]]
     assert shares
     assert least <= min(shares)
     assert max(shares) <= most
@@ -155,7 +156,7 @@ def test_regions_of_real_frames_cover_what_a_person_sees(dev_data: Path, part: s
 def test_the_interface_of_a_real_screen_is_outside_the_region(dev_data: Path) -> None:
     # A screen of 800 x 600 with text above, a grey bar on the left and yellow rulers around the scan.
     for file in sorted((dev_data / "timtrack/gastrocnemius_lateralis").glob("*.png")):
-        found = find_region(cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB))
+        found = find_region(np.asarray(Image.open(file).convert("RGB")))
         assert not found[:40].any()
         assert not found[:, :60].any()
         assert not found[:, 760:].any()
@@ -187,7 +188,7 @@ def test_the_first_cell_is_the_highest_bit() -> None:
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32), st.sampled_from([0.0, 0.002, 0.05, 1.0]))
 @settings(max_examples=60, deadline=None)
 def test_a_patch_is_valid_exactly_if_it_holds_a_pixel_of_the_region(
-    grid: tuple[int, int], half: int, seed: int, share: float
+    grid: int, half: int, seed: int, share: float
 ) -> None:
     patch = 2 * half
     size = grid * patch

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,7 +50,7 @@ def test_view_0_is_the_plain_frame() -> None:
 
 
 def test_a_view_is_a_pure_function_of_its_arguments() -> None:
-    base = (0, "ab", 1, 2, (300, 400), ViewSettings())
+    base: tuple[Any, ...] = (0, "ab", 1, 2, (300, 400), ViewSettings())
     first = draw_view(*base)
     draw_view(9, "cd", 3, 4, (200, 100), ViewSettings())
     assert draw_view(*base) == first

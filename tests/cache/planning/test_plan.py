@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -152,7 +152,7 @@ def test_a_nearly_full_target_is_not_filled_by_measuring(tmp_path: Path, monkeyp
 # -- arithmetic --------------------------------------------------------------------------------------------------------
 
 
-def measured(**changes: object) -> Measured:
+def measured(**changes: Any) -> Measured:
     """Frames of 0.01 s decode and 0.1 s teacher, a target of 100 MB/s."""
     made = Measured(
         100, 100, Estimate(1000, 0), {"a": 800, "b": 200}, Estimate(10, 0), 5.0,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from usjepa.cache.planning.estimate import need_of_store, row_nbytes
+from usjepa.cache.recipes.cache import LatentPrecision
 from usjepa.cache.recipes.recipe import load_recipe
 
 TEXT = (Path(__file__).parents[3] / "docs/scaling.md").read_text().replace("*", "")
@@ -35,6 +37,6 @@ def test_what_training_reads_is_images_a_second_times_the_bytes_of_a_row() -> No
     settings = load_recipe("us-jepa").cache
     assert len(RATES) == 4
     for _, _, images, *rates in RATES:
-        for precision, rate in zip(("fp32", "fp16", "int8"), rates, strict=True):
+        for precision, rate in zip(get_args(LatentPrecision), rates, strict=True):
             expected = number(images) * row_nbytes(settings, precision, GRID) / 1e9
             assert float(rate) == pytest.approx(expected, abs=0.01)

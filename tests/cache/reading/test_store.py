@@ -61,7 +61,7 @@ def test_zarr_python_and_tensorstore_read_the_same_bits(tmp_path: Path, precisio
 
 def test_zarr_opens_the_store_as_a_group_with_every_layer(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 5)
-    group = zarr.open_group(tmp_path / "s", mode="r")
+    group: Any = zarr.open_group(tmp_path / "s", mode="r")
     assert group["latents/toy"].shape == (5, 4, 8)
     assert group["pixels"].attrs["usjepa"]["identity"] == {"recipe": "test"}
 
@@ -301,7 +301,7 @@ def test_a_store_read_before_is_read_by_children_of_every_start_method(tmp_path:
     write_store(tmp_path / "s", 10)
     store = open_store(tmp_path / "s")
     expected = store.read([1, 9]).pixels.tobytes()
-    context = multiprocessing.get_context(method)
+    context: Any = multiprocessing.get_context(method)
     queue = context.SimpleQueue()
     children = [context.Process(target=_read_in_child, args=(store, [1, 9], queue)) for _ in range(2)]
     for child in children:

@@ -6,7 +6,7 @@ import itertools
 import string
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 def small(**changes: Any) -> Phantom:
     return Phantom(PhantomSettings(**{"patients": 6, "size": 96, **changes}))
+
+
+def flat_tissue() -> Tissue:
+    return Tissue(
+        np.zeros((240, 192), np.float32), np.zeros((240, 192), np.float32), np.zeros((240, 192, 2), np.float32)
+    )
 
 
 def linear(depth: float = 40.0, cycles: float = 3.0, f_number: float = 3.0) -> Probe:
@@ -81,9 +87,9 @@ def test_another_seed_gives_other_frames() -> None:
 
 @pytest.mark.parametrize("frames", [1, 4, 5, 20, 23])
 def test_labels_share_the_frames_of_a_patient_evenly(frames: int) -> None:
-    counts = Counter()
-    for (group,), sources in itertools.groupby(small(frames_per_patient=frames).patients(), lambda p: (p.group,)):
-        sources = list(sources)
+    counts: Counter[str] = Counter()
+    for group, found in itertools.groupby(small(frames_per_patient=frames).patients(), lambda p: p.group):
+        sources = list(found)
         assert sum(s.frames for s in sources) == frames, group
         assert max(s.frames for s in sources) - min(s.frames for s in sources) <= 1
         counts.update({s.label: s.frames for s in sources})
@@ -91,7 +97,7 @@ def test_labels_share_the_frames_of_a_patient_evenly(frames: int) -> None:
 
 
 def test_groups_never_straddle_splits_and_a_quarter_of_them_are_for_testing() -> None:
-    splits = {}
+    splits: dict[str, str] = {}
     for source in small(patients=400, frames_per_patient=5).patients():
         assert splits.setdefault(source.group, source.split) == source.split
     assert 0.18 < np.mean([split == "test" for split in splits.values()]) < 0.32
@@ -179,7 +185,7 @@ def test_attenuation_is_in_proportion_to_frequency_and_path() -> None:
 @pytest.mark.parametrize(("label", "low", "high"), [("cyst", 1.0, 20.0), ("stone", -60.0, -8.0)])
 def test_echo_behind_a_cyst_is_enhanced_and_behind_a_stone_in_shadow(label: str, low: float, high: float) -> None:
     grid = make_grid(linear(), 240, 192)
-    flat = Tissue(*(np.zeros((240, 192), np.float32) for _ in range(2)), np.zeros((240, 192, 2), np.float32))
+    flat = flat_tissue()
     add_lesion(np.random.default_rng(3), flat, grid, label)
     loss = loss_behind(flat.attenuation, grid)
     column = int(np.abs(loss[-1]).argmax())
@@ -191,10 +197,10 @@ def test_echo_behind_a_cyst_is_enhanced_and_behind_a_stone_in_shadow(label: str,
 
 def test_lesions_differ_from_their_surroundings_as_their_labels_say() -> None:
     grid = make_grid(linear(), 240, 192)
-    extremes = {}
+    extremes: dict[str, list[tuple[float, float]]] = {}
     for label in CLASSES:
         for seed in range(8):
-            flat = Tissue(*(np.zeros((240, 192), np.float32) for _ in range(2)), np.zeros((240, 192, 2), np.float32))
+            flat = flat_tissue()
             add_lesion(np.random.default_rng(seed), flat, grid, label)
             extremes.setdefault(label, []).append((float(flat.level.min()), float(flat.level.max())))
     assert set(extremes["none"]) == {(0.0, 0.0)}
@@ -210,7 +216,7 @@ def test_noise_fills_what_echo_leaves_dark() -> None:
 
 
 @pytest.mark.parametrize("kind", ["linear", "convex", "phased"])
-def test_the_screen_keeps_proportions_and_stays_in_its_box(kind: str) -> None:
+def test_the_screen_keeps_proportions_and_stays_in_its_box(kind: Literal["linear", "convex", "phased"]) -> None:
     half, radius = (20.0, 0.0) if kind == "linear" else (0.5, 40.0 if kind == "convex" else 4.0)
     probe = Probe(kind, 5.0, 40.0, half, radius, 3.0, 3.0, 20.0, 10.0)
     screen = make_screen(make_grid(probe, 100, 80), 128, (20, 10, 100, 100))

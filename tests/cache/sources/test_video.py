@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,6 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.support.clips import cut, ends_well_in_a_fork, grey_steps, write_clip
 from usjepa.cache.errors import SourceError
-from usjepa.cache.sources import video
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.registry import kind_of
 from usjepa.cache.sources.video import VideoReader
@@ -82,8 +82,8 @@ def test_any_ascending_choice_gives_the_frames_of_a_full_read(tmp_path: Path) ->
 def test_successive_ascending_reads_decode_a_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_clip(tmp_path / "a.mp4", grey_steps(20))
     opened = []
-    original = video.av.open
-    monkeypatch.setattr(video.av, "open", lambda *args: opened.append(args) or original(*args))
+    original = av.open
+    monkeypatch.setattr(av, "open", lambda *args: opened.append(args) or original(*args))
     reader = VideoReader()
     seen = [levels(list(reader.frames(path, wanted))) for wanted in ([0, 1, 2], [2, 3], [7, 8], [19])]
     assert seen == [[0, 1, 2], [2, 3], [7, 8], [19]]

@@ -60,10 +60,9 @@ def _tables(number: int, rows: int) -> tuple[bytes, bytes]:
     strings = {"path": f"part-{number}/clip.mp4", "dataset": "écho", "group": f"patient-{number}", "label": "cyst"}
     strings |= {"split": "train", "reader": "video", "content_hash": f"{number:032x}", "error": ""}
     numbers = {"frames": rows, "height": 40, "width": 48}
-    sources = SourceTable(
-        **{key: np.array([value], dtype=object) for key, value in strings.items()},
-        **{key: np.array([value], dtype=np.int32) for key, value in numbers.items()},
-    )
+    columns: dict[str, Any] = {key: np.array([value], dtype=object) for key, value in strings.items()}
+    columns |= {key: np.array([value], dtype=np.int32) for key, value in numbers.items()}
+    sources = SourceTable(**columns)
     frame = np.arange(rows, dtype=np.int32)
     zero, flag = np.zeros(rows, np.int32), frame % 2 == 1
     box = RowTable(zero, frame, zero, zero + 1, zero + 2, zero + 30, zero + 32, flag, ~flag)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,12 +74,13 @@ def test_another_table_or_cut_bytes_are_damage() -> None:
 
 
 def test_the_places_of_rows_are_three_columns_of_their_table_and_refuse_what_it_refuses() -> None:
-    table = RowTable(*(np.arange(n, n + 5, dtype=np.int32) for n in range(7)), *([np.zeros(5, np.bool_)] * 2))
+    columns: list[Any] = [np.arange(n, n + 5, dtype=np.int32) for n in range(7)]
+    table = RowTable(*columns, *([np.zeros(5, np.bool_)] * 2))
     places = Places.from_parquet(table.to_parquet())
     assert np.array_equal(places.source, table.source)
     assert np.array_equal(places.frame, table.frame)
     assert np.array_equal(places.view, table.view)
-    assert (places.source.dtype, places.frame.dtype, places.view.dtype) == (np.int32, np.int32, np.int16)
+    assert [column.dtype for column in (places.source, places.frame, places.view)] == ["int32", "int32", "int16"]
     places.source[0] += 1  # its own memory, not Arrow's
     with pytest.raises(DamageError, match="RowTable: columns path"):
         Places.from_parquet(sources().to_parquet())

@@ -67,8 +67,8 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
 
 
 def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with() -> None:
-    teacher = SimpleNamespace(device=torch.device("cpu"))
-    kept = [{"torch": "2"}, {"torch": "2", "batch_size": 96}]
+    teacher: Any = SimpleNamespace(device=torch.device("cpu"))
+    kept: list[dict[str, Any]] = [{"torch": "2"}, {"torch": "2", "batch_size": 96}]
     assert choose_batch_size(teacher, TeacherSettings(batch_size=7), 1, 32, kept) == (7, {})
     assert choose_batch_size(teacher, TeacherSettings(), 1, 32, kept) == (96, {"batch_size": 96})
     assert choose_batch_size(teacher, TeacherSettings(), 1, 32, []) == (32, {})
@@ -76,6 +76,8 @@ def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with() ->
 
 class _Gpu(Teacher):
     """A pretended GPU whose memory takes the answers to 40 images."""
+
+    held = 0
 
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         rows = len(pixels_BCSS)
@@ -108,8 +110,8 @@ def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
 
     def choose(
         teacher: object, settings: TeacherSettings, channels: int, size: int, kept: Iterable[Mapping[str, Any]]
-    ) -> int:
-        cuda = SimpleNamespace(device=torch.device("cuda"))
+    ) -> batch_size.Choice:
+        cuda: Any = SimpleNamespace(device=torch.device("cuda"))
         return choose_batch_size(cuda, settings.model_copy(update={"batch_size": None}), channels, size, kept)
 
     monkeypatch.setattr(batch_size, "find_batch_size", search)
@@ -129,9 +131,10 @@ def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
 
 def test_a_trial_holds_two_answers_as_a_build_does() -> None:
     teacher = load_teacher(TeacherSettings(architecture="vit_tiny_patch16_224", depth=1), 32, "cpu")
-    teacher.__class__, teacher.held = _Gpu, 0
+    teacher.__class__ = _Gpu
     trial = batch_size._trial(teacher, 1, 32)
     assert trial(20) > 0
+    assert isinstance(teacher, _Gpu)
     assert teacher.held == 0
     with pytest.raises(torch.OutOfMemoryError):
         trial(21)  # one answer would fit

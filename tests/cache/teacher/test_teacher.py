@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -44,8 +44,9 @@ def test_only_patch_tokens_come_out_whatever_the_prefix_tokens(architecture: str
     assert teacher.model.num_prefix_tokens == prefix
     assert latents.shape == (2, 4, teacher.dim)
     assert latents.dtype == torch.float32
+    model: Any = teacher.model
     with torch.no_grad():
-        whole = teacher.model.forward_features(teacher.inputs(pixels(2, size)))
+        whole = model.forward_features(teacher.inputs(pixels(2, size)))
     torch.testing.assert_close(latents, whole[:, prefix:])
 
 
@@ -53,7 +54,7 @@ def test_tokens_are_row_major() -> None:
     teacher = load_teacher(TINY, 64, "cpu")
     a, b = pixels(1, 64), pixels(1, 64)
     b[:, :, 16:32, 48:64] = 0  # patch (1, 3) of a 4 x 4 grid
-    embed = teacher.model.patch_embed
+    embed: Any = teacher.model.patch_embed
     changed = (embed(teacher.inputs(a)) != embed(teacher.inputs(b))).any(dim=-1)[0]
     assert changed.nonzero().flatten().tolist() == [1 * 4 + 3]
 
@@ -61,7 +62,8 @@ def test_tokens_are_row_major() -> None:
 def test_an_earlier_block_without_norm_is_what_the_block_gave() -> None:
     teacher = load_teacher(TINY.model_copy(update={"block": 3, "norm": False}), 32, "cpu")
     seen: list[torch.Tensor] = []
-    hook = teacher.model.blocks[2].register_forward_hook(lambda _m, _i, out: seen.append(out))
+    blocks: Any = teacher.model.blocks
+    hook = blocks[2].register_forward_hook(lambda _m, _i, out: seen.append(out))
     latents = teacher(pixels())
     hook.remove()
     torch.testing.assert_close(latents, seen[0][:, 1:])
@@ -111,13 +113,14 @@ def test_the_same_weights_in_another_file_are_the_same_teacher(tmp_path: Path) -
 
 
 def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None:
-    args = {"img_size": 32, "patch_size": 8, "depth": 2, "in_chans": 3}
+    args: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "in_chans": 3}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args).eval()
     export_encoder(model, "vit_tiny_patch16_224", args, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), tmp_path, {"step": 3})
     settings = resolve_teacher(str(tmp_path), TINY)
     teacher = load_teacher(settings, 32, "cpu")
     assert teacher.grid == (4, 4)
     assert teacher.identity["input"]["mean"] == [0.4, 0.4, 0.4]
+    again: Any
     again, config = load_encoder(tmp_path)
     assert config.extra == {"step": 3}
     with torch.no_grad():
@@ -126,8 +129,9 @@ def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None
 
 def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
     teacher = load_teacher(TINY, 32, "cpu")
+    model: Any = teacher.model
     with torch.no_grad():
-        teacher.model.norm.bias[0] = float("inf")
+        model.norm.bias[0] = float("inf")
     with pytest.raises(TeacherError, match=r"row 40: .*not finite"):
         ask_teacher(teacher, pixels().numpy(), np.arange(40, 43), 2, lambda: None)
 

@@ -80,7 +80,7 @@ def cut(share: float) -> Callable[[Path], None]:
     return do
 
 
-INJURIES: dict[str, Callable[[Path], None]] = {
+INJURIES: dict[str, Callable[[Path], object]] = {
     "a bit flipped": lambda path: flip(path, 700),
     "a bit of the table flipped": lambda path: flip(path, path.stat().st_size - 64),
     "a bit of the index flipped": lambda path: flip(path, path.stat().st_size - 20),

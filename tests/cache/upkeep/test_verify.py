@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import NotSealedError, UsageError
+from usjepa.cache.progress import Progress
 from usjepa.cache.upkeep import verify as verifying
 from usjepa.cache.upkeep.inspect import write_sheet
 from usjepa.cache.upkeep.status import status_report
@@ -154,7 +155,7 @@ def test_an_interrupted_verify_leaves_out_the_shards_not_begun(tmp_path: Path, m
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verifying, "_shard", slowly)
-    monkeypatch.setattr(verifying.Progress, "update", interrupted)
+    monkeypatch.setattr(Progress, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         verify(str(tmp_path / "s"))
     assert 0 < len(looked) < 20  # of 200

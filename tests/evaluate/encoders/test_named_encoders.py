@@ -76,7 +76,7 @@ def test_one_channel_models_are_given_grey_and_three_channels_repeat_it() -> Non
 
 
 def test_a_models_mean_pool_norm_is_applied_after_the_mean(batch: Batch) -> None:
-    model = timm.create_model(TINY, img_size=32, patch_size=8, num_classes=0, global_pool="avg", fc_norm=True)
+    model: Any = timm.create_model(TINY, img_size=32, patch_size=8, num_classes=0, global_pool="avg", fc_norm=True)
     torch.nn.init.normal_(model.fc_norm.weight)
     shape = ModelInput(32, 3, (0.5,) * 3, (0.5,) * 3)
     features = ModelEncoder("m", shape, {}, lambda: model, "cpu").features(batch)
@@ -93,7 +93,7 @@ def test_patch_tokens_come_on_their_grid(batch: Batch) -> None:
 
 
 def test_a_checkpoint_goes_through_the_teachers_adapters(batch: Batch, tmp_path: Path) -> None:
-    model = timm.create_model(TINY, num_classes=0)
+    model: Any = timm.create_model(TINY, num_classes=0)
     wrapped = {f"module.encoder.{key}": value for key, value in model.state_dict().items()}
     torch.save({"state_dict": wrapped | {"module.decoder_pred.weight": torch.zeros(2)}}, tmp_path / "other.pth")
     found = one(f"{tmp_path / 'other.pth'}@{TINY}")

@@ -92,11 +92,12 @@ def test_where_all_of_a_frame_is_scan_the_region_changes_nothing() -> None:
 
 def test_a_models_norm_behind_its_pooling_is_applied_to_each_part() -> None:
     encoder, batch = small_vit(global_pool="avg", fc_norm=True), batch_of(np.ones((2, 32, 32), np.bool_))
-    torch.nn.init.normal_(encoder.model.fc_norm.weight)
+    norm: Any = encoder.model.fc_norm
+    torch.nn.init.normal_(norm.weight)
     features = Pooled(encoder, "mean+max").features(batch)
     np.testing.assert_allclose(features[:, :192], encoder.features(batch), atol=1e-5)
     most = torch.from_numpy(encoder.tokens(batch)).amax(dim=(1, 2))
-    np.testing.assert_allclose(features[:, 192:], encoder.model.fc_norm(most).detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(features[:, 192:], norm(most).detach().numpy(), atol=1e-5)
 
 
 def test_features_pooled_otherwise_are_other_features_and_what_has_no_tokens_stays_as_it_is() -> None:

@@ -24,6 +24,7 @@ from usjepa.evaluate.scoring.segmentation import _interval, _thinned, score_segm
 from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -63,7 +64,7 @@ def opened(place: object, out: Path) -> Segmentation:
 def test_every_task_of_the_benchmark_has_its_mask_and_classes(
     tmp_path: Path, name: str, key: str, values: tuple[int, ...], classes: tuple[str, ...], old: bool
 ) -> None:
-    splits = {"train": range(7), "validation": [7]} if old else {"train_val": range(8)}
+    splits: dict[str, Sequence[int]] = {"train": range(7), "validation": [7]} if old else {"train_val": range(8)}
     splits["test"] = range(8, 12)
     masks = {key: values} | ({"regions_mask": (1, 2, 3)} if name == "open_kidney" else {})
     write_ultrabench(tmp_path / f"{name}_v1.0.1", [None] * 12, splits, {"patient": list(range(12))}, masks)
@@ -229,9 +230,9 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     write_camus(tmp_path / "camus_v1")
     images = tmp_path / "camus_v1" / "images"
     (images / "23.png").write_bytes((images / "0.png").read_bytes())
-    arguments = (tmp_path / "run", "--task", tmp_path / "store.zarr", "--segment", tmp_path / "camus_v1")
-    arguments += ("-o", tmp_path / "out", *FAST, "--set", "evaluate.baselines=[pixels,hog]")
-    result = call(*arguments)
+    given = (tmp_path / "run", "--task", tmp_path / "store.zarr")
+    rest = ("--segment", tmp_path / "camus_v1", "-o", tmp_path / "out", *FAST)
+    result = call(*given, *rest, "--set", "evaluate.baselines=[pixels,hog]")
     assert result.exit_code == 0, result.output
     assert "Dice, %: camus: mask: Raw pixels:" in result.stdout
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
@@ -249,5 +250,5 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     assert "tab:usjepa-segmentation" in (tmp_path / "out" / "table.tex").read_text()
     assert any("Edges (HOG) is left out: it gives no patch tokens" in note for note in scores["notes"])
     assert "Segmentation: camus: mask" in (tmp_path / "out" / "index.html").read_text()
-    assert "nothing is done again" in call(*arguments).stderr
-    assert call(*arguments[:3], "--segment", tmp_path / "store.zarr", "-o", tmp_path / "out").exit_code == 2
+    assert "nothing is done again" in call(*given, *rest, "--set", "evaluate.baselines=[pixels,hog]").stderr
+    assert call(*given, "--segment", tmp_path / "store.zarr", "-o", tmp_path / "out").exit_code == 2

@@ -106,7 +106,7 @@ def test_tasks_that_are_not_the_same_are_left_out_with_the_reason(
 
 
 def test_few_patients_other_stores_and_other_protocols_are_told(tmp_path: Path) -> None:
-    few = {"test": {"labels": packed(TRUTH), "groups": packed(GROUPS // 10)}}
+    few: dict[str, Any] = {"test": {"labels": packed(TRUTH), "groups": packed(GROUPS // 10)}}
     a = write(tmp_path / "a.json", 0.7, **few)
     b = write(tmp_path / "b.json", 0.9, identity={"store": "1", "frames": "0"}, **few)
     document = json.loads(b.read_text())

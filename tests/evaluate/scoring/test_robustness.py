@@ -21,6 +21,8 @@ from usjepa.evaluate.tasks.task import Task, tasks_of
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from usjepa.evaluate.encoders.encoders import Encoder
+
 NAMES: tuple[Any, ...] = get_args(Corruption)
 SETTINGS = EvaluateSettings(seeds=3, epochs=30, lr=1e-2, corruptions=("contrast", "blur"), few_shot=(0.5, 0.1))
 
@@ -115,7 +117,7 @@ def test_features_of_corrupted_frames_are_kept_and_found_again(task: Task, tmp_p
 
 
 def test_no_two_corruptions_share_their_features(task: Task) -> None:
-    kinds = [Pixels(), *[Corrupted(Pixels(), name) for name in NAMES]]
+    kinds: list[Encoder] = [Pixels(), *[Corrupted(Pixels(), name) for name in NAMES]]
     told = [str(feature_identity(encoder, task)) for encoder in kinds]
     assert len(set(told)) == len(told)
 

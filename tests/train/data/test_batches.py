@@ -44,9 +44,15 @@ def requests(count: int = 6, size: int = 5) -> list[Request]:
     return [Request(step, np.arange(step, step + size)) for step in range(count)]
 
 
+def latents_of(batch: TrainBatch) -> torch.Tensor:
+    """Return a batch's latents, which must be there."""
+    assert batch.latents_BTD is not None
+    return batch.latents_BTD
+
+
 def tensors(batch: TrainBatch) -> list[torch.Tensor]:
     masks = (batch.context_BN, batch.context_valid_BN, batch.targets_BMP, batch.targets_valid_BMP)
-    return [batch.pixels_BCSS, batch.latents_BTD, *masks]
+    return [batch.pixels_BCSS, latents_of(batch), *masks]
 
 
 def test_batches_read_ahead_are_those_made_one_by_one_in_the_order_asked_for(store: Store) -> None:
@@ -70,7 +76,7 @@ def test_a_fault_in_the_thread_is_raised_at_its_own_batch_and_the_thread_ends(
         return real(self, rows, **kwargs)
 
     monkeypatch.setattr(type(store), "read", read)
-    seen = []
+    seen: list[int] = []
     with pytest.raises(HoleError, match="row 3"):
         _note(maker(store).stream(requests()), seen)
     assert seen == [0, 1, 2]
@@ -91,10 +97,8 @@ def test_leaving_early_ends_the_thread(store: Store) -> None:
 def test_unusable_images_leave_no_trace_in_the_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     from usjepa.cache.reading.batch import Batch
 
-    real = Batch.regions.fget
-
     def regions(batch: Batch) -> NDArray[np.uint8]:
-        found = real(batch).copy()
+        found: NDArray[np.uint8] = batch.arrays["regions"].copy()
         found[batch.rows % 2 == 0] = 0
         return found
 
@@ -117,7 +121,7 @@ def test_an_online_teacher_is_asked_on_the_very_pixels_of_the_batch(store: Store
 
     (batch, _), *_ = maker(store, online=teacher).stream(requests(1))
     assert torch.equal(asked[0], batch.pixels_BCSS)
-    assert batch.latents_BTD.shape == (5, 16, 8)
+    assert latents_of(batch).shape == (5, 16, 8)
 
 
 def test_a_batch_keeps_its_numbers_when_later_ones_are_read_into_the_same_memory(store: Store) -> None:

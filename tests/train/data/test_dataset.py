@@ -7,7 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -118,7 +118,7 @@ def test_the_example_under_accelerate_runs_in_forty_lines(phantom_store: Path) -
 
 def test_a_worker_killed_in_the_middle_is_told_and_nothing_hangs(phantom_store: Path) -> None:
     loader = DataLoader(StoreDataset(phantom_store, part="all"), batch_size=2, num_workers=1, timeout=30)
-    batches = iter(loader)
+    batches: Any = iter(loader)
     next(batches)
 
     def kill_and_go_on() -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     """(dataset, source, frame, view) of every row"""
 
 
-def column(values: Sequence[str]) -> np.ndarray:
+def column(values: Sequence[str] | NDArray[np.str_]) -> np.ndarray:
     return np.array(values, dtype=object)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,11 +13,14 @@ from scipy import stats
 from usjepa.train.counter import bits, stream
 from usjepa.train.data.permutation import permuted
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 EVEN_ODDS = 1e-6
 """Keys are fixed, so a test passes always or never; a fair shuffle would fail one in a million of them."""
 
 
-def key(number: int) -> np.uint64:
+def key(number: int) -> NDArray[np.uint64]:
     return stream("test", number)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.data.test_batches import maker, requests
+from tests.train.data.test_batches import latents_of, maker, requests
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import MaskSettings, PredictorSettings, StudentSettings, TrainSettings
 from usjepa.train.data.batches import Request
@@ -63,7 +63,7 @@ def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batc
     whole = replace(batch, groups=(groups.Group(np.arange(16), N, P, True, True),))
     found = []
     for one in (batch, whole):
-        model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), batch.latents_BTD.shape[-1])
+        model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), latents_of(batch).shape[-1])
         predictions = model(one.pixels_BCSS.float() / 255.0, one)
         assert predictions.shape[:3] == one.targets_BMP.shape
         value = loss(
@@ -89,7 +89,7 @@ def test_images_of_a_batch_too_small_to_split_keep_their_order(phantom_store: Pa
         singles = [made.make(Request(0, np.arange(at, at + 1))) for at in range(7)]
     (only,) = batch.groups
     assert list(only.images_G) != list(range(7))  # sorted by length: the order has to be restored
-    model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), batch.latents_BTD.shape[-1])
+    model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), latents_of(batch).shape[-1])
     with torch.no_grad():
         found = model(batch.pixels_BCSS.float() / 255.0, batch)
         for at, single in enumerate(singles):

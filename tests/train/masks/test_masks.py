@@ -146,7 +146,7 @@ def test_us_jepas_scales_give_19_patches_a_block_63_targets_and_120_context_patc
 def test_the_references_rules_give_19_61_108_and_never_reach_the_last_row_and_column(
     shared: bool, expected: tuple[float, float, float]
 ) -> None:
-    rules = {"last": 0, "limit": 13, "shared": shared}
+    rules: dict[str, Any] = {"last": 0, "limit": 13, "shared": shared}
     got = slow_lengths(2500, np.ones(GRID, bool), PAPER, **rules)
     assert (got["block"].mean(), got["union"].mean(), got["context"].mean()) == pytest.approx(expected, abs=0.8)
     rng = np.random.default_rng(0)
@@ -178,7 +178,7 @@ def test_positions_are_uniform_over_all_places_that_keep_enough() -> None:
     places = [
         (top, left) for top in range(10) for left in range(10) if valid[top : top + 5, left : left + 5].sum() >= 10
     ]
-    expected = {}
+    expected: dict[tuple[np.int64, ...], int] = {}
     for top, left in places:
         patches = np.zeros(GRID, bool)
         patches[top : top + 5, left : left + 5] = True

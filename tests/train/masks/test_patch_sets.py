@@ -41,7 +41,7 @@ def test_rectangles_hold_the_patches_of_their_rows_and_columns_and_counts_within
         assert fits[:, image].sum() == grid[1] - width + 1
         for top in range(grid[0] - height + 1):
             for left in range(grid[1] - width + 1):
-                one = rectangles(*(np.array([n]) for n in (top, left, height, width)), grid)
+                one = rectangles(np.array([top]), np.array([left]), np.array([height]), np.array([width]), grid)
                 expected = np.zeros(grid, bool)
                 expected[top : top + height, left : left + width] = True
                 np.testing.assert_array_equal(unpack(one, grid), expected.reshape(1, -1))

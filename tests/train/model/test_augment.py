@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from usjepa.cache.recipes.train import AugmentSettings
 from usjepa.train.counter import stream
 from usjepa.train.model.augment import augment, blur, contrast, speckle
 
-OFF = {"blur_probability": 0.0, "speckle_probability": 0.0, "contrast_probability": 0.0}
+OFF: dict[str, Any] = {"blur_probability": 0.0, "speckle_probability": 0.0, "contrast_probability": 0.0}
 ALL = AugmentSettings(blur_probability=0.6, speckle_probability=0.6, contrast_probability=0.6)
 
 

@@ -26,7 +26,8 @@ def context(count: int = 2, length: int = 6) -> tuple[torch.Tensor, torch.Tensor
 
 def predict(model: Predictor, *args: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(*args)
+        predicted: torch.Tensor = model(*args)
+    return predicted
 
 
 def test_every_target_of_every_block_gets_a_prediction_of_the_teachers_width() -> None:
@@ -69,7 +70,8 @@ def test_weights_depend_on_the_seed_alone_and_deep_blocks_start_small() -> None:
     first, again, other = predictor(), predictor(), predictor(seed=1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(first.embed.weight, other.embed.weight)
-    spread = [float(block.mlp.fc2.weight.detach().std()) for block in predictor(depth=8).blocks]
+    blocks: Any = predictor(depth=8).blocks
+    spread = [float(block.mlp.fc2.weight.detach().std()) for block in blocks]
     assert spread[0] == pytest.approx(0.02 / 2**0.5, rel=0.1)
     assert spread[7] == pytest.approx(0.02 / 16**0.5, rel=0.1)
 
@@ -119,4 +121,6 @@ def test_recomputing_changes_neither_predictions_nor_gradients() -> None:
         out.square().mean().backward()
         found.append((out, model.embed.weight.grad))
     assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] is not None
+    assert found[1][1] is not None
     assert torch.equal(found[0][1], found[1][1])

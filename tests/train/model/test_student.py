@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from usjepa.train.model.student import Student
 SIZE, PATCH, T = 32, 8, 16
 
 
-def student(architecture: str = "test_vit", channels: int = 3, seed: int = 0) -> Student:
+def student(architecture: str = "test_vit", channels: Literal[1, 3] = 3, seed: int = 0) -> Student:
     settings = StudentSettings(architecture=architecture, patch_size=PATCH, channels=channels)
     return Student(settings, SIZE, seed).eval()
 
@@ -73,6 +73,7 @@ def test_padding_gets_no_gradient() -> None:
     valid = torch.tensor([[True, True, True, False, False]])
     pixels = images(1).requires_grad_()
     (model(pixels, context, valid)[valid] ** 2).sum().backward()
+    assert pixels.grad is not None
     assert pixels.grad[:, :, :PATCH, :PATCH].abs().max() == 0
     assert pixels.grad[:, :, :PATCH, PATCH : 2 * PATCH].abs().max() > 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
@@ -16,11 +16,11 @@ from usjepa.train.record.export import export_encoder, load_encoder
 if TYPE_CHECKING:
     from pathlib import Path
 
-ARGS = {"img_size": 32, "patch_size": 8, "depth": 3, "in_chans": 3}
+ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 3, "in_chans": 3}
 
 
-def export(folder: Path) -> torch.nn.Module:
-    model: torch.nn.Module = timm.create_model("vit_tiny_patch16_224", num_classes=0, **ARGS).eval()
+def export(folder: Path) -> Any:
+    model: Any = timm.create_model("vit_tiny_patch16_224", num_classes=0, **ARGS).eval()
     export_encoder(model, "vit_tiny_patch16_224", ARGS, (0.5,) * 3, (0.25,) * 3, folder, {})
     return model
 
@@ -28,7 +28,8 @@ def export(folder: Path) -> torch.nn.Module:
 def test_plain_timm_loads_it_strictly_and_gives_the_same_features(tmp_path: Path) -> None:
     model = export(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    plain = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"]).eval()
+    plain: Any = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
+    plain.eval()
     plain.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -44,8 +44,15 @@ def reopened(kept: Checkpoints, said: list[str]) -> Checkpoints:
     return Checkpoints(kept.folder, said.append)
 
 
+def newest(checkpoints: Checkpoints) -> tuple[Progress, dict[str, torch.Tensor]]:
+    """Return the newest whole checkpoint, which must be there."""
+    found = checkpoints.newest(begun=True)
+    assert found is not None
+    return found
+
+
 def test_what_is_read_back_is_what_was_saved(kept: Checkpoints, said: list[str]) -> None:
-    found, state = reopened(kept, said).newest(begun=True)
+    found, state = newest(reopened(kept, said))
     assert found == progress(30)
     assert all(torch.equal(state[name], value) for name, value in tensors(30).items())
     assert not said
@@ -83,7 +90,7 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before_and_this_is_sai
 ) -> None:
     damage(kept.folder / f"step-00000030.{kind}")
     checkpoints = reopened(kept, said)
-    found, state = checkpoints.newest(begun=True)
+    found, state = newest(checkpoints)
     assert (found.step, float(state["model.w"][0, 0])) == (20, 20.0)
     if (damage, kind) != (remove, "json"):
         assert "warning" in said[0]
@@ -151,7 +158,7 @@ def test_a_save_that_dies_at_any_durable_step_leaves_a_whole_checkpoint(
             died += 1
         finally:
             monkeypatch.undo()
-        found, state = reopened(checkpoints, said).newest(begun=True)
+        found, state = newest(reopened(checkpoints, said))
         assert float(state["model.w"][0, 0]) == found.step
         seen.add(found.step)
     assert died >= 7
@@ -168,7 +175,7 @@ def test_the_best_encoder_stays_while_a_kept_checkpoint_names_it(kept: Checkpoin
     for step in (60, 70):
         kept.save(tensors(step), replace(progress(step), best=better))
     assert [path.name for path in kept.folder.glob("best-*")] == [better.file]
-    assert reopened(kept, said).newest(begun=True)[0].best == better
+    assert newest(reopened(kept, said))[0].best == better
     flip(kept.folder / better.file)
     with pytest.raises(TrainingError, match="lowest validation loss is lost"):
         kept.load_best(better)

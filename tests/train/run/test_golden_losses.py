@@ -48,8 +48,8 @@ def made_store(root: Path, rows: int = ROWS) -> Path:
     for layer, content in layers:
         writer.add_layer(layer)
         for shard in range(writer.state.shard_count):
-            rows = writer.state.rows_of_shard(shard)
-            writer.write_shard(layer, shard, content[rows.start : rows.stop], [], {})
+            numbers = writer.state.rows_of_shard(shard)
+            writer.write_shard(layer, shard, content[numbers.start : numbers.stop], [], {})
     writer.seal()
     return root
 

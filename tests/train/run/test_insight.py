@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
+from tests.train.data.test_batches import latents_of
 from tests.train.run.test_loop import losses, numbers, recipe
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.train.record.summary import summary
 from usjepa.train.run import loop
 from usjepa.train.run.insight import macro_f1, rank_me
 from usjepa.train.run.loop import train
+from usjepa.train.run.step import train_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +93,8 @@ def test_without_the_package_events_are_refused_and_nothing_else(
 def test_an_exploding_loss_stops_before_the_weights_change_and_names_its_rows(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, seen = loop.train_step, {}
+    real = train_step
+    seen: dict[str, Any] = {}
 
     def exploding(
         parallel: torch.nn.Module,
@@ -104,7 +108,7 @@ def test_an_exploding_loss_stops_before_the_weights_change_and_names_its_rows(
         if parts[0].step == 24:
             seen.update({name: p.detach().clone() for name, p in parallel.named_parameters()})
             seen["parallel"], seen["rows"] = parallel, parts[0].rows_B
-            parts = [__import__("dataclasses").replace(p, latents_BTD=p.latents_BTD * 1e4) for p in parts]
+            parts = [replace(part, latents_BTD=latents_of(part) * 1e4) for part in parts]
         return real(parallel, optimizer, parts, images, plan, ranks, limit)
 
     monkeypatch.setattr(loop, "train_step", exploding)
@@ -128,7 +132,7 @@ def test_the_card_names_teacher_store_recipe_and_how_it_went(run: Path, phantom_
 def test_the_cards_code_loads_the_encoder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code = (run / "README.md").read_text().split("```python\n")[1].split("```")[0]
     monkeypatch.chdir(run)
-    names = {"images": torch.zeros(2, 3, 32, 32)}
+    names: dict[str, Any] = {"images": torch.zeros(2, 3, 32, 32)}
     exec(code, names)
     assert names["tokens"].shape == (2, 16, names["model"].num_features)
 
