@@ -106,7 +106,7 @@ def plan(
     from usjepa.cache.planning.plan import plan as plan_build
     from usjepa.cache.planning.report import describe
 
-    found = plan_build(source, settings, say=lambda text: click.echo(text, err=True), began=began, **asked)
+    found = plan_build(source, settings, began=began, **asked)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found))
 
 
@@ -221,7 +221,7 @@ def _repair(store: str, pipeline: str | None, recipes: str | None, overrides: tu
     settings = _needed_recipe(pipeline, recipes, overrides, "--repair")
     from usjepa.cache.upkeep.repair import repair as repair_store
 
-    report = repair_store(store, settings, say=lambda text: click.echo(text, err=True), **options)
+    report = repair_store(store, settings, **options)
     for line in report.mended:
         click.echo(f"mended: {line}")
     for line in report.left:
@@ -270,7 +270,7 @@ def audit(
     settings = _needed_recipe(pipeline, recipes, overrides, "audit")
     from usjepa.cache.upkeep.audit import audit as audit_store
 
-    found = audit_store(store, settings, teacher, rows, device, not no_record, lambda text: click.echo(text, err=True))
+    found = audit_store(store, settings, teacher, rows, device, not no_record)
     click.echo(str(found))
     if not found.passed:
         sys.exit(DamageError.exit_code)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import sys
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -12,7 +14,7 @@ from usjepa.cache.errors import Interrupted, UsjepaError
 from usjepa.cache.reading.handles import allow_many_files
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,6 +42,34 @@ def recipe_options(command: Callable[P, T]) -> Callable[P, T]:
     return command
 
 
+class _Terminal(logging.Handler):
+    """Prints log lines to stderr as they are, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one line; what is no plain report says its level first."""
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        text = level + self.format(record)
+        if "tqdm" in sys.modules:
+            sys.modules["tqdm"].tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def log_lines_on_stderr() -> Iterator[None]:
+    """Print what the package reports (INFO and above) for the length of a `with` block."""
+    reports, terminal = logging.getLogger("usjepa"), _Terminal()
+    before = reports.level
+    reports.addHandler(terminal)
+    reports.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        reports.setLevel(before)
+        reports.removeHandler(terminal)
+
+
 def ends_well(command: Callable[P, T]) -> Callable[P, T]:
     """End a command with one readable message and the error's exit code, never with a bare traceback.
 
@@ -51,7 +81,8 @@ def ends_well(command: Callable[P, T]) -> Callable[P, T]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         allow_many_files()
         try:
-            return command(*args, **kwargs)
+            with log_lines_on_stderr():
+                return command(*args, **kwargs)
         except Interrupted as error:
             click.echo(f"interrupted: {error}", err=True)
             sys.exit(error.exit_code)

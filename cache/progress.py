@@ -48,13 +48,6 @@ class Progress:
         elif time.monotonic() - self._last >= _LINE_EVERY_S:
             self._line()
 
-    def note(self, text: str) -> None:
-        """Print a line without tearing the bar."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
     def _line(self) -> None:
         self._last, self._told = time.monotonic(), self._done
         seconds = max(self._last - self._start, 1e-9)

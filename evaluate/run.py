@@ -7,6 +7,7 @@ everything the page rests on, so a second call with the same inputs finds the re
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ from usjepa.evaluate.report.report import render
 from usjepa.evaluate.report.scores_csv import scores_csv
 from usjepa.evaluate.tasks.segmentation import open_segmentations
 from usjepa.evaluate.tasks.task import open_tasks
-from usjepa.evaluate.work import Work, say
+from usjepa.evaluate.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.finished_run import Run
     from usjepa.evaluate.tasks.segmentation import Segmentation
     from usjepa.evaluate.tasks.task import Found
+
+logger = logging.getLogger(__name__)
 
 REPORT_VERSION = 4
 """Raised when the same inputs would give another page or other scores."""
@@ -76,7 +79,7 @@ def evaluate(
     inputs = _inputs(run, found, recipe, made, masked)
     finished = _finished(folder, digest_of(inputs))
     if finished is not None:
-        say(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
+        logger.info(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
     with graceful_interrupts() as stop:
         work = Work(run, opened, recipe, folder, made, lambda: stop.check(GO_ON), masked)
@@ -112,7 +115,7 @@ def _finished(folder: Path, digest: str) -> Json | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
-        say(f"{folder / SCORES}: can't be read as a report's scores: making the report again.")
+        logger.info(f"{folder / SCORES}: can't be read as a report's scores: making the report again.")
         return None
     return document if same else None
 

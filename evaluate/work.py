@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from usjepa.evaluate.tasks.segmentation import Segmentation
     from usjepa.evaluate.tasks.task import Task
 
+logger = logging.getLogger(__name__)
+
 TITLES = {
     STUDENT: "Student (this run)",
     "teacher": "Its teacher",
@@ -49,11 +51,6 @@ TITLES = {
     "pixels": "Raw pixels",
     "hog": "Edges (HOG)",
 }
-
-
-def say(text: str) -> None:
-    """Print a line for the person or the log that watches."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass
@@ -110,10 +107,10 @@ class Work:
                     self.notes.append(f"{task.name}: {self.title(name)} is left out: {why}")
                     continue
                 settings = self.recipe.evaluate
-                told = score_segmentation(encoder, task, self.folder / "features", settings, say, self.check)
+                told = score_segmentation(encoder, task, self.folder / "features", settings, self.check)
                 self.segmented.append({"task": task.name, "encoder": name, **told})
                 self._describe(name, encoder, task.name, told["dim"])
-                say(f"{task.name}: {self.title(name)}: mean Dice {100 * told['dice']['mean']:.1f} %")
+                logger.info(f"{task.name}: {self.title(name)}: mean Dice {100 * told['dice']['mean']:.1f} %")
 
     def title(self, name: str) -> str:
         """Return what an encoder is called in tables."""
@@ -124,7 +121,7 @@ class Work:
         encoder, why = self.encoders.make(name, task.store)
         if encoder is None:
             self.notes.append(f"{task.name}: {self.title(name)} is left out: {why}")
-            say(self.notes[-1])
+            logger.info(self.notes[-1])
             return
         settings = self.recipe.evaluate
         pooled = pooled_by(encoder, settings.pooling)
@@ -143,7 +140,7 @@ class Work:
             self._show(task, scored.probability)
             self._map(task, features[task.positions(TEST)])
         mean = scored.told["probe"]["macro_f1"]["mean"]
-        say(f"{task.name}: {self.title(name)}: macro F1 {100 * mean:.1f} %")
+        logger.info(f"{task.name}: {self.title(name)}: macro F1 {100 * mean:.1f} %")
 
     def _describe(self, name: str, encoder: Encoder, task: str, dim: int) -> None:
         told = {"title": self.title(name), "pooling": f"{encoder.pooling}; input: {encoder.given}"}
@@ -160,11 +157,11 @@ class Work:
             self.notes += [note] if note not in self.notes else []
             return None
         draws = self.draws[task.name]
-        return score_attentive(encoder, task, self.folder / "features", settings, draws, say, self.check)
+        return score_attentive(encoder, task, self.folder / "features", settings, draws, self.check)
 
     def _features(self, encoder: Encoder, task: Task) -> NDArray[np.float32]:
         settings = self.recipe.evaluate
-        return features_of(encoder, task, self.folder / "features", settings.encode_batch_size, say, self.check)
+        return features_of(encoder, task, self.folder / "features", settings.encode_batch_size, self.check)
 
     def _robustness(self, name: str, task: Task, scored: Scored) -> dict[str, Json]:
         if not self.recipe.evaluate.corruptions:

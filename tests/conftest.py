@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from usjepa.cache.reading import reading, row_loop
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
 TINY_STORE = (
@@ -44,6 +49,28 @@ def way(request: pytest.FixtureRequest) -> str:
     else:
         assert row_loop.compiled() is not None
     return str(request.param)
+
+
+class _Kept(logging.Handler):
+    """Keeps the lines that the package reports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """Lines that the package reports while a test runs."""
+    reports, kept = logging.getLogger("usjepa"), _Kept()
+    reports.addHandler(kept)
+    reports.setLevel(logging.INFO)
+    yield kept.lines
+    reports.removeHandler(kept)
+    reports.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

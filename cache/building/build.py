@@ -9,7 +9,8 @@ several, or on a cluster: always by the same code, so with the same bytes.
 from __future__ import annotations
 
 import contextlib
-import sys
+import logging
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,13 +51,10 @@ if TYPE_CHECKING:
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
 
+logger = logging.getLogger(__name__)
+
 _GO_ON = "Everything finished so far is kept: run the same command again to go on."
 _JOURNAL = "scan/journal.jsonl"
-
-
-def say(text: str) -> None:
-    """Print a line for the person or the log that watches a build."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)
@@ -121,15 +119,15 @@ def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
         check_address(request.dask)
     storage = open_storage(store)
     name = part.claim if part else WHOLE
-    with graceful_interrupts() as stop, held(storage, name, request.steal, say) as claim:
-        refuse_rivals(storage, name, request.steal, say)
+    with graceful_interrupts() as stop, held(storage, name, request.steal) as claim:
+        refuse_rivals(storage, name, request.steal)
         run = _Build(storage, recipe, request, stop, claim)
         with contextlib.closing(run):
             if part is None:
                 storage.sweep()
                 run.prepare()
             else:
-                with held(storage, SETUP, request.steal, say, patient=True):
+                with held(storage, SETUP, request.steal, patient=True):
                     run.prepare()
             run.fill(part)
         if request.dask is not None:
@@ -140,8 +138,8 @@ def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
 def seal(store: str, steal: bool = False) -> Manifest:
     """Seal a store whose parts have all ended; raises NotSealedError when shards are missing."""
     storage = open_storage(store)
-    with held(storage, WHOLE, steal, say) as claim:
-        refuse_rivals(storage, WHOLE, steal, say)
+    with held(storage, WHOLE, steal) as claim:
+        refuse_rivals(storage, WHOLE, steal)
         storage.sweep()
         writer = StoreWriter(storage, claim.check)
         writer.attach()
@@ -150,7 +148,8 @@ def seal(store: str, steal: bool = False) -> Manifest:
 
 def _sealed(writer: StoreWriter) -> Manifest:
     manifest = writer.seal()
-    say(f"sealed: generation {manifest.generation}, {len(manifest.row_numbers()):,} rows, {', '.join(manifest.layers)}")
+    rows, layers = len(manifest.row_numbers()), ", ".join(manifest.layers)
+    logger.info(f"sealed: generation {manifest.generation}, {rows:,} rows, {layers}")
     return manifest
 
 
@@ -227,7 +226,7 @@ class _Build:
     def _open_listing(self, listing: Listing, may_grow: bool) -> None:
         if may_grow or not self.writer.state.segments:
             journal = ScanJournal(self._journal_path())
-            grow(self.writer, listing, self.settings, journal, "skip" if self.skip_errors else "stop", self.check, say)
+            grow(self.writer, listing, self.settings, journal, "skip" if self.skip_errors else "stop", self.check)
             journal.close()
             self.writer.storage.delete(_JOURNAL)  # the segment's tables hold all it knew
         self.root = listing.root
@@ -242,7 +241,7 @@ class _Build:
         self.teacher_settings = resolve_teacher(text, self.settings.teacher)
         self.model = load_teacher(self.teacher_settings, self.settings.image_size, self.request.device)
         if self.model.warning:
-            say(f"warning: {self.model.warning}")
+            logger.warning(f"{self.model.warning}")
         self.latents = teacher_layers(self.model, self.settings.precision, self.writer.state)
         for layer in self.latents:
             if layer.dtype != "int8" or layer.channel_scale:
@@ -300,13 +299,15 @@ class _Build:
         shards = range(self.writer.state.shard_count)
         todo = [shard for shard in (part.of(shards) if part else shards) if not maker.is_done(shard)]
         if not todo:
-            say(f"nothing to do: every shard of every wanted layer{f' of {part}' if part else ''} is built")
+            logger.info(f"nothing to do: every shard of every wanted layer{f' of {part}' if part else ''} is built")
             return
         self._recheck(maker)
         if self.request.dask is not None:
             self._fill_on_cluster(self.request.dask, todo)
         else:
-            make_shards(maker, todo, say)
+            start = time.perf_counter()
+            make_shards(maker, todo)
+            logger.info(maker.stages.report(time.perf_counter() - start))
 
     def _fill_on_cluster(self, address: str, todo: list[int]) -> None:
         url, state = self.writer.storage.url, self.writer.state
@@ -327,11 +328,11 @@ class _Build:
         """Go on after an update of libraries or another device only if it gives the stored numbers again."""
         pixel_commits = self.done["pixels"]
         if any(c.soft != pixel_soft() for c in pixel_commits.values()) and self.cutters is not None:
-            recheck_pixels(self.writer, pixel_commits, self.cutters, say)
+            recheck_pixels(self.writer, pixel_commits, self.cutters)
         if self.model is not None:
             commits = self.done[f"latents/{self.model.name}"]
             if any(c.soft != maker.soft for c in commits.values()):
-                recheck_latents(self.writer, commits, pixel_commits, self.model, say)
+                logger.info(recheck_latents(self.writer, commits, pixel_commits, self.model))
 
     def seal(self, part: Part | None) -> Manifest | None:
         """Seal; a part whose fellows still have shards to make only says so."""
@@ -340,6 +341,6 @@ class _Build:
         except NotSealedError as error:
             if part is None:
                 raise
-            say(f"{part} is done. Not sealed yet: {error}")
-            say("The part that ends last seals the store; `usjepa-cache seal` does so too.")
+            logger.info(f"{part} is done. Not sealed yet: {error}")
+            logger.info("The part that ends last seals the store; `usjepa-cache seal` does so too.")
             return None

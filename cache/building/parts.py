@@ -15,7 +15,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.storage.claims import settle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from usjepa.cache.storage.protocol import Storage
 
@@ -54,7 +54,7 @@ class Part:
         return [shard for shard in shards if shard % self.count == self.number - 1]
 
 
-def refuse_rivals(storage: Storage, mine: str, steal: bool, say: Callable[[str], None]) -> None:
+def refuse_rivals(storage: Storage, mine: str, steal: bool) -> None:
     """Make sure nobody builds what the claim `mine` (already held) is for; dead rivals' claims are removed.
 
     Both of two rivals that start together may be refused, never neither.
@@ -65,7 +65,7 @@ def refuse_rivals(storage: Storage, mine: str, steal: bool, say: Callable[[str],
     for name in storage.names("claims"):
         other = name.removesuffix(".json")
         if other not in (mine, SETUP) and _rivals(mine, other):
-            settle(storage, f"claims/{name}", steal, say)
+            settle(storage, f"claims/{name}", steal)
 
 
 def _rivals(one: str, other: str) -> bool:

@@ -14,12 +14,12 @@ from usjepa.cache.building.threads import short_turns
 from usjepa.cache.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from usjepa.cache.building.shard_maker import ShardMaker
 
 
-def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], None]) -> None:
+def make_shards(maker: ShardMaker, todo: Sequence[int]) -> None:
     """Make and publish shards in order; at most as many as decode at once, one, and `WRITERS` are in memory.
 
     Raises:
@@ -32,7 +32,6 @@ def make_shards(maker: ShardMaker, todo: Sequence[int], say: Callable[[str], Non
     maker.stages.lanes["write"] = WRITERS
     with Progress(total, "build", unit="rows") as progress:
         _overlap(maker, todo, progress, start)
-    say(maker.stages.report(time.perf_counter() - start))
 
 
 def _overlap(maker: ShardMaker, todo: Sequence[int], progress: Progress, start: float) -> None:

@@ -6,7 +6,8 @@ another. So a few stored rows are computed again and compared within a tolerance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from usjepa.cache.store.writer import StoreWriter
     from usjepa.cache.teacher.teacher import Teacher
 
+logger = logging.getLogger(__name__)
+
 RECHECKED_ROWS = 8
 PIXEL_TOLERANCE = 2
 """Largest difference of a pixel, grey levels of 255: decoders and resizers round differently between versions."""
 LATENT_TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 5e-2}
 """Largest relative error (Frobenius norm of the difference over that of the centred latents), by compute precision."""
 INT8_TOLERANCE = 3e-2
-Say = Callable[[str], None]
 
 
 class _Tables(Sequence[str]):
@@ -67,7 +69,7 @@ def sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int) 
     return [rows[i] for i in places]
 
 
-def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: Cutters, say: Say) -> None:
+def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: Cutters) -> None:
     """Cut a few stored rows again from their sources; raises IdentityError when they came out differently."""
     rows = sample_rows(writer, commits, RECHECKED_ROWS)
     stored = read_committed(writer, writer.state.layers["pixels"], commits, rows)
@@ -81,16 +83,20 @@ def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: 
                 "decoding or imaging libraries changed its numbers. Install the versions that `status` shows, or "
                 "build anew."
             )
-    say(
+    logger.info(
         f"library versions differ from those of stored shards: {len(rows)} rows of pixels made again, equal within "
         f"{PIXEL_TOLERANCE} grey levels"
     )
 
 
 def recheck_latents(
-    writer: StoreWriter, commits: Mapping[int, Commit], pixels: Mapping[int, Commit], teacher: Teacher, say: Say
-) -> None:
-    """Ask the teacher again for a few stored rows; raises IdentityError when the answers differ beyond tolerance."""
+    writer: StoreWriter, commits: Mapping[int, Commit], pixels: Mapping[int, Commit], teacher: Teacher
+) -> str:
+    """Recompute a few stored rows of latents and return how closely they agree, for the log.
+
+    Raises:
+        IdentityError: they differ beyond tolerance.
+    """
     layers = writer.state.layers
     layer = layers[f"latents/{teacher.name}"]
     rows = sample_rows(writer, commits, RECHECKED_ROWS)
@@ -109,7 +115,7 @@ def recheck_latents(
             f"(tolerance {tolerance:g}): libraries or device changed the teacher's numbers. "
             "Use those that `status` shows, or another name."
         )
-    say(
+    return (
         f"versions or device differ from those of stored shards: {len(rows)} rows of {layer.name} asked again, "
         f"relative error {error:.1e} (tolerance {tolerance:g})"
     )

@@ -8,6 +8,7 @@ temporary folder on the target, which is removed however the plan ends.
 from __future__ import annotations
 
 import contextlib
+import logging
 import shutil
 import tempfile
 import time
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
+
+logger = logging.getLogger(__name__)
 
 _GO_ON = "Nothing was kept: run the same command again."
 _LEAST_ROWS = 640
@@ -60,7 +63,6 @@ def plan(
     target: str | None = None,
     device: str | None = None,
     seconds: float = 60.0,
-    say: Callable[[str], None] = lambda _: None,
     began: float | None = None,
 ) -> Plan:
     """Measure and predict.
@@ -72,7 +74,6 @@ def plan(
         target: folder in which the store would lie, or the store's own place; none: the working folder.
         device: torch device of the teacher.
         seconds: about how long to measure.
-        say: told what is being measured.
         began: `time.perf_counter()` when the command began, before its libraries were imported, as a build imports
             them too; none: now.
 
@@ -92,7 +93,7 @@ def plan(
 
         model, settings = _teacher(recipe.cache, teacher, device)
         loading = time.perf_counter() - began
-        measured = _measure(place, settings, model, folder, loading, seconds, check, say)
+        measured = _measure(place, settings, model, folder, loading, seconds, check)
     asked = forecast(measured, settings, settings.precision, settings.views.count, recipe.train.dataset_cap)
     return Plan(place, str(folder.parent), measured, asked, tuple(_others(measured, recipe, settings)))
 
@@ -105,23 +106,22 @@ def _measure(
     loading: float,
     seconds: float,
     check: Callable[[], None],
-    say: Callable[[str], None],
 ) -> Measured:
-    say("listing the source, scanning a sample of it")
+    logger.info("listing the source, scanning a sample of it")
     listing = list_source(place, settings)
     rows = max(_SHARDS * settings.rows_per_shard, _LEAST_ROWS)
     sample = draw_sample(listing, settings, rows, seconds / 3, check)
     alone = 0.0
     if model is not None and settings.teacher is not None:
-        say("timing the teacher")
+        logger.info("timing the teacher")
         alone = teacher_seconds(model, settings, batch_of(model, settings), seconds / 20, check)
     grid = (model.grid[0] * model.grid[1], model.dim) if model is not None else None
-    say("writing to the target and reading from it")
+    logger.info("writing to the target and reading from it")
     (folder / "rates").mkdir()
     nbytes = row_nbytes(settings, settings.precision, grid)
     rates = measure_target(folder / "rates", nbytes, room_at(folder).nbytes, seconds / 20, check)
     shutil.rmtree(folder / "rates")
-    say("building the first shards of the sample")
+    logger.info("building the first shards of the sample")
     trial = run_trial(folder / "trial", listing, sample.table, settings, model, alone, seconds / 3, check)
     return Measured(
         len(listing.entries),

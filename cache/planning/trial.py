@@ -154,7 +154,7 @@ def run_trial(
             maker.model, maker.latents = model, [layer for layer in layers if "/" in layer.name]
             maker.batch_size, maker.soft = batch, soft_identity(model)
         with contextlib.suppress(_Enough):
-            make_shards(maker, range(writer.state.shard_count), lambda _: None)
+            make_shards(maker, range(writer.state.shard_count))
     check()
     return _timing(maker, start, cutters.lookahead, teacher_alone)
 

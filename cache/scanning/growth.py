@@ -6,7 +6,7 @@ known path is refused: its rows show the old content. A file that only moved kee
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from usjepa.cache.scanning.scan import ScanJournal, rows_of, scan
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.store.writer import StoreWriter
 
-Say = Callable[[str], None]
+logger = logging.getLogger(__name__)
 
 
 def grow(
@@ -37,7 +37,6 @@ def grow(
     journal: ScanJournal,
     on_error: Literal["stop", "skip"],
     check: Callable[[], None],
-    say: Say,
 ) -> int:
     """Scan a listing and append what the store does not hold yet; return the number of rows added.
 
@@ -53,7 +52,7 @@ def grow(
         _refuse_empty(fresh, listing)
     segment = writer.add_segment(fresh.to_parquet(), rows.to_parquet(), len(rows))
     failed = int((fresh.error != "").sum())
-    say(
+    logger.info(
         f"segment {segment.number}: {len(fresh) - failed:,} sources, {len(rows):,} rows"
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
     )

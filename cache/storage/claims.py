@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 import os
 import platform
 import threading
@@ -27,9 +28,11 @@ from usjepa.cache.errors import ClaimedError, DamageError, StoreError, WriteErro
 from usjepa.cache.identity import canonical, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from usjepa.cache.storage.protocol import Storage
+
+logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 20.0
 TAKEOVER_S = 90.0
@@ -86,19 +89,18 @@ class Claim:
                 self._lost = error  # raised by the next check, in the builder's own thread
                 return
 
-    def take(self, steal: bool, say: Callable[[str], None], patient: bool = False) -> None:
+    def take(self, steal: bool, patient: bool = False) -> None:
         """Create the claim, taking over a dead holder's.
 
         Args:
             steal: take it over without looking whether the holder lives.
-            say: told who holds it.
             patient: wait while the holder lives, instead of raising.
 
         Raises:
             ClaimedError: another builder is alive.
         """
         while not self._storage.create(self.name, self._content()):
-            settle(self._storage, self.name, steal, say, patient, self._doing)
+            settle(self._storage, self.name, steal, patient, self._doing)
         self._thread.start()
 
     def release(self) -> None:
@@ -148,7 +150,6 @@ def settle(
     storage: Storage,
     name: str,
     steal: bool,
-    say: Callable[[str], None],
     patient: bool = False,
     doing: str = "built",
 ) -> None:
@@ -157,17 +158,15 @@ def settle(
     if not holder:
         return
     if not (steal or _is_dead_here(holder)):
-        _wait_until_dead(storage, name, holder, say, patient, doing)
-    say(f"taking over from {describe(holder)}")
+        _wait_until_dead(storage, name, holder, patient, doing)
+    logger.info(f"taking over from {describe(holder)}")
     # Somebody else may have taken it over meanwhile: theirs must not be removed.
     if _read(storage, name).get("id") == holder.get("id"):
         storage.delete(name)
 
 
-def _wait_until_dead(
-    storage: Storage, name: str, holder: dict[str, Any], say: Callable[[str], None], patient: bool, doing: str
-) -> None:
-    say(
+def _wait_until_dead(storage: Storage, name: str, holder: dict[str, Any], patient: bool, doing: str) -> None:
+    logger.info(
         f"{storage.url} is being {doing} by {describe(holder)}; waiting up to {TAKEOVER_S:.0f} s "
         "to see whether it lives"
     )
@@ -191,13 +190,12 @@ def held(
     storage: Storage,
     part: str,
     steal: bool,
-    say: Callable[[str], None],
     patient: bool = False,
     doing: str = "built",
 ) -> Iterator[Claim]:
     """Hold a claim for the length of a `with` block; `doing` names the work, other arguments as in `Claim.take`."""
     claim = Claim(storage, part, doing)
-    claim.take(steal, say, patient)
+    claim.take(steal, patient)
     try:
         yield claim
     finally:

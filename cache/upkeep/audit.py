@@ -8,6 +8,7 @@ standardised per channel over the sample, and the same figure for shuffled rows 
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +28,13 @@ from usjepa.cache.teacher.layers import stored_form, teacher_layers
 from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher, soft_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.store.layers import Layer
+
+logger = logging.getLogger(__name__)
 
 SAME_VERSIONS_SHARE = 0.2
 """Same versions and device: only the batch's composition may change last bits, so the tolerance is a fifth."""
@@ -81,7 +82,6 @@ def audit(
     rows: int = 64,
     device: str | None = None,
     record: bool = True,
-    say: Callable[[str], None] = lambda _: None,
 ) -> Audit:
     """Ask the teacher again for a sample of rows.
 
@@ -92,7 +92,6 @@ def audit(
         rows: how many rows to ask for, at least 4.
         device: torch device.
         record: write the result into the manifest, as a new generation, unless it holds the same already.
-        say: told what is going on.
 
     Raises:
         IdentityError: this is not the teacher that the store names.
@@ -106,7 +105,7 @@ def audit(
     chosen = stratified_rows(opened, max(_MIN_ROWS, rows))
     found = compare(opened, model, layer, chosen, settings.batch_size or _batch_size_of(opened, layer))
     if record:
-        _record(opened, found, say)
+        _record(opened, found)
     return found
 
 
@@ -196,9 +195,9 @@ def _same_versions(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.
     return all(commit_of(store.manifest, layer, shard, 0).soft == now for shard in shards)
 
 
-def _record(store: Store, found: Audit, say: Callable[[str], None]) -> None:
-    with held(store.storage, WHOLE, False, say) as claim:
-        refuse_rivals(store.storage, WHOLE, False, say)
+def _record(store: Store, found: Audit) -> None:
+    with held(store.storage, WHOLE, False) as claim:
+        refuse_rivals(store.storage, WHOLE, False)
         writer = StoreWriter(store.storage, claim.check)
         writer.attach()
         newest = writer.state.newest
@@ -208,4 +207,4 @@ def _record(store: Store, found: Audit, say: Callable[[str], None]) -> None:
             return
         audits = (*newest.audits, found.record())
         sealed = writer.publish_generation(replace(newest, generation=newest.generation + 1, audits=audits))
-        say(f"recorded in generation {sealed.generation}")
+        logger.info(f"recorded in generation {sealed.generation}")

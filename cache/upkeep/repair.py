@@ -57,7 +57,6 @@ def repair(
     teacher: str | None = None,
     device: str | None = None,
     steal: bool = False,
-    say: Callable[[str], None] = lambda _: None,
 ) -> RepairReport:
     """Mend a sealed store.
 
@@ -68,15 +67,14 @@ def repair(
         teacher: as for `build`, for damaged latents.
         device: torch device of the teacher.
         steal: take over the claim of a builder known to be dead.
-        say: told what is going on.
 
     Raises:
         NotSealedError: it was never sealed: run its build again, which redoes what is damaged.
         IdentityError: recipe or teacher are not those that it was built with.
     """
     storage = open_storage(store)
-    with graceful_interrupts() as stop, held(storage, WHOLE, steal, say) as claim:
-        refuse_rivals(storage, WHOLE, steal, say)
+    with graceful_interrupts() as stop, held(storage, WHOLE, steal) as claim:
+        refuse_rivals(storage, WHOLE, steal)
         storage.sweep()
         manifest = sealed_manifest(storage)
         report = RepairReport(verify_against(storage, manifest).damages)

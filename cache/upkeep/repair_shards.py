@@ -192,7 +192,6 @@ class ShardRepair:
                 self._maker.commits[latents.name],
                 self._maker.commits["pixels"],
                 model,
-                lambda _: None,
             )
             return 0.0
         chosen = list(rows[:_COMPARED_ROWS])

@@ -8,6 +8,7 @@ and said so. The features are its layer `latents/features`: one token a frame.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.encoders import Encoder
     from usjepa.evaluate.tasks.task import Task
 
+logger = logging.getLogger(__name__)
+
 FEATURES_VERSION = 2
 """Raised when the same encoder and frames would give other numbers, or be kept in another way."""
 
@@ -41,7 +44,6 @@ def features_of(
     task: Task,
     folder: Path,
     batch_size: int,
-    say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Return float32 [n, F] for a task's frames: from an earlier call's store, or computed and kept for the next.
@@ -51,7 +53,6 @@ def features_of(
         task: whose frames.
         folder: where features are kept.
         batch_size: frames at once.
-        say: told of kept features that can't be used.
         check: called before every batch; may raise to stop, and the same call later goes on from there.
 
     Raises:
@@ -60,14 +61,14 @@ def features_of(
     """
     identity = feature_identity(encoder, task)
     place = folder / f"{digest_of(identity)}.zarr"
-    found = _kept(place, identity, len(task.rows), say)
+    found = _kept(place, identity, len(task.rows))
     if found is not None:
         return found
     try:
-        return _computed(encoder, task, place, identity, batch_size, check, say)
+        return _computed(encoder, task, place, identity, batch_size, check)
     except _DamagedError as error:
-        _discard(place, error, say)
-        return _computed(encoder, task, place, identity, batch_size, check, say)
+        _discard(place, error)
+        return _computed(encoder, task, place, identity, batch_size, check)
 
 
 def feature_identity(encoder: Encoder, task: Task) -> dict[str, Json]:
@@ -76,14 +77,14 @@ def feature_identity(encoder: Encoder, task: Task) -> dict[str, Json]:
     return {"version": FEATURES_VERSION, "encoder": encoder.identity, "store": task.store.digest, "rows": rows}
 
 
-def _kept(place: Path, identity: dict[str, Json], count: int, say: Callable[[str], None]) -> NDArray[np.float32] | None:
+def _kept(place: Path, identity: dict[str, Json], count: int) -> NDArray[np.float32] | None:
     """Return the features of an earlier call; None where they are not there, not finished, or damaged: then removed."""
     if not place.exists():
         return None
     try:
         return _read(place, identity, count)
     except StoreError as error:
-        _discard(place, error, say)
+        _discard(place, error)
         return None
 
 
@@ -105,8 +106,8 @@ class _DamagedError(Exception):
     """What an earlier call left unfinished can't be gone on with."""
 
 
-def _discard(place: Path, error: Exception, say: Callable[[str], None]) -> None:
-    say(f"{place}: features of an earlier call can't be used ({error}): computing them again.")
+def _discard(place: Path, error: Exception) -> None:
+    logger.info(f"{place}: features of an earlier call can't be used ({error}): computing them again.")
     shutil.rmtree(place)
 
 
@@ -117,7 +118,6 @@ def _computed(
     identity: dict[str, Json],
     batch_size: int,
     check: Callable[[], None],
-    say: Callable[[str], None],
 ) -> NDArray[np.float32]:
     """Compute what is not there yet of a store of features, and return them all."""
     from usjepa.cache.building.parts import WHOLE
@@ -128,7 +128,7 @@ def _computed(
     from usjepa.cache.store.writer import StoreWriter
 
     storage = LocalStorage(place)
-    with held(storage, WHOLE, False, say, patient=True) as claim:
+    with held(storage, WHOLE, False, patient=True) as claim:
         storage.sweep()
         writer = StoreWriter(storage, claim.check)
         try:

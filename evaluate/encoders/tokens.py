@@ -75,12 +75,11 @@ class TokenSource:
     folder: Path
     """Of kept features."""
     batch_size: int
-    say: Callable[[str], None]
     check: Callable[[], None]
 
     def tokens(self, task: Task) -> NDArray[np.float32]:
         """Return the patch tokens of a task's frames, float32 [n, H, W, D]."""
-        flat = features_of(self.encoder, task, self.folder, self.batch_size, self.say, self.check)
+        flat = features_of(self.encoder, task, self.folder, self.batch_size, self.check)
         if self.encoder.grid == (0, 0):  # kept by an earlier call: one frame says how they lie
             self.encoder.features(task.store.read(task.rows[:1], layers=self.encoder.layers))
         return flat.reshape(len(flat), *self.encoder.grid, -1)

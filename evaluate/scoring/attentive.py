@@ -40,7 +40,6 @@ def score_attentive(
     folder: Path,
     settings: EvaluateSettings,
     draws: Draws | None,
-    say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Json]:
     """Return the scores of attentive probes on an encoder's patch tokens, as they go into `scores.json`.
@@ -51,10 +50,9 @@ def score_attentive(
         folder: where tokens are kept.
         settings: the linear probe's protocol, and how many frames are trained on.
         draws: behind the intervals; none: no intervals.
-        say: told of kept tokens that can't be used.
         check: called before every batch and epoch; may raise to stop.
     """
-    source = TokenSource(FlatTokens(encoder), folder, settings.encode_batch_size, say, check)
+    source = TokenSource(FlatTokens(encoder), folder, settings.encode_batch_size, check)
     train = _some(task, TRAIN, settings.attentive_frames)
     held = _some(task, VALIDATION, max(1, settings.attentive_frames // _HELD_SHARE))
     x = _tokens(source, train)

@@ -48,7 +48,6 @@ def score_segmentation(
     task: Segmentation,
     folder: Path,
     settings: EvaluateSettings,
-    say: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Json]:
     """Return the Dice of linear heads on an encoder's patch tokens, as it goes into `scores.json`.
@@ -58,10 +57,9 @@ def score_segmentation(
         task: frames and masks.
         folder: where tokens are kept.
         settings: seeds, optimizer and early stopping, as for the classification probe.
-        say: told of kept tokens that can't be used.
         check: called before every batch; may raise to stop.
     """
-    source = _Source(TokenSource(FlatTokens(encoder), folder, settings.encode_batch_size, say, check), task)
+    source = _Source(TokenSource(FlatTokens(encoder), folder, settings.encode_batch_size, check), task)
     train = _thinned(task.positions(TRAIN), MOST_TRAINING_FRAMES)
     held = _thinned(task.positions(VALIDATION), MOST_VALIDATION_FRAMES)
     heads, scale = _trained(source, train, held, settings, check)

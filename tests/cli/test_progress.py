@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pty
 import subprocess
@@ -11,6 +12,7 @@ import termios
 import pytest
 
 from usjepa.cache import progress as progress_module
+from usjepa.cache.command_line import log_lines_on_stderr
 from usjepa.cache.progress import Progress
 
 
@@ -51,14 +53,25 @@ def test_a_job_with_nothing_done_stays_silent(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == ""
 
 
-def test_a_note_in_a_log_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(1, "build") as shown:
-        shown.note("skipped a.png: cut short")
-    assert capsys.readouterr().err == "skipped a.png: cut short\n"
+def test_what_the_package_reports_is_a_line_on_stderr_for_the_length_of_a_command(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reports = logging.getLogger("usjepa.cache.building")
+    reports.info("before")
+    with log_lines_on_stderr(), Progress(1, "build"):
+        reports.info("sealed")
+        reports.warning("skipped a.png: cut short")
+        reports.debug("details")
+    reports.info("after")
+    assert capsys.readouterr().err == "sealed\nwarning: skipped a.png: cut short\n"
 
 
 def test_a_terminal_gets_a_bar() -> None:
-    program = "from usjepa.cache.progress import Progress\nwith Progress(3, 'b') as p: p.update(3); p.note('hello')"
+    program = (
+        "import logging; from usjepa.cache.command_line import log_lines_on_stderr\n"
+        "from usjepa.cache.progress import Progress\n"
+        "with log_lines_on_stderr(), Progress(3, 'b') as p: p.update(3); logging.getLogger('usjepa.x').info('hello')"
+    )
     main, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 100))
     subprocess.run([sys.executable, "-c", program], stderr=side, check=True)

@@ -7,6 +7,8 @@ import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from usjepa.cache.command_line import log_lines_on_stderr
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -21,7 +23,8 @@ def _with_stderr(path: Path | None, function: Callable[..., None], *args: Any) -
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 2)
         os.close(handle)
-    function(*args)
+    with log_lines_on_stderr():
+        function(*args)
 
 
 def start(function: Callable[..., None], *args: Any, stderr: Path | None = None) -> multiprocessing.process.BaseProcess:

@@ -12,7 +12,7 @@ silently started over.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     import torch
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1
 KEPT = 2
-Say = Callable[[str], None]
 Tensors = dict[str, "torch.Tensor"]
 
 
@@ -67,9 +68,8 @@ class Progress:
 class Checkpoints:
     """The `state/` folder of a run."""
 
-    def __init__(self, folder: Path, say: Say) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._say = say
         self._good: dict[int, str | None] = {}  # steps of whole checkpoints -> file of the encoder they name
 
     def save(self, tensors: Tensors, progress: Progress) -> None:
@@ -118,7 +118,7 @@ class Checkpoints:
             try:
                 progress, tensors = _read(record)
             except _NotWholeError as error:
-                self._say(f"warning: checkpoint {error}; the one before is used")
+                logger.warning(f"checkpoint {error}; the one before is used")
                 continue
             self._good[progress.step] = None if progress.best is None else progress.best.file
             found = found or (progress, tensors)

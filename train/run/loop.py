@@ -9,7 +9,7 @@ the same holds of rows and masks, and of losses up to the order in which its ker
 from __future__ import annotations
 
 import itertools
-import sys
+import logging
 import time
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -39,12 +39,9 @@ if TYPE_CHECKING:
     from usjepa.train.record.log import Line
     from usjepa.train.run.ranks import Ranks
 
+logger = logging.getLogger(__name__)
+
 GO_ON = "The state is saved: run the same command again to go on."
-
-
-def say(text: str) -> None:
-    """Print a line for the person or the log that watches."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def train(
@@ -68,8 +65,13 @@ def train(
     """
     if Path(run_dir).exists() and not Path(run_dir).is_dir():
         raise UsageError(f"{run_dir}: is a file; RUN is a folder, new or of an earlier call.")
-    with graceful_interrupts() as stop, ranks_of_this_run(device) as ranks, _alone_in(run_dir, ranks):
-        folder = RunFolder(Path(run_dir), say if ranks.leads else _silent)
+    with (
+        graceful_interrupts() as stop,
+        ranks_of_this_run(device) as ranks,
+        _rank_0_reports(ranks),
+        _alone_in(run_dir, ranks),
+    ):
+        folder = RunFolder(Path(run_dir))
         found = folder.checkpoints.newest(folder.begun)
         ranks.agree("checkpoint", -1 if found is None else found[0].step)
         plan = make_plan(store_path, recipe, device, None if found is None else found[0], ranks)
@@ -79,8 +81,17 @@ def train(
                 _carry_on(run, stop, stop_after_steps)
 
 
-def _silent(_text: str) -> None:
-    """Say nothing: rank 0 does."""
+@contextmanager
+def _rank_0_reports(ranks: Ranks) -> Iterator[None]:
+    """Keep the log of all other ranks to errors: they would repeat what rank 0 reports."""
+    reports = logging.getLogger("usjepa")
+    before = reports.level
+    if not ranks.leads:
+        reports.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        reports.setLevel(before)
 
 
 @contextmanager
@@ -92,7 +103,7 @@ def _alone_in(run_dir: str, ranks: Ranks) -> Iterator[None]:
     folder = Path(run_dir)
     make_folders(folder)
     try:
-        with held(LocalStorage(folder), "run", steal=False, say=say, doing="trained"):
+        with held(LocalStorage(folder), "run", steal=False, doing="trained"):
             yield
     finally:
         # A call that was refused leaves nothing behind: `rmdir` fails on whatever holds something.
@@ -103,23 +114,22 @@ def _alone_in(run_dir: str, ranks: Ranks) -> Iterator[None]:
 
 def _carry_on(run: Run, stop: StopFlag, stop_after: int | None) -> None:
     """Train what is left, then write the encoder."""
-    tell = say if run.ranks.leads else _silent
     if run.finished and run.folder.exported:
-        tell(f"{run.folder.path}: this run is finished ({run.step:,} steps); nothing is left to do.")
+        logger.info(f"{run.folder.path}: this run is finished ({run.step:,} steps); nothing is left to do.")
         return
     for note in describe(run.plan):
-        tell(note)
+        logger.info(note)
     if run.step:
-        tell(f"going on from step {run.step:,} of {run.plan.total_steps:,}")
+        logger.info(f"going on from step {run.step:,} of {run.plan.total_steps:,}")
     last = run.plan.total_steps if stop_after is None else min(run.step + stop_after, run.plan.total_steps)
     if _epochs(run, stop, last):
         run.draw(always=True)
         run.export()
         for note in summary(run.journal.lines, run.plan.settings.epochs):
-            tell(note)
+            logger.info(note)
     else:
         run.draw(always=True)
-        tell(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as asked. {GO_ON}")
+        logger.info(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as asked. {GO_ON}")
 
 
 def _epochs(run: Run, stop: StopFlag, last: int) -> bool:
@@ -222,7 +232,7 @@ def _end_epoch(run: Run, maker: BatchMaker, stop: StopFlag) -> None:
             }
         )
         if run.ranks.leads:
-            say(f"epoch {epoch + 1}: validation loss {loss:.5f}{' (lowest so far)' if lowest else ''}")
+            logger.info(f"epoch {epoch + 1}: validation loss {loss:.5f}{' (lowest so far)' if lowest else ''}")
     else:
         run.validated(None)
     run.save()

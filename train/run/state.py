@@ -22,7 +22,7 @@ from usjepa.train.record.log import Journal
 from usjepa.train.record.summary import summary
 from usjepa.train.record.tensorboard import Events
 from usjepa.train.run.card import CARD, model_card
-from usjepa.train.run.checkpoint import Best, Checkpoints, Progress, Say, Tensors
+from usjepa.train.run.checkpoint import Best, Checkpoints, Progress, Tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,9 +39,9 @@ _MEDIAN_OF, _MEDIAN_OF_AT_LEAST = 100, 20
 class RunFolder:
     """Names of what lies in a run's folder."""
 
-    def __init__(self, path: Path, say: Say) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.checkpoints = Checkpoints(path / STATE, say)
+        self.checkpoints = Checkpoints(path / STATE)
 
     @property
     def begun(self) -> bool:

@@ -144,7 +144,7 @@ def test_a_worker_that_finds_another_checkpoint_at_the_same_path_stores_nothing(
         for file in (tmp_path / "s" / folder / "demo").glob("*0*"):
             file.unlink()
     claim = Claim(open_storage(root), WHOLE)
-    claim.take(False, print)
+    claim.take(False)
     order = WorkOrder(root, recipe.cache, None, None, settings(1), "cpu", False, claim.token)
     try:
         with pytest.raises(IdentityError, match=r"worker on .*\n.*weights"):

@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def ignore(text: str) -> None:
-    del text
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed") / "s"
@@ -90,7 +86,7 @@ def test_a_part_that_was_killed_is_run_again_and_nothing_is_lost(tmp_path: Path,
 
 
 def _hold(root: str, name: str) -> None:
-    with claims.held(LocalStorage(_path(root)), name, False, ignore):
+    with claims.held(LocalStorage(_path(root)), name, False):
         time.sleep(60)
 
 
@@ -115,12 +111,12 @@ def test_builders_whose_work_overlaps_refuse_each_other(
 ) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT_S", 0.05)
     storage = LocalStorage(tmp_path)
-    with claims.held(storage, other, False, ignore), claims.held(storage, mine, False, ignore):
+    with claims.held(storage, other, False), claims.held(storage, mine, False):
         if rivals:
             with pytest.raises(ClaimedError, match=rf"pid {os.getpid()}, since 20.*its counter moves"):
-                refuse_rivals(storage, mine, False, ignore)
+                refuse_rivals(storage, mine, False)
         else:
-            refuse_rivals(storage, mine, False, ignore)
+            refuse_rivals(storage, mine, False)
 
 
 def test_a_dead_rival_is_no_rival(tmp_path: Path, undisturbed: Path) -> None:
@@ -134,15 +130,14 @@ def test_a_dead_rival_is_no_rival(tmp_path: Path, undisturbed: Path) -> None:
     assert tree(root) == tree(undisturbed)
 
 
-def test_a_part_waits_while_another_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_waits_while_another_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     monkeypatch.setattr(claims, "TAKEOVER_S", 0.5)
     root = tmp_path / "s"
     claim = claims.Claim(LocalStorage(root), "setup")
     (root / "claims").mkdir(parents=True)
     (root / "claims/setup.json").write_bytes(json.dumps({"host": "other", "pid": 1, "id": "x", "count": 0}).encode())
-    said: list[str] = []
     start = time.monotonic()
-    claim.take(False, said.append, patient=True)
+    claim.take(False, patient=True)
     claim.release()
     assert time.monotonic() - start >= 0.5
     assert "host other" in said[0]

@@ -75,11 +75,10 @@ def test_no_more_shards_than_stages_are_in_memory_however_many_there_are(
     for name in ("pixels", "regions"):
         writer.add_layer(layers()[name])
     maker = Slow(writer, None, {"pixels": {}, "regions": {}}, False, lambda: None)
-    said: list[str] = []
-    make_shards(maker, range(40), said.append)
+    make_shards(maker, range(40))
     assert maker.held == 0
     assert maker.most <= 4  # one cut ahead, one at the teacher, two being written
-    assert "write" in said[0]
+    assert "write" in maker.stages.report(1.0)
     shown = capsys.readouterr().err
     assert "160 of 160 rows" in shown
     assert "written" in shown

@@ -24,10 +24,6 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "TAKEOVER_S", 1.0)
 
 
-def ignore(text: str) -> None:
-    del text
-
-
 def foreign(root: Path) -> None:
     """Leave the claim of a builder on another machine, whose counter stands still."""
     (root / "claims").mkdir(parents=True)
@@ -37,7 +33,7 @@ def foreign(root: Path) -> None:
 
 def test_a_claim_is_held_and_given_back_without_a_trace(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
-    with held(storage, "build", False, ignore) as claim:
+    with held(storage, "build", False) as claim:
         claim.check()
         content = json.loads((tmp_path / "claims/build.json").read_text())
         assert content["pid"] == os.getpid()
@@ -47,32 +43,32 @@ def test_a_claim_is_held_and_given_back_without_a_trace(tmp_path: Path) -> None:
 def test_a_second_builder_is_told_host_and_pid(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     with (
-        held(storage, "build", False, ignore),
+        held(storage, "build", False),
         pytest.raises(ClaimedError, match=rf"host .*, pid {os.getpid()}.*its counter moves"),
-        held(storage, "build", False, ignore),
+        held(storage, "build", False),
     ):
         raise AssertionError("two builders held one claim")
 
 
 def _claim_and_die(root: str) -> None:
-    with held(LocalStorage(Path(root)), "build", False, ignore):
+    with held(LocalStorage(Path(root)), "build", False):
         os.kill(os.getpid(), 9)
 
 
-def test_a_builder_killed_on_this_machine_is_replaced_at_once(tmp_path: Path) -> None:
+def test_a_builder_killed_on_this_machine_is_replaced_at_once(tmp_path: Path, said: list[str]) -> None:
     assert forked.run(_claim_and_die, str(tmp_path)) == -9
-    said: list[str] = []
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", False, said.append):
+    with held(LocalStorage(tmp_path), "build", False):
         assert time.monotonic() - start < claims.TAKEOVER_S
     assert any("taking over" in line for line in said)
 
 
-def test_a_foreign_builder_whose_counter_stands_still_is_taken_over_after_the_wait(tmp_path: Path) -> None:
+def test_a_foreign_builder_whose_counter_stands_still_is_taken_over_after_the_wait(
+    tmp_path: Path, said: list[str]
+) -> None:
     foreign(tmp_path)
-    said: list[str] = []
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", False, said.append):
+    with held(LocalStorage(tmp_path), "build", False):
         assert time.monotonic() - start >= claims.TAKEOVER_S
     assert "gpu-box, pid 4242" in said[0]
 
@@ -80,13 +76,13 @@ def test_a_foreign_builder_whose_counter_stands_still_is_taken_over_after_the_wa
 def test_steal_skips_the_wait(tmp_path: Path) -> None:
     foreign(tmp_path)
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", True, ignore):
+    with held(LocalStorage(tmp_path), "build", True):
         assert time.monotonic() - start < claims.TAKEOVER_S
 
 
 def test_a_builder_that_was_overtaken_writes_nothing_more(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
-    with held(storage, "build", False, ignore) as slept, held(storage, "build", True, ignore) as taken:
+    with held(storage, "build", False) as slept, held(storage, "build", True) as taken:
         taken.check()
         with pytest.raises(ClaimedError, match=r"took over this part|could not be kept up"):
             slept.check()
@@ -97,14 +93,14 @@ def test_a_claim_cut_short_by_a_crash_counts_as_a_holder_that_stands_still(tmp_p
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims/build.json").write_bytes(b"")
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", False, ignore) as claim:
+    with held(LocalStorage(tmp_path), "build", False) as claim:
         assert time.monotonic() - start >= claims.TAKEOVER_S
         claim.check()
 
 
 def test_two_parts_have_a_claim_each(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
-    with held(storage, "part-1", False, ignore) as one, held(storage, "part-2", False, ignore) as two:
+    with held(storage, "part-1", False) as one, held(storage, "part-2", False) as two:
         one.check()
         two.check()
 

@@ -49,10 +49,11 @@ def task(tmp_path: Path) -> Task:
     return task
 
 
-def test_features_are_computed_once_and_found_by_the_next_call(task: Task, tmp_path: Path) -> None:
-    encoder, said = Counting(), list[str]()
-    first = features_of(encoder, task, tmp_path / "features", 7, said.append)
-    again = features_of(encoder, task, tmp_path / "features", 5, said.append)
+def test_features_are_computed_once_and_found_by_the_next_call(task: Task, tmp_path: Path, said: list[str]) -> None:
+    encoder = Counting()
+    said.clear()
+    first = features_of(encoder, task, tmp_path / "features", 7)
+    again = features_of(encoder, task, tmp_path / "features", 5)
     assert encoder.asked == len(task.rows)
     assert np.array_equal(first, again)
     assert first[:, 0].tolist() == task.rows.tolist()
@@ -64,10 +65,10 @@ def test_another_encoder_other_rows_or_another_store_are_other_features(task: Ta
 
     (other,) = tasks_of(write_labelled(tmp_path / "o.zarr", patients(12, ["a", "b"]), seed=9), EvaluateSettings())
     for one, encoder in ((task, Counting()), (task, Counting("b")), (other, Counting())):
-        features_of(encoder, one, tmp_path / "f", 8, print)
+        features_of(encoder, one, tmp_path / "f", 8)
         assert encoder.asked == 24
     fewer = replace(task, rows=task.rows[:10])
-    assert len(features_of(Counting(), fewer, tmp_path / "f", 8, print)) == 10
+    assert len(features_of(Counting(), fewer, tmp_path / "f", 8)) == 10
     assert len(list((tmp_path / "f").iterdir())) == 4
 
 
@@ -75,36 +76,39 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def test_damage_anywhere_never_changes_a_feature_and_is_said_where_it_is_met(task: Task, tmp_path: Path) -> None:
-    whole = features_of(Counting(), task, tmp_path / "whole", 4, print)
+def test_damage_anywhere_never_changes_a_feature_and_is_said_where_it_is_met(
+    task: Task, tmp_path: Path, said: list[str]
+) -> None:
+    whole = features_of(Counting(), task, tmp_path / "whole", 4)
     met = set()
     for number, original in enumerate(files_of(tmp_path / "whole")):
-        folder, said = tmp_path / str(number), list[str]()
+        folder = tmp_path / str(number)
+        said.clear()
         shutil.copytree(tmp_path / "whole", folder)
         path = folder / original.relative_to(tmp_path / "whole")
         data = bytearray(path.read_bytes())
         data[len(data) // 3] ^= 0x10
         path.write_bytes(data)
         encoder = Counting()
-        assert np.array_equal(features_of(encoder, task, folder, 4, said.append), whole), path
+        assert np.array_equal(features_of(encoder, task, folder, 4), whole), path
         # A shard whose commit record is damaged counts as not computed yet, like one that a kill prevented.
         assert bool(said) == (encoder.asked > 0) or "commits" in path.parts, path
         met |= {path.name} if said else set()
     assert {"c.0.0.0", "c.1.0.0"} <= met
 
 
-def test_features_in_anothers_place_are_computed_again(task: Task, tmp_path: Path) -> None:
+def test_features_in_anothers_place_are_computed_again(task: Task, tmp_path: Path, said: list[str]) -> None:
     folder = tmp_path / "features"
-    whole = features_of(Counting(), task, folder, 2, print)
+    whole = features_of(Counting(), task, folder, 2)
     first, second, _ = sorted(folder.glob("*/latents/features/c.*"))
     assert first.stat().st_size == second.stat().st_size
     shutil.copyfile(second, first)
     encoder = Counting()
-    assert np.array_equal(features_of(encoder, task, folder, 2, print), whole)
+    assert np.array_equal(features_of(encoder, task, folder, 2), whole)
     assert encoder.asked == 8  # the shard that is not the one its record names counts as not computed
 
 
-def test_a_stopped_call_goes_on_where_it_was(task: Task, tmp_path: Path) -> None:
+def test_a_stopped_call_goes_on_where_it_was(task: Task, tmp_path: Path, said: list[str]) -> None:
     calls = iter(range(100))
 
     def stop() -> None:
@@ -112,25 +116,25 @@ def test_a_stopped_call_goes_on_where_it_was(task: Task, tmp_path: Path) -> None
             raise Interrupted("enough")
 
     with pytest.raises(Interrupted):
-        features_of(Counting(), task, tmp_path / "features", 4, print, stop)
+        features_of(Counting(), task, tmp_path / "features", 4, stop)
     encoder = Counting()
-    resumed = features_of(encoder, task, tmp_path / "features", 4, print)
+    resumed = features_of(encoder, task, tmp_path / "features", 4)
     assert encoder.asked == 24 - 16  # one shard of four batches was finished
-    assert np.array_equal(resumed, features_of(Counting("b"), task, tmp_path / "features", 4, print))
+    assert np.array_equal(resumed, features_of(Counting("b"), task, tmp_path / "features", 4))
 
 
-def test_what_a_killed_call_left_damaged_is_begun_anew(task: Task, tmp_path: Path) -> None:
+def test_what_a_killed_call_left_damaged_is_begun_anew(task: Task, tmp_path: Path, said: list[str]) -> None:
     def stop() -> None:
         if any("commits" in path.parts for path in files_of(tmp_path / "features")):
             raise Interrupted("enough")
 
     with pytest.raises(Interrupted):
-        features_of(Counting(), task, tmp_path / "features", 4, print, stop)
+        features_of(Counting(), task, tmp_path / "features", 4, stop)
     (segment,) = tmp_path.glob("features/*/segments/000001/segment.json")
     segment.write_bytes(b"{")
-    said: list[str] = []
+    said.clear()
     encoder = Counting()
-    assert len(features_of(encoder, task, tmp_path / "features", 4, said.append)) == encoder.asked == 24
+    assert len(features_of(encoder, task, tmp_path / "features", 4)) == encoder.asked == 24
     assert "computing them again" in said[0]
 
 
@@ -151,7 +155,7 @@ def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task
         "        time.sleep(0.02)\n"
         "        return super().features(batch)\n"
         "(task,) = tasks_of(open_store(sys.argv[1]), EvaluateSettings())\n"
-        "features_of(Slow(), task, Path(sys.argv[2]), 1, print)\n"
+        "features_of(Slow(), task, Path(sys.argv[2]), 1)\n"
     )
     folder = tmp_path / "features"
     for committed in (1, 3):
@@ -163,9 +167,9 @@ def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task
             process.send_signal(signal.SIGKILL)
     kept = len(list(folder.glob("*/commits/latents/features/*.json")))
     encoder = Counting()
-    resumed = features_of(encoder, task, folder, 1, print)
+    resumed = features_of(encoder, task, folder, 1)
     assert encoder.asked == 24 - 4 * kept
-    assert np.array_equal(resumed, features_of(Counting(), task, tmp_path / "undisturbed", 1, print))
+    assert np.array_equal(resumed, features_of(Counting(), task, tmp_path / "undisturbed", 1))
     assert [path.read_bytes() for path in sorted(folder.glob("*/latents/features/c.*"))] == [
         path.read_bytes() for path in sorted((tmp_path / "undisturbed").glob("*/latents/features/c.*"))
     ]
@@ -173,12 +177,12 @@ def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task
 
 def test_a_feature_that_is_not_finite_is_refused_with_its_row(task: Task, tmp_path: Path) -> None:
     with pytest.raises(UsjepaError, match="row 0: counting gave a feature that is not finite"):
-        features_of(Counting(value=float("nan")), task, tmp_path, 8, print)
+        features_of(Counting(value=float("nan")), task, tmp_path, 8)
     assert not list(tmp_path.glob("*/commits/latents/features/*"))
 
 
 def test_the_teacher_is_read_from_its_stored_latents_as_the_mean_of_its_tokens(task: Task, tmp_path: Path) -> None:
-    found = features_of(stored_teacher(task.store, "toy"), task, tmp_path / "features", 8, print)
+    found = features_of(stored_teacher(task.store, "toy"), task, tmp_path / "features", 8)
     latents = task.store.read(task.rows, layers=("latents/toy",)).latents
     assert found.shape == (24, DIM)
     assert np.allclose(found, latents.astype(np.float32).mean(1), atol=1e-6)

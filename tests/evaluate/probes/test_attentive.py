@@ -153,19 +153,19 @@ def test_tokens_are_kept_every_test_frame_is_scored_and_a_second_call_gives_the_
 ) -> None:
     encoder, test = Corner(task), task.positions("test")
     draws = Draws(task.groups[test], 200)
-    told = score_attentive(encoder, task, tmp_path, SETTINGS, draws, print)
+    told = score_attentive(encoder, task, tmp_path, SETTINGS, draws)
     assert encoder.asked == len(task.rows)
     assert told["macro_f1"]["mean"] > 0.9
     assert told["macro_f1"]["interval"][0] <= told["macro_f1"]["mean"] <= told["macro_f1"]["interval"][1]
     assert all(len(line.split()) == len(test) for line in told["predicted"])
     assert sum(map(sum, told["confusion"])) == SETTINGS.seeds * len(test)
-    assert score_attentive(encoder, task, tmp_path, SETTINGS, draws, print) == told
+    assert score_attentive(encoder, task, tmp_path, SETTINGS, draws) == told
     assert encoder.asked == len(task.rows) + 1  # kept tokens are used; one frame says how they lie
 
 
 def test_training_frames_are_bounded_and_drawn_class_by_class(task: Task, tmp_path: Path) -> None:
     encoder, few = Corner(task), SETTINGS.model_copy(update={"attentive_frames": 24, "epochs": 2})
-    told = score_attentive(encoder, task, tmp_path, few, None, print)
+    told = score_attentive(encoder, task, tmp_path, few, None)
     assert (told["training_frames"], told["validation_frames"]) == (24, 6)
     assert encoder.asked == 24 + 6 + len(task.positions("test"))
     assert "interval" not in told["macro_f1"]

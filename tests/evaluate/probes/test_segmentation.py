@@ -199,15 +199,15 @@ def test_tokens_that_know_the_masks_score_high_and_pixels_of_noise_low(tmp_path:
     write_camus(tmp_path / "camus_v1")
     task = opened(tmp_path / "camus_v1", tmp_path / "out")
     encoder = MaskTokens(task)
-    told = score_segmentation(encoder, task, tmp_path / "f", SMALL.evaluate, print)
+    told = score_segmentation(encoder, task, tmp_path / "f", SMALL.evaluate)
     assert told["dice"]["mean"] > 0.85
     assert told["dice"]["low"] <= told["dice"]["mean"] <= told["dice"]["high"]
     assert set(told["classes"]) == {"left ventricle", "myocardium", "left atrium"}
     assert encoder.asked == 24
-    again = score_segmentation(encoder, task, tmp_path / "f", SMALL.evaluate, print)
+    again = score_segmentation(encoder, task, tmp_path / "f", SMALL.evaluate)
     assert encoder.asked == 24 + 1  # kept tokens are used; one frame says how they lie
     assert again == told
-    assert score_segmentation(Pixels(), task, tmp_path / "f", SMALL.evaluate, print)["dice"]["mean"] < 0.85
+    assert score_segmentation(Pixels(), task, tmp_path / "f", SMALL.evaluate)["dice"]["mean"] < 0.85
 
 
 def test_the_interval_draws_groups_not_frames() -> None:

@@ -104,9 +104,9 @@ def test_features_of_corrupted_frames_are_kept_and_found_again(task: Task, tmp_p
             return super().features(batch)
 
     encoder = Corrupted(Counting(), "shadow")
-    first = features_of(encoder, tested, tmp_path, 8, print)
+    first = features_of(encoder, tested, tmp_path, 8)
     assert sum(asked) == 3 * len(tested.rows)
-    again = features_of(encoder, tested, tmp_path, 8, print)
+    again = features_of(encoder, tested, tmp_path, 8)
     assert sum(asked) == 3 * len(tested.rows)
     assert np.array_equal(first, again)
     # Three strengths side by side, each what the encoder gives of that frame alone.
@@ -123,9 +123,9 @@ def test_no_two_corruptions_share_their_features(task: Task) -> None:
 
 
 def test_clean_probes_meet_corrupted_frames_and_undone_corruption_changes_nothing(task: Task, tmp_path: Path) -> None:
-    features = features_of(Pixels(), task, tmp_path, 16, print)
+    features = features_of(Pixels(), task, tmp_path, 16)
     scored = score_features(features, task, SETTINGS)
-    clean = features_of(Pixels(), only_tested(task, seen_corrupted(task, SETTINGS)), tmp_path, 16, print)
+    clean = features_of(Pixels(), only_tested(task, seen_corrupted(task, SETTINGS)), tmp_path, 16)
     every = seen_corrupted(task, SETTINGS)
     same = robustness(scored.probe, scored.data, every, SETTINGS, lambda _: np.concatenate([clean] * 3, axis=1))
     assert same["clean"] == {k: scored.told["probe"]["macro_f1"][k] for k in ("mean", "sd", "seeds")}
@@ -143,7 +143,7 @@ def test_fewer_frames_may_be_seen_corrupted_and_their_clean_score_stands_beside(
     chosen = seen_corrupted(task, fewer)
     test = task.positions("test")
     assert np.bincount(task.labels[test][chosen]).tolist() == [2, 2, 2]
-    features = features_of(Pixels(), task, tmp_path, 16, print)
+    features = features_of(Pixels(), task, tmp_path, 16)
     scored = score_features(features, task, SETTINGS)
     clean = features[test][chosen]
     told = robustness(scored.probe, scored.data, chosen, fewer, lambda _: np.concatenate([clean] * 3, axis=1))
@@ -162,7 +162,7 @@ def test_every_class_keeps_a_labelled_frame_and_small_draws_lie_within_large_one
 
 
 def test_few_shot_says_how_many_frames_and_patients_and_rises_with_labels(task: Task, tmp_path: Path) -> None:
-    features = features_of(Pixels(), task, tmp_path, 16, print)
+    features = features_of(Pixels(), task, tmp_path, 16)
     scored = score_features(features, task, SETTINGS)
     told = few_shot(scored.data, task.groups[task.positions("train")], SETTINGS)
     assert [at["share"] for at in told] == [0.1, 0.5]
@@ -173,7 +173,7 @@ def test_few_shot_says_how_many_frames_and_patients_and_rises_with_labels(task: 
 
 
 def test_scores_bear_intervals_where_there_are_draws(task: Task, tmp_path: Path) -> None:
-    features = features_of(Pixels(), task, tmp_path, 16, print)
+    features = features_of(Pixels(), task, tmp_path, 16)
     test = task.positions("test")
     told = score_features(features, task, SETTINGS, Draws(task.groups[test], 300)).told
     for measure in ("macro_f1", "balanced_accuracy", "auroc"):
