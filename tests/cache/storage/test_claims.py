@@ -115,14 +115,14 @@ class _StoppedBeforePublishing(LocalStorage):
 
     def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
         if not self.overtaken.is_set():
-            self.successor.take(True, ignore)
+            self.successor.take(True)
             self.overtaken.set()
         super().publish(name, data, guard)
 
 
 def test_a_holder_overtaken_within_a_heartbeat_does_not_take_the_claim_back(tmp_path: Path) -> None:
     storage = _StoppedBeforePublishing(tmp_path)
-    with held(storage, "build", False, ignore) as slept:
+    with held(storage, "build", False) as slept:
         assert storage.overtaken.wait(30)
         slept._thread.join(2.0)  # the heartbeat that was overtaken ends by itself
         storage.successor.check()
