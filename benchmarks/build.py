@@ -35,12 +35,14 @@ from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import Recipe, load_recipe
 from usjepa.cache.teacher import asking
 from usjepa.cache.teacher.asking import ask_teacher
-from usjepa.cache.teacher.teacher import Teacher, load_teacher
+from usjepa.cache.teacher.device import synchronise
+from usjepa.cache.teacher.resolve import load_teacher
 
 if TYPE_CHECKING:
     import numpy as np
 
     from usjepa.cache.teacher.on_device import StoredForm
+    from usjepa.cache.teacher.teacher import Teacher
 
 Samples = dict[str, list[float]]
 FILL, BARE, LOOP = "build from stored pixels", "bare teacher forward", "forward, float32 to the host, NumPy"
@@ -97,7 +99,7 @@ def forwards(teacher: Teacher, pixels: np.ndarray, batch: int, rows_per_shard: i
     for shard in range(0, len(images), rows_per_shard):
         for at in range(shard, min(shard + rows_per_shard, len(images)), batch):
             teacher(images[at : min(at + batch, shard + rows_per_shard)])
-    teacher.wait()
+    synchronise(teacher.device)
 
 
 class Pretended(asking._Batch):

@@ -40,7 +40,7 @@ from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.asking import ask_teacher
 from usjepa.cache.teacher.batch_size import ON_CPU, Choice, choose_batch_size, kept_batch_size
 from usjepa.cache.teacher.layers import calibration_rows, teacher_layers, with_calibration
-from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher, soft_identity
+from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
+    from usjepa.cache.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -268,7 +269,7 @@ class _Build:
         maker = ShardMaker(self.writer, self.cutters, self.done, self.skip_errors, self.check)
         if self.model is not None and self.teacher_settings is not None:
             maker.model, maker.latents = self.model, self.latents
-            maker.soft = soft_identity(self.model)
+            maker.soft = self.model.soft
             maker.batch_size, found = self._batch_size(self.model, self.teacher_settings)
             maker.soft |= found
         return maker

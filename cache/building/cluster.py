@@ -28,7 +28,7 @@ from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed_shard
 from usjepa.cache.store.writer import StoreWriter, check_same_layer
 from usjepa.cache.teacher.layers import teacher_layers
-from usjepa.cache.teacher.teacher import load_teacher, soft_identity
+from usjepa.cache.teacher.resolve import load_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -201,7 +201,7 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     maker = ShardMaker(writer, cutters, {}, order.skip_errors, lambda: None)
     if order.teacher is not None:
         model = load_teacher(order.teacher, order.settings.image_size, order.device or _own_gpu())
-        maker.model, maker.soft = model, soft_identity(model)
+        maker.model, maker.soft = model, model.soft
         assert order.teacher.batch_size is not None  # the build has seen to it
         maker.batch_size = order.teacher.batch_size
         maker.latents = teacher_layers(model, order.settings.precision, writer.state)

@@ -139,5 +139,5 @@ def relative_error(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float3
 
 def tolerance_of(teacher: Teacher, layer: Layer) -> float:
     """Return the largest relative error that versions, device and stored precision explain."""
-    computed = LATENT_TOLERANCE[str(teacher.identity["compute"])]
+    computed = LATENT_TOLERANCE[teacher.compute]
     return max(computed, INT8_TOLERANCE) if layer.dtype == "int8" else computed

@@ -24,13 +24,14 @@ from usjepa.cache.planning.sample import draw_sample
 from usjepa.cache.planning.target import measure_target
 from usjepa.cache.planning.trial import batch_of, run_trial, teacher_seconds
 from usjepa.cache.sources.listing import list_source
-from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher
+from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from usjepa.cache.scanning.scan import rows_of
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.batch_size import choose_batch_size
+from usjepa.cache.teacher.device import synchronise
 from usjepa.cache.teacher.layers import latent_layers
-from usjepa.cache.teacher.teacher import Teacher, soft_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from usjepa.cache.sources.listing import Listing
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.tables import SourceTable
+    from usjepa.cache.teacher.teacher import Teacher
 
 _SHARDS = 6
 """Shards that a trial makes where time allows: the first fills the pipeline, the others show its rate."""
@@ -89,8 +90,9 @@ class _TimedMaker(ShardMaker):
 
 def batch_of(model: Teacher, settings: CacheSettings) -> int:
     """Return the teacher's images per forward pass, as a build would choose them."""
+    assert settings.teacher is not None  # the plan's own, of which `model` was loaded
     channels = 1 if settings.preprocess.grey else 3
-    return choose_batch_size(model, model.settings, channels, settings.image_size, ()).size
+    return choose_batch_size(model, settings.teacher, channels, settings.image_size, ()).size
 
 
 def teacher_seconds(
@@ -105,7 +107,7 @@ def teacher_seconds(
         check()
         start = time.perf_counter()
         model(pixels)
-        model.wait()
+        synchronise(model.device)
         took.append(time.perf_counter() - start)
         if len(took) >= 2 and sum(took) > 4 * seconds:
             break
@@ -152,7 +154,7 @@ def run_trial(
         maker = _TimedMaker(writer, cutters, {layer.name: {} for layer in layers}, skip_errors=True, check=enough)
         if model is not None:
             maker.model, maker.latents = model, [layer for layer in layers if "/" in layer.name]
-            maker.batch_size, maker.soft = batch, soft_identity(model)
+            maker.batch_size, maker.soft = batch, model.soft
         with contextlib.suppress(_Enough):
             make_shards(maker, range(writer.state.shard_count))
     check()

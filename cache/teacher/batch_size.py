@@ -99,16 +99,18 @@ def find_batch_size(rows_per_s: Callable[[int], float], recover: Callable[[], No
 def _trial(teacher: Teacher, channels: int, size: int) -> Callable[[int], float]:
     import torch
 
+    from usjepa.cache.teacher.device import synchronise
+
     def rows_per_s(rows: int) -> float:
         # Not zeros, with which a GPU draws less power and runs faster than with images.
         pixels = torch.randint(0, 256, (rows, channels, size, size), dtype=torch.uint8)
         pixels = pixels.pin_memory() if teacher.device.type == "cuda" else pixels
         latents = teacher(pixels)  # the first call chooses kernels
-        teacher.wait()
+        synchronise(teacher.device)
         start = time.perf_counter()
         for _ in range(_REPEATS):
             latents = teacher(pixels)  # while the answer before is still held, as in a build
-        teacher.wait()
+        synchronise(teacher.device)
         took = time.perf_counter() - start
         del latents
         return rows * _REPEATS / took

@@ -25,7 +25,7 @@ from usjepa.cache.store.writer import StoreWriter, check_same_layer
 from usjepa.cache.teacher.asking import ask_teacher
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
 from usjepa.cache.teacher.layers import stored_form, teacher_layers
-from usjepa.cache.teacher.teacher import Teacher, load_teacher, resolve_teacher, soft_identity
+from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.store.layers import Layer
+    from usjepa.cache.teacher.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +191,7 @@ def standardised_cosines(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.
 
 
 def _same_versions(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64]) -> bool:
-    now = soft_identity(model)
+    now = model.soft
     shards = sorted({int(row) // store.manifest.rows_per_shard for row in rows})
     return all(commit_of(store.manifest, layer, shard, 0).soft == now for shard in shards)
 

@@ -58,10 +58,10 @@ def diff(store: str, recipe: Recipe, teacher: str | None = None) -> Difference:
 
 
 def _teachers(teacher: str, recipe: Recipe, state: State) -> list[tuple[Layer, dict[str, Json]]]:
-    from usjepa.cache.teacher.teacher import load_teacher, resolve_teacher, soft_identity
+    from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
     model = load_teacher(resolve_teacher(teacher, recipe.cache.teacher), recipe.cache.image_size)
-    return [(layer, soft_identity(model)) for layer in teacher_layers(model, recipe.cache.precision, state)]
+    return [(layer, model.soft) for layer in teacher_layers(model, recipe.cache.precision, state)]
 
 
 def _verdict(state: State, layer: Layer, count: int) -> str:

@@ -28,7 +28,7 @@ from usjepa.cache.store.descriptions import commit_of, damaged_description, dama
 from usjepa.cache.store.writer import StoreWriter, check_same_layer, soft_runs
 from usjepa.cache.teacher.batch_size import choose_batch_size
 from usjepa.cache.teacher.layers import teacher_layers
-from usjepa.cache.teacher.teacher import load_teacher, resolve_teacher, soft_identity
+from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 from usjepa.cache.upkeep.repair_shards import Mended, ShardRepair
 from usjepa.cache.upkeep.verify import Damage, sealed_manifest, verify_against
 
@@ -165,7 +165,7 @@ def _maker(
         return maker
     chosen = resolve_teacher(teacher, settings.teacher)
     model = load_teacher(chosen, settings.image_size, device)
-    maker.model, maker.soft = model, soft_identity(model)
+    maker.model, maker.soft = model, model.soft
     maker.latents = teacher_layers(model, settings.precision, state)
     channels, size, _ = state.layers["pixels"].shape
     kept = [commit.soft for commit in commits.get(f"latents/{model.name}", {}).values()]

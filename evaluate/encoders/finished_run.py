@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from usjepa.cache.errors import TrainingError, UsageError
-from usjepa.evaluate.encoders.models import ModelInput
+from usjepa.cache.teacher.model_input import ModelInput
 from usjepa.evaluate.report.markup import Curve
 
 if TYPE_CHECKING:

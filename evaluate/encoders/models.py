@@ -20,42 +20,10 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
+    from usjepa.cache.teacher.model_input import ModelInput
 
 POOLING = "mean of patch tokens"
 OWN_POOLING = "the model's own pooling (timm forward_head)"
-
-
-@dataclass(frozen=True)
-class ModelInput:
-    """What a model wants to be given: its size, channels and normalisation. A wrong one costs up to ten points."""
-
-    size: int
-    """Edge in pixels; stored pixels of another size are resized, bicubic and antialiased, the whole frame always."""
-    channels: int
-    mean: tuple[float, ...]
-    """Per channel, taken off pixels in [0, 1]."""
-    std: tuple[float, ...]
-
-    def told(self) -> dict[str, Json]:
-        """Return it as it stands in identities and in `scores.json`."""
-        return {"size": self.size, "channels": self.channels, "mean": list(self.mean), "std": list(self.std)}
-
-    def __str__(self) -> str:
-        mean, std = (", ".join(f"{value:g}" for value in values) for values in (self.mean, self.std))
-        channels = f"{self.channels} {'channel' if self.channels == 1 else 'channels'}"
-        return f"{self.size} x {self.size}, {channels}, mean {mean}, std {std}"
-
-    def __call__(self, pixels_BCSS: NDArray[np.uint8], device: str) -> torch.Tensor:
-        """Return float32 [B, channels, size, size] on the device."""
-        import torch
-
-        given = torch.from_numpy(grey_of(pixels_BCSS)[:, None] if self.channels == 1 else pixels_BCSS)
-        x = (given.to(device).float() / 255.0).expand(-1, self.channels, -1, -1)
-        if x.shape[-1] != self.size:
-            edge = (self.size, self.size)
-            x = torch.nn.functional.interpolate(x, edge, mode="bicubic", antialias=True, align_corners=False)
-        mean, std = (torch.tensor(v, device=device).reshape(1, -1, 1, 1) for v in (self.mean, self.std))
-        return (x - mean) / std
 
 
 @dataclass
@@ -91,13 +59,19 @@ class ModelEncoder:
             self._model = self.load().eval().requires_grad_(False).to(self.device)
         return self._model
 
+    def _given(self, batch: Batch) -> torch.Tensor:
+        import torch
+
+        grey = self.input.channels == 1
+        return self.input(torch.from_numpy(grey_of(batch.pixels)[:, None] if grey else batch.pixels), self.device)
+
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return one vector a frame, float32 [B, D]."""
         import torch
 
         model: Any = self.model
         with torch.inference_mode():
-            out = model.forward_features(self.input(batch.pixels, self.device))
+            out = model.forward_features(self._given(batch))
             if self.pooling == POOLING:
                 pooled = self._after_pooling(out[:, int(model.num_prefix_tokens) :].float().mean(dim=1))
             else:
@@ -122,16 +96,13 @@ class ModelEncoder:
         """Return patch tokens, float32 [B, H, W, D]; UsjepaError where the model has none on a grid."""
         import torch
 
+        from usjepa.cache.teacher.vit import is_vit
+
         model: Any = self.model
-        if not has_patch_tokens(model):
+        if not is_vit(model):
             raise UsjepaError(f"{self.name}: gives no patch tokens on a grid.")
         height, width = (int(n) for n in model.patch_embed.grid_size)
         with torch.inference_mode():
-            out = model.forward_features(self.input(batch.pixels, self.device))[:, int(model.num_prefix_tokens) :]
+            out = model.forward_features(self._given(batch))[:, int(model.num_prefix_tokens) :]
         array: NDArray[np.float32] = out.float().reshape(len(out), height, width, -1).cpu().numpy()
         return array
-
-
-def has_patch_tokens(model: torch.nn.Module) -> bool:
-    """Return whether a timm model gives prefix and patch tokens, as its vision transformers do."""
-    return hasattr(model, "num_prefix_tokens") and hasattr(model, "patch_embed") and hasattr(model, "blocks")

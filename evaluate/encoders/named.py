@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
-from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder, ModelInput, has_patch_tokens
+from usjepa.cache.teacher.model_input import ModelInput
+from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +67,7 @@ def _named(text: str, recipe: Recipe, device: str) -> Named:
         return _of_file(Path(text if whole else path), "" if whole else architecture, recipe, device)
     if timm.is_model(text):
         return _of_timm(text, device)
-    from usjepa.cache.teacher.teacher import nearest_models
+    from usjepa.cache.teacher.vit import nearest_models
 
     raise UsageError(
         f"--encoder {text}: no such run folder or checkpoint, and timm has no such model{nearest_models(text)} Give "
@@ -86,7 +87,7 @@ def _of_run(folder: Path, device: str) -> Named:
 
 def _of_file(file: Path, architecture: str, recipe: Recipe, device: str) -> Named:
     from usjepa.cache.recipes.cache import TeacherSettings
-    from usjepa.cache.teacher.teacher import load_teacher
+    from usjepa.cache.teacher.resolve import load_teacher
     from usjepa.evaluate.encoders.teachers import LiveTeacher
 
     settings = recipe.cache.teacher or TeacherSettings()
@@ -103,7 +104,7 @@ def _settings_of(architecture: str) -> TeacherSettings:
     import timm
 
     from usjepa.cache.recipes.cache import TeacherSettings
-    from usjepa.cache.teacher.teacher import nearest_models
+    from usjepa.cache.teacher.vit import nearest_models
 
     config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
     if config is None:
@@ -117,15 +118,16 @@ def _settings_of(architecture: str) -> TeacherSettings:
 
 def _of_timm(name: str, device: str) -> Named:
     from usjepa.cache.identity import soft_versions
+    from usjepa.cache.teacher.vit import is_vit
 
     architecture, _, tag = name.partition(".")
     model = _timm_model(name, bool(tag))
     wanted = _input_of(model.pretrained_cfg)
-    pooled = POOLING if has_patch_tokens(model) else OWN_POOLING
+    pooled = POOLING if is_vit(model) else OWN_POOLING
     weights: dict[str, Any] = {
         "architecture": architecture,
         "weights": _hash(model) if tag else {"random": RANDOM_SEED},
-        "input": wanted.told(),
+        "input": wanted.to_json(),
         "versions": soft_versions(["timm"]),
     }
     encoder = ModelEncoder(name, wanted, weights, lambda: model, device, "timm", pooled)

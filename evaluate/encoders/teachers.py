@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.identity import Json, differences, explain
+from usjepa.cache.teacher.model_input import ModelInput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.teacher import Teacher
 
-from usjepa.evaluate.encoders.models import POOLING, ModelInput
+from usjepa.evaluate.encoders.models import POOLING
 
 
 @dataclass
@@ -168,27 +169,10 @@ class Teachers:
 
     def _load(self, size: int, weights: str | None) -> Teacher:
         """Load the teacher that the identity describes, from the recipe's weights or its seed's random ones."""
-        from usjepa.cache.recipes.cache import TeacherSettings
-        from usjepa.cache.teacher.teacher import load_teacher
+        from usjepa.cache.teacher.resolve import described_teacher, load_teacher
 
         assert self._wanted is not None
-        wanted = self._wanted
-        base = self._settings or TeacherSettings()
-        settings = base.model_copy(
-            update={
-                "architecture": wanted["architecture"],
-                "weights": weights,
-                "patch_size": wanted["model_args"].get("patch_size"),
-                "depth": wanted["model_args"].get("depth"),
-                "block": wanted["block"],
-                "norm": wanted["norm"],
-                "image_size": wanted["input"]["size"],
-                "mean": tuple(wanted["input"]["mean"]),
-                "std": tuple(wanted["input"]["std"]),
-                "compute": wanted["compute"],
-            }
-        )
-        return load_teacher(settings, size, self._device)
+        return load_teacher(described_teacher(self._wanted, self._settings, weights), size, self._device)
 
     def _others(self, teacher: Teacher) -> list[tuple[str, Json, Json]]:
         """Return in which fields a loaded teacher is not the wanted one; a task of another pixel size is resized."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 
 from usjepa.evaluate.encoders.features import features_of
-from usjepa.evaluate.encoders.models import ModelEncoder, has_patch_tokens
+from usjepa.evaluate.encoders.models import ModelEncoder
 from usjepa.evaluate.probes.linear import Scaler, scaler_of
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ class FlatTokens:
 def gives_tokens(encoder: Encoder) -> bool:
     """Return whether an encoder has patch tokens on a grid."""
     if isinstance(encoder, ModelEncoder):
-        return has_patch_tokens(encoder.model)
+        from usjepa.cache.teacher.vit import is_vit
+
+        return is_vit(encoder.model)
     return isinstance(encoder, TokenGiver)
 
 

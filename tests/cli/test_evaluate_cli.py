@@ -76,7 +76,7 @@ def add_latents(store: Path) -> None:
     from usjepa.cache.storage.local import LocalStorage
     from usjepa.cache.store.writer import StoreWriter
     from usjepa.cache.teacher.layers import latent_layers
-    from usjepa.cache.teacher.teacher import load_teacher
+    from usjepa.cache.teacher.resolve import load_teacher
 
     settings = TeacherSettings(name="tiny", architecture="vit_tiny_patch16_224", patch_size=8)
     teacher, opened = load_teacher(settings, SIZE, "cpu"), open_store(store)

@@ -21,7 +21,8 @@ from usjepa.cache.errors import NotSealedError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.durable import write_durably
 from usjepa.cache.teacher.asking import ask_teacher
-from usjepa.cache.teacher.teacher import Teacher, load_teacher
+from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.teacher.vit import ViT
 from usjepa.cache.upkeep.verify import verify, verify_sources
 
 SETS = [part for item in SMALL for part in ("--set", item)]
@@ -56,7 +57,7 @@ def test_killed_between_the_last_shard_and_the_seal_training_refuses_and_build_s
     def never(*_: object) -> None:
         raise AssertionError("the teacher was asked")
 
-    monkeypatch.setattr(Teacher, "__call__", never)
+    monkeypatch.setattr(ViT, "__call__", never)
     assert build(str(root), small(), teacher="random").generation == 1  # type: ignore[union-attr]
     assert verify(str(root)).damages == []
 

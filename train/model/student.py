@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.teacher.model_input import ModelInput
+from usjepa.cache.teacher.vit import build_timm
 from usjepa.train.model.initial import seeded, sincos_positions
 
 if TYPE_CHECKING:
@@ -27,24 +28,19 @@ _PART = 0
 class Student(nn.Module):
     """A timm `VisionTransformer` over visible patches; `vit` is the plain model."""
 
-    mean: torch.Tensor
-    std: torch.Tensor
-
     def __init__(self, settings: StudentSettings, image_size: int, seed: int, recompute: bool = False) -> None:
         super().__init__()
         self.recompute = recompute
         self.settings = settings
         self.model_args = _model_args(settings, image_size)
+        channels = settings.channels
+        self.input = ModelInput(image_size, channels, settings.mean[:channels], settings.std[:channels])
         with seeded(seed, _PART):
             self.vit = _create(settings.architecture, self.model_args)
         self.grid = _grid(self.vit, settings, image_size)
         self.dim = int(self.vit.embed_dim)
         self.prefix = int(self.vit.num_prefix_tokens)
         _place(self.vit, self.grid)
-        shape = (1, settings.channels, 1, 1)
-        # Derived from the settings: no part of the weights.
-        self.register_buffer("mean", torch.tensor(settings.mean[: settings.channels]).reshape(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(settings.std[: settings.channels]).reshape(shape), persistent=False)
 
     def normalised(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         """Pixels in [0, 1], float [B, C, S, S], as the model's input: grey repeated, mean and std taken off."""
@@ -54,7 +50,7 @@ class Student(nn.Module):
                 f"the pixels have {pixels_BCSS.shape[1]} channels and the student takes {wanted}: set "
                 f"train.student.channels={pixels_BCSS.shape[1]}"
             )
-        return (pixels_BCSS.expand(-1, wanted, -1, -1) - self.mean) / self.std
+        return self.input.normalised(pixels_BCSS)
 
     def forward(
         self, pixels_BCSS: torch.Tensor, context_BN: torch.Tensor, valid_BN: torch.Tensor | None = None
@@ -110,13 +106,7 @@ def _model_args(settings: StudentSettings, image_size: int) -> dict[str, Any]:
 
 
 def _create(architecture: str, args: dict[str, Any]) -> VisionTransformer:
-    if not timm.is_model(architecture):
-        raise UsageError(f"train.student.architecture={architecture}: timm has no model of this name")
-    try:
-        model = timm.create_model(architecture, pretrained=False, num_classes=0, **args)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        told = ", ".join(f"{name}={value}" for name, value in args.items())
-        raise UsageError(f"train.student.architecture={architecture} can't be built with {told}: {error}") from error
+    model = build_timm(architecture, args, "train.student.architecture")
     if not isinstance(model, VisionTransformer) or model.pos_embed is None:
         raise UsageError(
             f"train.student.architecture={architecture} is a {type(model).__name__}: the student must be a timm "

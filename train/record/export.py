@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import timm
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.cache.storage.durable import write_durably
+from usjepa.cache.teacher.vit import build_timm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -114,11 +114,7 @@ def read_config(folder: Path) -> EncoderConfig:
 
 def build_model(config: EncoderConfig) -> torch.nn.Module:
     """Build the timm model of a configuration with fresh weights; raises UsageError on an unknown architecture."""
-    try:
-        model: torch.nn.Module = timm.create_model(config.architecture, num_classes=0, **config.model_args)
-    except (RuntimeError, TypeError) as error:
-        raise UsageError(f"timm can't build {config.architecture} with {config.model_args}: {error}") from error
-    return model
+    return build_timm(config.architecture, config.model_args, f"{CONFIG}: architecture")
 
 
 def load_encoder(folder: Path) -> tuple[torch.nn.Module, EncoderConfig]:

@@ -12,7 +12,7 @@ from usjepa.cache.errors import IdentityError, StoreError, UsageError
 from usjepa.cache.identity import Json, differences, explain, soft_versions
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.marks import hard_values
-from usjepa.cache.teacher.teacher import Teacher, load_teacher
+from usjepa.cache.teacher.resolve import load_teacher
 from usjepa.train.data.clip_runs import frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
 from usjepa.train.data.split import Split, split_rows
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.cache.teacher.teacher import Teacher
 
 
 @dataclass(frozen=True)

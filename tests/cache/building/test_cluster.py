@@ -22,7 +22,7 @@ from usjepa.cache.building.parts import WHOLE
 from usjepa.cache.errors import IdentityError, StoreError, UsageError, UsjepaError
 from usjepa.cache.storage.claims import Claim
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.teacher.teacher import load_teacher
+from usjepa.cache.teacher.resolve import load_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

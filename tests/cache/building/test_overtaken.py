@@ -22,10 +22,10 @@ from usjepa.cache.upkeep.verify import verify
 
 
 def _build_otherwise_and_stop(root: str, step: int) -> None:
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.vit import ViT
 
-    real = Teacher.__call__
-    Teacher.__call__ = lambda self, pixels_BCSS: real(self, pixels_BCSS) * 1.001  # type: ignore[method-assign]
+    real = ViT.__call__
+    ViT.__call__ = lambda self, pixels_BCSS: real(self, pixels_BCSS) * 1.001  # type: ignore[method-assign]
     forked.signal_at_durable_step(step, signal.SIGSTOP)
     build(root, small(), teacher="random")
 

@@ -13,7 +13,7 @@ from usjepa.cache.building.build import build
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.frames import rows as pixels_module
 from usjepa.cache.frames.views import apply_view
-from usjepa.cache.teacher.teacher import Teacher
+from usjepa.cache.teacher.vit import ViT
 from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def half(tmp_path: Path, whole: Path) -> Path:
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Install later versions of the libraries, as far as the build can tell."""
     monkeypatch.setattr(build_module, "pixel_soft", lambda: {"opencv-python-headless": "99.0"})
-    monkeypatch.setattr(build_module, "soft_identity", lambda _: {"torch": "99.0", "device": "cpu"})
+    monkeypatch.setattr(ViT, "soft", {"torch": "99.0", "device": "cpu"})
 
 
 @pytest.mark.usefixtures("later")
@@ -58,7 +58,7 @@ def test_equal_numbers_are_recorded_as_such_and_the_build_goes_on(half: Path, wh
 
 
 def _louder(factor: float) -> Any:
-    real = Teacher.__call__
+    real = ViT.__call__
     return lambda self, pixels: real(self, pixels) * factor
 
 
@@ -68,11 +68,11 @@ def test_latents_that_differ_within_tolerance_go_on_and_beyond_it_are_refused(
 ) -> None:
     before = tree(half)
     with monkeypatch.context() as patch:
-        patch.setattr(Teacher, "__call__", _louder(1.1))
+        patch.setattr(ViT, "__call__", _louder(1.1))
         with pytest.raises(IdentityError, match=r"asked again differ by .* \(tolerance 0\.005\)"):
             build(str(half), small(), teacher="random")
     assert tree(half) == before
-    monkeypatch.setattr(Teacher, "__call__", _louder(1.0005))
+    monkeypatch.setattr(ViT, "__call__", _louder(1.0005))
     assert build(str(half), small(), teacher="random") is not None
 
 

@@ -23,7 +23,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.precision import LatentError, bytes_per_row, channel_scale, to_float16, to_int8, to_targets
-from usjepa.cache.teacher.teacher import Teacher
+from usjepa.cache.teacher.vit import ViT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,15 +199,15 @@ def test_a_build_refuses_such_a_latent_naming_file_frame_and_value(
         picture = np.full((40, 40), 255 if name == "b" else 90, np.uint8)
         picture[:10] = 30
         cv2.imwrite(str(tmp_path / "in" / f"{name}.png"), picture)
-    real = Teacher.__call__
+    real = ViT.__call__
 
-    def spoilt(teacher: Teacher, pixels: torch.Tensor) -> torch.Tensor:
+    def spoilt(teacher: ViT, pixels: torch.Tensor) -> torch.Tensor:
         latents = real(teacher, pixels)
         brightest = pixels.float().mean(dim=(1, 2, 3)).argmax()
         latents[brightest, 1, 2] = value
         return latents
 
-    monkeypatch.setattr(Teacher, "__call__", spoilt)
+    monkeypatch.setattr(ViT, "__call__", spoilt)
     recipe = load_recipe(
         "demo", ("cache.image_size=32", "cache.teacher.patch_size=16", "cache.views.count=1", "cache.precision=fp16")
     )

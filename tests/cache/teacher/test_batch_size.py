@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import weakref
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import torch
@@ -17,11 +17,12 @@ from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.teacher import batch_size
 from usjepa.cache.teacher.batch_size import choose_batch_size, find_batch_size
-from usjepa.cache.teacher.teacher import Teacher, load_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+
+    from usjepa.cache.teacher.teacher import Teacher
 
 
 def device(fits: int, saturates: int) -> tuple[Callable[[int], float], list[int]]:
@@ -74,9 +75,10 @@ def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with() ->
     assert choose_batch_size(teacher, TeacherSettings(), 1, 32, []) == (32, {})
 
 
-class _Gpu(Teacher):
+class _Gpu:
     """A pretended GPU whose memory takes the answers to 40 images."""
 
+    device = torch.device("cpu")
     held = 0
 
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
@@ -90,9 +92,6 @@ class _Gpu(Teacher):
 
     def free(self, rows: int) -> None:
         self.held -= rows
-
-    def wait(self) -> None:
-        pass
 
 
 def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
@@ -130,11 +129,9 @@ def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
 
 
 def test_a_trial_holds_two_answers_as_a_build_does() -> None:
-    teacher = load_teacher(TeacherSettings(architecture="vit_tiny_patch16_224", depth=1), 32, "cpu")
-    teacher.__class__ = _Gpu
-    trial = batch_size._trial(teacher, 1, 32)
+    teacher = _Gpu()
+    trial = batch_size._trial(cast("Teacher", teacher), 1, 32)
     assert trial(20) > 0
-    assert isinstance(teacher, _Gpu)
     assert teacher.held == 0
     with pytest.raises(torch.OutOfMemoryError):
         trial(21)  # one answer would fit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -19,7 +19,10 @@ from usjepa.cache.teacher import asking
 from usjepa.cache.teacher.asking import Asker, ask_teacher
 from usjepa.cache.teacher.layers import stored_form
 from usjepa.cache.teacher.on_device import StoredForm
-from usjepa.cache.teacher.teacher import Teacher, load_teacher
+from usjepa.cache.teacher.resolve import load_teacher
+
+if TYPE_CHECKING:
+    from usjepa.cache.teacher.teacher import Teacher
 
 TINY = TeacherSettings(name="t", architecture="vit_tiny_patch16_224", patch_size=16, depth=1)
 DTYPES = ["float32", "float16", "int8"]
@@ -103,14 +106,15 @@ def test_a_shard_holds_what_the_teacher_says_of_each_of_its_rows(dtype: str, bat
         assert one.tobytes() == other.tobytes()
 
 
-class _Spoiled(Teacher):
+class _Spoiled:
     """A teacher one of whose answers can't be stored, of the fifth image."""
 
-    value: float
-    asked = 0
+    def __init__(self, teacher: Teacher, value: float) -> None:
+        self.name, self.grid, self.dim, self.device = teacher.name, teacher.grid, teacher.dim, teacher.device
+        self.teacher, self.value, self.asked = teacher, value, 0
 
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
-        latents_BTD = super().__call__(pixels_BCSS)
+        latents_BTD = self.teacher(pixels_BCSS)
         place = 4 - self.asked
         self.asked += len(latents_BTD)
         if 0 <= place < len(latents_BTD):
@@ -118,12 +122,8 @@ class _Spoiled(Teacher):
         return latents_BTD
 
 
-def spoiled(value: float) -> _Spoiled:
-    teacher = load_teacher(TINY, 32)
-    teacher.__class__ = _Spoiled
-    assert isinstance(teacher, _Spoiled)
-    teacher.value = value
-    return teacher
+def spoiled(value: float) -> Teacher:
+    return cast("Teacher", _Spoiled(load_teacher(TINY, 32), value))
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 7])

@@ -13,13 +13,18 @@ from safetensors.torch import save_file
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.asking import ask_teacher
-from usjepa.cache.teacher.teacher import load_teacher, resolve_teacher
+from usjepa.cache.teacher.resolve import resolve_teacher
+from usjepa.cache.teacher.vit import ViT, load_vit
 from usjepa.train.record.export import export_encoder, load_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 TINY = TeacherSettings(architecture="vit_tiny_patch16_224")
+
+
+def vit(settings: TeacherSettings, size: int) -> ViT:
+    return load_vit(settings, size, torch.device("cpu"))
 
 
 def pixels(count: int = 3, size: int = 32, channels: int = 1) -> torch.Tensor:
@@ -39,28 +44,28 @@ def pixels(count: int = 3, size: int = 32, channels: int = 1) -> torch.Tensor:
 def test_only_patch_tokens_come_out_whatever_the_prefix_tokens(architecture: str, size: int, prefix: int) -> None:
     if architecture not in timm.list_models():
         pytest.skip(f"this timm has no {architecture}")
-    teacher = load_teacher(TeacherSettings(architecture=architecture), size, "cpu")
+    teacher = vit(TeacherSettings(architecture=architecture), size)
     latents = teacher(pixels(2, size))
     assert teacher.model.num_prefix_tokens == prefix
     assert latents.shape == (2, 4, teacher.dim)
     assert latents.dtype == torch.float32
     model: Any = teacher.model
     with torch.no_grad():
-        whole = model.forward_features(teacher.inputs(pixels(2, size)))
+        whole = model.forward_features(teacher.input(pixels(2, size), "cpu"))
     torch.testing.assert_close(latents, whole[:, prefix:])
 
 
 def test_tokens_are_row_major() -> None:
-    teacher = load_teacher(TINY, 64, "cpu")
+    teacher = vit(TINY, 64)
     a, b = pixels(1, 64), pixels(1, 64)
     b[:, :, 16:32, 48:64] = 0  # patch (1, 3) of a 4 x 4 grid
     embed: Any = teacher.model.patch_embed
-    changed = (embed(teacher.inputs(a)) != embed(teacher.inputs(b))).any(dim=-1)[0]
+    changed = (embed(teacher.input(a, "cpu")) != embed(teacher.input(b, "cpu"))).any(dim=-1)[0]
     assert changed.nonzero().flatten().tolist() == [1 * 4 + 3]
 
 
 def test_an_earlier_block_without_norm_is_what_the_block_gave() -> None:
-    teacher = load_teacher(TINY.model_copy(update={"block": 3, "norm": False}), 32, "cpu")
+    teacher = vit(TINY.model_copy(update={"block": 3, "norm": False}), 32)
     seen: list[torch.Tensor] = []
     blocks: Any = teacher.model.blocks
     hook = blocks[2].register_forward_hook(lambda _m, _i, out: seen.append(out))
@@ -70,30 +75,30 @@ def test_an_earlier_block_without_norm_is_what_the_block_gave() -> None:
 
 
 def test_the_batch_size_changes_answers_by_rounding_only() -> None:
-    teacher = load_teacher(TINY, 32, "cpu")
+    teacher = vit(TINY, 32)
     images, rows = pixels(9).numpy(), np.arange(9)
     one, many = (ask_teacher(teacher, images, rows, size, lambda: None) for size in (1, 9))
     assert np.abs(one - many).max() < 1e-4 * np.abs(many).max()
 
 
 def test_grey_pixels_give_what_the_same_pixels_in_three_channels_give() -> None:
-    teacher = load_teacher(TINY, 32, "cpu")
+    teacher = vit(TINY, 32)
     grey = pixels()
     torch.testing.assert_close(teacher(grey), teacher(grey.repeat(1, 3, 1, 1)))
 
 
 def test_a_teacher_of_another_input_size_sees_resized_pixels() -> None:
-    teacher = load_teacher(TINY.model_copy(update={"image_size": 64}), 32, "cpu")
+    teacher = vit(TINY.model_copy(update={"image_size": 64}), 32)
     assert teacher.grid == (4, 4)
-    assert teacher.inputs(pixels()).shape == (3, 3, 64, 64)
+    assert teacher.input(pixels(), "cpu").shape == (3, 3, 64, 64)
     assert teacher.identity["input"]["resize"] == "bicubic, antialiased"
 
 
 def test_random_weights_are_said_loudly_and_depend_on_the_seed_alone() -> None:
     torch.manual_seed(123)
-    first = load_teacher(TINY, 32, "cpu")
+    first = vit(TINY, 32)
     torch.manual_seed(321)
-    again, other = load_teacher(TINY, 32, "cpu"), load_teacher(TINY.model_copy(update={"seed": 1}), 32, "cpu")
+    again, other = vit(TINY, 32), vit(TINY.model_copy(update={"seed": 1}), 32)
     assert first.warning is not None
     assert "RANDOM" in first.warning
     assert first.identity == again.identity
@@ -101,15 +106,12 @@ def test_random_weights_are_said_loudly_and_depend_on_the_seed_alone() -> None:
 
 
 def test_the_same_weights_in_another_file_are_the_same_teacher(tmp_path: Path) -> None:
-    weights = load_teacher(TINY, 32, "cpu").model.state_dict()
+    weights = vit(TINY, 32).model.state_dict()
     save_file(weights, tmp_path / "a.safetensors")
     torch.save({"state_dict": weights}, tmp_path / "b.pth")
-    loaded = [
-        load_teacher(TINY.model_copy(update={"weights": str(tmp_path / n)}), 32, "cpu")
-        for n in ("a.safetensors", "b.pth")
-    ]
+    loaded = [vit(TINY.model_copy(update={"weights": str(tmp_path / n)}), 32) for n in ("a.safetensors", "b.pth")]
     assert loaded[0].identity == loaded[1].identity
-    torch.testing.assert_close(loaded[0](pixels()), load_teacher(TINY, 32, "cpu")(pixels()), rtol=0, atol=0)
+    torch.testing.assert_close(loaded[0](pixels()), vit(TINY, 32)(pixels()), rtol=0, atol=0)
 
 
 def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None:
@@ -117,18 +119,18 @@ def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args).eval()
     export_encoder(model, "vit_tiny_patch16_224", args, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), tmp_path, {"step": 3})
     settings = resolve_teacher(str(tmp_path), TINY)
-    teacher = load_teacher(settings, 32, "cpu")
+    teacher = vit(settings, 32)
     assert teacher.grid == (4, 4)
     assert teacher.identity["input"]["mean"] == [0.4, 0.4, 0.4]
     again: Any
     again, config = load_encoder(tmp_path)
     assert config.extra == {"step": 3}
     with torch.no_grad():
-        torch.testing.assert_close(teacher(pixels()), again.forward_features(teacher.inputs(pixels()))[:, 1:])
+        torch.testing.assert_close(teacher(pixels()), again.forward_features(teacher.input(pixels(), "cpu"))[:, 1:])
 
 
 def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
-    teacher = load_teacher(TINY, 32, "cpu")
+    teacher = vit(TINY, 32)
     model: Any = teacher.model
     with torch.no_grad():
         model.norm.bias[0] = float("inf")
@@ -140,7 +142,7 @@ def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
     ("settings", "message"),
     [
         ({"architecture": "vit_tinny_patch16_224"}, "did you mean vit_tiny_patch16_224"),
-        ({"architecture": "resnet18"}, "is no ViT|can't build"),
+        ({"architecture": "resnet18"}, "not a ViT|can't build"),
         ({"block": 13}, "has 12 blocks"),
         ({"compute": "fp16"}, "needs a GPU"),
         ({"weights": "/nowhere/urfm.pth"}, "no such checkpoint file"),
@@ -148,7 +150,7 @@ def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
 )
 def test_wrong_use_is_said(settings: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        load_teacher(TINY.model_copy(update=settings), 32, "cpu")
+        vit(TINY.model_copy(update=settings), 32)
 
 
 def test_what_teacher_names_is_resolved_or_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from usjepa.cache.cli import main
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.store.writer import StoreWriter
-from usjepa.cache.teacher.teacher import Teacher, load_teacher
+from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.teacher.vit import ViT, load_vit
 from usjepa.cache.upkeep.audit import audit, stratified_rows
 from usjepa.cache.upkeep.status import status_report
 
@@ -38,38 +40,37 @@ def test_an_honest_store_passes_whatever_its_precision_and_batch_size(tmp_path: 
         assert found.control < 0.9
 
 
-def _liar(change: Callable[[Teacher], None]) -> Callable[..., Teacher]:
+def _liar(change: Callable[[ViT], ViT]) -> Callable[..., ViT]:
     """Return a teacher that is changed after its identity was taken down."""
 
-    def load(*args: Any, **kwargs: Any) -> Teacher:
+    def load(*args: Any, **kwargs: Any) -> ViT:
         teacher = load_teacher(*args, **kwargs)
-        change(teacher)
-        return teacher
+        assert isinstance(teacher, ViT)
+        return change(teacher)
 
     return load
 
 
-def _other_checkpoint(teacher: Teacher) -> None:
-    from usjepa.cache.recipes.cache import TeacherSettings
-
-    settings = TeacherSettings(**{**teacher.settings.model_dump(), "seed": 99})
-    teacher.model = load_teacher(settings, 32).model
-
-
-def _other_normalisation(teacher: Teacher) -> None:
-    teacher._mean = teacher._mean * 0 + 0.5
-    teacher._std = teacher._std * 0 + 0.5
+def _other_checkpoint(teacher: ViT) -> ViT:
+    other = small("cache.teacher.seed=99").cache
+    assert other.teacher is not None
+    return replace(teacher, model=load_vit(other.teacher, 32, teacher.device).model)
 
 
-def _training_mode(teacher: Teacher) -> None:
+def _other_normalisation(teacher: ViT) -> ViT:
+    return replace(teacher, input=replace(teacher.input, mean=(0.5,) * 3, std=(0.5,) * 3))
+
+
+def _training_mode(teacher: ViT) -> ViT:
     for block in teacher.model.blocks:  # type: ignore[union-attr]
         block.mlp.drop1.p = 0.1
     teacher.model.train()
+    return teacher
 
 
 @pytest.mark.parametrize("lie", [_other_checkpoint, _other_normalisation, _training_mode])
 def test_a_store_built_by_another_teacher_than_it_names_is_caught(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Callable[[Teacher], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Callable[[ViT], ViT]
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(build_module, "load_teacher", _liar(lie))

@@ -197,19 +197,18 @@ def test_pixels_whose_source_is_gone_or_another_are_left_and_named(tmp_path: Pat
 def test_latents_of_other_library_versions_are_mended_within_tolerance_and_recorded(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from usjepa.cache.teacher.teacher import Teacher
-    from usjepa.cache.upkeep import repair as module
+    from usjepa.cache.teacher.vit import ViT
 
     flip(store / LATENTS, 700)
-    real = Teacher.__call__
+    real = ViT.__call__
 
-    def slightly_other(self: Teacher, pixels: object) -> object:
+    def slightly_other(self: ViT, pixels: object) -> object:
         return real(self, pixels) * 1.0005  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Teacher, "__call__", slightly_other)
+    monkeypatch.setattr(ViT, "__call__", slightly_other)
     same_versions = mend(store)
     assert "though versions and device are the same" in same_versions.left[0]
-    monkeypatch.setattr(module, "soft_identity", lambda teacher: {"torch": "9.9", "device": str(teacher.device)})
+    monkeypatch.setattr(ViT, "soft", {"torch": "9.9", "device": "cpu"})
     report = mend(store)
     assert report.left == []
     (record,) = open_store(store).manifest.repaired
@@ -220,13 +219,12 @@ def test_latents_of_other_library_versions_are_mended_within_tolerance_and_recor
 
 
 def test_latents_beyond_tolerance_are_left(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from usjepa.cache.teacher.teacher import Teacher
-    from usjepa.cache.upkeep import repair as module
+    from usjepa.cache.teacher.vit import ViT
 
     flip(store / LATENTS, 700)
-    real = Teacher.__call__
-    monkeypatch.setattr(Teacher, "__call__", lambda self, pixels: real(self, pixels) * 1.1)
-    monkeypatch.setattr(module, "soft_identity", lambda _: {"torch": "9.9"})
+    real = ViT.__call__
+    monkeypatch.setattr(ViT, "__call__", lambda self, pixels: real(self, pixels) * 1.1)
+    monkeypatch.setattr(ViT, "soft", {"torch": "9.9"})
     (left,) = mend(store).left
     assert "tolerance" in left
     with pytest.raises(DamageError):

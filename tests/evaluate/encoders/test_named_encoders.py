@@ -15,7 +15,8 @@ from tests.support.labelled import patients, write_labelled
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
 from usjepa.cache.recipes.recipe import Recipe
-from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder, ModelInput
+from usjepa.cache.teacher.model_input import ModelInput
+from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder
 from usjepa.evaluate.encoders.named import named_encoders
 
 if TYPE_CHECKING:
@@ -62,16 +63,16 @@ def test_a_model_without_patch_tokens_gives_what_its_own_head_would_see(batch: B
     assert found.encoder.pooling == OWN_POOLING
     features = found.encoder.features(batch)
     with torch.no_grad():
-        wanted = found.encoder.model(found.encoder.input(batch.pixels, "cpu"))
+        wanted = found.encoder.model(found.encoder.input(torch.from_numpy(batch.pixels), "cpu"))
     assert features.shape == (4, 512)
     assert np.allclose(features, wanted.numpy(), atol=1e-5)
 
 
 def test_one_channel_models_are_given_grey_and_three_channels_repeat_it() -> None:
     pixels = np.random.default_rng(0).integers(0, 255, (2, 1, 8, 8)).astype(np.uint8)
-    grey = ModelInput(8, 1, (0.0,), (1.0,))(pixels, "cpu")
+    grey = ModelInput(8, 1, (0.0,), (1.0,))(torch.from_numpy(pixels), "cpu")
     assert torch.equal(grey, torch.from_numpy(pixels) / 255.0)
-    colour = ModelInput(8, 3, (0.1, 0.2, 0.3), (1.0, 2.0, 4.0))(pixels, "cpu")
+    colour = ModelInput(8, 3, (0.1, 0.2, 0.3), (1.0, 2.0, 4.0))(torch.from_numpy(pixels), "cpu")
     assert torch.allclose(colour[:, 2], (grey[:, 0] - 0.3) / 4.0)
 
 
@@ -81,7 +82,7 @@ def test_a_models_mean_pool_norm_is_applied_after_the_mean(batch: Batch) -> None
     shape = ModelInput(32, 3, (0.5,) * 3, (0.5,) * 3)
     features = ModelEncoder("m", shape, {}, lambda: model, "cpu").features(batch)
     with torch.no_grad():
-        wanted = model.eval()(shape(batch.pixels, "cpu"))
+        wanted = model.eval()(shape(torch.from_numpy(batch.pixels), "cpu"))
     assert np.allclose(features, wanted.numpy(), atol=1e-5)
 
 
@@ -99,7 +100,7 @@ def test_a_checkpoint_goes_through_the_teachers_adapters(batch: Batch, tmp_path:
     found = one(f"{tmp_path / 'other.pth'}@{TINY}")
     assert (found.key, found.title) == ("other", f"other ({TINY})")
     assert found.encoder.identity["teacher"]["input"]["mean"] == [0.5] * 3
-    x = ModelInput(224, 3, (0.5,) * 3, (0.5,) * 3)(batch.pixels, "cpu")
+    x = ModelInput(224, 3, (0.5,) * 3, (0.5,) * 3)(torch.from_numpy(batch.pixels), "cpu")
     with torch.no_grad():
         wanted = model.eval().forward_features(x)[:, 1:].mean(dim=1)
     assert np.allclose(found.encoder.features(batch), wanted.numpy(), atol=1e-5)

@@ -17,8 +17,9 @@ from tests.cli.test_evaluate_cli import FAST, Place, add_latents, call, export_r
 from tests.support.labelled import patients, write_labelled
 from usjepa.cache.frames.cells import pack_cells
 from usjepa.cache.reading.batch import Batch
+from usjepa.cache.teacher.model_input import ModelInput
 from usjepa.evaluate.encoders.baselines import Hog
-from usjepa.evaluate.encoders.models import ModelEncoder, ModelInput
+from usjepa.evaluate.encoders.models import ModelEncoder
 from usjepa.evaluate.encoders.pooling import TOLD, Pooled, pooled, pooled_by, region_shares
 
 if TYPE_CHECKING:

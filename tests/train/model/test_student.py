@@ -105,7 +105,7 @@ def test_positions_are_distinct_row_major_sines_and_cosines() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"architecture": "vit_bese_patch16_224"}, "timm has no model"),
+        ({"architecture": "vit_bese_patch16_224"}, "timm has no such model"),
         ({"architecture": "resnet18"}, "resnet18"),
         ({"architecture": "vit_tiny_patch16_224", "patch_size": 7}, "do not divide"),
     ],

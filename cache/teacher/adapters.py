@@ -1,0 +1,114 @@
+"""Find the function that makes a teacher: a timm ViT, an installed adapter, or any importable one.
+
+An adapter is a function `(settings, pixel_size, device) -> Teacher`. A package offers one under a name by the entry
+point group `usjepa.teachers`; without a package it is named as `module:function`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import inspect
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import xxhash
+
+from usjepa.cache.errors import TeacherError, UsageError, UsjepaError
+from usjepa.cache.recipes.cache import TeacherSettings
+from usjepa.cache.teacher.checkpoints import weights_hash
+from usjepa.cache.teacher.teacher import Teacher
+from usjepa.cache.teacher.vit import load_vit
+
+if TYPE_CHECKING:
+    from usjepa.cache.identity import Json
+    from usjepa.cache.teacher.model_input import ModelInput
+
+Adapter = Callable[[TeacherSettings, int, torch.device], Teacher]
+
+GROUP = "usjepa.teachers"
+"""Entry point group by which an installed package offers adapters under names."""
+_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def is_adapter(text: str) -> bool:
+    """Return whether a text names an installed adapter, or has the form `module:function`."""
+    return _FUNCTION.fullmatch(text) is not None or text in _installed()
+
+
+def find_adapter(architecture: str) -> Adapter:
+    """Return the function that makes teachers of an architecture; a timm ViT where it names no adapter.
+
+    Raises:
+        UsageError: it names an adapter that can't be imported.
+    """
+    if not is_adapter(architecture):
+        return load_vit
+    module, _, name = _installed().get(architecture, architecture).partition(":")
+    try:
+        adapter: Adapter = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"teacher {architecture}: can't import {name} from {module} ({error}). Install its package, or put the "
+            "folder of the module on PYTHONPATH."
+        ) from error
+    return adapter
+
+
+def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: torch.device) -> Teacher:
+    """Return the teacher that an adapter makes.
+
+    Raises:
+        UsjepaError: what the adapter raised of its own accord.
+        TeacherError: it failed in another way, or gave something that is no teacher.
+    """
+    try:
+        made = adapter(settings, pixel_size, device)
+    except UsjepaError:
+        raise
+    except Exception as error:  # other people's code raises any type there is
+        place = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
+        where = f" ({place.filename}, line {place.lineno})" if place else ""
+        raise TeacherError(f"teacher {settings.architecture}: its adapter failed{where}: {error!r}") from error
+    lacking = [name for name in vars(Teacher) if not name.startswith("_") and not hasattr(made, name)]
+    if lacking or not callable(made):
+        raise TeacherError(
+            f"teacher {settings.architecture}: its adapter gave a {type(made).__name__}, which is not a teacher: it "
+            f"lacks {', '.join(lacking) or '__call__'}."
+        )
+    return made
+
+
+def adapter_identity(
+    adapter: Adapter, model: torch.nn.Module, given: ModelInput, compute: str = "fp32"
+) -> dict[str, Json]:
+    """Return the hard identity of a teacher that is a torch module made by an adapter.
+
+    It holds the hash of the model's tensors (parameters and buffers), its input, the version of the adapter's
+    distribution and the hash of the source of the adapter's module, which says how latents follow from both. So keep
+    an adapter in a module of its own: an edit of any line there makes another teacher.
+    """
+    module = inspect.getmodule(adapter)
+    if module is None:
+        raise TeacherError(f"{adapter!r}: defined in no module, so nothing tells it from another. Put it into one.")
+    return {
+        "architecture": f"{module.__name__}:{adapter.__name__}",
+        "distribution": _distribution(module.__name__),
+        "source": xxhash.xxh3_128_hexdigest(inspect.getsource(module).encode()),
+        "weights": weights_hash(model.state_dict()),
+        "input": given.to_json(),
+        "compute": compute,
+    }
+
+
+def _installed() -> dict[str, str]:
+    """Return name -> `module:function` of the adapters that installed packages offer."""
+    return {point.name: point.value for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+def _distribution(module: str) -> str | None:
+    """Return "name version" of the distribution that a module belongs to; None: a loose file."""
+    found = importlib.metadata.packages_distributions().get(module.partition(".")[0])
+    return f"{found[0]} {importlib.metadata.version(found[0])}" if found else None
