@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.errors import UsageError
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.precision import (
     QUANTISER_VERSION,
@@ -61,6 +63,25 @@ def calibration_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return up to 64 evenly spaced rows: a pure function of the store, so a resumed build draws the same."""
     places = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows))).round().astype(np.int64)
     return rows[places]
+
+
+def square_grid(tokens: int, where: str) -> tuple[int, int]:
+    """Return patches down and across of stored latents; a store keeps their number T alone.
+
+    Args:
+        tokens: T.
+        where: names the latents in the message.
+
+    Raises:
+        UsageError: T is not a square number.
+    """
+    edge = math.isqrt(tokens)
+    if edge * edge != tokens:
+        raise UsageError(
+            f"{where}: {tokens} patch tokens per image form no square grid, and training and evaluation need one. Use "
+            "a teacher whose patches form one."
+        )
+    return edge, edge
 
 
 def stored_form(

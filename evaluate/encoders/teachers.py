@@ -6,13 +6,13 @@ used, and no weights are needed. Otherwise the recipe's teacher is loaded and as
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.identity import Json, differences, explain
+from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.teacher.model_input import ModelInput
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ class StoredTeacher:
     def tokens(self, batch: Batch) -> NDArray[np.float32]:
         """Return the stored patch tokens on their square grid, float32 [B, H, W, D]."""
         tokens: NDArray[np.float32] = batch.targets().numpy()
-        edge = math.isqrt(tokens.shape[1])
-        if edge * edge != tokens.shape[1]:
-            raise UsjepaError(f"teacher {self.teacher!r}: {tokens.shape[1]} patch tokens are no square grid.")
-        return tokens.reshape(len(tokens), edge, edge, -1)
+        return tokens.reshape(len(tokens), *square_grid(tokens.shape[1], f"latents/{self.teacher}"), -1)
 
 
 @dataclass

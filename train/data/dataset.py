@@ -9,7 +9,6 @@ it can be pickled and forked: DataLoader workers of any start method open the st
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings
+from usjepa.cache.teacher.layers import square_grid
 from usjepa.train.data.order import first_views
 from usjepa.train.data.split import split_rows
 
@@ -80,11 +80,8 @@ class StoreDataset(Dataset[Item]):
                 f"{self.store.location}: no latents of {self.teacher!r}; it holds {', '.join(self.store.latents)}"
             )
         tokens, self.dim = self.store.layers[f"latents/{self.teacher}"].shape
-        edge = math.isqrt(tokens)
-        if edge * edge != tokens:
-            raise UsageError(f"{self.store.location}: {tokens} tokens of {self.teacher} an image are no square grid")
-        self.grid = (edge, edge)
-        patch, rest = divmod(self.store.size, edge)
+        self.grid = square_grid(tokens, f"{self.store.location}, latents/{self.teacher}")
+        patch, rest = divmod(self.store.size, self.grid[0])
         self._patch = 0 if rest or patch % 2 else patch
         self.positions = self._positions(part, settings or TrainSettings())
 

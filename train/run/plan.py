@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from usjepa.cache.errors import IdentityError, StoreError, UsageError
 from usjepa.cache.identity import Json, differences, explain, soft_versions
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.marks import hard_values
+from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.teacher.resolve import load_teacher
 from usjepa.train.data.clip_runs import frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
@@ -195,12 +195,7 @@ def _cached(store: Store, recipe: Recipe) -> Targets:
         raise UsageError(f"{store.location}: no latents of train.teacher={name}; it holds {held}.")
     layer = store.layers[f"latents/{name}"]
     tokens, dim = layer.shape
-    edge = math.isqrt(tokens)
-    if edge * edge != tokens:
-        raise UsageError(
-            f"{store.location}: {tokens} tokens of {name} an image are no square grid, and a student's is."
-        )
-    return Targets(name, layer.identity, (edge, edge), dim, None)
+    return Targets(name, layer.identity, square_grid(tokens, f"{store.location}, latents/{name}"), dim, None)
 
 
 def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:
