@@ -114,7 +114,9 @@ def plan(
 @click.argument("store")
 @click.option("--source", default=None, help="Folder, file, manifest CSV or `phantom`. Default: the recipe's own.")
 @click.option(
-    "--teacher", default=None, help="Checkpoint file, run folder, timm name, or `random`. Default: pixels only."
+    "--teacher",
+    default=None,
+    help="Checkpoint file, run folder, timm name, `random`, or module:function. Default: pixels only.",
 )
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default=None, help="What an unreadable file does.")
 @click.option("--steal", is_flag=True, help="Take over from a builder that you know is dead, without waiting.")

@@ -61,7 +61,7 @@ class TeacherSettings(Settings):
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$"), Hard("latents", "evaluation")] = "teacher"
     """Name of the layer: `latents/<name>`."""
     architecture: Annotated[str, Hard("latents", "evaluation")] = "vit_base_patch16_224"
-    """timm model name."""
+    """timm model name, name of an installed adapter, or `module:function` of one (docs/how-to/add-a-teacher.md)."""
     weights: Annotated[str | None, Hard("latents", "evaluation")] = None
     """Checkpoint file (safetensors, or torch read with weights_only) or a run's folder; none: random weights."""
     patch_size: Annotated[Count | None, Hard("latents", "evaluation")] = None

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from usjepa.cache.errors import TeacherError
 from usjepa.cache.store.precision import check_finite
 from usjepa.cache.teacher.on_device import StoredForm
 
@@ -45,9 +46,21 @@ def ask_teacher(
     for start in range(0, len(pixels), batch_size):
         check()
         into = found[start : start + batch_size]
-        into[:] = teacher(torch.from_numpy(pixels[start : start + batch_size])).cpu().numpy()
+        into[:] = _answer(teacher, torch.from_numpy(pixels[start : start + batch_size])).cpu().numpy()
         check_finite(into, numbers[start : start + batch_size])
     return found
+
+
+def _answer(teacher: Teacher, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+    """Return a batch's latents; a shape that could be stretched to the stored one must not pass in silence."""
+    latents_BTD = teacher(pixels_BCSS)
+    wanted = [len(pixels_BCSS), teacher.grid[0] * teacher.grid[1], teacher.dim]
+    if list(latents_BTD.shape) != wanted or latents_BTD.dtype != torch.float32:
+        given = f"{list(latents_BTD.shape)} {str(latents_BTD.dtype).removeprefix('torch.')}"
+        raise TeacherError(
+            f"teacher {teacher.name}: gave latents of shape {given}, not the {wanted} float32 that it states."
+        )
+    return latents_BTD
 
 
 class Asker:
@@ -118,7 +131,8 @@ class _Batch:
         self._first_row, self._form = first_row, form
         self._on_gpu = teacher.device.type == "cuda"
         batch_BCSS = torch.from_numpy(pixels)
-        self._latents_BTD: torch.Tensor | None = teacher(batch_BCSS.pin_memory() if self._on_gpu else batch_BCSS)
+        batch_BCSS = batch_BCSS.pin_memory() if self._on_gpu else batch_BCSS
+        self._latents_BTD: torch.Tensor | None = _answer(teacher, batch_BCSS)
         self._stored = form.of(self._latents_BTD)
         self._arrived: torch.cuda.Event | None = None
         self._lock = threading.Lock()

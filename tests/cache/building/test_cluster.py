@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
 from tests.cache.building.test_build import small, tree
@@ -22,7 +23,7 @@ from usjepa.cache.building.parts import WHOLE
 from usjepa.cache.errors import IdentityError, StoreError, UsageError, UsjepaError
 from usjepa.cache.storage.claims import Claim
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.teacher.vit import load_vit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,7 +133,7 @@ def test_a_worker_that_finds_another_checkpoint_at_the_same_path_stores_nothing(
     def settings(seed: int) -> TeacherSettings:
         settings = small(*SIZED).cache.teacher
         assert settings is not None
-        made = load_teacher(settings.model_copy(update={"seed": seed}), 32, "cpu")
+        made = load_vit(settings.model_copy(update={"seed": seed}), 32, torch.device("cpu"))
         save_file(made.model.state_dict(), weights)
         return settings.model_copy(update={"weights": str(weights), "batch_size": 32})
 

@@ -16,7 +16,7 @@ from usjepa.cache.recipes.marks import Hard, NoEffect, describe_marks, hard_valu
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, override_recipe
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.cache.teacher.layers import latent_layers
-from usjepa.cache.teacher.teacher import load_teacher
+from usjepa.cache.teacher.resolve import load_teacher
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.teacher.resolve import resolve_teacher
 from usjepa.cache.teacher.vit import ViT, load_vit
 from usjepa.train.record.export import export_encoder, load_encoder
@@ -162,3 +163,9 @@ def test_what_teacher_names_is_resolved_or_refused(tmp_path: Path) -> None:
         resolve_teacher(str(tmp_path), TINY)
     with pytest.raises(UsageError, match="no such file or run folder"):
         resolve_teacher("urfm_base.pht", TINY)
+
+
+def test_latents_that_form_no_square_grid_are_refused_naming_the_layer() -> None:
+    assert square_grid(196, "x") == (14, 14)
+    with pytest.raises(UsageError, match=r"s\.zarr, latents/t: 15 patch tokens per image form no square grid"):
+        square_grid(15, "s.zarr, latents/t")
