@@ -17,7 +17,6 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from usjepa.cache.errors import UsageError
 from usjepa.train.model.initial import seeded, sincos_positions
 from usjepa.train.model.student import run_block
 
@@ -49,11 +48,6 @@ class Predictor(nn.Module):
         recompute: bool = False,
     ) -> None:
         super().__init__()
-        if settings.dim % settings.heads:
-            raise UsageError(
-                f"train.predictor.dim={settings.dim} can't be shared by train.predictor.heads={settings.heads}: choose "
-                "a multiple"
-            )
         self.joint, self.recompute = settings.joint, recompute
         with seeded(seed, _PART):
             self.embed = nn.Linear(student_dim, settings.dim)
