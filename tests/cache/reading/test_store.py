@@ -20,6 +20,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.forked import in_own_process
 from tests.support.native import call_instead, preadv2
 from tests.support.stores import ROWS_PER_SHARD, layers, tables, write_store
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
@@ -297,6 +298,7 @@ def _read_in_child(store: Store, rows: list[int], queue: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@in_own_process
 def test_a_store_read_before_is_read_by_children_of_every_start_method(tmp_path: Path, method: str) -> None:
     write_store(tmp_path / "s", 10)
     store = open_store(tmp_path / "s")

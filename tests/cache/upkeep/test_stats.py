@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.forked import in_own_process
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
 from usjepa.cache.errors import DamageError, UsageError
@@ -101,6 +102,7 @@ def test_the_command_prints_a_table_and_writes_every_channel(tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@in_own_process
 def test_a_cluster_gives_the_same_figures(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 30)
     here, there = stats(str(tmp_path / "s")), stats(str(tmp_path / "s"), dask="local:2")
