@@ -31,12 +31,11 @@ from usjepa.evaluate.report.document import draws_of
 from usjepa.evaluate.scoring.few_shot import few_shot
 from usjepa.evaluate.scoring.linear import score_features
 from usjepa.evaluate.scoring.robustness import Corrupted, only_tested, robustness, seen_corrupted
-from usjepa.evaluate.tasks.facts import facts_of
-from usjepa.evaluate.tasks.hygiene import torn
+from usjepa.evaluate.tasks.find import find_tasks
+from usjepa.evaluate.tasks.hygiene import facts_of, torn
 from usjepa.evaluate.tasks.leakage import Contents, twins
 from usjepa.evaluate.tasks.near_duplicates import BITS
 from usjepa.evaluate.tasks.splits import TRAIN
-from usjepa.evaluate.tasks.task import tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,7 +75,7 @@ def labelled(root: Path, frames: int, classes: int) -> Task:
         File(f"class {i // FRAMES_A_PATIENT % classes}", f"patient {i // FRAMES_A_PATIENT}") for i in range(frames)
     ]
     pixels = np.random.default_rng(classes).integers(20, 200, (frames, 1, SIZE, SIZE)).astype(np.uint8)
-    return tasks_of(write_labelled(root, files, pixels=pixels), EvaluateSettings(), fallback=root.stem)[0]
+    return find_tasks(write_labelled(root, files, pixels=pixels), EvaluateSettings(), fallback=root.stem).tasks[0]
 
 
 def quiet(_: str) -> None:

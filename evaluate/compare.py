@@ -15,10 +15,8 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json, digest_of
-from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, Draws
-from usjepa.evaluate.scores.metrics import score
-from usjepa.evaluate.scores.significance import LEAST_GROUPS, LEVEL, differences
-from usjepa.evaluate.scoring.linear import unpacked
+from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, LEAST_GROUPS, LEVEL, Draws, differences
+from usjepa.evaluate.scores.metrics import score, unpacked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +35,7 @@ class Compared:
     """What came of a comparison."""
 
     differences: list[dict[str, Json]]
-    """Second minus first, a line each; see `significance.differences`."""
+    """Second minus first, a line each; see `bootstrap.differences`."""
     notes: list[str]
     """What was not compared and why, and what differs beside the encoders."""
 

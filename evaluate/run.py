@@ -22,8 +22,8 @@ from usjepa.evaluate.encoders.finished_run import open_run
 from usjepa.evaluate.report.latex import table_tex
 from usjepa.evaluate.report.report import render
 from usjepa.evaluate.report.scores_csv import scores_csv
+from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.segmentation import open_segmentations
-from usjepa.evaluate.tasks.task import open_tasks
 from usjepa.evaluate.work import Work
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.encoders.finished_run import Run
+    from usjepa.evaluate.tasks.find import Found
     from usjepa.evaluate.tasks.segmentation import Segmentation
-    from usjepa.evaluate.tasks.task import Found
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from usjepa.evaluate.scoring.few_shot import few_shot
 from usjepa.evaluate.scoring.linear import score_features
 from usjepa.evaluate.scoring.robustness import Corrupted, only_tested, robustness, seen_corrupted
 from usjepa.evaluate.scoring.segmentation import score_segmentation
-from usjepa.evaluate.tasks.facts import facts_of
+from usjepa.evaluate.tasks.hygiene import facts_of
 from usjepa.evaluate.tasks.leakage import Leakage, contents_of, leakage_of
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
@@ -34,11 +34,12 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.evaluate import Corruption
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.evaluate.encoders.encoders import Encoder, Encoders
+    from usjepa.evaluate.encoders.base import Encoder
+    from usjepa.evaluate.encoders.encoders import Encoders
     from usjepa.evaluate.encoders.finished_run import Run
     from usjepa.evaluate.scores.bootstrap import Draws
     from usjepa.evaluate.scoring.linear import Scored
-    from usjepa.evaluate.tasks.facts import Facts
+    from usjepa.evaluate.tasks.hygiene import Facts
     from usjepa.evaluate.tasks.segmentation import Segmentation
     from usjepa.evaluate.tasks.task import Task
 

@@ -7,7 +7,7 @@ never trained.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
 from usjepa.evaluate.encoders.models import ModelEncoder
@@ -17,49 +17,13 @@ from usjepa.evaluate.encoders.teachers import Teachers
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
-    from usjepa.cache.identity import Json
-    from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.encoders.finished_run import Run
     from usjepa.train.record.export import EncoderConfig
-
-
-class Encoder(Protocol):
-    """Turns stored rows into features."""
-
-    @property
-    def name(self) -> str:
-        """What it is called in progress and errors."""
-        ...
-
-    @property
-    def pooling(self) -> str:
-        """How a frame becomes one vector."""
-        ...
-
-    @property
-    def given(self) -> str:
-        """What it is given of a frame: size, channels, normalisation."""
-        ...
-
-    @property
-    def identity(self) -> dict[str, Json]:
-        """What its features depend on, beside the frames."""
-        ...
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Layers of the store that it reads."""
-        ...
-
-    def features(self, batch: Batch) -> NDArray[np.float32]:
-        """Return float32 [B, F]."""
-        ...
 
 
 class Encoders:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.writer import StoreWriter
-    from usjepa.evaluate.encoders.encoders import Encoder
+    from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.tasks.task import Task
 
 logger = logging.getLogger(__name__)

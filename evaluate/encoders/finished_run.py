@@ -9,7 +9,6 @@ import xxhash
 
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.cache.teacher.model_input import ModelInput
-from usjepa.evaluate.report.markup import Curve
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +18,17 @@ if TYPE_CHECKING:
     from usjepa.train.record.export import EncoderConfig
 
 _READ_AT_ONCE = 1 << 24
+
+Points = list[tuple[float, float]]
+"""(x, y)."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The run's loss: (epoch, loss) points."""
+
+    train: Points
+    validation: Points
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.evaluate.encoders.encoders import Encoder
+    from usjepa.evaluate.encoders.base import Encoder
 
 RANDOM_SEED = 1_000_003
 """Of random weights; far from the seeds that people train with."""

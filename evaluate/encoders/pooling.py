@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.recipes.evaluate import Pooling
-    from usjepa.evaluate.encoders.encoders import Encoder
+    from usjepa.evaluate.encoders.base import Encoder
 
     Floats = NDArray[np.float32]
 

@@ -5,25 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-import numpy as np
-
 from usjepa.evaluate.encoders.features import features_of
 from usjepa.evaluate.encoders.models import ModelEncoder
-from usjepa.evaluate.probes.linear import Scaler, scaler_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
-    from usjepa.evaluate.encoders.encoders import Encoder
+    from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.tasks.task import Task
-
-_AT_ONCE = 64
-"""Frames whose tokens are held in double precision while their moments are summed."""
 
 
 @runtime_checkable
@@ -85,24 +80,3 @@ class TokenSource:
         if self.encoder.grid == (0, 0):  # kept by an earlier call: one frame says how they lie
             self.encoder.features(task.store.read(task.rows[:1], layers=self.encoder.layers))
         return flat.reshape(len(flat), *self.encoder.grid, -1)
-
-
-def fit_token_scaler(tokens: NDArray[np.float32]) -> Scaler:
-    """Return the scaler of training tokens, float32 [n, ..., D], over frames and places.
-
-    As `probe.fit_scaler`, but in pieces: a thousand frames of a ViT-B are 0.6 GB, and twice that in double precision.
-    """
-    width = tokens.shape[-1]
-    flat = tokens.reshape(len(tokens), -1, width)
-    count = flat.shape[0] * flat.shape[1]
-    pieces = [flat[start : start + _AT_ONCE] for start in range(0, len(flat), _AT_ONCE)]
-    mean = np.sum([piece.sum(axis=(0, 1), dtype=np.float64) for piece in pieces], axis=0) / count
-    squares = [np.square(piece.astype(np.float64) - mean).sum(axis=(0, 1)) for piece in pieces]
-    return scaler_of(mean, np.sqrt(np.sum(squares, axis=0) / count))
-
-
-def scale_in_place(tokens: NDArray[np.float32], scaler: Scaler) -> NDArray[np.float32]:
-    """Standardise tokens, [n, ..., D], where they lie, and return them."""
-    tokens -= scaler.mean
-    tokens *= scaler.scale
-    return tokens

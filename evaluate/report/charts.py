@@ -1,19 +1,23 @@
-"""Line charts and maps of the report as inline SVG text. A series has a colour, a dash and a mark of its own.
+"""Draw the report's figures as inline SVG text: sharp on paper and phone, the same bytes each time.
 
-Colours are Okabe and Ito's, through the page's CSS variables; marks and dashes repeat what colour says, so that the
-figures can be read without it.
+Colours come from the page's CSS variables (Okabe and Ito's), so that figures follow its light and dark dress. A series
+has a colour, a dash and a mark of its own: figures can be read without colour.
 """
 
 from __future__ import annotations
 
 import html
+import math
+import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from usjepa.evaluate.report.figures import nice_range
+import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from usjepa.evaluate.encoders.finished_run import Points
 
 COLOURS = 7
 """`--c0` to `--c6` of the page's style."""
@@ -29,6 +33,12 @@ _MARKS = (
     "M0 {r}l{r} -{d}h-{d}z",  # triangle on its head
     "M{0} 0h{d}",  # bar
 )
+
+_WIDTH = 460
+"""Units of most drawings, which keeps their text readable on a phone."""
+_MOST_POINTS = 400
+_LABEL = 18
+"""Characters that fit beside the plot of scores, bold, in any common font."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +141,123 @@ def legend(names: Sequence[tuple[int, str]], curves: bool) -> str:
         sign = f'<svg class="sign" viewBox="0 0 34 14" aria-hidden="true">{drawn}</svg>'
         lines.append(f"<li>{sign}{html.escape(name)}</li>")
     return f'<ul class="legend">{"".join(lines)}</ul>'
+
+
+@dataclass(frozen=True)
+class Series:
+    """One encoder's line in the plot of scores, percent."""
+
+    name: str
+    seeds: tuple[float, ...]
+    knn: float
+    ours: bool
+    """The student: drawn in the accent colour."""
+    interval: tuple[float, float] | None = None
+    """95 %, of the mean."""
+
+
+def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
+    """Return a dot per probe seed, a bar at their mean and a diamond for k-NN, a line of the plot per encoder."""
+    left, right, top, step = 138, 446, 20, 40
+    bottom = top + step * len(series)
+
+    def x(percent: float) -> float:
+        return left + (right - left) * percent / 100.0
+
+    parts = [_grid_x(x, top, bottom)]
+    parts.append(f'<line class="floor" x1="{x(floor):.1f}" y1="{top - 6}" x2="{x(floor):.1f}" y2="{bottom}"/>')
+    for i, one in enumerate(series):
+        y, kind = top + step * i + step / 2, "ours" if one.ours else "other"
+        mean = x(float(np.mean(one.seeds)))
+        parts.append(_label(one.name, kind, left - 8, y))
+        if one.interval is not None:
+            low, high = (x(end) for end in one.interval)
+            parts.append(f'<line class="{kind} interval" x1="{low:.1f}" y1="{y:.0f}" x2="{high:.1f}" y2="{y:.0f}"/>')
+        parts += [f'<circle class="{kind}" cx="{x(s):.1f}" cy="{y:.0f}" r="3.5"/>' for s in one.seeds]
+        parts.append(f'<line class="{kind} mean" x1="{mean:.1f}" y1="{y - 9:.0f}" x2="{mean:.1f}" y2="{y + 9:.0f}"/>')
+        k = x(one.knn)
+        parts.append(f'<path class="knn" d="M{k:.1f} {y - 6:.0f}l6 6l-6 6l-6 -6z"/>')
+    return _svg("".join(parts), _WIDTH, bottom + 24, title)
+
+
+def loss_svg(train: Points, validation: Points, title: str) -> str:
+    """Return the loss over epochs: training as a line, validation dashed with dots."""
+    left, right, top, bottom = 52, 448, 14, 214
+    train, validation = _thinned(train), _thinned(validation)
+    every = train + validation
+    last = max(x for x, _ in every) or 1.0
+    low, high, ticks = nice_range([y for _, y in every])
+
+    def place(points: Points) -> Points:
+        return [
+            (left + (right - left) * px / last, bottom - (bottom - top) * (py - low) / (high - low))
+            for px, py in points
+        ]
+
+    parts = []
+    for tick in ticks:
+        y = bottom - (bottom - top) * (tick - low) / (high - low)
+        parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
+    for tick in _ticks(0.0, last, 5):
+        x = left + (right - left) * tick / last
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
+    parts.append(f'<text x="{(left + right) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">epoch</text>')
+    parts.append(_line("train", place(train)) + _line("validation", place(validation)))
+    parts += [f'<circle class="validation" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in place(validation)]
+    return _svg("".join(parts), _WIDTH, bottom + 42, title)
+
+
+def _grid_x(x: Callable[[float], float], top: float, bottom: float) -> str:
+    parts = []
+    for percent in range(0, 101, 20):
+        at = x(float(percent))
+        parts.append(f'<line class="grid" x1="{at:.1f}" y1="{top}" x2="{at:.1f}" y2="{bottom}"/>')
+        parts.append(f'<text x="{at:.1f}" y="{bottom + 16}" text-anchor="middle">{percent}</text>')
+    return "".join(parts)
+
+
+def _label(name: str, kind: str, x: float, y: float) -> str:
+    """Return a line's name to the left of it, in up to three lines; what is longer still ends in an ellipsis."""
+    lines = textwrap.wrap(name, _LABEL, max_lines=3, placeholder="…", break_long_words=True)
+    top = y + 4 - 6.5 * (len(lines) - 1)
+    return "".join(
+        f'<text class="{kind}" x="{x}" y="{top + 13 * i:.1f}" text-anchor="end">{html.escape(line)}</text>'
+        for i, line in enumerate(lines)
+    )
+
+
+def _line(kind: str, points: Points) -> str:
+    if len(points) < 2:
+        return ""
+    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
+
+
+def _thinned(points: Points) -> Points:
+    """Return at most 400 points, each the mean of its neighbours: the curve, not its noise."""
+    if len(points) <= _MOST_POINTS:
+        return points
+    pieces = np.array_split(np.asarray(points, dtype=np.float64), _MOST_POINTS)
+    return [(float(piece[:, 0].mean()), float(piece[:, 1].mean())) for piece in pieces]
+
+
+def nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
+    """Return a range a little wider than the values', and about five round numbers within it."""
+    low, high = min(values), max(values)
+    if high - low < 1e-12:
+        low, high = low - 0.5, high + 0.5
+    margin = 0.04 * (high - low)
+    low, high = low - margin, high + margin
+    return low, high, _ticks(low, high, 5)
+
+
+def _ticks(low: float, high: float, wanted: int) -> list[float]:
+    """Return about `wanted` round numbers within a range."""
+    raw = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(number * step, 12) for number in range(first, last + 1)]
 
 
 def _svg(body: str, width: float, height: float, title: str) -> str:

@@ -9,10 +9,8 @@ import numpy as np
 from usjepa.cache.identity import digest_of
 from usjepa.evaluate.report.markup import STUDENT
 from usjepa.evaluate.report.paper_scores import published_for
-from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, Draws
-from usjepa.evaluate.scores.metrics import constant_baseline
-from usjepa.evaluate.scores.significance import differences
-from usjepa.evaluate.scoring.linear import packed
+from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, Draws, differences
+from usjepa.evaluate.scores.metrics import constant_baseline, packed
 from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.evaluate.encoders.finished_run import Run
-    from usjepa.evaluate.tasks.facts import Facts
+    from usjepa.evaluate.tasks.hygiene import Facts
     from usjepa.evaluate.tasks.task import Task
 
 

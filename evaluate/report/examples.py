@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.report.figures import frame_png
 from usjepa.evaluate.report.markup import Example
 from usjepa.evaluate.tasks.splits import TEST
 
@@ -76,3 +77,16 @@ def _pick(
 def _deidentified(task: Task) -> bool:
     preprocess = task.store.identity["pixels"].get("preprocess", {})
     return bool(preprocess.get("deidentify", True))
+
+
+def frame_png(pixels_CSS: NDArray[np.uint8], edge: int = 224) -> str:
+    """Return stored pixels as the data URI of a PNG, at most `edge` pixels wide."""
+    from PIL import Image
+
+    grey = pixels_CSS.shape[0] == 1
+    image = Image.fromarray(pixels_CSS[0] if grey else np.ascontiguousarray(pixels_CSS.transpose(1, 2, 0)))
+    if image.width > edge:
+        image = image.resize((edge, edge), Image.Resampling.BOX)
+    sink = io.BytesIO()
+    image.save(sink, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()

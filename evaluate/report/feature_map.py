@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.scoring.linear import packed
+from usjepa.evaluate.scores.metrics import packed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from usjepa.evaluate.report.charts import Line, legend, lines_svg, map_svg
 from usjepa.evaluate.report.feature_map import RESOLUTION
 from usjepa.evaluate.report.markup import find, percent, signed, table, text, title
+from usjepa.evaluate.scores.metrics import unpacked
 from usjepa.evaluate.scoring.corruptions import MEANING, STRENGTHS
-from usjepa.evaluate.scoring.linear import unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

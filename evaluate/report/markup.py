@@ -11,9 +11,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
 
-Points = list[tuple[float, float]]
-"""(x, y)."""
-
 STUDENT = "student"
 
 
@@ -28,14 +25,6 @@ class Example:
     """Mean probability of the predicted class over the probes."""
     image: str
     """Data URI."""
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The run's loss: (epoch, loss) points."""
-
-    train: Points
-    validation: Points
 
 
 def text(value: object) -> str:

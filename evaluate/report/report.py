@@ -11,21 +11,9 @@ import json
 from typing import TYPE_CHECKING
 
 from usjepa.cache.identity import digest_of
+from usjepa.evaluate.report.charts import loss_svg
 from usjepa.evaluate.report.few_labels import feature_map
-from usjepa.evaluate.report.figures import loss_svg
-from usjepa.evaluate.report.markup import (
-    STUDENT,
-    Curve,
-    Example,
-    ends,
-    find,
-    listed,
-    note_list,
-    percent,
-    ranked,
-    table,
-    text,
-)
+from usjepa.evaluate.report.markup import STUDENT, Example, ends, find, listed, note_list, percent, ranked, table, text
 from usjepa.evaluate.report.page import MEANING, PAGE, STYLE
 from usjepa.evaluate.report.sections import task_part
 from usjepa.evaluate.report.segmentation import segmentation_html
@@ -34,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from usjepa.cache.identity import Json
+    from usjepa.evaluate.encoders.finished_run import Curve
 
 _ORDINAL = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usjepa.evaluate.report.calibration import calibration_part
+from usjepa.evaluate.report.charts import Series, scores_svg
 from usjepa.evaluate.report.few_labels import corrupted, feature_map, few_labels
-from usjepa.evaluate.report.figures import Series, scores_svg
 from usjepa.evaluate.report.markup import (
     STUDENT,
     Example,
@@ -20,7 +20,7 @@ from usjepa.evaluate.report.markup import (
     text,
     title,
 )
-from usjepa.evaluate.scores.significance import LEAST_GROUPS
+from usjepa.evaluate.scores.bootstrap import LEAST_GROUPS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

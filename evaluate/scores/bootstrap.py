@@ -1,8 +1,13 @@
-"""How far scores may be off by chance: test groups (patients, clips) drawn again with replacement, whole.
+"""Resample whole test groups to bound scores by chance and to test differences between encoders.
 
-Frames of a patient look alike, so drawing frames would promise far too narrow intervals. Every encoder of a task meets
-the same draws, which is what makes differences between encoders paired. Probe seeds are drawn again as well, so that an
-interval covers both the choice of patients and the luck of a probe's start.
+Frames of a patient look alike, so drawing frames would promise far too narrow intervals: groups (patients, clips) are
+drawn with replacement, all their frames together. Every encoder of a task meets the same draws, which makes differences
+between encoders paired. Probe seeds are drawn again as well, so that an interval covers both the choice of patients and
+the luck of a probe's start.
+
+A difference is called real when its p-value, after Holm's correction over every comparison made together, is below
+0.05 and rests on ten test groups or more. Where it is not, the encoders are not shown to differ, which is not the same
+as being equal.
 
 Shape suffixes: R draws, G groups, S predictors (probe seeds), N test frames, C classes.
 """
@@ -18,9 +23,11 @@ import numpy as np
 from usjepa.evaluate.scores.metrics import from_confusions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -30,6 +37,11 @@ FEW_GROUPS = 20
 
 AUROC_DRAWS = 1000
 """AUROC ranks every frame anew in each draw: enough of them for an interval, while small p-values need more."""
+
+LEVEL = 0.05
+"""Chance of one false claim in a family of comparisons."""
+LEAST_GROUPS = 10
+"""With fewer test groups no difference is called real: three patients who agree would give the smallest p there is."""
 
 _TAG = 0x626F6F74
 _AT_ONCE = 1 << 21
@@ -153,3 +165,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
         highest = max(highest, min(1.0, (len(p_values) - place) * p_values[at]))
         adjusted[at] = highest
     return adjusted
+
+
+def differences(compared: Sequence[Mapping[str, Json]], drawn: Sequence[Floats]) -> list[dict[str, Json]]:
+    """Return one family of comparisons, corrected together.
+
+    Args:
+        compared: what each comparison is of; taken over as it is. Its `difference` is the difference of the scores,
+            its `groups` how many test groups it rests on.
+        drawn: the difference in each draw, [R], for each of them.
+    """
+    raw = [two_sided_p(values) for values in drawn]
+    return [
+        {
+            **about,
+            "interval": interval(values),
+            "p": p,
+            "p_holm": adjusted,
+            "real": adjusted < LEVEL and about["groups"] >= LEAST_GROUPS,
+        }
+        for about, values, p, adjusted in zip(compared, drawn, raw, holm(raw), strict=True)
+    ]

@@ -90,3 +90,13 @@ def summed(matrices: list[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...]
 
 def _rows(matrix: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(int(n) for n in row) for row in matrix)
+
+
+def packed(numbers: NDArray[np.int64]) -> str:
+    """Return numbers as text, a space between: one line of `scores.json` in place of thousands."""
+    return " ".join(map(str, numbers.tolist()))
+
+
+def unpacked(text: str) -> NDArray[np.int64]:
+    """Return the numbers of `packed`; ValueError where the text holds something else."""
+    return np.array([int(word) for word in text.split()], dtype=np.int64)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from usjepa.evaluate.encoders.tokens import FlatTokens, TokenSource, fit_token_scaler, scale_in_place
+from usjepa.evaluate.encoders.tokens import FlatTokens, TokenSource
 from usjepa.evaluate.probes.attentive import heads_of, train_attentive
 from usjepa.evaluate.probes.linear import one_thread
+from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
 from usjepa.evaluate.scores.metrics import softmax
 from usjepa.evaluate.scoring.few_shot import subset
 from usjepa.evaluate.scoring.linear import drawn_scores, seeded_told
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.evaluate import EvaluateSettings
-    from usjepa.evaluate.encoders.encoders import Encoder
-    from usjepa.evaluate.probes.linear import Scaler
+    from usjepa.evaluate.encoders.base import Encoder
+    from usjepa.evaluate.probes.scaler import Scaler
     from usjepa.evaluate.scores.bootstrap import Draws
     from usjepa.evaluate.tasks.task import Task
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.probes.linear import Probe, Scaler, fit_scaler, train_probe
+from usjepa.evaluate.probes.linear import Probe, train_probe
 from usjepa.evaluate.probes.logistic import fit_logistic
+from usjepa.evaluate.probes.scaler import Scaler, fit_scaler
 from usjepa.evaluate.scores.bootstrap import interval
 from usjepa.evaluate.scores.calibration import calibration_told
-from usjepa.evaluate.scores.metrics import auroc, score, softmax, spread, summed
+from usjepa.evaluate.scores.metrics import auroc, packed, score, softmax, spread, summed
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 from usjepa.train.run.knn import knn_predict
 
@@ -159,13 +160,3 @@ def _single_told(data: Data, predicted_N: Ints, draws: Draws | None, probability
         "constant": found.constant,
         "predicted": packed(predicted_N),
     }
-
-
-def packed(numbers: Ints) -> str:
-    """Return numbers as text, a space between: one line of `scores.json` in place of thousands."""
-    return " ".join(map(str, numbers.tolist()))
-
-
-def unpacked(text: str) -> Ints:
-    """Return the numbers of `packed`; ValueError where the text holds something else."""
-    return np.array([int(word) for word in text.split()], dtype=np.int64)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.recipes.evaluate import Corruption, EvaluateSettings
-    from usjepa.evaluate.encoders.encoders import Encoder
+    from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.probes.linear import Probe
     from usjepa.evaluate.scoring.linear import Data
     from usjepa.evaluate.tasks.task import Task

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.encoders.tokens import FlatTokens, TokenSource, fit_token_scaler, scale_in_place
+from usjepa.evaluate.encoders.tokens import FlatTokens, TokenSource
+from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
 from usjepa.evaluate.probes.segmentation import Head, class_shares, frame_dice, train_head
 from usjepa.evaluate.scores.metrics import spread
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.evaluate import EvaluateSettings
-    from usjepa.evaluate.encoders.encoders import Encoder
+    from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.tasks.segmentation import Segmentation
 
 MOST_TRAINING_FRAMES = 1000

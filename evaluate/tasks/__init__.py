@@ -1,4 +1,5 @@
-"""Find labelled tasks on disk, cut them into splits, and look for leakage.
+"""Find labelled tasks on disk, split them by patient, and report what is wrong with them.
 
-Read `task.py` first, then `layouts.py` and `splits.py`.
+Reading order: `base.py` (a layout), `layouts.py` and a file per layout, `cut.py`, `find.py`, `task.py`, `splits.py`;
+then `leakage.py` and `hygiene.py`. Others import `find.open_tasks`, `segmentation.open_segmentations` and `task.Task`.
 """

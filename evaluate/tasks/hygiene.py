@@ -1,4 +1,8 @@
-"""Label hygiene: what is wrong with a task's labels, whoever is scored on it. Said beside the score, never hidden."""
+"""Find what must be known of a task before its scores are believed.
+
+Leakage (see `leakage.py`) and label hygiene depend on the task alone, not on any encoder, and are reported beside the
+score. Every frame is read once: 10,000 frames take seconds.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.evaluate.scores.metrics import constant_baseline
+from usjepa.evaluate.tasks.leakage import Contents, Leakage, contents_of, leakage_of
 from usjepa.evaluate.tasks.near_duplicates import NEAR_BITS, nearest
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
@@ -17,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.evaluate.tasks.leakage import Contents
     from usjepa.evaluate.tasks.task import Task
 
 FEW_TRAINING_FRAMES = 20
@@ -143,3 +147,35 @@ def torn(contents: Contents, labels: NDArray[np.int64], check: Callable[[], None
     exact = lowest[frame] != highest[frame]
     distance, _ = nearest(contents.bits, contents.bits, labels, labels, check)
     return int(exact.sum()), int(((distance <= NEAR_BITS) & ~exact).sum())
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was found out about a task."""
+
+    hygiene: Hygiene
+    leakage: Leakage
+    notes: tuple[str, ...]
+    """The task's own notes: how it was made."""
+
+    def sentences(self) -> list[str]:
+        """Return everything that a reader of the scores must know, leaks first."""
+        return [*self.leakage.sentences(), *self.notes, *self.hygiene.sentences()]
+
+    def told(self) -> dict[str, Json]:
+        """Return what goes into `scores.json`, beside the sentences."""
+        return {"leakage": self.leakage.told(), "hygiene": self.hygiene.told()}
+
+
+def facts_of(task: Task, check: Callable[[], None] = lambda: None) -> Facts:
+    """Find out what must be known of a task.
+
+    Args:
+        task: the task.
+        check: called between pieces of work; may raise to stop.
+
+    Raises:
+        DamageError: the task's store is damaged.
+    """
+    contents = contents_of(task, check)
+    return Facts(hygiene_of(task, contents, check), leakage_of(task, contents, check), task.notes)

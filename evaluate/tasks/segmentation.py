@@ -16,9 +16,11 @@ from PIL import Image, UnidentifiedImageError
 
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.identity import Json, digest_of
+from usjepa.evaluate.tasks.cut import cut
+from usjepa.evaluate.tasks.find import parted
 from usjepa.evaluate.tasks.layouts import recognise
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, Frames, split_frames
-from usjepa.evaluate.tasks.task import Task, cut, parted
+from usjepa.evaluate.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.evaluate.tasks.layouts import Labelled, TaskFolder
+    from usjepa.evaluate.tasks.base import Labelled, TaskFolder
 
 _BENCHMARK = {
     "aul_liver": ("liver_mask", ("liver",)),

@@ -1,38 +1,21 @@
-"""A task: the labelled frames of one dataset, with their groups and splits.
-
-`--task` names a store, or labelled frames as they were published (see `layouts.py`): those are then cut into a
-pixels-only store beside the report, once, with view 0 alone. Labels, groups and splits are those that the layout reads
-now, so that mending a label cuts no frame again. `PATH::DATASET` picks one dataset.
-"""
+"""Hold the labelled frames of one dataset, with their groups and splits."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json, digest_of
-from usjepa.evaluate.tasks.layouts import PHANTOM, Labelled, looked_for, recognise
-from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION, Frames, split_frames
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.store import Store
-    from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.recipes.evaluate import EvaluateSettings
-    from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.cache.sources.listing import Listing
-    from usjepa.evaluate.tasks.layouts import TaskFolder
-
-FileKey = tuple[str, str]
-"""Dataset and path of a source, as the store names them."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +33,7 @@ class Task:
     splits: NDArray[np.object_]
     """One of "train", "validation", "test"."""
     notes: tuple[str, ...]
-    """What a reader of the scores must know of how the task was made; `facts.py` finds more in the frames."""
+    """What a reader of the scores must know of how the task was made; `hygiene.py` finds more in the frames."""
     unlabelled: int = 0
     """Frames of the dataset without a label, which are left out."""
     origin: Mapping[str, str] = field(default_factory=dict)
@@ -78,236 +61,3 @@ class Task:
                 "classes": {name: int((self.labels[where] == i).sum()) for i, name in enumerate(self.classes)},
             }
         return told
-
-
-@dataclass(frozen=True)
-class Found:
-    """What there is to score."""
-
-    tasks: list[Task]
-    left_out: list[str]
-    """Datasets that can't be scored, each with the reason."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What a layout says of a store's sources."""
-
-    files: Mapping[FileKey, Labelled]
-    name: str
-    layout: str
-    notes: tuple[str, ...] = ()
-
-
-def open_tasks(specs: Sequence[str], out: Path, recipe: Recipe) -> Found:
-    """Return the tasks behind the `--task` arguments, in their order.
-
-    Raises:
-        UsageError: a path that isn't there, a folder of no known layout, or data without a task in it.
-    """
-    found = [_tasks_behind(*parted(spec), out, recipe) for spec in specs]
-    seen: Counter[str] = Counter()
-    named = []
-    for task in (task for one in found for task in one.tasks):
-        seen[task.name] += 1
-        named.append(replace(task, name=f"{task.name} ({seen[task.name]})") if seen[task.name] > 1 else task)
-    return Found(named, [reason for one in found for reason in one.left_out])
-
-
-def tasks_of(
-    store: Store, settings: EvaluateSettings, dataset: str | None = None, fallback: str = "task"
-) -> list[Task]:
-    """Return a store's tasks by name; arguments and errors are those of `find_tasks`."""
-    return find_tasks(store, settings, dataset, fallback).tasks
-
-
-def find_tasks(
-    store: Store,
-    settings: EvaluateSettings,
-    dataset: str | None = None,
-    fallback: str = "task",
-    known: Known | None = None,
-) -> Found:
-    """Return a store's tasks: every dataset with two labels or more in training and in test; `dataset` picks one.
-
-    Args:
-        store: an open store.
-        settings: the shares of test and validation groups.
-        dataset: the one dataset wanted.
-        fallback: what a dataset without a name is called.
-        known: labels, groups and splits, in place of those that stand in the store's own tables.
-
-    Raises:
-        UsageError: the dataset isn't there, or none can be scored; it says why.
-    """
-    names = sorted(set(store.table.dataset.tolist()) if known is None else {key[0] for key in known.files})
-    if dataset is not None and dataset not in names:
-        raise UsageError(f"{store.location}: no dataset {dataset!r}; it holds {', '.join(names)}.")
-    made = [_task(store, name, name or fallback, settings, known) for name in (names if dataset is None else [dataset])]
-    tasks = [task for task in made if isinstance(task, Task)]
-    reasons = [reason for reason in made if isinstance(reason, str)]
-    if not tasks:
-        raise UsageError(
-            f"{store.location if known is None else known.name}: nothing to score. {' '.join(reasons)} A task needs a "
-            "label per file (a folder per class, or a manifest CSV with a `label` column) and several patients or "
-            f"clips of each. Layouts that are looked for: {looked_for()}"
-        )
-    return Found(tasks, reasons)
-
-
-@dataclass(frozen=True)
-class _Told:
-    """What is known of a dataset's frames, by row of the store: labels, splits and names of groups."""
-
-    here: NDArray[np.bool_]
-    """[R'] rows of the dataset: view 0 of the files that are known."""
-    labels: NDArray[np.object_]
-    splits: NDArray[np.object_]
-    groups: NDArray[np.object_]
-
-
-def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, known: Known | None) -> Task | str:
-    """Return a dataset's task, or why it is none."""
-    told = _told(store, dataset, known)
-    mask = told.here & (told.labels != "")
-    classes = tuple(sorted(set(told.labels[mask].tolist())))
-    if len(classes) < 2:
-        return f"{name}: not scored, it has fewer than two labels."
-    number = {label: i for i, label in enumerate(classes)}
-    labels = np.array([number[label] for label in told.labels[mask]], dtype=np.int64)
-    keys, groups = np.unique(told.groups[mask].astype(str), return_inverse=True)
-    frames = Frames(labels, groups.astype(np.int64), told.splits[mask], tuple(keys.tolist()), classes)
-    split = split_frames(frames, settings.test_fraction, settings.validation_fraction)
-    for part in (TRAIN, TEST):
-        present = len(np.unique(labels[split.parts == part]))
-        if present < 2:
-            what = "no frame" if not present else "frames of one class only"
-            return f"{name}: not scored, {len(keys)} groups leave {what} for {'training' if part == TRAIN else 'test'}."
-    return Task(
-        name,
-        store,
-        store.rows[mask],
-        labels,
-        classes,
-        frames.groups,
-        split.parts,
-        (*(known.notes if known is not None else ()), *split.notes),
-        unlabelled=int((told.here & ~mask).sum()),
-        origin=split.origin,
-        layout="store" if known is None else known.layout,
-    )
-
-
-def _told(store: Store, dataset: str, known: Known | None) -> _Told:
-    """Return what is known of a dataset's frames, from its layout or else from the store's tables."""
-    table = store.table
-    per_source = [
-        known.files.get((s.dataset, s.path)) if known is not None else Labelled(s.path, s.label, s.group, s.split)
-        for s in table.sources
-    ]
-    ours = np.array([s.dataset == dataset for s in table.sources], dtype=bool)
-    listed = np.array([file is not None for file in per_source], dtype=bool)
-    files = [file or Labelled("", "", "", "") for file in per_source]
-    splits = [file.split for file in files]
-    if known is not None and not any(file.split == TEST for file, mine in zip(files, ours, strict=True) if mine):
-        # No split came with the data: then the groups that stage one set aside stay out of training here too.
-        splits = [s.split if s.split == TEST else own for s, own in zip(table.sources, splits, strict=True)]
-    groups = [
-        "\0".join((dataset, f.group) if f.group else (dataset, "", s.path))
-        for f, s in zip(files, table.sources, strict=True)
-    ]
-    by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
-    return _Told((ours & listed)[table.source] & (table.view == 0), *by_row)
-
-
-def parted(spec: str) -> tuple[str, str | None]:
-    """Return the path and the dataset of a `PATH[::DATASET]`."""
-    path, mark, dataset = spec.rpartition("::")
-    return (path, dataset) if mark else (spec, None)
-
-
-def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> Found:
-    from usjepa.cache.reading.store import open_store
-    from usjepa.cache.storage.location import open_storage
-
-    is_store = ("://" in path or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
-    if is_store:
-        return find_tasks(open_store(path), recipe.evaluate, dataset, Path(path).stem or "task")
-    folders = recognise(path, recipe.cache)
-    tasks: list[Task] = []
-    reasons: list[str] = []
-    for folder in _wanted(folders, path, dataset):
-        store, known = cut(folder, out, recipe)
-        found = find_tasks(store, recipe.evaluate, None, folder.name, known)
-        tasks += found.tasks
-        reasons += found.left_out
-    return Found(tasks, reasons)
-
-
-def _wanted(folders: Sequence[TaskFolder], path: str, dataset: str | None) -> list[TaskFolder]:
-    """Return the folders that are classification tasks, or the one that was picked: nothing else is cut for it."""
-    if folders[0].layout == "plain":
-        return [_picked(folder, path, dataset) for folder in folders]
-    names = [folder.name for folder in folders if folder.classified]
-    if dataset is not None and dataset not in names:
-        raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names) or 'none'}.")
-    if not names:
-        raise UsageError(f"--task {path}: {', '.join(f.name for f in folders)} ask for segmentations, not for classes.")
-    return [folder for folder in folders if folder.classified and dataset in (None, folder.name)]
-
-
-def _picked(folder: TaskFolder, path: str, dataset: str | None) -> TaskFolder:
-    """Return the part of a folder that is one dataset, or the whole."""
-    if dataset is None:
-        return folder
-    names = sorted({file.dataset or folder.name for file in folder.files})
-    if dataset not in names:
-        raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names)}.")
-    files = tuple(file for file in folder.files if (file.dataset or folder.name) == dataset)
-    return replace(folder, name=f"{folder.name}-{dataset}", files=files)
-
-
-def cut(folder: TaskFolder, out: Path, recipe: Recipe) -> tuple[Store, Known]:
-    """Cut a task's frames into a pixels-only store under OUT, or find an earlier call's; return it, and what is known.
-
-    Raises:
-        SourceError: a frame can't be read, or was edited since it was cut.
-    """
-    from usjepa.cache.building.build import Request, run_build
-    from usjepa.cache.reading.store import open_store
-
-    views = recipe.cache.views.model_copy(update={"count": 1})
-    settings = recipe.cache.model_copy(update={"views": views, "teacher": None})
-    # Place and settings are part of the name, so that another recipe or folder never grows this store.
-    mark = digest_of({"source": str(folder.root), "name": folder.name, "cache": settings.model_dump(mode="json")})[:8]
-    location = str(out / "tasks" / f"{folder.name}-{mark}.zarr")
-    listing, files = _listing(folder, settings)
-    run_build(location, recipe.model_copy(update={"cache": settings}), Request(listing=listing))
-    return open_store(location), Known(files, folder.name, folder.layout, folder.notes)
-
-
-def _listing(folder: TaskFolder, settings: CacheSettings) -> tuple[Listing, dict[FileKey, Labelled]]:
-    """Return a task's files as stage one lists sources, and what is known of each under the name it is stored by."""
-    from usjepa.cache.sources.aliases import hide
-    from usjepa.cache.sources.base import Entry
-    from usjepa.cache.sources.listing import Listing
-
-    ordered = sorted(folder.files, key=lambda file: file.path)
-    entries = [
-        Entry(f.path, f.dataset or folder.name, f.group or f.path, f.label, f.split, _kind(f, folder)) for f in ordered
-    ]
-    listing = Listing(None if str(folder.root) == PHANTOM else folder.root, tuple(entries))
-    shown = hide(listing) if settings.hash_paths else listing
-    return shown, {(e.dataset, e.path): file for e, file in zip(shown.entries, ordered, strict=True)}
-
-
-def _kind(file: Labelled, folder: TaskFolder) -> str:
-    from usjepa.cache.sources.inside import split_inside
-    from usjepa.cache.sources.registry import kind_of
-
-    if str(folder.root) == PHANTOM:
-        return PHANTOM
-    kind = kind_of(folder.root / split_inside(file.path)[0])
-    if kind is None:
-        raise UsageError(f"{folder.root}: {file.path!r} is of a kind that is not read.")
-    return kind

@@ -1,4 +1,4 @@
-"""UltraBench's tasks as its own tool writes them, in both of its on-disk formats.
+"""Read UltraBench's tasks as its own tool writes them, in both of its on-disk formats.
 
 A task is a folder `<name>_v<version>/` with `images/`, `masks/` and JSON arrays: `train.json`, `validation.json` and
 `test.json` (the released packages), or `train_val.json` and `test.json` (newer sources, and POCUS, GBCU and others in
@@ -8,15 +8,19 @@ the released ones). An item has `image`, mostly `label` (from 0), perhaps `patie
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
-from usjepa.evaluate.tasks.layouts import Labelled, TaskFolder, checked, refuse_twice, task_name
+from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked, refuse_twice
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from usjepa.cache.recipes.cache import CacheSettings
+
 _TEST = "test.json"
+_VERSION = re.compile(r"_v\d[\w.]*$")
 _CONVENTIONS = (("train_val.json",), ("train.json", "validation.json"))
 _GROUP_KEYS = ("patient", "source")
 _SCAN = "scan_mask"
@@ -42,7 +46,23 @@ _CLASSES = {
 """Names of the numbered labels, where the benchmark gives them; elsewhere a class is called by its number."""
 
 
-def task_folders(path: Path) -> list[Path]:
+class UltraBench:
+    """One task's folder, or a folder that holds several: all of them are read."""
+
+    name = "ultrabench"
+    wanted = "`test.json` beside `train_val.json` or `train.json`, in the folder or in folders within it."
+
+    def fits(self, path: Path) -> bool:
+        """Return whether a folder is a task's, or holds any."""
+        return bool(_folders(path))
+
+    def read(self, path: Path, settings: CacheSettings) -> list[TaskFolder]:
+        """Return the tasks; raises UsageError, naming file and item, where one is not as UltraBench writes it."""
+        del settings
+        return [_read(folder) for folder in _folders(path)]
+
+
+def _folders(path: Path) -> list[Path]:
     """Return the task folders at a path: the folder itself, or those directly within it, by name."""
     if not path.is_dir():
         return []
@@ -51,17 +71,12 @@ def task_folders(path: Path) -> list[Path]:
     return [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _is_task(folder)]
 
 
-def read_tasks(path: Path) -> list[TaskFolder]:
-    """Return the tasks at a path; raises UsageError, naming file and item, where one is not as UltraBench writes it."""
-    return [_read(folder) for folder in task_folders(path)]
-
-
 def _is_task(folder: Path) -> bool:
     return (folder / _TEST).is_file() and any((folder / names[0]).is_file() for names in _CONVENTIONS)
 
 
 def _read(folder: Path) -> TaskFolder:
-    name = task_name(folder)
+    name = _VERSION.sub("", folder.resolve().name) or "task"
     files = [
         _item(folder, name, item, split.stem, f"{split.name}, item {number}")
         for split in _splits(folder)

@@ -181,7 +181,7 @@ def test_the_students_features_are_those_of_plain_timm(place: Place, report: Pat
     from usjepa.cache.reading.store import open_store
     from usjepa.evaluate.encoders.encoders import Encoders
     from usjepa.evaluate.encoders.finished_run import open_run, run_recipe
-    from usjepa.evaluate.tasks.task import open_tasks
+    from usjepa.evaluate.tasks.find import open_tasks
 
     recipe = run_recipe(place.run)
     (task,) = open_tasks([str(place.store)], report, recipe).tasks

@@ -16,13 +16,14 @@ from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
 from usjepa.evaluate.encoders.features import features_of
 from usjepa.evaluate.encoders.teachers import stored_teacher
-from usjepa.evaluate.tasks.task import Task, tasks_of
+from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
+    from usjepa.evaluate.tasks.task import Task
 
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +46,9 @@ class Counting:
 
 @pytest.fixture
 def task(tmp_path: Path) -> Task:
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", patients(12, ["a", "b"]), latents=True), EvaluateSettings())
+    (task,) = find_tasks(
+        write_labelled(tmp_path / "s.zarr", patients(12, ["a", "b"]), latents=True), EvaluateSettings()
+    ).tasks
     return task
 
 
@@ -63,7 +66,9 @@ def test_features_are_computed_once_and_found_by_the_next_call(task: Task, tmp_p
 def test_another_encoder_other_rows_or_another_store_are_other_features(task: Task, tmp_path: Path) -> None:
     from dataclasses import replace
 
-    (other,) = tasks_of(write_labelled(tmp_path / "o.zarr", patients(12, ["a", "b"]), seed=9), EvaluateSettings())
+    (other,) = find_tasks(
+        write_labelled(tmp_path / "o.zarr", patients(12, ["a", "b"]), seed=9), EvaluateSettings()
+    ).tasks
     for one, encoder in ((task, Counting()), (task, Counting("b")), (other, Counting())):
         features_of(encoder, one, tmp_path / "f", 8)
         assert encoder.asked == 24
@@ -149,12 +154,12 @@ def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task
         "from tests.evaluate.encoders.test_features import Counting\n"
         "from usjepa.cache.recipes.evaluate import EvaluateSettings\n"
         "from usjepa.cache.reading.store import open_store\n"
-        "from usjepa.evaluate.encoders.features import features_of; from usjepa.evaluate.tasks.task import tasks_of\n"
+        "from usjepa.evaluate.encoders.features import features_of; from usjepa.evaluate.tasks.find import find_tasks\n"
         "class Slow(Counting):\n"
         "    def features(self, batch):\n"
         "        time.sleep(0.02)\n"
         "        return super().features(batch)\n"
-        "(task,) = tasks_of(open_store(sys.argv[1]), EvaluateSettings())\n"
+        "(task,) = find_tasks(open_store(sys.argv[1]), EvaluateSettings()).tasks\n"
         "features_of(Slow(), task, Path(sys.argv[2]), 1)\n"
     )
     folder = tmp_path / "features"

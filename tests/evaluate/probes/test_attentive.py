@@ -13,12 +13,11 @@ import torch
 from tests.cli.test_evaluate_cli import FAST, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.encoders.tokens import fit_token_scaler, scale_in_place
 from usjepa.evaluate.probes.attentive import AttentiveProbe, heads_of, train_attentive
-from usjepa.evaluate.probes.linear import fit_scaler
+from usjepa.evaluate.probes.scaler import fit_scaler, fit_token_scaler, scale_in_place
 from usjepa.evaluate.scores.bootstrap import Draws
 from usjepa.evaluate.scoring.attentive import score_attentive
-from usjepa.evaluate.tasks.task import Task, tasks_of
+from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
+    from usjepa.evaluate.tasks.task import Task
 
 SETTINGS = EvaluateSettings(seeds=2, epochs=40, lr=1e-2, batch_size=16, encode_batch_size=8, attentive=True)
 
@@ -145,7 +145,7 @@ class Corner:
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     root = tmp_path_factory.mktemp("attentive") / "store.zarr"
-    return tasks_of(write_labelled(root, patients(60, ["cyst", "none", "stone"])), SETTINGS)[0]
+    return find_tasks(write_labelled(root, patients(60, ["cyst", "none", "stone"])), SETTINGS).tasks[0]
 
 
 def test_tokens_are_kept_every_test_frame_is_scored_and_a_second_call_gives_the_same(

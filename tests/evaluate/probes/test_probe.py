@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.probes.linear import epoch_order, first_weights, fit_scaler, train_probe
+from usjepa.evaluate.probes.linear import epoch_order, first_weights, train_probe
+from usjepa.evaluate.probes.scaler import fit_scaler
 from usjepa.evaluate.scores.metrics import constant_baseline, score, spread, summed
 
 CLASSES = 4

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from usjepa.evaluate.report.figures import frame_png, loss_svg
-from usjepa.evaluate.report.markup import Curve, Example
+from usjepa.evaluate.encoders.finished_run import Curve
+from usjepa.evaluate.report.charts import loss_svg
+from usjepa.evaluate.report.examples import frame_png
+from usjepa.evaluate.report.markup import Example
 from usjepa.evaluate.report.paper_scores import published_for
 from usjepa.evaluate.report.report import render
 from usjepa.evaluate.scores.calibration import calibration_told
-from usjepa.evaluate.scores.metrics import softmax
-from usjepa.evaluate.scoring.linear import packed
+from usjepa.evaluate.scores.metrics import packed, softmax
 
 CSV = b"task,value\nlung,0.5\n"
 NASTY = '<script>alert("x")</script> & $name'

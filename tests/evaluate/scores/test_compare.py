@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from usjepa.evaluate.cli import main
-from usjepa.evaluate.scoring.linear import packed
+from usjepa.evaluate.scores.metrics import packed
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,9 +9,8 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from usjepa.evaluate.probes.logistic import STRENGTHS, fit_logistic
-from usjepa.evaluate.scores.bootstrap import Draws, holm, interval, two_sided_p
+from usjepa.evaluate.scores.bootstrap import Draws, differences, holm, interval, two_sided_p
 from usjepa.evaluate.scores.metrics import auroc, score
-from usjepa.evaluate.scores.significance import differences
 
 RNG = np.random.default_rng
 

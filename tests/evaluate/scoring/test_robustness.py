@@ -16,12 +16,13 @@ from usjepa.evaluate.scoring.corruptions import MEANING, STRENGTHS, corrupt
 from usjepa.evaluate.scoring.few_shot import few_shot, subset
 from usjepa.evaluate.scoring.linear import score_features
 from usjepa.evaluate.scoring.robustness import Corrupted, only_tested, robustness, seen_corrupted
-from usjepa.evaluate.tasks.task import Task, tasks_of
+from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from usjepa.evaluate.encoders.encoders import Encoder
+    from usjepa.evaluate.encoders.base import Encoder
+    from usjepa.evaluate.tasks.task import Task
 
 NAMES: tuple[Any, ...] = get_args(Corruption)
 SETTINGS = EvaluateSettings(seeds=3, epochs=30, lr=1e-2, corruptions=("contrast", "blur"), few_shot=(0.5, 0.1))
@@ -92,7 +93,7 @@ def test_speckle_has_the_papers_deviation_at_every_strength() -> None:
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     root = tmp_path_factory.mktemp("robust") / "store.zarr"
-    return tasks_of(write_labelled(root, patients(24, ["cyst", "none", "stone"])), SETTINGS)[0]
+    return find_tasks(write_labelled(root, patients(24, ["cyst", "none", "stone"])), SETTINGS).tasks[0]
 
 
 def test_features_of_corrupted_frames_are_kept_and_found_again(task: Task, tmp_path: Path) -> None:

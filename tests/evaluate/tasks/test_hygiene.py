@@ -14,7 +14,7 @@ from tests.support.labelled import File, write_labelled
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.report.document import constant_told
 from usjepa.evaluate.scoring.linear import score_features
-from usjepa.evaluate.tasks.task import tasks_of
+from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def test_a_probe_that_learnt_nothing_scores_the_papers_42_1_on_fatty_liver_and_i
     # The published split's counts: 140 and 300 to train on, 30 and 80 to test on.
     files = [File("steatosis" if i % 22 > 6 else "normal", f"p{i // 10}", "train") for i in range(440)]
     files += [File("steatosis" if i > 29 else "normal", f"t{i // 10}", "test") for i in range(110)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), EvaluateSettings())
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), EvaluateSettings()).tasks
     settings = EvaluateSettings(seeds=2, epochs=20)
     told = score_features(np.ones((len(task.rows), 4), np.float32), task, settings).told
     assert told["probe"]["macro_f1"]["mean"] == pytest.approx(0.421, abs=5e-4)

@@ -12,12 +12,15 @@ from tests.support.published import write_busbra, write_image, write_tn5000, wri
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import Recipe
-from usjepa.evaluate.tasks.facts import facts_of
-from usjepa.evaluate.tasks.layouts import TaskFolder, recognise
-from usjepa.evaluate.tasks.task import Task, open_tasks
+from usjepa.evaluate.tasks.find import open_tasks
+from usjepa.evaluate.tasks.hygiene import facts_of
+from usjepa.evaluate.tasks.layouts import recognise
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from usjepa.evaluate.tasks.base import TaskFolder
+    from usjepa.evaluate.tasks.task import Task
 
 SMALL = Recipe(cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1))
 

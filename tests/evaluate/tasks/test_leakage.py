@@ -12,17 +12,18 @@ from tests.support.labelled import File, patients, pixels_of, write_labelled
 from usjepa.cache.recipes.cache import PhantomSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.sources.phantom.source import Phantom
-from usjepa.evaluate.tasks.facts import facts_of
-from usjepa.evaluate.tasks.hygiene import torn
+from usjepa.evaluate.tasks.find import find_tasks
+from usjepa.evaluate.tasks.hygiene import facts_of, torn
 from usjepa.evaluate.tasks.leakage import Contents, contents_of, twins
 from usjepa.evaluate.tasks.near_duplicates import BITS, FAR, NEAR_BITS, frame_bits, nearest
-from usjepa.evaluate.tasks.task import Task, tasks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from usjepa.evaluate.tasks.task import Task
 
 SETTINGS = EvaluateSettings()
 
@@ -82,7 +83,7 @@ def task_with(tmp_path: Path, files: list[File], copies: dict[int, int]) -> Task
     pixels = pixels_of(files, 64)
     for copy, original in copies.items():
         pixels[copy] = pixels[original]
-    return tasks_of(write_labelled(tmp_path / "s.zarr", files, size=64, pixels=pixels), SETTINGS)[0]
+    return find_tasks(write_labelled(tmp_path / "s.zarr", files, size=64, pixels=pixels), SETTINGS).tasks[0]
 
 
 def test_frames_found_on_both_sides_are_counted_with_their_groups_and_labels(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_frames_found_on_both_sides_are_counted_with_their_groups_and_labels(tmp
 def test_near_duplicates_are_told_apart_from_exact_ones(scans: NDArray[np.uint8], tmp_path: Path) -> None:
     pixels = np.concatenate([scans, each(scans[:3], as_jpeg), scans[3:4]])
     files = [File("ab"[i % 2], f"p{i}", "test" if i >= 24 else "train") for i in range(28)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files, size=224, pixels=pixels), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files, size=224, pixels=pixels), SETTINGS).tasks
     leakage = facts_of(task).leakage
     assert (leakage.exact, leakage.near, leakage.test_frames) == (1, 3, 4)
     assert leakage.rows[0] == (27, 3)
@@ -110,13 +111,13 @@ def test_near_duplicates_are_told_apart_from_exact_ones(scans: NDArray[np.uint8]
 
 def test_a_group_on_both_sides_of_a_given_split_is_counted(tmp_path: Path) -> None:
     files = [File("ab"[i % 2], f"p{i // 4}", "test" if i >= 34 else "train") for i in range(48)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files, size=64), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files, size=64), SETTINGS).tasks
     leakage = facts_of(task).leakage
     assert (leakage.groups, leakage.test_groups, leakage.group_frames) == (1, 4, 2)
 
 
 def test_a_dealt_split_of_distinct_frames_leaks_nothing(tmp_path: Path) -> None:
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", patients(20, ["a", "b"]), size=64), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", patients(20, ["a", "b"]), size=64), SETTINGS).tasks
     leakage = facts_of(task).leakage
     assert not leakage.found
     assert leakage.sentences() == []
@@ -125,7 +126,7 @@ def test_a_dealt_split_of_distinct_frames_leaks_nothing(tmp_path: Path) -> None:
 def test_a_split_of_one_class_and_what_a_constant_scores_are_told(tmp_path: Path) -> None:
     files = [File("ab"[i % 2], f"p{i}", "train") for i in range(20)]
     files += [File("a", f"v{i}", "val") for i in range(4)] + [File("aaab"[i % 4], f"t{i}", "test") for i in range(8)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks
     hygiene = facts_of(task).hygiene
     assert hygiene.one_class == ("validation",)
     assert [(count.name, count.split) for count in hygiene.missing] == [("b", "validation")]
@@ -145,7 +146,7 @@ def test_random_frames_have_no_twins_among_thousands() -> None:
 
 
 def test_contents_are_read_in_pieces_in_the_tasks_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", patients(12, ["a", "b"]), size=64), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", patients(12, ["a", "b"]), size=64), SETTINGS).tasks
     whole = contents_of(task)
     monkeypatch.setattr("usjepa.evaluate.tasks.leakage._READ_AT_ONCE", 5)
     pieces = contents_of(task)

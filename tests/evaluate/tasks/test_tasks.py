@@ -11,11 +11,13 @@ from tests.support.labelled import File, patients, write_labelled
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.recipe import Recipe
-from usjepa.evaluate.tasks.facts import facts_of
-from usjepa.evaluate.tasks.task import Task, open_tasks, tasks_of
+from usjepa.evaluate.tasks.find import find_tasks, open_tasks
+from usjepa.evaluate.tasks.hygiene import facts_of
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from usjepa.evaluate.tasks.task import Task
 
 SETTINGS = EvaluateSettings()
 
@@ -25,7 +27,7 @@ def groups(task: Task, split: str) -> set[int]:
 
 
 def test_groups_never_straddle_and_every_class_is_in_every_part(tmp_path: Path) -> None:
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", patients(30, ["cyst", "none"])), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", patients(30, ["cyst", "none"])), SETTINGS).tasks
     parts = [groups(task, split) for split in ("train", "validation", "test")]
     assert all(parts)
     assert sum(len(part) for part in parts) == len(set.union(*parts)) == 30
@@ -36,7 +38,7 @@ def test_groups_never_straddle_and_every_class_is_in_every_part(tmp_path: Path) 
 def test_only_the_plain_view_is_scored_and_unlabelled_frames_are_counted(tmp_path: Path) -> None:
     files = [*patients(12, ["cyst", "none"]), File("", "patient-x"), File("", "patient-y")]
     store = write_labelled(tmp_path / "s.zarr", files, views=2)
-    (task,) = tasks_of(store, SETTINGS)
+    (task,) = find_tasks(store, SETTINGS).tasks
     assert len(task.rows) == 24
     assert set(store.table.view[np.searchsorted(store.rows, task.rows)]) == {0}
     assert task.unlabelled == 2
@@ -45,7 +47,7 @@ def test_only_the_plain_view_is_scored_and_unlabelled_frames_are_counted(tmp_pat
 
 def test_a_class_of_few_groups_reaches_every_part(tmp_path: Path) -> None:
     files = [File("common", f"c{i}") for i in range(40)] + [File("rare", f"r{i}") for i in range(3)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks
     rare = task.classes.index("rare")
     for split in ("train", "validation", "test"):
         assert (task.labels[task.positions(split)] == rare).sum() == 1
@@ -57,7 +59,7 @@ def test_a_class_of_few_groups_reaches_every_part(tmp_path: Path) -> None:
 
 def test_parts_hold_about_the_asked_share_of_every_class(tmp_path: Path) -> None:
     files = [File("common", f"c{i}") for i in range(100)] + [File("rare", f"r{i}") for i in range(20)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks
     for number, groups_of_class in enumerate((100, 20)):
         tested = int((task.labels[task.positions("test")] == number).sum())
         assert tested == groups_of_class * SETTINGS.test_fraction
@@ -65,21 +67,21 @@ def test_parts_hold_about_the_asked_share_of_every_class(tmp_path: Path) -> None
 
 def test_the_split_does_not_depend_on_the_order_of_the_files(tmp_path: Path) -> None:
     files = patients(30, ["a", "b"])
-    (one,) = tasks_of(write_labelled(tmp_path / "a.zarr", files), SETTINGS)
-    (other,) = tasks_of(write_labelled(tmp_path / "b.zarr", files[::-1]), SETTINGS)
+    (one,) = find_tasks(write_labelled(tmp_path / "a.zarr", files), SETTINGS).tasks
+    (other,) = find_tasks(write_labelled(tmp_path / "b.zarr", files[::-1]), SETTINGS).tasks
     assert (one.splits == other.splits[::-1]).all()
 
 
 def test_a_class_of_one_group_is_told_to_be_missing_from_the_other_parts(tmp_path: Path) -> None:
     files = [*patients(20, ["a", "b"]), File("lone", "only")]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks
     told = set(facts_of(task).sentences())
     assert {"No example of lone in validation.", "No example of lone in test."} <= told
 
 
 def test_growing_a_task_moves_only_groups_next_to_the_cut(tmp_path: Path) -> None:
-    (small,) = tasks_of(write_labelled(tmp_path / "a.zarr", patients(30, ["a", "b"])), SETTINGS)
-    (large,) = tasks_of(write_labelled(tmp_path / "b.zarr", patients(50, ["a", "b"])), SETTINGS)
+    (small,) = find_tasks(write_labelled(tmp_path / "a.zarr", patients(30, ["a", "b"])), SETTINGS).tasks
+    (large,) = find_tasks(write_labelled(tmp_path / "b.zarr", patients(50, ["a", "b"])), SETTINGS).tasks
     moved = large.splits[:60] != small.splits
     assert len(set(small.groups[moved].tolist())) <= 3
     assert not moved.all()
@@ -87,7 +89,7 @@ def test_growing_a_task_moves_only_groups_next_to_the_cut(tmp_path: Path) -> Non
 
 def test_a_given_test_split_is_kept_and_its_leaks_are_counted(tmp_path: Path) -> None:
     files = [File("ab"[i % 2], f"p{i // 4}", "test" if i >= 34 else "train") for i in range(48)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks
     assert task.positions("test").tolist() == list(range(34, 48))
     assert any(note.startswith("Leak: 1 of 4 test groups also have frames in training (2 of 14") for note in task.notes)
 
@@ -95,13 +97,13 @@ def test_a_given_test_split_is_kept_and_its_leaks_are_counted(tmp_path: Path) ->
 def test_a_given_validation_split_is_kept(tmp_path: Path) -> None:
     splits = ["train", "train", "val", "test"]
     files = [File("ab"[i % 2], f"p{i // 2}", splits[i // 2 % 4]) for i in range(48)]
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", files), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks
     assert (task.splits == [{"val": "validation"}.get(f.split, f.split) for f in files]).all()
     assert not any("Leak" in note for note in task.notes)
 
 
 def test_files_without_a_group_are_groups_of_their_own(tmp_path: Path) -> None:
-    (task,) = tasks_of(write_labelled(tmp_path / "s.zarr", [File("ab"[i % 2]) for i in range(40)]), SETTINGS)
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", [File("ab"[i % 2]) for i in range(40)]), SETTINGS).tasks
     assert len(set(task.groups.tolist())) == 40
 
 
@@ -121,10 +123,10 @@ def test_a_task_whose_test_holds_one_class_is_not_scored_and_said_why(tmp_path: 
     files = [File("ab"[i % 2], f"p{i}", "train") for i in range(10)] + [File("a", f"t{i}", "test") for i in range(4)]
     store = write_labelled(tmp_path / "s.zarr", files)
     with pytest.raises(UsageError, match="toy: not scored, 14 groups leave frames of one class only for test"):
-        tasks_of(store, SETTINGS)
+        find_tasks(store, SETTINGS)
     lone = write_labelled(tmp_path / "lone.zarr", [File("ab"[i % 2], "one patient") for i in range(10)])
     with pytest.raises(UsageError, match="1 groups leave no frame for t"):
-        tasks_of(lone, SETTINGS)
+        find_tasks(lone, SETTINGS)
 
 
 def test_wrong_tasks_are_refused_with_what_to_do(tmp_path: Path) -> None:
