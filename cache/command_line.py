@@ -1,8 +1,12 @@
-"""What the three CLIs share: recipe options, error endings and exit codes. Imports nothing heavy."""
+"""Give the three command lines their shared recipe options, log lines, error messages and exit codes.
+
+Nothing heavy is imported here: `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import sys
@@ -15,6 +19,22 @@ from usjepa.cache.reading.handles import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+_ADVICE = {
+    errno.ENOSPC: "Free some space and run the same command again.",
+    errno.EDQUOT: "Free some space and run the same command again.",
+    errno.EACCES: "Change its permissions, or give another place.",
+    errno.EPERM: "Change its permissions, or give another place.",
+    errno.EROFS: "It can't be written: give another place.",
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "Check the path.",
+    errno.EISDIR: "Check the path.",
+    errno.EEXIST: "Check the path.",
+    errno.ENAMETOOLONG: "Give a shorter name.",
+    errno.EMFILE: "Raise the limit of open files (ulimit -n).",
+    errno.ENOMEM: "Free some memory and run the same command again.",
+}
+_OTHERWISE = "See the system's log; run the same command again."
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -71,10 +91,10 @@ def log_lines_on_stderr() -> Iterator[None]:
 
 
 def ends_well(command: Callable[P, T]) -> Callable[P, T]:
-    """End a command with one readable message and the error's exit code, never with a bare traceback.
+    """End a command with one readable message and the error's exit code; only a bug of ours keeps its traceback.
 
-    It begins by raising the limit of open files: stores have many.
-    Ctrl-C that reaches no safe point of its own still ends with 75: run the same command again.
+    What the system or the GPU refuses ends with 1. Ctrl-C that reaches no safe point of its own still ends with 75: run
+    the same command again. The limit of open files is raised first: stores have many.
     """
 
     @functools.wraps(command)
@@ -92,5 +112,32 @@ def ends_well(command: Callable[P, T]) -> Callable[P, T]:
         except KeyboardInterrupt:
             click.echo("interrupted: run the same command again to go on.", err=True)
             sys.exit(Interrupted.exit_code)
+        except BrokenPipeError:
+            raise  # whoever reads has seen enough; click ends without a word
+        except (OSError, MemoryError, RuntimeError) as error:
+            message = _refusal(error)
+            if message is None:
+                raise
+            click.echo(f"error: {message}", err=True)
+            sys.exit(UsjepaError.exit_code)
 
     return guarded
+
+
+def _refusal(error: OSError | MemoryError | RuntimeError) -> str | None:
+    """Return what the system or the GPU refused, where, and what to do; None for an error of ours."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"{where}{error.strerror or error}. {_ADVICE.get(error.errno or 0, _OTHERWISE)}"
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error}). {_ADVICE[errno.ENOMEM]}"
+    torch = sys.modules.get("torch")  # if it is not imported, the error is not its
+    if torch is None or not isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
+        return None
+    first = str(error).strip().splitlines()[0].rstrip(".")
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            f"{first}. Set smaller batches (cache.teacher.batch_size, train.batch_size), free the GPU, or use --device "
+            "cpu."
+        )
+    return f"{first}. {_OTHERWISE}"

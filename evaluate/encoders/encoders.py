@@ -30,10 +30,10 @@ class Encoders:
     """Makes the encoders of an evaluation, each at its first use."""
 
     def __init__(self, run: Run, recipe: Recipe, device: str | None, named: tuple[str, ...] = ()) -> None:
-        import torch
+        from usjepa.cache.teacher.device import choose_device
 
         self._run, self._recipe = run, recipe
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = str(choose_device(device))
         self._teachers = Teachers(run.teacher, recipe.cache.teacher, self._device)
         self.named: list[Named] = named_encoders(named, recipe, self._device)
         """What was asked for by name, beside the run's own and the baselines."""

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from typing import TYPE_CHECKING
+
 import click
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
+from tests.cache.building.test_build import SMALL, small
 from usjepa.cache import errors
+from usjepa.cache.building.build import build
 from usjepa.cache.cli import main as cache
 from usjepa.cache.command_line import ends_well, recipe_options
 from usjepa.evaluate.cli import main as evaluate
 from usjepa.train.cli import main as train
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def ended(error: BaseException) -> Result:
@@ -48,6 +58,62 @@ def test_a_stop_at_a_safe_point_ends_with_75() -> None:
 def test_ctrl_c_anywhere_ends_with_75_and_no_traceback() -> None:
     result = ended(KeyboardInterrupt())
     assert (result.exit_code, result.stderr) == (75, "interrupted: run the same command again to go on.\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        pytest.param(errno.ENOSPC, "Free some space and run the same command again.", id="full"),
+        pytest.param(errno.EACCES, "Change its permissions, or give another place.", id="permission"),
+        pytest.param(errno.EROFS, "It can't be written: give another place.", id="read-only"),
+        pytest.param(errno.ENOTDIR, "Check the path.", id="a file where a folder should be"),
+        pytest.param(errno.EIO, "See the system's log; run the same command again.", id="a disk that fails"),
+    ],
+)
+def test_what_the_system_refuses_ends_with_the_file_the_reason_and_what_to_do(number: int, advice: str) -> None:
+    reason = os.strerror(number)
+    result = ended(OSError(number, reason, "/data/s.zarr/zarr.json"))
+    assert (result.exit_code, result.stderr) == (1, f"error: /data/s.zarr/zarr.json: {reason}. {advice}\n")
+
+
+def test_a_refusal_of_the_system_that_names_no_file_is_a_message_too() -> None:
+    result = ended(OSError("cannot load library"))
+    assert (result.exit_code, result.stderr) == (
+        1, "error: cannot load library. See the system's log; run the same command again.\n"
+    )  # fmt: skip
+
+
+def test_a_gpu_out_of_memory_ends_with_what_to_do() -> None:
+    result = ended(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee documentation"))
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: CUDA out of memory. Tried to allocate 20.00 GiB. Set smaller batches (cache.teacher.batch_size, "
+        "train.batch_size), free the GPU, or use --device cpu.\n"
+    )
+
+
+def test_a_reader_that_closed_the_pipe_is_no_error_to_report() -> None:
+    assert ended(BrokenPipeError(errno.EPIPE, "Broken pipe")).stderr == ""
+
+
+def test_a_store_that_is_a_file_ends_every_command_with_a_message(tmp_path: Path) -> None:
+    file = tmp_path / "s.zarr"
+    file.write_bytes(b"")
+    for command in (["build", "--pipeline", "demo"], ["status"], ["verify"], ["stats"]):
+        result = CliRunner().invoke(cache, [command[0], str(file), *command[1:]])
+        assert result.exit_code in (1, 2), result.output
+        assert isinstance(result.exception, SystemExit)
+        assert "s.zarr" in result.stderr
+
+
+def test_a_device_that_torch_does_not_know_is_refused_by_every_command_that_takes_one(tmp_path: Path) -> None:
+    store = str(tmp_path / "s.zarr")
+    build(store, small(), teacher="random")
+    recipe = ["--pipeline", "demo", *(part for field in SMALL for part in ("--set", field))]
+    for command in (["build", store], ["plan", "phantom", "--target", str(tmp_path)], ["audit", store]):
+        result = CliRunner().invoke(cache, [*command, *recipe, "--teacher", "random", "--device", "gpu"])
+        assert result.exit_code == 2, result.output
+        assert "error: --device gpu: not usable here" in result.stderr
 
 
 def test_a_bug_keeps_its_traceback() -> None:

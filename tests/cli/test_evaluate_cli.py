@@ -121,6 +121,12 @@ def test_five_encoders_are_scored_and_shown(report: Path) -> None:
         assert told in page
 
 
+def test_a_device_that_torch_does_not_know_is_refused(place: Place, tmp_path: Path) -> None:
+    result = call(place.run, "--task", place.store, "-o", tmp_path, "--device", "gpu", *FAST)
+    assert result.exit_code == 2, result.output
+    assert "--device gpu: not usable here" in result.output
+
+
 def test_the_table_is_printed_with_the_place_of_the_page(place: Place, report: Path) -> None:
     result = call(place.run, "--task", place.store, "-o", report, *FAST)
     for told in ("Student (this run)", "Raw pixels", "Always the commonest class", f"{report}/index.html"):
