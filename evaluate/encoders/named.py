@@ -59,7 +59,7 @@ def named_encoders(texts: tuple[str, ...], recipe: Recipe, device: str) -> list[
 def _named(text: str, recipe: Recipe, device: str) -> Named:
     import timm
 
-    path, _, architecture = text.partition("@")
+    path, _, architecture = text.rpartition("@")
     if Path(text).is_dir():
         return _of_run(Path(text), device)
     if Path(text).is_file() or Path(path).is_file():

@@ -106,6 +106,14 @@ def test_a_checkpoint_goes_through_the_teachers_adapters(batch: Batch, tmp_path:
     assert np.allclose(found.encoder.features(batch), wanted.numpy(), atol=1e-5)
 
 
+def test_a_checkpoint_in_a_folder_with_an_at_sign_is_split_at_the_last_one(tmp_path: Path) -> None:
+    folder = tmp_path / "me@lab"
+    folder.mkdir()
+    save_file(timm.create_model(TINY, num_classes=0).state_dict(), folder / "urfm.safetensors")
+    found = one(f"{folder / 'urfm.safetensors'}@{TINY}")
+    assert (found.key, found.title) == ("urfm", f"urfm ({TINY})")
+
+
 def test_a_checkpoint_without_an_architecture_is_the_recipes_teacher(tmp_path: Path) -> None:
     model = timm.create_model(TINY, img_size=32, patch_size=8, num_classes=0)
     save_file(model.state_dict(), tmp_path / "w.safetensors")
