@@ -21,7 +21,7 @@ from benchmarks.machine import describe, report
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.views import apply_view, draw_view
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.cache.sources.listing import list_source
+from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.cache.sources.reader import SourceReader
 

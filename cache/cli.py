@@ -64,8 +64,7 @@ def scan(
     SOURCE is a folder, a file, a manifest CSV or `phantom`. Nothing is written.
     """
     from usjepa.cache.recipes.recipe import load_recipe
-    from usjepa.cache.scanning.scan import scan_report
-    from usjepa.cache.sources.listing import list_source
+    from usjepa.cache.scanning.scan import list_source, scan_report
 
     settings = load_recipe(pipeline or "us-jepa", _hashed(overrides, hash_paths), recipes)
     if names:

@@ -26,7 +26,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.sources.manifest_csv import read_manifest
-from usjepa.cache.sources.registry import reader_for
+from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.store.commits import Commit
 from usjepa.cache.store.generations import Manifest, Segment
 from usjepa.cache.store.layers import Layer, check_format, parse_array_json
@@ -240,15 +240,15 @@ def _sources(folder: Path) -> list[Target]:
 
 
 def _source(seed: Path, kind: str, share: float, inside: str = "") -> Target:
-    original, reader = seed.read_bytes(), reader_for(kind, CacheSettings())
+    original = seed.read_bytes()
     keep = 140 if kind == "dicom" else 12
     place = Path(tempfile.mkdtemp(dir=seed.parent)) / seed.name
+    reader, path = SourceReader(place.parent, CacheSettings()), f"{place.name}{inside}"
 
     def run(data: bytes) -> None:
         place.write_bytes(data)
-        path = Path(f"{place}{inside}")
-        facts = reader.probe(path)
-        for image in reader.frames(path, range(min(facts.frames, 3))):
+        facts = reader.probe(path, kind)
+        for image in reader.frames(path, kind, range(min(facts.frames, 3)), reader.content_hash(path, kind)):
             assert image.dtype == np.uint8
 
     return Target(f"{kind} ({seed.suffix})", share, lambda rng: mutate_bytes(rng, original, keep), run)

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.cache.sources.inside import split_inside
-from usjepa.cache.sources.listing import list_source
+from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.sources.registry import split_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -57,7 +57,7 @@ def fold_manifests(source: str, folder: Path, folds: int) -> list[str]:
     if listing.root is None:
         raise SystemExit(f"{source}: folds are made of files.")
     fold_of = deal(listing.entries, folds)
-    files = sorted({split_inside(entry.path)[0] for entry in listing.entries})
+    files = sorted({split_path(entry.path)[0] for entry in listing.entries})
     copied = sum(_bring(listing.root / file, folder / file) for file in files)
     if copied:
         print(f"{folder}: {copied / 1e6:,.0f} MB copied: links to {listing.root} are not possible there", flush=True)

@@ -24,14 +24,14 @@ from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.building.pipeline import make_shards
 from usjepa.cache.building.recheck import recheck_latents, recheck_pixels
 from usjepa.cache.building.shard_maker import ShardMaker
-from usjepa.cache.decoding.child import Cutters
+from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import NotSealedError, SourceError, UsageError
 from usjepa.cache.frames.rows import pixel_layers, pixel_soft
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.scanning.growth import grow
-from usjepa.cache.scanning.scan import ScanJournal
-from usjepa.cache.sources.listing import list_source
-from usjepa.cache.sources.registry import PHANTOM
+from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.storage.claims import Claim, held
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import Listing
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer

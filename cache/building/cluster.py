@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.building.stages import Stages
-from usjepa.cache.decoding.child import Cutters
+from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import StoreError, UsageError
 from usjepa.cache.progress import Progress
-from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.sources.base import Listing
 from usjepa.cache.storage.claims import check_token
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed_shard

@@ -20,7 +20,7 @@ from usjepa.cache.teacher.asking import ask_teacher
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.decoding.child import Cutters
+    from usjepa.cache.decoding.cutters import Cutters
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.writer import StoreWriter
     from usjepa.cache.teacher.teacher import Teacher

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.decoding.child import Cutters
+    from usjepa.cache.decoding.cutters import Cutters
     from usjepa.cache.identity import Json
     from usjepa.cache.store.commits import Commit
     from usjepa.cache.store.layers import Layer

@@ -1,7 +1,7 @@
-"""Parses sources in child processes, so that a parser that crashes costs a file, never the build.
+"""Decode sources in a child process, so that a crashing parser costs one file, not the build.
 
-A child that dies while it decodes is an unreadable source: it stops the build and is named, or is recorded with its
-reason, as the recipe says. Decoding in other processes also leaves the interpreter to whoever feeds the teacher.
+A source whose decoder ends the child is unreadable: the error stops the build or is recorded, as the recipe says.
+Decoding in other processes also leaves the interpreter to the thread that feeds the teacher.
 """
 
 from __future__ import annotations
@@ -9,45 +9,32 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import queue
 import signal
 import socket
 import subprocess
 import sys
 import weakref
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from usjepa.cache import errors
 from usjepa.cache.errors import SourceError, StoreError
-from usjepa.cache.frames.rows import PixelMaker, PixelShard
+from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.sources.base import FileFacts
-from usjepa.cache.sources.registry import PHANTOM
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.sources.registry import registered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.listing import Listing
-    from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.sources.base import Listing
     from usjepa.cache.store.generations import Segment
 
 _POLL_S = 0.2
 _ENDS_WITHIN_S = 5.0
-_SMALL_ROWS = 512
-"""A phantom of fewer rows is cut in this process: it parses nothing, and a child takes a third of a second to start."""
-
-
-class Cutter(Protocol):
-    """Cuts rows of one segment from its sources."""
-
-    def make(self, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
-        """Return the rows `numbers`, as `PixelMaker.make` does."""
-        ...
 
 
 class _Died(Exception):
@@ -59,13 +46,18 @@ class _Died(Exception):
 
 
 class DecodingProcess:
-    """One child; it is started when it is first asked and again after it died. Belongs to one thread at a time."""
+    """One child process; it is started by the first request and again after it died. Belongs to one thread at a time.
+
+    The child imports the readers that this process has: those of entry points, and those that were registered.
+    """
 
     def __init__(self, root: Path | None, settings: CacheSettings, real: dict[str, str]) -> None:
         self._hello = {
             "root": None if root is None else str(root),
             "settings": settings.model_dump_json(),
             "real": real,
+            "sys_path": sys.path,
+            "readers": registered(),
         }
         self._wire: Connection | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -77,10 +69,10 @@ class DecodingProcess:
         answer, _ = self._ask_once({"job": "probe", "path": path, "reader": reader}, path)
         return FileFacts(*answer["facts"])
 
-    def datasets(self, path: str, file: Path) -> list[str]:
-        """Return the names of the image datasets in an HDF5 file; SourceError as `probe`."""
-        answer, _ = self._ask_once({"job": "datasets", "path": path, "file": str(file)}, path)
-        return [str(name) for name in answer["datasets"]]
+    def images_in(self, file: Path, reader: str) -> list[str]:
+        """Return the names of the images in a container's file; SourceError as `probe`."""
+        answer, _ = self._ask_once({"job": "images", "file": str(file), "reader": reader}, str(file))
+        return [str(name) for name in answer["images"]]
 
     def _ask_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
         try:
@@ -181,21 +173,6 @@ def _crashed(path: str, how: str) -> str:
     )
 
 
-class Isolated:
-    """Cuts rows of one segment in whichever child of a pool is free. Safe to share between threads."""
-
-    def __init__(self, store: str, segment: Segment, pool: queue.Queue[DecodingProcess]) -> None:
-        self._store, self._segment, self._pool = store, segment, pool
-
-    def make(self, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
-        """Return the rows `numbers`, as `PixelMaker.make` does."""
-        process = self._pool.get()
-        try:
-            return process.cut(self._store, self._segment, numbers, skip_errors, check)
-        finally:
-            self._pool.put(process)
-
-
 @contextlib.contextmanager
 def decoding(listing: Listing, settings: CacheSettings) -> Iterator[DecodingProcess]:
     """Give a child that parses a listing's sources, for the length of a `with` block."""
@@ -204,42 +181,3 @@ def decoding(listing: Listing, settings: CacheSettings) -> Iterator[DecodingProc
         yield process
     finally:
         process.close()
-
-
-class Cutters:
-    """What cuts the rows of each segment of a store, and how many shards may be cut at once."""
-
-    def __init__(
-        self, storage: Storage, segments: Sequence[Segment], listing: Listing, settings: CacheSettings
-    ) -> None:
-        self.lookahead = settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
-        real = dict(listing.real)
-        self._children = [DecodingProcess(listing.root, settings, real) for _ in range(self.lookahead)]
-        pool: queue.Queue[DecodingProcess] = queue.Queue()
-        for child in self._children:
-            pool.put(child)
-        self._by_segment: dict[int, Cutter] = {}
-        for segment in segments:
-            sources, rows = read_tables(storage, segment)
-            small = segment.rows <= _SMALL_ROWS and set(sources.reader) == {PHANTOM}
-            if small:
-                from usjepa.cache.sources.reader import SourceReader
-
-                reader = SourceReader.of(listing, settings)
-                self._by_segment[segment.number] = PixelMaker(sources, rows, segment.first_row, reader, settings)
-            else:
-                self._by_segment[segment.number] = Isolated(_absolute(storage.url), segment, pool)
-        if all(isinstance(cutter, PixelMaker) for cutter in self._by_segment.values()):
-            self.lookahead = 1  # a reader belongs to one thread
-
-    def __getitem__(self, segment: int) -> Cutter:
-        return self._by_segment[segment]
-
-    def close(self) -> None:
-        """End the children."""
-        for child in self._children:
-            child.close()
-
-
-def _absolute(url: str) -> str:
-    return url if "://" in url else os.path.abspath(url)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ class Decoder:
         from usjepa.cache.recipes.cache import CacheSettings
         from usjepa.cache.sources.reader import SourceReader
 
+        _add_readers(hello["sys_path"], hello["readers"])
         self._wire = wire
         self._settings = CacheSettings.model_validate_json(hello["settings"])
         root = Path(hello["root"]) if hello["root"] is not None else None
@@ -40,7 +42,7 @@ class Decoder:
 
     def answer(self, request: dict[str, Any]) -> None:
         """Do what is asked and send the answer: facts, names of datasets, or the rows of a shard."""
-        job = {"probe": self._probe, "datasets": self._datasets, "cut": self._cut}[request["job"]]
+        job = {"probe": self._probe, "images": self._images, "cut": self._cut}[request["job"]]
         try:
             job(request)
         except UsjepaError as error:
@@ -62,11 +64,11 @@ class Decoder:
         facts = self._reader.probe(request["path"], request["reader"])
         self._send({"facts": [facts.frames, facts.height, facts.width]})
 
-    def _datasets(self, request: dict[str, Any]) -> None:
-        from usjepa.cache.sources.hdf5 import image_datasets
+    def _images(self, request: dict[str, Any]) -> None:
+        from usjepa.cache.sources.reader import images_in
 
-        self._at(request["path"])
-        self._send({"datasets": image_datasets(Path(request["file"]))})
+        self._at(request["file"])
+        self._send({"images": images_in(Path(request["file"]), request["reader"])})
 
     def _cut(self, request: dict[str, Any]) -> None:
         maker = self._maker(request["store"], request["segment"])
@@ -88,6 +90,16 @@ class Decoder:
             tables = read_tables(open_storage(store), segment)
             self._makers[key] = PixelMaker(*tables, segment.first_row, self._reader, self._settings)
         return self._makers[key]
+
+
+def _add_readers(sys_path: list[str], readers: list[str]) -> None:
+    """Register the readers that the parent registered, found where the parent finds its modules."""
+    from usjepa.cache.sources.registry import register
+
+    sys.path[:] = sys_path
+    for reader in readers:
+        module, _, name = reader.partition(":")
+        register(getattr(import_module(module), name))
 
 
 def main(handle: int) -> None:

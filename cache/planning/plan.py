@@ -23,7 +23,7 @@ from usjepa.cache.planning.estimate import Forecast, Measured, forecast, row_nby
 from usjepa.cache.planning.sample import draw_sample
 from usjepa.cache.planning.target import measure_target
 from usjepa.cache.planning.trial import batch_of, run_trial, teacher_seconds
-from usjepa.cache.sources.listing import list_source
+from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
 if TYPE_CHECKING:

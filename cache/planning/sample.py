@@ -13,8 +13,8 @@ import numpy as np
 from usjepa.cache.decoding.child import decoding
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scanning.scan import chosen_frames, scan
-from usjepa.cache.sources.inside import split_inside
-from usjepa.cache.sources.registry import PHANTOM
+from usjepa.cache.sources.base import PHANTOM
+from usjepa.cache.sources.registry import split_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.decoding.child import DecodingProcess
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.base import Entry
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import Entry, Listing
     from usjepa.cache.store.tables import SourceTable
 
 _BLOCK = 16
@@ -207,7 +206,7 @@ def _by_ratio(sample: NDArray[np.floating], known: NDArray[np.float64]) -> Estim
 
 def _sizes(entries: Sequence[Entry], listing: Listing) -> NDArray[np.float64]:
     """Return each entry's bytes; datasets of one HDF5 file share its bytes. Zero where there is no file."""
-    files = [split_inside(listing.real.get(entry.path, entry.path))[0] for entry in entries]
+    files = [split_path(listing.real.get(entry.path, entry.path))[0] for entry in entries]
     shared = Counter(files)
     sizes = {}
     for file in shared:

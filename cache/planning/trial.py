@@ -16,7 +16,7 @@ import torch
 
 from usjepa.cache.building.pipeline import make_shards
 from usjepa.cache.building.shard_maker import WRITERS, Latents, ShardMaker
-from usjepa.cache.decoding.child import Cutters
+from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.rows import PixelShard, pixel_layers
 from usjepa.cache.scanning.scan import rows_of
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import Listing
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.teacher.teacher import Teacher

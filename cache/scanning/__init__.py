@@ -1,4 +1,4 @@
-"""Scan a source: count frames, hash contents, assign splits, write a segment's tables.
+"""Scan a source: list it, hash contents, count frames, assign splits, write a segment's tables.
 
-Read `scan.py` first, then `growth.py`. Others import `scan_report` and `grow`.
+Read `scan.py` first, then `growth.py`. Others import `list_source`, `scan`, `scan_report` and `grow`.
 """

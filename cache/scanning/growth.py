@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from usjepa.cache.errors import SourceError
-from usjepa.cache.scanning.scan import ScanJournal, rows_of, scan
+from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.scan import rows_of, scan
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import Listing
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
     from usjepa.cache.store.tables import SourceTable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import Listing
     from usjepa.cache.store.tables import SourceTable
 
 _MOST_LINES = 20

@@ -18,10 +18,9 @@ from usjepa.cache.errors import SourceError
 from usjepa.cache.progress import Progress
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.report import describe
-from usjepa.cache.sources.base import Entry, FileFacts
-from usjepa.cache.sources.listing import Listing, list_source
-from usjepa.cache.sources.reader import SourceReader
-from usjepa.cache.sources.registry import PHANTOM
+from usjepa.cache.sources.base import PHANTOM, Entry, FileFacts
+from usjepa.cache.sources.listing import make_listing
+from usjepa.cache.sources.reader import SourceReader, version_of
 from usjepa.cache.store.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
@@ -31,10 +30,17 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.sources.base import Listing
 
 __all__ = ["ScanJournal", "assign_splits", "chosen_frames", "rows_of", "scan", "scan_report", "straddling_groups"]
 
 TEST = "test"
+
+
+def list_source(source: str, settings: CacheSettings) -> Listing:
+    """Return the sources of a folder, manifest or file, containers opened in a child process; see `make_listing`."""
+    with contextlib.closing(DecodingProcess(None, settings, {})) as child:
+        return make_listing(source, settings, child.images_in)
 
 
 def scan(
@@ -94,7 +100,7 @@ def _line(
     content_hash = ""
     try:
         content_hash = reader.content_hash(entry.path, entry.reader)
-        key = (entry.path, content_hash, entry.reader, reader.version(entry.reader))
+        key = (entry.path, content_hash, entry.reader, version_of(entry.reader))
         facts = journal.find(key)
         if facts is None:
             # The phantom parses nothing that could crash its parser.

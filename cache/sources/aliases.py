@@ -1,8 +1,8 @@
-"""Aliases: names that say nothing, in place of paths and groups that may name a patient (`cache.hash_paths`).
+"""Replace paths and groups that may name a patient by aliases (`cache.hash_paths`).
 
-An alias is the keyed BLAKE2b-128 of the name. Without a key whoever can guess a path can confirm it; set the
+An alias is the keyed BLAKE2b-128 of the name. Without a key, anyone who can guess a path can confirm the guess; set the
 environment variable USJEPA_PATH_KEY to a secret of your own to prevent that, the same one for every build of a store.
-Aliases stand in tables, logs, errors and reports; `usjepa-cache scan --hash-paths --names` tells which file is which,
+Aliases stand in tables, logs, errors and reports; `usjepa-cache scan --hash-paths --names` prints which file is which,
 to those who have the files and the key.
 """
 
@@ -14,30 +14,29 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from usjepa.cache.sources.base import Entry
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import Entry, Listing
 
-KEY_VARIABLE = "USJEPA_PATH_KEY"
+_KEY_VARIABLE = "USJEPA_PATH_KEY"
 _DIGEST_NBYTES = 16
 
 
-def alias(kind: str, name: str, key: bytes) -> str:
-    """Return what stands for a name; `kind` keeps equal paths and groups apart."""
+def with_aliases(listing: Listing) -> Listing:
+    """Return a listing whose entries are named by aliases, in the order that their paths gave."""
+    key = os.environ.get(_KEY_VARIABLE, "").encode()
+    entries = [_with_aliases(entry, key) for entry in listing.entries]
+    real = {new.path: old.path for new, old in zip(entries, listing.entries, strict=True)}
+    return replace(listing, entries=tuple(entries), real=real)
+
+
+def _with_aliases(entry: Entry, key: bytes) -> Entry:
+    # Groups are unique within a dataset only: two patients of one name in two datasets stay two.
+    return replace(
+        entry, path=_alias("path", entry.path, key), group=_alias("group", f"{entry.dataset}\0{entry.group}", key)
+    )
+
+
+def _alias(kind: str, name: str, key: bytes) -> str:
+    """Return the alias of a name, 32 hex digits; `kind` keeps equal paths and groups apart."""
     # BLAKE2b takes keys of up to 64 bytes; a longer secret is hashed down to one.
     key = key if len(key) <= hashlib.blake2b.MAX_KEY_SIZE else hashlib.blake2b(key).digest()
     return hashlib.blake2b(f"{kind}\0{name}".encode(), key=key, digest_size=_DIGEST_NBYTES).hexdigest()
-
-
-def hide(listing: Listing) -> Listing:
-    """Return a listing whose entries are named by aliases, in the order that their paths gave."""
-    key = os.environ.get(KEY_VARIABLE, "").encode()
-    hidden = [_hidden(entry, key) for entry in listing.entries]
-    real = {new.path: old.path for new, old in zip(hidden, listing.entries, strict=True)}
-    return replace(listing, entries=tuple(hidden), real=real)
-
-
-def _hidden(entry: Entry, key: bytes) -> Entry:
-    # Groups are unique within a dataset only: two patients of one name in two datasets stay two.
-    return replace(
-        entry, path=alias("path", entry.path, key), group=alias("group", f"{entry.dataset}\0{entry.group}", key)
-    )

@@ -1,37 +1,20 @@
-"""What every reader of sources promises, and what they share: errors that name the file, and checks of frame numbers.
-
-A reader belongs to one thread. It may keep the last file open between calls; what it keeps open belongs to the
-process that opened it and is never used on the other side of a fork.
-"""
+"""Define what a listing names and what the reader of a format promises."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from usjepa.cache.errors import SourceError, UsjepaError
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-
-@dataclass(frozen=True)
-class FileFacts:
-    """What a scan learns of one source, once."""
-
-    frames: int
-    """Decoded frames, never the header's count."""
-    height: int
-    """Pixels, of the first frame; every other frame of the source is as large."""
-    width: int
-    """Pixels, of the first frame."""
+PHANTOM = "phantom"
+"""Name of the built-in source, and in tables of what reads it."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +22,7 @@ class Entry:
     """One source of a listing, not yet read."""
 
     path: str
-    """Relative to the listing's root, POSIX; `file.h5::name` for a dataset within an HDF5 file."""
+    """Relative to the listing's root, POSIX; `FILE::IMAGE` for one of several images in a file."""
     dataset: str
     group: str
     """Patient or clip, unique within its dataset."""
@@ -51,56 +34,83 @@ class Entry:
     """Name of the reader that decodes it."""
 
 
+@dataclass(frozen=True)
+class Listing:
+    """All sources of a folder, manifest or file, ordered by the code points of their paths."""
+
+    root: Path | None
+    """Folder that the entries' paths are relative to; None for the phantom."""
+    entries: tuple[Entry, ...]
+    ignored: int = 0
+    """Files that no reader takes; hidden files are not counted."""
+    notes: tuple[str, ...] = ()
+    """Remarks for the user on how the list came about."""
+    real: Mapping[str, str] = field(default_factory=dict)
+    """Alias -> path, where `cache.hash_paths` replaces the paths; never stored."""
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Facts of one source that a scan finds by decoding it once."""
+
+    frames: int
+    """Decoded frames, never the header's count."""
+    height: int
+    """Pixels, of the first frame; every other frame of the source is as large."""
+    width: int
+    """Pixels, of the first frame."""
+
+
 class Reader(Protocol):
-    """Decodes one kind of file."""
+    """Decode the files of one format. A class of this kind is added with `registry.register` or an entry point.
 
-    name: str
-    version: int
-    """Raised when the reader would count or decode frames differently; part of the scan journal's key."""
+    A reader is made without arguments, in the process that decodes, and belongs to one thread. It may keep the last
+    file open between calls, but must not use it on the other side of a fork. Its methods may raise any exception:
+    the caller turns it into a SourceError whose reason is the exception's text, so the text need not name the file.
+    Every process that lists sources imports the class: import the decoding library inside the methods.
+    """
 
-    def probe(self, path: Path) -> FileFacts:
-        """Decode the whole source and return its facts; SourceError when that fails."""
-        ...
+    name: ClassVar[str]
+    """Lower case, unique; stored with every source."""
+    version: ClassVar[int]
+    """Raise it when the reader would count or decode frames differently: then a resumed scan decodes files again."""
+    title: ClassVar[str]
+    """The format in messages, with its article: "can't be read as TITLE"."""
+    endings: ClassVar[tuple[str, ...]]
+    """Endings of file names that belong to the format, lower case, with the dot."""
+    container: ClassVar[bool] = False
+    """Whether a file may hold several images; `images` then names them, and each is a source of its own."""
 
-    def frames(self, path: Path, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the frames of the ascending numbers `wanted`: [H, W] grey or [H, W, 3] RGB.
+    @classmethod
+    def recognises(cls, file: Path) -> bool:
+        """Return whether a file whose name has no ending is of this format, from its first bytes."""
+        del file
+        return False
 
-        Raises:
-            SourceError: a frame can't be decoded.
+    def images(self, file: Path) -> Sequence[str]:
+        """Return the names of the images in a container's file, in a fixed order; called for containers only."""
+        del file
+        return ()
+
+    def probe(self, file: Path, image: str) -> FileFacts:
+        """Decode all frames of a source and return its facts.
+
+        Args:
+            file: the file.
+            image: a name that `images` gave; empty for formats that are no containers, and for a container without
+                images, which must raise.
         """
         ...
 
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """Yield frames of a source: uint8 [H, W] grey or [H, W, 3] RGB.
 
-@contextlib.contextmanager
-def reading(path: Path, kind: str) -> Iterator[None]:
-    """Turn whatever a decoder raises into a SourceError that names the file and the reason."""
-    try:
-        yield
-    except UsjepaError:
-        raise
-    except MemoryError as error:
-        raise SourceError(f"{path}: can't be read as {kind}: it asks for too much memory. {_REMEDY}") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise SourceError(f"{path}: can't be read as {kind}: {reason}. {_REMEDY}") from error
-    except Exception as error:  # on hostile bytes, decoders raise any type there is
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SourceError(f"{path}: can't be read as {kind}: {reason.rstrip('.')}. {_REMEDY}") from error
-
-
-_REMEDY = "Replace or remove the file, or leave it out with --on-error skip."
-
-
-def unreadable(path: Path, kind: str, reason: str) -> SourceError:
-    """Return the error for a file that a reader itself finds wanting."""
-    remedy = "Replace or remove the file, or leave it out with --on-error skip."
-    return SourceError(f"{path}: can't be read as {kind}: {reason}. {remedy}")
-
-
-def require_ascending(path: Path, wanted: Sequence[int]) -> None:
-    """Refuse frame numbers that aren't ascending from 0; readers decode in one direction. Repeats are fine."""
-    if any(number < 0 for number in wanted) or any(b < a for a, b in itertools.pairwise(wanted)):
-        raise ValueError(f"{path}: frame numbers must ascend from 0, got {list(wanted)[:8]}")
+        Args:
+            file: the file.
+            image: as for `probe`.
+            wanted: frame numbers from 0, ascending; a number may be repeated.
+        """
+        ...
 
 
 def over_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

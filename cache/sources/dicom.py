@@ -1,4 +1,4 @@
-"""Reader of DICOM: single and multi-frame, uncompressed (either byte order), RLE, JPEG and JPEG 2000.
+"""Read DICOM, single and multi-frame, through pydicom: uncompressed, RLE, JPEG and JPEG 2000.
 
 Frames are decoded one at a time from the open file, so memory does not grow with the clip. YBR becomes RGB, palettes
 are looked up, MONOCHROME1 is inverted (0 is black afterwards), deeper samples follow `depth.py`. Only pixel attributes
@@ -11,12 +11,8 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pydicom.config
-from pydicom.dataset import Dataset
-from pydicom.pixels.processing import apply_color_lut
-from pydicom.pixels.utils import iter_pixels
 
-from usjepa.cache.sources.base import FileFacts, reading, require_ascending, unreadable
+from usjepa.cache.sources.base import FileFacts, Reader
 from usjepa.cache.sources.depth import Span, needs_span, span_of, to_uint8
 
 if TYPE_CHECKING:
@@ -24,60 +20,76 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
-_KIND = "DICOM"
-
-# Files that break the letter of the standard are common and readable; and the warnings that pydicom would print
-# otherwise quote the values they complain about.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+_MAGIC_AT = 128
+"""Bytes before the letters DICM (PS3.10, 7.1)."""
 
 
-class DicomReader:
-    """Reads DICOM files through pydicom."""
+class DicomReader(Reader):
+    """Read DICOM files."""
 
     name = "dicom"
     version = 1
+    title = "DICOM"
+    endings = (".dcm", ".dicom")
 
     def __init__(self) -> None:
+        import pydicom.config
+
+        # Files that break the letter of the standard are common and readable; and the warnings that pydicom would
+        # print otherwise quote the values they complain about.
+        pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
         self._span: tuple[Path, Span] | None = None
 
-    def probe(self, path: Path) -> FileFacts:
-        """Decode every frame and return the facts; SourceError when that fails or the file holds no image."""
+    @classmethod
+    def recognises(cls, file: Path) -> bool:
+        """Return whether a file begins as DICOM files do; a DICOMDIR does too, but holds no image."""
+        if file.name == "DICOMDIR":
+            return False
+        try:
+            with file.open("rb") as opened:
+                return opened.read(_MAGIC_AT + 4)[_MAGIC_AT:] == b"DICM"
+        except OSError:
+            return False  # whatever it is, nothing says that it is an image
+
+    def probe(self, file: Path, image: str = "") -> FileFacts:
+        """Decode every frame and return the facts; ValueError when the file holds no image."""
         count = 0
         shape: tuple[int, int] | None = None
-        for frame in self._stored(path, None, Dataset()):
+        for frame, _ in _stored(file, None):
             shape, count = shape or frame.shape[:2], count + 1
         if shape is None:
-            raise unreadable(path, _KIND, "it holds no frames")
-        for _ in self.frames(path, [0]):
+            raise ValueError("it holds no frames")
+        for _ in self.frames(file, image, [0]):
             pass  # palettes and photometric interpretations that can't be shown are found out here
         return FileFacts(count, *shape)
 
-    def frames(self, path: Path, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames in 8 bits, grey or RGB."""
-        require_ascending(path, wanted)
-        attributes = Dataset()
-        for frame in self._stored(path, wanted, attributes):
-            span = self._span_of(path) if _is_deep(frame, attributes) else None
-            with reading(path, _KIND):
-                shown = _shown(frame, attributes, span)
-            yield shown
+        del image
+        for frame, attributes in _stored(file, wanted):
+            yield _shown(frame, attributes, self._span_of(file) if _is_deep(frame, attributes) else None)
 
-    def _stored(self, path: Path, wanted: Sequence[int] | None, attributes: Dataset) -> Iterator[NDArray[Any]]:
-        """Yield frames as stored, palettes not looked up; fills `attributes` with the pixel attributes."""
-        if wanted is not None and not wanted:
-            return  # an empty list of indices means all of them to pydicom
-        with reading(path, _KIND), path.open("rb") as file:
-            frames = iter_pixels(file, ds_out=attributes, indices=wanted)
-            while (frame := _next_quietly(frames)) is not None:
-                yield frame
-
-    def _span_of(self, path: Path) -> Span:
+    def _span_of(self, file: Path) -> Span:
         """Return the span of the whole file, remembered for the file that is being read."""
-        if self._span is None or self._span[0] != path:
-            with reading(path, _KIND):
-                self._span = (path, span_of(self._stored(path, None, Dataset())))
+        if self._span is None or self._span[0] != file:
+            self._span = (file, span_of(frame for frame, _ in _stored(file, None)))
         return self._span[1]
+
+
+def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[Any], Dataset]]:
+    """Yield frames as stored, palettes not looked up, and the pixel attributes; all frames when `wanted` is None."""
+    from pydicom.dataset import Dataset
+    from pydicom.pixels.utils import iter_pixels
+
+    if wanted is not None and not wanted:
+        return  # an empty list of indices means all of them to pydicom
+    attributes = Dataset()
+    with file.open("rb") as opened:
+        frames = iter_pixels(opened, ds_out=attributes, indices=wanted)
+        while (frame := _next_quietly(frames)) is not None:
+            yield frame, attributes
 
 
 def _next_quietly(frames: Iterator[NDArray[Any]]) -> NDArray[Any] | None:
@@ -93,6 +105,8 @@ def _is_deep(frame: NDArray[Any], attributes: Dataset) -> bool:
 
 def _shown(frame: NDArray[Any], attributes: Dataset, span: Span | None) -> NDArray[np.uint8]:
     """Return a stored frame as a viewer without window or level would show it."""
+    from pydicom.pixels.processing import apply_color_lut
+
     photometric = attributes.get("PhotometricInterpretation")
     if photometric == "PALETTE COLOR":
         colours = apply_color_lut(frame, attributes)[..., :3]

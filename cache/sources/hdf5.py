@@ -1,8 +1,9 @@
-"""Reader of HDF5: every dataset [N, H, W] or [N, H, W, C] of intensities is a source, `file.h5::path/of/dataset`.
+"""Read the image datasets of HDF5 files through h5py; each is a source, `file.h5::path/of/dataset`.
 
-Intensities are uint8, uint16 or float (see `depth.py`), C is 1, 3 or 4 (RGBA, laid over black), and H and W are at
-least 16, which tells images from tables of boxes or outlines. Everything else in a file is ignored. Links out of the
-file, virtual datasets and external storage are not followed: a content hash vouches for one file only.
+An image dataset holds intensities [N, H, W] or [N, H, W, C] of type uint8, uint16 or float (see `depth.py`). C is 1, 3
+or 4 (RGBA, laid over black), and H and W are at least 16, which tells images from tables of boxes or outlines.
+Everything else in a file is ignored. Links out of the file, virtual datasets and external storage are not followed: a
+content hash vouches for one file only.
 
 Handles never cross a fork: a child closes its copy and opens the file itself.
 """
@@ -10,118 +11,124 @@ Handles never cross a fork: a child closes its copy and opens the file itself.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h5py
-
-from usjepa.cache.sources.base import FileFacts, over_black, reading, require_ascending, unreadable
+from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.depth import Span, needs_span, span_of, to_uint8
-from usjepa.cache.sources.inside import split_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
+    import h5py
     import numpy as np
     from numpy.typing import NDArray
 
-_KIND = "HDF5"
 _DTYPES = {"uint8", "uint16", "float16", "float32", "float64"}
 _SMALLEST_EDGE = 16
-_CHUNK_CACHE = 64 << 20  # bytes; a compressed chunk of many frames is unpacked once, not once per frame
+_CHUNK_CACHE = 64 << 20
+"""Bytes; a compressed chunk of many frames is unpacked once, not once per frame."""
 
 
-def image_datasets(path: Path) -> list[str]:
-    """Return the names of a file's image datasets in codepoint order; SourceError when it is no HDF5 file."""
-    found = []
+class Hdf5Reader(Reader):
+    """Read datasets of HDF5 files; keep the last file open."""
 
-    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        if isinstance(item, h5py.Dataset) and _holds_images(item):
-            found.append(name)
+    name = "hdf5"
+    version = 1
+    title = "HDF5"
+    endings = (".h5", ".hdf5")
+    container = True
 
-    with reading(path, _KIND), h5py.File(path, "r", locking=False) as file:
-        file.visititems(visit)
-    return sorted(found)
+    def __init__(self) -> None:
+        self._open: tuple[int, Path, h5py.File] | None = None
+        self._span: tuple[Path, str, Span] | None = None
+
+    def images(self, file: Path) -> list[str]:
+        """Return the names of a file's image datasets in codepoint order."""
+        import h5py
+
+        found: list[str] = []
+
+        def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+            if _holds_images(item):
+                found.append(name)
+
+        with h5py.File(file, "r", locking=False) as opened:
+            opened.visititems(visit)
+        return sorted(found)
+
+    def probe(self, file: Path, image: str) -> FileFacts:
+        """Read every frame and return the facts; ValueError when `image` names no image dataset."""
+        dataset = self._dataset(file, image)
+        count, height, width = dataset.shape[:3]
+        for number in range(count):
+            dataset[number]
+        if needs_span(dataset.dtype):
+            self._span_of(file, image, dataset)
+        return FileFacts(int(count), int(height), int(width))
+
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """Yield the wanted frames in 8 bits, grey or RGB."""
+        for number in wanted:
+            # Looked up anew for every frame: between two of them the process may have forked.
+            dataset = self._dataset(file, image)
+            if number >= dataset.shape[0]:
+                raise ValueError(f"it has {dataset.shape[0]} frames, number {number} was asked for")
+            span = self._span_of(file, image, dataset) if needs_span(dataset.dtype) else None
+            yield _plain(to_uint8(dataset[number], span))
+
+    def _dataset(self, file: Path, image: str) -> h5py.Dataset:
+        """Return the open dataset, through a handle of this process."""
+        opened = self._file(file)
+        if not image:
+            raise ValueError("it holds no dataset [N, H, W] or [N, H, W, C] of uint8, uint16 or float")
+        dataset: Any = opened.get(image, getlink=False) if _is_hard_linked(opened, image) else None
+        if not _holds_images(dataset):
+            raise ValueError(f"it holds no dataset of images named {image!r}")
+        if dataset.is_virtual or dataset.external:
+            raise ValueError(f"the bytes of {image!r} lie in other files, which its hash can't vouch for")
+        return dataset
+
+    def _file(self, file: Path) -> h5py.File:
+        import h5py
+
+        if self._open is not None:
+            owner, known, opened = self._open
+            if (owner, known) == (os.getpid(), file):
+                return opened
+            # In a forked child this closes the child's copy only. It must go before the file is opened again: HDF5
+            # would otherwise recognise the file and share the inherited handle.
+            self._open = None
+            opened.close()
+        opened = h5py.File(file, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE)
+        self._open = (os.getpid(), file, opened)
+        return opened
+
+    def _span_of(self, file: Path, image: str, dataset: h5py.Dataset) -> Span:
+        """Return the span of the whole dataset, remembered for the one that is being read."""
+        if self._span is None or self._span[:2] != (file, image):
+            self._span = (file, image, span_of(dataset[number] for number in range(dataset.shape[0])))
+        return self._span[2]
 
 
-def _holds_images(dataset: h5py.Dataset) -> bool:
-    shape: tuple[int, ...] = dataset.shape or ()
-    if dataset.dtype.name not in _DTYPES or len(shape) not in (3, 4) or shape[0] < 1:
+def _holds_images(item: object) -> bool:
+    """Return whether what a file holds under a name is an image dataset."""
+    import h5py
+
+    if not isinstance(item, h5py.Dataset):
+        return False
+    shape: tuple[int, ...] = item.shape or ()
+    if item.dtype.name not in _DTYPES or len(shape) not in (3, 4) or shape[0] < 1:
         return False
     return min(shape[1:3]) >= _SMALLEST_EDGE and (len(shape) == 3 or shape[3] in (1, 3, 4))
 
 
-class Hdf5Reader:
-    """Reads datasets of HDF5 files through h5py; keeps the last file open."""
-
-    name = "hdf5"
-    version = 1
-
-    def __init__(self) -> None:
-        self._open: tuple[int, Path, h5py.File] | None = None
-        self._span: tuple[Path, Span] | None = None
-
-    def probe(self, path: Path) -> FileFacts:
-        """Read every frame and return the facts; SourceError when that fails or the path names no image dataset."""
-        with reading(path, _KIND):
-            dataset = self._dataset(path)
-            count, height, width = dataset.shape[:3]
-            for number in range(count):
-                dataset[number]
-            if needs_span(dataset.dtype):
-                self._span_of(path, dataset)
-        return FileFacts(int(count), int(height), int(width))
-
-    def frames(self, path: Path, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
-        """Yield the wanted frames in 8 bits, grey or RGB."""
-        require_ascending(path, wanted)
-        for number in wanted:
-            # Looked up anew for every frame: between two of them the process may have forked.
-            with reading(path, _KIND):
-                dataset = self._dataset(path)
-                if number >= dataset.shape[0]:
-                    raise unreadable(path, _KIND, f"it has {dataset.shape[0]} frames, number {number} was asked for")
-                span = self._span_of(path, dataset) if needs_span(dataset.dtype) else None
-                frame = to_uint8(dataset[number], span)
-            yield _plain(frame)
-
-    def _dataset(self, path: Path) -> h5py.Dataset:
-        """Return the open dataset, through a handle of this process."""
-        location, inside = split_inside(str(path))
-        file = self._file(Path(location))
-        if not inside:
-            raise unreadable(path, _KIND, "it holds no dataset [N, H, W] or [N, H, W, C] of uint8, uint16 or float")
-        dataset = file.get(inside, getlink=False) if _is_hard_linked(file, inside) else None
-        if not isinstance(dataset, h5py.Dataset) or not _holds_images(dataset):
-            raise unreadable(path, _KIND, f"it holds no dataset of images named {inside!r}")
-        if dataset.is_virtual or dataset.external:
-            raise unreadable(path, _KIND, f"the bytes of {inside!r} lie in other files, which its hash can't vouch for")
-        return dataset
-
-    def _file(self, path: Path) -> h5py.File:
-        if self._open is not None:
-            owner, known, file = self._open
-            if (owner, known) == (os.getpid(), path):
-                return file
-            # In a forked child this closes the child's copy only. It must go before the file is opened again: HDF5
-            # would otherwise recognise the file and share the inherited handle.
-            self._open = None
-            file.close()
-        file = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE)
-        self._open = (os.getpid(), path, file)
-        return file
-
-    def _span_of(self, path: Path, dataset: h5py.Dataset) -> Span:
-        """Return the span of the whole dataset, remembered for the one that is being read."""
-        if self._span is None or self._span[0] != path:
-            self._span = (path, span_of(dataset[number] for number in range(dataset.shape[0])))
-        return self._span[1]
-
-
-def _is_hard_linked(file: h5py.File, inside: str) -> bool:
+def _is_hard_linked(file: h5py.File, image: str) -> bool:
     """Return whether every step to a dataset stays in this file: no soft and no external links."""
+    import h5py
+
     group: Any = file
-    for step in inside.strip("/").split("/"):
+    for step in image.strip("/").split("/"):
         if not isinstance(group, h5py.Group) or not isinstance(group.get(step, getlink=True), h5py.HardLink):
             return False
         group = group[step]

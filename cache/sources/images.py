@@ -1,4 +1,4 @@
-"""Reader of still images: png, jpg, tif and bmp; the pages of a TIFF are its frames.
+"""Read still images (PNG, JPEG, TIFF, BMP) through Pillow; the pages of a TIFF are its frames.
 
 Grey stays grey; palettes become RGB; transparency is laid over black; deeper samples follow `depth.py`. The orientation
 that a camera or scanner recorded is applied, so that depth runs downwards as a viewer shows it.
@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from usjepa.cache.sources.base import FileFacts, over_black, reading, require_ascending, unreadable
+from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.depth import Span, needs_span, span_of, to_uint8
 
 if TYPE_CHECKING:
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from PIL import Image
 
-_KIND = "an image"
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """Only these decoders are tried: Pillow knows dozens, some of which start other programs."""
 
@@ -28,57 +27,61 @@ _FIRST_PAGE_ONLY = {"PNG", "MPO"}
 """Formats whose further pages are animation or (MPO, a kind of JPEG) previews, not images of their own."""
 
 
-class ImageReader:
-    """Reads still images through Pillow."""
+class ImageReader(Reader):
+    """Read still images."""
 
     name = "images"
     version = 1
+    title = "an image"
+    endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
     def __init__(self) -> None:
         self._span: tuple[Path, Span] | None = None
 
-    def probe(self, path: Path) -> FileFacts:
-        """Decode every page and return the facts; SourceError when that fails or pages differ in size."""
-        shapes = [page.shape[:2] for page in self._pages(path, None)]
+    def probe(self, file: Path, image: str = "") -> FileFacts:
+        """Decode every page and return the facts; ValueError when pages differ in size."""
+        shapes = [page.shape[:2] for page in _pages(file, None)]
         if len(set(shapes)) > 1:
             odd = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
-            raise unreadable(path, _KIND, f"page {odd} is {shapes[odd]} pixels, the first {shapes[0]}")
-        for _ in self.frames(path, [0]):
+            raise ValueError(f"page {odd} is {shapes[odd]} pixels, the first {shapes[0]}")
+        for _ in self.frames(file, image, [0]):
             pass  # deeper samples that can't become intensities are found out here, not in the middle of a build
         return FileFacts(len(shapes), *shapes[0])
 
-    def frames(self, path: Path, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted pages in 8 bits."""
-        require_ascending(path, wanted)
-        for page in self._pages(path, wanted):
-            span = self._span_of(path) if needs_span(page.dtype) else None
-            with reading(path, _KIND):
-                frame = to_uint8(page, span)
+        del image
+        for page in _pages(file, wanted):
+            frame = to_uint8(page, self._span_of(file) if needs_span(page.dtype) else None)
             yield over_black(frame) if frame.ndim == 3 and frame.shape[2] == 4 else frame
 
-    def _pages(self, path: Path, wanted: Sequence[int] | None) -> Iterator[NDArray[Any]]:
-        """Yield pages as stored: [H, W], [H, W, 3] or [H, W, 4]; all of them when `wanted` is None."""
-        with reading(path, _KIND), _opened(path) as image:
-            if wanted is None:
-                wanted = range(1 if image.format in _FIRST_PAGE_ONLY else getattr(image, "n_frames", 1))
-            for number in wanted:
-                if number:
-                    image.seek(number)
-                yield _samples(ImageOps.exif_transpose(image))
-
-    def _span_of(self, path: Path) -> Span:
+    def _span_of(self, file: Path) -> Span:
         """Return the span of the whole file, remembered for the file that is being read."""
-        if self._span is None or self._span[0] != path:
-            with reading(path, _KIND):
-                self._span = (path, span_of(self._pages(path, None)))
+        if self._span is None or self._span[0] != file:
+            self._span = (file, span_of(_pages(file, None)))
         return self._span[1]
 
 
-def _opened(path: Path) -> Image.Image:
+def _pages(file: Path, wanted: Sequence[int] | None) -> Iterator[NDArray[Any]]:
+    """Yield pages as stored: [H, W], [H, W, 3] or [H, W, 4]; all of them when `wanted` is None."""
+    from PIL import ImageOps
+
+    with _opened(file) as image:
+        if wanted is None:
+            wanted = range(1 if image.format in _FIRST_PAGE_ONLY else getattr(image, "n_frames", 1))
+        for number in wanted:
+            if number:
+                image.seek(number)
+            yield _samples(ImageOps.exif_transpose(image))
+
+
+def _opened(file: Path) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
     try:
-        return Image.open(path, formats=_FORMATS)
+        return Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise unreadable(path, _KIND, "its bytes are none of a PNG, JPEG, TIFF or BMP") from error
+        raise ValueError("its bytes are none of a PNG, JPEG, TIFF or BMP") from error
 
 
 def _samples(image: Image.Image) -> NDArray[Any]:

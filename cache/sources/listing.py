@@ -1,60 +1,81 @@
-"""Turns SOURCE into an ordered list of entries, without decoding anything.
+"""List the sources of a folder, manifest or file in a fixed order, without decoding anything.
 
-SOURCE is a folder, a manifest (CSV), a single file, or `phantom`. A folder that holds a `manifest.csv` is read through
-it. The order is that of the code points of the POSIX paths, whatever the file system or the manifest says, so the same
-files give the same rows on every machine.
+SOURCE is a folder, a manifest (CSV), a single file, or `phantom`. A folder that contains a `manifest.csv` is read
+through it. Sources are ordered by the code points of their POSIX paths, whatever the file system or the manifest says,
+so the same files give the same rows on every machine.
 """
 
 from __future__ import annotations
 
 import os
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import SourceError, UsageError
-from usjepa.cache.sources.aliases import hide
-from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.folders import confined, place_of
-from usjepa.cache.sources.inside import join_inside, split_inside
+from usjepa.cache.sources.aliases import with_aliases
+from usjepa.cache.sources.base import PHANTOM, Entry, Listing
+from usjepa.cache.sources.folders import Metadata, confined, metadata_of
 from usjepa.cache.sources.manifest_csv import read_manifest
-from usjepa.cache.sources.registry import ACCEPTED, PHANTOM, kind_of
+from usjepa.cache.sources.registry import accepted, join_path, reader_named, reader_of_file, split_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-
     from usjepa.cache.recipes.cache import CacheSettings
 
-MANIFEST = "manifest.csv"
+ImagesIn = Callable[[Path, str], Sequence[str]]
+"""(file, reader) -> names of the images in a container's file; SourceError when it can't be read."""
+
+_MANIFEST = "manifest.csv"
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What SOURCE holds, in order."""
+def make_listing(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listing:
+    """Return the sources of a folder, manifest or file, or those of the phantom.
 
-    root: Path | None
-    """Folder that the entries' paths are relative to; None for the phantom."""
-    entries: tuple[Entry, ...]
-    ignored: int = 0
-    """Files of kinds that are not read; hidden files are not counted."""
-    notes: tuple[str, ...] = ()
-    """What a person should know about how the list came about."""
-    real: Mapping[str, str] = field(default_factory=dict)
-    """Alias -> path, where `cache.hash_paths` hides the paths; never stored."""
-
-
-def list_source(source: str, settings: CacheSettings) -> Listing:
-    """Return the entries of a source.
+    Args:
+        source: folder, manifest, file or `phantom`.
+        settings: of the phantom, and whether paths are hidden.
+        images_in: opens containers; a parser of hostile files, so one that works in a child process.
 
     Raises:
-        UsageError: it does not exist, holds nothing that is read, or its manifest is wrong.
+        UsageError: the source does not exist, contains nothing that is read, or its manifest is wrong.
     """
-    listing = _listed(source, settings)
-    return hide(listing) if settings.hash_paths else listing
+    listing = _listed(source, settings, images_in)
+    return with_aliases(listing) if settings.hash_paths else listing
 
 
-def _listed(source: str, settings: CacheSettings) -> Listing:
+def list_files(root: Path | None, files: Iterable[tuple[str, Metadata]], settings: CacheSettings) -> Listing:
+    """Return a listing of chosen files, in the given order.
+
+    Args:
+        root: folder that the paths are relative to; None for the phantom.
+        files: POSIX path, and what is known of the file.
+        settings: whether paths are hidden.
+
+    Raises:
+        UsageError: no reader takes a file.
+    """
+    entries = [
+        _entry(path, known, PHANTOM if root is None else _reader_of(root / split_path(path)[0]))
+        for path, known in files
+    ]
+    listing = Listing(root, tuple(entries))
+    return with_aliases(listing) if settings.hash_paths else listing
+
+
+def _reader_of(file: Path) -> str:
+    reader = reader_of_file(file)
+    if reader is None:
+        raise UsageError(f"{file}: not a kind of file that is read. Read are: {accepted()}.")
+    return reader.name
+
+
+def _entry(path: str, known: Metadata, reader: str) -> Entry:
+    return Entry(path, known.dataset, known.group, known.label, known.split, reader)
+
+
+def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listing:
     if source == PHANTOM:
         return _phantom(settings)
     path = Path(source)
@@ -62,8 +83,8 @@ def _listed(source: str, settings: CacheSettings) -> Listing:
         raise UsageError(f"{source}: no such file or folder. SOURCE is a folder, a file, a manifest CSV, or `phantom`.")
     path = path.resolve()
     if path.is_dir():
-        return _manifest(path / MANIFEST) if (path / MANIFEST).is_file() else _folder(path)
-    return _manifest(path) if path.suffix.lower() == ".csv" else _file(path)
+        return _from_manifest(path / _MANIFEST, images_in) if (path / _MANIFEST).is_file() else _folder(path, images_in)
+    return _from_manifest(path, images_in) if path.suffix.lower() == ".csv" else _file(path, images_in)
 
 
 def _phantom(settings: CacheSettings) -> Listing:
@@ -74,9 +95,9 @@ def _phantom(settings: CacheSettings) -> Listing:
     return Listing(None, _ordered(entries))
 
 
-def _manifest(manifest: Path) -> Listing:
+def _from_manifest(manifest: Path, images_in: ImagesIn) -> Listing:
     listed = read_manifest(manifest)
-    entries = list(_expanded(manifest.parent, listed))
+    entries = list(_expanded(manifest.parent, listed, images_in))
     paths = Counter(entry.path for entry in entries)
     twice = next((path for path, count in paths.items() if count > 1), None)
     if twice is not None:
@@ -85,33 +106,30 @@ def _manifest(manifest: Path) -> Listing:
     return Listing(manifest.parent, _ordered(entries), notes=(note,))
 
 
-def _file(file: Path) -> Listing:
-    kind = kind_of(file)
-    if kind is None:
-        raise UsageError(f"{file}: not a kind of file that is read. Read are: {ACCEPTED}.")
-    entry = Entry(file.name, file.parent.name, file.stem, "", "", kind)
-    return Listing(file.parent, _ordered(_expanded(file.parent, [entry])))
+def _file(file: Path, images_in: ImagesIn) -> Listing:
+    group = metadata_of(file.name, file.parent.name).group
+    entry = Entry(file.name, file.parent.name, group, "", "", _reader_of(file))
+    return Listing(file.parent, _ordered(_expanded(file.parent, [entry], images_in)))
 
 
-def _folder(root: Path) -> Listing:
+def _folder(root: Path, images_in: ImagesIn) -> Listing:
     entries = []
     ignored: Counter[str] = Counter()
     for file in _walk(root):
         path = file.relative_to(root).as_posix()
         _require_inside(root, file, path)
-        kind = kind_of(file)
-        if kind is None:
+        reader = reader_of_file(file)
+        if reader is None:
             ignored[file.suffix.lower() or file.name] += 1
             continue
-        place = place_of(path, root.name)
-        entries.append(Entry(path, place.dataset, place.group, place.label, place.split, kind))
+        entries.append(_entry(path, metadata_of(path, root.name), reader.name))
     if not entries:
-        raise UsageError(f"{root}: no file in it is of a kind that is read. Read are: {ACCEPTED}.")
+        raise UsageError(f"{root}: no file in it is of a kind that is read. Read are: {accepted()}.")
     notes = []
     if ignored:
-        told = ", ".join(f"{count:,} {ending}" for ending, count in sorted(ignored.items()))
-        notes.append(f"files of kinds that are not read were ignored: {told}.")
-    return Listing(root, _ordered(_expanded(root, entries)), ignored.total(), tuple(notes))
+        counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(ignored.items()))
+        notes.append(f"files of kinds that are not read were ignored: {counts}.")
+    return Listing(root, _ordered(_expanded(root, entries, images_in)), ignored.total(), tuple(notes))
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -139,26 +157,21 @@ def _require_inside(root: Path, file: Path, path: str) -> None:
             raise UsageError(f"{file}: refused: {error}. Copy the files in, or name their own folder.") from error
 
 
-def _expanded(root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
-    """Yield entries, an HDF5 file replaced by its image datasets; one that holds none, or can't be opened, stays.
+def _expanded(root: Path, entries: Iterable[Entry], images_in: ImagesIn) -> Iterator[Entry]:
+    """Yield entries, a container replaced by its images; one that has none, or can't be opened, stays.
 
-    Whoever probes such a file raises with the reason, under the same policy as for any other unreadable file.
+    Its probe then raises with the reason, under the same policy as for any other unreadable file.
     """
-    # Imported here: the child reads through this package's readers, and so imports it.
-    from usjepa.cache.decoding.child import decoding
-    from usjepa.cache.recipes.cache import CacheSettings
-
-    with decoding(Listing(root, ()), CacheSettings()) as child:
-        for entry in entries:
-            file, inside = split_inside(entry.path)
-            if entry.reader != "hdf5" or inside:
-                yield entry
-                continue
-            try:
-                names = child.datasets(entry.path, root / file)
-            except SourceError:
-                names = []
-            yield from [replace(entry, path=join_inside(file, name)) for name in names] or [entry]
+    for entry in entries:
+        file, image = split_path(entry.path)
+        if image or not reader_named(entry.reader).container:
+            yield entry
+            continue
+        try:
+            names = images_in(root / file, entry.reader)
+        except SourceError:
+            names = []
+        yield from [replace(entry, path=join_path(file, name)) for name in names] or [entry]
 
 
 def _ordered(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -1,10 +1,10 @@
-"""Manifests: a CSV that names the sources and says what they are.
+"""Read a manifest: a CSV that names the sources and describes each.
 
 Columns, in any order: `path` (relative to the manifest's folder), and optionally `dataset`, `label`, `group` and
 `split`. The group is also taken from a column called patient_or_video_id, patient_id, patient, subject, video_id or
-clip_id. Other columns are ignored. Where a column is missing, or a dataset or group cell is empty, the file's place in
-its folder speaks (see `layout.py`). A path may name a dataset within an HDF5 file, `file.h5::name`; a plain `file.h5`
-stands for all of them.
+clip_id. Other columns are ignored. Where a column is missing, or a dataset or group cell is empty, the file's folder
+decides (see `folders.py`). A path may name one of several images in a file, `file.h5::name`; a plain `file.h5` stands
+for all of them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.folders import confined, place_of
-from usjepa.cache.sources.inside import join_inside, split_inside
-from usjepa.cache.sources.registry import ACCEPTED, kind_of
+from usjepa.cache.sources.folders import confined, metadata_of
+from usjepa.cache.sources.registry import accepted, join_path, reader_of_file, split_path
 
-GROUP_ALIASES = ("group", "patient_or_video_id", "patient_id", "patient", "subject", "video_id", "clip_id")
+_GROUP_COLUMNS = ("group", "patient_or_video_id", "patient_id", "patient", "subject", "video_id", "clip_id")
 
 
 def read_manifest(manifest: Path) -> list[Entry]:
@@ -78,7 +77,7 @@ def _entry(manifest: Path, number: int, cells: dict[str, str]) -> Entry:
     """Return the entry that a line describes."""
     if not cells["path"]:
         raise _wrong(manifest, number, "its path is empty")
-    file, inside = split_inside(cells["path"])
+    file, image = split_path(cells["path"])
     try:
         full = confined(manifest.parent, file)
     except ValueError as error:
@@ -86,19 +85,18 @@ def _entry(manifest: Path, number: int, cells: dict[str, str]) -> Entry:
     if not full.is_file():
         reason = "is a folder" if full.is_dir() else "does not exist"
         raise _wrong(manifest, number, f"{file!r} {reason} in {manifest.parent}")
-    kind = kind_of(full)
-    if kind is None:
-        raise _wrong(manifest, number, f"{file!r} is of a kind that is not read. Read are: {ACCEPTED}")
+    reader = reader_of_file(full)
+    if reader is None:
+        raise _wrong(manifest, number, f"{file!r} is of a kind that is not read. Read are: {accepted()}")
     path = PurePosixPath(file).as_posix()
-    place = place_of(path, manifest.parent.resolve().name)
-    group = next((cells[name] for name in GROUP_ALIASES if cells.get(name)), place.group)
+    folder = metadata_of(path, manifest.parent.resolve().name)
     return Entry(
-        path=join_inside(path, inside) if inside else path,
-        dataset=cells.get("dataset") or place.dataset,
-        group=group,
-        label=cells.get("label", place.label),
-        split=cells.get("split", place.split).lower(),
-        reader=kind,
+        path=join_path(path, image),
+        dataset=cells.get("dataset") or folder.dataset,
+        group=next((cells[name] for name in _GROUP_COLUMNS if cells.get(name)), folder.group),
+        label=cells.get("label", folder.label),
+        split=cells.get("split", folder.split).lower(),
+        reader=reader.name,
     )
 
 

@@ -1,16 +1,24 @@
-"""Frames of listed sources, from files that are proven to be the ones that were scanned."""
+"""Read frames of listed sources, after proving that each file is the one that was scanned.
+
+A file is identified by the xxh3-128 of its bytes, never by its name, place or time. Whatever the reader of a format
+raises on the bytes of others becomes a SourceError here; it names the source as the tables do, without the folder that
+it happens to lie in.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import SourceError
-from usjepa.cache.sources.content import ContentHasher
+import xxhash
+
+from usjepa.cache.errors import SourceError, UsjepaError
+from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.folders import confined
-from usjepa.cache.sources.registry import PHANTOM, reader_for
+from usjepa.cache.sources.registry import join_path, reader_named, split_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +27,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.base import FileFacts, Reader
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import FileFacts, Listing, Reader
+
+_PIECE = 8 << 20
+"""Bytes read and hashed at a time, so that memory does not grow with the file."""
+_REMEDY = "Replace or remove the file, or leave it out with --on-error skip."
 
 
 class SourceReader:
-    """Hashes, counts and reads sources by the paths of their entries.
+    """Hash, count and read sources by the paths of their entries.
 
-    Belongs to one thread. Open files and what is known about them are dropped by fork and pickle. Errors name a source
-    as the tables do, without the folder that it happens to lie in.
+    Belongs to one thread. Open files and remembered hashes are dropped by fork and pickle.
     """
 
     def __init__(self, root: Path | None, settings: CacheSettings, real: Mapping[str, str] | None = None) -> None:
+        """Make a reader.
+
+        Args:
+            root: folder that paths are relative to; None for the phantom.
+            settings: the phantom's are used.
+            real: alias -> path, where paths are hidden.
+        """
         self._root, self._settings, self._real = root, settings, real or {}
         self._forget()
 
@@ -42,71 +59,135 @@ class SourceReader:
     def __reduce__(self) -> tuple[type[SourceReader], tuple[Path | None, CacheSettings, Mapping[str, str]]]:
         return SourceReader, (self._root, self._settings, self._real)
 
+    def _forget(self) -> None:
+        self._pid = os.getpid()
+        self._hashed: tuple[Path, str] | None = None
+        self._verified: dict[str, str] = {}
+        self._readers: dict[str, Reader] = {}
+
     def content_hash(self, path: str, reader: str) -> str:
-        """Return the source's content hash, 32 hex digits; SourceError when it can't be read."""
+        """Return the source's content hash, 32 hex digits; SourceError when the file can't be read.
+
+        An image in a file has the hash of the file's hash and the image's name, so that images of one file differ.
+        Images of one file that are hashed one after the other cost one pass over it.
+        """
         if reader == PHANTOM:
             from usjepa.cache.sources.phantom.source import Phantom
 
             return Phantom(self._settings.phantom).content_hash(self._real.get(path, path))
-        with self._located(path, reader) as full:
-            return self._hasher.hash_of(full)
-
-    def version(self, reader: str) -> int:
-        """Return the version of a reader."""
-        return self._reader(reader).version
+        file, image = self._located(path)
+        with _naming(path, file, image, "a file"):
+            if not image:
+                return _hash_file(file)
+            if self._hashed is None or self._hashed[0] != file:
+                self._hashed = (file, _hash_file(file))
+        return xxhash.xxh3_128_hexdigest(join_path(self._hashed[1], image).encode())
 
     def probe(self, path: str, reader: str) -> FileFacts:
         """Decode the whole source and return its facts; SourceError when that fails."""
-        with self._located(path, reader) as full:
-            return self._reader(reader).probe(full)
+        file, image = self._located(path, reader)
+        decoder = self._reader(reader)
+        with _naming(path, file, image, decoder.title):
+            return decoder.probe(file, image)
 
     def frames(self, path: str, reader: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:
-        """Yield frames of one source.
+        """Yield frames of one source: uint8 [H, W] grey or [H, W, 3] RGB.
 
         Args:
             path: the entry's path, relative to the root.
             reader: name of the reader that scanned it.
-            wanted: ascending frame numbers.
+            wanted: ascending frame numbers from 0.
             content_hash: what the scan found; checked once per process and source.
 
         Raises:
             SourceError: the file changed since, is gone, lies outside the root, or a frame can't be decoded.
+            ValueError: frame numbers do not ascend from 0.
         """
+        if any(number < 0 for number in wanted) or any(b < a for a, b in itertools.pairwise(wanted)):
+            raise ValueError(f"{path}: frame numbers must ascend from 0, got {list(wanted)[:8]}")
         if self._pid != os.getpid():
             self._forget()
         if self._verified.get(path) != content_hash:
             _require_same(path, self.content_hash(path, reader), content_hash)
             self._verified[path] = content_hash
-        with self._located(path, reader) as full:
-            yield from self._reader(reader).frames(full, wanted)
+        file, image = self._located(path, reader)
+        decoder = self._reader(reader)
+        with _naming(path, file, image, decoder.title):
+            yield from decoder.frames(file, image, wanted)
 
     def _reader(self, name: str) -> Reader:
         if name not in self._readers:
-            self._readers[name] = reader_for(name, self._settings)
+            self._readers[name] = self._phantom() if name == PHANTOM else reader_named(name)()
         return self._readers[name]
 
-    @contextlib.contextmanager
-    def _located(self, path: str, reader: str) -> Iterator[Path]:
-        """Give the place of a source, and name it by its path in errors from within."""
-        full = Path(self._real.get(path, path)) if reader == PHANTOM else self._place(path)
-        try:
-            yield full
-        except SourceError as error:
-            raise SourceError(str(error).replace(str(full), path)) from error
+    def _phantom(self) -> Reader:
+        from usjepa.cache.sources.phantom.source import PhantomReader
 
-    def _place(self, path: str) -> Path:
+        return PhantomReader(self._settings.phantom)
+
+    def _located(self, path: str, reader: str = "") -> tuple[Path, str]:
+        """Return the file of a source and the image within it; SourceError when it lies outside the root."""
+        real = self._real.get(path, path)
+        if reader == PHANTOM:
+            return Path(real), ""
         if self._root is None:
             raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
+        file, image = split_path(real)
         try:
-            return confined(self._root, self._real.get(path, path))
+            return confined(self._root, file), image
         except ValueError as error:
             raise SourceError(f"{path}: refused: {error}.") from error
 
-    def _forget(self) -> None:
-        self._pid = os.getpid()
-        self._hasher = ContentHasher()
-        self._verified: dict[str, str] = {}
-        self._readers: dict[str, Reader] = {}
+
+def version_of(reader: str) -> int:
+    """Return the version of a reader, the phantom's included."""
+    if reader == PHANTOM:
+        from usjepa.cache.sources.phantom.source import PhantomReader
+
+        return PhantomReader.version
+    return reader_named(reader).version
+
+
+def images_in(file: Path, reader: str) -> list[str]:
+    """Return the names of the images in a container's file; SourceError when it can't be read."""
+    container = reader_named(reader)()
+    with _naming(str(file), file, "", container.title):
+        return list(container.images(file))
+
+
+@contextlib.contextmanager
+def _naming(path: str, file: Path, image: str, title: str) -> Iterator[None]:
+    """Turn whatever a reader raises into a SourceError that names the source by its path, and the reason."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(_renamed(str(error), path, file, image)) from error
+    except UsjepaError:
+        raise
+    except Exception as error:  # on hostile bytes, decoders raise any type there is
+        reason = _renamed(_reason(error), path, file, image)
+        raise SourceError(f"{path}: can't be read as {title}: {reason.rstrip('.')}. {_REMEDY}") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it asks for too much memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _renamed(text: str, path: str, file: Path, image: str) -> str:
+    """Return a decoder's text with the place of the file replaced by the source's path, which may be an alias."""
+    return text.replace(join_path(str(file), image), path).replace(str(file), path)
+
+
+def _hash_file(file: Path) -> str:
+    hasher = xxhash.xxh3_128()
+    with file.open("rb", buffering=0) as opened:
+        while piece := opened.read(_PIECE):
+            hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def _require_same(path: str, found: str, scanned: str) -> None:

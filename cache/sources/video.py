@@ -1,125 +1,128 @@
-"""Reader of clips: mp4, avi, mov, mpeg, gif, decoded through FFmpeg's libraries.
+"""Read clips (MP4, AVI, MOV, MPEG, GIF) through FFmpeg's libraries.
 
 Frames are numbered as they come out of the decoder, from 0, in the order they are shown. Nothing seeks: headers lie
 about counts and times, and a seek lands where an index says. So that a build that walks through a clip in pieces
 decodes it once, the decoder of the last file stays open at the frame it has reached.
+
+A clip that was cut short on its way is refused by what its container says of its length. Decoders don't notice: they
+hand out the frames that are there and stop, or fill the rest of the last one with what was there before. The frame
+counts of headers don't tell either, since they are wrong in whole files too.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-import av
 import numpy as np
 
-from usjepa.cache.sources.base import FileFacts, over_black, reading, require_ascending, unreadable
-from usjepa.cache.sources.wholeness import cut_short
+from usjepa.cache.sources.base import FileFacts, Reader, over_black
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    import av
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
-_KIND = "a video"
 
-
-class VideoReader:
-    """Reads clips through PyAV; keeps the decoder of the last file open."""
+class VideoReader(Reader):
+    """Read clips; keep the decoder of the last file open."""
 
     name = "video"
     version = 1
+    title = "a video"
+    endings = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".gif")
 
     def __init__(self) -> None:
-        self._cursor: _Cursor | None = None
+        self._decoder: _Decoder | None = None
 
-    def probe(self, path: Path) -> FileFacts:
-        """Decode every frame and return the facts; SourceError when the clip is cut short, damaged, or changes size."""
-        with reading(path, _KIND):
-            reason = cut_short(path)
+    def probe(self, file: Path, image: str = "") -> FileFacts:
+        """Decode every frame and return the facts; ValueError when the clip is cut short, damaged, or changes size."""
+        del image
+        reason = _cut_short(file)
         if reason is not None:
-            raise unreadable(path, _KIND, reason)
-        cursor = _Cursor(path)
+            raise ValueError(reason)
+        decoder = _Decoder(file)
         try:
-            while cursor.advance():
+            while decoder.advance():
                 pass
         finally:
-            cursor.close()
-        if cursor.shape is None:
-            raise unreadable(path, _KIND, "it holds no frame that can be decoded")
-        return FileFacts(cursor.number + 1, *cursor.shape)
+            decoder.close()
+        if decoder.shape is None:
+            raise ValueError("it holds no frame that can be decoded")
+        return FileFacts(decoder.number + 1, *decoder.shape)
 
-    def frames(self, path: Path, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames: [H, W] where the clip is stored in grey, [H, W, 3] otherwise."""
-        require_ascending(path, wanted)
+        del image
         for number in wanted:
-            cursor = self._cursor_at(path, number)
-            while cursor.number < number:
-                if not cursor.advance():
-                    raise unreadable(path, _KIND, f"it ends before frame {number} (it has {cursor.number + 1})")
-            yield cursor.image()
+            decoder = self._decoder_at(file, number)
+            while decoder.number < number:
+                if not decoder.advance():
+                    raise ValueError(f"it ends before frame {number} (it has {decoder.number + 1})")
+            yield decoder.pixels()
 
-    def _cursor_at(self, path: Path, number: int) -> _Cursor:
+    def _decoder_at(self, file: Path, number: int) -> _Decoder:
         """Return a decoder of this file, in this process, that has not gone past the frame."""
-        cursor = self._cursor
-        if cursor is None or cursor.path != path or cursor.number > number or cursor.pid != os.getpid():
-            if cursor is not None:
-                cursor.close()
-            self._cursor = cursor = _Cursor(path)
-        return cursor
+        decoder = self._decoder
+        if decoder is None or decoder.file != file or decoder.number > number or decoder.pid != os.getpid():
+            if decoder is not None:
+                decoder.close()
+            self._decoder = decoder = _Decoder(file)
+        return decoder
 
 
-class _Cursor:
+class _Decoder:
     """One open clip and the frame its decoder has reached; `number` is -1 before the first."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.pid = path, os.getpid()
+    def __init__(self, file: Path) -> None:
+        import av
+
+        self.file, self.pid = file, os.getpid()
         self.number = -1
         self.shape: tuple[int, int] | None = None
         self._frame: VideoFrame | None = None
-        self._image: NDArray[np.uint8] | None = None
-        with reading(path, _KIND):
-            self._container = av.open(str(path))
-            try:
-                self._frames = self._decode()
-            except BaseException:
-                self._container.close()
-                raise
+        self._pixels: NDArray[np.uint8] | None = None
+        self._container = av.open(str(file))
+        try:
+            self._frames = self._decode()
+        except BaseException:
+            self._container.close()
+            raise
 
     def advance(self) -> bool:
         """Decode the next frame; False at the end of the clip."""
-        with reading(self.path, _KIND):
-            frame = next(self._frames, None)
+        frame = next(self._frames, None)
         if frame is None:
             return False
         shape = (frame.height, frame.width)
         if self.shape is not None and shape != self.shape:
-            raise unreadable(
-                self.path, _KIND, f"frame {self.number + 1} is {_told(shape)} pixels, the first {_told(self.shape)}"
+            (height, width), (first_height, first_width) = shape, self.shape
+            raise ValueError(
+                f"frame {self.number + 1} is {height}x{width} pixels, the first {first_height}x{first_width}"
             )
-        self.shape, self._frame, self._image = shape, frame, None
+        self.shape, self._frame, self._pixels = shape, frame, None
         self.number += 1
         return True
 
-    def image(self) -> NDArray[np.uint8]:
-        """Return the frame that was decoded last; only frames that are asked for are converted to colours."""
-        if self._image is None:
+    def pixels(self) -> NDArray[np.uint8]:
+        """Return the frame that was decoded last; only frames that are wanted are converted to colours."""
+        if self._pixels is None:
             if self._frame is None:
                 raise ValueError("no frame was decoded yet")
-            with reading(self.path, _KIND):
-                self._image = _pixels(self._frame)
-        return self._image
+            self._pixels = _pixels(self._frame)
+        return self._pixels
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._container.close()
 
     def _decode(self) -> Iterator[VideoFrame]:
-        """Return an iterator over decoded frames; SourceError at the first that the decoder had to make up."""
+        """Return an iterator over decoded frames; ValueError at the first that the decoder had to make up."""
         if not self._container.streams.video:
-            raise unreadable(self.path, _KIND, "it holds no video stream")
+            raise ValueError("it holds no video stream")
         stream = self._container.streams.video[0]
         # No threads of FFmpeg's own: they would not live on in a forked worker, and readers run side by side anyway.
         stream.thread_type = "NONE"
@@ -129,10 +132,10 @@ class _Cursor:
         for packet in self._container.demux(stream):
             for frame in packet.decode():
                 if frame.is_corrupt or packet.is_corrupt:
-                    raise unreadable(self.path, _KIND, f"frame {self.number + 1} is damaged or cut short")
+                    raise ValueError(f"frame {self.number + 1} is damaged or cut short")
                 yield frame
             if packet.is_corrupt:
-                raise unreadable(self.path, _KIND, f"it is damaged or cut short after frame {self.number}")
+                raise ValueError(f"it is damaged or cut short after frame {self.number}")
 
 
 def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
@@ -145,5 +148,48 @@ def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
     return np.asarray(frame.to_ndarray(format="rgb24", threads=1), dtype=np.uint8)
 
 
-def _told(shape: tuple[int, int]) -> str:
-    return f"{shape[0]}x{shape[1]}"
+def _cut_short(file: Path) -> str | None:
+    """Return why the file can't be whole, None when nothing speaks against it."""
+    size = file.stat().st_size
+    with file.open("rb") as opened:
+        head = opened.read(12)
+        if head[4:8] == b"ftyp":
+            return _boxes_past_the_end(opened, size)
+        if head[:4] == b"RIFF":
+            declared = int.from_bytes(head[4:8], "little") + 8
+            return _shortfall(declared, size) if declared > size else None
+        if head[:3] == b"GIF":
+            return _lacks_gif_trailer(opened, size)
+    return None
+
+
+def _shortfall(declared: int, size: int) -> str:
+    return f"it is cut short: it should hold {declared:,} bytes and holds {size:,}"
+
+
+def _boxes_past_the_end(file: BinaryIO, size: int) -> str | None:
+    """Walk the top-level boxes of an MP4 or MOV file (ISO 14496-12: 4 bytes size, 4 bytes type)."""
+    start = 0
+    kinds = set()
+    while start + 8 <= size:
+        file.seek(start)
+        header = file.read(16)
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:  # the size did not fit: it stands in the 8 bytes after the type
+            length = int.from_bytes(header[8:16], "big")
+        if length == 0:  # the box reaches to the end of the file
+            length = size - start
+        if length < 8:
+            return None  # no box: trailing bytes, which players ignore
+        if start + length > size:
+            return _shortfall(start + length, size)
+        kinds.add(header[4:8])
+        start += length
+    return None if b"moov" in kinds else "it is cut short: it holds no table of its frames (no moov box)"
+
+
+def _lacks_gif_trailer(file: BinaryIO, size: int) -> str | None:
+    """Look for the byte 0x3B that ends a GIF; some writers pad behind it with zeros."""
+    file.seek(max(0, size - 4096))
+    tail = file.read().rstrip(b"\0")
+    return None if tail.endswith(b"\x3b") else "it is cut short: the byte that ends a GIF is missing"

@@ -15,12 +15,12 @@ import xxhash
 
 from usjepa.cache.building.parts import WHOLE, refuse_rivals
 from usjepa.cache.building.shard_maker import ShardMaker
-from usjepa.cache.decoding.child import Cutters
+from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import DamageError, SourceError, UsageError
 from usjepa.cache.frames.rows import pixel_layers
 from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.scanning.growth import regrown
-from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.claims import held
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed, read_commit, shard_matches
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.sources.base import Listing
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
 

@@ -16,7 +16,7 @@ from xxhash import xxh3_64
 from usjepa.cache.errors import DamageError, NotSealedError, SourceError
 from usjepa.cache.progress import Progress
 from usjepa.cache.reading.store import Store
-from usjepa.cache.sources.listing import list_source
+from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage

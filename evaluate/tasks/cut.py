@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import digest_of
 from usjepa.evaluate.tasks.layouts import PHANTOM
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.base import Listing
     from usjepa.evaluate.tasks.base import Labelled, TaskFolder
 
 FileKey = tuple[str, str]
@@ -58,26 +57,10 @@ def cut(folder: TaskFolder, out: Path, recipe: Recipe) -> tuple[Store, Known]:
 
 def _listing(folder: TaskFolder, settings: CacheSettings) -> tuple[Listing, dict[FileKey, Labelled]]:
     """Return a task's files as stage one lists sources, and what is known of each under the name it is stored by."""
-    from usjepa.cache.sources.aliases import hide
-    from usjepa.cache.sources.base import Entry
-    from usjepa.cache.sources.listing import Listing
+    from usjepa.cache.sources.folders import Metadata
+    from usjepa.cache.sources.listing import list_files
 
     ordered = sorted(folder.files, key=lambda file: file.path)
-    entries = [
-        Entry(f.path, f.dataset or folder.name, f.group or f.path, f.label, f.split, _kind(f, folder)) for f in ordered
-    ]
-    listing = Listing(None if str(folder.root) == PHANTOM else folder.root, tuple(entries))
-    shown = hide(listing) if settings.hash_paths else listing
-    return shown, {(e.dataset, e.path): file for e, file in zip(shown.entries, ordered, strict=True)}
-
-
-def _kind(file: Labelled, folder: TaskFolder) -> str:
-    from usjepa.cache.sources.inside import split_inside
-    from usjepa.cache.sources.registry import kind_of
-
-    if str(folder.root) == PHANTOM:
-        return PHANTOM
-    kind = kind_of(folder.root / split_inside(file.path)[0])
-    if kind is None:
-        raise UsageError(f"{folder.root}: {file.path!r} is of a kind that is not read.")
-    return kind
+    known = [(f.path, Metadata(f.dataset or folder.name, f.group or f.path, f.label, f.split)) for f in ordered]
+    listing = list_files(None if str(folder.root) == PHANTOM else folder.root, known, settings)
+    return listing, {(e.dataset, e.path): file for e, file in zip(listing.entries, ordered, strict=True)}

@@ -41,7 +41,7 @@ class Plain:
 
     def read(self, path: Path, settings: CacheSettings) -> list[TaskFolder]:
         """Return all that lies there, as one folder of possibly several datasets."""
-        from usjepa.cache.sources.listing import list_source
+        from usjepa.cache.scanning.scan import list_source
 
         listing = list_source(str(path), settings.model_copy(update={"hash_paths": False}))
         files = tuple(Labelled(e.path, e.label, e.group, e.split, dataset=e.dataset) for e in listing.entries)

@@ -24,8 +24,8 @@ from benchmarks.learning.scores import (
     verdicts,
 )
 from usjepa.cache.recipes.recipe import load_recipe, override_recipe
+from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.listing import list_source
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ import numpy as np
 from usjepa.cache.errors import SourceError
 from usjepa.cache.identity import digest_of
 from usjepa.cache.randomness import fraction, generator
-from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.sources.base import PHANTOM, FileFacts, Reader
 from usjepa.cache.sources.phantom.interface import Interface, draw_interface, draw_layout
 from usjepa.cache.sources.phantom.lesions import add_distractors, add_lesion
 from usjepa.cache.sources.phantom.physics import (
@@ -141,28 +141,28 @@ class Phantom:
         return self._examinations[patient]
 
 
-class PhantomReader:
-    """Reads the phantom through the methods of every other reader."""
+class PhantomReader(Reader):
+    """Read the phantom through the methods of every other reader; a source's path stands for its file."""
 
-    name = "phantom"
+    name = PHANTOM
     version = PHANTOM_VERSION
+    title = "a source of the phantom"
+    endings = ()
 
     def __init__(self, settings: PhantomSettings) -> None:
         self._phantom = Phantom(settings)
         self._size = settings.size
 
-    def probe(self, path: Path | str) -> FileFacts:
+    def probe(self, file: Path, image: str = "") -> FileFacts:
         """Return the facts of a source; SourceError when there is none of that name."""
-        return FileFacts(self._phantom.frames(_name(path)), self._size, self._size)
+        del image
+        return FileFacts(self._phantom.frames(file.as_posix()), self._size, self._size)
 
-    def frames(self, path: Path | str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames [H, W, 3]."""
+        del image
         for number in wanted:
-            yield self._phantom.frame(_name(path), number)
-
-
-def _name(path: Path | str) -> str:
-    return path if isinstance(path, str) else path.as_posix()
+            yield self._phantom.frame(file.as_posix(), number)
 
 
 class _Examination:

@@ -236,8 +236,8 @@ def test_a_file_edited_since_it_was_built_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_edited_between_scan_and_build_is_caught_when_it_is_read(tmp_path: Path) -> None:
     from usjepa.cache.scanning.growth import grow
-    from usjepa.cache.scanning.scan import ScanJournal
-    from usjepa.cache.sources.listing import list_source
+    from usjepa.cache.scanning.journal import ScanJournal
+    from usjepa.cache.scanning.scan import list_source
     from usjepa.cache.store.writer import StoreWriter
 
     _pictures(tmp_path / "in", ["a/1.png", "a/3.png"])

@@ -16,12 +16,14 @@ import pytest
 
 from tests.cache.building.test_build import _pictures, small, tree
 from usjepa.cache.building.build import build
-from usjepa.cache.decoding import child as isolation
-from usjepa.cache.decoding.child import Cutters, DecodingProcess, decoding
+from usjepa.cache.decoding import cutters as cutting
+from usjepa.cache.decoding.child import DecodingProcess, decoding
+from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings
-from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.sources.base import Listing
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.upkeep.status import status_report
 from usjepa.cache.upkeep.verify import verify
@@ -85,7 +87,7 @@ def test_a_file_that_crashes_only_after_the_scan_makes_holes_not_an_end(
     tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from usjepa.cache.scanning.growth import grow
-    from usjepa.cache.scanning.scan import ScanJournal
+    from usjepa.cache.scanning.journal import ScanJournal
     from usjepa.cache.store.writer import StoreWriter
 
     settings, root = small().cache, tmp_path / "s"
@@ -114,7 +116,7 @@ def test_rows_cut_in_children_are_those_cut_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
     build(str(tmp_path / "here"), small(), teacher="random")
-    monkeypatch.setattr(isolation, "_SMALL_ROWS", 0)
+    monkeypatch.setattr(cutting, "_SMALL_ROWS", 0)
     build(str(tmp_path / "there"), small(f"cache.decode_processes={processes}"), teacher="random")
     assert tree(tmp_path / "here") == tree(tmp_path / "there")
 

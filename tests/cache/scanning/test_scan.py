@@ -18,16 +18,16 @@ from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.frames.views import draw_view
 from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings, ViewSettings
 from usjepa.cache.recipes.recipe import Recipe
+from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.scan import (
-    ScanJournal,
     assign_splits,
     chosen_frames,
+    list_source,
     rows_of,
     scan,
     scan_report,
     straddling_groups,
 )
-from usjepa.cache.sources.listing import list_source
 from usjepa.cache.store.tables import SourceTable
 
 if TYPE_CHECKING:

@@ -12,9 +12,12 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
 
+from tests.support.decoded import frames, probe
 from usjepa.cache.errors import SourceError
+from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.dicom import DicomReader
+from usjepa.cache.sources.reader import SourceReader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,16 +63,16 @@ def write(path: Path, pixels: NDArray[Any], photometric: str, frames: int | None
 
 
 def all_frames(path: Path) -> list[NDArray[np.uint8]]:
-    return list(DicomReader().frames(path, range(DicomReader().probe(path).frames)))
+    return frames(path, range(probe(path).frames))
 
 
 @pytest.mark.parametrize(("name", "facts"), SHIPPED)
 def test_shipped_ultrasound_decodes_to_rgb_bytes(name: str, facts: tuple[int, int, int]) -> None:
     path = shipped(name)
-    assert DicomReader().probe(path) == FileFacts(*facts)
-    frames = all_frames(path)
-    assert {(frame.shape, frame.dtype.name) for frame in frames} == {((*facts[1:], 3), "uint8")}
-    assert frames[0].max() > 150
+    assert probe(path) == FileFacts(*facts)
+    found = all_frames(path)
+    assert {(frame.shape, frame.dtype.name) for frame in found} == {((*facts[1:], 3), "uint8")}
+    assert found[0].max() > 150
 
 
 def test_ybr_is_converted_so_that_grey_echo_is_grey() -> None:
@@ -90,14 +93,14 @@ def test_any_ascending_choice_gives_the_frames_of_a_full_read() -> None:
     path = shipped("examples_ybr_color.dcm")
     full, reader = all_frames(path), DicomReader()
     for wanted in ([0, 7, 29], [7], [7, 7, 8], []):
-        assert all(np.array_equal(a, full[n]) for a, n in zip(reader.frames(path, wanted), wanted, strict=True))
+        assert all(np.array_equal(a, full[n]) for a, n in zip(reader.frames(path, "", wanted), wanted, strict=True))
 
 
 def test_frames_are_counted_not_believed(tmp_path: Path) -> None:
     data = pydicom.dcmread(shipped("examples_ybr_color.dcm"))
     data.NumberOfFrames = 40
     data.save_as(tmp_path / "a.dcm")
-    assert DicomReader().probe(tmp_path / "a.dcm").frames == 30
+    assert probe(tmp_path / "a.dcm").frames == 30
 
 
 def test_monochrome1_is_inverted(tmp_path: Path) -> None:
@@ -107,10 +110,10 @@ def test_monochrome1_is_inverted(tmp_path: Path) -> None:
 
 
 def test_deep_samples_keep_the_upper_8_of_the_bits_in_use_in_the_whole_file(tmp_path: Path) -> None:
-    frames = np.stack([np.full((16, 16), level, np.uint16) for level in (0, 15, 4095)])
-    path = write(tmp_path / "a.dcm", frames, "MONOCHROME2", WindowCenter=100, WindowWidth=50)
+    levels = np.stack([np.full((16, 16), level, np.uint16) for level in (0, 15, 4095)])
+    path = write(tmp_path / "a.dcm", levels, "MONOCHROME2", WindowCenter=100, WindowWidth=50)
     assert [int(frame[0, 0]) for frame in all_frames(path)] == [0, 0, 255]
-    (alone,) = DicomReader().frames(path, [1])
+    (alone,) = frames(path, [1])
     assert alone[0, 0] == 15 >> 4
 
 
@@ -122,11 +125,11 @@ def test_signed_samples_are_raised_to_zero(tmp_path: Path) -> None:
 
 def test_what_a_dicom_lacks_is_said(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no 'Pixel Data'"):
-        DicomReader().probe(shipped("rtplan.dcm"))
+        probe(shipped("rtplan.dcm"))
     path = tmp_path / "a.dcm"
     path.write_text("no DICOM at all")
     with pytest.raises(SourceError, match=r"a\.dcm: can't be read as DICOM"):
-        DicomReader().probe(path)
+        probe(path)
 
 
 @pytest.mark.parametrize("name", ["examples_rgb_color.dcm", "ExplVR_BigEnd.dcm", "examples_jpeg2k.dcm"])
@@ -135,20 +138,20 @@ def test_a_cut_file_is_refused(tmp_path: Path, name: str) -> None:
     data = shipped(name).read_bytes()
     path.write_bytes(data[: len(data) // 2])
     with pytest.raises(SourceError, match="can't be read as DICOM"):
-        DicomReader().probe(path)
+        probe(path)
 
 
 def test_no_tag_leaves_the_reader(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     path = write(tmp_path / "a.dcm", ramp, "MONOCHROME2", frames=3)  # names more frames than it holds
-    reader = DicomReader()
+    reader = SourceReader(tmp_path, CacheSettings())
     with pytest.raises(SourceError) as caught:
-        reader.probe(path)
-    said = str(caught.value) + "".join(capfd.readouterr()) + repr(vars(reader))
+        reader.probe(path.name, "dicom")
+    said = str(caught.value) + "".join(capfd.readouterr()) + repr(vars(reader)) + repr(vars(reader._reader("dicom")))
     assert "Doe" not in said
     assert "12345" not in said
 
 
 def test_the_real_single_frame_jpeg_dicom_is_read(dev_data: Path) -> None:
     (path,) = dev_data.rglob("*.dcm")
-    assert DicomReader().probe(path).frames == 1
+    assert probe(path).frames == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -11,10 +11,14 @@ import pytest
 
 from tests.support import forked
 from tests.support.clips import ends_well_in_a_fork
+from tests.support.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
-from usjepa.cache.sources.hdf5 import Hdf5Reader, image_datasets
-from usjepa.cache.sources.inside import split_inside
+from usjepa.cache.sources.hdf5 import Hdf5Reader
+from usjepa.cache.sources.registry import split_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 20, 24), np.uint8)
@@ -38,17 +42,16 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_image_datasets_are_found_and_nothing_else(file: Path) -> None:
-    assert image_datasets(file) == ["one_channel", "test/images", "train/images"]
+    assert Hdf5Reader().images(file) == ["one_channel", "test/images", "train/images"]
 
 
 def test_frames_come_back_bit_for_bit(file: Path) -> None:
     reader = Hdf5Reader()
-    grey, colour = Path(f"{file}::train/images"), Path(f"{file}::test/images")
-    assert reader.probe(grey) == FileFacts(6, 20, 24)
-    assert reader.probe(colour) == FileFacts(4, 20, 24)
-    assert np.array_equal(list(reader.frames(grey, range(6))), GREY)
-    assert np.array_equal(list(reader.frames(colour, [1, 3])), COLOUR[[1, 3]])
-    assert np.array_equal(list(reader.frames(Path(f"{file}::one_channel"), [2, 2])), GREY[[2, 2]])
+    assert reader.probe(file, "train/images") == FileFacts(6, 20, 24)
+    assert reader.probe(file, "test/images") == FileFacts(4, 20, 24)
+    assert np.array_equal(list(reader.frames(file, "train/images", range(6))), GREY)
+    assert np.array_equal(list(reader.frames(file, "test/images", [1, 3])), COLOUR[[1, 3]])
+    assert np.array_equal(list(reader.frames(file, "one_channel", [2, 2])), GREY[[2, 2]])
 
 
 @pytest.mark.parametrize(
@@ -66,10 +69,9 @@ def test_other_types_are_scaled_by_the_range_of_the_whole_dataset(
 ) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as opened:
         opened["x"] = np.broadcast_to(stored[:, None, None], (3, 16, 16))
-    path = Path(f"{tmp_path / 'a.h5'}::x")
-    Hdf5Reader().probe(path)
-    assert [int(frame[0, 0]) for frame in Hdf5Reader().frames(path, [0, 1, 2])] == expected
-    assert [int(frame[0, 0]) for frame in Hdf5Reader().frames(path, [1])] == expected[1:2]
+    probe(tmp_path / "a.h5", "x")
+    assert [int(frame[0, 0]) for frame in frames(tmp_path / "a.h5", [0, 1, 2], "x")] == expected
+    assert [int(frame[0, 0]) for frame in frames(tmp_path / "a.h5", [1], "x")] == expected[1:2]
 
 
 def test_values_that_are_not_finite_are_refused_by_frame(tmp_path: Path) -> None:
@@ -78,24 +80,24 @@ def test_values_that_are_not_finite_are_refused_by_frame(tmp_path: Path) -> None
     with h5py.File(tmp_path / "a.h5", "w") as opened:
         opened["x"] = data
     with pytest.raises(SourceError, match="frame 3 holds values that are not finite"):
-        Hdf5Reader().probe(Path(f"{tmp_path / 'a.h5'}::x"))
+        probe(tmp_path / "a.h5", "x")
 
 
 def _begin_here_and_go_on_in_a_fork(file: Path) -> None:
-    reader, path = Hdf5Reader(), Path(f"{file}::train/images")
-    frames = reader.frames(path, range(6))
-    assert np.array_equal(next(frames), GREY[0])
+    reader = Hdf5Reader()
+    begun = reader.frames(file, "train/images", range(6))
+    assert np.array_equal(next(begun), GREY[0])
     assert reader._open is not None
     inherited = reader._open[2]
 
     def in_child() -> bool:
-        rest = list(frames)  # a generator that was begun in the parent goes on in the child
+        rest = list(begun)  # a generator that was begun in the parent goes on in the child
         owner, _, opened = reader._open or (0, None, None)
         return np.array_equal(rest, GREY[1:]) and owner == os.getpid() and bool(opened) and not inherited
 
     assert ends_well_in_a_fork(in_child)
     assert inherited, "the parent's own handle stays open"
-    assert np.array_equal(list(frames), GREY[1:])
+    assert np.array_equal(list(begun), GREY[1:])
     assert reader._open == (os.getpid(), file, inherited)
 
 
@@ -111,33 +113,33 @@ def test_datasets_whose_bytes_lie_elsewhere_are_refused(tmp_path: Path) -> None:
         layout[:] = h5py.VirtualSource("other.h5", "images", GREY.shape)
         opened.create_virtual_dataset("virtual", layout)
         opened["link"] = h5py.ExternalLink("other.h5", "/images")
-    assert image_datasets(tmp_path / "a.h5") == ["virtual"]
+    assert Hdf5Reader().images(tmp_path / "a.h5") == ["virtual"]
     with pytest.raises(SourceError, match="lie in other files"):
-        Hdf5Reader().probe(Path(f"{tmp_path / 'a.h5'}::virtual"))
+        probe(tmp_path / "a.h5", "virtual")
     with pytest.raises(SourceError, match="no dataset of images named 'link'"):
-        Hdf5Reader().probe(Path(f"{tmp_path / 'a.h5'}::link"))
+        probe(tmp_path / "a.h5", "link")
 
 
 def test_what_is_wrong_with_a_file_is_said(file: Path, tmp_path: Path) -> None:
     text = tmp_path / "notes.h5"
     text.write_text("no HDF5\n" * 100)
     with pytest.raises(SourceError, match=r"notes\.h5: can't be read as HDF5"):
-        Hdf5Reader().probe(text)
+        probe(text)
     with pytest.raises(SourceError, match="it holds no dataset"):
-        Hdf5Reader().probe(file)
+        probe(file)
     with pytest.raises(SourceError, match="no dataset of images named 'train/labels'"):
-        Hdf5Reader().probe(Path(f"{file}::train/labels"))
+        probe(file, "train/labels")
     with pytest.raises(SourceError, match="it has 6 frames, number 6 was asked for"):
-        list(Hdf5Reader().frames(Path(f"{file}::train/images"), [6]))
+        frames(file, [6], "train/images")
 
 
 def test_a_cut_file_is_refused(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:3000])
     with pytest.raises(SourceError, match="can't be read as HDF5"):
-        Hdf5Reader().probe(Path(f"{file}::train/images"))
+        probe(file, "train/images")
 
 
 def test_paths_of_datasets_are_split_only_behind_a_file_ending() -> None:
-    assert split_inside("d/a.h5::train/x") == ("d/a.h5", "train/x")
-    assert split_inside("d/A.HDF5::x::y") == ("d/A.HDF5", "x::y")
-    assert split_inside("odd::name.png") == ("odd::name.png", "")
+    assert split_path("d/a.h5::train/x") == ("d/a.h5", "train/x")
+    assert split_path("d/A.HDF5::x::y") == ("d/A.HDF5", "x::y")
+    assert split_path("odd::name.png") == ("odd::name.png", "")

@@ -14,9 +14,8 @@ from pydicom.data import get_testdata_file
 
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings
-from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.content import ContentHasher
-from usjepa.cache.sources.listing import Listing, list_source
+from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.sources.base import Entry, Listing
 from usjepa.cache.sources.reader import SourceReader
 
 SETTINGS = CacheSettings(phantom=PhantomSettings(patients=2, frames_per_patient=5, size=64))
@@ -106,10 +105,11 @@ def test_every_image_dataset_of_an_hdf5_file_is_a_source(tmp_path: Path) -> None
     entries = listed(tmp_path).entries
     assert [entry.path for entry in entries] == ["a.h5::x/z", "a.h5::y", "broken.h5"]
     assert {entry.group for entry in entries} == {"a", "broken"}
-    hashes = {ContentHasher().hash_of(tmp_path / entry.path) for entry in entries}
+    reader = SourceReader(tmp_path, SETTINGS)
+    hashes = {reader.content_hash(entry.path, entry.reader) for entry in entries}
     assert len(hashes) == 3
     with pytest.raises(SourceError, match=r"^broken\.h5: can't be read as HDF5"):
-        SourceReader(tmp_path, SETTINGS).probe("broken.h5", "hdf5")
+        reader.probe("broken.h5", "hdf5")
 
 
 def test_a_manifest_can_name_datasets_but_not_twice(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_phantom_is_listed_in_order() -> None:
 
 def test_a_source_changed_since_the_scan_is_refused_even_with_size_and_time_kept(tmp_path: Path) -> None:
     path = image(tmp_path / "a.bmp", level=10)
-    known = ContentHasher().hash_of(path)
+    known = SourceReader(tmp_path, SETTINGS).content_hash("a.bmp", "images")
     (frame,) = SourceReader(tmp_path, SETTINGS).frames("a.bmp", "images", [0], known)
     assert frame[0, 0] == 10
     before = path.stat()
@@ -182,8 +182,9 @@ def test_a_store_cannot_make_the_reader_leave_its_folder(tmp_path: Path) -> None
 
 
 def test_a_reader_travels_to_another_process_without_what_it_holds_open(tmp_path: Path) -> None:
-    path = image(tmp_path / "a.png", level=10)
-    reader, known = SourceReader(tmp_path, SETTINGS), ContentHasher().hash_of(path)
+    image(tmp_path / "a.png", level=10)
+    reader = SourceReader(tmp_path, SETTINGS)
+    known = reader.content_hash("a.png", "images")
     list(reader.frames("a.png", "images", [0], known))
     copy = pickle.loads(pickle.dumps(reader))
     (frame,) = copy.frames("a.png", "images", [0], known)

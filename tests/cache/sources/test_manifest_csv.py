@@ -10,7 +10,7 @@ from PIL import Image
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.manifest_csv import GROUP_ALIASES, read_manifest
+from usjepa.cache.sources.manifest_csv import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,9 @@ def test_missing_columns_fall_back_on_the_place_in_the_folder(folder: Path) -> N
     ]
 
 
-@pytest.mark.parametrize("column", GROUP_ALIASES)
+@pytest.mark.parametrize(
+    "column", ["group", "patient_or_video_id", "patient_id", "patient", "subject", "video_id", "clip_id"]
+)
 def test_groups_are_known_under_several_names(folder: Path, column: str) -> None:
     (entry,) = read_manifest(manifest(folder, f"path,{column.upper()}\nc.png,patient 7\n"))
     assert entry.group == "patient 7"

@@ -125,7 +125,7 @@ def test_the_reader_counts_and_yields_what_the_phantom_makes() -> None:
     reader, phantom = PhantomReader(settings), Phantom(settings)
     facts = reader.probe(Path("patient-0001/stone"))
     assert (facts.frames, facts.height, facts.width) == (4, 96, 96)
-    frames = list(reader.frames(Path("patient-0001/stone"), [0, 3]))
+    frames = list(reader.frames(Path("patient-0001/stone"), "", [0, 3]))
     assert np.array_equal(frames[1], phantom.frame("patient-0001/stone", 3))
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.support.clips import cut, ends_well_in_a_fork, grey_steps, write_clip
+from tests.support.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
-from usjepa.cache.sources.registry import kind_of
+from usjepa.cache.sources.registry import reader_of_file
 from usjepa.cache.sources.video import VideoReader
 
 if TYPE_CHECKING:
@@ -45,18 +46,18 @@ def levels(frames: list[NDArray[np.uint8]]) -> list[int]:
 @pytest.mark.parametrize(("ending", "codec", "layout"), FORMATS)
 def test_every_frame_is_counted_and_comes_in_order(tmp_path: Path, ending: str, codec: str, layout: str) -> None:
     path = write_clip(tmp_path / f"a.{ending}", grey_steps(20), codec, layout)
-    assert VideoReader().probe(path) == FileFacts(20, 48, 64)
-    frames = list(VideoReader().frames(path, range(20)))
-    assert levels(frames) == list(range(20))
-    assert frames[0].dtype == np.uint8
-    assert frames[0].shape == ((48, 64) if layout == "gray" else (48, 64, 3))
+    assert probe(path) == FileFacts(20, 48, 64)
+    found = frames(path, range(20))
+    assert levels(found) == list(range(20))
+    assert found[0].dtype == np.uint8
+    assert found[0].shape == ((48, 64) if layout == "gray" else (48, 64, 3))
 
 
 def test_colours_come_back_as_rgb(tmp_path: Path) -> None:
-    frames = np.zeros((3, 48, 64, 3), np.uint8)
-    frames[..., 0] = 250
-    path = write_clip(tmp_path / "a.mp4", frames, layout="yuv444p")
-    red, green, blue = next(VideoReader().frames(path, [0]))[24, 32].tolist()
+    pictures = np.zeros((3, 48, 64, 3), np.uint8)
+    pictures[..., 0] = 250
+    path = write_clip(tmp_path / "a.mp4", pictures, layout="yuv444p")
+    red, green, blue = frames(path, [0])[0][24, 32].tolist()
     assert red > 240
     assert max(green, blue) < 10
 
@@ -65,18 +66,18 @@ def test_frames_of_a_gif_are_whole_pictures_over_black(tmp_path: Path) -> None:
     path = tmp_path / "a.gif"
     pictures = [Image.fromarray(frame) for frame in grey_steps(5)]
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=40)
-    assert VideoReader().probe(path) == FileFacts(5, 48, 64)
-    assert levels(list(VideoReader().frames(path, range(5)))) == list(range(5))
+    assert probe(path) == FileFacts(5, 48, 64)
+    assert levels(frames(path, range(5))) == list(range(5))
     Image.new("P", (64, 48), 0).save(path, transparency=0)
-    assert next(VideoReader().frames(path, [0])).max() == 0
+    assert frames(path, [0])[0].max() == 0
 
 
 def test_any_ascending_choice_gives_the_frames_of_a_full_read(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", grey_steps(20))
-    full = list(VideoReader().frames(path, range(20)))
+    full = frames(path, range(20))
     reader = VideoReader()
     for wanted in ([3, 9, 19], [0, 5], [5, 5, 6], [19], []):
-        assert all(np.array_equal(a, full[n]) for a, n in zip(reader.frames(path, wanted), wanted, strict=True))
+        assert all(np.array_equal(a, full[n]) for a, n in zip(reader.frames(path, "", wanted), wanted, strict=True))
 
 
 def test_successive_ascending_reads_decode_a_clip_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,16 +86,16 @@ def test_successive_ascending_reads_decode_a_clip_once(tmp_path: Path, monkeypat
     original = av.open
     monkeypatch.setattr(av, "open", lambda *args: opened.append(args) or original(*args))
     reader = VideoReader()
-    seen = [levels(list(reader.frames(path, wanted))) for wanted in ([0, 1, 2], [2, 3], [7, 8], [19])]
+    seen = [levels(list(reader.frames(path, "", wanted))) for wanted in ([0, 1, 2], [2, 3], [7, 8], [19])]
     assert seen == [[0, 1, 2], [2, 3], [7, 8], [19]]
     assert len(opened) == 1
 
 
 def _read_on_in_a_fork(path: Path) -> None:
     reader = VideoReader()
-    assert levels(list(reader.frames(path, [0, 1]))) == [0, 1]
-    assert ends_well_in_a_fork(lambda: levels(list(reader.frames(path, range(2, 20)))) == list(range(2, 20)))
-    assert levels(list(reader.frames(path, [5, 6]))) == [5, 6]
+    assert levels(list(reader.frames(path, "", [0, 1]))) == [0, 1]
+    assert ends_well_in_a_fork(lambda: levels(list(reader.frames(path, "", range(2, 20)))) == list(range(2, 20)))
+    assert levels(list(reader.frames(path, "", [5, 6]))) == [5, 6]
 
 
 def test_a_forked_child_reads_right_frames_and_leaves_the_parents_decoder_alone(tmp_path: Path) -> None:
@@ -113,13 +114,13 @@ def test_a_truncated_mp4_is_refused(tmp_path: Path, share: float, flags: str) ->
     noise = np.random.default_rng(0).integers(0, 256, (30, 48, 64, 3), np.uint8)
     path = cut(write_clip(tmp_path / "clip.mp4", noise, movflags=flags), share)
     with pytest.raises(SourceError, match=r"clip\.mp4: can't be read as a video: "):
-        VideoReader().probe(path)
+        probe(path)
 
 
 def test_a_truncated_mp4_says_what_is_missing(tmp_path: Path) -> None:
     path = cut(write_clip(tmp_path / "clip.mp4", grey_steps(20), movflags="faststart"), 0.8)
     with pytest.raises(SourceError, match=r"it is cut short: it should hold [\d,]+ bytes and holds [\d,]+"):
-        VideoReader().probe(path)
+        probe(path)
 
 
 @pytest.mark.parametrize(("ending", "codec"), [("avi", "mjpeg"), ("avi", "mpeg4"), ("mpeg", "mpeg1video")])
@@ -129,7 +130,7 @@ def test_other_truncated_clips_are_refused(tmp_path: Path, ending: str, codec: s
     layout = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     path = cut(write_clip(tmp_path / f"clip.{ending}", noise, codec, layout), share)
     with pytest.raises(SourceError, match="cut short"):
-        VideoReader().probe(path)
+        probe(path)
 
 
 def test_a_truncated_gif_is_refused(tmp_path: Path) -> None:
@@ -138,7 +139,7 @@ def test_a_truncated_gif_is_refused(tmp_path: Path) -> None:
     pictures = [Image.fromarray(frame) for frame in noise]
     pictures[0].save(path, save_all=True, append_images=pictures[1:])
     with pytest.raises(SourceError, match="cut short"):
-        VideoReader().probe(cut(path, 0.9))
+        probe(cut(path, 0.9))
 
 
 def test_damage_inside_a_clip_is_refused_not_concealed(tmp_path: Path) -> None:
@@ -149,7 +150,7 @@ def test_damage_inside_a_clip_is_refused_not_concealed(tmp_path: Path) -> None:
     data[middle : middle + 300] = bytes(byte ^ 0xFF for byte in data[middle : middle + 300])
     path.write_bytes(data)
     with pytest.raises(SourceError, match=r"frame \d+ is damaged|Invalid data"):
-        VideoReader().probe(path)
+        probe(path)
 
 
 def test_a_clip_whose_frames_change_size_is_refused_by_frame(tmp_path: Path) -> None:
@@ -158,28 +159,28 @@ def test_a_clip_whose_frames_change_size_is_refused_by_frame(tmp_path: Path) -> 
     second = write_clip(tmp_path / "c.mpeg", grey_steps(4, 64, 96), "mpeg2video").read_bytes()
     path.write_bytes(first + second)
     with pytest.raises(SourceError, match=r"frame \d is 64x96 pixels, the first 48x64"):
-        VideoReader().probe(path)
+        probe(path)
 
 
 def test_a_text_file_named_mp4_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.mp4"
     path.write_text("not a clip at all\n" * 100)
     with pytest.raises(SourceError, match=r"notes\.mp4: can't be read as a video"):
-        VideoReader().probe(path)
+        probe(path)
 
 
 def test_a_frame_past_the_end_is_refused(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "a.mp4", grey_steps(4))
     with pytest.raises(SourceError, match=r"it ends before frame 4 \(it has 4\)"):
-        list(VideoReader().frames(path, [2, 4]))
+        frames(path, [2, 4])
 
 
 def test_real_clips_decode_to_the_manifests_counts(dev_data: Path) -> None:
     wrong, total = [], 0
     with (dev_data / "manifest.csv").open(newline="") as file:
         for line in csv.DictReader(file):
-            if kind_of(dev_data / line["path"]) == "video":
-                facts = VideoReader().probe(dev_data / line["path"])
+            if reader_of_file(dev_data / line["path"]) is VideoReader:
+                facts = probe(dev_data / line["path"])
                 total += facts.frames
                 if facts != FileFacts(int(line["n_frames"]), int(line["height"]), int(line["width"])):
                     wrong.append((line["path"], facts))
