@@ -24,10 +24,18 @@ from usjepa.cache.store.commits import committed
 from usjepa.cache.store.generations import Manifest
 from usjepa.cache.store.memory import aligned_empty
 from usjepa.cache.store.origins import Table, table_of
-from usjepa.cache.store.state import State, check_layer, read_layer, read_manifest, read_state, root_settings
+from usjepa.cache.store.state import (
+    State,
+    check_layer,
+    kept_generations,
+    read_layer,
+    read_manifest,
+    read_state,
+    root_settings,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -86,6 +94,25 @@ class Store:
     def digest(self) -> str:
         """xxh3-128 (hex) of the generation's content."""
         return self._manifest.digest
+
+    def content_digest(self, layers: Iterable[str] = ()) -> str:
+        """Return the xxh3-128 (hex) of which rows exist, what they show, and what they hold in `layers`.
+
+        Unlike `digest` it outlives audits, exact repairs and other teachers' layers.
+        """
+        return self._manifest.content_digest(layers)
+
+    def generations(self) -> Iterator[Manifest]:
+        """Yield this generation and every other one that the store keeps, newest first.
+
+        Raises:
+            DamageError: the manifest of one is damaged.
+        """
+        yield self._manifest
+        for number in reversed(kept_generations(self._storage)):
+            manifest = read_manifest(self._storage, number) if number != self.generation else None
+            if manifest is not None:
+                yield manifest
 
     @property
     def layers(self) -> dict[str, Layer]:

@@ -16,7 +16,7 @@ from usjepa.cache.identity import Json, canonical, digest_of, parse_json
 from usjepa.cache.store.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -134,6 +134,26 @@ class Manifest:
     def digest(self) -> str:
         """xxh3-128 (hex) of the body: what a run remembers of the state it began on."""
         return digest_of(self.body())
+
+    def content_digest(self, layers: Iterable[str] = ()) -> str:
+        """Return the xxh3-128 (hex) of which rows exist, what they show, and what they hold in some layers.
+
+        Unlike `digest` it stays the same after an audit, another teacher's layer, and a repair that gave the very bytes
+        of before (without `layers`: after any repair).
+
+        Args:
+            layers: names of layers whose stored bytes count as well.
+        """
+        pixels = self.layers.get("pixels")
+        return digest_of(
+            {
+                "segments": [segment.to_json() for segment in self.segments],
+                "rows_per_shard": self.rows_per_shard,
+                "holes": [row for row, _ in self.holes],
+                "pixels": None if pixels is None else pixels.digest,
+                "tables": {name: list(self.tables[name]) for name in layers},
+            }
+        )
 
     def to_bytes(self) -> bytes:
         """Return the manifest's file content."""

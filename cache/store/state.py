@@ -86,6 +86,11 @@ def read_manifest(storage: Storage, generation: int | None = None) -> Manifest |
         return None
 
 
+def kept_generations(storage: Storage) -> list[int]:
+    """Return the numbers of the generations whose manifests are kept, ascending."""
+    return [int(name.removesuffix(".json")) for name in storage.names("manifests") if name.endswith(".json")]
+
+
 def segment_json(segment: Segment) -> bytes:
     """Return the bytes of `segment.json`; it is written last, so a segment that has one is whole."""
     body = segment.to_json()

@@ -74,7 +74,8 @@ def features_of(
 def feature_identity(encoder: Encoder, task: Task) -> dict[str, Json]:
     """Return everything that may change the features of a task."""
     rows = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(task.rows, dtype="<i8").tobytes())
-    return {"version": FEATURES_VERSION, "encoder": encoder.identity, "store": task.store.digest, "rows": rows}
+    content = task.store.content_digest(encoder.layers)
+    return {"version": FEATURES_VERSION, "encoder": encoder.identity, "store": content, "rows": rows}
 
 
 def _kept(place: Path, identity: dict[str, Json], count: int) -> NDArray[np.float32] | None:
@@ -171,7 +172,7 @@ def _prepare(writer: StoreWriter, task: Task, batch_size: int) -> None:
         label=text(""),
         split=text(""),
         reader=text("features"),
-        content_hash=text(task.store.digest),
+        content_hash=text(task.store.content_digest()),
         frames=one * count,
         height=one,
         width=one,

@@ -76,9 +76,9 @@ class Run:
         return found
 
     @property
-    def store(self) -> str | None:
-        """Digest of the store it was trained on."""
-        found: str | None = self.config.extra.get("store", {}).get("digest")
+    def store(self) -> dict[str, Json]:
+        """Generation, digest and content digest of the store it was trained on; earlier versions wrote fewer."""
+        found: dict[str, Json] = self.config.extra.get("store", {})
         return found
 
     @property

@@ -59,7 +59,8 @@ class Progress:
     identity: dict[str, Json]
     """What the numbers depend on: recipe, store, teacher."""
     store: dict[str, Json]
-    """Generation and digest of the store, as told to people and used to open the same generation again."""
+    """Generation and digest of the store, to open the same generation again, and the digest of its content, to know its
+    rows again after an audit, a repair or another teacher (not in older checkpoints)."""
     best: Best | None = None
     soft: dict[str, Json] = field(default_factory=dict)
     """Versions, device and threads: recorded, never in the way."""

@@ -65,11 +65,12 @@ class Run:
         self.plan, self.folder, self.ranks = plan, folder, ranks
         self.model = Model(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
         self.optimizer = make_optimizer(self.model, plan.settings)
+        content = {"content": plan.store.content_digest()}
         if found is None:
-            store = {"generation": plan.store.generation, "digest": plan.store.digest}
+            store = {"generation": plan.store.generation, "digest": plan.store.digest, **content}
             self.progress = Progress(0, 0, plan.identity, store, None, plan.soft)
         else:
-            self.progress = replace(found[0], soft=plan.soft)
+            self.progress = replace(found[0], soft=plan.soft, store={**found[0].store, **content})
             restore(self.model, self.optimizer, found[1])
         self.norm = _new_norm(plan) if found is None else TargetNorm.restored(plan.settings.target_norm, found[1])
         self.parallel = ranks.parallel(self._compiled())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,17 +13,21 @@ import pytest
 from tests.support.labelled import DIM, patients, write_labelled
 from usjepa.cache.errors import Interrupted, UsjepaError
 from usjepa.cache.frames.prepare import grey_of
+from usjepa.cache.reading.store import Store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
-from usjepa.evaluate.encoders.features import features_of
+from usjepa.evaluate.encoders.features import feature_identity, features_of
 from usjepa.evaluate.encoders.teachers import stored_teacher
 from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
+    from usjepa.cache.store.generations import Manifest
     from usjepa.evaluate.tasks.task import Task
 
 
@@ -64,8 +69,6 @@ def test_features_are_computed_once_and_found_by_the_next_call(task: Task, tmp_p
 
 
 def test_another_encoder_other_rows_or_another_store_are_other_features(task: Task, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     (other,) = find_tasks(
         write_labelled(tmp_path / "o.zarr", patients(12, ["a", "b"]), seed=9), EvaluateSettings()
     ).tasks
@@ -75,6 +78,43 @@ def test_another_encoder_other_rows_or_another_store_are_other_features(task: Ta
     fewer = replace(task, rows=task.rows[:10])
     assert len(features_of(Counting(), fewer, tmp_path / "f", 8)) == 10
     assert len(list((tmp_path / "f").iterdir())) == 4
+
+
+def audited(manifest: Manifest) -> Manifest:
+    entry = {"layer": "latents/toy", "rows": 8, "relative_error": 0.0, "passed": True}
+    return replace(manifest, audits=(*manifest.audits, entry))
+
+
+def repaired(manifest: Manifest) -> Manifest:
+    entry = {"layer": "pixels", "shard": 0, "rows": [3], "exact": True}
+    return replace(manifest, repaired=(*manifest.repaired, entry))
+
+
+def with_another_teacher(manifest: Manifest) -> Manifest:
+    name, toy = "latents/other", "latents/toy"
+    return replace(
+        manifest,
+        layers={**manifest.layers, name: replace(manifest.layers[toy], name=name)},
+        tables={**manifest.tables, name: manifest.tables[toy]},
+        soft={**manifest.soft, name: manifest.soft[toy]},
+    )
+
+
+def with_other_pixels(manifest: Manifest) -> Manifest:
+    return replace(manifest, tables={**manifest.tables, "pixels": ("0" * 32, *manifest.tables["pixels"][1:])})
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [(audited, True), (repaired, True), (with_another_teacher, True), (with_other_pixels, False)],
+)
+def test_features_are_kept_for_as_long_as_what_the_encoder_sees_is_the_same(
+    task: Task, change: Callable[[Manifest], Manifest], same: bool
+) -> None:
+    store = task.store
+    later = replace(task, store=Store(store.location, change(store.manifest), store.threads))
+    assert later.store.digest != store.digest
+    assert (feature_identity(Counting(), task) == feature_identity(Counting(), later)) == same
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -1,0 +1,109 @@
+"""Test frames that an encoder saw in training are told, whatever became of the store since."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import TINY_STORE
+from usjepa.cache.building.build import build
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.cache.recipes.recipe import load_recipe
+from usjepa.cache.upkeep.audit import audit
+from usjepa.cache.upkeep.repair import repair
+from usjepa.evaluate.encoders.finished_run import Run
+from usjepa.evaluate.report.document import seen_in_training
+from usjepa.evaluate.tasks.find import find_tasks
+from usjepa.train.record.export import EncoderConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.reading.store import Store
+    from usjepa.evaluate.tasks.task import Task
+
+
+@pytest.fixture
+def store(phantom_store: Path, tmp_path: Path) -> Path:
+    shutil.copytree(phantom_store, tmp_path / "store.zarr")
+    return tmp_path / "store.zarr"
+
+
+def run_on(folder: Path, store: Store, content: bool = True) -> Run:
+    """Return a run as one trained on the store exports it; without `content`, as earlier versions did."""
+    told: dict[str, Json] = {"generation": store.generation, "digest": store.digest}
+    if content:
+        told["content"] = store.content_digest()
+    extra = {"store": told, "identity": {"train": {"exclude_splits": []}}}
+    return Run(folder, EncoderConfig("test_vit", {"img_size": 32}, (0.5,) * 3, (0.5,) * 3, extra), "0" * 32, None)
+
+
+def task_of(store: Path) -> Task:
+    (task,) = find_tasks(open_store(store), EvaluateSettings()).tasks
+    return task
+
+
+def audited(store: Path) -> None:
+    audit(str(store), load_recipe("demo", TINY_STORE), "random", rows=8)
+
+
+def repaired(store: Path) -> None:
+    damaged = store / "pixels" / "c.1.0.0.0"
+    data = bytearray(damaged.read_bytes())
+    data[100] ^= 1
+    damaged.write_bytes(data)
+    repair(str(store), load_recipe("demo", TINY_STORE), None)
+
+
+def with_another_teacher(store: Path) -> None:
+    build(str(store), load_recipe("demo", [*TINY_STORE, "cache.teacher.name=other"]), teacher="random")
+
+
+CHANGES = [audited, repaired, with_another_teacher]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("content", [True, False], ids=["run", "run of an earlier version"])
+def test_what_does_not_change_rows_does_not_hide_that_they_were_seen(
+    store: Path, tmp_path: Path, change: Callable[[Path], None], content: bool
+) -> None:
+    run = run_on(tmp_path, open_store(store), content)
+    before = seen_in_training(run, task_of(store))
+    assert "test frames took part in the encoder's training" in before
+    change(store)
+    assert open_store(store).generation == 2
+    assert seen_in_training(run, task_of(store)) == before
+
+
+def grown(store: Path) -> None:
+    more = [text.replace("patients=6", "patients=9") for text in TINY_STORE]
+    build(str(store), load_recipe("demo", more), source="phantom", teacher="random")
+
+
+def test_of_a_store_that_grew_since_the_frames_of_then_were_seen(store: Path, tmp_path: Path) -> None:
+    run = run_on(tmp_path, open_store(store))
+    count = seen_in_training(run, task_of(store)).split(" of ")[0]
+    grown(store)
+    assert len(open_store(store)) > 120
+    assert seen_in_training(run, task_of(store)).startswith(f"{count} of ")
+
+
+def test_another_store_holds_no_frames_that_were_seen(store: Path, tmp_path: Path) -> None:
+    run = run_on(tmp_path, open_store(store))
+    other = tmp_path / "other.zarr"
+    build(str(other), load_recipe("demo", [*TINY_STORE, "cache.phantom.seed=5"]))
+    assert seen_in_training(run, task_of(other)) == ""
+
+
+def test_where_nothing_can_be_compared_that_is_told(store: Path, tmp_path: Path) -> None:
+    run = run_on(tmp_path, open_store(store), content=False)
+    audited(store)
+    (store / "manifests" / "000001.json").unlink()
+    assert "can't be told" in seen_in_training(run, task_of(store))
+    nowhere = Run(tmp_path, EncoderConfig("test_vit", {}, (), (), {}), "0" * 32, None)
+    assert "can't be told" in seen_in_training(nowhere, task_of(store))
