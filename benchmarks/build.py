@@ -33,15 +33,15 @@ from usjepa.cache.building.build import build
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import Recipe, load_recipe
-from usjepa.cache.teacher import asking
-from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher import computing
+from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.device import synchronise
 from usjepa.cache.teacher.resolve import load_teacher
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from usjepa.cache.teacher.on_device import StoredForm
+    from usjepa.cache.teacher.quantiser import DeviceQuantiser
     from usjepa.cache.teacher.teacher import Teacher
 
 Samples = dict[str, list[float]]
@@ -102,7 +102,7 @@ def forwards(teacher: Teacher, pixels: np.ndarray, batch: int, rows_per_shard: i
     synchronise(teacher.device)
 
 
-class Pretended(asking._Batch):
+class Pretended(computing._Batch):
     """A batch on a device that is pretended: it takes `RATE` images a second, one batch after the other, and asking it
     keeps the interpreter busy for as long as launching a ViT's kernels does. Its latents cost the processor nothing."""
 
@@ -113,7 +113,9 @@ class Pretended(asking._Batch):
     seen: ClassVar[set[int]] = set()
     """Addresses of memory that holds numbers, not what was there before."""
 
-    def __init__(self, teacher: Teacher, pixels: np.ndarray, first_row: int, form: StoredForm) -> None:
+    def __init__(
+        self, teacher: Teacher, pixels: np.ndarray, exists: np.ndarray, first_row: int, quantiser: DeviceQuantiser
+    ) -> None:
         until = time.perf_counter() + (LAUNCH_S if self.rate else 0.0)
         while time.perf_counter() < until:
             pass
@@ -134,12 +136,12 @@ def build_pretended(store: Path, pixels: Path, wanted: Recipe, rate: float) -> f
     """Return seconds of a build from stored pixels by a pretended device."""
     Pretended.rate, Pretended.free_at = rate, 0.0
     Pretended.seen.clear()
-    real, asking._Batch = asking._Batch, Pretended  # type: ignore[misc]
+    real, computing._Batch = computing._Batch, Pretended  # type: ignore[misc]
     shutil.copytree(pixels, store)
     try:
         return timed_build(str(store), wanted, teacher="random").wall
     finally:
-        asking._Batch = real  # type: ignore[misc]
+        computing._Batch = real  # type: ignore[misc]
 
 
 def write_plain(folder: Path, store: Path) -> float:
@@ -175,7 +177,7 @@ def with_teacher(folder: Path, args: argparse.Namespace) -> tuple[Samples, int]:
         samples[BARE].append(rows / (time.perf_counter() - start))
         if teacher.device.type == "cuda":
             start = time.perf_counter()
-            ask_teacher(teacher, images, opened.rows, batch, lambda: None)
+            compute_latents(teacher, images, opened.rows, batch)
             samples.setdefault(LOOP, []).append(rows / (time.perf_counter() - start))
         del teacher
         shutil.rmtree(store)

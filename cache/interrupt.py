@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end long work at a safe point, with what is finished kept."""
+"""End long work at a safe point on Ctrl-C or SIGTERM, with what is finished kept."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 class StopFlag:
-    """Whether a stop was asked for; long work asks at its safe points."""
+    """Whether Ctrl-C or SIGTERM has asked for a stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, how_to_go_on: str) -> None:
+        self._how_to_go_on = how_to_go_on
         self._signal: int | None = None
 
     @property
@@ -31,23 +32,41 @@ class StopFlag:
             raise KeyboardInterrupt
         self._signal = number
 
-    def check(self, how_to_go_on: str) -> None:
+    def check(self, how_to_go_on: str | None = None) -> None:
         """Raise Interrupted when a stop was asked for.
 
         Args:
-            how_to_go_on: what the person should run next, for the message.
+            how_to_go_on: what the person should run next, for the message; none: what the flag was made with.
         """
         if self._signal is not None:
-            raise Interrupted(f"stopped by {signal.Signals(self._signal).name}. {how_to_go_on}")
+            name = signal.Signals(self._signal).name
+            raise Interrupted(f"stopped by {name}. {how_to_go_on or self._how_to_go_on}")
+
+
+_flags: list[StopFlag] = []
+"""Of the `with` blocks that the main thread is in, the innermost last."""
+
+
+def safe_point() -> None:
+    """Raise Interrupted when a stop was asked for; call it wherever work may end with nothing lost, in any thread.
+
+    A signal reaches the process, not an object in it, and so does the flag that it raises: nothing has to be handed
+    down to the loops that end early.
+    """
+    if _flags:
+        _flags[-1].check()
 
 
 @contextmanager
-def graceful_interrupts() -> Iterator[StopFlag]:
+def graceful_interrupts(how_to_go_on: str = "Run the same command again to go on.") -> Iterator[StopFlag]:
     """Turn SIGINT and SIGTERM into a flag for the length of a `with` block.
 
     Signal handlers belong to the main thread; in another thread the flag never rises and signals keep their meaning.
+
+    Args:
+        how_to_go_on: what the person should run next, for the message of `safe_point`.
     """
-    flag = StopFlag()
+    flag = StopFlag(how_to_go_on)
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
@@ -56,9 +75,11 @@ def graceful_interrupts() -> Iterator[StopFlag]:
         flag.request(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    _flags.append(flag)
     try:
         yield flag
     finally:
+        _flags.remove(flag)
         for number, handler in before.items():
             # None: set from outside Python, which can't be put back from here; the default comes nearest.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

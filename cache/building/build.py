@@ -37,8 +37,8 @@ from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.writer import StoreWriter
-from usjepa.cache.teacher.asking import ask_teacher
 from usjepa.cache.teacher.batch_size import ON_CPU, Choice, choose_batch_size, kept_batch_size
+from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.layers import calibration_rows, teacher_layers, with_calibration
 from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
@@ -120,7 +120,7 @@ def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
         check_address(request.dask)
     storage = open_storage(store)
     name = part.claim if part else WHOLE
-    with graceful_interrupts() as stop, held(storage, name, request.steal) as claim:
+    with graceful_interrupts(_GO_ON) as stop, held(storage, name, request.steal) as claim:
         refuse_rivals(storage, name, request.steal)
         run = _Build(storage, recipe, request, stop, claim)
         with contextlib.closing(run):
@@ -262,7 +262,7 @@ class _Build:
             )
         pixels = np.concatenate([made[row].pixels for row in found])
         with naming_frames(self.writer):
-            sample = ask_teacher(self.model, pixels, np.array(found), maker.batch_size, self.check)
+            sample = compute_latents(self.model, pixels, np.array(found), maker.batch_size)
         self.latents = [self.writer.add_layer(layer) for layer in with_calibration(self.latents, sample)]
 
     def _maker(self) -> ShardMaker:

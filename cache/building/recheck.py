@@ -15,7 +15,7 @@ import numpy as np
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.reading.reading import LayerReader, Run
 from usjepa.cache.store.commits import Commit, committed
-from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.computing import compute_latents
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -106,7 +106,7 @@ def recheck_latents(
     if layer.dtype == "int8":
         scale_layer = layers[f"scales/{teacher.name}"]
         scales = read_committed(writer, scale_layer, committed(writer.storage, scale_layer), rows)
-    again = ask_teacher(teacher, images, np.asarray(rows), len(rows), lambda: None)
+    again = compute_latents(teacher, images, np.asarray(rows), len(rows))
     error = relative_error(again, as_float(layer, stored, scales))
     tolerance = tolerance_of(teacher, layer)
     if error > tolerance:

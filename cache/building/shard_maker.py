@@ -18,7 +18,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.rows import PixelShard, pixel_soft
 from usjepa.cache.lazy import lazy
 from usjepa.cache.store.memory import BatchMemory, Ring
-from usjepa.cache.teacher.asking import Answer, Asker
+from usjepa.cache.teacher.computing import LatentComputer, PendingLatents
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,11 +38,11 @@ WRITERS = 2
 
 
 class Latents(NamedTuple):
-    """A shard's latents as they are stored, once the answer has arrived."""
+    """A shard's latents as they are stored, once none is pending."""
 
     arrays: dict[str, NDArray[Any]]
     """Layer name -> [rows, *shape] of the stored dtype, scales before latents as they are written."""
-    answer: Answer
+    pending: PendingLatents
     memory: BatchMemory
     """Where they lie."""
 
@@ -122,13 +122,13 @@ class ShardMaker:
         return Ring(WRITERS + 1, pinned=self.model is not None and self.model.device.type == "cuda")
 
     @lazy
-    def _asker(self) -> Asker:
+    def _computer(self) -> LatentComputer:
         assert self.model is not None
         (layer,) = (layer for layer in self.latents if layer.name.startswith("latents/"))
-        return Asker(self.model, layer, self.batch_size, self.check)
+        return LatentComputer(self.model, layer, self.batch_size)
 
     def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
-        """Ask the teacher for a shard's latents; none when they are stored already.
+        """Have a shard's latents computed; none when they are stored already.
 
         On a GPU the last of them may not have arrived yet: `write` waits for them, in its own thread.
         """
@@ -138,17 +138,25 @@ class ShardMaker:
         try:
             arrays = memory.arrays({layer.name: layer for layer in self.latents}, len(made.pixels))
             with naming_frames(self.writer), self.stages.time("teacher"):
-                answer = self._asker.ask(made.pixels, first_row, arrays)
+                pending = self._computer.compute(made.pixels, made.exists(first_row), first_row, arrays)
         except BaseException:
             self._memories.release(memory)
             raise
-        return Latents(arrays, answer, memory)
+        return Latents(arrays, pending, memory)
 
-    def ask(self, pixels: NDArray[np.uint8], first_row: int) -> dict[str, NDArray[Any]]:
-        """Return the latents of consecutive rows as they are stored, an array [n, *shape] a layer."""
+    def stored_latents(
+        self, pixels: NDArray[np.uint8], exists: NDArray[np.bool_], first_row: int
+    ) -> dict[str, NDArray[Any]]:
+        """Return the latents of consecutive rows as they are stored, an array [n, *shape] per layer.
+
+        Args:
+            pixels: uint8 [n, C, S, S].
+            exists: [n] false at holes, whose latents mean nothing.
+            first_row: the number of the first row.
+        """
         into = {layer.name: np.empty((len(pixels), *layer.shape), layer.dtype) for layer in self.latents}
         with naming_frames(self.writer):
-            self._asker.ask(pixels, first_row, into).wait()
+            self._computer.compute(pixels, exists, first_row, into).wait()
         return into
 
     def write(self, shard: int, made: PixelShard, latents: Latents | None) -> None:
@@ -164,7 +172,7 @@ class ShardMaker:
 
     def _arrived(self, latents: Latents) -> dict[str, NDArray[Any]]:
         with naming_frames(self.writer):
-            latents.answer.wait()
+            latents.pending.wait()
         return latents.arrays
 
     def _write(self, shard: int, made: PixelShard, latents: dict[str, NDArray[Any]]) -> list[Commit]:

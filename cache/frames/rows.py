@@ -56,6 +56,12 @@ class PixelShard:
     """[n, bytes of cells]"""
     holes: Holes
 
+    def exists(self, first_row: int) -> NDArray[np.bool_]:
+        """Return [n], false at holes; `first_row` is the number of the first row."""
+        found = np.ones(len(self.pixels), np.bool_)
+        found[[row - first_row for row, _ in self.holes]] = False
+        return found
+
 
 class PixelMaker:
     """Cuts the rows of one segment from its sources."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import LatentPrecision
+    from usjepa.cache.store.layers import Layer
 
 QUANTISER_VERSION: dict[LatentPrecision, int] = {"fp32": 1, "fp16": 1, "int8": 2}
 """Part of a layer's hard identity; int8 version 2: |mean| + 3 standard deviations in place of the root mean square."""
@@ -150,3 +151,18 @@ def to_targets(
         return moved
     scales = torch.from_numpy(scales_BT).to(device, non_blocking=True)
     return moved * scales[:, :, None] * torch.tensor(channels, dtype=torch.float32, device=device)
+
+
+def quantise(
+    latents_BTD: NDArray[np.float32], layer: Layer, first_row: int
+) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
+    """Return float32 latents of consecutive rows as a layer stores them, and the scales [B, T] that go with int8.
+
+    Raises:
+        LatentError: a value is not finite or does not fit the layer's precision; the row and the value are named.
+    """
+    if layer.dtype == "int8":
+        return to_int8(latents_BTD, layer.channel_scale, first_row)
+    if layer.dtype == "float16":
+        return to_float16(latents_BTD, first_row), None
+    return to_float32(latents_BTD), None

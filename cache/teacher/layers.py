@@ -1,4 +1,4 @@
-"""A shard's latents: the frozen teacher over stored pixels, in stored precision."""
+"""Describe the layers that a teacher fills: shape, precision, identity, calibration of int8."""
 
 from __future__ import annotations
 
@@ -10,14 +10,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.store.layers import Layer
-from usjepa.cache.store.precision import (
-    QUANTISER_VERSION,
-    STORED_DTYPE,
-    channel_scale,
-    to_float16,
-    to_float32,
-    to_int8,
-)
+from usjepa.cache.store.precision import QUANTISER_VERSION, STORED_DTYPE, channel_scale
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +20,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store.state import State
     from usjepa.cache.teacher.teacher import Teacher
 
-CALIBRATION_ROWS = 64
+_CALIBRATION_ROWS = 64
 
 
 def latent_layers(teacher: Teacher, precision: LatentPrecision, pixels: Layer, rows_per_shard: int) -> list[Layer]:
@@ -61,7 +54,7 @@ def with_calibration(layers: list[Layer], sample_RTD: NDArray[np.float32]) -> li
 
 def calibration_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return up to 64 evenly spaced rows: a pure function of the store, so a resumed build draws the same."""
-    places = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows))).round().astype(np.int64)
+    places = np.linspace(0, len(rows) - 1, min(_CALIBRATION_ROWS, len(rows))).round().astype(np.int64)
     return rows[places]
 
 
@@ -82,14 +75,3 @@ def square_grid(tokens: int, where: str) -> tuple[int, int]:
             "a teacher whose patches form one."
         )
     return edge, edge
-
-
-def stored_form(
-    latents_RTD: NDArray[np.float32], layer: Layer, first_row: int
-) -> tuple[NDArray[np.generic], NDArray[np.float32] | None]:
-    """Return latents as the layer stores them, and the scales that go with int8."""
-    if layer.dtype == "int8":
-        return to_int8(latents_RTD, layer.channel_scale, first_row)
-    if layer.dtype == "float16":
-        return to_float16(latents_RTD, first_row), None
-    return to_float32(latents_RTD), None

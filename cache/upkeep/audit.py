@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,11 +20,12 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.storage.claims import held
 from usjepa.cache.store.descriptions import commit_of
+from usjepa.cache.store.precision import quantise
 from usjepa.cache.store.state import read_state
 from usjepa.cache.store.writer import StoreWriter, check_same_layer
-from usjepa.cache.teacher.asking import ask_teacher
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
-from usjepa.cache.teacher.layers import stored_form, teacher_layers
+from usjepa.cache.teacher.computing import compute_latents
+from usjepa.cache.teacher.layers import teacher_layers
 from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
 if TYPE_CHECKING:
@@ -142,9 +143,9 @@ def stratified_rows(store: Store, count: int) -> NDArray[np.int64]:
 def compare(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64], batch_size: int) -> Audit:
     """Compare fresh answers with stored ones; rows: [n] row numbers."""
     batch = store.read(rows, teacher=model.name)
-    fresh = ask_teacher(model, batch.pixels, rows, batch_size, lambda: None)
+    fresh = compute_latents(model, batch.pixels, rows, batch_size)
     stored = as_float(layer, batch.latents, batch.scales)
-    again = as_float(layer, *_stored_form(fresh, layer))
+    again = as_float(layer, *quantise(fresh, layer, 0))
     errors = _row_errors(again, stored)
     tolerance = tolerance_of(model, layer) * (SAME_VERSIONS_SHARE if _same_versions(store, model, layer, rows) else 1)
     worst = int(errors.argmax())
@@ -165,10 +166,6 @@ def compare(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64],
         layer.name, len(rows), len(strata), float(errors[worst]), int(rows[worst]), cosine, control, tolerance, passed,
         f"{source.path} frame {int(store.table.frame[place])}",
     )  # fmt: skip
-
-
-def _stored_form(fresh: NDArray[np.float32], layer: Layer) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-    return stored_form(fresh, layer, 0)
 
 
 def _row_errors(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import DamageError, SourceError, UsageError
 from usjepa.cache.frames.rows import pixel_layers
-from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.cache.interrupt import graceful_interrupts, safe_point
 from usjepa.cache.scanning.growth import regrown
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.claims import held
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from usjepa.cache.sources.base import Listing
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
+
+
+_GO_ON = "What is mended stays: run the same command again to go on."
 
 
 @dataclass
@@ -74,23 +77,19 @@ def repair(
         IdentityError: recipe or teacher are not those that it was built with.
     """
     storage = open_storage(store)
-    with graceful_interrupts() as stop, held(storage, WHOLE, steal) as claim:
+    with graceful_interrupts(_GO_ON), held(storage, WHOLE, steal) as claim:
         refuse_rivals(storage, WHOLE, steal)
         storage.sweep()
         manifest = sealed_manifest(storage)
         report = RepairReport(verify_against(storage, manifest).damages)
         if not report.found:
             return report
-
-        def check() -> None:
-            stop.check("What is mended stays: run the same command again to go on.")
-
         writer = StoreWriter(storage, claim.check)
         _mend_descriptions(storage, manifest, claim.check, report)
         listing = _listing(source or recipe.cache.source, recipe.cache, manifest)
         _mend_tables(storage, manifest, listing, recipe.cache, claim.check, report)
         writer.attach()
-        maker = _maker(writer, recipe, listing, teacher, device, report, check)
+        maker = _maker(writer, recipe, listing, teacher, device, report)
         try:
             shards = _mend_shards(maker, manifest, report)
         finally:
@@ -150,7 +149,6 @@ def _maker(
     teacher: str | None,
     device: str | None,
     report: RepairReport,
-    check: Callable[[], None],
 ) -> ShardMaker:
     """Return what makes rows again, as far as sources and teacher are given."""
     settings, state = recipe.cache, writer.state
@@ -161,7 +159,7 @@ def _maker(
         except (DamageError, SourceError) as error:
             report.left.append(str(error))
     commits = {name: committed(writer.storage, layer) for name, layer in state.layers.items()}
-    maker = ShardMaker(writer, cutters, commits, False, check)
+    maker = ShardMaker(writer, cutters, commits, False, safe_point)
     if teacher is None:
         return maker
     chosen = resolve_teacher(teacher, settings.teacher)
@@ -188,7 +186,7 @@ def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) ->
     for layer, shard in order:
         if any((mended.layer, mended.shard) == (layer, shard) for mended in done):
             continue  # with its scales
-        maker.check()
+        safe_point()
         try:
             mended = at.mend(str(layer), int(shard or 0))
         except (DamageError, SourceError) as error:

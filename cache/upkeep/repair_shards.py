@@ -15,7 +15,7 @@ from usjepa.cache.building.recheck import as_float, recheck_latents, relative_er
 from usjepa.cache.errors import DamageError
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.descriptions import commit_of, present_rows
-from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.upkeep.salvage import Salvaged, assemble, salvage
 
 if TYPE_CHECKING:
@@ -150,12 +150,13 @@ class ShardRepair:
     def _ask(self, shard: int, rows: Iterable[int]) -> dict[str, Rows]:
         """Ask for rows in the very batches that the build asked in: they decide the last bits."""
         numbers, size = self._maker.writer.state.rows_of_shard(shard), self._maker.batch_size
-        pixels = self._maker.pixels_of(shard).pixels
+        shown = self._maker.pixels_of(shard)
+        exists = shown.exists(numbers.start)
         made: dict[str, Rows] = {layer.name: {} for layer in self._maker.latents}
         for start in sorted({(row - numbers.start) // size * size for row in rows}):
-            batch = np.array(numbers[start : start + size])
-            for name, stored in self._maker.ask(pixels[start : start + size], int(batch[0])).items():
-                made[name] |= {int(row): stored[i].tobytes() for i, row in enumerate(batch)}
+            here, batch = slice(start, start + size), numbers[start : start + size]
+            for name, stored in self._maker.stored_latents(shown.pixels[here], exists[here], batch.start).items():
+                made[name] |= {row: stored[i].tobytes() for i, row in enumerate(batch) if exists[start + i]}
         return made
 
     def _within_tolerance(
@@ -197,7 +198,7 @@ class ShardRepair:
         chosen = list(rows[:_COMPARED_ROWS])
         first = self._maker.writer.state.rows_of_shard(shard).start
         pixels = self._maker.pixels_of(shard).pixels[[row - first for row in chosen]]
-        again = ask_teacher(model, pixels, np.array(chosen), len(chosen), self._maker.check)
+        again = compute_latents(model, pixels, np.array(chosen), len(chosen))
         arrays = {layer.name: _array(layer, [proven[layer.name][row] for row in chosen]) for layer in layers}
         scales = next((arrays[layer.name] for layer in layers if layer.name.startswith("scales/")), None)
         error = relative_error(again, as_float(latents, arrays[latents.name], scales))

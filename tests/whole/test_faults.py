@@ -20,7 +20,7 @@ from usjepa.cache.building.build import build
 from usjepa.cache.errors import NotSealedError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.durable import write_durably
-from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.resolve import load_teacher
 from usjepa.cache.teacher.vit import ViT
 from usjepa.cache.upkeep.verify import verify, verify_sources
@@ -128,9 +128,9 @@ def test_answers_depend_on_the_batch_only_within_a_tight_bound() -> None:
     teacher = load_teacher(small().cache.teacher, 32, "cpu")  # type: ignore[arg-type]
     pixels = np.random.default_rng(0).integers(0, 255, (65, 1, 32, 32), dtype=np.uint8)
     numbers = np.arange(65)
-    alone = ask_teacher(teacher, pixels, numbers, 1, lambda: None)
+    alone = compute_latents(teacher, pixels, numbers, 1)
     for batch_size in (7, 64, 65):  # ragged last batches of 2 and 1
-        together = ask_teacher(teacher, pixels, numbers, batch_size, lambda: None)
+        together = compute_latents(teacher, pixels, numbers, batch_size)
         np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-5)
 
 

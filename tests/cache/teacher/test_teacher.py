@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
-from usjepa.cache.teacher.asking import ask_teacher
+from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.teacher.resolve import resolve_teacher
 from usjepa.cache.teacher.vit import ViT, load_vit
@@ -78,7 +78,7 @@ def test_an_earlier_block_without_norm_is_what_the_block_gave() -> None:
 def test_the_batch_size_changes_answers_by_rounding_only() -> None:
     teacher = vit(TINY, 32)
     images, rows = pixels(9).numpy(), np.arange(9)
-    one, many = (ask_teacher(teacher, images, rows, size, lambda: None) for size in (1, 9))
+    one, many = (compute_latents(teacher, images, rows, size) for size in (1, 9))
     assert np.abs(one - many).max() < 1e-4 * np.abs(many).max()
 
 
@@ -136,7 +136,7 @@ def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
     with torch.no_grad():
         model.norm.bias[0] = float("inf")
     with pytest.raises(TeacherError, match=r"row 40: .*not finite"):
-        ask_teacher(teacher, pixels().numpy(), np.arange(40, 43), 2, lambda: None)
+        compute_latents(teacher, pixels().numpy(), np.arange(40, 43), 2)
 
 
 @pytest.mark.parametrize(

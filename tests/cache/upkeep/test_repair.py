@@ -16,6 +16,10 @@ from usjepa.cache.building.build import build
 from usjepa.cache.cli import main
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.scanning.growth import grow
+from usjepa.cache.scanning.scan import ScanJournal, list_source
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.upkeep.repair import RepairReport, repair
 from usjepa.cache.upkeep.verify import verify
 
@@ -192,6 +196,22 @@ def test_pixels_whose_source_is_gone_or_another_are_left_and_named(tmp_path: Pat
     (tmp_path / "in/a/1.png").write_bytes(image)
     assert repair(root, small(), source=str(tmp_path / "in")).left == []
     assert verify(root).damages == []
+
+
+def test_latents_beside_a_hole_are_mended_with_the_bytes_they_had(tmp_path: Path) -> None:
+    pictures, root, recipe = tmp_path / "in", tmp_path / "s", small("cache.views.count=1")
+    _pictures(pictures, [f"{i}.png" for i in range(6)])
+    writer = StoreWriter(LocalStorage(root))
+    writer.open(recipe.cache.rows_per_shard)
+    grow(writer, list_source(str(pictures), recipe.cache), recipe.cache, ScanJournal(None), "stop", lambda: None)
+    (pictures / "2.png").write_bytes(b"torn since it was scanned")
+    build(str(root), recipe, source=str(pictures), teacher="random", on_error="skip")
+    assert [row for row, _ in open_store(root).manifest.holes] == [2]
+    before = tree(root)
+    flip(root / "latents/demo/c.0.0.0", 700)
+    report = repair(str(root), recipe, source=str(pictures), teacher="random")
+    assert (len(report.mended), report.left) == (1, [])
+    assert tree(root)["latents/demo/c.0.0.0"] == before["latents/demo/c.0.0.0"]
 
 
 def test_latents_of_other_library_versions_are_mended_within_tolerance_and_recorded(

@@ -1,4 +1,4 @@
-"""Latents brought into stored precision on the device that computed them, to the bits of `precision.py`.
+"""Bring latents into stored precision on the device that computed them, to the bits of `precision.py`.
 
 On a GPU that halves what travels to the host, or quarters it, and leaves the processor nothing to do with latents but
 to hash and to write them. Every operation here is rounded as IEEE 754 says, on any device: a division is one by a
@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from usjepa.cache.store.precision import LEAST_SCALE, LatentError, check_finite
-from usjepa.cache.teacher.layers import stored_form
+from usjepa.cache.store.precision import LEAST_SCALE, LatentError, check_finite, quantise
 
 if TYPE_CHECKING:
     from usjepa.cache.store.layers import Layer
@@ -23,50 +22,50 @@ _LIMIT = {"float32": float(np.finfo(np.float32).max), "float16": float(np.finfo(
 
 
 @dataclass(frozen=True)
-class Stored:
+class Quantised:
     """Latents of some rows as a store holds them, on the device."""
 
     values_BTD: torch.Tensor
-    """float32, float16 or int8"""
+    """float32, float16 or int8."""
     scales_BT: torch.Tensor | None
-    """float32 with int8, else none"""
+    """float32 with int8, else none."""
     fits_B: torch.Tensor
-    """bool: whether the row can be stored; what the others hold means nothing."""
+    """bool: whether the row can be stored; the values of the others mean nothing."""
 
 
-class StoredForm:
-    """How a layer of latents is stored, on one device."""
+class DeviceQuantiser:
+    """Quantises latents of one layer on one device."""
 
     def __init__(self, layer: Layer, device: torch.device) -> None:
         self._layer, self._dtype = layer, layer.dtype
         self._channels_D = torch.tensor(layer.channel_scale, dtype=torch.float32, device=device)
         self._levels = torch.tensor(127, dtype=torch.float32, device=device)
 
-    def of(self, latents_BTD: torch.Tensor) -> Stored:
+    def quantise(self, latents_BTD: torch.Tensor) -> Quantised:
         """Return float32 latents [B, T, D] as they are stored."""
         if self._dtype == "int8":
             return self._int8(latents_BTD)
         fits_B = latents_BTD.abs().amax(dim=(1, 2)) <= _LIMIT[self._dtype]  # false for NaN too
         stored = latents_BTD.to(torch.float16) if self._dtype == "float16" else latents_BTD
-        return Stored(stored, None, fits_B)
+        return Quantised(stored, None, fits_B)
 
-    def _int8(self, latents_BTD: torch.Tensor) -> Stored:
+    def _int8(self, latents_BTD: torch.Tensor) -> Quantised:
         even_BTD = latents_BTD / self._channels_D
         peak_BT = even_BTD.abs().amax(dim=2)
         scales_BT = peak_BT / self._levels
         scales_BT.masked_fill_(scales_BT < float(LEAST_SCALE), 1)
         even_BTD.div_(scales_BT[:, :, None]).round_().clamp_(-127, 127)
-        return Stored(even_BTD.to(torch.int8), scales_BT, torch.isfinite(peak_BT).all(dim=1))
+        return Quantised(even_BTD.to(torch.int8), scales_BT, torch.isfinite(peak_BT).all(dim=1))
 
     def refuse(self, latents_BTD: torch.Tensor, first_row: int) -> None:
-        """Say what of rows that do not fit can't be stored.
+        """Name the first value, among rows that do not all fit, that can't be stored.
 
         Raises:
             LatentError: names row, token, channel and value.
         """
         latents = latents_BTD.cpu().numpy()
         check_finite(latents, np.arange(first_row, first_row + len(latents)))
-        stored_form(latents, self._layer, first_row)
+        quantise(latents, self._layer, first_row)
         raise LatentError(
             first_row,
             f"on {latents_BTD.device} some latent of it, or of the rows behind it, could not be stored, and the "

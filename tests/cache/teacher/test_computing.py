@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.store.layers import Layer
-from usjepa.cache.store.precision import LatentError, channel_scale
-from usjepa.cache.teacher import asking
-from usjepa.cache.teacher.asking import Asker, ask_teacher
-from usjepa.cache.teacher.layers import stored_form
-from usjepa.cache.teacher.on_device import StoredForm
+from usjepa.cache.store.precision import LatentError, channel_scale, quantise
+from usjepa.cache.teacher import computing
+from usjepa.cache.teacher.computing import LatentComputer, compute_latents
+from usjepa.cache.teacher.quantiser import DeviceQuantiser
 from usjepa.cache.teacher.resolve import load_teacher
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ DEVICES = [
 ]
 T, D = 4, 192
 Latents = NDArray[np.float32]
+EXIST = np.ones(7, bool)
+"""None of up to seven rows is a hole."""
 
 
 def layer_of(dtype: str, channels: tuple[float, ...] = (1.0,) * D, shape: tuple[int, int] = (T, D)) -> Layer:
@@ -39,7 +40,7 @@ def layer_of(dtype: str, channels: tuple[float, ...] = (1.0,) * D, shape: tuple[
 
 
 def by_device(latents: Latents, layer: Layer, device: str) -> list[NDArray[Any]]:
-    stored = StoredForm(layer, torch.device(device)).of(torch.from_numpy(latents).to(device))
+    stored = DeviceQuantiser(layer, torch.device(device)).quantise(torch.from_numpy(latents).to(device))
     found = [stored.values_BTD, stored.scales_BT]
     return [stored.fits_B.cpu().numpy(), *(tensor.cpu().numpy() for tensor in found if tensor is not None)]
 
@@ -50,7 +51,7 @@ def check_same(latents: Latents, layer: Layer, device: str) -> None:
     for row in range(len(latents)):
         try:
             with np.errstate(invalid="ignore"):
-                wanted = [array for array in stored_form(latents[row : row + 1], layer, 0) if array is not None]
+                wanted = [array for array in quantise(latents[row : row + 1], layer, 0) if array is not None]
         except LatentError:
             assert not fits[row]
             continue
@@ -97,17 +98,17 @@ def into(layer: Layer, rows: int) -> dict[str, NDArray[Any]]:
 def test_a_shard_holds_what_the_teacher_says_of_each_of_its_rows(dtype: str, batch_size: int) -> None:
     teacher = load_teacher(TINY, 32)
     pixels = np.random.default_rng(0).integers(0, 255, (7, 1, 32, 32), np.uint8)
-    said = ask_teacher(teacher, pixels, np.arange(7), batch_size, lambda: None)
+    said = compute_latents(teacher, pixels, np.arange(7), batch_size)
     layer = layer_of(dtype, channel_scale(said))
     found = into(layer, 7)
-    Asker(teacher, layer, batch_size, lambda: None).ask(pixels, 0, found).wait()
-    wanted = [array for array in stored_form(said, layer, 0) if array is not None]
+    LatentComputer(teacher, layer, batch_size).compute(pixels, EXIST, 0, found).wait()
+    wanted = [array for array in quantise(said, layer, 0) if array is not None]
     for one, other in zip(found.values(), wanted, strict=True):
         assert one.tobytes() == other.tobytes()
 
 
 class _Spoiled:
-    """A teacher one of whose answers can't be stored, of the fifth image."""
+    """A teacher one of whose latents can't be stored, of the fifth image."""
 
     def __init__(self, teacher: Teacher, value: float) -> None:
         self.name, self.grid, self.dim, self.device = teacher.name, teacher.grid, teacher.dim, teacher.device
@@ -143,63 +144,93 @@ def test_what_can_not_be_stored_is_named_by_row_and_value_in_whichever_batch(
     pixels = np.zeros((7, 1, 32, 32), np.uint8)
     layer = layer_of(dtype, (1e-3,) * D)
     with pytest.raises(LatentError, match=rf"row 104: .*{said}"):
-        Asker(spoiled(value), layer, batch_size, lambda: None).ask(pixels, 100, into(layer, 7)).wait()
+        LatentComputer(spoiled(value), layer, batch_size).compute(pixels, EXIST, 100, into(layer, 7)).wait()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_hole_is_refused_nothing_and_changes_no_bit_of_the_rows_beside_it(dtype: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (7, 1, 32, 32), np.uint8)
+    layer, exists = layer_of(dtype), EXIST.copy()
+    exists[4] = False
+    found, wanted = into(layer, 7), into(layer, 7)
+    LatentComputer(spoiled(np.nan), layer, 3).compute(pixels, exists, 100, found).wait()
+    LatentComputer(load_teacher(TINY, 32), layer, 3).compute(pixels, EXIST, 100, wanted).wait()
+    for name, array in found.items():
+        assert array[exists].tobytes() == wanted[name][exists].tobytes()
+
+
+def test_a_row_that_can_not_be_stored_is_named_though_a_hole_comes_before_it() -> None:
+    layer, exists = layer_of("float16"), np.array([False] * 4 + [True] * 3)
+    computer = LatentComputer(spoiled(np.nan), layer, 7)
+    pending = computer.compute(np.zeros((7, 1, 32, 32), np.uint8), exists, 100, into(layer, 7))
+    with pytest.raises(LatentError, match="row 104: the teacher gave nan"):
+        pending.wait()
+
+
+def test_the_teacher_is_not_run_over_a_batch_of_holes_alone() -> None:
+    teacher, layer = spoiled(0.0), layer_of("float16")
+    exists = np.array([False, False, False, True, True, True, False])
+    LatentComputer(teacher, layer, 3).compute(np.zeros((7, 1, 32, 32), np.uint8), exists, 0, into(layer, 7)).wait()
+    assert cast("_Spoiled", teacher).asked == 3
 
 
 def test_a_refused_batch_is_refused_by_whoever_waits_and_by_who_asks_on() -> None:
     pixels, layer = np.zeros((7, 1, 32, 32), np.uint8), layer_of("float16")
-    asker = Asker(spoiled(np.nan), layer, 7, lambda: None)
-    answer = asker.ask(pixels, 0, into(layer, 7))
+    computer = LatentComputer(spoiled(np.nan), layer, 7)
+    pending = computer.compute(pixels, EXIST, 0, into(layer, 7))
     for _ in range(2):
         with pytest.raises(LatentError, match="row 4"):
-            answer.wait()
-    asker.ask(pixels, 7, into(layer, 7))  # beside the one that nobody took notice of: two may be under way
+            pending.wait()
+    # Beside the one that nobody waited for: two may be in flight.
+    computer.compute(pixels, EXIST, 7, into(layer, 7))
     with pytest.raises(LatentError, match="row 4"):
-        asker.ask(pixels, 14, into(layer, 7))
+        computer.compute(pixels, EXIST, 14, into(layer, 7))
 
 
 def test_a_device_that_refuses_what_the_processor_stores_is_not_believed() -> None:
-    form = StoredForm(layer_of("float16"), torch.device("cpu"))
+    form = DeviceQuantiser(layer_of("float16"), torch.device("cpu"))
     with pytest.raises(LatentError, match=r"row 3: .*the device's memory or its driver is at fault"):
         form.refuse(torch.zeros(2, T, D), 3)
 
 
-def test_a_device_that_failed_while_it_was_waited_for_is_not_taken_for_an_answer_by_the_next_who_waits() -> None:
+def test_a_device_that_failed_while_it_was_waited_for_is_not_taken_for_latents_by_the_next_who_waits() -> None:
     class Failed:
         def synchronize(self) -> None:
             raise RuntimeError("CUDA error: unspecified launch failure")
 
     layer = layer_of("float16")
-    answer = Asker(load_teacher(TINY, 32), layer, 4, lambda: None).ask(
-        np.zeros((4, 1, 32, 32), np.uint8), 0, into(layer, 4)
+    pending = LatentComputer(load_teacher(TINY, 32), layer, 4).compute(
+        np.zeros((4, 1, 32, 32), np.uint8), EXIST[:4], 0, into(layer, 4)
     )
-    answer._batches[0]._arrived = Failed()  # type: ignore[assignment]
+    pending._batches[0]._arrived = Failed()  # type: ignore[assignment]
     for _ in range(2):
         with pytest.raises(RuntimeError, match="launch failure"):
-            answer.wait()
+            pending.wait()
 
 
 def test_two_batches_are_under_way_from_shard_to_shard_and_the_oldest_is_waited_for_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     events: list[tuple[str, int]] = []
-    real_init, real_receive = asking._Batch.__init__, asking._Batch.receive
+    real_init, real_receive = computing._Batch.__init__, computing._Batch.receive
 
-    def init(batch: Any, teacher: Teacher, pixels: Any, first_row: int, form: StoredForm) -> None:
+    def init(
+        batch: Any, teacher: Teacher, pixels: Any, exists: Any, first_row: int, quantiser: DeviceQuantiser
+    ) -> None:
         events.append(("asked", first_row))
-        real_init(batch, teacher, pixels, first_row, form)
+        real_init(batch, teacher, pixels, exists, first_row, quantiser)
 
     def receive(batch: Any) -> None:
         events.append(("received", batch._first_row))
         real_receive(batch)
 
-    monkeypatch.setattr(asking._Batch, "__init__", init)
-    monkeypatch.setattr(asking._Batch, "receive", receive)
+    monkeypatch.setattr(computing._Batch, "__init__", init)
+    monkeypatch.setattr(computing._Batch, "receive", receive)
     layer, pixels = layer_of("float16"), np.zeros((4, 1, 32, 32), np.uint8)
-    asker = Asker(load_teacher(TINY, 32), layer, 2, lambda: None)
-    first = asker.ask(pixels, 0, into(layer, 4))
+    computer = LatentComputer(load_teacher(TINY, 32), layer, 2)
+    first = computer.compute(pixels, EXIST[:4], 0, into(layer, 4))
     assert events == [("asked", 0), ("asked", 2)]
-    asker.ask(pixels, 4, into(layer, 4))
+    computer.compute(pixels, EXIST[:4], 4, into(layer, 4))
     assert events[2:] == [("received", 0), ("asked", 4), ("received", 2), ("asked", 6)]
     first.wait()
     assert events[6:] == [("received", 0), ("received", 2)]

@@ -1,7 +1,9 @@
-"""Asks the teacher for many rows, batch by batch, some of which are under way at any time, so that a GPU need not wait.
+"""Compute the latents of many rows, batch by batch, without letting a GPU wait.
 
 While a GPU computes a batch, the next one is brought to it, and the latents of the one before travel to page-locked
-memory, in stored precision. Nothing here waits for the last batch of a shard: whoever writes the shard does.
+memory, in stored precision. Nothing here waits for the last batch of a shard: the thread that writes the shard does.
+
+Shape suffixes: B rows of a batch, C channels, S edge of the stored pixels, T patch tokens, D width.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ import numpy as np
 import torch
 
 from usjepa.cache.errors import TeacherError
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.store.precision import check_finite
-from usjepa.cache.teacher.on_device import StoredForm
+from usjepa.cache.teacher.quantiser import DeviceQuantiser
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Any
 
@@ -28,30 +31,35 @@ if TYPE_CHECKING:
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.teacher.teacher import Teacher
 
-    Check = Callable[[], None]
-
-_UNDER_WAY = 2
-"""Batches that a GPU has been asked for and has not answered yet: one that it computes, one that waits for it."""
+_IN_FLIGHT = 2
+"""Batches that a GPU has been given and has not finished: one that it computes, one that waits for it."""
 
 
-def ask_teacher(
-    teacher: Teacher, pixels: NDArray[np.uint8], numbers: NDArray[np.int64], batch_size: int, check: Check
+def compute_latents(
+    teacher: Teacher, pixels: NDArray[np.uint8], numbers: NDArray[np.int64], batch_size: int
 ) -> NDArray[np.float32]:
     """Return float32 latents [n, T, D] of uint8 pixels [n, C, S, S]; batches never leave the given rows.
 
+    Args:
+        teacher: the loaded teacher.
+        pixels: of the rows, uint8 [n, C, S, S].
+        numbers: [n] row numbers, for messages.
+        batch_size: rows per forward pass.
+
     Raises:
         LatentError: a latent is not finite; the row and the value are named.
+        TeacherError: the teacher gives latents of another shape than it states.
     """
     found = np.empty((len(pixels), teacher.grid[0] * teacher.grid[1], teacher.dim), np.float32)
     for start in range(0, len(pixels), batch_size):
-        check()
+        safe_point()
         into = found[start : start + batch_size]
-        into[:] = _answer(teacher, torch.from_numpy(pixels[start : start + batch_size])).cpu().numpy()
+        into[:] = _forward(teacher, torch.from_numpy(pixels[start : start + batch_size])).cpu().numpy()
         check_finite(into, numbers[start : start + batch_size])
     return found
 
 
-def _answer(teacher: Teacher, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+def _forward(teacher: Teacher, pixels_BCSS: torch.Tensor) -> torch.Tensor:
     """Return a batch's latents; a shape that could be stretched to the stored one must not pass in silence."""
     latents_BTD = teacher(pixels_BCSS)
     wanted = [len(pixels_BCSS), teacher.grid[0] * teacher.grid[1], teacher.dim]
@@ -63,44 +71,50 @@ def _answer(teacher: Teacher, pixels_BCSS: torch.Tensor) -> torch.Tensor:
     return latents_BTD
 
 
-class Asker:
-    """Asks one teacher for the latents of one layer, as they are stored; any thread may wait for an answer."""
+class LatentComputer:
+    """Computes the latents of one layer as they are stored; any thread may wait for a result."""
 
-    def __init__(self, teacher: Teacher, layer: Layer, batch_size: int, check: Check) -> None:
-        """`check` is called before each batch and may raise to stop."""
-        self._teacher, self._layer, self._batch_size, self._check = teacher, layer, batch_size, check
-        self._form = StoredForm(layer, teacher.device)
-        self._under_way: deque[_Batch] = deque()
+    def __init__(self, teacher: Teacher, layer: Layer, batch_size: int) -> None:
+        self._teacher, self._layer, self._batch_size = teacher, layer, batch_size
+        self._quantiser = DeviceQuantiser(layer, teacher.device)
+        self._in_flight: deque[_Batch] = deque()
 
-    def ask(self, pixels: NDArray[np.uint8], first_row: int, into: Mapping[str, NDArray[Any]]) -> Answer:
-        """Ask for consecutive rows; batches never leave them.
+    def compute(
+        self, pixels: NDArray[np.uint8], exists: NDArray[np.bool_], first_row: int, into: Mapping[str, NDArray[Any]]
+    ) -> PendingLatents:
+        """Compute consecutive rows; batches never leave them, and stop requests are noticed before each.
 
         Args:
             pixels: uint8 [n, C, S, S].
+            exists: [n] false at holes. A hole keeps its place in its batch, so that the other rows' last bits do not
+                depend on it; nothing is said of its latents. A batch of holes alone is not computed.
             first_row: the number of the first row.
             into: layer name -> C-contiguous [n, *shape] of the stored dtype, which the latents, and the scales of int8,
                 go to; page-locked where there is a GPU, or it waits for each batch to be copied.
 
         Returns:
-            What says when `into` is filled in.
+            What is to be waited for before `into` is read.
 
         Raises:
             LatentError: a latent of an earlier batch can't be stored; the row and the value are named.
+            TeacherError: the teacher gives latents of another shape than it states.
         """
         values = torch.from_numpy(into[self._layer.name])
         scales = torch.from_numpy(into[f"scales/{self._teacher.name}"]) if self._layer.dtype == "int8" else None
         batches = []
         for start in range(0, len(pixels), self._batch_size):
-            self._check()
-            if len(self._under_way) == _UNDER_WAY:
-                self._under_way.popleft().receive()
+            safe_point()
             here = slice(start, start + self._batch_size)
+            if not exists[here].any():
+                continue
+            if len(self._in_flight) == _IN_FLIGHT:
+                self._in_flight.popleft().receive()
             with _current(self._teacher.device):
-                batch = _Batch(self._teacher, pixels[here], first_row + start, self._form)
+                batch = _Batch(self._teacher, pixels[here], exists[here], first_row + start, self._quantiser)
                 batch.copy_to(values[here], None if scales is None else scales[here])
             batches.append(batch)
-            self._under_way.append(batch)
-        return Answer(batches)
+            self._in_flight.append(batch)
+        return PendingLatents(batches)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
@@ -108,8 +122,8 @@ def _current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-class Answer:
-    """The batches of one call of `Asker.ask`."""
+class PendingLatents:
+    """The batches of one call of `LatentComputer.compute`."""
 
     def __init__(self, batches: Sequence[_Batch]) -> None:
         self._batches = batches
@@ -125,20 +139,28 @@ class Answer:
 
 
 class _Batch:
-    """Images that the teacher was asked for, and whose latents may not have arrived yet."""
+    """Rows that the teacher was given, and whose latents may not have arrived yet."""
 
-    def __init__(self, teacher: Teacher, pixels: NDArray[np.uint8], first_row: int, form: StoredForm) -> None:
-        self._first_row, self._form = first_row, form
+    def __init__(
+        self,
+        teacher: Teacher,
+        pixels: NDArray[np.uint8],
+        exists: NDArray[np.bool_],
+        first_row: int,
+        quantiser: DeviceQuantiser,
+    ) -> None:
+        self._first_row, self._quantiser = first_row, quantiser
         self._on_gpu = teacher.device.type == "cuda"
+        self._exists_B = torch.from_numpy(exists)
         batch_BCSS = torch.from_numpy(pixels)
         batch_BCSS = batch_BCSS.pin_memory() if self._on_gpu else batch_BCSS
-        self._latents_BTD: torch.Tensor | None = _answer(teacher, batch_BCSS)
-        self._stored = form.of(self._latents_BTD)
+        self._latents_BTD: torch.Tensor | None = _forward(teacher, batch_BCSS)
+        self._stored = quantiser.quantise(self._latents_BTD)
         self._arrived: torch.cuda.Event | None = None
         self._lock = threading.Lock()
 
     def copy_to(self, values_BTD: torch.Tensor, scales_BT: torch.Tensor | None) -> None:
-        """Have the latents copied, on a GPU without waiting for them; `receive` says when that is done."""
+        """Have the latents copied, on a GPU without waiting for them; `receive` returns when that is done."""
         values_BTD.copy_(self._stored.values_BTD, non_blocking=True)
         if scales_BT is not None and self._stored.scales_BT is not None:
             scales_BT.copy_(self._stored.scales_BT, non_blocking=True)
@@ -151,12 +173,13 @@ class _Batch:
         del self._stored  # the device's memory is for the next batch
 
     def receive(self) -> None:
-        """Wait for the latents, and look whether all could be stored; whatever is raised is raised each time."""
+        """Wait for the latents, and check that all could be stored; an error is raised to everyone who waits."""
         with self._lock:
             if self._latents_BTD is None:
                 return
             if self._arrived is not None:
                 self._arrived.synchronize()
-            if not self._fits_B.all():
-                self._form.refuse(self._latents_BTD, self._first_row)
-            self._latents_BTD = None  # only now: who asks after a failure must not take it for an answer
+            if not (self._fits_B | ~self._exists_B).all():
+                exists_B11 = self._exists_B.to(self._latents_BTD.device)[:, None, None]
+                self._quantiser.refuse(self._latents_BTD.where(exists_B11, 0), self._first_row)
+            self._latents_BTD = None  # only now: whoever waits after a failure must not take it for a result
