@@ -1,7 +1,10 @@
-"""Counter-based randomness: a generator that is a pure function of the things that may change the answer.
+"""Draw random numbers that depend on nothing but the things that may change them.
 
-Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) gives an independent stream a key, so a
-frame or a view is the same whatever the order, worker or machine it is drawn on. No state is shared or global.
+Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) gives each key a stream of its own, so a
+frame, a view or a resample is the same whatever the order, worker or machine it is drawn on. No state is shared or
+global. Named streams (`generator`) hash their names into the key; numbered ones (`keyed_generator`) take two words as
+they are, which is what reports and stores on disk were made with. Training draws for thousands of rows at a time, on a
+GPU too, which Philox can't: see `usjepa.train.counter`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,11 @@ from usjepa.cache.identity import canonical
 def generator(*parts: str | int) -> np.random.Generator:
     """Return the generator whose 128-bit key is the xxh3-128 of the parts; begin with the name of the use."""
     return np.random.Generator(np.random.Philox(key=xxhash.xxh3_128_intdigest(canonical(list(parts)))))
+
+
+def keyed_generator(first: int, second: int) -> np.random.Generator:
+    """Return the generator whose 128-bit key is two 64-bit words, each from 0 to 2**64 - 1."""
+    return np.random.Generator(np.random.Philox(key=[first, second]))
 
 
 def fraction(*parts: str | int) -> float:

@@ -1,10 +1,11 @@
-"""Counter-based random numbers: any draw of any row can be computed alone, anywhere, in any order.
+"""Compute random draws of whole batches as pure functions of purpose, seed, step, row and index.
 
-A draw is a pure function of (purpose, seed, step, row, index). The generator is SplitMix64 (Steele, Lea and Flood,
+Any draw of any row can be computed alone, anywhere, in any order. The generator is SplitMix64 (Steele, Lea and Flood,
 "Fast splittable pseudorandom number generators", OOPSLA 2014; finaliser constants by D. Stafford): the words that name
-a stream are absorbed into a 64-bit key, and draw i of the stream is `mix(key + (i + 1) * GOLDEN)`, that is the i-th
-output of SplitMix64 seeded with the key. Plain integer arithmetic modulo 2**64, so NumPy, torch on a CPU and torch on a
-GPU give the same bits. NumPy's own Philox is not used here because it can't be vectorised over keys.
+a stream are absorbed into a 64-bit key, and draw i of the stream is `mix(key + (i + 1) * GOLDEN)`, which is the i-th
+output of SplitMix64 seeded with the key. It is plain integer arithmetic modulo 2**64, so NumPy, torch on a CPU and
+torch on a GPU give the same bits. NumPy's Philox, which `usjepa.cache.randomness` uses, can't be vectorised over keys:
+a batch would need a generator for each row.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ _SECOND = 0x94D049BB133111EB
 
 
 def _words(values: ArrayLike | int) -> NDArray[np.uint64]:
-    """Any integers, negative or wider than 64 bits included, as uint64 (two's complement)."""
+    """Return any integers, negative or wider than 64 bits included, as uint64 (two's complement)."""
     if isinstance(values, int):
         return np.asarray(values & _MASK, dtype=np.uint64)
     return np.asarray(values).astype(np.uint64, copy=False)
 
 
-def mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's finaliser: a bijection of uint64 whose every output bit depends on every input bit."""
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return SplitMix64's finaliser: a bijection of uint64 whose every output bit depends on every input bit."""
     z = (state ^ (state >> np.uint64(30))) * np.uint64(_FIRST)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND)
     return z ^ (z >> np.uint64(31))
 
 
 def absorb(key: NDArray[np.uint64], word: ArrayLike | int) -> NDArray[np.uint64]:
-    """The key of a sub-stream named by one more word; shapes broadcast. Order matters: (1, 2) is not (2, 1)."""
+    """Return the key of a sub-stream named by one more word; shapes broadcast. (1, 2) is not (2, 1)."""
     with np.errstate(over="ignore"):  # NumPy warns of wrap-around on scalars, and wrapping is the point
-        return mix(key ^ mix(_words(word) + np.uint64(_GOLDEN)))
+        return _mix(key ^ _mix(_words(word) + np.uint64(_GOLDEN)))
 
 
 def stream(purpose: str, *words: ArrayLike | int) -> NDArray[np.uint64]:
-    """The key (uint64, shape of the words broadcast) of the stream named by a purpose and integer words.
+    """Return the key (uint64, shape of the words broadcast) of the stream named by a purpose and integer words.
 
     `stream("masks", seed, step, rows_B)` gives [B] keys. The purpose keeps the draws of one part of a run (masks) apart
     from those of another (augmentation) under the same seed, step and row.
@@ -58,37 +59,37 @@ def stream(purpose: str, *words: ArrayLike | int) -> NDArray[np.uint64]:
 
 
 def bits(keys: NDArray[np.uint64], index: ArrayLike | int) -> NDArray[np.uint64]:
-    """Draw number `index` (>= 0) of each stream: uint64, all bits random; shapes broadcast."""
+    """Return draw number `index` (>= 0) of each stream: uint64, all bits random; shapes broadcast."""
     with np.errstate(over="ignore"):
-        return mix(keys + (_words(index) + np.uint64(1)) * np.uint64(_GOLDEN))
+        return _mix(keys + (_words(index) + np.uint64(1)) * np.uint64(_GOLDEN))
 
 
 def uniforms(keys: NDArray[np.uint64], index: ArrayLike | int) -> NDArray[np.float64]:
-    """The same draws as float64 in [0, 1), every multiple of 2**-53 equally likely."""
+    """Return the same draws as float64 in [0, 1), every multiple of 2**-53 equally likely."""
     return (bits(keys, index) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _signed(word: int) -> int:
-    """A 64-bit word as the int64 of the same bits: torch has no unsigned arithmetic."""
+    """Return a 64-bit word as the int64 of the same bits: torch has no unsigned arithmetic."""
     return word - (1 << 64) if word >> 63 else word
 
 
 def _mix_torch(state: torch.Tensor) -> torch.Tensor:
-    """`mix` over the bits of int64; `>>` is arithmetic in torch, so the copied sign bits are masked off."""
+    """Return `_mix` over the bits of int64; `>>` is arithmetic in torch, so the copied sign bits are masked off."""
     z = (state ^ ((state >> 30) & (_MASK >> 30))) * _signed(_FIRST)
     z = (z ^ ((z >> 27) & (_MASK >> 27))) * _signed(_SECOND)
     return z ^ ((z >> 31) & (_MASK >> 31))
 
 
 def bits_torch(keys: NDArray[np.uint64], count: int, device: torch.device | str) -> torch.Tensor:
-    """Draws 0..count-1 of each stream on a device: int64 [B, count] with the very bits of `bits`."""
+    """Return draws 0..count-1 of each stream on a device: int64 [B, count] with the same bits as `bits`."""
     start_B = torch.from_numpy(keys.astype(np.uint64).view(np.int64)).to(device, non_blocking=True)
     steps_n = torch.arange(1, count + 1, device=device, dtype=torch.int64) * _signed(_GOLDEN)
     return _mix_torch(start_B[:, None] + steps_n)
 
 
 def normals_torch(keys: NDArray[np.uint64], count: int, device: torch.device | str) -> torch.Tensor:
-    """Standard normal draws float32 [B, count] on a device, the same on all devices up to rounding.
+    """Return standard normal draws, float32 [B, count], on a device: the same on all devices up to rounding.
 
     Box and Muller (1958): each 64-bit draw gives two 24-bit uniforms and they give two normals. 24 bits is all that a
     float32 in [0, 1) holds; the largest draw is therefore sqrt(2 * 24 * ln 2) = 5.8.

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.probes.fitting import fit
 from usjepa.evaluate.probes.linear import first_weights
 
@@ -44,7 +45,7 @@ class AttentiveProbe(torch.nn.Module):
 
     def __init__(self, features: int, classes: int, seed: int) -> None:
         super().__init__()
-        draw = np.random.Generator(np.random.Philox(key=[seed, _TAG]))
+        draw = keyed_generator(seed, _TAG)
         bound = 1.0 / math.sqrt(features)
         heads = heads_of(features)
         shape = (heads, features // heads, features)

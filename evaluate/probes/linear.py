@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from usjepa.cache.randomness import keyed_generator
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -49,16 +51,14 @@ class Probe:
 def first_weights(seed: int, features: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return weight [F, C] and bias [C] of an untrained probe: torch.nn.Linear's uniform range."""
     bound = 1.0 / math.sqrt(features)
-    draw = np.random.Generator(np.random.Philox(key=[seed, 0x70726F6265])).uniform(
-        -bound, bound, (features + 1, classes)
-    )
+    draw = keyed_generator(seed, 0x70726F6265).uniform(-bound, bound, (features + 1, classes))
     both = torch.from_numpy(draw.astype(np.float32))
     return both[:-1].clone(), both[-1].clone()
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
     """Return the order of the training frames in an epoch, int64 [count]: a pure function of its arguments."""
-    order = np.random.Generator(np.random.Philox(key=[seed, epoch + 1])).permutation(count)
+    order = keyed_generator(seed, epoch + 1).permutation(count)
     return order.astype(np.int64)
 
 

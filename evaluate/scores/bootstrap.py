@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.scores.metrics import from_confusions
 
 if TYPE_CHECKING:
@@ -69,13 +70,13 @@ class Draws:
     @cached_property
     def group_weights(self) -> NDArray[np.float32]:
         """How often each group was drawn, [R, G]; rows sum to G."""
-        generator = np.random.Generator(np.random.Philox(key=[_TAG, self.groups]))
+        generator = keyed_generator(_TAG, self.groups)
         even = np.full(self.groups, 1.0 / self.groups)
         return generator.multinomial(self.groups, even, size=self.count).astype(np.float32)
 
     def seed_weights(self, seeds: int) -> Floats:
         """Return how much of each probe seed is in a draw, [R, S]; rows sum to 1."""
-        generator = np.random.Generator(np.random.Philox(key=[_TAG + 1, seeds]))
+        generator = keyed_generator(_TAG + 1, seeds)
         return np.asarray(generator.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=self.count) / seeds)
 
     def confusions(self, truth_N: Ints, predicted_SN: Ints, classes: int) -> NDArray[np.float32]:

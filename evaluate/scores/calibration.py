@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.scores.metrics import softmax, spread
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def faultless_error(confidence_N: Floats, bins: int) -> float:
 
     Frames are taken as independent; where patients have many frames, chance alone makes more.
     """
-    generator = np.random.Generator(np.random.Philox(key=[_TAG, len(confidence_N)]))
+    generator = keyed_generator(_TAG, len(confidence_N))
     number_N = bin_numbers(confidence_N, bins)
     within_NK = np.eye(bins)[number_N]
     right_RN = generator.random((_DRAWS, len(confidence_N))) < confidence_N

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from usjepa.cache.randomness import keyed_generator
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -77,7 +79,7 @@ def corrupt(frame_CSS: Bytes, region_SS: Mask, name: Corruption, strength: int, 
 
 def _noise(name: str, strength: int, row: int) -> np.random.Generator:
     number = int.from_bytes(name.encode()[:7].ljust(7, b"\0"), "little")
-    return np.random.Generator(np.random.Philox(key=[number * 4 + strength, row]))
+    return keyed_generator(number * 4 + strength, row)
 
 
 def _blur(frame_CSS: Bytes, strength: int) -> Bytes:

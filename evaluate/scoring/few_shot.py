@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.probes.linear import train_probe
 from usjepa.evaluate.scores.metrics import score, spread
 
@@ -59,7 +60,7 @@ def _at(share: float, data: Data, groups_N: NDArray[np.int64], settings: Evaluat
 
 def subset(labels_N: NDArray[np.int64], share: float, draw: int) -> NDArray[np.int64]:
     """Return the positions of a draw's frames, ascending: of each class that share, rounded, at least one frame."""
-    generator = np.random.Generator(np.random.Philox(key=[_TAG, draw]))
+    generator = keyed_generator(_TAG, draw)
     chosen = []
     for number in np.unique(labels_N):
         shuffled = generator.permutation(np.flatnonzero(labels_N == number))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.encoders.tokens import FlatTokens, TokenSource
 from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
 from usjepa.evaluate.probes.segmentation import Head, class_shares, frame_dice, train_head
@@ -137,7 +138,7 @@ def _interval(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> tup
     total, seen = (np.zeros((count, dice_SNK.shape[2])) for _ in range(2))
     np.add.at(total, number, mean_NK)
     np.add.at(seen, number, counted_NK)
-    draws = np.random.Generator(np.random.Philox(key=[count, 0x64696365])).integers(0, count, (RESAMPLES, count))
+    draws = keyed_generator(count, 0x64696365).integers(0, count, (RESAMPLES, count))
     sums, counts = total[draws].sum(axis=1), seen[draws].sum(axis=1)
     means = (sums / np.maximum(counts, 1)).mean(axis=1)
     return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))

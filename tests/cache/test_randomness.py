@@ -1,0 +1,21 @@
+"""Stores, runs and reports on disk rest on these very numbers."""
+
+from __future__ import annotations
+
+from usjepa.cache.randomness import fraction, generator, keyed_generator
+
+
+def test_named_streams_draw_what_they_always_drew() -> None:
+    assert generator("view", 1, "ab").random(2).tolist() == [0.45915759944174817, 0.6512742859019596]
+    assert fraction("a", 1) == 0.9434387159857077
+
+
+def test_numbered_streams_draw_what_they_always_drew() -> None:
+    assert keyed_generator(3, 5).integers(0, 1000, 3).tolist() == [630, 89, 433]
+    assert keyed_generator(3, 2**63 + 5).random() == 0.5512624605927677
+
+
+def test_a_stream_depends_on_every_part_and_on_their_order() -> None:
+    drawn = [generator(*parts).random() for parts in (("a", 1, 2), ("a", 2, 1), ("a", 1), ("b", 1, 2), ("a", "1", 2))]
+    assert len(set(drawn)) == len(drawn)
+    assert keyed_generator(1, 2).random() != keyed_generator(2, 1).random()
