@@ -23,10 +23,10 @@ import torch
 from benchmarks.machine import Goal, describe, report
 from usjepa.cache.building.build import build
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.train.data.batches import BatchMaker, Request, TrainBatch
+from usjepa.train.data.batches import BatchMaker, BatchRequest, TrainBatch
 from usjepa.train.masks.multiblock import sample_masks
 from usjepa.train.model.augment import augment
-from usjepa.train.model.jepa import Model, make_optimizer
+from usjepa.train.model.jepa import Jepa, make_optimizer
 from usjepa.train.objective.loss import loss as objective_loss
 from usjepa.train.run.plan import Plan, make_plan
 from usjepa.train.run.ranks import Ranks
@@ -66,18 +66,14 @@ class Contender:
 
     def __init__(self, plan: Plan, steps: int, in_memory: bool = False) -> None:
         self.plan, self.steps = plan, steps
-        self.model = Model(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
+        self.model = Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
         self.optimizer = make_optimizer(self.model, plan.settings)
-        online = plan.targets.online
-        layer = None if online is not None else plan.targets.name
-        self.maker = BatchMaker(
-            plan.store, layer, plan.targets.grid, plan.settings.masks, plan.settings.seed, plan.device, online
-        )
+        self.maker = BatchMaker(plan.store, plan.targets, plan.settings, plan.device)
         self.held = [self.maker.make(request) for request in self.requests()] if in_memory else None
 
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[BatchRequest]:
         order = self.plan.order
-        return [Request(step, order.batch(*order.position_of(step))) for step in range(self.steps)]
+        return [BatchRequest(step, order.batch(*order.position_of(step))) for step in range(self.steps)]
 
     def batches(self) -> Iterator[TrainBatch]:
         if self.held is not None:
@@ -140,9 +136,8 @@ def parts(of: Contender, batch: TrainBatch) -> dict[str, float]:
         both = timed(lambda: forward(model, pixels, batch, plan), device)
     found["predictor, forward"] = both - found["student, forward"]
     predictions, targets = forward(model, pixels, batch, plan)
-    usable = torch.ones(len(batch), dtype=torch.bool, device=device)
     start = time.perf_counter()
-    value = objective_loss(predictions, targets, batch.targets_valid_BMP, usable, settings)
+    value = objective_loss(predictions, targets, batch.masks.targets_valid_BMP, settings)
     _settle(device)
     found["loss"] = time.perf_counter() - start
     found["backward"] = timed(value.backward, device)

@@ -1,5 +1,6 @@
 """Order the rows of a store and hand them out in batches.
 
-Read `split.py` and `order.py` first, then `clip_runs.py`, `permutation.py`, `batches.py` and `dataset.py`. Others
-import `Batches`, `StoreDataset` and `split_rows`.
+Read `split.py` and `order.py` first; `clip_runs.py` and `permutation.py` keep an order small and fast. `batches.py`
+reads batches for `usjepa-train`, `fingerprint.py` names them in the log, `dataset.py` serves loops of your own. Others
+import `BatchMaker`, `StoreDataset`, `EpochOrder` and `split_rows`. This room imports `objective`, `masks`, `counter`.
 """

@@ -1,10 +1,10 @@
-"""A store as a plain `torch.utils.data.Dataset`, for those who have a training loop of their own.
+"""Serve a store as a `torch.utils.data.Dataset`, for training loops of your own.
 
-It is map-style and knows how to read a whole batch at once (`__getitems__`, which `DataLoader` calls where it exists):
-rows of one batch that lie in the same shard then share one look at it. It holds no open file until it is read from, so
-it can be pickled and forked: DataLoader workers of any start method open the store for themselves.
+The dataset is map-style and reads a whole batch at once (`__getitems__`, which `DataLoader` calls if it exists). It
+holds no open file until it is read from, so it can be pickled and forked: DataLoader workers of any start method open
+the store for themselves.
 
-`usjepa-train` does not use it. Its own loader (`batches.py`) needs no worker processes and resumes exactly.
+`usjepa-train` uses `batches.py` instead, which needs no worker processes and resumes exactly.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings
-from usjepa.cache.teacher.layers import square_grid
 from usjepa.train.data.order import first_views
 from usjepa.train.data.split import split_rows
+from usjepa.train.objective.targets import stored_latents
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,19 +30,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Item = dict[str, torch.Tensor]
-PARTS = ("train", "validation", "all")
+_PARTS = ("train", "validation", "all")
 
 
 class StoreDataset(Dataset[Item]):
-    """Rows of a sealed store, every one checked as it is read.
+    """Rows of a sealed store; the checksum of every row is checked as it is read.
 
     An item is a dict of tensors, which `default_collate` stacks into a batch:
 
-    * `row`: int64, the row number, which masks are drawn by (`usjepa.train.masks.multiblock.sample_masks`);
+    * `row`: int64, the row number, from which masks are drawn (`usjepa.train.sample_masks`);
     * `pixels`: uint8 [C, S, S];
-    * `latents`: float32 [T, D], int8 already scaled back;
+    * `latents`: float32 [T, D], dequantised if stored as int8;
     * `valid`: bool [T], the patch touches the scan (USrc-JEPA's region, arXiv 2602.19322); left out where the grid's
-      patches don't fall on the store's 2x2-pixel cells.
+      patches do not align with the store's 2x2-pixel cells.
+
+    Attributes:
+        store: the open store.
+        teacher: whose latents are served.
+        grid: patches down and across.
+        dim: D, width of the latents.
+        positions: int64, the rows of this part as ascending positions in the store's table.
     """
 
     def __init__(
@@ -59,34 +66,26 @@ class StoreDataset(Dataset[Item]):
             store: folder or URL.
             part: `train` (every view of the frames trained on), `validation` (view 0 of the frames of held-out
                 groups), or `all` rows, test ones included.
-            teacher: whose latents; none: the store's only teacher.
-            settings: `exclude_splits` and `validation_fraction` decide the parts, as in `usjepa-train`; none: defaults.
-            generation: of the store; none: the newest. Note it, and a store that grows meanwhile changes nothing.
+            teacher: whose latents; None: the store's only teacher.
+            settings: `exclude_splits` and `validation_fraction` decide the parts, as in `usjepa-train`; None: defaults.
+            generation: of the store; None: the newest. Record it to read the same rows again from a store that grows.
 
         Raises:
             NotSealedError: the store's build has not finished.
-            UsageError: no such part or teacher, or nothing is left to train on.
+            UsageError: no such part or teacher, or no row is left to train on.
         """
-        if part not in PARTS:
-            raise UsageError(f"part={part!r}: it is one of {', '.join(PARTS)}")
+        if part not in _PARTS:
+            raise UsageError(f"part={part!r} does not exist: choose one of {', '.join(_PARTS)}.")
         # One thread: the workers of a DataLoader are the parallelism.
         self.store = open_store(store, generation=generation, threads=1)
-        if teacher is None and len(self.store.latents) != 1:
-            held = ", ".join(self.store.latents) or "none"
-            raise UsageError(f"{self.store.location}: say whose latents with teacher=...; it holds {held}")
-        self.teacher = teacher or self.store.latents[0]
-        if self.teacher not in self.store.latents:
-            raise UsageError(
-                f"{self.store.location}: no latents of {self.teacher!r}; it holds {', '.join(self.store.latents)}"
-            )
-        tokens, self.dim = self.store.layers[f"latents/{self.teacher}"].shape
-        self.grid = square_grid(tokens, f"{self.store.location}, latents/{self.teacher}")
+        targets = stored_latents(self.store, teacher)
+        self.teacher, self.grid, self.dim = targets.name, targets.grid, targets.dim
         patch, rest = divmod(self.store.size, self.grid[0])
         self._patch = 0 if rest or patch % 2 else patch
         self.positions = self._positions(part, settings or TrainSettings())
 
     def _positions(self, part: str, settings: TrainSettings) -> NDArray[np.int64]:
-        """Positions in the store's table, int64, ascending."""
+        """Return positions in the store's table, int64, ascending."""
         if part == "all":
             return np.arange(len(self.store), dtype=np.int64)
         table = self.store.table
@@ -102,15 +101,15 @@ class StoreDataset(Dataset[Item]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        """Return the items at `indices` in their order, read together.
+        """Return the items at `indices`, in that order, read together.
 
         Raises:
-            IndexError: an index outside the dataset.
-            DamageError: a row's bytes are not those that were built.
+            IndexError: an index is outside the dataset.
+            DamageError: a row's checksum does not match.
         """
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and not (-len(self) <= wanted.min() and wanted.max() < len(self)):
-            raise IndexError(f"index outside the {len(self):,} rows of this dataset")
+            raise IndexError(f"An index is outside the {len(self):,} rows of this dataset.")
         read = self.store.read(self.store.rows[self.positions[wanted]], teacher=self.teacher)
         columns: dict[str, Any] = {
             "row": torch.from_numpy(read.rows),

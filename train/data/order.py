@@ -1,12 +1,12 @@
-"""The global order of rows: a pure function of (seed, epoch), whatever the ranks, workers or resumes.
+"""Order the rows of an epoch as a pure function of seed and epoch.
 
-The unit of sampling is the frame; its K views are separate rows, of which an epoch uses one. An epoch draws
-min(|D|, cap) frames of each dataset D without replacement and shuffles them together, so that datasets weigh
-P(D) ~ min(|D|, cap) (arXiv 2602.19322, sampling).
+The order does not depend on ranks, workers or resumes. The unit of sampling is the frame; its K views are separate
+rows, of which an epoch uses one. An epoch draws min(|D|, cap) frames of each dataset D without replacement and shuffles
+them together, so that datasets are weighted P(D) ~ min(|D|, cap) (US-JEPA, arXiv 2602.19322, sampling).
 
-No epoch is ever written down. Place p of an epoch holds number q = shuffle(p) of all draws; q says which dataset and
+No epoch is ever stored. Place p of an epoch holds number q = shuffle(p) of all draws; q determines the dataset and
 which of its draws; a dataset over the cap draws by a shuffle of its own. Both shuffles are keyed bijections, computed
-for the places that are asked for: a batch costs the same in an epoch of a thousand frames and of a hundred million.
+only at the places of a batch, so a batch costs the same in an epoch of a thousand frames and of a hundred million.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 ORDER_VERSION = 2
-"""Part of a run's identity; 1 sorted a hash of every frame. A run goes on only in the order in which it began."""
+"""Part of a run's identity: a run resumes only in the order in which it began. Version 1 sorted a hash per frame."""
 
 
 class EpochOrder:
-    """Which rows a training run visits, and when.
+    """The rows that a training run visits, in order.
 
-    The last batch of an epoch is short rather than dropped, so every drawn frame is seen; the schedule counts steps
-    and does not mind.
+    The last batch of an epoch is short rather than dropped, so every drawn frame is seen. The schedule counts steps and
+    is not affected.
     """
 
     def __init__(self, frames: Frames, settings: TrainSettings) -> None:
@@ -50,16 +50,24 @@ class EpochOrder:
 
     @property
     def length(self) -> int:
-        """Frames (= rows) in an epoch: the same in every epoch."""
+        """Frames (= rows) per epoch: the same in every epoch."""
         return int(self._end_D[-1])
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held, whatever the epoch."""
+        """Bytes of memory held, whatever the epoch."""
         return self._frames.nbytes
 
     def at(self, epoch: int, places: Ints) -> Ints:
-        """Positions in the table of the rows at some places (0 to length - 1) of an epoch: int64 [n]."""
+        """Return the positions in the table of the rows at some places of an epoch.
+
+        Args:
+            epoch: from 0.
+            places: int64 [n], each from 0 to length - 1.
+
+        Returns:
+            int64 [n].
+        """
         places = np.asarray(places, dtype=np.int64)
         key = absorb(self._key, epoch)
         number = permuted(bits(key, 0), places, self.length)
@@ -69,32 +77,36 @@ class EpochOrder:
             of_it = np.flatnonzero(dataset == capped)
             draw[of_it] = permuted(bits(key, 1 + int(capped)), draw[of_it], int(self._size_D[capped]))
         row, views, source, frame = self._frames.find(self._first_D[dataset] + draw)
-        # View 0 of all frames would come in the same epoch; this spreads them, the same for a frame whatever the seed.
+        # Without an offset, view 0 of all frames would come in the same epoch. It does not depend on the seed.
         offset = (bits(stream("views", source, frame), 0) >> np.uint64(1)).astype(np.int64)
         return self._frames.positions[row + (epoch + offset % views) % views]
 
     def rows(self, epoch: int) -> Ints:
-        """Positions of all rows of an epoch in their order, int64 [length]: one view of every frame drawn."""
+        """Return the positions of all rows of an epoch in order, int64 [length]: one view of every frame drawn."""
         return self.at(epoch, np.arange(self.length, dtype=np.int64))
 
     def steps_per_epoch(self, batch_size: int | None = None) -> int:
-        """Batches in an epoch, the short one at the end included; of the recipe's global batch unless told."""
+        """Return the batches per epoch, including the short last one; `batch_size` defaults to the recipe's."""
         return -(-self.length // (batch_size or self._batch_size))
 
     def batch(self, epoch: int, index: int) -> Ints:
-        """Positions of the global batch `index` (from 0) of an epoch; ranks take their shares of it."""
+        """Return the positions of the global batch `index` (from 0) of an epoch, int64 [b]; ranks share it.
+
+        Raises:
+            UsageError: the epoch has no such batch.
+        """
         if not 0 <= index < self.steps_per_epoch():
-            raise UsageError(f"batch {index} of epoch {epoch} does not exist: an epoch has {self.steps_per_epoch()}")
+            raise UsageError(f"Batch {index} of epoch {epoch} does not exist: an epoch has {self.steps_per_epoch()}.")
         first = index * self._batch_size
         return self.at(epoch, np.arange(first, min(first + self._batch_size, self.length), dtype=np.int64))
 
     def position_of(self, step: int) -> tuple[int, int]:
-        """(epoch, batch index) of the global step, from 0."""
+        """Return the epoch and the batch index of a global step, all from 0."""
         return divmod(step, self.steps_per_epoch())
 
 
 def first_views(source_R: NDArray[Any], frame_R: NDArray[Any], view_R: NDArray[Any], positions: Ints) -> Ints:
-    """The row of each frame's lowest view among `positions`, ascending: what a validation pass reads."""
+    """Return the row of each frame's lowest view among `positions`, int64 ascending: those that validation reads."""
     positions = np.asarray(positions, dtype=np.int64)
     order = np.lexsort((view_R[positions], frame_R[positions], source_R[positions]))
     source, frame = source_R[positions][order], frame_R[positions][order]

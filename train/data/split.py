@@ -1,4 +1,9 @@
-"""Which rows are trained on: groups are held out whole for validation, by their hash; some splits are left alone."""
+"""Split rows into training and validation, by hash of the group.
+
+Groups (patients, clips) are held out whole; rows of excluded splits, such as `test`, take part in neither.
+
+Shape suffixes: R rows, S sources, n those that take part, G groups.
+"""
 
 from __future__ import annotations
 
@@ -23,18 +28,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Split:
-    """Positions (int64, ascending) of the rows (or sources) of each part; positions count those of the table."""
+    """The rows (or sources) of each part, as ascending positions in the table."""
 
     train: Ints
+    """int64"""
     validation: Ints
+    """int64"""
     excluded: int
     """Rows of `exclude_splits`, in neither part."""
     note: str = ""
-    """What a user should know of how the groups fell; "" = nothing."""
+    """A warning about how the groups fell; "" for none."""
 
 
 def split_rows(table: Table, settings: TrainSettings) -> Split:
-    """Split the rows of a store's table by the groups of their sources; sources without rows don't count.
+    """Split the rows of a store's table by the groups of their sources; sources without rows do not count.
 
     Raises:
         UsageError: every row belongs to an excluded split.
@@ -55,13 +62,13 @@ def split_rows(table: Table, settings: TrainSettings) -> Split:
 
 
 def _far_more(train: int, held: int, settings: TrainSettings) -> str:
-    """Return a note where more than twice as many rows are held out as was asked for."""
-    share, asked = held / (train + held), settings.validation_fraction
-    if share <= 2 * asked:
+    """Return a note where more than twice as many rows are held out as the settings request."""
+    share, requested = held / (train + held), settings.validation_fraction
+    if share <= 2 * requested:
         return ""
     return (
-        f"{share:.0%} of the rows are held out, where train.validation_fraction asks for {asked:.0%}: groups are held "
-        "out whole and by chance, and here they are few or large. A smaller fraction leaves more to train on"
+        f"{share:.0%} of the rows are held out, but train.validation_fraction is {requested:.0%}: groups are held out "
+        "whole and by chance, and here they are few or large. A smaller fraction leaves more rows to train on."
     )
 
 
@@ -70,18 +77,20 @@ def split_groups(
 ) -> Split:
     """Hold out the groups whose hash lies under `validation_fraction`, so that growing a store moves none of them.
 
-    Columns are of rows, or of the sources that have rows. A group is a pair (dataset, group name). Those without a
-    group name ("") belong to the group of their source's path where `path_R` is given, and of their dataset where it
-    isn't. If no hash lies under the fraction, the group with the smallest one is held out; if all do, the one with the
-    largest is trained on; a lone group is trained on. Each of these is told in `Split.note`, because further groups may
-    end that exception.
+    Columns are of rows, or of the sources that have rows. A group is a pair (dataset, group name). Rows without a group
+    name ("") belong to the group of their source's path if `path_R` is given, else to that of their dataset. If no hash
+    lies under the fraction, the group with the smallest one is held out; if all do, the one with the largest is trained
+    on; a single group is trained on. `Split.note` reports each of these exceptions, because further groups may end it.
+
+    Raises:
+        UsageError: every row belongs to an excluded split.
     """
     taken = ~np.isin(split_R.astype(str), np.asarray(settings.exclude_splits, dtype=str))
     positions = np.flatnonzero(taken).astype(np.int64)
     if not positions.size:
         raise UsageError(
-            f"all rows belong to the excluded splits {list(settings.exclude_splits)}, nothing is left to train on: "
-            "change train.exclude_splits or add data"
+            f"All rows belong to the excluded splits {list(settings.exclude_splits)}, so none is left to train on: "
+            "change train.exclude_splits or add data."
         )
     group_n, hash_G = _groups(dataset_R[taken], group_R[taken], None if path_R is None else path_R[taken])
     held_G, note = _held_out(hash_G, settings.validation_fraction)
@@ -90,7 +99,7 @@ def split_groups(
 
 
 def _groups(dataset_n: Column, group_n: Column, path_n: Column | None) -> tuple[Ints, NDArray[np.uint64]]:
-    """Each row's group number, int64 [n], and each group's hash, uint64 [G].
+    """Return each row's group number, int64 [n], and each group's hash, uint64 [G].
 
     The hash is xxh3-64 of a tagged name. Without the tag, another split by the hash of (dataset, group), such as the
     scan's test split, would pick the same groups and leave none under the fraction.
@@ -105,17 +114,19 @@ def _groups(dataset_n: Column, group_n: Column, path_n: Column | None) -> tuple[
 
 
 def _held_out(hash_G: NDArray[np.uint64], fraction: float) -> tuple[NDArray[np.bool_], str]:
-    """Which groups are held out, bool [G], and a note on an exception that was made."""
+    """Return which groups are held out, bool [G], and a note on any exception made."""
     share_G = hash_G.astype(np.float64) / 2.0**64
     held_G = share_G < fraction
     if fraction == 0.0:
         return held_G, ""
     if len(hash_G) == 1:
-        return np.zeros(1, dtype=np.bool_), "only one group: all of it is trained on and there is no validation loss"
+        return np.zeros(
+            1, dtype=np.bool_
+        ), "There is only one group: all of it is trained on, without a validation loss."
     if not held_G.any():
         held_G[np.argmin(share_G)] = True
-        return held_G, f"no group's hash lies under {fraction:g}: the one with the smallest hash is held out"
+        return held_G, f"No group's hash lies under {fraction:g}: the one with the smallest hash is held out."
     if held_G.all():
         held_G[np.argmax(share_G)] = False
-        return held_G, f"every group's hash lies under {fraction:g}: the one with the largest hash is trained on"
+        return held_G, f"Every group's hash lies under {fraction:g}: the one with the largest hash is trained on."
     return held_G, ""

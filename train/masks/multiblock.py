@@ -63,6 +63,19 @@ class Masks:
     usable_B: Bools
     """bool [B]; False where the region was too small: such images are reported and not trained on."""
 
+    def take(self, images: Ints) -> Masks:
+        """Return the masks of some images, padded to their own longest: the others leave no trace."""
+        context_valid, targets_valid = self.context_valid_BN[images], self.targets_valid_BMP[images]
+        N = max(1, int(context_valid.sum(-1).max(initial=0)))
+        P = max(1, int(targets_valid.sum(-1).max(initial=0)))
+        return Masks(
+            self.context_BN[images, :N],
+            context_valid[:, :N],
+            self.targets_BMP[images, :, :P],
+            targets_valid[:, :, :P],
+            self.usable_B[images],
+        )
+
 
 class _Draw(NamedTuple):
     """One attempt at the masks of some images; images are the last axis."""

@@ -1,8 +1,10 @@
-"""Photometric noise on the student's input: blur, speckle, contrast. Geometry is cached and never touched here.
+"""Blur, speckle and change the contrast of the student's input.
 
-Whether and how strongly an image is changed, and every sample of its noise, is a pure function of (seed, step, row):
-the same in any batch, on any number of ranks, after any resume, and on any device up to rounding. What the paper leaves
-open (it names the three effects, no strengths) is decided in `AugmentSettings`.
+Geometry is part of the cached views and never changed here. Whether and how strongly an image is changed, and every
+sample of its noise, is a pure function of (seed, step, row): the same in any batch, on any number of ranks, after any
+resume, and on any device up to rounding. US-JEPA names the effects without strengths; `AugmentSettings` sets them.
+
+Shape suffixes: B images, n those that an effect falls on, C channels, S edge of stored pixels, k taps of the kernel.
 """
 
 from __future__ import annotations
@@ -29,17 +31,26 @@ _NOISE = 3
 def augment(
     pixels_BCSS: torch.Tensor, seed: int, step: int, rows_B: NDArray[np.int64], settings: AugmentSettings
 ) -> torch.Tensor:
-    """The student's input: pixels (floating, [B, C, S, S], in [0, 1]) blurred, speckled, stretched, in that order.
+    """Return the images blurred, speckled and with changed contrast, in that order: a new tensor in [0, 1].
 
-    Blur comes before speckle so that the noise keeps its grain. The result is a new tensor in [0, 1] on the same
-    device; images that no effect falls on are bitwise as they were. Decisions are made on the host, so that no kernel
-    waits for the device's answer.
+    Blur comes before speckle so that the noise keeps its grain. Images that no effect falls on stay bitwise the same.
+    Decisions are made on the host, so that no kernel waits for the device.
+
+    Args:
+        pixels_BCSS: floating point, in [0, 1].
+        seed: of the run.
+        step: global number of the step.
+        rows_B: int64 [B], row numbers of the images.
+        settings: the `train.augment` section.
+
+    Raises:
+        UsageError: the pixels are integers, or images and row numbers differ in number.
     """
     if not pixels_BCSS.is_floating_point():
-        raise UsageError(f"augment takes floating pixels in [0, 1], not {pixels_BCSS.dtype}: divide by 255 first")
+        raise UsageError(f"augment takes floating pixels in [0, 1], not {pixels_BCSS.dtype}: divide by 255 first.")
     if len(rows_B) != len(pixels_BCSS):
         raise UsageError(
-            f"augment got {len(pixels_BCSS)} images and {len(rows_B)} row numbers: pass one for each image"
+            f"augment got {len(pixels_BCSS)} images and {len(rows_B)} row numbers: pass one row number per image."
         )
     keys_B = stream("augment", seed, step, np.asarray(rows_B, dtype=np.int64))
     result = pixels_BCSS.clone()
@@ -57,21 +68,21 @@ def augment(
         strength_n = torch.from_numpy(strength).to(result.device, result.dtype)
         images = result.index_select(0, at_n)
         if effect == _BLUR:
-            images = blur(images, strength_n, math.ceil(3 * high))
+            images = _blur(images, strength_n, math.ceil(3 * high))
         elif effect == _SPECKLE:
-            images = speckle(images, strength_n, absorb(keys_B[chosen_n], _NOISE))
+            images = _speckle(images, strength_n, absorb(keys_B[chosen_n], _NOISE))
         else:
-            images = contrast(images, strength_n)
+            images = _contrast(images, strength_n)
         result.index_copy_(0, at_n, images)
     return result
 
 
-def blur(images_nCSS: torch.Tensor, sigma_n: torch.Tensor, radius: int) -> torch.Tensor:
-    """Gaussian blur, each image with its own standard deviation (pixels), edges mirrored.
+def _blur(images_nCSS: torch.Tensor, sigma_n: torch.Tensor, radius: int) -> torch.Tensor:
+    """Return images under a Gaussian blur, each with its own standard deviation (pixels), edges mirrored.
 
-    The kernel is cut at `radius`, the same for all images, and at the image's size. Shifted copies are added up instead
-    of a grouped convolution: elementwise arithmetic gives an image the same bits in every batch, a convolution chooses
-    its algorithm by the batch's shape.
+    The kernel is cut at `radius` pixels, the same for all images, and at the image's size. Shifted copies are summed in
+    place of a grouped convolution: elementwise arithmetic gives an image the same bits in every batch, while a
+    convolution chooses its algorithm by the batch's shape.
     """
     radius = min(radius, min(images_nCSS.shape[-2:]) - 1)
     if radius < 1:
@@ -89,15 +100,15 @@ def blur(images_nCSS: torch.Tensor, sigma_n: torch.Tensor, radius: int) -> torch
     return images_nCSS.clamp_(0.0, 1.0)  # the weights' sum may round to just above 1
 
 
-def speckle(images_nCSS: torch.Tensor, strength_n: torch.Tensor, keys_n: NDArray[np.uint64]) -> torch.Tensor:
-    """I * (1 + strength * eta), eta ~ N(0, 1) for each pixel and shared by its channels: echo has no colour."""
+def _speckle(images_nCSS: torch.Tensor, strength_n: torch.Tensor, keys_n: NDArray[np.uint64]) -> torch.Tensor:
+    """Return I * (1 + strength * eta), eta ~ N(0, 1) for each pixel, shared by its channels: echo has no colour."""
     height, width = images_nCSS.shape[-2:]
     eta = normals_torch(keys_n, height * width, images_nCSS.device).to(images_nCSS.dtype)
     gain = 1.0 + strength_n[:, None, None, None] * eta.reshape(-1, 1, height, width)
     return (images_nCSS * gain).clamp_(0.0, 1.0)
 
 
-def contrast(images_nCSS: torch.Tensor, factor_n: torch.Tensor) -> torch.Tensor:
-    """mean + factor * (I - mean), with the mean intensity of each image."""
+def _contrast(images_nCSS: torch.Tensor, factor_n: torch.Tensor) -> torch.Tensor:
+    """Return mean + factor * (I - mean), with the mean intensity of each image."""
     mean_n111 = images_nCSS.mean(dim=(1, 2, 3), keepdim=True)
     return (mean_n111 + factor_n[:, None, None, None] * (images_nCSS - mean_n111)).clamp_(0.0, 1.0)

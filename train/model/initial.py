@@ -1,4 +1,4 @@
-"""Weights before the first step: drawn apart from the global generator, and 2-D sine-cosine positions."""
+"""Initialise weights: apart from the global generator, with 2-D sine-cosine positions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def seeded(seed: int, part: int) -> Iterator[None]:
-    """Let torch's initialisers draw from (seed, part) alone, and leave the global generator as it was.
+    """Let torch's initialisers draw from (seed, part) alone, and leave the global generator unchanged.
 
     Weights are always drawn on the CPU, so that a run starts from the same ones on any device.
+
+    Args:
+        seed: of the run.
+        part: number of the module: another one draws other weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(int(stream("weights", seed, part)) >> 1)
@@ -27,13 +31,16 @@ def seeded(seed: int, part: int) -> Iterator[None]:
 
 
 def sincos_positions(dim: int, grid: tuple[int, int]) -> torch.Tensor:
-    """Fixed 2-D sine-cosine positions, float32 [T, dim], row-major over the grid.
+    """Return fixed 2-D sine-cosine positions, float32 [T, dim], row-major over the grid.
 
-    As in MAE and I-JEPA (`get_2d_sincos_pos_embed`): the first half of the channels encodes the column and the second
-    the row, each as sines, then cosines, of frequencies from 1 down to 1/10000.
+    As in MAE (arXiv 2111.06377) and I-JEPA (`get_2d_sincos_pos_embed`): the first half of the channels encodes the
+    column and the second the row, each as sines, then cosines, of frequencies from 1 down to 1/10000.
+
+    Raises:
+        UsageError: `dim` is no multiple of 4.
     """
     if dim % 4:
-        raise UsageError(f"2-D sine-cosine positions need a width that is a multiple of 4, not {dim}")
+        raise UsageError(f"2-D sine-cosine positions need a width that is a multiple of 4, not {dim}.")
     frequency_k = 1.0 / 10_000 ** (np.arange(dim // 4, dtype=np.float64) / (dim / 4))
     rows_T, columns_T = (axis.reshape(-1) for axis in np.mgrid[: grid[0], : grid[1]])
     parts = []

@@ -1,9 +1,12 @@
-"""The predictor: a narrow ViT that fills in the teacher's latents at masked places.
+"""Predict the targets of masked patches from context tokens, with a narrow ViT.
 
-As in I-JEPA (arXiv 2301.08243), which the paper follows: context tokens are projected to the predictor's width and
-given fixed 2-D sine-cosine positions; every target patch is a learnable mask token plus its position; each target block
-is a sequence of its own, so that blocks don't see each other. With `joint` all blocks of an image are one sequence: the
-context is then run through once, not once a block. The last layer maps to the width of the teacher.
+As in I-JEPA (arXiv 2301.08243), which US-JEPA follows: context tokens are projected to the predictor's width and given
+fixed 2-D sine-cosine positions; every target patch is a learnable mask token plus its position; each target block is a
+sequence of its own, so that blocks do not see each other. With `joint`, all blocks of an image are one sequence: the
+context then passes once, not once per block. The last layer maps to the width of the targets.
+
+Shape suffixes: B images, N context length, M target blocks, P target length, D width of student or targets, d width of
+the predictor.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from usjepa.cache.errors import UsageError
 from usjepa.train.model.initial import seeded, sincos_positions
 from usjepa.train.model.student import run_block
 
@@ -27,14 +31,14 @@ _PART = 1
 
 
 class _Norm(nn.LayerNorm):
-    """Layer norm with the epsilon of ViTs."""
+    """Layer norm with the epsilon of ViTs, 1e-6."""
 
     def __init__(self, dim: int, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
         super().__init__(dim, eps=1e-6, device=device, dtype=dtype)
 
 
 class Predictor(nn.Module):
-    """Context tokens and the places of target blocks -> predicted latents."""
+    """Maps context tokens and the positions of target blocks to predicted targets."""
 
     positions: torch.Tensor
 
@@ -47,7 +51,25 @@ class Predictor(nn.Module):
         seed: int,
         recompute: bool = False,
     ) -> None:
+        """Draw the weights from a seed.
+
+        Args:
+            settings: the `train.predictor` section.
+            student_dim: D of the context tokens.
+            teacher_dim: D of the targets.
+            grid: patches down and across.
+            seed: of the run.
+            recompute: keep no activations, compute them again in the backward pass.
+
+        Raises:
+            UsageError: the heads do not divide the width.
+        """
         super().__init__()
+        if settings.dim % settings.heads:
+            raise UsageError(
+                f"train.predictor.dim={settings.dim} is no multiple of train.predictor.heads={settings.heads}: change "
+                "one of them."
+            )
         self.joint, self.recompute = settings.joint, recompute
         with seeded(seed, _PART):
             self.embed = nn.Linear(student_dim, settings.dim)
@@ -61,7 +83,7 @@ class Predictor(nn.Module):
         self.register_buffer("positions", sincos_positions(settings.dim, grid), persistent=False)
 
     def _initialise(self) -> None:
-        """Truncated normals of 0.02, biases 0; outputs of block k scaled by 1 / sqrt(2 k), as in I-JEPA's code."""
+        """Draw truncated normals of 0.02, biases 0; scale outputs of block k by 1 / sqrt(2 k), as in I-JEPA's code."""
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -80,10 +102,14 @@ class Predictor(nn.Module):
         targets_BMP: torch.Tensor,
         targets_valid_BMP: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Predictions [B, M, P, D of the teacher] for the patches `targets_BMP` (int64) of M blocks.
+        """Return the predictions, float [B, M, P, D]; at padded targets they are finite and meaningless.
 
-        `context_BND` are the student's tokens of the patches `context_BN`; validity (bool) tells padding, None that
-        there is none. Padded tokens are keys to nobody; predictions at padded targets are finite and mean nothing.
+        Args:
+            context_BND: float, the student's tokens of the visible patches.
+            context_BN: int64, indices of the visible patches.
+            context_valid_BN: bool, False at padding; None: nothing is padded.
+            targets_BMP: int64, indices of the patches of M target blocks.
+            targets_valid_BMP: bool, False at padding; None: nothing is padded.
         """
         if self.joint:
             B, M, P = targets_BMP.shape
@@ -120,23 +146,23 @@ class Predictor(nn.Module):
 
 
 def _at_targets(block: Any, tokens: torch.Tensor, mask: torch.Tensor | None, N: int) -> torch.Tensor:
-    """What a block gives behind the first N tokens: of the last block nothing else is used.
+    """Return a block's output behind the first N tokens; nothing else of the last block is used.
 
-    Context tokens are keys and values still; their queries, all that follows attention, and their MLP are left out:
-    five sixths of their work.
+    Context tokens still are keys and values; their queries, their MLP and all else behind attention are left out: five
+    sixths of their work.
     """
     attention = block.attn
     dim = tokens.shape[-1]
-    seen, asking = block.norm1(tokens), tokens[:, N:]
+    normed, targets = block.norm1(tokens), tokens[:, N:]
     (to_q, to_kv), (q_bias, kv_bias) = (
         part.split([dim, 2 * dim]) for part in (attention.qkv.weight, attention.qkv.bias)
     )
-    q = functional.linear(seen[:, N:], to_q, q_bias)
-    k, v = functional.linear(seen, to_kv, kv_bias).chunk(2, dim=-1)
+    q = functional.linear(normed[:, N:], to_q, q_bias)
+    k, v = functional.linear(normed, to_kv, kv_bias).chunk(2, dim=-1)
     q, k, v = (part.reshape(*part.shape[:2], attention.num_heads, -1).transpose(1, 2) for part in (q, k, v))
     mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    asking = asking + attention.proj(mixed.transpose(1, 2).flatten(2))
-    out: torch.Tensor = asking + block.mlp(block.norm2(asking))
+    targets = targets + attention.proj(mixed.transpose(1, 2).flatten(2))
+    out: torch.Tensor = targets + block.mlp(block.norm2(targets))
     return out
 
 
@@ -146,7 +172,7 @@ def _attention_mask(
     targets_BMP: torch.Tensor,
     targets_valid_BMP: torch.Tensor | None,
 ) -> torch.Tensor | None:
-    """Which keys may be attended to, bool [B * M, 1, 1, N + P]; None where nothing is padded."""
+    """Return which keys may be attended to, bool [B * M, 1, 1, N + P]; None where nothing is padded."""
     if context_valid_BN is None and targets_valid_BMP is None:
         return None
     B, M = targets_BMP.shape[:2]

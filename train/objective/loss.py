@@ -1,4 +1,10 @@
-"""The loss: per-element distance between predictions and the teacher's latents, averaged by patch, block and image."""
+"""Compute the loss that `train.loss` names, between predictions and targets.
+
+Elements are averaged over the width of a patch, patches over a block, blocks over an image, images over the batch.
+What the targets are is chosen by `train.objective` (`targets.py`), not here.
+
+Shape suffixes: B images, M target blocks, P target length, D width.
+"""
 
 from __future__ import annotations
 
@@ -15,18 +21,24 @@ def loss(
     predictions_BMPD: torch.Tensor,
     targets_BMPD: torch.Tensor,
     valid_BMP: torch.Tensor,
-    usable_B: torch.Tensor,
     settings: TrainSettings,
     images: torch.Tensor | float | None = None,
 ) -> torch.Tensor:
-    """Mean over usable images of the mean over their blocks of the mean over valid patches: a float32 scalar.
+    """Return the mean over images of the mean over their blocks of the mean over valid patches: a float32 scalar.
 
-    Blocks without a valid patch don't count, and neither do images that are not usable or have no block left. `images`
-    replaces the number of images divided by: give all ranks (or accumulated parts) the mean of their counts and the
-    average of their losses is the loss of the whole batch, however unevenly the images fell. With no image at all the
-    loss is 0 and so are its gradients. Computed in float32 whatever autocast made of the predictions.
+    Blocks without a valid patch do not count, nor do images without such a block. Without any image, the loss and its
+    gradients are 0. Computed in float32, whatever precision autocast gave the predictions.
+
+    Args:
+        predictions_BMPD: floating point.
+        targets_BMPD: floating point.
+        valid_BMP: bool, False at padded targets.
+        settings: the `train:` section; `loss` and `beta` count here.
+        images: divides the sum of image losses; None: the number of images that count. If every rank (or accumulated
+            part) is given the mean of their counts, the average of their losses is the loss of the whole batch, however
+            unevenly the images are distributed.
     """
-    image_B, counted_B = image_losses(predictions_BMPD, targets_BMPD, valid_BMP & usable_B[:, None, None], settings)
+    image_B, counted_B = image_losses(predictions_BMPD, targets_BMPD, valid_BMP, settings)
     total = image_B.sum()
     if images is None:
         return total / counted_B.sum().clamp(min=1)
@@ -36,10 +48,10 @@ def loss(
 def image_losses(
     predictions_BMPD: torch.Tensor, targets_BMPD: torch.Tensor, valid_BMP: torch.Tensor, settings: TrainSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each image's loss, float32 [B], and whether it has any valid target, bool [B]; 0 where it has none."""
+    """Return each image's loss, float32 [B], 0 without a valid target, and whether it has one, bool [B]."""
     targets_BMPD = targets_BMPD.float()
-    # Padding is made equal to its target before anything is computed of it: it then gives neither loss nor gradient,
-    # not even where a prediction there is not finite.
+    # Padding is made equal to its target before anything is computed from it: it then gives neither loss nor gradient,
+    # even where a prediction there is not finite.
     predictions_BMPD = torch.where(valid_BMP[..., None], predictions_BMPD.float(), targets_BMPD)
     patch_BMP = _distance(predictions_BMPD, targets_BMPD, settings).mean(dim=-1)
     patches_BM = valid_BMP.sum(dim=-1)
@@ -49,9 +61,11 @@ def image_losses(
 
 
 def _distance(predictions: torch.Tensor, targets: torch.Tensor, settings: TrainSettings) -> torch.Tensor:
-    """Elementwise: smooth L1 (Girshick 2015) is d^2 / (2 beta) for d < beta and d - beta / 2 beyond; L1 d; L2 d^2.
+    """Return the distance of each element, [..., D]; with `loss: cosine`, of each patch, [..., 1].
 
-    Cosine is one number a patch, 1 - cos (last axis of length 1): it sees directions and no lengths.
+    With d = |prediction - target|, smooth L1 (Girshick, "Fast R-CNN", arXiv 1504.08083, equation 3, with a threshold
+    beta as in torch) is d^2 / (2 beta) for d < beta and d - beta / 2 beyond; L1 is d; L2 is d^2. Cosine is 1 - cos: it
+    depends on directions, not on lengths.
     """
     if settings.loss == "cosine":
         return 1.0 - functional.cosine_similarity(predictions, targets, dim=-1, eps=1e-6).unsqueeze(-1)

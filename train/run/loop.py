@@ -23,7 +23,8 @@ from usjepa.cache.progress import Progress as Bar
 from usjepa.cache.storage.claims import held
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
-from usjepa.train.data.batches import AHEAD, BatchMaker, Request, TrainBatch, fingerprint_text, wrapped
+from usjepa.train.data.batches import BatchMaker, BatchRequest, TrainBatch
+from usjepa.train.data.fingerprint import fingerprint_text, wrapped
 from usjepa.train.record.summary import summary
 from usjepa.train.run.insight import look
 from usjepa.train.run.plan import Plan, describe, make_plan
@@ -135,17 +136,7 @@ def _carry_on(run: Run, stop: StopFlag, stop_after: int | None) -> None:
 def _epochs(run: Run, stop: StopFlag, last: int) -> bool:
     """Train epoch after epoch up to `last` steps; returns whether the run is finished."""
     plan = run.plan
-    maker = BatchMaker(
-        plan.store,
-        None if plan.targets.online is not None else plan.targets.name,
-        plan.targets.grid,
-        plan.settings.masks,
-        plan.settings.seed,
-        plan.device,
-        plan.targets.online,
-        ahead=max(AHEAD, plan.settings.accumulate),
-        normalise=run.norm,
-    )
+    maker = BatchMaker(plan.store, plan.targets, plan.settings, plan.device, run.norm)
     while not run.finished:
         end = (run.progress.validated + 1) * plan.steps_per_epoch
         with Bar(
@@ -178,13 +169,13 @@ def _steps(run: Run, maker: BatchMaker, stop: StopFlag, end: int, bar: Bar) -> N
             bar.update(1, loss="-" if line["loss"] is None else f"{line['loss']:.4f}", wait=f"{waited * 1e3:.0f} ms")
 
 
-def _requests(run: Run, start: int, end: int) -> Iterator[Request]:
+def _requests(run: Run, start: int, end: int) -> Iterator[BatchRequest]:
     """This rank's parts of each step's batch."""
     plan = run.plan
     for step in range(start, end):
         epoch, index = plan.order.position_of(step)
         for positions in run.ranks.shares(plan.order.batch(epoch, index), plan.settings.accumulate):
-            yield Request(step, positions)
+            yield BatchRequest(step, positions)
 
 
 def _step(run: Run, parts: list[TrainBatch]) -> Line:

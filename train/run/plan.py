@@ -11,14 +11,10 @@ from usjepa.cache.errors import IdentityError, StoreError, UsageError
 from usjepa.cache.identity import Json, differences, explain, soft_versions
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.marks import hard_values
-from usjepa.cache.teacher.layers import square_grid
-from usjepa.cache.teacher.resolve import load_teacher
 from usjepa.train.data.clip_runs import frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
 from usjepa.train.data.split import Split, split_rows
-from usjepa.train.model.student import student_grid
-from usjepa.train.objective import pixel_targets
-from usjepa.train.objective.pixel_targets import PixelTargets
+from usjepa.train.objective.targets import Targets, choose_targets
 from usjepa.train.run.checkpoint import Progress, same_json
 from usjepa.train.run.ranks import Ranks
 from usjepa.train.run.schedule import Schedule
@@ -29,20 +25,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.recipes.train import TrainSettings
-    from usjepa.cache.teacher.teacher import Teacher
-
-
-@dataclass(frozen=True)
-class Targets:
-    """What is predicted, and where it comes from."""
-
-    name: str
-    """Of the teacher; `pixels` where there is none."""
-    identity: dict[str, Json]
-    grid: tuple[int, int]
-    dim: int
-    online: Teacher | PixelTargets | None
-    """What makes targets of pixels in the loop; None when latents are read from the store."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +91,7 @@ def make_plan(
     ranks = ranks or Ranks()
     place = _device(device, settings, ranks)
     store = _open(store_path, settings.read_threads, resumed)
-    targets = _targets(store, recipe, place)
+    targets = choose_targets(store, recipe, place)
     table = store.table
     split = split_rows(table, settings)
     dataset_S = [source.dataset for source in table.sources]
@@ -167,55 +149,6 @@ def _open(path: str, threads: int, resumed: Progress | None) -> Store:
     return older if older.digest == resumed.store["digest"] else newest
 
 
-def _targets(store: Store, recipe: Recipe, device: torch.device) -> Targets:
-    if recipe.train.objective == "pixels":
-        return _pixels(store, recipe)
-    return _online(store, recipe, device) if recipe.train.targets == "online" else _cached(store, recipe)
-
-
-def _pixels(store: Store, recipe: Recipe) -> Targets:
-    """The patches' own pixels, on the student's grid."""
-    channels = store.channels
-    settings = recipe.train
-    grid = student_grid(settings.student, store.size)
-    made = PixelTargets(store.size, channels, grid, settings.pixel_norm, settings.pixel_cell)
-    return Targets(pixel_targets.NAME, made.identity, made.grid, made.dim, made)
-
-
-def _cached(store: Store, recipe: Recipe) -> Targets:
-    """The layer of latents to read, which the recipe names or which is the only one."""
-    held = ", ".join(store.latents) or "none"
-    name = recipe.train.teacher
-    if name is None:
-        if len(store.latents) != 1:
-            todo = "set train.teacher" if store.latents else "run usjepa-cache build with --teacher"
-            raise UsageError(f"{store.location}: whose latents are the targets? It holds {held}: {todo}.")
-        name = store.latents[0]
-    if name not in store.latents:
-        raise UsageError(f"{store.location}: no latents of train.teacher={name}; it holds {held}.")
-    layer = store.layers[f"latents/{name}"]
-    tokens, dim = layer.shape
-    return Targets(name, layer.identity, square_grid(tokens, f"{store.location}, latents/{name}"), dim, None)
-
-
-def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:
-    """The recipe's teacher, asked in the loop; refused when the store holds another one's latents under its name."""
-    settings = recipe.cache.teacher
-    if settings is None:
-        raise UsageError("train.targets=online runs the recipe's teacher in the loop: set cache.teacher")
-    if recipe.train.teacher not in (None, settings.name):
-        raise UsageError(f"train.teacher={recipe.train.teacher}, but cache.teacher.name={settings.name}: which one?")
-    teacher = load_teacher(settings, store.size, str(device))
-    layer = store.layers.get(f"latents/{teacher.name}")
-    found = [] if layer is None else differences(layer.identity["teacher"], same_json(teacher.identity))
-    if found:
-        raise IdentityError(
-            f"{store.location}: its latents/{teacher.name} are another teacher's (field: stored | wanted):\n"
-            f"{explain(found)}\nGive cache.teacher the stored one's settings, or another name."
-        )
-    return Targets(teacher.name, {"teacher": teacher.identity}, teacher.grid, teacher.dim, teacher)
-
-
 def describe(plan: Plan) -> list[str]:
     """What a person should know before the first step."""
     frames, held = plan.order.length, len(plan.validation_rows)
@@ -225,5 +158,4 @@ def describe(plan: Plan) -> list[str]:
         f"{frames:,} frames an epoch, {plan.steps_per_epoch:,} steps of {plan.settings.batch_size}; {held:,} frames "
         f"held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {told}; {plan.device.type}"
     ]
-    warning = plan.targets.online.warning if plan.targets.online is not None else None
-    return [*notes, *(note for note in (plan.split.note, warning) if note)]
+    return [*notes, *(note for note in (plan.split.note, plan.targets.warning) if note)]

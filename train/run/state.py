@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from usjepa.cache.storage.durable import make_folders, write_durably
-from usjepa.train.model.jepa import Model, make_optimizer, restore, training_state
+from usjepa.train.model.jepa import Jepa, make_optimizer, restore, training_state
 from usjepa.train.objective.target_norm import TargetNorm, measured
 from usjepa.train.record import tensorboard
 from usjepa.train.record.curve import draw_curve
@@ -63,7 +63,7 @@ class Run:
 
     def __init__(self, plan: Plan, folder: RunFolder, found: tuple[Progress, Tensors] | None, ranks: Ranks) -> None:
         self.plan, self.folder, self.ranks = plan, folder, ranks
-        self.model = Model(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
+        self.model = Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
         self.optimizer = make_optimizer(self.model, plan.settings)
         content = {"content": plan.store.content_digest()}
         if found is None:
@@ -190,11 +190,7 @@ class Run:
 
 
 def _new_norm(plan: Plan) -> TargetNorm:
-    targets = plan.targets
-    layer = None if targets.online is not None else targets.name
-    return measured(
-        plan.settings.target_norm, plan.store, layer, targets.online, np.sort(plan.split.train), plan.device
-    )
+    return measured(plan.settings.target_norm, plan.store, plan.targets, np.sort(plan.split.train), plan.device)
 
 
 def _told(best: Best) -> dict[str, object]:

@@ -53,10 +53,10 @@ def forward(
     if batch.latents_BTD is None:
         raise TrainingError(f"step {batch.step}: the batch came without latents (a fault of usjepa, please report it)")
     with autocast(plan):
-        predictions_BMPD = model(pixels_BCSS, batch)
+        predictions_BMPD = model(pixels_BCSS, batch.masks)
     latents_BTD = batch.latents_BTD
-    B, M, P = batch.targets_BMP.shape
-    places = batch.targets_BMP.reshape(B, M * P, 1).expand(-1, -1, latents_BTD.shape[-1])
+    B, M, P = batch.masks.targets_BMP.shape
+    places = batch.masks.targets_BMP.reshape(B, M * P, 1).expand(-1, -1, latents_BTD.shape[-1])
     return predictions_BMPD, latents_BTD.gather(1, places).reshape(B, M, P, -1)
 
 
@@ -112,11 +112,10 @@ def _part_loss(parallel: torch.nn.Module, part: TrainBatch, share: float, plan: 
     settings = plan.settings
     pixels_BCSS = augment(part.pixels_BCSS.float() / 255.0, settings.seed, part.step, part.rows_B, settings.augment)
     if not len(part):
-        idle: torch.Tensor = parallel(pixels_BCSS, part)
+        idle: torch.Tensor = parallel(pixels_BCSS, part.masks)
         return idle
     predictions_BMPD, targets_BMPD = forward(parallel, pixels_BCSS, part, plan)
-    usable_B = torch.ones(len(part), dtype=torch.bool, device=plan.device)
-    return objective.loss(predictions_BMPD, targets_BMPD, part.targets_valid_BMP, usable_B, settings, share)
+    return objective.loss(predictions_BMPD, targets_BMPD, part.masks.targets_valid_BMP, settings, share)
 
 
 def _unsynchronised(parallel: torch.nn.Module, wanted: bool) -> AbstractContextManager[Any]:
@@ -136,7 +135,7 @@ def _guilty(parallel: torch.nn.Module, parts: Sequence[TrainBatch], plan: Plan) 
             settings = plan.settings
             pixels = augment(part.pixels_BCSS.float() / 255.0, settings.seed, part.step, part.rows_B, settings.augment)
             predictions, targets = forward(model, pixels, part, plan)
-            image_B, _ = objective.image_losses(predictions, targets, part.targets_valid_BMP, settings)
+            image_B, _ = objective.image_losses(predictions, targets, part.masks.targets_valid_BMP, settings)
         rows += part.rows_B[~torch.isfinite(image_B).cpu().numpy()].tolist()
     return rows
 

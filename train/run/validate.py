@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from usjepa.cache.errors import TrainingError
-from usjepa.train.data.batches import BatchMaker, Request
+from usjepa.train.data.batches import BatchMaker, BatchRequest
 from usjepa.train.objective import loss as objective
 from usjepa.train.run.step import forward
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from usjepa.train.model.jepa import Model
+    from usjepa.train.model.jepa import Jepa
     from usjepa.train.run.plan import Plan
     from usjepa.train.run.ranks import Ranks
 
@@ -38,7 +38,7 @@ class Validation:
     target_std: float
 
 
-def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_point: Callable[[], None]) -> Validation:
+def validate(model: Jepa, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_point: Callable[[], None]) -> Validation:
     """The mean loss over the held-out images, without augmentation; `safe_point` may end it between batches.
 
     Each rank takes its share of every batch.
@@ -58,11 +58,12 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_poi
                 if not len(batch):
                     continue
                 predictions, targets_BMPD = forward(model, batch.pixels_BCSS.float() / 255.0, batch, plan)
-                image_B, _ = objective.image_losses(predictions, targets_BMPD, batch.targets_valid_BMP, plan.settings)
+                valid_BMP = batch.masks.targets_valid_BMP
+                image_B, _ = objective.image_losses(predictions, targets_BMPD, valid_BMP, plan.settings)
                 # In double: how the images fall into batches must not show.
                 total += float(image_B.double().sum())
                 images += len(batch)
-                chosen = targets_BMPD[batch.targets_valid_BMP].double()
+                chosen = targets_BMPD[valid_BMP].double()
                 count += chosen.numel()
                 sums += float(chosen.sum())
                 squares += float(chosen.square().sum())
@@ -81,8 +82,8 @@ def validate(model: Model, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_poi
     return Validation(total / images, images, unusable, mean, math.sqrt(max(0.0, squares / count - mean * mean)))
 
 
-def _requests(plan: Plan, ranks: Ranks) -> Iterator[Request]:
+def _requests(plan: Plan, ranks: Ranks) -> Iterator[BatchRequest]:
     size = plan.settings.batch_size
     for start in range(0, len(plan.validation_rows), size):
         mine = ranks.shares(plan.validation_rows[start : start + size])[0]
-        yield Request(VALIDATION_STEP, mine)
+        yield BatchRequest(VALIDATION_STEP, mine)

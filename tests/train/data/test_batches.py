@@ -12,8 +12,9 @@ import torch
 
 from usjepa.cache.errors import HoleError, UsageError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.train import MaskSettings
-from usjepa.train.data.batches import BatchMaker, Request
+from usjepa.cache.recipes.train import MaskSettings, TrainSettings
+from usjepa.train.data.batches import BatchMaker, BatchRequest
+from usjepa.train.objective.targets import Targets, stored_latents
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,11 +38,12 @@ def store(phantom_store: Path) -> Iterator[Store]:
 def maker(
     store: Store, masks: MaskSettings = MASKS, online: Callable[[torch.Tensor], torch.Tensor] | None = None
 ) -> BatchMaker:
-    return BatchMaker(store, None if online else "demo", (4, 4), masks, 0, torch.device("cpu"), online)
+    targets = Targets("online", {}, (4, 4), 8, online) if online else stored_latents(store, "demo")
+    return BatchMaker(store, targets, TrainSettings(masks=masks), torch.device("cpu"))
 
 
-def requests(count: int = 6, size: int = 5) -> list[Request]:
-    return [Request(step, np.arange(step, step + size)) for step in range(count)]
+def requests(count: int = 6, size: int = 5) -> list[BatchRequest]:
+    return [BatchRequest(step, np.arange(step, step + size)) for step in range(count)]
 
 
 def latents_of(batch: TrainBatch) -> torch.Tensor:
@@ -51,8 +53,7 @@ def latents_of(batch: TrainBatch) -> torch.Tensor:
 
 
 def tensors(batch: TrainBatch) -> list[torch.Tensor]:
-    masks = (batch.context_BN, batch.context_valid_BN, batch.targets_BMP, batch.targets_valid_BMP)
-    return [batch.pixels_BCSS, latents_of(batch), *masks]
+    return [batch.pixels_BCSS, latents_of(batch), *batch.masks.tensors()]
 
 
 def test_batches_read_ahead_are_those_made_one_by_one_in_the_order_asked_for(store: Store) -> None:
@@ -104,10 +105,10 @@ def test_unusable_images_leave_no_trace_in_the_batch(store: Store, monkeypatch: 
 
     monkeypatch.setattr(Batch, "regions", property(regions))
     by_region = maker(store, MASKS.model_copy(update={"regions": True}))
-    mixed = by_region.make(Request(7, np.arange(20)))
+    mixed = by_region.make(BatchRequest(7, np.arange(20)))
     rows = store.rows[:20]
     assert mixed.unusable_rows.tolist() == rows[rows % 2 == 0].tolist()
-    alone = by_region.make(Request(7, np.flatnonzero(rows % 2)))
+    alone = by_region.make(BatchRequest(7, np.flatnonzero(rows % 2)))
     assert mixed.fingerprint == alone.fingerprint
     assert all(torch.equal(a, b) for a, b in zip(tensors(mixed), tensors(alone), strict=True))
 
@@ -126,11 +127,11 @@ def test_an_online_teacher_is_asked_on_the_very_pixels_of_the_batch(store: Store
 
 def test_a_batch_keeps_its_numbers_when_later_ones_are_read_into_the_same_memory(store: Store) -> None:
     made = maker(store)
-    first = made.make(Request(0, np.arange(5)))
+    first = made.make(BatchRequest(0, np.arange(5)))
     before = [tensor.clone() for tensor in tensors(first)]
     addresses = {made._store.read(store.rows[:3], layers=["pixels"]).pixels.ctypes.data}
     for start in range(5, 20, 5):
-        addresses.add(made.make(Request(0, np.arange(start, start + 5))).pixels_BCSS.data_ptr())
+        addresses.add(made.make(BatchRequest(0, np.arange(start, start + 5))).pixels_BCSS.data_ptr())
     assert all(torch.equal(a, b) for a, b in zip(tensors(first), before, strict=True))
     assert first.pixels_BCSS.data_ptr() not in addresses
 
@@ -151,6 +152,6 @@ def test_every_batch_is_read_into_memory_of_a_ring_that_does_not_grow(
     assert len(seen) <= 2
 
 
-def test_targets_come_from_one_place(store: Store) -> None:
-    with pytest.raises(UsageError, match="one of the two"):
-        BatchMaker(store, None, (4, 4), MASKS, 0, torch.device("cpu"), None)
+def test_a_layer_that_the_store_lacks_is_refused_by_name(store: Store) -> None:
+    with pytest.raises(UsageError, match="no layer latents/urfm"):
+        BatchMaker(store, Targets("urfm", {}, (4, 4), 8), TrainSettings(masks=MASKS), torch.device("cpu"))

@@ -251,7 +251,7 @@ def test_datasets_may_be_codes_instead_of_names() -> None:
 
 
 def test_no_rows_to_order_is_said() -> None:
-    with pytest.raises(UsageError, match="check the splits"):
+    with pytest.raises(UsageError, match=r"Check train\.exclude_splits"):
         order(table({"a": 3}), positions=np.array([], dtype=np.int64))
 
 
@@ -324,7 +324,7 @@ def test_a_lone_group_is_trained_on_and_never_is_all_held_out() -> None:
     dataset, group, split = groups(1)
     parts = split_groups(dataset, group, split, TrainSettings(validation_fraction=1.0))
     assert (len(parts.train), len(parts.validation)) == (3, 0)
-    assert "no validation loss" in parts.note
+    assert "without a validation loss" in parts.note
     parts = split_groups(*groups(5), TrainSettings(validation_fraction=1.0))
     assert (len(parts.train), len(parts.validation)) == (3, 12)
     assert "largest hash" in parts.note
@@ -374,7 +374,7 @@ def test_it_is_told_when_large_groups_hold_out_far_more_than_was_asked_for() -> 
     large = split_rows(Table(sources, source, frame, np.zeros(len(source), np.int16)), TrainSettings())
     share = len(large.validation) / len(source)
     assert share > 0.1
-    assert f"{share:.0%} of the rows are held out, where train.validation_fraction asks for 5%" in large.note
+    assert f"{share:.0%} of the rows are held out, but train.validation_fraction is 5%" in large.note
     even = Table(sources, np.arange(40, dtype=np.int32), np.zeros(40, np.int32), np.zeros(40, np.int16))
     assert split_rows(even, TrainSettings()).note == ""
 

@@ -13,10 +13,10 @@ import torch
 from tests.train.data.test_batches import latents_of, maker, requests
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import MaskSettings, PredictorSettings, StudentSettings, TrainSettings
-from usjepa.train.data.batches import Request
+from usjepa.train.data.batches import BatchRequest
 from usjepa.train.masks import groups
 from usjepa.train.masks.multiblock import sample_masks
-from usjepa.train.model.jepa import Model
+from usjepa.train.model.jepa import Jepa
 from usjepa.train.objective.loss import loss
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SETTINGS = TrainSettings(
 @pytest.fixture(scope="module")
 def batch(phantom_store: Path) -> TrainBatch:
     with closing(open_store(phantom_store)) as store:
-        return maker(store).make(Request(0, np.arange(16)))
+        return maker(store).make(BatchRequest(0, np.arange(16)))
 
 
 def padded_tokens(parts: Sequence[Group]) -> int:
@@ -58,19 +58,17 @@ def test_groups_hold_each_image_once_padded_to_its_own_longest_and_compute_less_
 
 
 def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batch: TrainBatch) -> None:
-    assert len(batch.groups) == 4
-    N, P = batch.context_BN.shape[1], batch.targets_BMP.shape[2]
-    whole = replace(batch, groups=(groups.Group(np.arange(16), N, P, True, True),))
+    assert len(batch.masks.groups) == 4
+    N, P = batch.masks.context_BN.shape[1], batch.masks.targets_BMP.shape[2]
+    whole = replace(batch.masks, groups=(groups.Group(np.arange(16), N, P, True, True),))
     found = []
-    for one in (batch, whole):
-        model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), latents_of(batch).shape[-1])
-        predictions = model(one.pixels_BCSS.float() / 255.0, one)
-        assert predictions.shape[:3] == one.targets_BMP.shape
-        value = loss(
-            predictions, torch.ones_like(predictions), one.targets_valid_BMP, torch.ones(16, dtype=torch.bool), SETTINGS
-        )
+    for masks in (batch.masks, whole):
+        model = Jepa(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), latents_of(batch).shape[-1])
+        predictions = model(batch.pixels_BCSS.float() / 255.0, masks)
+        assert predictions.shape[:3] == masks.targets_BMP.shape
+        value = loss(predictions, torch.ones_like(predictions), masks.targets_valid_BMP, SETTINGS)
         value.backward()
-        found.append((predictions[one.targets_valid_BMP], value, model))
+        found.append((predictions[masks.targets_valid_BMP], value, model))
     torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-5)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-6, atol=0)
     for mine, other in zip(found[0][2].parameters(), found[1][2].parameters(), strict=True):
@@ -79,20 +77,20 @@ def test_a_batch_computed_in_groups_has_the_loss_and_gradients_of_the_whole(batc
 
 def test_requests_of_fewer_images_than_a_group_needs_are_one_group(phantom_store: Path) -> None:
     with closing(open_store(phantom_store)) as store:
-        assert [len(maker(store).make(request).groups) for request in requests(2)] == [1, 1]
+        assert [len(maker(store).make(request).masks.groups) for request in requests(2)] == [1, 1]
 
 
 def test_images_of_a_batch_too_small_to_split_keep_their_order(phantom_store: Path) -> None:
     with closing(open_store(phantom_store)) as store:
         made = maker(store)
-        batch = made.make(Request(0, np.arange(7)))
-        singles = [made.make(Request(0, np.arange(at, at + 1))) for at in range(7)]
-    (only,) = batch.groups
+        batch = made.make(BatchRequest(0, np.arange(7)))
+        singles = [made.make(BatchRequest(0, np.arange(at, at + 1))) for at in range(7)]
+    (only,) = batch.masks.groups
     assert list(only.images_G) != list(range(7))  # sorted by length: the order has to be restored
-    model = Model(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), latents_of(batch).shape[-1])
+    model = Jepa(SETTINGS, batch.pixels_BCSS.shape[-1], (4, 4), latents_of(batch).shape[-1])
     with torch.no_grad():
-        found = model(batch.pixels_BCSS.float() / 255.0, batch)
+        found = model(batch.pixels_BCSS.float() / 255.0, batch.masks)
         for at, single in enumerate(singles):
-            alone = model(single.pixels_BCSS.float() / 255.0, single)
-            valid = single.targets_valid_BMP[0]
+            alone = model(single.pixels_BCSS.float() / 255.0, single.masks)
+            valid = single.masks.targets_valid_BMP[0]
             torch.testing.assert_close(found[at, :, : valid.shape[1]][valid], alone[0][valid], rtol=0, atol=1e-5)

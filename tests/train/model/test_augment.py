@@ -13,7 +13,7 @@ from scipy import ndimage
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.train import AugmentSettings
 from usjepa.train.counter import stream
-from usjepa.train.model.augment import augment, blur, contrast, speckle
+from usjepa.train.model.augment import _blur, _contrast, _speckle, augment
 
 OFF: dict[str, Any] = {"blur_probability": 0.0, "speckle_probability": 0.0, "contrast_probability": 0.0}
 ALL = AugmentSettings(blur_probability=0.6, speckle_probability=0.6, contrast_probability=0.6)
@@ -63,7 +63,7 @@ def test_an_effect_falls_on_its_share_of_images(effect: str) -> None:
 def test_blur_is_a_gaussian_with_each_images_own_width() -> None:
     pixels = images(3, channels=2)
     sigma = torch.tensor([0.4, 0.9, 1.5])
-    result = blur(pixels, sigma, radius=6)
+    result = _blur(pixels, sigma, radius=6)
     for n in range(3):
         for c in range(2):
             expected = ndimage.gaussian_filter(pixels[n, c].numpy(), float(sigma[n]), mode="mirror", radius=6)
@@ -72,14 +72,14 @@ def test_blur_is_a_gaussian_with_each_images_own_width() -> None:
 
 def test_blur_keeps_constant_images_and_works_on_images_smaller_than_its_kernel() -> None:
     flat = torch.full((2, 1, 3, 3), 1.0)
-    torch.testing.assert_close(blur(flat, torch.tensor([0.5, 2.0]), 9), flat)
-    assert blur(torch.rand(2, 1, 1, 1), torch.tensor([0.5, 2.0]), 9).shape == (2, 1, 1, 1)
+    torch.testing.assert_close(_blur(flat, torch.tensor([0.5, 2.0]), 9), flat)
+    assert _blur(torch.rand(2, 1, 1, 1), torch.tensor([0.5, 2.0]), 9).shape == (2, 1, 1, 1)
 
 
 def test_speckle_is_multiplicative_with_its_standard_deviation_and_shared_by_channels() -> None:
     pixels = torch.full((2, 3, 128, 128), 0.4)
     pixels[:, :, :64] = 0.0
-    result = speckle(pixels, torch.tensor([0.05, 0.2]), stream("t", 0, 0, np.arange(2)))
+    result = _speckle(pixels, torch.tensor([0.05, 0.2]), stream("t", 0, 0, np.arange(2)))
     assert not result[:, :, :64].any()
     bright = result[:, :, 64:]
     torch.testing.assert_close(bright.std(dim=(2, 3)), torch.tensor([[0.02], [0.08]]).expand(2, 3), rtol=0.03, atol=0)
@@ -91,7 +91,7 @@ def test_speckle_is_multiplicative_with_its_standard_deviation_and_shared_by_cha
 
 def test_contrast_scales_the_distance_from_the_mean() -> None:
     pixels = 0.4 + 0.2 * images(2)
-    result = contrast(pixels, torch.tensor([0.7, 1.3]))
+    result = _contrast(pixels, torch.tensor([0.7, 1.3]))
     mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(result[0], (mean + 0.7 * (pixels - mean))[0])
     torch.testing.assert_close(result[1], (mean + 1.3 * (pixels - mean))[1])

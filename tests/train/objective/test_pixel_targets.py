@@ -66,17 +66,17 @@ def test_pixels_normalised_in_another_way_are_another_runs_targets(pixel_store: 
 
 
 def test_a_grid_that_does_not_fill_the_image_is_refused() -> None:
-    with pytest.raises(UsageError, match="do not fall into 3x3 square patches"):
+    with pytest.raises(UsageError, match="do not divide into 3x3 square patches"):
         PixelTargets(16, 1, (3, 3))
 
 
 def test_cells_that_do_not_fill_a_patch_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"train\.pixel_cell: patches of 8 pixels do not fall into cells of 3"):
+    with pytest.raises(UsageError, match=r"train\.pixel_cell=3 does not divide the patch side of 8 pixels"):
         PixelTargets(16, 1, (2, 2), cell=3)
 
 
 def test_pixels_and_a_teacher_in_the_loop_contradict_each_other() -> None:
-    with pytest.raises(RecipeError, match=r"train\.objective = 'pixels': has no teacher"):
+    with pytest.raises(RecipeError, match="objective: pixels has no teacher"):
         recipe("train.objective=pixels", "train.targets=online")
 
 

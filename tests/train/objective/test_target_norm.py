@@ -12,6 +12,7 @@ import torch
 from tests.train.run.test_loop import losses, recipe
 from usjepa.cache.reading.store import open_store
 from usjepa.train.objective.target_norm import TargetNorm, measured
+from usjepa.train.objective.targets import stored_latents
 from usjepa.train.run.loop import train
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def test_each_channel_gets_mean_0_and_deviation_1_over_the_training_rows(phantom_store: Path) -> None:
     store = open_store(phantom_store)
     positions = np.arange(0, 120, 2)
-    norm = measured("standardised", store, "demo", None, positions, torch.device("cpu"))
+    norm = measured("standardised", store, stored_latents(store, "demo"), positions, torch.device("cpu"))
     latents = torch.from_numpy(store.read(store.rows[positions]).arrays["latents/demo"])
     got = norm(latents).double().flatten(0, 1)
     torch.testing.assert_close(got.mean(0), torch.zeros(got.shape[1]).double(), atol=1e-4, rtol=0)
@@ -31,7 +32,7 @@ def test_each_channel_gets_mean_0_and_deviation_1_over_the_training_rows(phantom
 def test_whitened_targets_vary_alike_in_every_direction_over_the_training_rows(phantom_store: Path) -> None:
     store = open_store(phantom_store)
     positions = np.arange(0, 120, 2)
-    norm = measured("whitened", store, "demo", None, positions, torch.device("cpu"))
+    norm = measured("whitened", store, stored_latents(store, "demo"), positions, torch.device("cpu"))
     latents = torch.from_numpy(store.read(store.rows[positions]).arrays["latents/demo"])
     got = norm(latents).double().flatten(0, 1)
     before = latents.double().flatten(0, 1)
@@ -41,7 +42,9 @@ def test_whitened_targets_vary_alike_in_every_direction_over_the_training_rows(p
     assert strong > 10
     assert ((torch.linalg.eigvalsh(after)[-strong:] - 1).abs() < 0.03).all()
     # Unlike standardised channels, which stay correlated.
-    standardised = measured("standardised", store, "demo", None, positions, torch.device("cpu"))(latents)
+    standardised = measured("standardised", store, stored_latents(store, "demo"), positions, torch.device("cpu"))(
+        latents
+    )
     assert _largest_share(got) < 0.5 * _largest_share(standardised.double().flatten(0, 1))
 
 

@@ -379,8 +379,8 @@ def test_a_store_without_latents_is_refused_with_what_to_do(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("train.student.patch_size=16", r"patch grid of 2x2 and the teacher's latents one of 4x4"),
-        ("train.teacher=urfm", r"no latents of train\.teacher=urfm; it holds demo"),
+        ("train.student.patch_size=16", "is 2x2, that of the targets 4x4"),
+        ("train.teacher=urfm", r"no latents of 'urfm'\. It holds latents of: demo"),
     ],
 )
 def test_a_recipe_that_does_not_fit_the_store_is_refused(

@@ -20,12 +20,12 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 def batch(
     seed: int = 0, B: int = 5, M: int = 4, P: int = 7, D: int = 6
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
     predictions, targets = torch.randn(2, B, M, P, D, generator=g).unbind(0)
     lengths = torch.randint(1, P + 1, (B, M), generator=g)
     valid = torch.arange(P) < lengths[..., None]
-    return 2 * predictions, 2 * targets, valid, torch.ones(B, dtype=torch.bool)
+    return 2 * predictions, 2 * targets, valid
 
 
 def gradient(leaf: torch.Tensor) -> torch.Tensor:
@@ -34,7 +34,7 @@ def gradient(leaf: torch.Tensor) -> torch.Tensor:
 
 
 def by_hand(
-    predictions: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, usable: torch.Tensor, kind: Kind, beta: float
+    predictions: torch.Tensor, targets: torch.Tensor, valid: torch.Tensor, kind: Kind, beta: float
 ) -> torch.Tensor:
     """The definition, one number at a time."""
     images = []
@@ -50,7 +50,7 @@ def by_hand(
                 patches.append(element[kind].mean())
             if patches:
                 blocks.append(torch.stack(patches).mean())
-        if blocks and usable[b]:
+        if blocks:
             images.append(torch.stack(blocks).mean())
     return torch.stack(images).mean() if images else torch.zeros(())
 
@@ -58,27 +58,26 @@ def by_hand(
 @given(st.integers(0, 10_000), st.sampled_from(KINDS), st.sampled_from([0.1, 1.0, 3.0]))
 @settings(max_examples=25, deadline=None)
 def test_loss_is_the_mean_over_images_of_block_means(seed: int, kind: Kind, beta: float) -> None:
-    predictions, targets, valid, usable = batch(seed)
+    predictions, targets, valid = batch(seed)
     valid[0, 1] = False  # a block without patches does not count
     valid[1] = False  # nor an image without blocks
-    usable[2] = False
-    got = loss(predictions, targets, valid, usable, TrainSettings(loss=kind, beta=beta))
-    assert float(got) == pytest.approx(by_hand(predictions, targets, valid, usable, kind, beta), rel=1e-5)
+    got = loss(predictions, targets, valid, TrainSettings(loss=kind, beta=beta))
+    assert float(got) == pytest.approx(by_hand(predictions, targets, valid, kind, beta), rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_padding_changes_neither_loss_nor_gradient(kind: Kind) -> None:
-    predictions, targets, valid, usable = batch()
+    predictions, targets, valid = batch()
     recipe = TrainSettings(loss=kind)
     leaf = predictions.clone().requires_grad_()
-    short = loss(leaf, targets, valid, usable, recipe)
+    short = loss(leaf, targets, valid, recipe)
     short.backward()
 
     junk = torch.full((5, 4, 9, 6), float("nan"))
     wide = torch.cat([predictions, junk], 2).requires_grad_()
     wide_targets = torch.cat([targets, torch.full_like(junk, 1e6)], 2)
     wide_valid = torch.cat([valid, torch.zeros(5, 4, 9, dtype=torch.bool)], 2)
-    long = loss(wide, wide_targets, wide_valid, usable, recipe)
+    long = loss(wide, wide_targets, wide_valid, recipe)
     long.backward()
     torch.testing.assert_close(long, short, rtol=1e-6, atol=0)
     torch.testing.assert_close(gradient(wide)[:, :, :7], gradient(leaf), rtol=1e-6, atol=1e-9)
@@ -86,50 +85,50 @@ def test_padding_changes_neither_loss_nor_gradient(kind: Kind) -> None:
     assert not gradient(leaf)[~valid].any()
 
 
-def test_what_an_unusable_image_predicts_has_no_influence() -> None:
-    predictions, targets, valid, usable = batch()
-    usable[3] = False
-    first = loss(predictions, targets, valid, usable, TrainSettings())
+def test_what_is_predicted_for_an_image_without_targets_has_no_influence() -> None:
+    predictions, targets, valid = batch()
+    valid[3] = False
+    first = loss(predictions, targets, valid, TrainSettings())
     predictions[3] = float("nan")
     predictions.requires_grad_()
-    again = loss(predictions, targets, valid, usable, TrainSettings())
+    again = loss(predictions, targets, valid, TrainSettings())
     again.backward()
     assert again == first
     assert not gradient(predictions)[3].any()
     predictions = predictions.detach()
     kept = [0, 1, 2, 4]
-    alone = loss(predictions[kept], targets[kept], valid[kept], usable[kept], TrainSettings())
+    alone = loss(predictions[kept], targets[kept], valid[kept], TrainSettings())
     torch.testing.assert_close(alone, first)
 
 
 def test_uneven_ranks_average_to_the_loss_of_the_whole_batch() -> None:
-    predictions, targets, valid, usable = batch(B=8)
-    usable[:3] = False  # the first rank of two has one usable image, the second four
+    predictions, targets, valid = batch(B=8)
+    valid[:3] = False  # the first rank of two has one image with targets, the second four
     recipe = TrainSettings()
-    whole = loss(predictions, targets, valid, usable, recipe)
-    ranks = [loss(predictions[s], targets[s], valid[s], usable[s], recipe, 5 / 2) for s in (slice(0, 4), slice(4, 8))]
+    whole = loss(predictions, targets, valid, recipe)
+    ranks = [loss(predictions[s], targets[s], valid[s], recipe, 5 / 2) for s in (slice(0, 4), slice(4, 8))]
     torch.testing.assert_close(sum(ranks) / 2, whole)
 
 
-def test_a_batch_without_usable_images_gives_zero_and_zero_gradients() -> None:
-    predictions, targets, valid, usable = batch()
+def test_a_batch_without_targets_gives_zero_and_zero_gradients() -> None:
+    predictions, targets, valid = batch()
     predictions.requires_grad_()
-    value = loss(predictions, targets, valid, ~usable, TrainSettings())
+    value = loss(predictions, targets, torch.zeros_like(valid), TrainSettings())
     value.backward()
     assert float(value.detach()) == 0.0
     assert not gradient(predictions).any()
 
 
 def test_half_precision_predictions_are_compared_in_float32() -> None:
-    predictions, targets, valid, usable = batch()
-    value = loss(predictions.bfloat16(), targets.half(), valid, usable, TrainSettings())
-    expected = loss(predictions.bfloat16().float(), targets.half().float(), valid, usable, TrainSettings())
+    predictions, targets, valid = batch()
+    value = loss(predictions.bfloat16(), targets.half(), valid, TrainSettings())
+    expected = loss(predictions.bfloat16().float(), targets.half().float(), valid, TrainSettings())
     assert value.dtype == torch.float32
     assert value == expected
 
 
 def test_images_without_targets_are_told_apart() -> None:
-    predictions, targets, valid, _ = batch()
+    predictions, targets, valid = batch()
     valid[1] = False
     losses, counted = image_losses(predictions, targets, valid, TrainSettings())
     assert counted.tolist() == [True, False, True, True, True]
@@ -147,10 +146,10 @@ def test_layer_normalised_targets_are_those_of_i_jepa() -> None:
 
 
 def test_cosine_sees_directions_and_no_lengths() -> None:
-    predictions, targets, valid, usable = batch()
+    predictions, targets, valid = batch()
     recipe = TrainSettings(loss="cosine")
     cosines = torch.linalg.vecdot(predictions, targets) / (predictions.norm(dim=-1) * targets.norm(dim=-1))
     patches = torch.where(valid, 1 - cosines, 0.0).sum(-1) / valid.sum(-1)
-    torch.testing.assert_close(loss(predictions, targets, valid, usable, recipe), patches.mean())
-    scaled = loss(7 * predictions, 3 * targets, valid, usable, recipe)
-    torch.testing.assert_close(scaled, loss(predictions, targets, valid, usable, recipe))
+    torch.testing.assert_close(loss(predictions, targets, valid, recipe), patches.mean())
+    scaled = loss(7 * predictions, 3 * targets, valid, recipe)
+    torch.testing.assert_close(scaled, loss(predictions, targets, valid, recipe))
