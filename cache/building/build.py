@@ -26,7 +26,7 @@ from usjepa.cache.building.recheck import recheck_latents, recheck_pixels
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import NotSealedError, SourceError, UsageError
-from usjepa.cache.frames.rows import pixel_layers, pixel_soft
+from usjepa.cache.frames.layers import pixel_layers, pixel_soft
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.scanning.growth import grow
 from usjepa.cache.scanning.journal import ScanJournal

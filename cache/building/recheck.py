@@ -75,7 +75,7 @@ def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: 
     stored = read_committed(writer, writer.state.layers["pixels"], commits, rows)
     for place, row in enumerate(rows):
         segment = next(s for s in writer.state.segments if s.first_row <= row < s.first_row + s.rows)
-        again = cutters[segment.number].make(range(row, row + 1), False, lambda: None).pixels[0]
+        again = cutters.cut(segment.number, range(row, row + 1), False, lambda: None).pixels[0]
         worst = int(np.abs(again.astype(int) - stored[place]).max())
         if worst > PIXEL_TOLERANCE:
             raise IdentityError(

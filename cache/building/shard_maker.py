@@ -15,7 +15,8 @@ from usjepa.cache.building.origins import naming_frames
 from usjepa.cache.building.recheck import read_committed
 from usjepa.cache.building.stages import Stages
 from usjepa.cache.errors import UsageError
-from usjepa.cache.frames.rows import PixelShard, pixel_soft
+from usjepa.cache.frames.layers import pixel_soft
+from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.lazy import lazy
 from usjepa.cache.store.memory import BatchMemory, Ring
 from usjepa.cache.teacher.computing import LatentComputer, PendingLatents
@@ -98,7 +99,7 @@ class ShardMaker:
         if self.cutters is None:
             raise UsageError("pixels have to be cut from the sources, which were not given: add --source FOLDER.")
         segment = self.writer.state.segment_of_shard(shard).number
-        return self.cutters[segment].make(numbers, self.skip_errors, self.check)
+        return self.cutters.cut(segment, numbers, self.skip_errors, self.check)
 
     def one_row(self, row: int) -> PixelShard:
         """Return a single row's pixels, wherever they come from."""

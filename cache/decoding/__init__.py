@@ -1,5 +1,5 @@
 """Decode other people's files in child processes, so that a crashing parser costs one file.
 
 Read `child.py` (the parent's side) first, then `worker.py` (the child's) and `cutters.py` (a pool of children that cuts
-rows). Others import `DecodingProcess`, `decoding` and `Cutters`.
+rows). Others import `DecodingProcess` and `Cutters`.
 """

@@ -26,36 +26,40 @@ from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.registry import registered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
+    from types import TracebackType
 
+    from usjepa.cache.frames.rows import RowBlock
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Listing
-    from usjepa.cache.store.generations import Segment
 
 _POLL_S = 0.2
+"""Seconds between two calls of `check` while the child is at work."""
 _ENDS_WITHIN_S = 5.0
+"""Seconds that a child has to end by itself once its socket is closed."""
 
 
-class _Died(Exception):
+class _ChildDied(Exception):
     """The child ended without an answer."""
 
-    def __init__(self, at: str | None, how: str) -> None:
+    def __init__(self, opened: str | None, how: str) -> None:
         super().__init__(how)
-        self.at, self.how = at, how
+        self.opened, self.how = opened, how
 
 
 class DecodingProcess:
-    """One child process; it is started by the first request and again after it died. Belongs to one thread at a time.
+    """A child process that decodes the sources of a listing; a context manager. Belongs to one thread at a time.
 
-    The child imports the readers that this process has: those of entry points, and those that were registered.
+    The child is started by the first request, and again by the next one after it died. It has the readers that this
+    process has: those of entry points, and those that were registered.
     """
 
-    def __init__(self, root: Path | None, settings: CacheSettings, real: dict[str, str]) -> None:
-        self._hello = {
-            "root": None if root is None else str(root),
+    def __init__(self, listing: Listing, settings: CacheSettings) -> None:
+        self._setup = {
+            "root": None if listing.root is None else str(listing.root),
             "settings": settings.model_dump_json(),
-            "real": real,
+            "real": dict(listing.real),
             "sys_path": sys.path,
             "readers": registered(),
         }
@@ -64,40 +68,39 @@ class DecodingProcess:
         self._owner = -1
         self._end: Callable[[], object] = lambda: None
 
+    def __enter__(self) -> DecodingProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def probe(self, path: str, reader: str) -> FileFacts:
         """Decode a whole source and return its facts; SourceError when that fails or kills the child."""
-        answer, _ = self._ask_once({"job": "probe", "path": path, "reader": reader}, path)
+        answer, _ = self._request_once({"job": "probe", "path": path, "reader": reader}, path)
         return FileFacts(*answer["facts"])
 
     def images_in(self, file: Path, reader: str) -> list[str]:
         """Return the names of the images in a container's file; SourceError as `probe`."""
-        answer, _ = self._ask_once({"job": "images", "file": str(file), "reader": reader}, str(file))
+        answer, _ = self._request_once({"job": "images", "file": str(file), "reader": reader}, str(file))
         return [str(name) for name in answer["images"]]
 
-    def _ask_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
-        try:
-            return self._ask(request, lambda: None)
-        except _Died as death:
-            raise SourceError(_crashed(path, death.how)) from death
-
-    def cut(self, store: str, segment: Segment, numbers: range, skip: bool, check: Callable[[], None]) -> PixelShard:
-        """Return rows of a segment, as `PixelMaker.make` does; a source that kills the child counts as unreadable."""
+    def cut(self, block: RowBlock, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
+        """Return rows, as `cut_rows` does; a source that kills the child counts as unreadable."""
         bad: dict[str, str] = {}
-        request = {
-            "job": "cut", "store": store, "segment": segment.to_json(), "start": numbers.start, "stop": numbers.stop,
-            "skip_errors": skip, "bad": bad,
-        }  # fmt: skip
+        request = {"job": "cut", "block": block.to_json(), "skip_errors": skip_errors, "bad": bad}
         while True:
             try:
-                answer, (pixels, regions) = self._ask(request, check)
+                answer, (pixels, regions) = self._request(request, check)
                 break
-            except _Died as death:
-                if death.at is None:
-                    raise StoreError(f"the process that decodes could not start ({death.how}).") from death
-                reason = _crashed(death.at, death.how)
-                if not skip:
+            except _ChildDied as death:
+                if death.opened is None:
+                    raise StoreError(f"the decoding process could not start ({death.how}).") from death
+                reason = _crashed(death.opened, death.how)
+                if not skip_errors:
                     raise SourceError(reason) from death
-                bad[death.at] = reason
+                bad[death.opened] = reason
         # Arrays of bytes of their own: what comes off the wire can't be written to.
         return PixelShard(
             np.frombuffer(bytearray(pixels), np.uint8).reshape(answer["pixels"]),
@@ -105,25 +108,37 @@ class DecodingProcess:
             [(int(row), str(reason)) for row, reason in answer["holes"]],
         )
 
-    def _ask(self, request: dict[str, Any], check: Callable[[], None]) -> tuple[dict[str, Any], list[bytes]]:
-        """Send a request and return the answer and what follows it; raise what the child raised, or _Died."""
-        wire, at = self._connected(), None
+    def close(self) -> None:
+        """End the child; the next request starts it again."""
+        if self._owner == os.getpid():
+            self._end()
+        self._wire = self._process = None
+
+    def _request_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
+        try:
+            return self._request(request, lambda: None)
+        except _ChildDied as death:
+            raise SourceError(_crashed(path, death.how)) from death
+
+    def _request(self, request: dict[str, Any], check: Callable[[], None]) -> tuple[dict[str, Any], list[bytes]]:
+        """Send a request and return the answer and the bytes behind it; raise what the child raised, or _ChildDied."""
+        wire, opened = self._connected(), None
         try:
             wire.send_bytes(json.dumps(request).encode())
             while True:
                 while not wire.poll(_POLL_S):
                     check()
                 answer = json.loads(wire.recv_bytes())
-                if "at" in answer:
-                    at = answer["at"]
+                if "opens" in answer:
+                    opened = answer["opens"]
                     continue
                 if "error" in answer:
                     raise getattr(errors, answer["error"])(answer["message"])
                 return answer, [wire.recv_bytes() for name in ("pixels", "regions") if name in answer]
         except (EOFError, ConnectionError) as error:
-            raise _Died(at, self._how_it_ended()) from error
+            raise _ChildDied(opened, self._how_it_ended()) from error
         except errors.Interrupted:
-            self.close()  # it is still at work on what nobody wants any more
+            self.close()  # it still works on an answer that nobody wants any more
             raise
 
     def _connected(self) -> Connection:
@@ -138,7 +153,7 @@ class DecodingProcess:
             theirs.close()
             self._wire = Connection(mine.detach())
             self._end = weakref.finalize(self, _end, self._wire, self._process)
-            self._wire.send_bytes(json.dumps(self._hello).encode())
+            self._wire.send_bytes(json.dumps(self._setup).encode())
         return self._wire
 
     def _how_it_ended(self) -> str:
@@ -149,19 +164,13 @@ class DecodingProcess:
             return f"died of {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
 
-    def close(self) -> None:
-        """End the child; it is started again when it is asked again."""
-        if self._owner == os.getpid():
-            self._end()
-        self._wire = self._process = None
-
 
 def _end(wire: Connection, process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(OSError):
         wire.close()
     try:
         process.wait(_ENDS_WITHIN_S)
-    except subprocess.TimeoutExpired:  # deep in a decoder: nothing that it does is wanted any more
+    except subprocess.TimeoutExpired:  # deep in a decoder: its result is not wanted any more
         process.kill()
         process.wait()
 
@@ -171,13 +180,3 @@ def _crashed(path: str, how: str) -> str:
         f"{path}: can't be read: the process that decoded it {how}, so the file crashes its parser or asks for more "
         "memory than there is. Replace or remove the file, or leave it out with --on-error skip."
     )
-
-
-@contextlib.contextmanager
-def decoding(listing: Listing, settings: CacheSettings) -> Iterator[DecodingProcess]:
-    """Give a child that parses a listing's sources, for the length of a `with` block."""
-    process = DecodingProcess(listing.root, settings, dict(listing.real))
-    try:
-        yield process
-    finally:
-        process.close()

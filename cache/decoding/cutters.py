@@ -1,13 +1,13 @@
-"""Choose where each segment's rows are cut: in a pool of child processes, or here for a small phantom."""
+"""Cut rows in a pool of child processes, several shards at once; those of a small phantom in this process."""
 
 from __future__ import annotations
 
 import os
 import queue
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from usjepa.cache.decoding.child import DecodingProcess
-from usjepa.cache.frames.rows import PixelMaker, PixelShard
+from usjepa.cache.frames.rows import PixelShard, RowBlock, cut_rows
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.store.origins import read_tables
@@ -24,61 +24,37 @@ _SMALL_ROWS = 512
 """A phantom of fewer rows is cut in this process: it parses nothing, and a child takes a third of a second to start."""
 
 
-class Cutter(Protocol):
-    """Cut rows of one segment from its sources."""
-
-    def make(self, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
-        """Return the rows `numbers`, as `PixelMaker.make` does."""
-        ...
-
-
 class Cutters:
-    """The cutter of each segment of a store, and how many shards may be cut at once."""
+    """Cut rows of a store's segments. As many threads may share it as `lookahead` says shards may be cut at once."""
 
     def __init__(
         self, storage: Storage, segments: Sequence[Segment], listing: Listing, settings: CacheSettings
     ) -> None:
-        self.lookahead = settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
-        real = dict(listing.real)
-        self._children = [DecodingProcess(listing.root, settings, real) for _ in range(self.lookahead)]
-        pool: queue.Queue[DecodingProcess] = queue.Queue()
+        self._settings = settings
+        self._first_rows = {segment.number: segment.first_row for segment in segments}
+        self._tables = {segment.number: read_tables(storage, segment) for segment in segments}
+        small = sum(segment.rows for segment in segments) <= _SMALL_ROWS
+        here = small and all(set(sources.reader) == {PHANTOM} for sources, _ in self._tables.values())
+        # A reader belongs to one thread.
+        self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
+        self._here = SourceReader.of(listing, settings) if here else None
+        self._children = [] if here else [DecodingProcess(listing, settings) for _ in range(self.lookahead)]
+        self._free: queue.Queue[DecodingProcess] = queue.Queue()
         for child in self._children:
-            pool.put(child)
-        self._by_segment: dict[int, Cutter] = {}
-        for segment in segments:
-            sources, rows = read_tables(storage, segment)
-            small = segment.rows <= _SMALL_ROWS and set(sources.reader) == {PHANTOM}
-            if small:
-                reader = SourceReader.of(listing, settings)
-                self._by_segment[segment.number] = PixelMaker(sources, rows, segment.first_row, reader, settings)
-            else:
-                self._by_segment[segment.number] = _PooledCutter(_absolute(storage.url), segment, pool)
-        if all(isinstance(cutter, PixelMaker) for cutter in self._by_segment.values()):
-            self.lookahead = 1  # a reader belongs to one thread
+            self._free.put(child)
 
-    def __getitem__(self, segment: int) -> Cutter:
-        return self._by_segment[segment]
+    def cut(self, segment: int, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
+        """Return the rows `numbers` of a segment, as `cut_rows` does."""
+        block = RowBlock.of(*self._tables[segment], self._first_rows[segment], numbers)
+        if self._here is not None:
+            return cut_rows(block, self._here, self._settings, skip_errors, check)
+        child = self._free.get()
+        try:
+            return child.cut(block, skip_errors, check)
+        finally:
+            self._free.put(child)
 
     def close(self) -> None:
         """End the children."""
         for child in self._children:
             child.close()
-
-
-class _PooledCutter:
-    """Cut rows of one segment in whichever child of a pool is free. Safe to share between threads."""
-
-    def __init__(self, store: str, segment: Segment, pool: queue.Queue[DecodingProcess]) -> None:
-        self._store, self._segment, self._pool = store, segment, pool
-
-    def make(self, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
-        """Return the rows `numbers`, as `PixelMaker.make` does."""
-        process = self._pool.get()
-        try:
-            return process.cut(self._store, self._segment, numbers, skip_errors, check)
-        finally:
-            self._pool.put(process)
-
-
-def _absolute(url: str) -> str:
-    return url if "://" in url else os.path.abspath(url)

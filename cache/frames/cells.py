@@ -16,10 +16,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def pack_cells(region_SS: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return a region as one bit a 2x2-pixel cell, set where any of its pixels is; uint8 [ceil((S / 2)^2 / 8)].
+def packed_nbytes(size: int) -> int:
+    """Return the bytes of a packed region of that edge, ceil((size / 2)^2 / 8); UsageError when it is odd."""
+    if size < 2 or size % 2:
+        raise UsageError(f"the edge of stored pixels is even, this is {size}.")
+    return -(-((size // 2) ** 2) // 8)
 
-    Cells go row by row, eight to a byte, the first in the highest bit (np.packbits).
+
+def pack_cells(region_SS: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return a region [S, S] as one bit per cell, set where any of its pixels is; uint8 [ceil((S / 2)^2 / 8)].
+
+    Cells go row by row, eight per byte, the first in the highest bit (np.packbits).
     """
     if region_SS.ndim != 2 or region_SS.shape[0] != region_SS.shape[1] or region_SS.shape[0] % 2:
         raise UsageError(f"a region to pack is square with an even edge, this is {region_SS.shape}.")
@@ -29,11 +36,9 @@ def pack_cells(region_SS: NDArray[np.bool_]) -> NDArray[np.uint8]:
 
 def unpack_cells(cells_Bn: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
     """Return the cells [B, size / 2, size / 2] of packed regions [B, n] of `size` x `size` pixels."""
-    if size < 2 or size % 2:
-        raise UsageError(f"the edge of stored pixels is even, this is {size}.")
-    edge = size // 2
-    if cells_Bn.ndim != 2 or cells_Bn.shape[1] != -(-(edge**2) // 8):
-        raise UsageError(f"packed regions of {size} pixels are [B, {-(-(edge**2) // 8)}], these are {cells_Bn.shape}.")
+    edge, nbytes = size // 2, packed_nbytes(size)
+    if cells_Bn.ndim != 2 or cells_Bn.shape[1] != nbytes:
+        raise UsageError(f"packed regions of {size} pixels are [B, {nbytes}], these are {cells_Bn.shape}.")
     return np.unpackbits(cells_Bn, axis=1, count=edge**2).astype(np.bool_).reshape(len(cells_Bn), edge, edge)
 
 

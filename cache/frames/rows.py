@@ -1,24 +1,21 @@
-"""A shard's pixels and regions, cut from its sources: frame -> prepared frame -> views."""
+"""Cut stored rows from their sources: frame -> prepared frame -> views."""
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from usjepa.cache.errors import SourceError
-from usjepa.cache.frames.cells import pack_cells
-from usjepa.cache.frames.prepare import PREPROCESS_VERSION, prepare
-from usjepa.cache.frames.regions import REGION_VERSION
-from usjepa.cache.frames.views import VIEW_VERSION, View, apply_view
-from usjepa.cache.identity import Json, soft_versions
-from usjepa.cache.recipes.marks import hard_values
-from usjepa.cache.store.layers import Layer
+from usjepa.cache.frames.cells import pack_cells, packed_nbytes
+from usjepa.cache.frames.prepare import prepare
+from usjepa.cache.frames.views import View, apply_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -26,24 +23,61 @@ if TYPE_CHECKING:
     from usjepa.cache.sources.reader import SourceReader
     from usjepa.cache.store.tables import RowTable, SourceTable
 
-Holes = list[tuple[int, str]]
+
+class SourceRef(NamedTuple):
+    """A source, as it takes to read it."""
+
+    path: str
+    reader: str
+    content_hash: str
 
 
-def pixel_layers(settings: CacheSettings, rows_per_shard: int) -> tuple[Layer, Layer]:
-    """Return the `pixels` and `regions` layers that a recipe asks for; everything that changes numbers is in them."""
-    size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
-    versions = {"preprocess": PREPROCESS_VERSION, "region": REGION_VERSION, "view": VIEW_VERSION}
-    identity = {**hard_values(settings, "pixels"), "versions": versions}
-    cells = -(-((size // 2) ** 2) // 8)
-    return (
-        Layer("pixels", "uint8", (channels, size, size), rows_per_shard, identity),
-        Layer("regions", "uint8", (cells,), rows_per_shard, identity),
-    )
+class RowSpec(NamedTuple):
+    """One row: a frame of a source, and the view that is cut from it."""
+
+    source: int
+    """Index into the block's sources."""
+    frame: int
+    view: View
 
 
-def pixel_soft() -> dict[str, Json]:
-    """Return the versions that pixels were made with; recorded, never in the way."""
-    return soft_versions(["av", "numpy", "opencv-python-headless", "pillow", "pydicom", "usjepa"])
+@dataclass(frozen=True)
+class RowBlock:
+    """Consecutive rows and the sources that they show: all that a process needs in order to cut them."""
+
+    first: int
+    """Number of the first row in the store."""
+    sources: Sequence[SourceRef]
+    rows: Sequence[RowSpec]
+
+    @classmethod
+    def of(cls, sources: SourceTable, rows: RowTable, first_row: int, numbers: range) -> RowBlock:
+        """Return the rows `numbers` of a segment with these tables, whose first row is `first_row`."""
+        taken = rows.take(slice(numbers.start - first_row, numbers.stop - first_row))
+        used, source = np.unique(taken.source, return_inverse=True)
+        few = sources.take(used)
+        refs = map(SourceRef, few.path.tolist(), few.reader.tolist(), few.content_hash.tolist())
+        views = map(
+            View,
+            taken.top.tolist(),
+            taken.left.tolist(),
+            taken.height.tolist(),
+            taken.width.tolist(),
+            taken.flip_horizontal.tolist(),
+            taken.flip_vertical.tolist(),
+        )
+        return cls(numbers.start, list(refs), list(map(RowSpec, source.tolist(), taken.frame.tolist(), views)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the block for another process."""
+        return {"first": self.first, "sources": self.sources, "rows": self.rows}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RowBlock:
+        """Return the block that `to_json` described."""
+        sources = [SourceRef(*source) for source in data["sources"]]
+        rows = [RowSpec(source, frame, View(*view)) for source, frame, view in data["rows"]]
+        return cls(data["first"], sources, rows)
 
 
 @dataclass(frozen=True)
@@ -53,8 +87,9 @@ class PixelShard:
     pixels: NDArray[np.uint8]
     """[n, C, S, S]"""
     regions: NDArray[np.uint8]
-    """[n, bytes of cells]"""
-    holes: Holes
+    """[n, bytes of packed cells]"""
+    holes: list[tuple[int, str]]
+    """Row number, and why the row is missing."""
 
     def exists(self, first_row: int) -> NDArray[np.bool_]:
         """Return [n], false at holes; `first_row` is the number of the first row."""
@@ -63,96 +98,63 @@ class PixelShard:
         return found
 
 
-class PixelMaker:
-    """Cuts the rows of one segment from its sources."""
+def cut_rows(
+    block: RowBlock,
+    reader: SourceReader,
+    settings: CacheSettings,
+    skip_errors: bool,
+    check: Callable[[], None],
+    bad: Mapping[str, str] = MappingProxyType({}),
+    at: Callable[[str], None] = lambda _: None,
+) -> PixelShard:
+    """Return the rows of a block.
 
-    def __init__(
-        self, sources: SourceTable, rows: RowTable, first_row: int, reader: SourceReader, settings: CacheSettings
-    ) -> None:
-        self._sources, self._rows, self._first = sources, rows, first_row
-        self._reader, self._settings = reader, settings
+    Args:
+        block: what to cut.
+        reader: of the folder that the sources lie in.
+        settings: size, preprocessing and de-identification.
+        skip_errors: an unreadable source turns its rows into holes with the reason instead of ending the build.
+        check: called for every frame; may raise to stop.
+        bad: path -> reason of sources that are known to be unreadable, not to be tried again.
+        at: called with the path of each source before it is opened.
 
-    def make(
-        self,
-        numbers: range,
-        skip_errors: bool,
-        check: Callable[[], None],
-        bad: Mapping[str, str] = MappingProxyType({}),
-        at: Callable[[str], None] = lambda _: None,
-    ) -> PixelShard:
-        """Return the rows `numbers` (global row numbers, within the segment).
+    Raises:
+        SourceError: a source can't be read, or is not the file that was scanned.
+    """
+    size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
+    pixels = np.zeros((len(block.rows), channels, size, size), np.uint8)
+    regions = np.zeros((len(block.rows), packed_nbytes(size)), np.uint8)
+    holes: list[tuple[int, str]] = []
+    for number, run in itertools.groupby(range(len(block.rows)), key=lambda place: block.rows[place].source):
+        places, source = list(run), block.sources[number]
+        try:
+            if source.path in bad:
+                raise SourceError(bad[source.path])
+            at(source.path)
+            for place, image, region in _cut(source, [(p, block.rows[p]) for p in places], reader, settings, check):
+                pixels[place], regions[place] = image, region
+        except SourceError as error:
+            if not skip_errors:
+                raise
+            # The whole source is left out of this shard: its frames are not to be trusted in part.
+            holes += [(block.first + place, str(error)) for place in places]
+    return PixelShard(pixels, regions, holes)
 
-        Args:
-            numbers: consecutive rows.
-            skip_errors: an unreadable frame becomes a hole with its reason instead of ending the build.
-            check: called for every frame; may raise to stop.
-            bad: path -> reason of sources that are known to be unreadable, not to be tried again.
-            at: told the path of each source before it is opened.
 
-        Raises:
-            SourceError: a source can't be read, or is not the file that was scanned.
-        """
-        size, channels = self._settings.image_size, 1 if self._settings.preprocess.grey else 3
-        pixels = np.zeros((len(numbers), channels, size, size), np.uint8)
-        regions = np.zeros((len(numbers), -(-((size // 2) ** 2) // 8)), np.uint8)
-        holes: Holes = []
-        for source, positions in self._by_source(numbers):
-            path = str(self._sources.path[source])
-            try:
-                if path in bad:
-                    raise SourceError(bad[path])
-                at(path)
-                self._cut(source, positions, numbers, pixels, regions, check)
-            except SourceError as error:
-                if not skip_errors:
-                    raise
-                # The whole file is left out of this shard: its frames are not to be trusted in part.
-                holes += [(self._first + int(p), str(error)) for p in positions]
-        return PixelShard(pixels, regions, holes)
-
-    def _by_source(self, numbers: range) -> Iterator[tuple[int, NDArray[np.int64]]]:
-        """Yield (source, positions in the row table) in row order; rows of one source stand together."""
-        positions = np.arange(numbers.start - self._first, numbers.stop - self._first)
-        sources = self._rows.source[positions]
-        for part in np.split(positions, np.flatnonzero(np.diff(sources)) + 1):
-            yield int(self._rows.source[part[0]]), part
-
-    def _cut(
-        self,
-        source: int,
-        positions: NDArray[np.int64],
-        numbers: range,
-        pixels: NDArray[np.uint8],
-        regions: NDArray[np.uint8],
-        check: Callable[[], None],
-    ) -> None:
-        frames = self._rows.frame[positions]
-        wanted = np.unique(frames)
-        described = self._sources
-        decoded = self._reader.frames(
-            str(described.path[source]),
-            str(described.reader[source]),
-            wanted.tolist(),
-            str(described.content_hash[source]),
-        )
-        for number, frame in zip(wanted, decoded, strict=True):
-            check()
-            prepared = prepare(frame, self._settings.preprocess)
-            for position in positions[frames == number]:
-                image, region = apply_view(
-                    prepared, self._view(int(position)), self._settings.image_size, self._settings.preprocess.deidentify
-                )
-                place = self._first + int(position) - numbers.start
-                pixels[place] = image
-                regions[place] = pack_cells(region)
-
-    def _view(self, position: int) -> View:
-        rows = self._rows
-        return View(
-            int(rows.top[position]),
-            int(rows.left[position]),
-            int(rows.height[position]),
-            int(rows.width[position]),
-            bool(rows.flip_horizontal[position]),
-            bool(rows.flip_vertical[position]),
-        )
+def _cut(
+    source: SourceRef,
+    rows: Sequence[tuple[int, RowSpec]],
+    reader: SourceReader,
+    settings: CacheSettings,
+    check: Callable[[], None],
+) -> Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
+    """Yield (place, pixels [C, S, S], packed region) of rows of one source, a frame after the other."""
+    wanted = sorted({row.frame for _, row in rows})
+    decoded = reader.frames(source.path, source.reader, wanted, source.content_hash)
+    for number, frame in zip(wanted, decoded, strict=True):
+        check()
+        prepared = prepare(frame, settings.preprocess)
+        for place, row in rows:
+            if row.frame == number:
+                image, region = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)
+                yield place, image, pack_cells(region)

@@ -6,8 +6,7 @@ Geometry is cached with the latents it belongs to; photometric noise is not (doc
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,8 +24,7 @@ VIEW_VERSION = 1
 """Raised when a view is drawn or cut to other numbers; part of the pixels' identity."""
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """A crop box in frame pixels, mirrored after it is cut."""
 
     top: int

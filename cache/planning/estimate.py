@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from usjepa.cache.building.disk_space import BLOCK_NBYTES, Need, Room, need_of_shards
-from usjepa.cache.frames.rows import pixel_layers
+from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.store.precision import bytes_per_row
 from usjepa.cache.store.shard import ShardLayout
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.decoding.child import decoding
+from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scanning.scan import chosen_frames, scan
 from usjepa.cache.sources.base import PHANTOM
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.decoding.child import DecodingProcess
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Entry, Listing
     from usjepa.cache.store.tables import SourceTable
@@ -70,7 +69,7 @@ def draw_sample(
     order = [blocks[i] for i in np.random.default_rng(_SEED).permutation(len(blocks))]
     tables: list[SourceTable] = []
     took: list[NDArray[np.float64]] = []
-    with decoding(listing, settings) as child:
+    with DecodingProcess(listing, settings) as child:
         lead = _starting(child, listing.entries[order[0].start])
         start, found = time.perf_counter(), 0
         for few in _chunks(order):

@@ -18,7 +18,7 @@ from usjepa.cache.building.pipeline import make_shards
 from usjepa.cache.building.shard_maker import WRITERS, Latents, ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import Interrupted
-from usjepa.cache.frames.rows import PixelShard, pixel_layers
+from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.scanning.scan import rows_of
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from usjepa.cache.frames.rows import PixelShard
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Listing
     from usjepa.cache.store.layers import Layer

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import xxhash
 
-from usjepa.cache.decoding.child import DecodingProcess, decoding
+from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import SourceError
 from usjepa.cache.progress import Progress
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.report import describe
-from usjepa.cache.sources.base import PHANTOM, Entry, FileFacts
+from usjepa.cache.sources.base import PHANTOM, Entry, FileFacts, Listing
 from usjepa.cache.sources.listing import make_listing
 from usjepa.cache.sources.reader import SourceReader, version_of
 from usjepa.cache.store.tables import RowTable, SourceTable
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.cache.sources.base import Listing
 
 __all__ = ["ScanJournal", "assign_splits", "chosen_frames", "rows_of", "scan", "scan_report", "straddling_groups"]
 
@@ -39,7 +38,7 @@ TEST = "test"
 
 def list_source(source: str, settings: CacheSettings) -> Listing:
     """Return the sources of a folder, manifest or file, containers opened in a child process; see `make_listing`."""
-    with contextlib.closing(DecodingProcess(None, settings, {})) as child:
+    with DecodingProcess(Listing(None, ()), settings) as child:
         return make_listing(source, settings, child.images_in)
 
 
@@ -69,7 +68,7 @@ def scan(
     lines: list[tuple[str, FileFacts, str]] = []
     with (
         contextlib.closing(journal),
-        contextlib.nullcontext(child) if child is not None else decoding(listing, settings) as process,
+        contextlib.nullcontext(child) if child is not None else DecodingProcess(listing, settings) as process,
         Progress(len(listing.entries), "scan", unit="files") as progress,
     ):
         for entry in listing.entries:

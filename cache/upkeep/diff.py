@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from usjepa.cache.frames.rows import pixel_layers, pixel_soft
+from usjepa.cache.frames.layers import pixel_layers, pixel_soft
 from usjepa.cache.identity import differences, explain
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed

@@ -17,7 +17,7 @@ from usjepa.cache.building.parts import WHOLE, refuse_rivals
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import DamageError, SourceError, UsageError
-from usjepa.cache.frames.rows import pixel_layers
+from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.interrupt import graceful_interrupts, safe_point
 from usjepa.cache.scanning.growth import regrown
 from usjepa.cache.scanning.scan import list_source

@@ -17,7 +17,7 @@ import pytest
 from tests.cache.building.test_build import _pictures, small, tree
 from usjepa.cache.building.build import build
 from usjepa.cache.decoding import cutters as cutting
-from usjepa.cache.decoding.child import DecodingProcess, decoding
+from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.reading.store import open_store
@@ -123,7 +123,7 @@ def test_rows_cut_in_children_are_those_cut_here(
 
 def test_a_child_killed_by_another_is_started_again(tmp_path: Path) -> None:
     _pictures(tmp_path / "in", ["a/1.png"])
-    with decoding(Listing(tmp_path / "in", ()), CacheSettings()) as child:
+    with DecodingProcess(Listing(tmp_path / "in", ()), CacheSettings()) as child:
         assert child.probe("a/1.png", "images").frames == 1
         assert child._process is not None
         os.kill(child._process.pid, signal.SIGKILL)
@@ -137,8 +137,8 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     _pictures(tmp_path / "in", ["a/1.png"])
     script = (
         "import sys, time; from pathlib import Path; from usjepa.cache.decoding.child import DecodingProcess;"
-        "from usjepa.cache.recipes.cache import CacheSettings;"
-        f"child = DecodingProcess(Path({str(tmp_path / 'in')!r}), CacheSettings(), {{}});"
+        "from usjepa.cache.recipes.cache import CacheSettings; from usjepa.cache.sources.base import Listing;"
+        f"child = DecodingProcess(Listing(Path({str(tmp_path / 'in')!r}), ()), CacheSettings());"
         "child.probe('a/1.png', 'images'); print(child._process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
@@ -172,8 +172,25 @@ def test_an_interrupted_parent_does_not_wait_for_a_long_file(tmp_path: Path) -> 
         raise Interrupted("stop")
 
     with pytest.raises(Interrupted):
-        cutters[1].make(range(segment.rows), False, stop)
+        cutters.cut(1, range(segment.rows), False, stop)
     assert time.monotonic() - asked[0] < 5
+    cutters.close()
+
+
+def test_a_child_is_given_its_rows_and_holds_no_table_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cutting, "_SMALL_ROWS", 0)
+    build(str(tmp_path / "s"), small())
+    store, settings = open_store(tmp_path / "s"), small("cache.decode_processes=1").cache
+    segments = store.manifest.segments
+    cutters = Cutters(LocalStorage(tmp_path / "s"), segments, list_source("phantom", settings), settings)
+    made = cutters.cut(1, range(5, 8), False, lambda: None)
+    assert np.array_equal(made.pixels, store.read([5, 6, 7]).pixels)
+    assert cutters._children[0]._process is not None
+    libraries = Path(f"/proc/{cutters._children[0]._process.pid}/maps").read_text()
+    assert "cv2" in libraries
+    assert "arrow" not in libraries  # nothing in the child reads tables
     cutters.close()
 
 
@@ -181,7 +198,7 @@ def test_a_forked_copy_starts_a_child_of_its_own(tmp_path: Path) -> None:
     from tests.support.clips import ends_well_in_a_fork
 
     _pictures(tmp_path / "in", ["a/1.png"])
-    child = DecodingProcess(tmp_path / "in", CacheSettings(), {})
+    child = DecodingProcess(Listing(tmp_path / "in", ()), CacheSettings())
     child.probe("a/1.png", "images")
     claim: Callable[[], bool] = lambda: child.probe("a/1.png", "images").frames == 1  # noqa: E731
     assert ends_well_in_a_fork(claim)

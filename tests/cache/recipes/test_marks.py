@@ -10,7 +10,7 @@ import safetensors.torch
 import timm
 
 from tests.support.recipes import another, leaves
-from usjepa.cache.frames.rows import pixel_layers
+from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.identity import digest_of
 from usjepa.cache.recipes.marks import Hard, NoEffect, describe_marks, hard_values, marks_of
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, override_recipe
