@@ -1,0 +1,5 @@
+"""Define the commands of `usjepa-cache`: a function each, which imports what it needs when it runs.
+
+`options.py` holds what several commands share, `preview.py` the commands that build nothing, `build.py` those that
+build a store, and `upkeep.py` those for a store that exists. `cli.py` alone imports them.
+"""

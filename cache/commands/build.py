@@ -1,0 +1,73 @@
+"""Define the commands that build a store: build, seal and status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.commands.options import device_option, hash_paths_option, hashed, needed_recipe, steal_option
+
+
+@click.command()
+@click.argument("store")
+@click.option("--source", default=None, help="Folder, file, manifest CSV or `phantom`. Default: the recipe's own.")
+@click.option(
+    "--teacher",
+    default=None,
+    help="Checkpoint file, run folder, timm name, `random`, or module:function. Default: pixels only.",
+)
+@click.option("--on-error", type=click.Choice(["stop", "skip"]), default=None, help="What an unreadable file does.")
+@steal_option
+@device_option
+@click.option("--part", default=None, metavar="I/N", help="Build every N-th shard only; other processes build theirs.")
+@click.option("--dask", default=None, metavar="ADDRESS", help="Build on a Dask cluster, or with `local:N` processes.")
+@click.option(
+    "--no-space-check",
+    "space_check",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Begin even where the file system says that space or inodes won't do.",
+)
+@hash_paths_option
+@recipe_options
+@ends_well
+def build(
+    store: str,
+    hash_paths: bool,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+    **request: Any,
+) -> None:
+    """Build STORE, or go on where an earlier build stopped.
+
+    Without --teacher: pixels and regions. With it: latents too, from the stored pixels where they exist.
+    """
+    settings = needed_recipe(pipeline, recipes, hashed(overrides, hash_paths), "build")
+    from usjepa.cache.building.build import build as build_store
+
+    build_store(store, settings, **request)
+
+
+@click.command()
+@click.argument("store")
+@steal_option
+@ends_well
+def seal(store: str, steal: bool) -> None:
+    """Seal a STORE whose parts (`build --part I/N`) have all ended."""
+    from usjepa.cache.building.build import seal as seal_store
+
+    seal_store(store, steal)
+
+
+@click.command()
+@click.argument("store")
+@ends_well
+def status(store: str) -> None:
+    """Show what is written, what failed and why, and what is not there yet, per layer."""
+    from usjepa.cache.upkeep.status import status_report
+
+    click.echo(status_report(store))

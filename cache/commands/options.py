@@ -1,0 +1,36 @@
+"""Share options among the commands of `usjepa-cache`, and load the recipe that they name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from usjepa.cache.errors import UsageError
+
+if TYPE_CHECKING:
+    from usjepa.cache.recipes.recipe import Recipe
+
+hash_paths_option = click.option(
+    "--hash-paths", is_flag=True, help="Name sources and groups by hashes; short for --set cache.hash_paths=true."
+)
+device_option = click.option(
+    "--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one."
+)
+steal_option = click.option(
+    "--steal", is_flag=True, help="Take over from a builder that you know is dead, without waiting."
+)
+
+
+def hashed(overrides: tuple[str, ...], hash_paths: bool) -> tuple[str, ...]:
+    """Return the overrides of a recipe, with `--hash-paths` among them."""
+    return (*overrides, "cache.hash_paths=true") if hash_paths else overrides
+
+
+def needed_recipe(pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], job: str) -> Recipe:
+    """Load the recipe of a command that can't do without; raises UsageError, which lists the recipes."""
+    from usjepa.cache.recipes.recipe import load_recipe, recipe_names
+
+    if pipeline is None:
+        raise UsageError(f"{job} needs --pipeline NAME, one of: {', '.join(recipe_names(recipes))}.")
+    return load_recipe(pipeline, overrides, recipes)
