@@ -6,16 +6,19 @@ import ast
 import importlib
 import importlib.util
 import itertools
+import json
 import re
 import shlex
+import statistics
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 
+from tests.support.transcripts import not_printed, run, steps_of
 from usjepa.cache.cli import main as cache_main
 from usjepa.cache.recipes.base import section_model
 from usjepa.cache.recipes.recipe import Recipe, load_recipe
@@ -24,7 +27,7 @@ from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pydantic import BaseModel
 
@@ -184,9 +187,11 @@ def test_paths_exist(page: Path) -> None:
     text = page.read_text()
     named = [span for span in _spans(page) if re.match(rf"(?:{FOLDERS}|\.ci|\.github)/[\w.*/:-]+$", span)]
     for path in named:
-        file, _, test = path.partition("::")
+        file, _, name = path.partition("::")
         assert list(ROOT.glob(file.rstrip("/"))), f"{page.name} names {file}, which is gone"
-        assert not test or f"def {test}(" in (ROOT / file).read_text(), f"{page.name}: {file} has no {test}"
+        assert not name or re.search(rf"^(?:def|class) {name}\b", (ROOT / file).read_text(), re.M), (
+            f"{page.name}: {file} has no {name}"
+        )
     for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text):
         assert (page.parent / link).exists(), f"{page.name} links to {link}, which is gone"
 
@@ -201,3 +206,100 @@ def test_make_targets_and_modules_to_run_exist(page: Path) -> None:
             assert found[2] in targets, f"{page.name}: make has no {found[2]}"
         for module in re.findall(r"python -m ((?:benchmarks|tests|fuzz|usjepa)[\w.]*)", line):
             assert importlib.util.find_spec(module) is not None, f"{page.name}: no module {module}"
+
+
+def _result(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    return found
+
+
+def _scores(name: str, row: str, task: str) -> str:
+    """Return macro F1 of the probe over training seeds or folds, in percent: mean ± sample deviation, or the one."""
+    values = [one[task]["probe"] for one in _result(name)["macro_f1"][row]]
+    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{spread}"
+
+
+def _ratio(name: str, *words: str) -> float:
+    """Return the median of the one ratio whose name has all the words."""
+    (found,) = [one for key, one in _result(name)["ratios_min_median_max"].items() if all(w in key for w in words)]
+    median: float = found["ratio"][1]
+    return median
+
+
+def _learned() -> list[str]:
+    rows = {"student": "student", "its teacher": "pixel teacher", "random weights": "random weights"}
+    return [f"{title} {_scores('learning-phantom', row, 'phantom')}" for title, row in rows.items()]
+
+
+def _learned_from_real_frames() -> list[str]:
+    rows = {
+        "student": "student, mean pooling",
+        "random weights": "random weights, mean pooling",
+        "pixels": "32x32 pixels",
+    }
+    return [f"{title} {_scores('learning-source-small', row, 'camus')}" for title, row in rows.items()]
+
+
+def _read() -> list[str]:
+    peers = ("checked, fresh memory / TensorStore", "checked, fresh memory / zarr-python")
+    return [f"{_ratio('read', peer):.1f}x" for peer in peers]
+
+
+def _noticed() -> list[str]:
+    flipped = _result("faults")["found"]["one bit flipped"]
+    (zarr,) = [flipped[peer] for peer in flipped if peer.startswith("zarr") and "sharded" not in peer]
+    return [f"of {sum(flipped['usjepa'].values())}", f"{flipped['usjepa']['raised']}; {zarr['raised']}"]
+
+
+FIGURES: dict[str, Callable[[], list[str]]] = {
+    "Does it learn?": _learned,
+    "On few real frames?": _learned_from_real_frames,
+    "Random checked reads": _read,
+    "A training step": lambda: [f"{1 / _ratio('step', 'targets in memory / cached'):.2f}x"],
+    "A build with": lambda: [f"{_ratio('build', 'from stored pixels / bare teacher'):.2f}x"],
+    "Flipped bits": _noticed,
+}
+
+
+@pytest.mark.parametrize("question", FIGURES)
+def test_the_figures_in_the_readme_are_those_of_the_results(question: str) -> None:
+    (line,) = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(f"| {question}")]
+    for figure in FIGURES[question]():
+        assert figure in line, f"benchmarks/results says {figure}"
+
+
+def test_the_readme_quotes_six_figures_and_each_is_checked() -> None:
+    section = (ROOT / "README.md").read_text().split("## Six figures")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == len(FIGURES) == 6
+
+
+def test_the_python_of_the_readme_runs(phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lung.zarr").symlink_to(phantom_store)
+    monkeypatch.chdir(tmp_path)
+    (block,) = [block for block in _blocks(ROOT / "README.md") if block.language == "python"]
+    names: dict[str, Any] = {}
+    exec(block.text, names)
+    assert names["targets"].shape == names["batch"].latents.shape
+
+
+TRANSCRIPTS = ["how-to/grow", "how-to/repair", "how-to/slurm", "tutorials/your-teacher"]
+
+
+def test_a_changed_message_or_a_missing_line_is_noticed_in_a_transcript(tmp_path: Path) -> None:
+    page = "```console\n$ echo 3 rows in 0.1 s; false  # exit code 1\n4 rows in 2,000 s\n...\nsealed\n```\n"
+    (step,) = steps_of(page)
+    assert not_printed(step, run(step, tmp_path)) == ["sealed"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("page", TRANSCRIPTS)
+def test_what_a_guide_shows_is_what_its_commands_print(page: str, tmp_path: Path) -> None:
+    steps = steps_of((ROOT / "docs" / f"{page}.md").read_text())
+    assert steps
+    for step in steps:
+        printed = run(step, tmp_path)
+        missing = not_printed(step, printed)
+        assert not missing, f"{step.command}\nno longer prints {missing}, but\n" + "\n".join(printed)
