@@ -15,6 +15,7 @@ import timm
 import torch
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.teacher.checkpoints import load_into, read_tensors, weights_hash
 from usjepa.cache.teacher.model_input import RESIZE, ModelInput
 from usjepa.cache.teacher.teacher import ModuleTeacher
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 INPUT_VERSION = 1
 _SETTING = "cache.teacher.architecture"
+_RESOLVED = {"name", "weights", "seed", "patch_size", "depth", "image_size", "mean", "std"}
+"""Hard fields that count by what they become: the layer's name, a hash of weights, arguments for timm, the input."""
 
 
 def build_timm(architecture: str, args: Mapping[str, Any], setting: str = _SETTING) -> torch.nn.Module:
@@ -99,13 +102,12 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
     model, args = _build(settings, edge)
     weights, warning = _load_weights(model, settings)
     given = ModelInput(edge, 3, settings.mean, settings.std)
+    hard = {name: value for name, value in hard_values(settings, "latents").items() if name not in _RESOLVED}
     identity: dict[str, Json] = {
-        "architecture": settings.architecture,
+        **hard,
         "model_args": args,
         "weights": weights,
         "tokens": "patch",
-        "block": settings.block,
-        "norm": settings.norm,
         "input": {
             "version": INPUT_VERSION,
             "size": edge,
@@ -114,7 +116,6 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
             "mean": list(given.mean),
             "std": list(given.std),
         },
-        "compute": settings.compute,
     }
     rows, columns = (int(n) for n in model.patch_embed.grid_size)  # type: ignore[union-attr]
     return ViT(

@@ -68,7 +68,7 @@ def value_at(recipe: Recipe, path: str) -> Any:
 
 @pytest.mark.parametrize("path", CACHE)
 def test_a_pixel_layer_is_another_with_each_field_marked_so_and_with_no_other(path: str) -> None:
-    recipe = load_recipe("demo")
+    recipe = load_recipe("demo", ["cache.teacher.image_size=32"])
     layers = [pixel_layers(one.cache, 64) for one in (recipe, changed(recipe, path))]
     assert (layers[0] != layers[1]) == is_hard(LEAVES[path], "pixels")
 
