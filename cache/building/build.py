@@ -32,7 +32,7 @@ from usjepa.cache.scanning.growth import grow
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
-from usjepa.cache.storage.claims import Claim, held
+from usjepa.cache.storage.claims import Claim, hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed
@@ -120,7 +120,7 @@ def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
         check_address(request.dask)
     storage = open_storage(store)
     name = part.claim if part else WHOLE
-    with graceful_interrupts(_GO_ON) as stop, held(storage, name, request.steal) as claim:
+    with graceful_interrupts(_GO_ON) as stop, hold_claim(storage, name, request.steal) as claim:
         refuse_rivals(storage, name, request.steal)
         run = _Build(storage, recipe, request, stop, claim)
         with contextlib.closing(run):
@@ -128,7 +128,7 @@ def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
                 storage.sweep()
                 run.prepare()
             else:
-                with held(storage, SETUP, request.steal, patient=True):
+                with hold_claim(storage, SETUP, request.steal, patient=True):
                     run.prepare()
             run.fill(part)
         if request.dask is not None:
@@ -139,7 +139,7 @@ def run_build(store: str, recipe: Recipe, request: Request) -> Manifest | None:
 def seal(store: str, steal: bool = False) -> Manifest:
     """Seal a store whose parts have all ended; raises NotSealedError when shards are missing."""
     storage = open_storage(store)
-    with held(storage, WHOLE, steal) as claim:
+    with hold_claim(storage, WHOLE, steal) as claim:
         refuse_rivals(storage, WHOLE, steal)
         storage.sweep()
         writer = StoreWriter(storage, claim.check)

@@ -24,7 +24,7 @@ from usjepa.cache.errors import StoreError, UsageError
 from usjepa.cache.progress import Progress
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import Listing
-from usjepa.cache.storage.claims import check_token
+from usjepa.cache.storage.claims import check_claim
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed_shard
 from usjepa.cache.store.writer import StoreWriter, check_same_layer
@@ -193,7 +193,7 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     """Return this process's maker for an order; the teacher is loaded once."""
     del process  # only in the key: a forked child has its own
     storage = open_storage(order.store)
-    writer = StoreWriter(storage, lambda: check_token(storage, order.claim))
+    writer = StoreWriter(storage, lambda: check_claim(storage, order.claim))
     writer.attach()
     cutters = None
     if order.source is not None:

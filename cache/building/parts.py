@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.storage.claims import settle
+from usjepa.cache.storage.claims import wait_until_free
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -65,7 +65,7 @@ def refuse_rivals(storage: Storage, mine: str, steal: bool) -> None:
     for name in storage.names("claims"):
         other = name.removesuffix(".json")
         if other not in (mine, SETUP) and _rivals(mine, other):
-            settle(storage, f"claims/{name}", steal)
+            wait_until_free(storage, f"claims/{name}", steal)
 
 
 def _rivals(one: str, other: str) -> bool:

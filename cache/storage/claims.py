@@ -1,14 +1,16 @@
-"""Claims: one builder per (store, part).
+"""Hold a claim on a part of a store, so that only one process writes it.
 
-A claim is a file created with O_EXCL that holds who builds (host, pid, a random id) and a counter that is rewritten
-every 20 s. Whoever finds one waits: when the counter stands still for 90 s on the waiter's own clock, the holder is
-taken to be dead and the claim is taken over. No locks, no hard links, no clocks compared ("since" is for people only).
-On the same machine a holder whose process is gone is replaced at once.
+A claim is a file created with O_EXCL that names its holder (host, pid, a random id) and has a counter that the holder
+rewrites every 20 s. A process that finds one waits: when the counter has not moved for 90 s of the waiter's own clock,
+the holder counts as dead and the claim is taken over. No locks, no hard links, and no two clocks are compared ("since"
+is for people only). On the same machine, a holder whose process is gone is replaced at once.
 
-A claim is asked about just before each rename that publishes something. A builder that was stopped exactly between the
-two finds its temp file gone when it wakes up: whoever takes over a whole build sweeps them first. Where nothing sweeps
-(parts, object storage) it could still replace a shard by its own; that shard then holds the same bytes or differs from
-its commit record, so a read of it is right or raises, and `verify --repair` mends it.
+The claim is checked just before each rename that publishes something, its own heartbeats included. A holder that was
+stopped exactly between check and rename finds its temp file gone when it wakes up, because taking over a whole build
+removes such files first. Where nothing removes them (parts, object storage) it could still replace a shard by its own.
+That shard then holds the same bytes or differs from its commit record, so reading it is right or raises, and
+`verify --repair` mends it. In object storage, a heartbeat could in the same way bring back a claim that was taken over;
+the successor then stops at its next check.
 """
 
 from __future__ import annotations
@@ -35,12 +37,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HEARTBEAT_S = 20.0
+"""Time between two increments of a holder's counter."""
 TAKEOVER_S = 90.0
-_STEAL = "; `--steal` takes over a builder that you know is dead"
+"""Time without one after which a holder counts as dead: over four heartbeats, for slow shares."""
+_STEAL = "; `--steal` takes over from a builder that you know is dead"
 
 
 def _boot_and_start(pid: int) -> str | None:
-    """Return what tells this run of a process from another with its number, None where it can't be told."""
+    """Return boot, namespace and start of a process: unique together, as a pid is not. None where unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         # Field 22 of stat is the start time; the name before it may hold spaces and brackets.
@@ -52,7 +56,7 @@ def _boot_and_start(pid: int) -> str | None:
 
 
 class Claim:
-    """A held claim. `check` must be called just before publishing: a claim can be taken from a stopped holder."""
+    """A claim of this process. Call `check` just before publishing: a stopped holder can lose its claim."""
 
     def __init__(self, storage: Storage, part: str, doing: str = "built") -> None:
         self._storage, self._doing = storage, doing
@@ -70,16 +74,17 @@ class Claim:
 
     @property
     def token(self) -> tuple[str, str]:
-        """(file name, id): what a helper of the holder needs to ask whether the claim still stands."""
+        """(file name, id): lets another process check this claim with `check_claim`."""
         return self.name, self._id
 
     def check(self) -> None:
         """Raise ClaimedError unless this process still holds the claim."""
         if self._lost is not None:
             raise ClaimedError(f"{self._storage.url}: the claim could not be kept up: {self._lost}") from self._lost
-        check_token(self._storage, self.token)
+        check_claim(self._storage, self.token)
 
     def _beat(self) -> None:
+        """Move the counter until released; runs in a thread of its own."""
         while not self._done.wait(HEARTBEAT_S):
             try:
                 self.check()
@@ -93,18 +98,18 @@ class Claim:
         """Create the claim, taking over a dead holder's.
 
         Args:
-            steal: take it over without looking whether the holder lives.
+            steal: take it over without checking whether the holder is alive.
             patient: wait while the holder lives, instead of raising.
 
         Raises:
             ClaimedError: another builder is alive.
         """
         while not self._storage.create(self.name, self._content()):
-            settle(self._storage, self.name, steal, patient, self._doing)
+            wait_until_free(self._storage, self.name, steal, patient, self._doing)
         self._thread.start()
 
     def release(self) -> None:
-        """Give the claim back if it is still ours."""
+        """Remove the claim if this process still holds it."""
         self._done.set()
         self._thread.join()
         if _read(self._storage, self.name).get("id") == self._id:
@@ -112,11 +117,12 @@ class Claim:
 
 
 def _read(storage: Storage, name: str) -> dict[str, Any]:
+    """Return the fields of a claim; {} where there is none."""
     try:
         return parse_json(storage.read(name), name)
     except FileNotFoundError:
         return {}
-    except DamageError:  # caught between O_EXCL and the first bytes: a holder we know nothing of yet
+    except DamageError:  # between O_EXCL and the first bytes: the holder is not known yet
         return {"id": "unreadable"}
 
 
@@ -130,45 +136,50 @@ def _is_dead_here(holder: dict[str, Any]) -> bool:
     return same_place and _boot_and_start(pid) != process
 
 
-def describe(holder: dict[str, Any]) -> str:
+def _describe(holder: dict[str, Any]) -> str:
     """Return who holds a claim and since when (by the holder's clock), for messages."""
     return f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, since {holder.get('since', '?')}"
 
 
-def check_token(storage: Storage, token: tuple[str, str]) -> None:
+def check_claim(storage: Storage, token: tuple[str, str]) -> None:
     """Raise ClaimedError unless the claim with this (file name, id) still stands."""
     name, mine = token
     holder = _read(storage, name)
     if holder.get("id") != mine:
         raise ClaimedError(
-            f"{storage.url}: another builder ({describe(holder)}) took over this part; "
+            f"{storage.url}: another builder ({_describe(holder)}) took over this part; "
             "nothing more is written from here."
         )
 
 
-def settle(
-    storage: Storage,
-    name: str,
-    steal: bool,
-    patient: bool = False,
-    doing: str = "built",
-) -> None:
-    """Return once nobody holds the claim `name` any more, removing a dead holder's; arguments as in `Claim.take`."""
+def wait_until_free(storage: Storage, name: str, steal: bool, patient: bool = False, doing: str = "built") -> None:
+    """Wait until nobody holds a claim, and remove a dead holder's.
+
+    Args:
+        storage: where the claim lies.
+        name: its file.
+        steal: do not wait.
+        patient: wait for as long as the holder is alive, instead of raising.
+        doing: past participle of the holder's work, for messages.
+
+    Raises:
+        ClaimedError: the holder is alive.
+    """
     holder = _read(storage, name)
     if not holder:
         return
     if not (steal or _is_dead_here(holder)):
         _wait_until_dead(storage, name, holder, patient, doing)
-    logger.info(f"taking over from {describe(holder)}")
-    # Somebody else may have taken it over meanwhile: theirs must not be removed.
+    logger.info(f"taking over from {_describe(holder)}")
+    # Another process may have taken it over meanwhile: its claim must not be removed.
     if _read(storage, name).get("id") == holder.get("id"):
         storage.delete(name)
 
 
 def _wait_until_dead(storage: Storage, name: str, holder: dict[str, Any], patient: bool, doing: str) -> None:
     logger.info(
-        f"{storage.url} is being {doing} by {describe(holder)}; waiting up to {TAKEOVER_S:.0f} s "
-        "to see whether it lives"
+        f"{storage.url} is being {doing} by {_describe(holder)}; waiting up to {TAKEOVER_S:.0f} s "
+        "to see whether it is still running"
     )
     last, seen_since = holder, time.monotonic()
     while time.monotonic() - seen_since < TAKEOVER_S:
@@ -178,7 +189,7 @@ def _wait_until_dead(storage: Storage, name: str, holder: dict[str, Any], patien
             return
         if now != last and not patient:
             raise ClaimedError(
-                f"{storage.url} is being {doing} by {describe(now)} (its counter moves). Wait for it to end, or stop "
+                f"{storage.url} is being {doing} by {_describe(now)} (its counter moves). Wait for it to end, or stop "
                 f"it{_STEAL if doing == 'built' else ''}."
             )
         if now != last:
@@ -186,14 +197,10 @@ def _wait_until_dead(storage: Storage, name: str, holder: dict[str, Any], patien
 
 
 @contextlib.contextmanager
-def held(
-    storage: Storage,
-    part: str,
-    steal: bool,
-    patient: bool = False,
-    doing: str = "built",
+def hold_claim(
+    storage: Storage, part: str, steal: bool, patient: bool = False, doing: str = "built"
 ) -> Iterator[Claim]:
-    """Hold a claim for the length of a `with` block; `doing` names the work, other arguments as in `Claim.take`."""
+    """Hold the claim on a part during a `with` block; other arguments and errors as in `wait_until_free`."""
     claim = Claim(storage, part, doing)
     claim.take(steal, patient)
     try:

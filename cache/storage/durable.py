@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 TEMP_SUFFIX = ".tmp"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _WRITE_PIECE = 1 << 23
-"""Bytes handed to the system at a time, so that the disk is at work while the next piece is copied."""
+"""Bytes written per call, so that the disk works while the next piece is copied."""
 
 
 @contextlib.contextmanager
 def explained(path: Path, nbytes: int) -> Iterator[None]:
-    """Turn the operating system's refusal into one message that says what to do."""
+    """Raise WriteError, with what to do about it, in place of an OSError of the block."""
     try:
         yield
     except OSError as error:
@@ -58,7 +58,7 @@ def write_durably(path: Path, data: Buffer, guard: Guard = unguarded) -> None:
     Args:
         path: its place.
         data: its bytes.
-        guard: asked just before the rename; may raise.
+        guard: called just before the rename; may raise.
 
     Raises:
         WriteError: the target is full, read-only or gone; the temp file is removed, an older file is untouched.
@@ -107,7 +107,7 @@ def _write_all(handle: int, view: memoryview) -> None:
         wrote = os.write(handle, view[done : done + _WRITE_PIECE])
         if view.nbytes > _WRITE_PIECE and hasattr(os, "posix_fadvise"):
             # On Linux this begins to write the piece out at once; without it all of it would wait for the fsync. The
-            # fsync alone decides whether the bytes are durable, so a file system that can't take advice loses nothing.
+            # fsync alone makes the bytes durable, so a file system that ignores the advice loses nothing.
             with contextlib.suppress(OSError):
                 os.posix_fadvise(handle, done, wrote, os.POSIX_FADV_DONTNEED)
         done += wrote

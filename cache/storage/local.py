@@ -21,7 +21,7 @@ _TRIES = 3
 
 
 def unreadable(path: Path | str, error: OSError) -> StoreError:
-    """Return the operating system's refusal to read as one message that says what to do."""
+    """Return the StoreError for an OSError met while reading, with what to do about it."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return StoreError(
             f"{path}: a symbolic link; a store holds none, and none is followed. It is damaged or forged."
@@ -37,7 +37,7 @@ class LocalStorage:
         self.url = str(root)
 
     def path(self, name: str) -> Path:
-        """Return the file's place; refuses names that would leave the root."""
+        """Return a file's path; raises StoreError for a name that leaves the root."""
         self._parts(name)
         return self.root / name
 
@@ -48,7 +48,7 @@ class LocalStorage:
         return parts
 
     def _target(self, name: str) -> Path:
-        """Return the place of a file to be written; refuses one behind a symbolic link."""
+        """Return the path of a file to write; raises StoreError when a folder on the way is a symbolic link."""
         path = self.path(name)
         folder = path.parent
         while folder != self.root and folder != folder.parent:
@@ -58,9 +58,11 @@ class LocalStorage:
         return path
 
     def open(self, name: str) -> int:
-        """Return a read-only descriptor of a regular file; no symbolic link on the way is followed (a store has none).
+        """Return a read-only descriptor of a regular file, following no symbolic link (a store has none).
 
-        Raises OSError as the system does, and StoreError for a pipe, a device or the like.
+        Raises:
+            OSError: as the system does.
+            StoreError: the file is a pipe, a device or the like.
         """
         self._parts(name)
         place = self.open_folder(name.rpartition("/")[0])
@@ -83,7 +85,7 @@ class LocalStorage:
         return place
 
     def open_in(self, place: int, name: str) -> int:
-        """Do what `open` does, given a descriptor of the file's folder."""
+        """Return what `open` returns, given a descriptor of the file's folder."""
         last = self._parts(name)[-1]
         # Without O_NONBLOCK a pipe in a forged store would hang the reader.
         handle = os.open(last, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=place)
@@ -113,7 +115,7 @@ class LocalStorage:
         return self._fetch(name, lambda handle: [os.pread(handle, length, offset) for offset, length in ranges])
 
     def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
-        """Give the bytes of one (offset, length) range of a file after the other to `take`, with the range's number."""
+        """Pass the bytes of one (offset, length) range of a file after the other to `take`, with the range's number."""
 
         def each(handle: int) -> None:
             for number, (offset, length) in enumerate(ranges):
@@ -122,7 +124,7 @@ class LocalStorage:
         self._fetch(name, each)
 
     def _fetch(self, name: str, fetch: Callable[[int], T]) -> T:
-        """Open, fetch and close. A network share that lost the handle gets it opened again, a few times."""
+        """Open, fetch and close; where a network share lost the handle, open it again, a few times."""
         tries = _TRIES
         while True:
             tries -= 1
@@ -177,13 +179,13 @@ class LocalStorage:
             with explained(path, 0), contextlib.suppress(FileNotFoundError):
                 path.unlink()
         finally:
-            # An emptied folder would make two stores with the same content differ.
+            # An empty folder would make two stores with the same content differ.
             with contextlib.suppress(OSError):
                 if path.parent != self.root:
                     path.parent.rmdir()
 
     def sweep(self) -> int:
-        """Remove temp files that a killed writer left; return how many."""
+        """Remove the temp files of killed writers and return how many."""
         stale = [path for path in self.root.rglob(f".*{TEMP_SUFFIX}") if path.is_file()]
         for path in stale:
             with explained(path, 0):

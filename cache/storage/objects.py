@@ -1,8 +1,8 @@
-"""A store on an object storage (S3, GCS, Azure) through obstore.
+"""Keep a store's files in a bucket (S3, GCS, Azure) through obstore.
 
 A PUT is atomic, so publishing needs no temp name; a claim is a conditional PUT (`mode="create"`), so two builders can't
 both hold it. Rows are fetched as byte ranges, near ones together. Endpoint, region and credentials come from the
-environment, as the vendors' own tools name them (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_ALLOW_HTTP, ...).
+environment, under the names that the vendors' own tools use (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_ALLOW_HTTP, ...).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COALESCE_NBYTES = 1 << 20
-"""Ranges nearer than this are fetched in one request: about what a request's round trip costs in bytes."""
+"""Ranges nearer than this (bytes) are fetched in one request: about as much as transfers during a round trip."""
 _RETRIES = 5
 _RETRY_FOR = timedelta(seconds=60)
 
 
 class ObjectStorage:
-    """A prefix of a bucket. Made anew in every process: connections do not outlive a fork."""
+    """A prefix of a bucket. Open it anew in every process: connections do not outlive a fork."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -45,7 +45,7 @@ class ObjectStorage:
         return name
 
     def _get(self, name: str, fetch: Callable[[str], T]) -> T:
-        """Fetch, with a missing object as FileNotFoundError and anything else as one readable error."""
+        """Return what `fetch` returns; raises FileNotFoundError for a missing object, StoreError for anything else."""
         try:
             return fetch(self._checked(name))
         except FileNotFoundError:
@@ -88,7 +88,7 @@ class ObjectStorage:
         return [next(found) if length else b"" for _, length in ranges]
 
     def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
-        """Give the bytes of one (offset, length) range of an object after the other to `take`, with its number."""
+        """Pass the bytes of one (offset, length) range of an object after the other to `take`, with its number."""
         for number, (offset, length) in enumerate(ranges):
             take(number, self.read_range(name, offset, length))
 
@@ -148,5 +148,5 @@ class ObjectStorage:
 
 
 def _short(error: BaseException) -> str:
-    """Return an error's first sentence; obstore appends the server's whole answer."""
+    """Return the first line of an error; obstore appends the server's whole answer."""
     return str(error).split("\n")[0][:300]

@@ -1,4 +1,4 @@
-"""Define what a store needs of the place its files live in: the `Storage` protocol."""
+"""Define the operations that a store needs of its storage: the `Storage` protocol."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ if TYPE_CHECKING:
 
 Buffer = bytes | bytearray | memoryview
 Guard = Callable[[], None]
+"""Called just before a file is published; raises to prevent it."""
 
 READ_LIMIT = 1 << 30
-"""Bytes of the largest description (a manifest of 10 million shards has a third of it)."""
+"""Largest description in bytes; the manifest of 10 million shards has a third of it."""
 TABLE_LIMIT = 8 << 30
-"""Bytes of the largest table of a segment."""
+"""Largest table of a segment in bytes."""
 
 
 def unguarded() -> None:
-    """Let everything pass."""
+    """Prevent nothing."""
 
 
 class Storage(Protocol):
@@ -39,10 +40,10 @@ class Storage(Protocol):
         ...
 
     def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
-        """Give the bytes of one (offset, length) range of a file after the other to `take`, with the range's number.
+        """Pass the bytes of one (offset, length) range of a file after the other to `take`, with the range's number.
 
-        For reading from end to end: the file is opened once, so that the system sees a stream and reads ahead. Where
-        the handle is lost on the way, all are given once more.
+        For reading from end to end: the file is opened once, so that the system sees a stream and reads ahead. If the
+        handle is lost on the way, all ranges are passed once more.
         """
         ...
 
@@ -59,9 +60,9 @@ class Storage(Protocol):
         ...
 
     def publish(self, name: str, data: Buffer, guard: Guard = unguarded) -> None:
-        """Write a file so that it is seen whole or not at all, replacing an older one. Raises WriteError.
+        """Write a file so that readers see it whole or not at all, replacing an older one. Raises WriteError.
 
-        `guard` is asked last, when the bytes are durable and only the rename is left; what it raises leaves no trace.
+        `guard` is called last, when the bytes are durable and only the rename is left; if it raises, nothing is left.
         """
         ...
 
@@ -74,5 +75,5 @@ class Storage(Protocol):
         ...
 
     def sweep(self) -> int:
-        """Remove temp files that a killed writer left; return how many. Only under the build's claim."""
+        """Remove the temp files of killed writers and return how many; call it only under the build's claim."""
         ...

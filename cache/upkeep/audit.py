@@ -18,7 +18,7 @@ from usjepa.cache.building.parts import WHOLE, refuse_rivals
 from usjepa.cache.building.recheck import as_float, tolerance_of
 from usjepa.cache.errors import UsageError
 from usjepa.cache.reading.store import Store, open_store
-from usjepa.cache.storage.claims import held
+from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.store.descriptions import commit_of
 from usjepa.cache.store.precision import quantise
 from usjepa.cache.store.state import read_state
@@ -194,7 +194,7 @@ def _same_versions(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.
 
 
 def _record(store: Store, found: Audit) -> None:
-    with held(store.storage, WHOLE, False) as claim:
+    with hold_claim(store.storage, WHOLE, False) as claim:
         refuse_rivals(store.storage, WHOLE, False)
         writer = StoreWriter(store.storage, claim.check)
         writer.attach()

@@ -21,7 +21,7 @@ from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.interrupt import graceful_interrupts, safe_point
 from usjepa.cache.scanning.growth import regrown
 from usjepa.cache.scanning.scan import list_source
-from usjepa.cache.storage.claims import held
+from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed, read_commit, shard_matches
 from usjepa.cache.store.descriptions import commit_of, damaged_description, damaged_table, derivable
@@ -77,7 +77,7 @@ def repair(
         IdentityError: recipe or teacher are not those that it was built with.
     """
     storage = open_storage(store)
-    with graceful_interrupts(_GO_ON), held(storage, WHOLE, steal) as claim:
+    with graceful_interrupts(_GO_ON), hold_claim(storage, WHOLE, steal) as claim:
         refuse_rivals(storage, WHOLE, steal)
         storage.sweep()
         manifest = sealed_manifest(storage)

@@ -123,13 +123,13 @@ def _computed(
     """Compute what is not there yet of a store of features, and return them all."""
     from usjepa.cache.building.parts import WHOLE
     from usjepa.cache.progress import Progress
-    from usjepa.cache.storage.claims import held
+    from usjepa.cache.storage.claims import hold_claim
     from usjepa.cache.storage.local import LocalStorage
     from usjepa.cache.store.commits import committed
     from usjepa.cache.store.writer import StoreWriter
 
     storage = LocalStorage(place)
-    with held(storage, WHOLE, False, patient=True) as claim:
+    with hold_claim(storage, WHOLE, False, patient=True) as claim:
         storage.sweep()
         writer = StoreWriter(storage, claim.check)
         try:

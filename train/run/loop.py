@@ -20,7 +20,7 @@ import torch
 from usjepa.cache.errors import Interrupted, TrainingError, UsageError
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
 from usjepa.cache.progress import Progress as Bar
-from usjepa.cache.storage.claims import held
+from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.train.data.batches import BatchMaker, BatchRequest, TrainBatch
@@ -104,7 +104,7 @@ def _alone_in(run_dir: str, ranks: Ranks) -> Iterator[None]:
     folder = Path(run_dir)
     make_folders(folder)
     try:
-        with held(LocalStorage(folder), "run", steal=False, doing="trained"):
+        with hold_claim(LocalStorage(folder), "run", steal=False, doing="trained"):
             yield
     finally:
         # A call that was refused leaves nothing behind: `rmdir` fails on whatever holds something.

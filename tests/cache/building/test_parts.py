@@ -86,7 +86,7 @@ def test_a_part_that_was_killed_is_run_again_and_nothing_is_lost(tmp_path: Path,
 
 
 def _hold(root: str, name: str) -> None:
-    with claims.held(LocalStorage(_path(root)), name, False):
+    with claims.hold_claim(LocalStorage(_path(root)), name, False):
         time.sleep(60)
 
 
@@ -111,7 +111,7 @@ def test_builders_whose_work_overlaps_refuse_each_other(
 ) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT_S", 0.05)
     storage = LocalStorage(tmp_path)
-    with claims.held(storage, other, False), claims.held(storage, mine, False):
+    with claims.hold_claim(storage, other, False), claims.hold_claim(storage, mine, False):
         if rivals:
             with pytest.raises(ClaimedError, match=rf"pid {os.getpid()}, since 20.*its counter moves"):
                 refuse_rivals(storage, mine, False)

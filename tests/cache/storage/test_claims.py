@@ -13,7 +13,7 @@ import pytest
 from tests.support import forked
 from usjepa.cache.errors import ClaimedError
 from usjepa.cache.storage import claims
-from usjepa.cache.storage.claims import Claim, held
+from usjepa.cache.storage.claims import Claim, hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
 
@@ -33,7 +33,7 @@ def foreign(root: Path) -> None:
 
 def test_a_claim_is_held_and_given_back_without_a_trace(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
-    with held(storage, "build", False) as claim:
+    with hold_claim(storage, "build", False) as claim:
         claim.check()
         content = json.loads((tmp_path / "claims/build.json").read_text())
         assert content["pid"] == os.getpid()
@@ -43,22 +43,22 @@ def test_a_claim_is_held_and_given_back_without_a_trace(tmp_path: Path) -> None:
 def test_a_second_builder_is_told_host_and_pid(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     with (
-        held(storage, "build", False),
+        hold_claim(storage, "build", False),
         pytest.raises(ClaimedError, match=rf"host .*, pid {os.getpid()}.*its counter moves"),
-        held(storage, "build", False),
+        hold_claim(storage, "build", False),
     ):
         raise AssertionError("two builders held one claim")
 
 
 def _claim_and_die(root: str) -> None:
-    with held(LocalStorage(Path(root)), "build", False):
+    with hold_claim(LocalStorage(Path(root)), "build", False):
         os.kill(os.getpid(), 9)
 
 
 def test_a_builder_killed_on_this_machine_is_replaced_at_once(tmp_path: Path, said: list[str]) -> None:
     assert forked.run(_claim_and_die, str(tmp_path)) == -9
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", False):
+    with hold_claim(LocalStorage(tmp_path), "build", False):
         assert time.monotonic() - start < claims.TAKEOVER_S
     assert any("taking over" in line for line in said)
 
@@ -68,7 +68,7 @@ def test_a_foreign_builder_whose_counter_stands_still_is_taken_over_after_the_wa
 ) -> None:
     foreign(tmp_path)
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", False):
+    with hold_claim(LocalStorage(tmp_path), "build", False):
         assert time.monotonic() - start >= claims.TAKEOVER_S
     assert "gpu-box, pid 4242" in said[0]
 
@@ -76,13 +76,13 @@ def test_a_foreign_builder_whose_counter_stands_still_is_taken_over_after_the_wa
 def test_steal_skips_the_wait(tmp_path: Path) -> None:
     foreign(tmp_path)
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", True):
+    with hold_claim(LocalStorage(tmp_path), "build", True):
         assert time.monotonic() - start < claims.TAKEOVER_S
 
 
 def test_a_builder_that_was_overtaken_writes_nothing_more(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
-    with held(storage, "build", False) as slept, held(storage, "build", True) as taken:
+    with hold_claim(storage, "build", False) as slept, hold_claim(storage, "build", True) as taken:
         taken.check()
         with pytest.raises(ClaimedError, match=r"took over this part|could not be kept up"):
             slept.check()
@@ -93,14 +93,14 @@ def test_a_claim_cut_short_by_a_crash_counts_as_a_holder_that_stands_still(tmp_p
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims/build.json").write_bytes(b"")
     start = time.monotonic()
-    with held(LocalStorage(tmp_path), "build", False) as claim:
+    with hold_claim(LocalStorage(tmp_path), "build", False) as claim:
         assert time.monotonic() - start >= claims.TAKEOVER_S
         claim.check()
 
 
 def test_two_parts_have_a_claim_each(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
-    with held(storage, "part-1", False) as one, held(storage, "part-2", False) as two:
+    with hold_claim(storage, "part-1", False) as one, hold_claim(storage, "part-2", False) as two:
         one.check()
         two.check()
 
@@ -122,7 +122,7 @@ class _StoppedBeforePublishing(LocalStorage):
 
 def test_a_holder_overtaken_within_a_heartbeat_does_not_take_the_claim_back(tmp_path: Path) -> None:
     storage = _StoppedBeforePublishing(tmp_path)
-    with held(storage, "build", False) as slept:
+    with hold_claim(storage, "build", False) as slept:
         assert storage.overtaken.wait(30)
         slept._thread.join(2.0)  # the heartbeat that was overtaken ends by itself
         storage.successor.check()
