@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.regions import find_marks, find_region
 
 if TYPE_CHECKING:
@@ -82,8 +81,6 @@ def rescale(grey: NDArray[np.uint8], region: NDArray[np.bool_], percentiles: tup
     conversion, and all channels are mapped alike. A region that is empty or of one intensity changes nothing.
     """
     low, high = percentiles
-    if low >= high:
-        raise UsageError(f"cache.preprocess.percentiles: the first must be less than the second, not {low} and {high}.")
     counts = _histogram(to_grey(grey), region)
     if not counts.any():
         return grey

@@ -54,8 +54,6 @@ def draw_view(
     if view == 0:
         return View(0, 0, height, width, False, False)
     low, high = settings.crop_scale
-    if low > high or high > 1:
-        raise UsageError(f"cache.views.crop_scale: needs low <= high <= 1, not {low} and {high}.")
     rng = generator("view", VIEW_VERSION, seed, content_hash, frame, view)
     # All five numbers are always drawn: a changed probability of flips moves no crop.
     area, down, across, horizontal, vertical = rng.random(5).tolist()

@@ -8,13 +8,36 @@ from __future__ import annotations
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MISFIT = "misfit"
+"""Kind of a fault that a section finds in one of its fields."""
+
+
+def misfit(field: str, value: object, rule: str) -> PydanticCustomError:
+    """Return the error of a section's own check: the field (dotted, from the section), its value and the rule."""
+    return PydanticCustomError(MISFIT, "{field} {rule}", {"field": field, "value": value, "rule": rule})
+
+
+def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise PydanticCustomError("reversed", "the first number must not be above the second")
+    return pair
+
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Count = Annotated[int, Field(ge=1)]
-Range = tuple[Positive, Positive]
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 """(low, high), both included."""
+ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
+"""(low, high), both included, of shares of a whole."""
+Mean = tuple[Fraction, Fraction, Fraction]
+"""Per channel, of pixels scaled to [0, 1]."""
+Deviation = tuple[Positive, Positive, Positive]
+"""Per channel, of pixels scaled to [0, 1]."""
 
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
 

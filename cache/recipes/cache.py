@@ -5,15 +5,23 @@ Defaults follow US-JEPA (arXiv 2602.19322) where the paper specifies them; docs/
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from usjepa.cache.recipes.base import ComputePrecision, Count, Fraction, Positive, Range, Settings
+from usjepa.cache.recipes.base import ComputePrecision, Count, Deviation, Fraction, Mean, Settings, ShareRange, misfit
 from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
 
 LatentPrecision = Literal["fp32", "fp16", "int8"]
 Percent = Annotated[float, Field(ge=0, le=100)]
+
+
+def _apart(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] >= pair[1]:
+        raise PydanticCustomError("reversed", "the first number must be below the second")
+    return pair
 
 
 class PhantomSettings(Settings):
@@ -34,7 +42,7 @@ class ViewSettings(Settings):
 
     count: Annotated[Count, Hard("pixels")] = 1
     """K, views stored per frame."""
-    crop_scale: Annotated[Range, Hard("pixels")] = (0.6, 1.0)
+    crop_scale: Annotated[ShareRange, Hard("pixels")] = (0.6, 1.0)
     """Area of a crop as a share of the frame [paper: 0.6 to 1.0]; views 1..K-1 only."""
     horizontal_flip: Annotated[Fraction, Hard("pixels")] = 0.5
     """Probability that a view (not view 0) is mirrored left-right."""
@@ -49,7 +57,7 @@ class PreprocessSettings(Settings):
     """Convert to one grey channel; false keeps three colour channels."""
     inpaint_below: Annotated[Fraction, Hard("pixels")] = 0.05
     """Coloured marks that cover less than this share of the frame are inpainted; 0 turns it off."""
-    percentiles: Annotated[tuple[Percent, Percent], Hard("pixels")] = (2.0, 98.0)
+    percentiles: Annotated[tuple[Percent, Percent], AfterValidator(_apart), Hard("pixels")] = (2.0, 98.0)
     """Intensity percentiles inside the region that are mapped to 0 and 255."""
     deidentify: Annotated[bool, Hard("pixels")] = True
     """Zero every stored pixel outside the region: burned-in names, dates and rulers never reach the store."""
@@ -74,9 +82,9 @@ class TeacherSettings(Settings):
     """Apply the model's final normalisation to the tokens."""
     image_size: Annotated[Count | None, Hard("latents", "evaluation")] = None
     """Edge in pixels of the teacher's input; none: that of the stored pixels."""
-    mean: Annotated[tuple[float, float, float], Hard("latents", "evaluation")] = (0.485, 0.456, 0.406)
+    mean: Annotated[Mean, Hard("latents", "evaluation")] = (0.485, 0.456, 0.406)
     """Subtracted per channel from pixels scaled to [0, 1]."""
-    std: Annotated[tuple[Positive, Positive, Positive], Hard("latents", "evaluation")] = (0.229, 0.224, 0.225)
+    std: Annotated[Deviation, Hard("latents", "evaluation")] = (0.229, 0.224, 0.225)
     """Divides per channel after the mean is taken off."""
     compute: Annotated[ComputePrecision, Hard("latents", "evaluation")] = "fp32"
     """Precision of the forward pass; part of the layer's identity."""
@@ -84,6 +92,14 @@ class TeacherSettings(Settings):
     """Images per forward pass; a batch never crosses a shard. none: 32 on a CPU, found by trying on a GPU and kept."""
     seed: Annotated[int, Hard("latents", "evaluation")] = 0
     """Seed of random weights, where no weights are named."""
+
+    @property
+    def named_patch(self) -> tuple[int, str] | None:
+        """Edge of a patch in pixels and the setting that names it; None where only timm knows it."""
+        if self.patch_size is not None:
+            return self.patch_size, f"teacher.patch_size={self.patch_size}"
+        named = re.search(r"_patch(\d+)", self.architecture)
+        return (int(named[1]), f"teacher.architecture={self.architecture}") if named else None
 
 
 class CacheSettings(Settings):
@@ -113,3 +129,14 @@ class CacheSettings(Settings):
     hash_paths: Annotated[bool, Soft("rows")] = False
     """Name sources and groups by hashes in store, logs and reports: paths may hold names of patients."""
     teacher: TeacherSettings | None = None
+
+    @model_validator(mode="after")
+    def _teacher_sees_whole_patches(self) -> CacheSettings:
+        if self.teacher is None or self.teacher.named_patch is None:
+            return self
+        patch, setting = self.teacher.named_patch
+        own = self.teacher.image_size
+        field, edge = ("image_size", self.image_size) if own is None else ("teacher.image_size", own)
+        if edge % patch:
+            raise misfit(field, edge, f"must be a multiple of {patch}, the edge of a patch ({setting})")
+        return self

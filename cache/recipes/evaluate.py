@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from usjepa.cache.recipes.base import Count, Fraction, Positive, Settings
+from usjepa.cache.recipes.base import Count, Fraction, Positive, Settings, misfit
 from usjepa.cache.recipes.marks import Hard
 
 Pooling = Literal["mean", "mean+max", "region", "region+max"]
@@ -79,5 +79,5 @@ class EvaluateSettings(Settings):
         for name in ("few_shot", "corruptions", "baselines"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} names something twice")
+                raise misfit(name, list(values), "must not name anything twice")
         return self

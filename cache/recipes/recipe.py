@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from usjepa.cache.errors import RecipeError
-from usjepa.cache.recipes.base import Settings, section_model
+from usjepa.cache.recipes.base import MISFIT, Settings, section_model
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.marks import NoEffect
@@ -141,12 +141,15 @@ def _validated(values: dict[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        raise RecipeError("\n".join(_told(item, where) for item in error.errors())) from error
+        raise RecipeError("\n".join(_message(item, where) for item in error.errors())) from error
 
 
-def _told(item: Any, where: str) -> str:
+def _message(item: Any, where: str) -> str:
     """Return one validation fault as a line: field, value, what is expected, the nearest valid name."""
     path = [str(part) for part in item["loc"]]
+    if item["type"] == MISFIT:
+        found = item["ctx"]
+        return f"{where}: {'.'.join([*path, found['field']])} = {found['value']!r}: {found['rule']}"
     field = ".".join(path)
     if item["type"] == "extra_forbidden":
         valid = _fields_at(path[:-1])

@@ -10,8 +10,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from usjepa.cache.recipes.base import ComputePrecision, Count, Fraction, Positive, Range, Settings
+from usjepa.cache.recipes.base import (
+    ComputePrecision,
+    Count,
+    Deviation,
+    Fraction,
+    Mean,
+    Positive,
+    Range,
+    Settings,
+    ShareRange,
+    misfit,
+)
 from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
+
+Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class MaskSettings(Settings):
@@ -19,11 +32,11 @@ class MaskSettings(Settings):
 
     target_blocks: Annotated[Count, Hard("training")] = 4
     """Target blocks per image."""
-    target_scale: Annotated[Range, Hard("training")] = (0.075, 0.125)
+    target_scale: Annotated[ShareRange, Hard("training")] = (0.075, 0.125)
     """Area of a target block as a share of the patch grid."""
     target_aspect: Annotated[Range, Hard("training")] = (0.75, 1.5)
     """Height over width of a target block."""
-    context_scale: Annotated[Range, Hard("training")] = (0.85, 1.0)
+    context_scale: Annotated[ShareRange, Hard("training")] = (0.85, 1.0)
     """Area of the context block as a share of the patch grid; its aspect is 1."""
     min_patches: Annotated[Count, Hard("training")] = 10
     """tau: a block is drawn again until at least this many of its patches are kept."""
@@ -61,9 +74,9 @@ class StudentSettings(Settings):
     """Transformer blocks, where they differ from the architecture's own."""
     channels: Annotated[Literal[1, 3], Hard("training")] = 3
     """Input channels; grey pixels are repeated to three."""
-    mean: Annotated[tuple[float, float, float], Hard("training")] = (0.485, 0.456, 0.406)
+    mean: Annotated[Mean, Hard("training")] = (0.485, 0.456, 0.406)
     """Subtracted per channel from pixels scaled to [0, 1]; one channel uses the first."""
-    std: Annotated[tuple[Positive, Positive, Positive], Hard("training")] = (0.229, 0.224, 0.225)
+    std: Annotated[Deviation, Hard("training")] = (0.229, 0.224, 0.225)
     """Divides per channel after the mean is taken off."""
 
 
@@ -78,6 +91,12 @@ class PredictorSettings(Settings):
     """Attention heads; not stated in the paper, I-JEPA uses the encoder's."""
     joint: Annotated[bool, Hard("training")] = False
     """Predict all target blocks of an image in one sequence, where they see each other, instead of one by one."""
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> PredictorSettings:
+        if self.dim % self.heads:
+            raise misfit("heads", self.heads, f"must divide dim ({self.dim})")
+        return self
 
 
 class TrainSettings(Settings):
@@ -126,7 +145,7 @@ class TrainSettings(Settings):
     """At the first step; cosine to the final value. Never on biases and norms."""
     weight_decay_final: Annotated[float, Field(ge=0), Hard("training")] = 0.4
     """At the last step [paper: 0.4]."""
-    betas: Annotated[tuple[Fraction, Fraction], Hard("training")] = (0.9, 0.999)
+    betas: Annotated[tuple[Beta, Beta], Hard("training")] = (0.9, 0.999)
     """AdamW's; not stated in the paper, torch's default as in I-JEPA's code."""
     clip: Annotated[Positive | None, Hard("training")] = None
     """Largest gradient norm; none: no clipping."""
@@ -158,11 +177,11 @@ class TrainSettings(Settings):
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSettings:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
+            raise misfit("warmup_epochs", self.warmup_epochs, f"must be less than epochs ({self.epochs})")
         return self
 
     @model_validator(mode="after")
     def _pixels_ask_no_teacher(self) -> TrainSettings:
         if self.objective == "pixels" and (self.targets == "online" or self.teacher is not None):
-            raise ValueError("objective: pixels has no teacher: leave out targets and teacher")
+            raise misfit("objective", self.objective, "has no teacher: leave out targets and teacher")
         return self

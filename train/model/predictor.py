@@ -20,7 +20,6 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from usjepa.cache.errors import UsageError
 from usjepa.train.model.initial import seeded, sincos_positions
 from usjepa.train.model.student import run_block
 
@@ -60,16 +59,8 @@ class Predictor(nn.Module):
             grid: patches down and across.
             seed: of the run.
             recompute: keep no activations, compute them again in the backward pass.
-
-        Raises:
-            UsageError: the heads do not divide the width.
         """
         super().__init__()
-        if settings.dim % settings.heads:
-            raise UsageError(
-                f"train.predictor.dim={settings.dim} is no multiple of train.predictor.heads={settings.heads}: change "
-                "one of them."
-            )
         self.joint, self.recompute = settings.joint, recompute
         with seeded(seed, _PART):
             self.embed = nn.Linear(student_dim, settings.dim)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from usjepa.cache.errors import UsageError
 from usjepa.cache.frames import prepare as preprocess
 from usjepa.cache.frames.prepare import inpaint_marks, prepare, rescale, to_grey
 from usjepa.cache.frames.regions import find_marks
@@ -84,12 +83,6 @@ def test_what_lies_outside_the_region_has_no_say_in_the_rescale() -> None:
 def test_colour_channels_are_mapped_alike() -> None:
     grey, region = textured(), np.ones((120, 140), bool)
     assert np.array_equal(rescale(coloured(grey), region, (2, 98)), coloured(rescale(grey, region, (2, 98))))
-
-
-@pytest.mark.parametrize("percentiles", [(98.0, 2.0), (50.0, 50.0)])
-def test_percentiles_the_wrong_way_round_are_refused(percentiles: tuple[float, float]) -> None:
-    with pytest.raises(UsageError, match="percentiles"):
-        rescale(textured(), np.ones((120, 140), bool), percentiles)
 
 
 def test_a_coloured_mark_is_filled_from_around_it() -> None:

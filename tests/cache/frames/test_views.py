@@ -79,12 +79,6 @@ def test_the_probability_of_flips_moves_no_crop() -> None:
     assert crops[1].flip_vertical
 
 
-@pytest.mark.parametrize("scale", [(0.9, 0.6), (0.6, 1.2)])
-def test_a_crop_scale_that_can_not_be_is_refused(scale: tuple[float, float]) -> None:
-    with pytest.raises(UsageError, match="crop_scale"):
-        draw_view(0, "ab", 0, 1, (10, 10), ViewSettings(crop_scale=scale))
-
-
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 2**32))
 @settings(max_examples=150, deadline=None)
 def test_a_pixel_of_the_shrunk_region_is_set_exactly_if_the_scan_touches_it(

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.train import PredictorSettings
 from usjepa.train.model.predictor import Predictor, _at_targets
 
@@ -74,11 +73,6 @@ def test_weights_depend_on_the_seed_alone_and_deep_blocks_start_small() -> None:
     spread = [float(block.mlp.fc2.weight.detach().std()) for block in blocks]
     assert spread[0] == pytest.approx(0.02 / 2**0.5, rel=0.1)
     assert spread[7] == pytest.approx(0.02 / 16**0.5, rel=0.1)
-
-
-def test_heads_that_do_not_share_the_width_are_refused_by_name() -> None:
-    with pytest.raises(UsageError, match=r"train\.predictor\.dim=32 .*train\.predictor\.heads=5"):
-        predictor(heads=5)
 
 
 def test_jointly_predicted_blocks_see_each_other_and_padding_still_changes_no_number() -> None:

@@ -76,7 +76,7 @@ def test_cells_that_do_not_fill_a_patch_are_refused() -> None:
 
 
 def test_pixels_and_a_teacher_in_the_loop_contradict_each_other() -> None:
-    with pytest.raises(RecipeError, match="objective: pixels has no teacher"):
+    with pytest.raises(RecipeError, match=r"train\.objective = 'pixels': has no teacher"):
         recipe("train.objective=pixels", "train.targets=online")
 
 
