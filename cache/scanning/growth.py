@@ -1,13 +1,14 @@
-"""Turns what a source holds into a new segment: the first one, or what was added since.
+"""Add a new segment for the sources that a store does not have yet: all of them, or those added since.
 
 A source is known by (dataset, path, content). Rows of known sources never move. A file whose content changed under a
-known path is refused: its rows show the old content. A file that only moved keeps its rows.
+known path is refused: its rows show the old content. A file that only moved keeps its rows. A file that was recorded as
+unreadable has no rows; once it can be read, it is a new source.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from usjepa.cache.scanning.scan import rows_of, scan
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +31,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_Key = tuple[str, str]
+"""Dataset and path of a source."""
+
+
+class _Known(NamedTuple):
+    """Sources of segments, with the content hash of each."""
+
+    built: dict[_Key, str]
+    unreadable: dict[_Key, str]
+    """Those that have no rows because they could not be read."""
+
 
 def grow(
     writer: StoreWriter,
@@ -39,20 +51,25 @@ def grow(
     on_error: Literal["stop", "skip"],
     check: Callable[[], None],
 ) -> int:
-    """Scan a listing and append what the store does not hold yet; return the number of rows added.
+    """Scan a listing and append the sources that the store does not have yet; return the number of rows added.
 
     Raises:
         SourceError: a file is unreadable (unless on_error is "skip"), or was edited since it was built.
     """
     described = scan(listing, settings, journal, on_error, check)
-    fresh = described.take(_unknown(writer, described))
+    known = _known(writer.storage, writer.state.segments)
+    fresh = described.take(_new(described, known))
     if not len(fresh):
         return 0
     rows = rows_of(fresh, settings)
-    if not len(rows):
-        _refuse_empty(fresh, listing)
-    segment = writer.add_segment(fresh.to_parquet(), rows.to_parquet(), len(rows))
     failed = int((fresh.error != "").sum())
+    if not len(rows):
+        reason = next(str(error) for error in fresh.error if error)
+        if not known.built:
+            raise SourceError(f"{listing.root}: none of its {failed} files can be read; the first reason: {reason}")
+        logger.warning(f"nothing is added: none of {failed} new sources can be read; the first reason: {reason}")
+        return 0
+    segment = writer.add_segment(fresh.to_parquet(), rows.to_parquet(), len(rows))
     logger.info(
         f"segment {segment.number}: {len(fresh) - failed:,} sources, {len(rows):,} rows"
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
@@ -60,44 +77,53 @@ def grow(
     return len(rows)
 
 
-def regrown(storage: Storage, listing: Listing, settings: CacheSettings, others: Sequence[Segment]) -> dict[str, bytes]:
-    """Return the tables (`sources`, `rows`) of the segment that a listing gives beside other segments.
+def regrown(
+    storage: Storage, listing: Listing, settings: CacheSettings, segments: Sequence[Segment], number: int
+) -> dict[str, bytes]:
+    """Return the tables (`sources`, `rows`) of the segment `number` that a listing gives beside a store's others.
 
     Equal to the segment's own when the sources are those of then; the caller compares hashes.
     """
-    known: set[tuple[str, str]] = set()
-    for segment in others:
-        table, _ = read_tables(storage, segment)
-        known |= set(zip(table.dataset, table.path, strict=True))
+    earlier = _known(storage, [segment for segment in segments if segment.number < number])
+    later = _known(storage, [segment for segment in segments if segment.number > number])
     described = scan(listing, settings, ScanJournal(None), "skip", lambda: None)
-    keys = zip(described.dataset, described.path, strict=True)
-    fresh = described.take(np.array([i for i, key in enumerate(keys) if key not in known], dtype=np.int64))
-    return {"sources": fresh.to_parquet(), "rows": rows_of(fresh, settings).to_parquet()}
+    fresh = [
+        i
+        for i, key in enumerate(_keys(described))
+        if key not in later.built | later.unreadable
+        and key not in earlier.built
+        and (key not in earlier.unreadable or not described.error[i])
+    ]
+    sources = described.take(np.array(fresh, dtype=np.int64))
+    return {"sources": sources.to_parquet(), "rows": rows_of(sources, settings).to_parquet()}
 
 
-def _unknown(writer: StoreWriter, described: SourceTable) -> NDArray[np.int64]:
-    """Return the indices of sources that no segment holds; raise when a known one was edited."""
-    known: dict[tuple[str, str], str] = {}
-    for segment in writer.state.segments:
-        table, _ = read_tables(writer.storage, segment)
-        known.update(zip(zip(table.dataset, table.path, strict=True), table.content_hash, strict=True))
-    if not known:
-        return np.arange(len(described), dtype=np.int64)
-    here = set(zip(described.dataset, described.path, strict=True))
-    moved = {content for key, content in known.items() if key not in here}
+def _keys(table: SourceTable) -> Iterable[_Key]:
+    return zip(table.dataset, table.path, strict=True)
+
+
+def _known(storage: Storage, segments: Iterable[Segment]) -> _Known:
+    known = _Known({}, {})
+    for segment in segments:
+        table, _ = read_tables(storage, segment)
+        for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
+            (known.unreadable if error else known.built)[key] = content
+    return known
+
+
+def _new(described: SourceTable, known: _Known) -> NDArray[np.int64]:
+    """Return the indices of sources that have no rows yet; SourceError when one that has was edited."""
+    here = set(_keys(described))
+    moved = {content for key, content in known.built.items() if key not in here}
     fresh = []
-    for i in range(len(described)):
-        key, content = (described.dataset[i], described.path[i]), described.content_hash[i]
-        if key not in known and content not in moved:
+    for i, key in enumerate(_keys(described)):
+        content = described.content_hash[i]
+        if key in known.built:
+            if content != known.built[key]:
+                raise SourceError(
+                    f"{key[1]} (dataset {key[0]}): its content changed since it was built and its rows show the old "
+                    "one. Restore the file, or give the edited one another name to add it as a new source."
+                )
+        elif content not in moved and not (described.error[i] and key in known.unreadable):
             fresh.append(i)
-        elif key in known and known[key] != content:
-            raise SourceError(
-                f"{key[1]} (dataset {key[0]}): its content changed since it was built and its rows show the old one. "
-                "Restore the file, or give the edited one another name to add it as a new source."
-            )
     return np.array(fresh, dtype=np.int64)
-
-
-def _refuse_empty(fresh: SourceTable, listing: Listing) -> None:
-    reasons = sorted({str(error) for error in fresh.error if error})
-    raise SourceError(f"{listing.root}: none of its {len(fresh)} files can be read; the first reason: {reasons[0]}")

@@ -132,8 +132,7 @@ def _mend_tables(
         if listing is None:
             report.left.append(f"{segment.folder}: its tables need the sources: give --source.")
             continue
-        others = [s for s in manifest.segments if s.number != segment.number]
-        made = regrown(storage, listing, settings, others)
+        made = regrown(storage, listing, settings, manifest.segments, segment.number)
         for part in sorted(broken):
             if xxhash.xxh3_128_hexdigest(made[part]) == hashes[part]:
                 storage.publish(names[part], made[part], guard)

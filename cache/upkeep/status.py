@@ -91,12 +91,14 @@ def _distinct(done: Mapping[int, Commit]) -> list[dict[str, object]]:
 
 def _failures(storage: Storage, state: State, holes: set[tuple[int, str]]) -> list[str]:
     """Return the lines about sources and rows that could not be read, each with its reason."""
-    lines = []
-    for segment in state.segments:
+    reasons: dict[tuple[str, str], str] = {}
+    for segment in state.segments:  # in their order: a source that was mended since is read by a later segment
         sources, _ = read_tables(storage, segment)
-        for path, error in zip(sources.path, sources.error, strict=True):
+        for dataset, path, error in zip(sources.dataset, sources.path, sources.error, strict=True):
+            reasons.pop((dataset, path), None)
             if error:
-                lines.append(f"  {path}: {error}")
+                reasons[dataset, path] = error
+    lines = [f"  {path}: {error}" for (_, path), error in reasons.items()]
     lines += [f"  row {row}: {reason}" for row, reason in sorted(holes)]
     if not lines:
         return ["failed: none"]

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
+    from usjepa.cache.store.tables import SourceTable
 
 _STRETCH_NBYTES = 1 << 23
 """Bytes read at a time: as many as a thread holds."""
@@ -228,7 +229,7 @@ def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Dam
     manifest = sealed_manifest(storage)
     reader = SourceReader.of(list_source(source, settings), settings)
     found = []
-    tables = [(segment, read_tables(storage, segment)[0]) for segment in manifest.segments]
+    tables = [(segment, _with_rows(read_tables(storage, segment)[0])) for segment in manifest.segments]
     with Progress(sum(len(table) for _, table in tables), "verify sources", unit="files") as progress:
         for segment, table in tables:
             for path, kind, expected in zip(table.path, table.reader, table.content_hash, strict=True):
@@ -242,3 +243,8 @@ def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Dam
                     what = f"source {path}: its content is not what was built (xxh3-128 {expected} then, {content} now)"
                     found.append(Damage(f"{segment.folder}/sources.parquet", what))
     return found
+
+
+def _with_rows(sources: SourceTable) -> SourceTable:
+    """Return the sources that rows were cut from: those that could be read."""
+    return sources.take(sources.error == "")
