@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from usjepa.cache.reading import reading, row_loop
 
@@ -26,6 +27,15 @@ TINY_STORE = (
     "cache.precision=fp32",
 )
 """Overrides of the demo recipe: 120 rows of 32 x 32 pixels, a 4 x 4 patch grid, fp32 latents of a random ViT-Ti."""
+
+# A thread of OpenMP that waits for another by spinning takes the processor from it: a training of a second took minutes
+# beside a busy processor. It is read when torch is loaded, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The same examples in every run, and no clock to race against; `--hypothesis-profile=explore` draws others.
+settings.register_profile("usjepa", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("explore", settings.get_profile("usjepa"), derandomize=False)
+settings.load_profile("usjepa")
 
 
 @pytest.fixture(autouse=True)

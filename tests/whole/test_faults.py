@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 
 from tests.cache.building.test_build import SMALL, _pictures, small, tree
 from tests.support import forked
+from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import NotSealedError
 from usjepa.cache.reading.store import open_store
@@ -67,14 +67,10 @@ def test_a_stopped_build_ends_within_seconds_with_75_no_seal_and_no_litter(tmp_p
     more = ["--set", "cache.phantom.patients=400", "--set", "cache.phantom.frames_per_patient=20"]
     command = [sys.executable, "-m", "usjepa.cache.cli", "build", str(tmp_path / "s"), "--pipeline", "demo"]
     process = subprocess.Popen([*command, *SETS, *more], stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "s/commits/pixels/000000.json").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until((tmp_path / "s/commits/pixels/000000.json").exists, process)
     process.send_signal(number)
-    asked = time.monotonic()
-    assert process.wait(30) == 75
-    assert time.monotonic() - asked < 10
+    assert process.wait(120) == 75
+    assert len(list((tmp_path / "s/commits/pixels").iterdir())) < 200  # of 2,000
     assert not (tmp_path / "s/manifest.json").exists()
     assert not list((tmp_path / "s").rglob("*.tmp"))
     with pytest.raises(NotSealedError):

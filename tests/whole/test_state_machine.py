@@ -190,7 +190,7 @@ def _machine(truth: Truth) -> type[RuleBasedStateMachine]:
 
 def _run(truth: Truth, examples: int, steps: int) -> None:
     profile = settings(
-        max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck),
+        max_examples=examples, stateful_step_count=steps, suppress_health_check=list(HealthCheck),
         print_blob=True,
     )  # fmt: skip
     run_state_machine_as_test(_machine(truth), settings=profile)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import cv2
@@ -17,6 +16,7 @@ import pytest
 
 from tests.support import forked
 from tests.support.stores import build_all
+from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import IdentityError, SourceError, UsageError, WriteError
 from usjepa.cache.reading.store import open_store
@@ -297,16 +297,11 @@ def test_ctrl_c_stops_within_seconds_says_how_to_go_on_and_the_next_run_goes_on(
         *more,
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "s/commits/pixels/000000.json").exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None, process.communicate()[1]
-        time.sleep(0.02)
-    asked = time.monotonic()
+    wait_until((tmp_path / "s/commits/pixels/000000.json").exists, process)
     process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=30)
+    _, printed = process.communicate(timeout=120)
     assert process.returncode == 75, printed
-    assert time.monotonic() - asked < 10
+    assert len(list((tmp_path / "s/commits/pixels").iterdir())) < 200  # of 2,000
     assert "run the same command again" in printed
     assert not list((tmp_path / "s").rglob("*.tmp"))
     assert not (tmp_path / "s/claims").exists()

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from safetensors.torch import save_file
 
 from tests.cache.building.test_build import small, tree
 from tests.support import forked
+from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.cluster import WorkOrder, make_shard
 from usjepa.cache.building.parts import WHOLE
@@ -27,6 +27,7 @@ from usjepa.cache.teacher.vit import load_vit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.process import BaseProcess
     from pathlib import Path
 
     from usjepa.cache.recipes.cache import TeacherSettings
@@ -51,16 +52,13 @@ class Cluster:
 
     def wait(self) -> None:
         """Wait until the scheduler has written its file: for a moment it is there and empty."""
-        deadline = time.monotonic() + 60
-        while not (self.file.exists() and self.file.read_text().strip().endswith("}")):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: self.file.exists() and self.file.read_text().strip().endswith("}"), self.scheduler)
         self.address = str(json.loads(self.file.read_text())["address"])
 
     def worker(self, threads: int = 1) -> subprocess.Popen[bytes]:
         return self.start(
             "distributed.cli.dask_worker", "--scheduler-file", str(self.file), "--nthreads", str(threads), "--no-nanny",
-            "--no-dashboard", "--memory-limit", "0", "--death-timeout", "20",
+            "--no-dashboard", "--memory-limit", "0", "--death-timeout", "120",
         )  # fmt: skip
 
     def start(self, module: str, *args: str) -> subprocess.Popen[bytes]:
@@ -104,11 +102,8 @@ def _build(root: str, dask: str | None) -> None:
         raise SystemExit(error.exit_code) from error
 
 
-def _after_first_commits(root: Path, count: int = 2) -> None:
-    deadline = time.monotonic() + 90
-    while len(list((root / "commits").rglob("*.json"))) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+def _after_first_commits(root: Path, client: BaseProcess) -> None:
+    wait_until(lambda: len(list((root / "commits").rglob("*.json"))) >= 2, client)
 
 
 def test_a_worker_of_several_threads_makes_as_many_shards_at_once_and_mixes_none_up(
@@ -159,9 +154,9 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_its_shard(
     tmp_path: Path, cluster: Cluster, serial: Path
 ) -> None:
     client = forked.start(_build, str(tmp_path / "s"), cluster.address, stderr=tmp_path / "client.log")
-    _after_first_commits(tmp_path / "s")
+    _after_first_commits(tmp_path / "s", client)
     cluster.workers[0].send_signal(signal.SIGKILL)
-    client.join(120)
+    client.join()
     assert client.exitcode == 0, (tmp_path / "client.log").read_text()
     assert tree(tmp_path / "s") == tree(serial)
 
@@ -169,7 +164,7 @@ def test_a_worker_killed_in_the_middle_costs_nothing_but_its_shard(
 @pytest.mark.slow
 def test_a_client_killed_in_the_middle_is_run_again(tmp_path: Path, cluster: Cluster, serial: Path) -> None:
     client = forked.start(_build, str(tmp_path / "s"), cluster.address)
-    _after_first_commits(tmp_path / "s")
+    _after_first_commits(tmp_path / "s", client)
     client.kill()
     client.join()
     assert forked.run(_build, str(tmp_path / "s"), cluster.address) == 0
@@ -181,9 +176,9 @@ def test_a_scheduler_killed_in_the_middle_is_said_and_the_next_build_goes_on(
     tmp_path: Path, cluster: Cluster, serial: Path
 ) -> None:
     client = forked.start(_build, str(tmp_path / "s"), cluster.address, stderr=tmp_path / "client.log")
-    _after_first_commits(tmp_path / "s")
+    _after_first_commits(tmp_path / "s", client)
     cluster.scheduler.kill()
-    client.join(120)
+    client.join()
     assert client.exitcode == 1
     assert "scheduler is gone" in (tmp_path / "client.log").read_text()
     assert forked.run(_build, str(tmp_path / "s"), None) == 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from tests.cache.building.test_build import small, tree
 from tests.support import forked
+from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.storage import claims
 from usjepa.cache.upkeep.verify import verify
@@ -46,15 +48,11 @@ def test_a_builder_stopped_overtaken_and_woken_up_publishes_nothing_wrong(
     sleeper = forked.start(_build_otherwise_and_stop, str(root), step, stderr=tmp_path / "log")
     assert sleeper.pid is not None
     try:
-        deadline = time.monotonic() + 60
-        while not _stopped(sleeper.pid):
-            assert time.monotonic() < deadline
-            assert sleeper.exitcode is None, "it ended before it could be stopped: the step is too late"
-            time.sleep(0.01)
+        wait_until(partial(_stopped, sleeper.pid), sleeper)  # where it ends instead, the step is too late
         build(str(root), small(), teacher="random")
         after = tree(root)
         os.kill(sleeper.pid, signal.SIGCONT)
-        sleeper.join(60)
+        sleeper.join(120)
     finally:
         sleeper.kill()
     assert sleeper.exitcode == 1

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tests.cache.building.test_build import small, tree
 from tests.support import forked
+from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.parts import Part, refuse_rivals
 from usjepa.cache.errors import ClaimedError, NotSealedError, UsageError
@@ -64,7 +65,7 @@ def test_parts_at_the_same_time_give_the_bytes_of_a_single_build(tmp_path: Path,
     build(str(tmp_path / "whole"), small(f"cache.precision={precision}"), teacher="random")
     parts = [forked.start(_build_part, str(root), f"{i}/3", precision) for i in (1, 2, 3)]
     for part in parts:
-        part.join(120)
+        part.join()
         assert part.exitcode == 0
     seal(str(root))  # the two that ended last may each have seen the other's shard missing
     assert tree(root) == tree(tmp_path / "whole")
@@ -122,8 +123,7 @@ def test_builders_whose_work_overlaps_refuse_each_other(
 def test_a_dead_rival_is_no_rival(tmp_path: Path, undisturbed: Path) -> None:
     root = tmp_path / "s"
     holder = forked.start(_hold, str(root), "part-000001-of-000002")
-    while not (root / "claims/part-000001-of-000002.json").exists():
-        time.sleep(0.01)
+    wait_until((root / "claims/part-000001-of-000002.json").exists, holder)
     holder.kill()
     holder.join()
     build(str(root), small(), teacher="random")

@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 
 from tests.cache.building.test_build import _pictures, small, tree
+from tests.support.clips import ends_well_in_a_fork
+from tests.support.forked import in_own_process
+from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.decoding import cutters as cutting
 from usjepa.cache.decoding.child import DecodingProcess
@@ -147,10 +150,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         pid = int(said.readline())
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 10
-    while _runs(pid):
-        assert time.monotonic() < deadline, "the child outlived its parent"
-        time.sleep(0.05)
+    wait_until(lambda: not _runs(pid))
 
 
 def _runs(pid: int) -> bool:
@@ -194,9 +194,8 @@ def test_a_child_is_given_its_rows_and_holds_no_table_of_the_store(
     cutters.close()
 
 
+@in_own_process
 def test_a_forked_copy_starts_a_child_of_its_own(tmp_path: Path) -> None:
-    from tests.support.clips import ends_well_in_a_fork
-
     _pictures(tmp_path / "in", ["a/1.png"])
     child = DecodingProcess(Listing(tmp_path / "in", ()), CacheSettings())
     child.probe("a/1.png", "images")

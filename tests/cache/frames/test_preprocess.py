@@ -48,7 +48,7 @@ def test_a_grey_frame_passes_unchanged() -> None:
 @given(
     st.integers(0, 2**32), st.integers(1, 30), st.floats(0, 45), st.floats(55, 100), st.sampled_from([0.05, 0.5, 1.0])
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_rescale_maps_the_percentiles_inside_the_region_to_black_and_white(
     seed: int, edge: int, low: float, high: float, share: float
 ) -> None:
@@ -157,7 +157,7 @@ def test_yellow_rulers_of_the_real_set_are_inpainted(dev_data: Path) -> None:
     marks=st.lists(st.tuples(st.integers(0, 159), st.integers(0, 159), st.integers(1, 9)), min_size=1, max_size=4),
     seed=st.integers(0, 2**16),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_marks_are_filled_as_if_the_whole_frame_had_been_marched_through(
     shape: tuple[int, int], marks: list[tuple[int, int, int]], seed: int
 ) -> None:

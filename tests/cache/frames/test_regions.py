@@ -127,7 +127,7 @@ def test_frames_of_odd_shapes_have_a_region(shape: tuple[int, int]) -> None:
 
 
 @given(arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40))))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_frame_has_a_region_of_its_shape(frame: NDArray[np.uint8]) -> None:
     found = find_region(frame)
     assert found.shape == frame.shape
@@ -167,7 +167,7 @@ even = st.integers(1, 30).map(lambda half: 2 * half)
 
 
 @given(even, st.integers(0, 2**32), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_packed_cells_are_the_touched_ones(size: int, seed: int, share: float) -> None:
     region = np.random.default_rng(seed).random((size, size)) < share
     packed = pack_cells(region)
@@ -186,7 +186,7 @@ def test_the_first_cell_is_the_highest_bit() -> None:
 
 
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 2**32), st.sampled_from([0.0, 0.002, 0.05, 1.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_patch_is_valid_exactly_if_it_holds_a_pixel_of_the_region(
     grid: int, half: int, seed: int, share: float
 ) -> None:

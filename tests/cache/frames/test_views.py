@@ -30,7 +30,7 @@ def prepared_noise(height: int, width: int, seed: int = 0, channels: int = 1) ->
 
 
 @given(edges, edges, st.integers(0, 9), st.integers(0, 2**62), st.integers(1, 50))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_crop_lies_in_the_frame_keeps_its_aspect_and_covers_the_asked_share(
     height: int, width: int, frame: int, seed: int, view: int
 ) -> None:
@@ -80,7 +80,7 @@ def test_the_probability_of_flips_moves_no_crop() -> None:
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(0, 2**32))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_pixel_of_the_shrunk_region_is_set_exactly_if_the_scan_touches_it(
     height: int, width: int, size: int, seed: int
 ) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_every_row_of_any_size_is_read_and_hashed_as_xxhash_hashes_it(data: st.DataObject) -> None:
     """Two shards in memory, read by the loop alone; then every byte of a slot is changed in turn, somewhere."""

@@ -354,7 +354,7 @@ def test_a_pickled_store_reads_the_same(tmp_path: Path) -> None:
     assert copy.read([5]).pixels.tobytes() == store.read([5]).pixels.tobytes()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     nbytes=st.integers(1, 200),
     full=st.integers(1, 9),

@@ -246,9 +246,9 @@ def test_rows_are_ordered_by_source_frame_and_view_with_the_drawn_views(folder: 
 def test_a_million_plain_rows_take_seconds_not_minutes() -> None:
     many = table(*[("d", f"p{i}", "") for i in range(1000)])
     many.frames[:] = 1000
-    started = time.perf_counter()
+    started = time.process_time()
     assert len(rows_of(many, SETTINGS)) == 1_000_000
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_the_report_names_what_matters(folder: Path) -> None:

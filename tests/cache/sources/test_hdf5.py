@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.support import forked
 from tests.support.clips import ends_well_in_a_fork
 from tests.support.decoded import frames, probe
+from tests.support.forked import in_own_process
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.hdf5 import Hdf5Reader
@@ -83,7 +83,8 @@ def test_values_that_are_not_finite_are_refused_by_frame(tmp_path: Path) -> None
         probe(tmp_path / "a.h5", "x")
 
 
-def _begin_here_and_go_on_in_a_fork(file: Path) -> None:
+@in_own_process
+def test_handles_never_cross_a_fork(file: Path) -> None:
     reader = Hdf5Reader()
     begun = reader.frames(file, "train/images", range(6))
     assert np.array_equal(next(begun), GREY[0])
@@ -99,10 +100,6 @@ def _begin_here_and_go_on_in_a_fork(file: Path) -> None:
     assert inherited, "the parent's own handle stays open"
     assert np.array_equal(list(begun), GREY[1:])
     assert reader._open == (os.getpid(), file, inherited)
-
-
-def test_handles_never_cross_a_fork(file: Path) -> None:
-    assert forked.run(_begin_here_and_go_on_in_a_fork, file) == 0
 
 
 def test_datasets_whose_bytes_lie_elsewhere_are_refused(tmp_path: Path) -> None:

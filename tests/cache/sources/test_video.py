@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import av
@@ -12,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import ROOT
 from tests.support.clips import cut, ends_well_in_a_fork, grey_steps, write_clip
 from tests.support.decoded import frames, probe
+from tests.support.forked import in_own_process
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.registry import reader_of_file
@@ -91,21 +89,13 @@ def test_successive_ascending_reads_decode_a_clip_once(tmp_path: Path, monkeypat
     assert len(opened) == 1
 
 
-def _read_on_in_a_fork(path: Path) -> None:
+@in_own_process
+def test_a_forked_child_reads_right_frames_and_leaves_the_parents_decoder_alone(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.mp4", grey_steps(20))
     reader = VideoReader()
     assert levels(list(reader.frames(path, "", [0, 1]))) == [0, 1]
     assert ends_well_in_a_fork(lambda: levels(list(reader.frames(path, "", range(2, 20)))) == list(range(2, 20)))
     assert levels(list(reader.frames(path, "", [5, 6]))) == [5, 6]
-
-
-def test_a_forked_child_reads_right_frames_and_leaves_the_parents_decoder_alone(tmp_path: Path) -> None:
-    path = write_clip(tmp_path / "a.mp4", grey_steps(20))
-    # Forked from a fresh process: a test run that has used many libraries holds the locks of their threads.
-    program = (
-        "import pathlib, sys\n"
-        "from tests.cache.sources.test_video import _read_on_in_a_fork as go; go(pathlib.Path(sys.argv[1]))"
-    )
-    subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, check=True, timeout=60)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.4, 0.8, 0.97])

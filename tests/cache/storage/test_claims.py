@@ -21,7 +21,7 @@ from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(claims, "TAKEOVER_S", 1.0)
+    monkeypatch.setattr(claims, "TAKEOVER_S", 60.0)  # where a test waits for it, it says for how long
 
 
 def foreign(root: Path) -> None:
@@ -64,8 +64,9 @@ def test_a_builder_killed_on_this_machine_is_replaced_at_once(tmp_path: Path, sa
 
 
 def test_a_foreign_builder_whose_counter_stands_still_is_taken_over_after_the_wait(
-    tmp_path: Path, said: list[str]
+    tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(claims, "TAKEOVER_S", 1.0)
     foreign(tmp_path)
     start = time.monotonic()
     with hold_claim(LocalStorage(tmp_path), "build", False):
@@ -89,7 +90,10 @@ def test_a_builder_that_was_overtaken_writes_nothing_more(tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_claim_cut_short_by_a_crash_counts_as_a_holder_that_stands_still(tmp_path: Path) -> None:
+def test_a_claim_cut_short_by_a_crash_counts_as_a_holder_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "TAKEOVER_S", 1.0)
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims/build.json").write_bytes(b"")
     start = time.monotonic()
@@ -124,7 +128,7 @@ def test_a_holder_overtaken_within_a_heartbeat_does_not_take_the_claim_back(tmp_
     storage = _StoppedBeforePublishing(tmp_path)
     with hold_claim(storage, "build", False) as slept:
         assert storage.overtaken.wait(30)
-        slept._thread.join(2.0)  # the heartbeat that was overtaken ends by itself
+        slept._thread.join(60.0)  # the heartbeat that was overtaken ends by itself
         storage.successor.check()
         with pytest.raises(ClaimedError, match="took over this part"):
             slept.check()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import logging
+import subprocess
+import sys
+import urllib.request
+from subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,29 +28,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# moto and botocore warn about their own use of datetime and of sockets; that is theirs to mend.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+SERVER = """
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+server.start()
+print("http://%s:%d" % server.get_host_and_port(), flush=True)
+input()
+"""
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
+    assert server.stdout is not None
+    with server, pytest.MonkeyPatch.context() as patch:
+        endpoint = server.stdout.readline().strip()
+        patch.setenv("AWS_ENDPOINT_URL", endpoint)
         patch.setenv("AWS_ALLOW_HTTP", "true")
         patch.setenv("AWS_ACCESS_KEY_ID", "test")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
         patch.setenv("AWS_REGION", "us-east-1")
-        import boto3
-
-        boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1").create_bucket(Bucket="frames")
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            urllib.request.Request(f"{endpoint}/frames", method="PUT"), timeout=60
+        ):
+            pass
         yield "s3://frames"
-    server.stop()
+        server.kill()
 
 
 def write(url: str, rows: int = 10) -> StoreWriter:

@@ -83,7 +83,7 @@ def test_without_the_channel_scale_massive_channels_would_cost_the_others_their_
 
 
 @given(arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=6), elements=ANY_FLOAT32))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_int8_errs_by_half_a_step_at_most_whatever_the_latents(latents: Latents) -> None:
     channels = channel_scale(latents)
     quantised, scales = to_int8(latents, channels)
@@ -98,7 +98,7 @@ def test_int8_errs_by_half_a_step_at_most_whatever_the_latents(latents: Latents)
 
 
 @given(arrays(np.float32, array_shapes(min_dims=3, max_dims=3, max_side=5), elements=ANY_FLOAT32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_fp16_rounds_to_nearest_or_refuses(latents: Latents) -> None:
     if np.abs(latents).max() > 65504:
         with pytest.raises(LatentError, match="does not fit fp16"):

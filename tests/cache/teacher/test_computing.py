@@ -69,7 +69,7 @@ def check_same(latents: Latents, layer: Layer, device: str) -> None:
 @given(latents=arrays(np.float32, (3, 2, 5), elements=st.floats(width=32)))
 @example(latents=np.full((3, 2, 5), 65519.996, np.float32))
 @example(latents=np.full((3, 2, 5), 1e-45, np.float32))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_device_stores_the_bits_that_numpy_stores_whatever_the_latents(
     device: str, dtype: str, latents: Latents
 ) -> None:

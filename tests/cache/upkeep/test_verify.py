@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -144,17 +145,24 @@ def test_a_handle_that_a_share_loses_amid_a_shard_is_no_damage(tmp_path: Path, m
 
 def test_an_interrupted_verify_leaves_out_the_shards_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_store(tmp_path / "s", 200)
-    looked, real = [], verifying._shard
+    looked, real, cancelled = [], verifying._shard, threading.Event()
 
-    def slowly(*args: Any) -> Any:
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            super().shutdown(wait=False, cancel_futures=cancel_futures)
+            cancelled.set()
+            super().shutdown(wait)
+
+    def one_and_then_those_begun(*args: Any) -> Any:
         looked.append(args)
-        time.sleep(0.01)
+        assert len(looked) == 1 or cancelled.wait(60)
         return real(*args)
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verifying, "_shard", slowly)
+    monkeypatch.setattr(verifying, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(verifying, "_shard", one_and_then_those_begun)
     monkeypatch.setattr(Progress, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         verify(str(tmp_path / "s"))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.support import forked
 from tests.support.labelled import DIM, patients, write_labelled
 from usjepa.cache.errors import Interrupted, UsjepaError
 from usjepa.cache.frames.prepare import grey_of
-from usjepa.cache.reading.store import Store
+from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
 from usjepa.evaluate.encoders.features import feature_identity, features_of
@@ -183,34 +186,23 @@ def test_what_a_killed_call_left_damaged_is_begun_anew(task: Task, tmp_path: Pat
     assert "computing them again" in said[0]
 
 
-def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task, tmp_path: Path) -> None:
-    import signal
-    import subprocess
-    import sys
-    import time
+def _die_at_row(number: int, store: str, folder: Path) -> None:
+    class Dying(Counting):
+        def features(self, batch: Batch) -> NDArray[np.float32]:
+            if self.asked == number - 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().features(batch)
 
-    code = (
-        "import sys, time; from pathlib import Path\n"
-        "from tests.evaluate.encoders.test_features import Counting\n"
-        "from usjepa.cache.recipes.evaluate import EvaluateSettings\n"
-        "from usjepa.cache.reading.store import open_store\n"
-        "from usjepa.evaluate.encoders.features import features_of; from usjepa.evaluate.tasks.find import find_tasks\n"
-        "class Slow(Counting):\n"
-        "    def features(self, batch):\n"
-        "        time.sleep(0.02)\n"
-        "        return super().features(batch)\n"
-        "(task,) = find_tasks(open_store(sys.argv[1]), EvaluateSettings()).tasks\n"
-        "features_of(Slow(), task, Path(sys.argv[2]), 1)\n"
-    )
+    (task,) = find_tasks(open_store(store), EvaluateSettings()).tasks
+    features_of(Dying(), task, folder, 1)
+
+
+def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task, tmp_path: Path) -> None:
     folder = tmp_path / "features"
-    for committed in (1, 3):
-        arguments = [sys.executable, "-c", code, task.store.location, str(folder)]
-        with subprocess.Popen(arguments, cwd=ROOT) as process:
-            while len(list(folder.glob("*/commits/latents/features/*.json"))) < committed:
-                assert process.poll() is None
-                time.sleep(0.005)
-            process.send_signal(signal.SIGKILL)
+    for number in (6, 10):  # of four rows a shard: in the second, then in the fourth
+        assert forked.run(_die_at_row, number, task.store.location, folder) == -signal.SIGKILL
     kept = len(list(folder.glob("*/commits/latents/features/*.json")))
+    assert kept == 3
     encoder = Counting()
     resumed = features_of(encoder, task, folder, 1)
     assert encoder.asked == 24 - 4 * kept

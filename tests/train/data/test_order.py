@@ -70,7 +70,7 @@ def drawn_frames(columns: Columns, rows: NDArray[Any]) -> list[tuple[int, int]]:
     st.integers(1, 40),
     st.integers(0, 50),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_epoch_draws_min_of_size_and_cap_frames_of_each_dataset_once(
     sizes: dict[str, int], views: int, cap: int, epoch: int
 ) -> None:
@@ -181,7 +181,7 @@ def test_a_hundred_million_rows_are_ordered_without_being_listed() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=12), st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_runs_describe_any_frames_exactly(sources: list[tuple[int, int, int]], data: st.DataObject) -> None:
     rows = [
         (s, frame, view)
@@ -224,7 +224,7 @@ def test_only_given_positions_are_drawn_and_their_order_does_not_matter() -> Non
 
 
 @given(st.integers(1, 80), st.integers(1, 90))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_batches_hold_every_row_of_the_epoch_and_only_the_last_is_short(frames: int, batch_size: int) -> None:
     it = order(table({"a": frames}), batch_size=batch_size)
     steps = it.steps_per_epoch()

@@ -31,13 +31,13 @@ def whole(number: int, n: int) -> np.ndarray:
 @given(
     st.one_of(st.integers(1, 3000), st.sampled_from([1023, 1024, 1025, 4096, 4097, 65_535, 65_536])), st.integers(0, 99)
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_every_number_goes_to_a_place_of_its_own(n: int, number: int) -> None:
     assert np.sort(whole(number, n)).tolist() == list(range(n))
 
 
 @given(st.integers(2, 5000), st.integers(0, 99), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_number_goes_where_it_goes_whoever_is_asked_for_with_it(n: int, number: int, data: st.DataObject) -> None:
     some = np.array(data.draw(st.lists(st.integers(0, n - 1), max_size=20)), dtype=np.int64)
     assert permuted(key(number), some, n).tolist() == whole(number, n)[some].tolist()

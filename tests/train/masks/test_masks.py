@@ -272,7 +272,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 
 @given(cases(), st.integers(0, 2**40))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_masks_keep_their_promises_on_any_grid(case: Case, step: int) -> None:
     grid, recipe, rows, valid = case
     masks = sample_masks(0, step, rows, grid, recipe, valid)

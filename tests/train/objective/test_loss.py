@@ -56,7 +56,7 @@ def by_hand(
 
 
 @given(st.integers(0, 10_000), st.sampled_from(KINDS), st.sampled_from([0.1, 1.0, 3.0]))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_loss_is_the_mean_over_images_of_block_means(seed: int, kind: Kind, beta: float) -> None:
     predictions, targets, valid = batch(seed)
     valid[0, 1] = False  # a block without patches does not count
