@@ -1,7 +1,7 @@
-"""Identity: what was computed, so that two things compare by content and never by name, path or time.
+"""Describe what was computed as JSON, and compare such descriptions field by field.
 
-Hard fields change numbers: a difference refuses, and is shown field by field. Soft fields (versions, device)
-are recorded and shown, never in the way. Both are plain JSON trees.
+Two things are the same when their identities are, whatever their names, paths or times. A hard field changes numbers: a
+difference is refused and shown. A soft field (versions, device) is recorded and shown, and a difference is accepted.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ import xxhash
 from usjepa.cache.errors import DamageError
 
 Json = Any
-"""A tree of dict, list, str, int, float, bool and None."""
+"""A tree of dict, list, str, int, float, bool and None: its fields are whatever a layer, teacher or run defines."""
 
 
 def canonical(value: Json) -> bytes:
-    """Return the one JSON text of a value: sorted keys, no spaces, no NaN."""
+    """Return the canonical JSON of a value as bytes: sorted keys, no spaces, ASCII. Raises ValueError on NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object of the store's own; raises DamageError when it is not one."""
+    """Return the JSON object in a file that usjepa wrote; raises DamageError, naming `where`, when it is none."""
     try:
         value = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of too many digits
         raise DamageError(f"{where}: not readable as JSON ({error}): cut or damaged.") from error
     if not isinstance(value, dict):
         raise DamageError(f"{where}: not a JSON object: damaged.")
@@ -42,7 +42,7 @@ def digest_of(value: Json) -> str:
 
 
 def differences(stored: Json, wanted: Json, path: str = "") -> list[tuple[str, Json, Json]]:
-    """Return (dotted field, stored, wanted) for every leaf that differs; a missing one shows as None."""
+    """Return (dotted field, stored, wanted) for every leaf that differs; a missing one is None."""
     if isinstance(stored, Mapping) and isinstance(wanted, Mapping):
         found = []
         for key in sorted({*stored, *wanted}):

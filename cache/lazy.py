@@ -1,8 +1,8 @@
-"""An attribute computed at its first use, without a lock.
+"""Compute an attribute at its first use and keep it, without a lock.
 
-`functools.cached_property` of Python 3.11 holds a lock of the whole class while it computes. A process forked
-meanwhile, as DataLoader workers are while their parent reads, inherits that lock held by a thread it does not have, and
-its first read never ends. Here two threads may compute the value twice; it is the same, and one of them stays.
+`functools.cached_property` of Python 3.11 holds a lock of the whole class while it computes. A process that is forked
+meanwhile, as DataLoader workers are while their parent reads, inherits a lock whose holder it does not have, and its
+first read never ends. Here two threads may compute the value twice; both get the same, and one value stays.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class lazy(Generic[T]):  # noqa: N801 - used as a decorator, like `property`
-    """Decorate a method without arguments: its value is kept in the instance's `__dict__`, frozen dataclasses too."""
+    """Decorator of a method without arguments; keeps its value in the instance's `__dict__`, frozen or not."""
 
     def __init__(self, compute: Callable[[Any], T]) -> None:
         self._compute = compute
@@ -29,7 +29,7 @@ class lazy(Generic[T]):  # noqa: N801 - used as a decorator, like `property`
     @overload
     def __get__(self, instance: object, owner: type[Any]) -> T: ...
     def __get__(self, instance: object | None, owner: type[Any]) -> Self | T:
-        """Compute and keep the value; from then on Python finds it in the instance, before this descriptor."""
+        """Compute and keep the value; Python then finds it in the instance, before this descriptor."""
         if instance is None:
             return self
         value = self._compute(instance)

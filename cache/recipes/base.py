@@ -1,7 +1,4 @@
-"""Define what every section of a recipe shares: the base class and the kinds of values.
-
-Loading and overrides live in `recipe.py`, one file holds each section's settings.
-"""
+"""Define what the sections of a recipe share: their base class and kinds of values."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 MISFIT = "misfit"
-"""Kind of a fault that a section finds in one of its fields."""
+"""Type of the errors that `misfit` returns."""
 
 
 def misfit(field: str, value: object, rule: str) -> PydanticCustomError:

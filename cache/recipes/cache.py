@@ -28,22 +28,22 @@ class PhantomSettings(Settings):
     """The built-in simulated ultrasound source."""
 
     patients: Annotated[Count, Soft("rows")] = 60
-    """Groups; frames of one patient share background, gain and geometry."""
+    """Number of patients (groups); frames of one share background, gain and geometry."""
     frames_per_patient: Annotated[Count, Hard("rows")] = 20
-    """Frames (independent lesions and speckle) a patient."""
+    """Frames per patient, with independent lesions and speckle."""
     size: Annotated[int, Field(ge=64, le=1024), Hard("rows")] = 224
-    """Height and width of a frame, pixels, interface around the scan included."""
+    """Height and width of a frame in pixels, including the interface around the scan."""
     seed: Annotated[int, Hard("rows")] = 0
-    """Seed of the whole source; the same seed gives the same bytes."""
+    """Seed of the whole source: the same seed gives the same bytes."""
 
 
 class ViewSettings(Settings):
-    """K fixed geometric views per frame; view 0 is the plain frame."""
+    """Fixed geometric views of each frame; view 0 is the plain frame."""
 
     count: Annotated[Count, Hard("pixels")] = 1
-    """K, views stored per frame."""
+    """K, the views stored per frame."""
     crop_scale: Annotated[ShareRange, Hard("pixels")] = (0.6, 1.0)
-    """Area of a crop as a share of the frame [paper: 0.6 to 1.0]; views 1..K-1 only."""
+    """Range of a crop's area as a share of the frame [paper: 0.6 to 1.0]; views 1 to K-1 only."""
     horizontal_flip: Annotated[Fraction, Hard("pixels")] = 0.5
     """Probability that a view (not view 0) is mirrored left-right."""
     vertical_flip: Annotated[Fraction, Hard("pixels")] = 0.5
@@ -51,47 +51,47 @@ class ViewSettings(Settings):
 
 
 class PreprocessSettings(Settings):
-    """What happens to a frame before its views are cut [paper: preprocessing]."""
+    """Preparation of a frame before its views are cut [paper: preprocessing]."""
 
     grey: Annotated[bool, Hard("pixels")] = True
     """Convert to one grey channel; false keeps three colour channels."""
     inpaint_below: Annotated[Fraction, Hard("pixels")] = 0.05
-    """Coloured marks that cover less than this share of the frame are inpainted; 0 turns it off."""
+    """Inpaint coloured marks that cover less than this share of the frame; 0: never."""
     percentiles: Annotated[tuple[Percent, Percent], AfterValidator(_apart), Hard("pixels")] = (2.0, 98.0)
-    """Intensity percentiles inside the region that are mapped to 0 and 255."""
+    """Percentiles of intensity inside the scan region that are mapped to 0 and 255."""
     deidentify: Annotated[bool, Hard("pixels")] = True
-    """Zero every stored pixel outside the region: burned-in names, dates and rulers never reach the store."""
+    """Set every stored pixel outside the scan region to 0, so that burned-in names and dates never reach the store."""
 
 
 class TeacherSettings(Settings):
-    """The frozen encoder whose patch tokens are stored."""
+    """The frozen encoder whose patch tokens are stored as latents."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$"), Hard("latents", "evaluation")] = "teacher"
-    """Name of the layer: `latents/<name>`."""
+    """Name of its layer in the store: `latents/<name>`."""
     architecture: Annotated[str, Hard("latents", "evaluation")] = "vit_base_patch16_224"
     """timm model name, name of an installed adapter, or `module:function` of one (docs/how-to/add-a-teacher.md)."""
     weights: Annotated[str | None, Hard("latents", "evaluation")] = None
-    """Checkpoint file (safetensors, or torch read with weights_only) or a run's folder; none: random weights."""
+    """Checkpoint file (safetensors, or torch read with weights_only) or folder of a run; null: random weights."""
     patch_size: Annotated[Count | None, Hard("latents", "evaluation")] = None
-    """Patch edge in pixels, where it differs from the architecture's own."""
+    """Edge of a patch in pixels; null: the architecture's."""
     depth: Annotated[Count | None, Hard("latents", "evaluation")] = None
-    """Transformer blocks, where they differ from the architecture's own."""
+    """Number of transformer blocks; null: the architecture's."""
     block: Annotated[Count | None, Hard("latents", "evaluation")] = None
-    """Take tokens after this many transformer blocks; none: after the last."""
+    """Take tokens after this many transformer blocks; null: after the last."""
     norm: Annotated[bool, Hard("latents", "evaluation")] = True
     """Apply the model's final normalisation to the tokens."""
     image_size: Annotated[Count | None, Hard("latents", "evaluation")] = None
-    """Edge in pixels of the teacher's input; none: that of the stored pixels."""
+    """Edge of the teacher's input in pixels; null: that of the stored pixels."""
     mean: Annotated[Mean, Hard("latents", "evaluation")] = (0.485, 0.456, 0.406)
-    """Subtracted per channel from pixels scaled to [0, 1]."""
+    """Per channel, subtracted from pixels scaled to [0, 1]."""
     std: Annotated[Deviation, Hard("latents", "evaluation")] = (0.229, 0.224, 0.225)
-    """Divides per channel after the mean is taken off."""
+    """Per channel, divides what is left after the mean."""
     compute: Annotated[ComputePrecision, Hard("latents", "evaluation")] = "fp32"
-    """Precision of the forward pass; part of the layer's identity."""
+    """Precision of the forward pass."""
     batch_size: Annotated[Count | None, Soft("latents"), Hard("evaluation")] = None
-    """Images per forward pass; a batch never crosses a shard. none: 32 on a CPU, found by trying on a GPU and kept."""
+    """Images per forward pass, within one shard; null: 32 on a CPU, found by trial on a GPU and kept for the store."""
     seed: Annotated[int, Hard("latents", "evaluation")] = 0
-    """Seed of random weights, where no weights are named."""
+    """Seed of random weights; without effect when `weights` names a checkpoint."""
 
     @property
     def named_patch(self) -> tuple[int, str] | None:
@@ -103,31 +103,31 @@ class TeacherSettings(Settings):
 
 
 class CacheSettings(Settings):
-    """Stage one: sources -> views -> teacher -> store."""
+    """Stage one: sources to views, and views through the teacher into a store."""
 
     source: Annotated[str | None, Soft("rows")] = None
-    """Default source; `phantom` is the built-in one."""
+    """Default source: a path, or `phantom` for the built-in one; null: --source must name one."""
     phantom: PhantomSettings = PhantomSettings()
     image_size: Annotated[int, Field(ge=16, le=2048, multiple_of=2), Hard("pixels")] = 224
-    """Edge S of the stored square pixels."""
+    """S, the edge of the stored square images in pixels."""
     views: ViewSettings = ViewSettings()
     preprocess: PreprocessSettings = PreprocessSettings()
     precision: Annotated[LatentPrecision, Hard("latents")] = "fp16"
     """Stored precision of latents."""
     rows_per_shard: Annotated[int, Field(ge=1, le=65536), Soft("latents")] = 512
-    """Rows in a shard: the unit of work, commit and repair. A store keeps the value it was created with."""
+    """Rows per shard, the unit of work, commit and repair. A store keeps the value it was created with."""
     seed: Annotated[int, Hard("pixels")] = 0
-    """Seed of the views."""
+    """Seed of the views' crops and flips."""
     on_error: Annotated[Literal["stop", "skip"], Soft("rows")] = "stop"
-    """Unreadable source: stop and name it, or record it with its reason and go on."""
+    """On an unreadable source: stop and name it, or skip it and record the reason."""
     test_fraction: Annotated[Fraction, Soft("rows")] = 0.0
-    """Share of groups, by hash, that the scan marks `test` in datasets that come without a test split; 0 marks none."""
+    """Share of groups, by hash, that the scan marks `test` in datasets without a test split of their own; 0: none."""
     max_frames_per_source: Annotated[Count | None, Soft("rows")] = None
-    """Take at most this many frames of a file, evenly spaced; none: all."""
+    """Most frames taken from one file, evenly spaced; null: all."""
     decode_processes: Annotated[Count | None, NoEffect()] = None
-    """Child processes that decode sources; none: half the cores, at most 8."""
+    """Number of child processes that decode sources; null: half the cores, at most 8."""
     hash_paths: Annotated[bool, Soft("rows")] = False
-    """Name sources and groups by hashes in store, logs and reports: paths may hold names of patients."""
+    """Name sources and groups by hashes in store, logs and reports, because paths may contain names of patients."""
     teacher: TeacherSettings | None = None
 
     @model_validator(mode="after")

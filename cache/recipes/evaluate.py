@@ -17,45 +17,45 @@ Corruption = Literal["blur", "contrast", "speckle", "gain", "attenuation", "shad
 
 
 class EvaluateSettings(Settings):
-    """Frozen encoders, probes and the report [paper: linear probing table]."""
+    """Stage three: probes on frozen encoders, and the report [paper: linear probing table]."""
 
     seeds: Annotated[Count, Hard("evaluation")] = 5
-    """Probes trained per (encoder, task)."""
+    """Number of probes trained per (encoder, task)."""
     lr: Annotated[Positive, Hard("evaluation")] = 1e-3
-    """Learning rate of a probe at its first step; cosine to zero [paper: 1e-3]."""
+    """Learning rate of a probe's first step, cosine to 0 [paper: 1e-3]."""
     weight_decay: Annotated[float, Field(ge=0), Hard("evaluation")] = 1e-4
-    """AdamW's, of a probe [paper: 1e-4]."""
+    """Weight decay of a probe's AdamW [paper: 1e-4]."""
     batch_size: Annotated[Count, Hard("evaluation")] = 32
     """Feature vectors per probe step."""
     epochs: Annotated[Count, Hard("evaluation")] = 150
-    """Most epochs of a probe."""
+    """Most epochs a probe is trained for."""
     patience: Annotated[Count, Hard("evaluation")] = 15
-    """Epochs without a better validation loss before a probe stops."""
+    """Epochs without a lower validation loss after which a probe stops."""
     neighbours: Annotated[Count, Hard("evaluation")] = 20
-    """k of k-NN."""
+    """k, the neighbours of k-NN."""
     pooling: Annotated[Pooling, Hard("evaluation")] = "mean"
-    """How an encoder's patch tokens become the one vector that probes see [the paper doesn't say]: their mean; weighed
-    by how much of each patch lies in the scan's region; with the maximum beside it."""
+    """How patch tokens become the one vector that probes use (not stated in the paper). mean: of all tokens; region:
+    weighted by how much of each patch lies in the scan region; +max: with the maximum beside it."""
     encode_batch_size: Annotated[Count, Hard("evaluation")] = 64
     """Images per forward pass when features are computed."""
     validation_fraction: Annotated[Fraction, Hard("evaluation")] = 0.15
-    """Share of the training groups of a task used for early stopping, by hash of the group."""
+    """Share of a task's training groups, by hash, used for early stopping."""
     test_fraction: Annotated[Fraction, Hard("evaluation")] = 0.25
-    """Share of groups tested on, by hash, where a task gives no split."""
+    """Share of groups, by hash, used for the test where a task gives no split."""
     baselines: Annotated[tuple[Literal["teacher", "random", "pixels", "hog"], ...], Hard("evaluation")] = (
         "teacher",
         "random",
         "pixels",
         "hog",
     )
-    """What is scored beside the student."""
+    """Encoders scored beside the student."""
     random_seed: Annotated[int, Field(ge=0), Hard("evaluation")] = 0
-    """Which draw of random weights the baseline has; results over training seeds want as many draws of it."""
+    """Seed of the random baseline's weights; results over several training seeds need as many of it."""
     bootstrap: Annotated[int, Field(ge=0), Hard("evaluation")] = 10000
-    """Draws of whole test groups behind the 95 % intervals and the paired differences; 0: none. With 2,000 the smallest
-    p is 0.001, which no correction for 50 comparisons survives."""
+    """Resamples of whole test groups for 95 % intervals and paired differences; 0: none. With 2,000 the smallest p is
+    0.001, which does not survive a correction for 50 comparisons."""
     few_shot: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Hard("evaluation")] = (0.01, 0.05, 0.1, 0.5)
-    """Shares of the training labels that probes are trained on as well, stratified by class [paper: 1, 5, 10, 50 %]."""
+    """Shares of the training labels that probes are also trained on, stratified by class [paper: 1, 5, 10, 50 %]."""
     corruptions: Annotated[tuple[Corruption, ...], Hard("evaluation")] = (
         "blur",
         "contrast",
@@ -65,14 +65,14 @@ class EvaluateSettings(Settings):
         "shadow",
         "jpeg",
     )
-    """What is done to test frames, at three strengths, for clean-trained probes [paper: blur, contrast, speckle]."""
+    """Corruptions of test frames, at three strengths; probes train on clean ones [paper: blur, contrast, speckle]."""
     corrupted_frames: Annotated[Count | None, Hard("evaluation")] = None
-    """About how many test frames are tested corrupted, drawn class by class; none: all."""
+    """About how many test frames are corrupted, drawn class by class; null: all."""
     attentive: Annotated[bool, Hard("evaluation")] = False
-    """Train attentive probes on patch tokens as well. Costs minutes and, for a ViT-B, 0.6 MB of disk a frame."""
+    """Also train attentive probes on patch tokens. Takes minutes and, for a ViT-B, 0.6 MB of disk per frame."""
     attentive_frames: Annotated[Count, Hard("evaluation")] = 1000
-    """About how many training frames attentive probes see, at most, drawn class by class; validation frames a quarter
-    of that. Their tokens lie in memory."""
+    """Most training frames of attentive probes (approximate), drawn class by class, and a quarter of that for
+    validation; their tokens are held in memory."""
 
     @model_validator(mode="after")
     def _named_once(self) -> EvaluateSettings:

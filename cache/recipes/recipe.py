@@ -41,12 +41,12 @@ def load_recipe(name: str, overrides: Sequence[str] = (), file: str | None = Non
     """Return a recipe by name.
 
     Args:
-        name: an entry of the recipe file.
+        name: of an entry in the recipe file.
         overrides: `section.key=value` strings; values are YAML (`1e-4` is a number).
-        file: a recipe file in place of the built-in one.
+        file: recipe file to use in place of `pipelines.yaml`.
 
     Raises:
-        RecipeError: an unknown name, key or kind, a repeated key, or a file that can't be read.
+        RecipeError: an unknown name or key, a repeated key, a value that can't be used, or a file that can't be read.
     """
     where = file or "pipelines.yaml"
     merged = _resolve(name, _entries(file), where, ())
@@ -56,7 +56,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), file: str | None = Non
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Return a recipe with `section.key=value` overrides on it; raises RecipeError as `load_recipe` does."""
+    """Return a recipe with `section.key=value` overrides applied; raises RecipeError as `load_recipe` does."""
     values = recipe.model_dump()
     for override in overrides:
         _apply(values, override)
@@ -64,7 +64,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def recipe_names(file: str | None = None) -> list[str]:
-    """Return the names of the recipes in a file, in its order."""
+    """Return the names of the recipes in a file (none: `pipelines.yaml`), in its order."""
     return list(_entries(file))
 
 
@@ -80,7 +80,7 @@ def _entries(file: str | None) -> dict[str, Any]:
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
-    """Parse YAML 1.2 without tags or objects; a repeated key is an error, never 'the last one wins'."""
+    """Parse YAML 1.2 without tags or objects; a repeated key is an error."""
     try:
         value = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
@@ -90,19 +90,19 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     except (YAMLError, ValueError) as error:
         raise RecipeError(f"{where}: not readable as YAML: {error}") from error
     if not isinstance(value, dict):
-        raise RecipeError(f"{where}: holds no recipes. An entry is `name:` with cache, train and evaluate sections.")
+        raise RecipeError(f"{where}: contains no recipes. An entry is `name:` with sections cache, train and evaluate.")
     return value
 
 
 def _resolve(name: str, entries: Mapping[str, Any], where: str, seen: tuple[str, ...]) -> dict[str, Any]:
-    """Return an entry merged over the one it extends."""
+    """Return an entry merged over the entry that it extends."""
     if name in seen:
         raise RecipeError(f"{where}: recipes extend each other in a circle: {' -> '.join((*seen, name))}.")
     if name not in entries:
         raise RecipeError(f"{where}: no recipe {name!r}{_nearest(name, entries)} There are: {', '.join(entries)}.")
     entry = entries[name]
     if not isinstance(entry, dict):
-        raise RecipeError(f"{where}: recipe {name} must hold sections, not {entry!r}.")
+        raise RecipeError(f"{where}: recipe {name} must have sections, not {entry!r}.")
     own = {key: value for key, value in entry.items() if key != _EXTENDS}
     if _EXTENDS not in entry:
         return _merged({}, own)
@@ -134,9 +134,9 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _validated(values: dict[str, Any], where: str) -> Recipe:
-    """Check kinds strictly, as JSON: there an integer may be a float and a list a tuple, but `true` is no number.
+    """Check kinds strictly, as of JSON: an integer may serve as a float and a list as a tuple, but `true` is no number.
 
-    A YAML date is taken as it was written: only a text field can want one.
+    A YAML date is taken as text, the only kind of field that could mean one.
     """
     try:
         return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
@@ -145,7 +145,7 @@ def _validated(values: dict[str, Any], where: str) -> Recipe:
 
 
 def _message(item: Any, where: str) -> str:
-    """Return one validation fault as a line: field, value, what is expected, the nearest valid name."""
+    """Return one validation error as a line: field, value, what is expected, the nearest valid name."""
     path = [str(part) for part in item["loc"]]
     if item["type"] == MISFIT:
         found = item["ctx"]
