@@ -1,18 +1,24 @@
-"""Generate the recipe reference from the settings' own types, defaults and docstrings, for the site."""
+"""Generate the reference of commands and recipes from click and from the settings, for the site."""
 
 from __future__ import annotations
 
 import html
+import inspect
 import json
 import types
 from importlib import resources
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+import click
 from mkdocs.structure.files import File
-from pydantic import BaseModel
 
+from usjepa.cache.cli import main as cache_main
+from usjepa.cache.recipes.base import Settings, section_model
 from usjepa.cache.recipes.marks import describe_marks
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, recipe_names
+from usjepa.evaluate.cli import compare
+from usjepa.evaluate.cli import main as evaluate_main
+from usjepa.train.cli import main as train_main
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,19 +27,52 @@ if TYPE_CHECKING:
     from mkdocs.structure.files import Files
     from pydantic.fields import FieldInfo
 
-PAGE = "reference/recipes.md"
+COMMANDS = {
+    "usjepa-cache": cache_main,
+    "usjepa-train": train_main,
+    "usjepa-evaluate": evaluate_main,
+    "usjepa-evaluate compare": compare,
+}
 MARKER = "<!-- generated -->"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Replace the marker of the recipe page by what the code says; the page's own text stays."""
-    page = files.get_file_from_path(PAGE)
-    if page is None or page.content_string.count(MARKER) != 1:
-        raise ValueError(f"docs/{PAGE} must contain {MARKER} exactly once")
-    text = page.content_string.replace(MARKER, recipe_reference())
-    files.remove(page)
-    files.append(File.generated(config, PAGE, content=text))
+    """Replace the marker of each generated page by what the code says; the page's own text stays."""
+    pages = {"reference/commands.md": command_reference, "reference/recipes.md": recipe_reference}
+    for path, reference in pages.items():
+        page = files.get_file_from_path(path)
+        if page is None or page.content_string.count(MARKER) != 1:
+            raise ValueError(f"docs/{path} must contain {MARKER} exactly once")
+        text = page.content_string.replace(MARKER, reference())
+        files.remove(page)
+        files.append(File.generated(config, path, content=text))
     return files
+
+
+def command_reference() -> str:
+    """Return Markdown: every command and subcommand with what its `--help` prints."""
+    parts: list[str] = []
+    for name, command in COMMANDS.items():
+        parts += _command(name, command, "##")
+        if isinstance(command, click.Group):
+            for below in command.list_commands(click.Context(command)):
+                parts += _command(f"{name} {below}", command.commands[below], "###")
+    return "\n".join(parts) + "\n"
+
+
+def _command(name: str, command: click.Command, heading: str) -> Iterator[str]:
+    """Yield a command's heading, usage, purpose and options."""
+    context = click.Context(command, info_name=name)
+    yield from (f"{heading} {name}", "")
+    yield from ("```text", " ".join([name, *command.collect_usage_pieces(context)]), "```", "")
+    yield from (html.escape(inspect.cleandoc(command.help or ""), quote=False), "")
+    records = [parameter.get_help_record(context) for parameter in command.params]
+    options = [record for record in records if record is not None and record[1]]
+    if options:
+        yield from ("| option | meaning |", "|---|---|")
+    for names, meaning in options:
+        yield f"| `{names}` | {_prose(meaning)} |"
+    yield ""
 
 
 def recipe_reference() -> str:
@@ -42,7 +81,7 @@ def recipe_reference() -> str:
     parts += [f"| `{name}` | {load_recipe(name).description} |" for name in recipe_names()]
     parts += [""]
     for key, field in Recipe.model_fields.items():
-        section = _section_of(field)
+        section = section_model(field.annotation)
         if section is not None:
             parts += _section(key, section)
     source = resources.files("usjepa").joinpath("pipelines.yaml").read_text(encoding="utf-8")
@@ -50,10 +89,10 @@ def recipe_reference() -> str:
     return "\n".join(parts) + "\n"
 
 
-def _section(path: str, section: type[BaseModel]) -> Iterator[str]:
+def _section(path: str, section: type[Settings]) -> Iterator[str]:
     """Yield a heading, the section's meaning, its own fields as a table, then the sections below it."""
     yield from (f"## `{path}`", "", _prose(section.__doc__ or ""), "")
-    fields = {name: field for name, field in section.model_fields.items() if _section_of(field) is None}
+    fields = {name: field for name, field in section.model_fields.items() if section_model(field.annotation) is None}
     if fields:
         yield from ("| field | default | kind | identity | meaning |", "|---|---|---|---|---|")
     for name, field in fields.items():
@@ -61,7 +100,7 @@ def _section(path: str, section: type[BaseModel]) -> Iterator[str]:
         yield f"| `{name}` | `{default}` | {_kind(field)} | {marks} | {_prose(field.description or '')} |"
     yield ""
     for name, field in section.model_fields.items():
-        below = _section_of(field)
+        below = section_model(field.annotation)
         if below is not None:
             yield from _section(f"{path}.{name}", below)
 
@@ -70,17 +109,8 @@ def _prose(text: str) -> str:
     return html.escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
 
-def _section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Return the settings class behind a field that is a section, optional or not."""
-    return next((kind for kind in _choices(field.annotation) if _is_model(kind)), None)
-
-
 def _choices(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _kind(field: FieldInfo) -> str:
