@@ -4,7 +4,7 @@ Philox (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) g
 frame, a view or a resample is the same whatever the order, worker or machine it is drawn on. No state is shared or
 global. Named streams (`generator`) hash their names into the key; numbered ones (`keyed_generator`) take two words as
 they are, which is what reports and stores on disk were made with. Training draws for thousands of rows at a time, on a
-GPU too, which Philox can't: see `usjepa.train.counter`.
+GPU too, which Philox can't: see `train/counter.py`.
 """
 
 from __future__ import annotations
