@@ -81,7 +81,7 @@ def _mix_torch(state: torch.Tensor) -> torch.Tensor:
     return z ^ ((z >> 31) & (_MASK >> 31))
 
 
-def bits_torch(keys: NDArray[np.uint64], count: int, device: torch.device | str) -> torch.Tensor:
+def _bits_torch(keys: NDArray[np.uint64], count: int, device: torch.device | str) -> torch.Tensor:
     """Return draws 0..count-1 of each stream on a device: int64 [B, count] with the same bits as `bits`."""
     start_B = torch.from_numpy(keys.astype(np.uint64).view(np.int64)).to(device, non_blocking=True)
     steps_n = torch.arange(1, count + 1, device=device, dtype=torch.int64) * _signed(_GOLDEN)
@@ -95,7 +95,7 @@ def normals_torch(keys: NDArray[np.uint64], count: int, device: torch.device | s
     float32 in [0, 1) holds; the largest draw is therefore sqrt(2 * 24 * ln 2) = 5.8.
     """
     pairs = (count + 1) // 2
-    draws = bits_torch(keys, pairs, device)
+    draws = _bits_torch(keys, pairs, device)
     unit = 2.0**-24
     first = (((draws >> 40) & 0xFFFFFF) + 1).to(torch.float32) * unit  # in (0, 1]: its logarithm is finite
     angle = ((draws >> 8) & 0xFFFFFF).to(torch.float32) * (unit * 2.0 * np.pi)

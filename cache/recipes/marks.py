@@ -55,14 +55,14 @@ class NoEffect(Mark):
         super().__init__()
 
 
-def marks_of(field: FieldInfo) -> list[Mark]:
+def _marks_of(field: FieldInfo) -> list[Mark]:
     """Return the marks of a field; a section has none, its fields have their own."""
     return [mark for mark in field.metadata if isinstance(mark, Mark)]
 
 
 def describe_marks(field: FieldInfo) -> str:
     """Return the marks of a field for people, such as "soft: latents; hard: evaluation"; "" for a section."""
-    return "; ".join(str(mark) for mark in marks_of(field))
+    return "; ".join(str(mark) for mark in _marks_of(field))
 
 
 def hard_values(settings: Settings, made: Made) -> dict[str, Json]:
@@ -75,7 +75,7 @@ def _hard_fields(settings: type[Settings], made: Made) -> Included:
     found: Included = {}
     for name, field in settings.model_fields.items():
         section = section_model(field.annotation)
-        hard = any(isinstance(mark, Hard) and made in mark.made for mark in marks_of(field))
+        hard = any(isinstance(mark, Hard) and made in mark.made for mark in _marks_of(field))
         if below := hard if section is None else _hard_fields(section, made):
             found[name] = below
     return found

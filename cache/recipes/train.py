@@ -24,7 +24,7 @@ from usjepa.cache.recipes.base import (
 )
 from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
 
-Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
+_Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class MaskSettings(Settings):
@@ -145,7 +145,7 @@ class TrainSettings(Settings):
     """Weight decay of the first step, cosine to the final value; none on biases and norms."""
     weight_decay_final: Annotated[float, Field(ge=0), Hard("training")] = 0.4
     """Weight decay of the last step [paper: 0.4]."""
-    betas: Annotated[tuple[Beta, Beta], Hard("training")] = (0.9, 0.999)
+    betas: Annotated[tuple[_Beta, _Beta], Hard("training")] = (0.9, 0.999)
     """AdamW's betas. Not stated in the paper; torch's default, as in I-JEPA's code."""
     clip: Annotated[Positive | None, Hard("training")] = None
     """Largest gradient norm; null: no clipping."""

@@ -12,7 +12,7 @@ import timm
 from tests.support.recipes import another, leaves
 from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.identity import digest_of
-from usjepa.cache.recipes.marks import Hard, NoEffect, describe_marks, hard_values, marks_of
+from usjepa.cache.recipes.marks import Hard, NoEffect, _marks_of, describe_marks, hard_values
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, override_recipe
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.cache.teacher.layers import latent_layers
@@ -30,12 +30,12 @@ PHANTOM = [path for path in LEAVES if path.startswith("cache.phantom.")]
 
 
 def is_hard(field: FieldInfo, made: str) -> bool:
-    return any(isinstance(mark, Hard) and made in mark.made for mark in marks_of(field))
+    return any(isinstance(mark, Hard) and made in mark.made for mark in _marks_of(field))
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_says_once_what_it_identifies(path: str) -> None:
-    marks = marks_of(LEAVES[path])
+    marks = _marks_of(LEAVES[path])
     assert marks, f"{path} has no mark: annotate it with Hard(...), Soft(...) or NoEffect()"
     assert any(isinstance(mark, NoEffect) for mark in marks) == (len(marks) == 1 and not marks[0].made)
     named = [made for mark in marks for made in mark.made]

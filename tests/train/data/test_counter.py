@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from usjepa.train.counter import absorb, bits, bits_torch, normals_torch, stream, uniforms
+from usjepa.train.counter import _bits_torch, absorb, bits, normals_torch, stream, uniforms
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,7 +90,7 @@ def test_one_flipped_bit_of_a_row_number_flips_half_of_the_keys_bits() -> None:
 
 def test_torch_draws_the_very_bits_of_numpy() -> None:
     keys = stream("noise", 3, 4, np.arange(50))
-    drawn = bits_torch(keys, 33, "cpu").numpy().view(np.uint64)
+    drawn = _bits_torch(keys, 33, "cpu").numpy().view(np.uint64)
     np.testing.assert_array_equal(drawn, bits(keys[:, None], np.arange(33)))
 
 

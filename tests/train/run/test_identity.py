@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.recipes import another, leaves
 from tests.train.run.test_loop import recipe
-from usjepa.cache.recipes.marks import Hard, marks_of
+from usjepa.cache.recipes.marks import Hard, _marks_of
 from usjepa.cache.recipes.recipe import override_recipe
 from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.run.plan import make_plan
@@ -32,5 +32,5 @@ def test_a_run_is_another_with_each_field_marked_so_and_with_no_other(path: str,
     if path == RESOLVED:
         other = override_recipe(base, ["train.teacher=demo"])
     plans = [make_plan(str(phantom_store), one, "cpu", None) for one in (base, other)]
-    hard = any(isinstance(mark, Hard) and "training" in mark.made for mark in marks_of(FIELDS[path]))
+    hard = any(isinstance(mark, Hard) and "training" in mark.made for mark in _marks_of(FIELDS[path]))
     assert (plans[0].identity != plans[1].identity) == (hard and path != RESOLVED)
