@@ -9,13 +9,13 @@ import contextlib
 import errno
 import functools
 import logging
+import resource
 import sys
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import click
 
 from usjepa.cache.errors import Interrupted, UsjepaError
-from usjepa.cache.reading.handles import allow_many_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +34,9 @@ _ADVICE = {
     errno.EMFILE: "Raise the limit of open files (ulimit -n).",
     errno.ENOMEM: "Free some memory and run the same command again.",
 }
+RAISE_TO = 65536
+"""Open files that a command asks for. Not all that the system would give, often millions: there are programs that close
+every number up to the limit before they start another."""
 _OTHERWISE = "See the system's log; run the same command again."
 
 P = ParamSpec("P")
@@ -60,6 +63,19 @@ def recipe_options(command: Callable[P, T]) -> Callable[P, T]:
     ):
         command = option(command)
     return command
+
+
+def allow_many_files() -> None:
+    """Raise this process's limit of open files as far as it may by itself, to `RAISE_TO`.
+
+    Systems start programs with 1,024 for the sake of `select`, which can't name more and which nothing here uses.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = RAISE_TO if most == resource.RLIM_INFINITY else min(RAISE_TO, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        # macOS names no limit and refuses more than it has: what was allowed before serves as well, only slower.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class _Terminal(logging.Handler):

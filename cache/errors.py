@@ -57,13 +57,28 @@ class ClaimedError(StoreError):
     """Another process is building this part of the store."""
 
 
-class DamageError(StoreError):
+class RowError(StoreError):
+    """Base of what can be wrong with rows of a shard. Each field is None where it is not known or not concerned."""
+
+    def __init__(self, message: str, *, layer: str | None = None, shard: int | None = None, row: int | None = None):
+        super().__init__(message)
+        self.layer, self.shard, self.row = layer, shard, row
+        self.source: str | None = None
+        """Which source, frame and view the row shows."""
+
+    def show(self, source: str) -> None:
+        """Add the source, frame and view of the row to field and message."""
+        self.source = source
+        self.args = (f"{self} It shows {source}.",)
+
+
+class DamageError(RowError):
     """Stored bytes are not the bytes that were built."""
 
     exit_code = 3
 
 
-class HoleError(StoreError):
+class HoleError(RowError):
     """A row number that holds no data: past the end of a segment, or a frame that could not be read."""
 
 

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from usjepa.cache.reading import reading, row_loop
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -36,29 +34,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 settings.register_profile("usjepa", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("usjepa"), derandomize=False)
 settings.load_profile("usjepa")
-
-
-@pytest.fixture(autouse=True)
-def from_the_first_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read by the compiled loop from the first row on, not only in programs that read many."""
-    monkeypatch.setattr(reading, "FEW_ROWS", 0)
-
-
-@pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read as where there is no compiled loop."""
-    monkeypatch.setattr(reading, "compiled", lambda: None)
-    monkeypatch.setattr(reading, "asking", lambda: None)
-
-
-@pytest.fixture(params=["compiled", "interpreted"])
-def way(request: pytest.FixtureRequest) -> str:
-    """How a batch's rows are read."""
-    if request.param == "interpreted":
-        request.getfixturevalue("interpreted")
-    else:
-        assert row_loop.compiled() is not None
-    return str(request.param)
 
 
 class _Kept(logging.Handler):

@@ -23,10 +23,8 @@ LAYER = "latents/vitb"
 MM, TAKE, BARE = "np.memmap mm[rows]", "np.take(mm, rows, out=buffer)", "bare pread, 2 threads"
 HASHED = "bare pread + xxh3, 2 threads"
 """What Python can do without an mmap: the same system calls and hashes, and no store around them."""
-LOOP, LOOP_UNCHECKED = "compiled loop alone, 2 threads", "compiled loop alone, 2 threads, unchecked"
-"""All that a read can be without an mmap: the same system calls and hashes in machine code."""
 PLAIN = "np.take(mm, rows, out=np.empty's memory)"
-"""What most people would write; the goal is set by `TAKE`, whose buffer begins at a multiple of 64 as ours do."""
+"""What most people would write; `TAKE` has a buffer that begins at a multiple of 64, as ours do."""
 
 
 def limits(root: Path, rows: int, buffer: Array) -> dict[str, Read]:
@@ -39,8 +37,6 @@ def limits(root: Path, rows: int, buffer: Array) -> dict[str, Read]:
         PLAIN: lambda wanted: np.take(mm, wanted, axis=0, out=plain, mode="clip"),
         BARE: _bare_pread(root, buffer),
         HASHED: _bare_pread(root, buffer, hashed=True),
-        LOOP: _bare_loop(root, rows, buffer, check_rows=True),
-        LOOP_UNCHECKED: _bare_loop(root, rows, buffer, check_rows=False),
     }
 
 
@@ -92,22 +88,5 @@ def _bare_pread(root: Path, buffer: Array, hashed: bool = False) -> Read:
         numbers = rows.tolist()
         pair.run(lambda: share(range(0, len(numbers), 2), numbers), lambda: share(range(1, len(numbers), 2), numbers))
         return buffer[: len(rows)]
-
-    return read
-
-
-def _bare_loop(root: Path, rows: int, buffer: Array, check_rows: bool) -> Read:
-    """The compiled loop in two threads, of a store whose files are open, and no store around it."""
-    store, batch = open_store(root / "store", check_rows=check_rows), len(buffer)
-    for start in range(0, rows, batch):
-        store.read(range(start, min(start + batch, rows)), layers=[LAYER])
-    reader, pair = store._own.get().readers[LAYER], _Pair()
-
-    def read(wanted: Array) -> Array:
-        loop = reader.loop(wanted, buffer)
-        if loop is None:
-            raise SystemExit("There is no compiled loop on this system.")
-        pair.run(lambda: loop.run(0), lambda: loop.run(0))
-        return buffer[: len(wanted)]
 
     return read

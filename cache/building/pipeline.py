@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from usjepa.cache.building.shard_maker import WRITERS
-from usjepa.cache.building.threads import short_turns
 from usjepa.cache.progress import Progress
+from usjepa.cache.reading.turns import short_turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

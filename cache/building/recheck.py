@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.errors import IdentityError
-from usjepa.cache.reading.reading import LayerReader, Run
+from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.teacher.computing import compute_latents
 
@@ -53,11 +53,10 @@ def read_committed(
 ) -> NDArray[Any]:
     """Return rows of committed shards of a layer that need not be sealed, checked like any read."""
     out = np.zeros((len(rows), *layer.shape), layer.dtype)
-    reader = LayerReader(writer.storage, layer, _Tables(commits))
-    for place, row in enumerate(rows):
-        flat = out.reshape(-1).view(np.uint8).data
-        reader.read(Run(row // layer.rows_per_shard, [row], [place], flat))
-    reader.close()
+    if len(rows):
+        reader = BatchReader(writer.storage, [(layer, _Tables(commits))], threads=1)
+        reader.read(np.array(rows, np.int64), {layer.name: out})
+        reader.close()
     return out
 
 

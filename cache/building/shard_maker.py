@@ -125,7 +125,7 @@ class ShardMaker:
     @lazy
     def _computer(self) -> LatentComputer:
         assert self.model is not None
-        (layer,) = (layer for layer in self.latents if layer.name.startswith("latents/"))
+        (layer,) = (layer for layer in self.latents if layer.kind == "latents")
         return LatentComputer(self.model, layer, self.batch_size)
 
     def latents_of(self, shard: int, made: PixelShard) -> Latents | None:

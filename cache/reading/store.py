@@ -1,12 +1,12 @@
-"""Reads a store: what stage two and three see. `open_store(path).read(rows)` gives one batch, every row checked.
+"""Open a store and read batches of it: `open_store(path).read(rows)`, every row checked.
 
-The manifest is read and checked at opening, the tables of sources and rows when first asked for, a shard's index
-when a row of it is first read. Opening therefore costs the same whatever the store holds.
+The manifest is read and checked at opening, the tables of sources and rows at their first use, a shard's index when a
+row of it is first read. So opening costs the same whatever the store holds.
 """
 
 from __future__ import annotations
 
-from functools import partial
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +14,14 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
 from usjepa.cache.lazy import lazy
-from usjepa.cache.reading.ahead import ReadAhead
 from usjepa.cache.reading.batch import Batch
-from usjepa.cache.reading.batch_rows import BatchRows
-from usjepa.cache.reading.own import OfProcess, Own
-from usjepa.cache.reading.pieces import end_of, pieces_of, read_all
+from usjepa.cache.reading.batch_reader import BatchReader
+from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed
 from usjepa.cache.store.generations import Manifest
 from usjepa.cache.store.memory import aligned_empty
-from usjepa.cache.store.origins import Table, table_of
+from usjepa.cache.store.origins import Origin, Table, table_of
 from usjepa.cache.store.state import (
     State,
     check_layer,
@@ -53,9 +51,13 @@ class Store:
         self.check_rows = check_rows
         self._manifest = manifest
         self._storage: Storage = open_storage(location)
-        self._own = OfProcess(lambda: Own(location, manifest, threads, check_rows))
+        self._reader = PerProcess(self._new_reader)
         self._named: dict[tuple[tuple[str, ...] | None, str | None], tuple[list[str], str | None]] = {}
         """(layers, teacher) as they were asked for -> which those are: the same in every batch."""
+
+    def _new_reader(self) -> BatchReader:
+        layers = [(layer, self._manifest.tables[name]) for name, layer in self._manifest.layers.items()]
+        return BatchReader(open_storage(self.location), layers, self.threads, self.check_rows)
 
     def __getstate__(self) -> dict[str, Any]:
         # Handles and threads belong to a process: a copy opens its own.
@@ -122,7 +124,7 @@ class Store:
     @property
     def latents(self) -> list[str]:
         """Names of the teachers whose latents are stored, sorted."""
-        return sorted(name.split("/")[1] for name in self._manifest.layers if name.startswith("latents/"))
+        return sorted(str(layer.teacher) for layer in self._manifest.layers.values() if layer.kind == "latents")
 
     @property
     def identity(self) -> dict[str, dict[str, Json]]:
@@ -169,7 +171,7 @@ class Store:
             unknown = [name for name in layers if name not in described]
             if unknown:
                 raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
-            named = [name.split("/")[1] for name in layers if name.startswith("latents/")]
+            named = [described[name].teacher for name in layers if described[name].kind == "latents"]
             names, teacher = list(dict.fromkeys(layers)), named[0] if named else None
         else:
             teacher = self._whose(teacher)
@@ -211,34 +213,33 @@ class Store:
             DamageError: a row's bytes are not those that were built.
             UsageError: a layer or teacher that the store does not hold, or memory that does not fit.
         """
-        batch_rows = BatchRows(rows)
+        numbers: NDArray[np.int64] = np.array(rows, np.int64).reshape(-1)  # a copy: the batch's own
         wanted = (None if layers is None else tuple(layers), teacher)
         if wanted not in self._named:
             self._named[wanted] = self._layer_names(*wanted)
         names, teacher = self._named[wanted]
-        if not self._dense:
-            self._check_numbers(batch_rows.numbers)
+        self._check_numbers(numbers)
         described = self._manifest.layers
-        arrays = {name: _memory(described[name], len(batch_rows.numbers), out) for name in names}
-        if len(batch_rows.numbers):
-            self._fill(arrays, batch_rows)
+        arrays = {name: _memory(described[name], len(numbers), out) for name in names}
+        if len(numbers) and arrays:
+            try:
+                self._reader.get().read(numbers, arrays)
+            except (DamageError, HoleError) as error:
+                self._name_source(error)
+                raise
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
-        return Batch(batch_rows.numbers, arrays, teacher, channels)
+        return Batch(numbers, arrays, teacher, channels)
 
-    def _fill(self, arrays: Mapping[str, NDArray[Any]], rows: BatchRows) -> None:
-        """Read a batch's rows, shared out among threads."""
-        own = self._own.get()
-        ahead = ReadAhead([own.readers[name] for name in arrays], rows)
-        ahead.begin()
-        try:
-            pieces = pieces_of([(own.readers[n], a) for n, a in arrays.items()], rows, self.threads)
-            own.crew.run(end_of(pieces), partial(read_all, pieces, ahead))
-        except (DamageError, HoleError) as error:
-            self._check_numbers(rows.numbers)
-            raise type(error)(f"{error}{self._origin(str(error), rows.listed)}") from error
+    def _name_source(self, error: DamageError | HoleError) -> None:
+        """Add the source of its row to an error, where the tables can still be read."""
+        if error.row is not None:
+            with contextlib.suppress(StoreError):
+                error.show(str(self.origin_of(error.row)))
 
     def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
-        """Raise HoleError where a number is not a row's. Reading finds that out by itself, except of forged stores."""
+        """Raise HoleError where a number is not a row's."""
+        if self._dense and (not len(numbers) or 0 <= numbers.min() <= numbers.max() < len(self.rows)):
+            return
         place = np.searchsorted(self.rows, numbers)
         known = place < len(self.rows)
         known[known] = self.rows[place[known]] == numbers[known]
@@ -246,22 +247,21 @@ class Store:
             row = int(numbers[~known][0])
             reasons = dict(self._manifest.holes)
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
-            raise HoleError(f"{self.location}: row {row} holds no data{why}.")
+            raise HoleError(f"{self.location}: row {row} holds no data{why}.", row=row)
 
-    def _origin(self, message: str, rows: Sequence[int]) -> str:
-        """Return which source the damaged row shows, for the error message."""
-        named = [row for row in rows if f"row {row} " in message]
-        if not named:
-            return ""
-        position = int(np.searchsorted(self.rows, named[0]))
-        source = self.table.sources[int(self.table.source[position])]
-        return (
-            f" It shows {source.path}, frame {int(self.table.frame[position])}, view {int(self.table.view[position])}."
-        )
+    def origin_of(self, row: int) -> Origin:
+        """Return the source, frame and view that a row shows.
+
+        Raises:
+            HoleError: the row holds no data.
+            DamageError: a table of sources or rows is damaged.
+        """
+        self._check_numbers(np.array([row], np.int64))
+        return self.table.origin(int(np.searchsorted(self.rows, row)))
 
     def close(self) -> None:
         """Close files and threads; the store opens them again when it is read again."""
-        self._own.close()
+        self._reader.close()
 
 
 def _memory(layer: Layer, rows: int, out: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:
@@ -293,7 +293,7 @@ def open_store(
         path: folder or URL.
         allow_partial: open an unsealed store too; only rows that every layer has finished exist then.
         generation: an older generation than the newest.
-        threads: threads that read, the calling one among them.
+        threads: threads that read, the calling one among them; from an object storage at least 16.
         check_rows: False skips the checksums of rows, to measure what they cost; damage goes unnoticed then.
 
     Raises:
@@ -312,7 +312,7 @@ def open_store(
         state = read_state(storage)
         if not allow_partial:
             raise NotSealedError(
-                f"{storage.url}: not sealed: {progress_text(storage, state)}. Run its build command again."
+                f"{storage.url}: not sealed: {_progress_text(storage, state)}. Run its build command again."
             )
         manifest = _partial(storage, state)
     for layer in manifest.layers.values():
@@ -320,7 +320,7 @@ def open_store(
     return Store(storage.url, manifest, threads, check_rows)
 
 
-def progress_text(storage: Storage, state: State) -> str:
+def _progress_text(storage: Storage, state: State) -> str:
     """Return how far each layer of an unsealed store is."""
     if not state.layers:
         return "nothing is built yet"

@@ -55,6 +55,16 @@ class Layer:
             )
 
     @property
+    def kind(self) -> str:
+        """What its rows are: `pixels`, `regions`, `latents` or `scales`."""
+        return self.name.partition("/")[0]
+
+    @property
+    def teacher(self) -> str | None:
+        """Name of the teacher that computed its latents or scales; None for pixels and regions."""
+        return self.name.partition("/")[2] or None
+
+    @property
     def row_nbytes(self) -> int:
         """Bytes of one row."""
         nbytes = np.dtype(self.dtype).itemsize
@@ -153,7 +163,7 @@ def array_json(layer: Layer, rows: int) -> bytes:
             "fill_value": "NaN" if layer.dtype.startswith("float") else 0,
             "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
             "attributes": {"usjepa": layer.to_json()},
-            "dimension_names": list(_DIMENSIONS[layer.name.split("/")[0]]),
+            "dimension_names": list(_DIMENSIONS[layer.kind]),
             "storage_transformers": [],
         }
     )

@@ -1,9 +1,9 @@
-"""Where each row of a store comes from: a segment's two tables, read and checked, and arrays over all rows."""
+"""Find where each row of a store comes from: its source, frame and view."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xxhash
@@ -35,6 +35,19 @@ class Source:
     error: str
 
 
+class Origin(NamedTuple):
+    """What a row shows: a view of a frame of a source."""
+
+    source: Source
+    frame: int
+    """Number within the source, from 0."""
+    view: int
+    """0 is the plain frame."""
+
+    def __str__(self) -> str:
+        return f"{self.source.path}, frame {self.frame}, view {self.view}"
+
+
 @dataclass(frozen=True)
 class Table:
     """Where each row comes from: arrays aligned with `Store.rows`."""
@@ -46,6 +59,11 @@ class Table:
     """[R'] frame number within the source."""
     view: NDArray[np.int16]
     """[R'] 0 is the plain frame."""
+
+    def origin(self, position: int) -> Origin:
+        """Return the origin of the row at a position of `Store.rows`."""
+        source = self.sources[int(self.source[position])]
+        return Origin(source, int(self.frame[position]), int(self.view[position]))
 
     def _column(self, name: str) -> NDArray[np.object_]:
         values = np.empty(len(self.sources), dtype=object)
@@ -78,15 +96,22 @@ def table_of(storage: Storage, segments: Sequence[Segment], rows: NDArray[np.int
     sources: list[Source] = []
     parts: list[tuple[NDArray[Any], ...]] = []
     for segment in segments:
-        described, (source, frame, view) = read_places(storage, segment)
+        described, (source, frame, view) = _read_places(storage, segment)
         source += np.int32(len(sources))
         parts.append((source, frame, view))
-        sources += sources_of(described)
+        sources += _sources_of(described)
     columns = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
     if len(columns[0]) != len(rows):
         keep = _positions(segments, rows)
         columns = [column[keep] for column in columns]
     return Table(tuple(sources), *columns)
+
+
+def origin_of(storage: Storage, segments: Sequence[Segment], row: int) -> Origin:
+    """Return the origin of one row; raises DamageError as `read_tables`, StopIteration where no segment has the row."""
+    segment = next(s for s in segments if s.first_row <= row < s.first_row + s.rows)
+    every_row = np.arange(segment.first_row, segment.first_row + segment.rows)
+    return table_of(storage, [segment], every_row).origin(row - segment.first_row)
 
 
 def _positions(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -98,7 +123,7 @@ def _positions(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[
     return rows - starts[segment] + before[segment]
 
 
-def sources_of(described: SourceTable) -> list[Source]:
+def _sources_of(described: SourceTable) -> list[Source]:
     """Return a segment's sources, one object each."""
     columns = [getattr(described, name) for name in Source.__dataclass_fields__]
     return [Source(*[v.item() if hasattr(v, "item") else v for v in values]) for values in zip(*columns, strict=True)]
@@ -112,7 +137,7 @@ def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTab
     return sources, rows
 
 
-def read_places(storage: Storage, segment: Segment) -> tuple[SourceTable, Places]:
+def _read_places(storage: Storage, segment: Segment) -> tuple[SourceTable, Places]:
     """Return a segment's sources and each row's source, frame and view; raises DamageError as `read_tables` does."""
     described, lines = _contents(storage, segment)
     sources, places = SourceTable.from_parquet(described), Places.from_parquet(lines, most=segment.rows)

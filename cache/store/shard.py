@@ -17,13 +17,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import google_crc32c
 import numpy as np
 import xxhash
 
 from usjepa.cache.errors import DamageError
+from usjepa.cache.store.row_check import CRC_NBYTES, crc_of, row_hash, slot_tail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,6 @@ ALIGNMENT = 64
 MAGIC = b"USJTABLE"
 TABLE_VERSION = 1
 MISSING = 2**64 - 1
-_CRC_NBYTES = 4
 Room = Callable[[int], memoryview]
 _HEADER = struct.Struct("<8sII16sQQ16x")  # magic, version, rows a shard, digest, first row, bytes a row
 assert _HEADER.size == ALIGNMENT
@@ -52,7 +51,7 @@ class ShardLayout:
     @property
     def slot_nbytes(self) -> int:
         """Bytes from one row's start to the next."""
-        return -(-(self.row_nbytes + _CRC_NBYTES) // ALIGNMENT) * ALIGNMENT
+        return -(-(self.row_nbytes + CRC_NBYTES) // ALIGNMENT) * ALIGNMENT
 
     @property
     def tail_nbytes(self) -> int:
@@ -67,7 +66,7 @@ class ShardLayout:
     @property
     def index_nbytes(self) -> int:
         """Bytes of the Zarr index with its crc32c."""
-        return 16 * self.rows + _CRC_NBYTES
+        return 16 * self.rows + CRC_NBYTES
 
     @property
     def trailer_nbytes(self) -> int:
@@ -87,15 +86,6 @@ class Trailer:
     """[rows] byte offset of each row's slot, -1 for a hole."""
     hashes: NDArray[np.uint64]
     """[rows] xxh3-64 of each row's slot, 0 for a hole."""
-    own_nbytes: int
-    """Bytes that this trailer alone keeps: full shards of a layer share their offsets."""
-    addresses: tuple[int, int]
-    """Where the numbers of `offsets` and of `hashes` lie in memory."""
-
-
-def row_seed(digest: bytes, row: int) -> int:
-    """Return the xxh3 seed that binds a row's checksum to its layer and its place."""
-    return xxhash.xxh3_64_intdigest(digest + row.to_bytes(8, "little"))
 
 
 def pack_shard(
@@ -123,7 +113,6 @@ def pack_shard(
     into = np.frombuffer(view, np.uint8)
     hashes = np.zeros(layout.rows, dtype="<u8")
     index = np.full((layout.rows, 2), MISSING, dtype="<u8")
-    padding = bytes(layout.tail_nbytes - _CRC_NBYTES)
     offset, nbytes = 0, layout.row_nbytes
     for i, row in enumerate(rows):
         if row is None:
@@ -133,18 +122,14 @@ def pack_shard(
         check(i)
         slot = into[offset : offset + layout.slot_nbytes]
         slot[:nbytes] = np.frombuffer(row, np.uint8)
-        # An array, not a memoryview, which the library refuses: it would have to be copied into bytes.
-        crc = google_crc32c.value(slot[:nbytes])
-        view[offset + nbytes : offset + layout.slot_nbytes] = crc.to_bytes(_CRC_NBYTES, "little") + padding
-        hasher = xxhash.xxh3_64(seed=row_seed(digest, first_row + i))
-        hasher.update(slot.data)
-        hashes[i] = hasher.intdigest()
-        index[i] = offset, nbytes + _CRC_NBYTES
+        view[offset + nbytes : offset + layout.slot_nbytes] = slot_tail(slot[:nbytes].data, layout.tail_nbytes)
+        hashes[i] = row_hash(digest, first_row + i, slot.data)
+        index[i] = offset, nbytes + CRC_NBYTES
         offset += layout.slot_nbytes
     table = _HEADER.pack(MAGIC, TABLE_VERSION, layout.rows, digest, first_row, layout.row_nbytes) + hashes.tobytes()
     index_bytes = index.tobytes()
     view[offset : offset + len(table)] = table
-    view[offset + len(table) :] = index_bytes + google_crc32c.value(index_bytes).to_bytes(_CRC_NBYTES, "little")
+    view[offset + len(table) :] = index_bytes + crc_of(index_bytes)
     return view, table_hash(table)
 
 
@@ -172,49 +157,37 @@ def parse_trailer(trailer: bytes, file_size: int, layout: ShardLayout, expected:
     if table_hash(table) != expected:
         raise DamageError(f"{where}: its checksum table is not the one committed: a stale, swapped or damaged shard.")
     hashes = np.frombuffer(table, dtype="<u8", offset=_HEADER.size)
-    if google_crc32c.value(index_bytes[:-_CRC_NBYTES]).to_bytes(_CRC_NBYTES, "little") != index_bytes[-_CRC_NBYTES:]:
+    if crc_of(index_bytes[:-CRC_NBYTES]) != index_bytes[-CRC_NBYTES:]:
         raise DamageError(f"{where}: the crc32c of its index does not match: the index is damaged.")
     full_index, full_offsets = _full(layout)
     if index_bytes == full_index:
-        present, offsets, own = layout.rows, full_offsets, len(table)
+        present, offsets = layout.rows, full_offsets
     else:
         offsets = _offsets_of(index_bytes, layout, where)
-        present, own = int((offsets >= 0).sum()), len(table) + offsets.nbytes
+        present = int((offsets >= 0).sum())
     if file_size != layout.size(present):
         raise DamageError(f"{where}: {file_size:,} bytes, not the {layout.size(present):,} its index needs.")
-    return Trailer(offsets, hashes, own, (_address(offsets), _address(hashes)))
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])
+    return Trailer(offsets, hashes)
 
 
 @lru_cache(maxsize=16)
 def _full(layout: ShardLayout) -> tuple[bytes, NDArray[np.int64]]:
     """Return the index, with its crc32c, and the offsets of a shard without holes: most shards are compared with it."""
-    index = np.full((layout.rows, 2), layout.row_nbytes + _CRC_NBYTES, dtype="<u8")
+    index = np.full((layout.rows, 2), layout.row_nbytes + CRC_NBYTES, dtype="<u8")
     index[:, 0] = np.arange(layout.rows, dtype=np.uint64) * np.uint64(layout.slot_nbytes)
     offsets = index[:, 0].astype(np.int64)
     offsets.setflags(write=False)
     data = index.tobytes()
-    return data + google_crc32c.value(data).to_bytes(_CRC_NBYTES, "little"), offsets
+    return data + crc_of(data), offsets
 
 
 def _offsets_of(index_bytes: bytes, layout: ShardLayout, where: str) -> NDArray[np.int64]:
     """Return [rows] offsets, -1 for holes; raises DamageError where the index names other places than the layout's."""
-    index = np.frombuffer(index_bytes[:-_CRC_NBYTES], dtype="<u8").reshape(layout.rows, 2)
+    index = np.frombuffer(index_bytes[:-CRC_NBYTES], dtype="<u8").reshape(layout.rows, 2)
     hole = index[:, 0] == MISSING
     place = np.cumsum(~hole) - 1
     wanted = np.where(hole, MISSING, place.astype(np.uint64) * np.uint64(layout.slot_nbytes))
-    lengths = np.where(hole, MISSING, np.uint64(layout.row_nbytes + _CRC_NBYTES))
+    lengths = np.where(hole, MISSING, np.uint64(layout.row_nbytes + CRC_NBYTES))
     if not (np.array_equal(index[:, 0], wanted) and np.array_equal(index[:, 1], lengths)):
         raise DamageError(f"{where}: its index names places where no row can lie: the index is damaged or forged.")
     return np.where(hole, -1, place * layout.slot_nbytes).astype(np.int64)
-
-
-def check_slot(slot: memoryview, layout: ShardLayout) -> bool:
-    """Return whether a slot's own crc32c and padding are intact; the place-bound hash is checked elsewhere."""
-    crc = google_crc32c.value(np.frombuffer(slot[: layout.row_nbytes], np.uint8)).to_bytes(_CRC_NBYTES, "little")
-    tail = slot[layout.row_nbytes :]
-    expected: bytes = crc + bytes(layout.tail_nbytes - _CRC_NBYTES)
-    return bytes(tail) == expected

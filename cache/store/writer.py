@@ -147,15 +147,14 @@ class StoreWriter:
             NotSealedError: a layer lacks shards; it names them and says what to run.
         """
         if not self.state.segments or not {"pixels", "regions"} <= set(self.state.layers):
-            raise NotSealedError(f"{self.storage.url}: nothing is built yet. {_how_to_fill('pixels')}")
+            raise NotSealedError(f"{self.storage.url}: nothing is built yet. {_how_to_fill(None)}")
         commits = {name: committed(self.storage, layer) for name, layer in sorted(self.state.layers.items())}
         wanted = range(self.state.shard_count)
         for name, found in commits.items():
             lacking = [shard for shard in wanted if shard not in found]
             if lacking:
-                raise NotSealedError(
-                    f"{self.storage.url}: layer {name} has {len(found)} of {len(wanted)} shards. {_how_to_fill(name)}"
-                )
+                what = f"layer {name} has {len(found)} of {len(wanted)} shards"
+                raise NotSealedError(f"{self.storage.url}: {what}. {_how_to_fill(self.state.layers[name].teacher)}")
         newest = self.state.newest
         manifest = Manifest(
             newest.generation + 1 if newest else 1,
@@ -198,9 +197,8 @@ def hard_differences(stored: Layer, wanted: Layer) -> list[tuple[str, Json, Json
     return [item for item in differences(stored.to_json(), comparable.to_json()) if item[0] != "digest"]
 
 
-def _how_to_fill(name: str) -> str:
-    if name.startswith(("latents/", "scales/")):
-        teacher = name.split("/")[1]
+def _how_to_fill(teacher: str | None) -> str:
+    if teacher is not None:
         return f"Run build with the teacher {teacher!r} again: it computes what is missing from the stored pixels."
     return "Run the same build command again: it goes on where it stopped."
 

@@ -150,21 +150,13 @@ def compare(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64],
     tolerance = tolerance_of(model, layer) * (SAME_VERSIONS_SHARE if _same_versions(store, model, layer, rows) else 1)
     worst = int(errors.argmax())
     cosine, control = standardised_cosines(again, stored)
-    place = int(np.searchsorted(store.rows, rows[worst]))
-    source = store.table.sources[int(store.table.source[place])]
-    strata = {
-        (source_name, int(row) // store.manifest.rows_per_shard, int(view))
-        for source_name, row, view in zip(
-            store.table.dataset[np.searchsorted(store.rows, rows)],
-            rows,
-            store.table.view[np.searchsorted(store.rows, rows)],
-            strict=True,
-        )
-    }
+    origins = [store.origin_of(int(row)) for row in rows]
+    shards = (rows // store.manifest.rows_per_shard).tolist()
+    strata = {(one.source.dataset, shard, one.view) for one, shard in zip(origins, shards, strict=True)}
     passed = bool(errors[worst] <= tolerance)
     return Audit(
         layer.name, len(rows), len(strata), float(errors[worst]), int(rows[worst]), cosine, control, tolerance, passed,
-        f"{source.path} frame {int(store.table.frame[place])}",
+        str(origins[worst]),
     )  # fmt: skip
 
 

@@ -63,9 +63,8 @@ def _strips(store: Store, numbers: NDArray[np.int64], teacher: str | None) -> li
         shown = [np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image, _region_overlay(image, cells[i])]
         if colours is not None:
             shown.append(colours[i])
-        position = int(np.searchsorted(store.rows, number))
-        source = store.table.sources[int(store.table.source[position])]
-        caption = f"row {number}  {source.dataset}  {source.label or 'no label'}  view {store.table.view[position]}"
+        source, _, view = store.origin_of(int(number))
+        caption = f"row {number}  {source.dataset}  {source.label or 'no label'}  view {view}"
         strips.append(_strip(shown, caption))
     return strips
 

@@ -181,7 +181,7 @@ def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) ->
     broken = {(d.layer, d.shard) for d in report.found if d.layer is not None and d.shard is not None}
     at = ShardRepair(maker, manifest)
     done: list[Mended] = []
-    order = sorted(broken, key=lambda item: (str(item[0]).startswith(("latents/", "scales/")), item[1], item[0]))
+    order = sorted(broken, key=lambda item: (manifest.layers[str(item[0])].teacher is not None, item[1], item[0]))
     for layer, shard in order:
         if any((mended.layer, mended.shard) == (layer, shard) for mended in done):
             continue  # with its scales

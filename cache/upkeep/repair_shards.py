@@ -78,9 +78,8 @@ class ShardRepair:
             DamageError: it can't be mended; the message says what is missing.
             SourceError: its source can't be read or is another one.
         """
-        if layer in ("pixels", "regions"):
-            return [self._cut_again(self._manifest.layers[layer], shard)]
-        return self._ask_again(layer.split("/")[1], shard)
+        mended = self._manifest.layers[layer]
+        return [self._cut_again(mended, shard)] if mended.teacher is None else self._ask_again(mended.teacher, shard)
 
     def _salvage(self, layer: Layer, shard: int) -> Salvaged:
         present, table = present_rows(self._manifest, shard), self._manifest.tables[layer.name][shard]
@@ -186,7 +185,7 @@ class ShardRepair:
         self, model: Teacher, layers: Sequence[Layer], shard: int, proven: dict[str, Rows], rows: Sequence[int]
     ) -> float:
         """Return the relative error of surviving rows asked again; raise DamageError beyond the tolerance."""
-        latents = next(layer for layer in layers if layer.name.startswith("latents/"))
+        latents = next(layer for layer in layers if layer.kind == "latents")
         if not rows:  # nothing of this shard survives: rows of others are asked instead
             recheck_latents(
                 self._maker.writer,
@@ -200,7 +199,7 @@ class ShardRepair:
         pixels = self._maker.pixels_of(shard).pixels[[row - first for row in chosen]]
         again = compute_latents(model, pixels, np.array(chosen), len(chosen))
         arrays = {layer.name: _array(layer, [proven[layer.name][row] for row in chosen]) for layer in layers}
-        scales = next((arrays[layer.name] for layer in layers if layer.name.startswith("scales/")), None)
+        scales = next((arrays[layer.name] for layer in layers if layer.kind == "scales"), None)
         error = relative_error(again, as_float(latents, arrays[latents.name], scales))
         if error > tolerance_of(model, latents):
             raise DamageError(

@@ -1,4 +1,4 @@
-"""What of a damaged shard is still what was built.
+"""Recover the intact rows of a damaged shard.
 
 Where each row lies follows from which rows exist, so neither index nor file size is needed. Rows are proven by the
 shard's checksum table, if that is still the committed one; without it, rows whose own crc32c holds are candidates,
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
 
-from usjepa.cache.store.shard import check_slot, pack_shard, row_seed, table_hash
+from usjepa.cache.store.row_check import is_intact, row_hash
+from usjepa.cache.store.shard import pack_shard, table_hash
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,12 +57,12 @@ def salvage(storage: Storage, layer: Layer, shard: int, present: Sequence[int], 
     candidates: dict[int, bytes] = {}
     for place, row in enumerate(present):
         slot = data[place * layout.slot_nbytes : (place + 1) * layout.slot_nbytes]
-        if len(slot) < layout.slot_nbytes or not check_slot(slot, layout):
+        if len(slot) < layout.slot_nbytes or not is_intact(slot, layout.row_nbytes):
             continue
         content = bytes(slot[: layout.row_nbytes])
         if hashes is None:
             candidates[row] = content
-        elif xxhash.xxh3_64_intdigest(slot, row_seed(digest, row)) == int(hashes[row - first]):
+        elif row_hash(digest, row, slot) == int(hashes[row - first]):
             proven[row] = content
     return Salvaged(proven, candidates)
 

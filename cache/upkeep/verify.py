@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from xxhash import xxh3_64
 
-from usjepa.cache.errors import DamageError, NotSealedError, SourceError
+from usjepa.cache.errors import DamageError, HoleError, NotSealedError, SourceError
 from usjepa.cache.progress import Progress
 from usjepa.cache.reading.store import Store
 from usjepa.cache.scanning.scan import list_source
@@ -29,7 +28,8 @@ from usjepa.cache.store.descriptions import (
     table_hashes,
 )
 from usjepa.cache.store.origins import read_tables
-from usjepa.cache.store.shard import Trailer, check_slot, parse_trailer, row_seed
+from usjepa.cache.store.row_check import is_intact, row_hash
+from usjepa.cache.store.shard import Trailer, parse_trailer
 from usjepa.cache.store.state import root_settings
 
 if TYPE_CHECKING:
@@ -127,7 +127,13 @@ def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) ->
 
 
 def _with_source(damage: Damage, origin: Store) -> Damage:
-    return damage if damage.row is None else replace(damage, source=origin_of(origin, damage.row))
+    """Add what a damaged row shows, where the tables can still be read."""
+    if damage.row is None:
+        return damage
+    try:
+        return replace(damage, source=f"it shows {origin.origin_of(damage.row)}")
+    except (DamageError, HoleError) as error:
+        return replace(damage, source=f"its source is unknown: {error}")
 
 
 def _descriptions(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
@@ -188,10 +194,8 @@ def _bad_rows(storage: Storage, layer: Layer, shard: int, trailer: Trailer) -> l
         bad[number] = []
         for i, slot in enumerate(stretches[number].tolist()):
             mine = view[i * slot_nbytes : (i + 1) * slot_nbytes]
-            hasher = xxh3_64(seed=row_seed(digest, first + slot))
-            hasher.update(mine)  # lets go of the interpreter's lock, as the one-shot function does not
-            good = len(mine) == slot_nbytes and hasher.intdigest() == int(trailer.hashes[slot])
-            if not good or not check_slot(mine, layer.layout):
+            good = len(mine) == slot_nbytes and row_hash(digest, first + slot, mine) == int(trailer.hashes[slot])
+            if not good or not is_intact(mine, layer.row_nbytes):
                 bad[number].append(first + slot)
 
     ranges = [(int(trailer.offsets[group[0]]), len(group) * slot_nbytes) for group in stretches]
@@ -205,16 +209,6 @@ def _stretches(slots: NDArray[np.intp], offsets: NDArray[np.int64], slot_nbytes:
     apart = np.flatnonzero(np.diff(offsets) != slot_nbytes) + 1
     for group in np.split(slots, apart):
         yield from (group[start : start + most] for start in range(0, len(group), most))
-
-
-def origin_of(store: Store, row: int) -> str:
-    """Return which source a row shows, where the tables can still be read."""
-    try:
-        position = int(np.searchsorted(store.rows, row))
-        source = store.table.sources[int(store.table.source[position])]
-    except DamageError as error:
-        return f"its source is unknown: {error}"
-    return f"it shows {source.path}, frame {int(store.table.frame[position])}, view {int(store.table.view[position])}"
 
 
 def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Damage]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -12,10 +15,11 @@ import torch
 from click.testing import CliRunner, Result
 
 from tests.cache.building.test_build import SMALL, small
+from tests.support.stores import write_store
 from usjepa.cache import errors
 from usjepa.cache.building.build import build
 from usjepa.cache.cli import main as cache
-from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.command_line import RAISE_TO, allow_many_files, ends_well, recipe_options
 from usjepa.evaluate.cli import main as evaluate
 from usjepa.train.cli import main as train
 
@@ -153,3 +157,50 @@ def test_recipe_options_reach_the_command_in_order() -> None:
 def test_all_commands_that_take_a_recipe_take_overrides(command: click.Command) -> None:
     options = {flag for parameter in command.params for flag in parameter.opts}
     assert {"--pipeline", "--recipes", "--set"} <= options
+
+
+def test_a_command_raises_the_limit_of_open_files_as_far_as_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = resource.RLIM_INFINITY
+    for soft, hard, wanted in (
+        (1024, 4096, (4096, 4096)),
+        (1024, 1_048_576, (RAISE_TO, 1_048_576)),
+        (1024, endless, (RAISE_TO, endless)),
+        (4096, 4096, None),
+        (100_000, 1_048_576, None),
+        (endless, endless, None),
+    ):
+        given: list[tuple[int, int]] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limits=(soft, hard): limits)
+        monkeypatch.setattr(resource, "setrlimit", lambda _, limits, given=given: given.append(limits))
+        allow_many_files()
+        assert given == ([wanted] if wanted else [])
+
+
+@pytest.mark.parametrize("refusal", [ValueError("current limit exceeds maximum limit"), OSError(errno.EINVAL, "no")])
+def test_a_system_that_does_not_raise_the_limit_is_taken_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    asked = []
+
+    def refuse(_: int, limits: tuple[int, int]) -> None:
+        asked.append(limits)
+        raise refusal
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    allow_many_files()
+    assert asked == [(RAISE_TO, resource.RLIM_INFINITY)]
+
+
+def test_the_command_line_runs_with_the_raised_limit(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", 4)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    script = (
+        "import resource, sys; from usjepa.cache.cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "print('limit', resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "status", str(tmp_path / "s")], capture_output=True, text=True, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard)),
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == f"limit {RAISE_TO if hard < 0 else min(RAISE_TO, hard)}", done.stderr

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("numba", "torch", "timm", "zarr", "numpy", "pydantic", "cv2", "pyarrow", "dask", "matplotlib")
+HEAVY = ("torch", "timm", "zarr", "numpy", "pydantic", "cv2", "pyarrow", "dask", "matplotlib")
 PACKAGES = ("cache", "train", "evaluate")
 CLIS = ("usjepa.cache.cli", "usjepa.train.cli", "usjepa.evaluate.cli")
 

@@ -22,6 +22,7 @@ import torch
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.cells import patch_validity
+from usjepa.cache.reading.turns import short_turns
 from usjepa.cache.store.memory import Ring
 from usjepa.train.data.fingerprint import fingerprint
 from usjepa.train.masks.multiblock import Masks, sample_masks
@@ -124,15 +125,16 @@ class BatchMaker:
         todo = iter(requests)
         pool = ThreadPoolExecutor(1, "usjepa-batches")
         try:
-            while True:
-                while len(pending) <= self._ahead and (request := next(todo, None)) is not None:
-                    pending.append(pool.submit(self._read, request))
-                if not pending:
-                    return
-                start = time.perf_counter()
-                batch = pending.popleft().result()
-                waited = time.perf_counter() - start
-                yield self._received(batch), waited
+            with short_turns():
+                while True:
+                    while len(pending) <= self._ahead and (request := next(todo, None)) is not None:
+                        pending.append(pool.submit(self._read, request))
+                    if not pending:
+                        return
+                    start = time.perf_counter()
+                    batch = pending.popleft().result()
+                    waited = time.perf_counter() - start
+                    yield self._received(batch), waited
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

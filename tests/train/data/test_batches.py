@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,14 @@ def test_leaving_early_ends_the_thread(store: Store) -> None:
     with closing(maker(store).stream(requests(100))) as stream:
         next(stream)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("usjepa-batches")]
+
+
+def test_a_stream_shortens_the_turns_of_the_interpreter_and_puts_them_back(store: Store) -> None:
+    before = sys.getswitchinterval()
+    with closing(maker(store).stream(requests(100))) as stream:
+        next(stream)
+        assert sys.getswitchinterval() == pytest.approx(0.0005)
+    assert sys.getswitchinterval() == before
 
 
 def test_unusable_images_leave_no_trace_in_the_batch(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
-"""Threads that share numbered pieces of work: whoever is free takes the next one, and the calling thread works too.
+"""Share numbered pieces of work among threads: whoever is free takes the next one, the calling thread too.
 
 Fixed shares would make every batch as slow as its slowest thread, and a caller that only waits would waste a core. A
 helper that the system has not woken by the time the work is done is not waited for. The threads wait on a queue of
-their own: an executor's futures cost 70 us a batch before the first byte is read and 90 us after the last.
+their own: an executor's futures cost 70 us per batch before the first byte is read and 90 us after the last.
 """
 
 from __future__ import annotations
@@ -16,13 +16,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Work = Callable[[Callable[[], int]], None]
-
 
 class _Call:
-    """One call of `Crew.run`: which pieces are taken, and who is at work on them."""
+    """One call of `Workers.run`: which pieces are taken, and who is at work on them."""
 
-    def __init__(self, pieces: int, work: Work) -> None:
+    def __init__(self, pieces: int, work: Callable[[int], object]) -> None:
         self._pieces, self._work = pieces, work
         self._numbers = count()
         self._over = False
@@ -35,21 +33,15 @@ class _Call:
 
     def work(self) -> None:
         """Take pieces until none is left or one has failed, here or in another thread."""
-        number = -1
-
-        def take() -> int:
-            nonlocal number
-            number = self._pieces if self._over else next(self._numbers)
-            return number
-
-        try:
-            self._work(take)
-        except Exception as error:  # noqa: BLE001 - raised by `Crew.run` in its caller's thread, once all have stopped
-            self.failed.append((number, error))
-            self._over = True
+        while not self._over and (number := next(self._numbers)) < self._pieces:
+            try:
+                self._work(number)
+            except Exception as error:  # noqa: BLE001 - raised by `Workers.run` in its caller's thread, once all have stopped
+                self.failed.append((number, error))
+                self._over = True
 
     def help(self) -> None:
-        """Do what a helper does: work, unless the call has ended already, and tell when that is over."""
+        """Work as a helper, unless the call has ended already, and report the end."""
         with self._lock:
             if self._closed:
                 return
@@ -69,29 +61,33 @@ class _Call:
             waiting = self._helping > 0
         if waiting:
             self._ended.acquire()
+        self._work = _nothing  # a helper that wakes later must not keep the batch, and the shards that it pins
 
 
-Calls = queue.SimpleQueue[_Call | None]
+def _nothing(_: int) -> None:
+    """Stand in for the work of a call that has ended."""
 
 
-class Crew:
+_Calls = queue.SimpleQueue[_Call | None]
+
+
+class Workers:
     """The calling thread and `helpers` more; of one process. Any number of threads may call `run` at once."""
 
     def __init__(self, helpers: int) -> None:
-        self._calls: Calls = queue.SimpleQueue()
+        self._calls: _Calls = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         for number in range(helpers):
             # Daemons: a store that is still open must not keep a program from ending.
             thread = threading.Thread(target=_serve, args=(self._calls,), name=f"usjepa-read-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        self.threads = helpers + 1
+        """Threads that share the work."""
         self._end = weakref.finalize(self, _dismiss, self._calls, helpers)
 
-    def run(self, pieces: int, work: Work) -> None:
-        """Have every thread call `work(take)`; when it returns or raises, none is still at it.
-
-        `take()` gives 0, 1, ... `pieces` - 1, each number to one thread; a number from `pieces` on says that all are
-        taken, or that a piece has failed, and that `work` is to return.
+    def run(self, pieces: int, work: Callable[[int], object], alone: bool = False) -> None:
+        """Have the threads call `work` with 0, 1, ... `pieces` - 1, each once; `alone`: the calling thread only.
 
         Raises:
             Exception: what the first piece in order that failed raised; pieces not begun by then are left out.
@@ -99,27 +95,31 @@ class Crew:
         call = _Call(pieces, work)
         try:
             # One piece alone is done before a helper wakes.
-            for _ in range(min(len(self._threads), pieces - 1)):
+            for _ in range(0 if alone else min(len(self._threads), pieces - 1)):
                 self._calls.put(call)
             call.work()
         finally:
             call.close()
-        if call.failed:
-            raise min(call.failed, key=lambda entry: entry[0])[1]
+        failed, call.failed = call.failed, []
+        try:
+            if failed:
+                raise min(failed, key=lambda entry: entry[0])[1]
+        finally:
+            del failed  # else the error would hold itself through its traceback, and with it the batch
 
     def close(self) -> None:
-        """End the threads; a crew that is no longer used ends them too."""
+        """End the threads; workers that are no longer used end them too."""
         self._end()
         for thread in self._threads:
             thread.join()
 
 
-def _serve(calls: Calls) -> None:
+def _serve(calls: _Calls) -> None:
     while (call := calls.get()) is not None:
         call.help()
         del call  # or its batch's memory would be held until the next one
 
 
-def _dismiss(calls: Calls, helpers: int) -> None:
+def _dismiss(calls: _Calls, helpers: int) -> None:
     for _ in range(helpers):
         calls.put(None)

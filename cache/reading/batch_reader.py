@@ -1,0 +1,136 @@
+"""Read batches of rows in several layers by the threads of one process.
+
+Shards that are not open yet are opened first, in two steps, so that a disk or an object storage has all requests of a
+step at once. Then the threads take pieces of the batch, the largest rows first, whoever is free the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from usjepa.cache.errors import StoreError
+from usjepa.cache.reading.layer_reader import LayerReader, LayerRows
+from usjepa.cache.reading.local import LocalReader
+from usjepa.cache.reading.plan import ReadPlan
+from usjepa.cache.reading.remote import RemoteReader
+from usjepa.cache.reading.workers import Workers
+from usjepa.cache.storage.local import LocalStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.open_shards import OpenShard
+    from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.store.layers import Layer
+
+SHARED_NBYTES = 1 << 20
+"""Bytes of a batch from which more than one thread reads it from a disk: to wake one takes 50 us."""
+_REMOTE_THREADS = 16
+"""Threads that read from an object storage at least: what they do is wait."""
+_PINNED_SHARE = 4
+"""A batch pins at most one in so many of the shards that may stay open, or is read in parts: batches of several
+threads then fit together, and none pins what it does not read soon."""
+
+
+class BatchReader:
+    """Reads batches of one store in one process; its threads may share it."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        layers: Iterable[tuple[Layer, Sequence[str]]],
+        threads: int,
+        check_rows: bool = True,
+    ) -> None:
+        """`layers` are those that can be read, each with the table hashes of its shards."""
+        self._readers: dict[str, LayerReader] = {
+            layer.name: LocalReader(storage, layer, tables, check_rows)
+            if isinstance(storage, LocalStorage)
+            else RemoteReader(storage, layer, tables, check_rows)
+            for layer, tables in layers
+        }
+        self._on_disk = isinstance(storage, LocalStorage)
+        self._workers = Workers((threads if self._on_disk else max(threads, _REMOTE_THREADS)) - 1)
+
+    def read(self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Read [B] row numbers into an array [B, *shape] of each layer, largest rows first.
+
+        Raises:
+            HoleError: a row holds no data.
+            DamageError: a row's bytes are not those that were built, or its shard is missing.
+            StoreError: the storage refuses.
+        """
+        readers = [self._readers[name] for name in arrays]
+        plan = ReadPlan.of(rows, readers[0].layer.rows_per_shard)
+        most = max(1, min(reader.open_shards.most for reader in readers) // _PINNED_SHARE)
+        for part in plan.parts(most):
+            _Part(readers, part, list(arrays.values())).read(self._workers, self._on_disk)
+
+    def close(self) -> None:
+        """Close the shards that no thread is reading, and end the threads."""
+        for reader in self._readers.values():
+            reader.open_shards.close()
+        self._workers.close()
+
+
+class _Part:
+    """Rows of a batch whose shards are pinned together."""
+
+    def __init__(self, readers: Sequence[LayerReader], plan: ReadPlan, arrays: Sequence[NDArray[Any]]) -> None:
+        self._layers = [LayerRows(reader, plan, array) for reader, array in zip(readers, arrays, strict=True)]
+
+    def read(self, workers: Workers, on_disk: bool) -> None:
+        """Open what is not open, then read."""
+        self._open(workers)
+        if any(rows.reader.blind for rows in self._layers):
+            self._ask()
+        nbytes = sum(rows.nbytes for rows in self._layers)
+        pieces = list(self._pieces(nbytes, 2 * workers.threads))
+
+        def read(number: int) -> None:
+            rows, start, stop = pieces[number]
+            for left in rows.reader.read(rows, start, stop, self._ask):
+                rows.reader.read_slowly(rows, left)
+
+        workers.run(len(pieces), read, alone=on_disk and nbytes < SHARED_NBYTES)
+
+    def _pieces(self, nbytes: int, shares: int) -> Iterator[tuple[LayerRows, int, int]]:
+        """Yield stretches of rows, each a share of what is left: large ones, which cost little to take, then small
+        ones, so that threads end together."""
+        for rows in self._layers:
+            stop, slot_nbytes = 0, rows.reader.layout.slot_nbytes
+            while (start := stop) < len(rows.plan.rows):
+                stop = rows.reader.end_of_piece(rows.plan, start, nbytes // shares // slot_nbytes)
+                nbytes -= (stop - start) * slot_nbytes
+                yield rows, start, stop
+
+    def _open(self, workers: Workers) -> None:
+        """Open shards; one that can't be opened is left to the slow way, which raises the reason."""
+        missing = [(rows, i) for rows in self._layers for i, shard in enumerate(rows.shards) if shard is None]
+        opened: list[OpenShard | None] = [None] * len(missing)
+
+        def begin(number: int) -> None:
+            rows, i = missing[number]
+            with contextlib.suppress(OSError, StoreError):
+                opened[number] = rows.reader.begin_opening(rows.plan.shards[i])
+
+        def finish(number: int) -> None:
+            (rows, i), shard = missing[number], opened[number]
+            if shard is not None:
+                with contextlib.suppress(OSError, StoreError):
+                    rows.shards[i] = rows.reader.finish_opening(rows.plan.shards[i], shard)
+
+        for step in (begin, finish) if missing else ():
+            workers.run(len(missing), step)
+
+    def _ask(self) -> None:
+        """Ask the system, once, for every row; from then on threads wait for the disk."""
+        if not self._layers[0].waits:  # two threads that come here at once ask twice, which does no harm
+            for rows in self._layers:
+                rows.waits = True
+            for rows in self._layers:
+                rows.reader.ask_for(rows)

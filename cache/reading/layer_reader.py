@@ -1,0 +1,147 @@
+"""Read rows of one layer: a fast loop for what is as it should be, one slow way for everything else.
+
+The fast loop (`local.py`, `remote.py`) reads and checks rows and leaves those that did not come out right: of a shard
+that is not open, not in memory, with a wrong hash. The slow way takes each of them by itself: it waits, reads once more
+from a freshly opened file, as a network share may have given a stale handle or stale bytes, and raises what is wrong.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from usjepa.cache.errors import DamageError, HoleError
+from usjepa.cache.reading.open_shards import OpenShard, OpenShards
+from usjepa.cache.storage.local import unreadable
+from usjepa.cache.store.row_check import row_hash
+from usjepa.cache.store.shard import parse_trailer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.plan import ReadPlan
+    from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.store.layers import Layer
+
+
+class LayerRows:
+    """One layer's rows of a batch: where they lie and where they go."""
+
+    __slots__ = ("out", "plan", "reader", "shards", "waits")
+
+    def __init__(self, reader: LayerReader, plan: ReadPlan, array: NDArray[Any]) -> None:
+        """`array` is the batch's, C-contiguous [B, *shape]."""
+        self.reader, self.plan = reader, plan
+        self.shards: list[OpenShard | None] = reader.open_shards.pinned(plan.shards)
+        """Those of the plan, pinned while this lives; None where one could not be opened."""
+        self.out: memoryview = array.reshape(-1).view("u1").data
+        self.waits = False
+        """Whether the disk may be waited for: everything was asked for already."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are read."""
+        return len(self.plan.rows) * self.reader.layout.slot_nbytes
+
+
+class LayerReader(ABC):
+    """Reads rows of one layer, given the table hashes of its shards. Of one process; its threads may share it."""
+
+    def __init__(self, storage: Storage, layer: Layer, tables: Sequence[str], check_rows: bool, on_disk: bool) -> None:
+        """`check_rows=False` skips the rows' checksums."""
+        self.layer, self.check_rows = layer, check_rows
+        self.open_shards = OpenShards(layer.rows_per_shard, on_disk)
+        self.blind = False
+        """Whether nobody can tell what lies in memory, as with NFS."""
+        self._storage, self._tables = storage, tables
+        self.layout = layer.layout
+        self.digest = bytes.fromhex(layer.digest)
+
+    @abstractmethod
+    def begin_opening(self, shard: int) -> OpenShard:
+        """Return a shard whose end is yet to be read; raises OSError as the system does, StoreError."""
+
+    @abstractmethod
+    def _end_of(self, number: int, shard: OpenShard) -> bytes:
+        """Return a shard's trailer."""
+
+    @abstractmethod
+    def read(self, rows: LayerRows, start: int, stop: int, missed: Callable[[], None]) -> list[int]:
+        """Read and check a stretch of a plan's rows; return the indices of those that are left to `read_slowly`.
+
+        `missed` is called when bytes turn out not to lie in memory, before they are waited for.
+        """
+
+    @abstractmethod
+    def _fetch(self, number: int, shard: OpenShard, buffers: tuple[memoryview, memoryview], offset: int) -> int:
+        """Fill buffers from a shard, waiting for the disk or the network; return how many bytes came."""
+
+    @abstractmethod
+    def end_of_piece(self, plan: ReadPlan, start: int, rows: int) -> int:
+        """Return the end of the rows from `start` on that a thread best reads at a time, about `rows` of them."""
+
+    @abstractmethod
+    def ask_for(self, rows: LayerRows) -> None:
+        """Ask the system to fetch rows without waiting, where it can be asked."""
+
+    def finish_opening(self, number: int, shard: OpenShard) -> OpenShard:
+        """Read a shard's end and keep it open; raises OSError, and DamageError where it is not what was committed."""
+        where, table = self.where(number), self._tables[number]
+        shard.describe(parse_trailer(self._end_of(number, shard), shard.size, self.layout, table, where))
+        return self.open_shards.add(number, shard)
+
+    def where(self, shard: int) -> str:
+        """Return a shard's place, for messages."""
+        return f"{self._storage.url}/{self.layer.shard_name(shard)} (shard {shard})"
+
+    def read_slowly(self, rows: LayerRows, i: int) -> None:
+        """Read one row, the i-th of a plan.
+
+        Raises:
+            HoleError: it holds no data.
+            DamageError: its bytes are not those that were built, or its shard is missing.
+            StoreError: the system refuses twice.
+        """
+        nth, row = rows.plan.nth[i], rows.plan.rows[i]
+        number = rows.plan.shards[nth]
+        try:
+            try:
+                self._read_row(rows, i, number)
+            except (DamageError, OSError):
+                self.open_shards.drop(number)
+                rows.shards[nth] = None
+                self._read_row(rows, i, number)
+        except FileNotFoundError as error:
+            raise DamageError(
+                f"{self.where(number)}: the file is missing; row {row} needs it. Run verify.",
+                layer=self.layer.name, shard=number, row=row,
+            ) from error  # fmt: skip
+        except OSError as error:
+            raise unreadable(self.where(number), error) from error
+        except (DamageError, HoleError) as error:
+            error.layer, error.shard, error.row = self.layer.name, number, row
+            raise
+
+    def _read_row(self, rows: LayerRows, i: int, number: int) -> None:
+        plan, layout = rows.plan, self.layout
+        shard = rows.shards[plan.nth[i]]
+        row, slot, place = plan.rows[i], plan.slots[i], plan.places[i]
+        if shard is None:
+            try:
+                shard = rows.shards[plan.nth[i]] = self.finish_opening(number, self.begin_opening(number))
+            except DamageError as error:
+                raise DamageError(f"{error} Row {row} needs it.") from error
+        offset = shard.offsets.item(slot)
+        if offset < 0:
+            raise HoleError(f"{self.where(number)}: row {row} holds no data.")
+        data = rows.out[place * layout.row_nbytes : (place + 1) * layout.row_nbytes]
+        tail = memoryview(bytearray(layout.tail_nbytes))
+        if self._fetch(number, shard, (data, tail), offset) != layout.slot_nbytes:
+            raise DamageError(f"{self.where(number)}: the file ends within row {row}: it was cut.")
+        if self.check_rows and row_hash(self.digest, row, data, tail) != shard.hashes.item(slot):
+            raise DamageError(
+                f"{self.where(number)}: row {row} is not what was built: its bytes were changed or belong elsewhere. "
+                "Run `usjepa-cache verify`."
+            )

@@ -1,0 +1,71 @@
+"""Threads that share pieces of work: each piece is done once, and what fails is raised once all have stopped."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+
+import pytest
+
+from usjepa.cache.reading.workers import Workers
+
+
+@pytest.mark.parametrize("helpers", [0, 1, 3])
+@pytest.mark.parametrize("alone", [False, True])
+def test_every_piece_is_done_once_whatever_the_number_of_threads(helpers: int, alone: bool) -> None:
+    workers = Workers(helpers)
+    done: list[int] = []
+    threads = set()
+    workers.run(200, lambda number: (done.append(number), threads.add(threading.get_ident())), alone)
+    assert sorted(done) == list(range(200))
+    assert not alone or threads == {threading.get_ident()}
+    workers.close()
+
+
+def test_the_first_piece_that_fails_is_the_one_raised_and_none_runs_on() -> None:
+    workers, seen = Workers(3), list[int]()
+
+    def do(number: int) -> None:
+        seen.append(number)
+        if number >= 10:
+            raise ValueError(str(number))
+
+    for _ in range(20):
+        with pytest.raises(ValueError, match=r"^10$"):
+            workers.run(400, do)
+        count = len(seen)
+        assert count <= 14
+        seen.clear()
+    workers.close()
+
+
+class _Batch:
+    """Stands for a batch that pins open shards."""
+
+
+def test_a_batch_that_failed_is_let_go_of_with_its_error_and_not_when_garbage_is_collected() -> None:
+    workers, batch = Workers(1), _Batch()
+    gone = weakref.ref(batch)
+
+    def fail(_: int, batch: _Batch = batch) -> None:
+        raise ValueError(f"{batch} failed")
+
+    with pytest.raises(ValueError, match="failed"):
+        workers.run(2, fail)
+    del batch, fail
+    workers.run(2, int)  # whoever helped has let go of the call
+    assert gone() is None
+    workers.close()
+
+
+def test_helpers_end_when_their_workers_are_closed_or_forgotten() -> None:
+    workers = Workers(2)
+    workers.run(9, int)
+    closed, forgotten = list(workers._threads), Workers(2)
+    workers.close()
+    assert not any(thread.is_alive() for thread in closed)
+    left = list(forgotten._threads)
+    del forgotten
+    for thread in left:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in left)
