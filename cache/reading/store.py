@@ -14,6 +14,7 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
 from usjepa.cache.lazy import lazy
+from usjepa.cache.reading import arrays
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.reading.process import PerProcess
@@ -35,6 +36,8 @@ from usjepa.cache.store.state import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    import dask.array
+    import zarr
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
@@ -168,9 +171,7 @@ class Store:
         """
         described = self._manifest.layers
         if layers is not None:
-            unknown = [name for name in layers if name not in described]
-            if unknown:
-                raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
+            self._check_layers(layers)
             named = [described[name].teacher for name in layers if described[name].kind == "latents"]
             names, teacher = list(dict.fromkeys(layers)), named[0] if named else None
         else:
@@ -178,6 +179,11 @@ class Store:
             mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
             names = [name for name in ("pixels", "regions", *mine) if name in described]
         return sorted(names, key=lambda name: -described[name].row_nbytes), teacher
+
+    def _check_layers(self, names: Sequence[str]) -> None:
+        unknown = [name for name in names if name not in self._manifest.layers]
+        if unknown:
+            raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
 
     def _whose(self, teacher: str | None) -> str | None:
         """Return the teacher whose latents are meant, None where the store holds none."""
@@ -258,6 +264,23 @@ class Store:
         """
         self._check_numbers(np.array([row], np.int64))
         return self.table.origin(int(np.searchsorted(self.rows, row)))
+
+    def zarr_array(self, layer: str) -> zarr.Array[Any]:
+        """Return a layer opened read-only by zarr-python, [rows, *shape], for looking at it with other tools.
+
+        Indexed by row number. Nothing is checked against its place, as `read` does; a hole reads as the fill value (NaN
+        in float layers, else 0), and while a store grows the array may be longer than this generation.
+        """
+        self._check_layers([layer])
+        return arrays.zarr_array(self._storage, layer)
+
+    def dask_array(self, layer: str) -> dask.array.Array:
+        """Return a layer as a lazy array [R', *shape] of the stored dtype, a block per shard, each read by `read`.
+
+        Indexed as `rows`: entry i is row `rows[i]`, so holes take no place. What is read raises as `read` does.
+        """
+        self._check_layers([layer])
+        return arrays.dask_array(self.read, self.rows, self._manifest.layers[layer])
 
     def close(self) -> None:
         """Close files and threads; the store opens them again when it is read again."""

@@ -1,6 +1,7 @@
-"""`usjepa-cache stats`: what the latents of a store look like, dataset by dataset, without holding them in memory.
+"""Describe the latents of a store, dataset by dataset, without holding them in memory.
 
-A Dask graph reads a shard a task and merges in a tree, on threads here or on a cluster. Each task holds one shard.
+A Dask graph reads a shard per task, on threads here or on a cluster, and merges what the tasks find in a tree. Moments
+are merged as by Chan, Golub and LeVeque (1979): counts, means and sums of squared deviations, in float64.
 """
 
 from __future__ import annotations
@@ -14,15 +15,57 @@ import xxhash
 
 from usjepa.cache.building.recheck import as_float
 from usjepa.cache.errors import UsageError
-from usjepa.cache.reading.store import Store, open_store
-from usjepa.cache.upkeep.moments import Moments, merged, moments_of
+from usjepa.cache.reading.store import open_store
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
+    from usjepa.cache.store.layers import Layer
 
 _FAN_IN = 8
+_CONSTANT = 1e-6
+"""A channel whose standard deviation is under this share of the median channel's says nothing."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of the patch tokens of some rows, and of the rows' mean tokens."""
+
+    tokens: int
+    mean_D: NDArray[np.float64]
+    deviation_D: NDArray[np.float64]
+    """Sum of squared deviations from the mean, over tokens."""
+    rows: int
+    pooled_mean_D: NDArray[np.float64]
+    pooled_scatter_DD: NDArray[np.float64]
+    """Sum of outer products of the deviations of rows' mean tokens."""
+    not_finite: int
+    """Values that are NaN or infinite; their tokens are left out of everything else."""
+
+    @property
+    def variance(self) -> NDArray[np.float64]:
+        """[D] variance of each channel over tokens."""
+        return self.deviation_D / max(self.tokens, 1)
+
+    @property
+    def constant_channels(self) -> list[int]:
+        """Channels that do not vary."""
+        spread = np.sqrt(self.variance)
+        return [int(i) for i in np.flatnonzero(spread <= _CONSTANT * float(np.median(spread)))]
+
+    @property
+    def effective_rank(self) -> float:
+        """Effective rank of the rows' mean tokens: exp of the entropy of the singular values' shares.
+
+        Roy and Vetterli (2007); RankMe (Garrido et al. 2023) uses the same figure on features that are not centred.
+        """
+        eigenvalues = np.linalg.eigvalsh(self.pooled_scatter_DD).clip(min=0)
+        shares = np.sqrt(eigenvalues)
+        if shares.sum() == 0:
+            return 0.0
+        shares = shares[shares > 0] / shares.sum()
+        return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 @dataclass
@@ -94,9 +137,14 @@ def stats(store: str, teacher: str | None = None, dask: str | None = None) -> St
     name = teacher or (opened.latents[0] if len(opened.latents) == 1 else None)
     if name not in opened.latents:
         raise UsageError(f"{store}: say whose latents with --teacher; it holds {', '.join(opened.latents) or 'none'}.")
-    shards = sorted({int(row) // opened.manifest.rows_per_shard for row in opened.rows})
-    shared = delayed(opened, pure=False)
-    level = [delayed(_part_of)(shared, name, shard) for shard in shards]
+    datasets, codes = np.unique(opened.table.dataset.astype(str), return_inverse=True)
+    layers = ["pixels", *(layer for layer in (f"latents/{name}", f"scales/{name}") if layer in opened.layers)]
+    arrays = [opened.dask_array(layer) for layer in layers]
+    ends = np.cumsum(arrays[0].chunks[0])
+    blocks = zip(*(array.to_delayed().ravel() for array in arrays), strict=True)
+    parts = zip(np.split(opened.rows, ends[:-1]), np.split(codes, ends[:-1]), blocks, strict=True)
+    layer = opened.layers[f"latents/{name}"]
+    level = [delayed(_part_of)(layer, rows, datasets, code, *stored) for rows, code, stored in parts]
     while len(level) > 1:
         level = [delayed(_join)(level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
     with _scheduler(dask):
@@ -119,17 +167,20 @@ def _scheduler(address: str | None) -> Any:
         yield
 
 
-def _part_of(store: Store, teacher: str, shard: int) -> Part:
-    """Return what one shard holds."""
-    first = shard * store.manifest.rows_per_shard
-    start, stop = np.searchsorted(store.rows, (first, first + store.manifest.rows_per_shard))
-    rows = store.rows[start:stop]
-    batch = store.read(rows, teacher=teacher)
-    latents = as_float(store.layers[f"latents/{teacher}"], batch.latents, batch.scales)
-    datasets = store.table.dataset[start:stop].astype(str)
-    digests = [xxhash.xxh3_128_digest(row) for row in batch.pixels]
+def _part_of(
+    layer: Layer,
+    rows: NDArray[np.int64],
+    datasets: NDArray[np.str_],
+    dataset: NDArray[np.int64],
+    pixels: NDArray[np.uint8],
+    latents: NDArray[Any],
+    scales: NDArray[np.float32] | None = None,
+) -> Part:
+    """Return what one shard holds: [R] rows, `dataset` [R] their places in `datasets`, and their stored arrays."""
+    values = as_float(layer, latents, scales)
+    digests = [xxhash.xxh3_128_digest(row) for row in pixels]
     return Part(
-        {str(name): moments_of(latents[datasets == name]) for name in np.unique(datasets)},
+        {str(datasets[code]): moments_of(values[dataset == code]) for code in np.unique(dataset)},
         [rows],
         [np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)],
     )
@@ -151,3 +202,34 @@ def _duplicates(whole: Part) -> list[list[int]]:
     new = np.r_[True, (np.diff(hashes[order].view(np.int64), axis=0) != 0).any(axis=1)]
     groups = np.split(rows[order], np.flatnonzero(new)[1:])
     return sorted([int(row) for row in group] for group in groups if len(group) > 1)
+
+
+def moments_of(latents_RTD: NDArray[np.float32]) -> Moments:
+    """Return the moments of some rows' latents."""
+    dim = latents_RTD.shape[2]
+    finite = np.isfinite(latents_RTD)
+    bad = int(latents_RTD.size - finite.sum())
+    whole = finite.all(axis=(1, 2))
+    tokens = latents_RTD[finite.all(axis=2)].astype(np.float64)
+    pooled = latents_RTD[whole].mean(axis=1, dtype=np.float64)
+    mean = tokens.mean(axis=0) if len(tokens) else np.zeros(dim)
+    pooled_mean = pooled.mean(axis=0) if len(pooled) else np.zeros(dim)
+    centred = pooled - pooled_mean
+    deviation = np.square(tokens - mean).sum(axis=0)
+    return Moments(len(tokens), mean, deviation, len(pooled), pooled_mean, centred.T @ centred, bad)
+
+
+def merged(a: Moments, b: Moments) -> Moments:
+    """Return the moments of both parts together."""
+    tokens, rows = a.tokens + b.tokens, a.rows + b.rows
+    step, pooled_step = b.mean_D - a.mean_D, b.pooled_mean_D - a.pooled_mean_D
+    share, pooled_share = b.tokens / max(tokens, 1), b.rows / max(rows, 1)
+    return Moments(
+        tokens,
+        a.mean_D + step * share,
+        a.deviation_D + b.deviation_D + np.square(step) * a.tokens * share,
+        rows,
+        a.pooled_mean_D + pooled_step * pooled_share,
+        a.pooled_scatter_DD + b.pooled_scatter_DD + np.outer(pooled_step, pooled_step) * a.rows * pooled_share,
+        a.not_finite + b.not_finite,
+    )

@@ -87,6 +87,14 @@ def test_zarr_python_reads_the_bucket_too(bucket: str) -> None:
     np.testing.assert_array_equal(by_zarr, open_store(f"{bucket}/zarr").read(range(10)).latents)
 
 
+def test_layers_of_a_bucket_are_zarr_and_dask_arrays_too(bucket: str) -> None:
+    write(f"{bucket}/arrays").seal()
+    store = open_store(f"{bucket}/arrays")
+    latents = store.read(range(10)).latents
+    np.testing.assert_array_equal(np.asarray(store.zarr_array("latents/toy")[:]), latents)
+    np.testing.assert_array_equal(store.dask_array("latents/toy").compute(scheduler="threads"), latents)
+
+
 def test_a_flipped_byte_in_the_bucket_raises(bucket: str) -> None:
     write(f"{bucket}/flipped").seal()
     raw = from_url(f"{bucket}/flipped")

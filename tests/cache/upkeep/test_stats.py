@@ -18,8 +18,7 @@ from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
-from usjepa.cache.upkeep.moments import merged, moments_of
-from usjepa.cache.upkeep.stats import stats
+from usjepa.cache.upkeep.stats import merged, moments_of, stats
 
 if TYPE_CHECKING:
     from pathlib import Path
