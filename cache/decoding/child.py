@@ -1,6 +1,6 @@
-"""Decode sources in a child process, so that a crashing parser costs one file, not the build.
+"""Decode sources in a child process, so that a crash costs one file.
 
-A source whose decoder ends the child is unreadable: the error stops the build or is recorded, as the recipe says.
+A source whose decoder ends the child is unreadable: the error stops the build or is recorded, by `cache.on_error`.
 Decoding in other processes also leaves the interpreter to the thread that feeds the teacher.
 """
 
@@ -177,6 +177,6 @@ def _end(wire: Connection, process: subprocess.Popen[bytes]) -> None:
 
 def _crashed(path: str, how: str) -> str:
     return (
-        f"{path}: can't be read: the process that decoded it {how}, so the file crashes its parser or asks for more "
+        f"{path}: can't be read: the process that decoded it {how}, so the file crashes its parser or needs more "
         "memory than there is. Replace or remove the file, or leave it out with --on-error skip."
     )

@@ -1,4 +1,4 @@
-"""Cut rows in a pool of child processes, several shards at once; those of a small phantom in this process."""
+"""Cut rows of several shards at once in a pool of child processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ _SMALL_ROWS = 512
 
 
 class Cutters:
-    """Cut rows of a store's segments. As many threads may share it as `lookahead` says shards may be cut at once."""
+    """Cut rows of a store's segments, for at most `lookahead` threads at once.
+
+    Rows of a small phantom are cut in this process.
+    """
 
     def __init__(
         self, storage: Storage, segments: Sequence[Segment], listing: Listing, settings: CacheSettings

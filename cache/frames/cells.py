@@ -1,4 +1,4 @@
-"""Pack scan regions into bits for the store, and unpack them per cell or per patch.
+"""Pack scan regions into bits, and unpack them per cell or per patch.
 
 A cell is 2 x 2 pixels of a stored row. Shape suffixes: S edge of a row in pixels, B rows, n bytes of packed cells,
 T patches.

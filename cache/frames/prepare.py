@@ -1,4 +1,4 @@
-"""What happens to a frame before its views are cut: marks inpainted, grey conversion, intensity rescale [paper]."""
+"""Prepare a frame for its views: inpaint coloured marks, convert to grey, rescale intensities [paper]."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _INPAINT_RADIUS = 3
 _EXACT_COUNTS = 2**24
 """Pixels up to which OpenCV's histogram, in float32, is exact."""
 _MARGIN = 2 * _INPAINT_RADIUS + 2
-"""Pixels around all marks beyond which nothing can matter to their filling: its neighbours' neighbours."""
+"""Pixels around all marks that can affect their filling: its neighbours' neighbours."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Prepared:
     """[H, W], the scan."""
 
 
-def to_grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _to_grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a frame [H, W] or [H, W, 3] RGB as grey [H, W]: 0.299 R + 0.587 G + 0.114 B (ITU-R BT.601)."""
     if frame.ndim == 2:
         return frame
@@ -44,19 +44,19 @@ def to_grey(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def grey_of(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return float32 [B, S, S] in 0..255; colour by Rec. 601 luma."""
+    """Return stored pixels uint8 [B, C, S, S] as grey float32 [B, S, S] in 0..255: `_to_grey` without rounding."""
     if pixels_BCSS.shape[1] == 1:
         return pixels_BCSS[:, 0].astype(np.float32)
     weights = np.array([0.299, 0.587, 0.114], dtype=np.float32)
     return np.asarray(np.einsum("bcij,c->bij", pixels_BCSS.astype(np.float32), weights), dtype=np.float32)
 
 
-def inpaint_marks(frame: NDArray[np.uint8], limit: float) -> NDArray[np.uint8]:
+def _inpaint_marks(frame: NDArray[np.uint8], limit: float) -> NDArray[np.uint8]:
     """Return the frame with its coloured marks filled from around them (Telea's fast marching, 2004).
 
     Args:
         frame: [H, W] or [H, W, 3] RGB; a grey one has no marks.
-        limit: share of the frame. Colour that covers as much or more is a tinted map or Doppler and is left; 0: all is.
+        limit: share of the frame. Colour that covers as much or more is a tinted map or Doppler and is kept.
     """
     if frame.ndim == 2 or limit <= 0:
         return frame
@@ -64,9 +64,9 @@ def inpaint_marks(frame: NDArray[np.uint8], limit: float) -> NDArray[np.uint8]:
     covered = cv2.countNonZero(marks)
     if not 0 < covered < limit * marks.size:
         return frame
-    # The rim of a mark is mixed with its surroundings; unless it is filled too, it is what the filling is taken from.
+    # The rim of a mark is mixed with its surroundings; unless it is filled too, the filling is taken from it.
     rim = cv2.dilate(marks, np.ones((3, 3), np.uint8))
-    # Marching costs by the size of what it is given: that is the marks, and what it looks at around them.
+    # The cost of marching grows with the image: hand it the marks and the pixels around them only.
     x, y, width, height = cv2.boundingRect(rim)
     box = slice(max(0, y - _MARGIN), y + height + _MARGIN), slice(max(0, x - _MARGIN), x + width + _MARGIN)
     filled = frame.copy()
@@ -74,14 +74,14 @@ def inpaint_marks(frame: NDArray[np.uint8], limit: float) -> NDArray[np.uint8]:
     return filled
 
 
-def rescale(grey: NDArray[np.uint8], region: NDArray[np.bool_], percentiles: tuple[float, float]) -> NDArray[np.uint8]:
+def _rescale(grey: NDArray[np.uint8], region: NDArray[np.bool_], percentiles: tuple[float, float]) -> NDArray[np.uint8]:
     """Return the frame with the low and high percentile of its intensities inside the region mapped to 0 and 255.
 
     Percentiles are observed values (numpy's "inverted_cdf"), from a histogram. For [H, W, 3] they are those of the grey
     conversion, and all channels are mapped alike. A region that is empty or of one intensity changes nothing.
     """
     low, high = percentiles
-    counts = _histogram(to_grey(grey), region)
+    counts = _histogram(_to_grey(grey), region)
     if not counts.any():
         return grey
     below = np.cumsum(counts)
@@ -103,13 +103,13 @@ def _histogram(grey: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np
 def prepare(frame: NDArray[np.uint8], settings: PreprocessSettings) -> Prepared:
     """Return a frame [H, W] or [H, W, 3] RGB with its marks inpainted, grey or colour, rescaled, and its region.
 
-    The region is found on the frame as it came: there colour still tells a mark from echo. What lies outside it is left
-    as it is; the views zero it where the recipe de-identifies.
+    The region is found on the frame as it came, where colour still separates marks from echo. Pixels outside the region
+    are kept; the views zero them where the recipe de-identifies.
     """
     region = find_region(frame)
-    pixels = inpaint_marks(frame, settings.inpaint_below)
+    pixels = _inpaint_marks(frame, settings.inpaint_below)
     if settings.grey:
-        pixels = to_grey(pixels)
+        pixels = _to_grey(pixels)
     elif pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    return Prepared(rescale(pixels, region, settings.percentiles), region)
+    return Prepared(_rescale(pixels, region, settings.percentiles), region)

@@ -35,9 +35,9 @@ _PIECE = 0.04
 
 
 def find_region(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the scan area of a frame [H, W] or [H, W, 3] RGB, as bool [H, W]: one filled convex shape, or nothing.
+    """Return the scan area of a frame [H, W] or [H, W, 3] RGB as bool [H, W]: one filled convex shape, or nothing.
 
-    A frame with nothing bright in it is returned whole: there is nothing to hide. A frame that has bright pixels but no
+    A frame without bright pixels gives the whole frame: there is nothing to hide. A frame that has bright pixels but no
     densely lit area (a title page, a form) gives an empty region, so that text can never pass for a scan.
     """
     height, width = frame.shape[:2]
@@ -45,7 +45,7 @@ def find_region(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
     small = frame
     if scale < 1.0:
         shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = _bytes(cv2.resize(frame, shape, interpolation=cv2.INTER_AREA))
+        small = _uint8(cv2.resize(frame, shape, interpolation=cv2.INTER_AREA))
     lit = _lit(small)
     if not lit.any():
         return np.ones((height, width), np.bool_)
@@ -67,14 +67,14 @@ def find_marks(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     tint = _tint(frame)
     if any(tint):
         chroma = _chroma(_untinted(frame, tint))
-    return _bytes(cv2.threshold(chroma, _MARK_CHROMA, 255, cv2.THRESH_BINARY)[1])
+    return _uint8(cv2.threshold(chroma, _MARK_CHROMA, 255, cv2.THRESH_BINARY)[1])
 
 
 def _chroma(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the largest minus the smallest channel."""
     red, green, blue = cv2.split(frame)
     largest, smallest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
-    return _bytes(cv2.subtract(largest, smallest))
+    return _uint8(cv2.subtract(largest, smallest))
 
 
 def _tint(frame: NDArray[np.uint8]) -> tuple[float, float]:
@@ -97,7 +97,7 @@ def _untinted(frame: NDArray[np.uint8], tint: tuple[float, float]) -> NDArray[np
     """
     red, green, blue = cv2.split(frame)
     channels = [cv2.addWeighted(c, 1.0, c, 0.0, -t) for c, t in ((red, tint[0]), (blue, tint[1]))]
-    return _bytes(cv2.merge([channels[0], green, channels[1]]))
+    return _uint8(cv2.merge([channels[0], green, channels[1]]))
 
 
 def _lit(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -105,10 +105,10 @@ def _lit(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     grey = frame
     marks = None
     if frame.ndim == 3:
-        grey = _bytes(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
+        grey = _uint8(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
         marks = find_marks(frame)
     background, noise = _background(grey)
-    lit = _bytes(cv2.threshold(grey, background + max(4, 3 * noise), 1, cv2.THRESH_BINARY)[1])
+    lit = _uint8(cv2.threshold(grey, background + max(4, 3 * noise), 1, cv2.THRESH_BINARY)[1])
     if marks is not None and 0 < cv2.countNonZero(marks) < _MARK_SHARE * marks.size:
         # Video codecs smear colour over neighbours: what touches a mark is no echo either.
         lit[cv2.dilate(marks, _square(3)) > 0] = 0
@@ -139,56 +139,56 @@ def _core(lit: NDArray[np.uint8]) -> NDArray[np.uint8]:
     edge = max(lit.shape)
     window = max(3, edge // 32 | 1)
     density = cv2.boxFilter(lit * np.uint8(200), -1, (window, window), borderType=cv2.BORDER_REFLECT)
-    dense = _bytes(cv2.threshold(density, 120, 1, cv2.THRESH_BINARY)[1])
+    dense = _uint8(cv2.threshold(density, 120, 1, cv2.THRESH_BINARY)[1])
     radius = max(2, edge // 26)
     # Padding repeats the edge, so that the opening does not eat at a scan that runs out of the frame.
     padded = cv2.copyMakeBorder(_filled(dense), radius, radius, radius, radius, cv2.BORDER_REPLICATE)
-    opened = _grown(_shrunk(_bytes(padded), radius), radius)
-    return _largest(_bytes(opened[radius:-radius, radius:-radius]))
+    opened = _dilated(_eroded(_uint8(padded), radius), radius)
+    return _largest(_uint8(opened[radius:-radius, radius:-radius]))
 
 
 def _regrown(core: NDArray[np.uint8], lit: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the core with the lit pixels that hang on to it nearby: corners and tips that the opening took.
+    """Return the core with the lit pixels connected to it nearby: corners and tips that the opening cut off.
 
-    The opening by a disc of radius r takes 0.4 r off a right angle and 0.7 r off the tip of a sector of 70 degrees.
+    The opening by a disc of radius r cuts 0.4 r off a right angle and 0.7 r off the tip of a sector of 70 degrees.
     """
     # A little opening first: the strokes of letters and a ruler's ticks are thinner than it. No closing before it, that
     # would bridge the two or three dark pixels between a scan and the text beside it.
     edge = max(core.shape)
     solid = cv2.morphologyEx(lit, cv2.MORPH_OPEN, _square(max(3, edge // 80)))
-    near = cv2.bitwise_and(solid, _grown(core, max(2, edge // 28)))
+    near = cv2.bitwise_and(solid, _dilated(core, max(2, edge // 28)))
     _, labels = cv2.connectedComponents(cv2.bitwise_or(near, core), connectivity=4)
     kept = np.bincount(labels[core > 0], minlength=int(labels.max()) + 1) > 0
-    return _bytes(kept[labels])
+    return _uint8(kept[labels])
 
 
-def _grown(mask: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
+def _dilated(mask: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
     """Return a mask of 0 and 1 dilated by a disc; by distances, whose cost does not depend on the radius."""
-    return _bytes(cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) <= radius) if mask.any() else mask
+    return _uint8(cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5) <= radius) if mask.any() else mask
 
 
-def _shrunk(mask: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
+def _eroded(mask: NDArray[np.uint8], radius: int) -> NDArray[np.uint8]:
     """Return a mask of 0 and 1 eroded by a disc."""
-    return 1 - _grown(1 - mask, radius)
+    return 1 - _dilated(1 - mask, radius)
 
 
 def _filled(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a mask of 0 and 1 with its holes filled."""
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return _bytes(cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED))
+    return _uint8(cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED))
 
 
 def _largest(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the largest components of a mask as 0 or 1.
 
-    Not one: fluid or a full shadow across the sector splits a scan in two, and both pieces survive the opening.
+    Several, because fluid or a full shadow across the sector splits a scan, and all pieces survive the opening.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     if count < 2:
         return mask
     pieces = np.asarray(stats[:, cv2.CC_STAT_AREA]) >= _PIECE * stats[1:, cv2.CC_STAT_AREA].max()
     pieces[0] = False
-    return _bytes(pieces[np.asarray(labels)])
+    return _uint8(pieces[np.asarray(labels)])
 
 
 def _hull(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -214,6 +214,6 @@ def _square(edge: int) -> NDArray[np.uint8]:
     return np.ones((edge, edge), np.uint8)
 
 
-def _bytes(array: object) -> NDArray[np.uint8]:
+def _uint8(array: object) -> NDArray[np.uint8]:
     """Return an array that OpenCV made, typed."""
     return np.asarray(array, np.uint8)

@@ -1,6 +1,7 @@
-"""Views: K fixed crops and mirrors of a frame, drawn once and stored; view 0 is the plain frame.
+"""Draw and cut the K fixed views (crops, mirrored or not) of a frame.
 
-Geometry is cached with the latents it belongs to; photometric noise is not (docs/method.md).
+View 0 is the plain frame. Geometry is stored with the latents that it belongs to; photometric noise is drawn anew in
+every epoch of training (docs/method.md).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import ViewSettings
 
 VIEW_VERSION = 1
-"""Raised when a view is drawn or cut to other numbers; part of the pixels' identity."""
+"""Raised when `draw_view` or `apply_view` gives other numbers; part of the pixels' identity."""
 
 
 class View(NamedTuple):
@@ -43,9 +44,9 @@ def draw_view(
     """Return a view of a frame: a pure function of its arguments, the same in any order, worker or machine.
 
     Args:
-        seed: the recipe's.
+        seed: of the recipe.
         content_hash: of the source's bytes.
-        frame: number within the source.
+        frame: number of the frame in the source.
         view: 0 is the whole frame, unmirrored; others are random.
         shape: (height, width) of the frame.
         settings: area of a crop as a share of the frame's, uniform in a range; probabilities of mirroring.
@@ -55,7 +56,7 @@ def draw_view(
         return View(0, 0, height, width, False, False)
     low, high = settings.crop_scale
     rng = generator("view", VIEW_VERSION, seed, content_hash, frame, view)
-    # All five numbers are always drawn: a changed probability of flips moves no crop.
+    # All five numbers are always drawn, so a changed probability of flips moves no crop.
     area, down, across, horizontal, vertical = rng.random(5).tolist()
     share = math.sqrt(low + (high - low) * area)
     crop_height, crop_width = (max(1, min(edge, round(edge * share))) for edge in (height, width))
@@ -87,7 +88,7 @@ def apply_view(
     pixels, region = prepared.pixels[box], prepared.region[box]
     if region.shape != (view.height, view.width):
         raise UsageError(f"{view} does not lie within a frame of {prepared.region.shape} pixels.")
-    touched = shrink_region(region, size)
+    touched = _shrink_region(region, size)
     if deidentify and not region.all():
         pixels = pixels * (region if pixels.ndim == 2 else region[..., None])
     shrinks = size < max(view.height, view.width)
@@ -101,7 +102,7 @@ def apply_view(
     return np.ascontiguousarray(image[:, ::down, ::across]), np.ascontiguousarray(touched[::down, ::across])
 
 
-def shrink_region(region: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
+def _shrink_region(region: NDArray[np.bool_], size: int) -> NDArray[np.bool_]:
     """Return the region at `size` x `size`: a pixel is set if the area it stands for overlaps any pixel that is set."""
     return _any_over(_any_over(region, size).T, size).T
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import SourceError
-from usjepa.cache.scanning.scan import chosen_frames, scan
+from usjepa.cache.scanning.row_table import chosen_frames
+from usjepa.cache.scanning.scan import scan
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.registry import split_path
 

@@ -19,7 +19,7 @@ from usjepa.cache.building.shard_maker import WRITERS, Latents, ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.layers import pixel_layers
-from usjepa.cache.scanning.scan import rows_of
+from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.batch_size import choose_batch_size
@@ -137,7 +137,7 @@ def run_trial(
         seconds: how long it may take; three shards are made all the same unless that takes twice as long.
         check: called at safe points; may raise to stop.
     """
-    rows = rows_of(table, settings)
+    rows = row_table(table, settings)
     batch = 1 if model is None else batch_of(model, settings)
     writer = StoreWriter(LocalStorage(folder))
     writer.open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))

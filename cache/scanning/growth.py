@@ -1,8 +1,8 @@
-"""Add a new segment for the sources that a store does not have yet: all of them, or those added since.
+"""Add a segment for the sources that a store does not have yet.
 
-A source is known by (dataset, path, content). Rows of known sources never move. A file whose content changed under a
-known path is refused: its rows show the old content. A file that only moved keeps its rows. A file that was recorded as
-unreadable has no rows; once it can be read, it is a new source.
+A source is identified by (dataset, path, content). Rows of built sources never move. A file whose content changed under
+a built path is refused: its rows show the old content. A file that only moved keeps its rows. A file that was recorded
+as unreadable has no rows; once it can be read, it is a new source.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scanning.journal import ScanJournal
-from usjepa.cache.scanning.scan import rows_of, scan
+from usjepa.cache.scanning.row_table import row_table
+from usjepa.cache.scanning.scan import scan
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def grow(
     fresh = described.take(_new(described, known))
     if not len(fresh):
         return 0
-    rows = rows_of(fresh, settings)
+    rows = row_table(fresh, settings)
     failed = int((fresh.error != "").sum())
     if not len(rows):
         reason = next(str(error) for error in fresh.error if error)
@@ -95,7 +96,7 @@ def regrown(
         and (key not in earlier.unreadable or not described.error[i])
     ]
     sources = described.take(np.array(fresh, dtype=np.int64))
-    return {"sources": sources.to_parquet(), "rows": rows_of(sources, settings).to_parquet()}
+    return {"sources": sources.to_parquet(), "rows": row_table(sources, settings).to_parquet()}
 
 
 def _keys(table: SourceTable) -> Iterable[_Key]:

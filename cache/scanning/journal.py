@@ -1,8 +1,8 @@
-"""What a scan has counted so far: JSON lines, one per file, so that a killed scan decodes no file twice.
+"""Keep a running scan's counts on disk, so that no file is decoded twice.
 
-A line is appended and flushed when a file has been counted. A kill leaves at most one torn line at the end, which is
-ignored and written again. Only counts are remembered: a file that could not be read is tried again, since the reason
-may lie outside the file. Lines hold for the same path, content, reader and reader version; anything else is decoded.
+The journal has one line of JSON per file, appended and flushed when the file has been counted. A kill leaves at most
+one torn line at the end, which is ignored and written again. Only counts are kept: a file that could not be read is
+tried again, since the reason may lie outside the file. A line holds for one path, content, reader and reader version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ Key = tuple[str, str, str, int]
 
 
 class ScanJournal:
-    """The counts of one scan; with no path they are kept in memory only."""
+    """The counts of one scan; without a path they are kept in memory only.
+
+    Raises WriteError when the file can't be written.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -41,11 +44,11 @@ class ScanJournal:
         return len(self._facts)
 
     def find(self, key: Key) -> FileFacts | None:
-        """Return what was counted under the key, None when nothing was."""
+        """Return the facts counted under the key, None when there are none."""
         return self._facts.get(key)
 
     def add(self, key: Key, facts: FileFacts) -> None:
-        """Remember a count, on disk too."""
+        """Add the facts of a file, on disk too."""
         self._facts[key] = facts
         if self._file is None:
             return
@@ -57,7 +60,7 @@ class ScanJournal:
             raise WriteError(f"{self.path}: the scan's journal can't be written ({error.strerror}).") from error
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 

@@ -1,4 +1,4 @@
-"""What a scan found, for a person: files, frames, sizes, datasets, duplicates, and what can't be read and why."""
+"""Describe a scan to the user: files, frames, sizes, datasets, duplicates, unreadable files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store.tables import SourceTable
 
 _MOST_LINES = 20
-"""Lines of a list that are shown; the rest is counted."""
+"""Lines of a list that are printed; the rest is counted."""
 
 
 def describe(
@@ -21,10 +21,10 @@ def describe(
     """Return the report.
 
     Args:
-        source: as the person named it.
+        source: as the user named it.
         listing: what was scanned.
         table: what the scan found, splits assigned.
-        rows: rows the recipe would cut from it.
+        rows: number of rows that the recipe would cut from it.
         straddling: groups that had sources both in test and elsewhere.
     """
     readable = table.take(table.error == "")
@@ -54,11 +54,11 @@ def _sizes(readable: SourceTable) -> str:
     if not sizes:
         return "none"
     common = sorted(sizes.items(), key=lambda item: (-item[1], item[0]))[:3]
-    told = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in common)
+    listed = ", ".join(f"{height} x {width} ({count:,})" for (height, width), count in common)
     if len(sizes) <= len(common):
-        return told
+        return listed
     smallest, largest = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
-    return f"{len(sizes)} different, {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]}; most often {told}"
+    return f"{len(sizes)} different, {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]}; most often {listed}"
 
 
 def _groups_table(readable: SourceTable) -> list[str]:
@@ -83,17 +83,17 @@ def _groups_table(readable: SourceTable) -> list[str]:
 
 
 def _duplicates(readable: SourceTable) -> list[str]:
-    """Return a line per content that several sources share; says so where they lie in different splits."""
+    """Return a line per content that several sources share, marked where they lie in different splits."""
     same: dict[str, list[int]] = defaultdict(list)
     for i, content in enumerate(readable.content_hash):
         same[content].append(i)
-    told = []
+    lines = []
     for alike in same.values():
         if len(alike) > 1:
             splits = {readable.split[i] == "test" for i in alike}
             leak = "  (both in and outside `test`: leakage)" if len(splits) > 1 else ""
-            told.append(" = ".join(readable.path[i] for i in alike) + leak)
-    return told
+            lines.append(" = ".join(readable.path[i] for i in alike) + leak)
+    return lines
 
 
 def _section(title: str, items: Sequence[str]) -> list[str]:

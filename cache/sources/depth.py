@@ -1,4 +1,6 @@
-"""How samples deeper than 8 bits become 8 bits: one rule for every format, a pure function of the whole file.
+"""Convert samples of any type to 8 bits by one rule for all formats.
+
+The scale of a frame depends on the samples of its whole file, and on nothing else:
 
 * Unsigned integers are shifted down by as many bits as the file's largest value has above 8, so 12-bit samples in
   16-bit words keep their contrast, zero stays zero, and files of one depth stay comparable.
@@ -7,7 +9,7 @@
   from the file's smallest value to its largest.
 * Booleans become 0 and 255.
 
-No window or level that a file may carry is applied: they are a viewer's choice, and `preprocess` rescales anyway.
+A window or level that the file carries is not applied: it is a viewer's choice, and a build rescales anyway.
 """
 
 from __future__ import annotations
@@ -37,11 +39,11 @@ def needs_span(dtype: np.dtype[Any]) -> bool:
 
 
 def span_of(frames: Iterable[NDArray[Any]]) -> Span:
-    """Return the span of all samples; ValueError when one is not a finite real number, or there are none."""
+    """Return the span of all samples; ValueError when one is not a finite real number, or there is no frame."""
     low, high = np.inf, -np.inf
     for number, frame in enumerate(frames):
         if frame.dtype.kind not in "buif":
-            raise ValueError(f"samples of type {frame.dtype} are no intensities")
+            raise ValueError(f"samples of type {frame.dtype} are not intensities")
         smallest, largest = float(frame.min()), float(frame.max())
         if not np.isfinite(smallest + largest):
             raise ValueError(f"frame {number} holds values that are not finite")
@@ -52,7 +54,7 @@ def span_of(frames: Iterable[NDArray[Any]]) -> Span:
 
 
 def to_uint8(frame: NDArray[Any], span: Span | None) -> NDArray[np.uint8]:
-    """Return the frame in 8 bits; `span` may be None only where `needs_span` says so."""
+    """Return the frame in 8 bits; `span` may be None only for types that `needs_span` excepts."""
     if frame.dtype == np.uint8:
         return frame
     if frame.dtype == np.bool_:
@@ -71,5 +73,5 @@ def _float_to_uint8(frame: NDArray[np.float64], span: Span) -> NDArray[np.uint8]
         frame = (frame - span.low) * (255 / (span.high - span.low))
     elif span.high <= 1:
         frame = frame * 255
-    # Half up, like the integer paths; NumPy's own rounding goes to even.
+    # Halves round up; NumPy's own rounding goes to even.
     return np.floor(frame + 0.5).clip(0, 255).astype(np.uint8)

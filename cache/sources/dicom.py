@@ -51,7 +51,7 @@ class DicomReader(Reader):
             with file.open("rb") as opened:
                 return opened.read(_MAGIC_AT + 4)[_MAGIC_AT:] == b"DICM"
         except OSError:
-            return False  # whatever it is, nothing says that it is an image
+            return False  # nothing suggests that it is an image
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every frame and return the facts; ValueError when the file holds no image."""
@@ -93,7 +93,7 @@ def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[
 
 
 def _next_quietly(frames: Iterator[NDArray[Any]]) -> NDArray[Any] | None:
-    """Return the next frame, None after the last, without pydicom's warnings: they may quote what a file says."""
+    """Return the next frame, None after the last, without pydicom's warnings, which may quote the file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return next(frames, None)

@@ -31,7 +31,7 @@ _SPLIT_FOLDERS = {
 
 @dataclass(frozen=True)
 class Metadata:
-    """What is known of a file beside its pixels."""
+    """Dataset, group, label and split of a file."""
 
     dataset: str
     group: str
@@ -43,7 +43,7 @@ class Metadata:
 
 
 def metadata_of(path: str, root_name: str) -> Metadata:
-    """Return what the folders of a POSIX path, relative to a root of that name, say about its file."""
+    """Return the metadata that a file's folders give; its path is POSIX, relative to a root of that name."""
     file = PurePosixPath(split_path(path)[0])
     folders = file.parts[:-1]
     splits = [_SPLIT_FOLDERS[folder.lower()] for folder in folders if folder.lower() in _SPLIT_FOLDERS]

@@ -1,7 +1,7 @@
 """Read the image datasets of HDF5 files through h5py; each is a source, `file.h5::path/of/dataset`.
 
 An image dataset holds intensities [N, H, W] or [N, H, W, C] of type uint8, uint16 or float (see `depth.py`). C is 1, 3
-or 4 (RGBA, laid over black), and H and W are at least 16, which tells images from tables of boxes or outlines.
+or 4 (RGBA, laid over black), and H and W are at least 16, which excludes tables of boxes or outlines.
 Everything else in a file is ignored. Links out of the file, virtual datasets and external storage are not followed: a
 content hash vouches for one file only.
 
@@ -73,7 +73,7 @@ class Hdf5Reader(Reader):
             # Looked up anew for every frame: between two of them the process may have forked.
             dataset = self._dataset(file, image)
             if number >= dataset.shape[0]:
-                raise ValueError(f"it has {dataset.shape[0]} frames, number {number} was asked for")
+                raise ValueError(f"it has {dataset.shape[0]} frames, none with number {number}")
             span = self._span_of(file, image, dataset) if needs_span(dataset.dtype) else None
             yield _plain(to_uint8(dataset[number], span))
 
@@ -112,7 +112,7 @@ class Hdf5Reader(Reader):
 
 
 def _holds_images(item: object) -> bool:
-    """Return whether what a file holds under a name is an image dataset."""
+    """Return whether an item of a file is an image dataset."""
     import h5py
 
     if not isinstance(item, h5py.Dataset):

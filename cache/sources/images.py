@@ -1,4 +1,4 @@
-"""Read still images (PNG, JPEG, TIFF, BMP) through Pillow; the pages of a TIFF are its frames.
+"""Read still images (PNG, JPEG, TIFF, BMP) through Pillow; TIFF pages are frames.
 
 Grey stays grey; palettes become RGB; transparency is laid over black; deeper samples follow `depth.py`. The orientation
 that a camera or scanner recorded is applied, so that depth runs downwards as a viewer shows it.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-"""Only these decoders are tried: Pillow knows dozens, some of which start other programs."""
+"""Only these decoders are tried: Pillow has dozens, some of which start other programs."""
 
 _FIRST_PAGE_ONLY = {"PNG", "MPO"}
 """Formats whose further pages are animation or (MPO, a kind of JPEG) previews, not images of their own."""

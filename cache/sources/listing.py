@@ -1,8 +1,8 @@
-"""List the sources of a folder, manifest or file in a fixed order, without decoding anything.
+"""List the sources of a folder, manifest or file in a fixed order.
 
-SOURCE is a folder, a manifest (CSV), a single file, or `phantom`. A folder that contains a `manifest.csv` is read
-through it. Sources are ordered by the code points of their POSIX paths, whatever the file system or the manifest says,
-so the same files give the same rows on every machine.
+Nothing is decoded. SOURCE is a folder, a manifest (CSV), a single file, or `phantom`. A folder that contains a
+`manifest.csv` is read through it. Sources are ordered by the code points of their POSIX paths, not by the file system
+or the manifest, so the same files give the same rows on every machine.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def list_files(root: Path | None, files: Iterable[tuple[str, Metadata]], setting
 
     Args:
         root: folder that the paths are relative to; None for the phantom.
-        files: POSIX path, and what is known of the file.
+        files: POSIX path and metadata of each.
         settings: whether paths are hidden.
 
     Raises:

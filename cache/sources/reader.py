@@ -1,4 +1,4 @@
-"""Read frames of listed sources, after proving that each file is the one that was scanned.
+"""Read frames of listed sources from files proven to be the scanned ones.
 
 A file is identified by the xxh3-128 of its bytes, never by its name, place or time. Whatever the reader of a format
 raises on the bytes of others becomes a SourceError here; it names the source as the tables do, without the folder that
@@ -171,7 +171,7 @@ def _naming(path: str, file: Path, image: str, title: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
-        return "it asks for too much memory"
+        return "it needs more memory than there is"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,6 @@
-"""Find the reader of a file among the built-in ones and those that other packages add.
+"""Find the reader of a file, built in or added by another package.
 
-Another package adds a reader by an entry point of the group `usjepa.readers` whose value is its class; a program adds
+A package adds a reader by an entry point of the group `usjepa.readers` whose value is its class; a program adds
 one for itself by `register`. Two readers can't share a name or an ending.
 """
 

@@ -4,9 +4,9 @@ Frames are numbered as they come out of the decoder, from 0, in the order they a
 about counts and times, and a seek lands where an index says. So that a build that walks through a clip in pieces
 decodes it once, the decoder of the last file stays open at the frame it has reached.
 
-A clip that was cut short on its way is refused by what its container says of its length. Decoders don't notice: they
-hand out the frames that are there and stop, or fill the rest of the last one with what was there before. The frame
-counts of headers don't tell either, since they are wrong in whole files too.
+A clip that was cut short is recognised by the length that its container declares. Decoders don't notice: they return
+the frames that are there and stop, or fill the rest of the last one with the frame before. Frame counts of headers
+don't help, since they are wrong in whole files too.
 """
 
 from __future__ import annotations

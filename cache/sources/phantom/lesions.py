@@ -1,4 +1,4 @@
-"""What differs between frames of one simulated patient: the lesion that the label names, and what distracts from it.
+"""Add a labelled lesion and unlabelled distractors to the tissue of one frame.
 
 Every frame draws its distractors from the same law whatever its label: vessels look like small cysts, bright foci like
 small hyperechoic masses, gas and lost contact throw shadows without a stone. So no single cue gives the label away.
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.sources.phantom.tissue import FLUID, Tissue, cover, place
+from usjepa.cache.sources.phantom.tissue import FLUID, Tissue, cover, draw_blob
 
 if TYPE_CHECKING:
     from usjepa.cache.sources.phantom.physics import Floats, Grid
 
-SMALLEST, LARGEST = 0.13, 0.25
+_SMALLEST, _LARGEST = 0.13, 0.25
 """Radius of a lesion as a share of the image's depth; a stone is two thirds as large."""
 _PRECISION = 0.1
 """Share of the radius over which a rim fades."""
@@ -25,7 +25,7 @@ _PRECISION = 0.1
 def add_lesion(rng: np.random.Generator, tissue: Tissue, grid: Grid, label: str) -> None:
     """Put the lesion of a label into the tissue, of random place, size and contrast; `none` changes nothing."""
     # Drawn for every label, so that labels differ in nothing but the lesion.
-    radius = grid.probe.depth * float(rng.uniform(SMALLEST, LARGEST))
+    radius = grid.probe.depth * float(rng.uniform(_SMALLEST, _LARGEST))
     strength, loss, rough = rng.random(3).tolist()
     if label == "cyst":
         _add_mass(rng, tissue, grid, radius, -25 - 9 * strength, FLUID, 0.05)
@@ -41,7 +41,7 @@ def _add_mass(
     rng: np.random.Generator, tissue: Tissue, grid: Grid, radius: float, level: float, attenuation: float, rough: float
 ) -> None:
     """Add a blob `level` dB over its surroundings; fluid (a level under -20) replaces what was there."""
-    at = cover(place(rng, grid, radius, 0.28, 0.78, rough), grid, _PRECISION)
+    at = cover(draw_blob(rng, grid, radius, 0.28, 0.78, rough), grid, _PRECISION)
     if level < -20:
         tissue.level[at.rows] += at.share * (np.float32(level) - tissue.level[at.rows])
     else:
@@ -54,7 +54,7 @@ def _add_stone(
     rng: np.random.Generator, tissue: Tissue, grid: Grid, radius: float, level: float, shadow: float
 ) -> None:
     """Add a stone: its near side echoes `level` dB over tissue, and what passes has lost `shadow` dB."""
-    at = cover(place(rng, grid, radius, 0.28, 0.78, 0.15), grid, 0.3)
+    at = cover(draw_blob(rng, grid, radius, 0.28, 0.78, 0.15), grid, 0.3)
     bright = at.share * np.clip(0.55 - at.depth, 0, 1)
     tissue.level[at.rows] += bright * np.float32(level)
     tissue.attenuation[at.rows] += at.share * np.float32(_alpha(grid, shadow, 2 * radius))
@@ -66,7 +66,7 @@ def add_distractors(rng: np.random.Generator, tissue: Tissue, grid: Grid) -> Non
     for _ in range(int(rng.integers(0, 3))):
         _add_vessel(rng, tissue, grid, depth * float(rng.uniform(0.012, 0.04)))
     for _ in range(int(rng.integers(0, 3))):
-        at = cover(place(rng, grid, depth * float(rng.uniform(0.006, 0.022)), 0.12, 0.9, 0.2), grid, 0.5)
+        at = cover(draw_blob(rng, grid, depth * float(rng.uniform(0.006, 0.022)), 0.12, 0.9, 0.2), grid, 0.5)
         tissue.level[at.rows] += at.share * np.float32(rng.uniform(5, 16))
     if rng.random() < 0.3:
         _add_gas(rng, tissue, grid, depth * float(rng.uniform(0.015, 0.05)))
@@ -76,7 +76,7 @@ def add_distractors(rng: np.random.Generator, tissue: Tissue, grid: Grid) -> Non
 
 def _add_vessel(rng: np.random.Generator, tissue: Tissue, grid: Grid, radius: float) -> None:
     """Add a vessel, cut across or along: fluid with a thin echoing wall."""
-    blob = place(rng, grid, radius, 0.15, 0.9, 0.0)
+    blob = draw_blob(rng, grid, radius, 0.15, 0.9, 0.0)
     long = 1.0 + 7.0 * float(rng.random()) ** 2
     blob = replace(blob, aspect=long)
     outer, level = cover(blob, grid, 0.5), float(rng.uniform(-24, -12))
@@ -87,7 +87,7 @@ def _add_vessel(rng: np.random.Generator, tissue: Tissue, grid: Grid, radius: fl
 
 def _add_gas(rng: np.random.Generator, tissue: Tissue, grid: Grid, radius: float) -> None:
     """Add a streak of gas or a calcified plaque: bright, with a partial, ragged shadow."""
-    blob = place(rng, grid, radius, 0.1, 0.6, 0.4)
+    blob = draw_blob(rng, grid, radius, 0.1, 0.6, 0.4)
     at = cover(blob, grid, 0.6)
     tissue.level[at.rows] += at.share * np.float32(rng.uniform(6, 16))
     tissue.attenuation[at.rows] += at.share * np.float32(_alpha(grid, float(rng.uniform(3, 14)), 2 * radius))

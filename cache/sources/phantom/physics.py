@@ -1,7 +1,7 @@
-"""The physics of the simulated scanner: probe and grid, point spread function, detection, compression, scan conversion.
+"""Simulate a scanner: probe and grid, point spread function, echo, compression, scan conversion.
 
-A frame is simulated on the grid it would be acquired on (samples down each scan line, lines across) and then brought to
-screen pixels. What is kept and what is left out:
+A frame is simulated on the grid on which it would be acquired (samples down each scan line, lines across) and then
+converted to screen pixels. The model:
 
 * Scatterers: far more than ten in a resolution cell, so their sum before the aperture is a white circular complex
   Gaussian field, and the envelope is Rayleigh: fully developed speckle (Wagner et al., "Statistics of speckle in
@@ -64,7 +64,7 @@ class Probe:
 
     @property
     def wavelength(self) -> float:
-        """Return it in mm."""
+        """Return the wavelength in mm."""
         return SPEED_MM_US / self.frequency
 
 

@@ -1,4 +1,4 @@
-"""The built-in source: simulated B-mode ultrasound with known labels, regions and burned-in text.
+"""Simulate B-mode frames of patients whose labels, regions and burned-in text are known.
 
 Frame n of a source is a pure function of (settings.seed, patient, label, n): any frame can be made alone, in any order,
 on any machine. Bytes are the same on machines whose floating-point libraries agree to the last bit; elsewhere a grey
@@ -18,8 +18,8 @@ from usjepa.cache.errors import SourceError
 from usjepa.cache.identity import digest_of
 from usjepa.cache.randomness import fraction, generator
 from usjepa.cache.sources.base import PHANTOM, FileFacts, Reader
-from usjepa.cache.sources.phantom.interface import Interface, draw_interface, draw_layout
 from usjepa.cache.sources.phantom.lesions import add_distractors, add_lesion
+from usjepa.cache.sources.phantom.overlay import Overlay, draw_layout, draw_overlay
 from usjepa.cache.sources.phantom.physics import (
     Beam,
     Floats,
@@ -43,9 +43,8 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.cache import PhantomSettings
 
-PHANTOM_VERSION = 1
+_VERSION = 1
 """Raised when frames change; part of every source's content hash."""
-DATASET = "phantom"
 
 _TEST_SHARE = 0.25
 _KINDS: tuple[Kind, ...] = ("linear", "convex", "phased")
@@ -70,7 +69,7 @@ class PhantomPatient:
 
 
 class Phantom:
-    """The simulated scanner. Belongs to one thread: it keeps the maps of the last patients."""
+    """A simulated scanner. Belongs to one thread: it keeps the maps of the last patients."""
 
     def __init__(self, settings: PhantomSettings) -> None:
         self._settings = settings
@@ -84,19 +83,19 @@ class Phantom:
             for label in sorted(CLASSES):
                 frames, group = self._count(patient, label), f"patient-{patient:04d}"
                 if frames:
-                    found.append(PhantomPatient(f"{group}/{label}", DATASET, group, label, split, frames))
+                    found.append(PhantomPatient(f"{group}/{label}", PHANTOM, group, label, split, frames))
         return found
 
     def frames(self, path: str) -> int:
-        """Return how many frames a source has."""
+        """Return the number of frames of a source."""
         return self._count(*self._parse(path))
 
     def frame(self, path: str, index: int) -> NDArray[np.uint8]:
-        """Return a frame as a screen shows it, RGB uint8 [H, W, 3]."""
+        """Return a frame with its screen, RGB uint8 [H, W, 3]; SourceError when there is no such source or frame."""
         patient, label = self._parse(path)
         if not 0 <= index < self._count(patient, label):
             raise SourceError(f"{path}: frame {index} of {self._count(patient, label)}. Frames count from 0.")
-        rng = generator("phantom frame", PHANTOM_VERSION, self._settings.seed, patient, label, index)
+        rng = generator("phantom frame", _VERSION, self._settings.seed, patient, label, index)
         return self._examination(patient).image(rng, label)
 
     def true_region(self, path: str) -> NDArray[np.bool_]:
@@ -105,18 +104,18 @@ class Phantom:
 
     def texts(self, path: str) -> tuple[str, ...]:
         """Return the lines of text burned in beside the scan, the patient's name first; empty for a plain crop."""
-        return self._examination(self._parse(path)[0]).interface.texts
+        return self._examination(self._parse(path)[0]).overlay.texts
 
     def ink(self, path: str) -> NDArray[np.bool_]:
         """Return the pixels [H, W] of text, rulers and marks."""
-        return self._examination(self._parse(path)[0]).interface.ink.copy()
+        return self._examination(self._parse(path)[0]).overlay.ink.copy()
 
     def content_hash(self, path: str) -> str:
         """Return 32 hex digits that change whenever a frame of the source would."""
         self._parse(path)
         settings = self._settings
         # The number of patients is left out: more of them change nothing in those there were.
-        return digest_of(["phantom", PHANTOM_VERSION, settings.seed, settings.size, settings.frames_per_patient, path])
+        return digest_of(["phantom", _VERSION, settings.seed, settings.size, settings.frames_per_patient, path])
 
     def _count(self, patient: int, label: str) -> int:
         """Return the frames of a label: they take turns, and each patient begins with another one."""
@@ -134,7 +133,7 @@ class Phantom:
 
     def _examination(self, patient: int) -> _Examination:
         if patient not in self._examinations:
-            rng = generator("phantom patient", PHANTOM_VERSION, self._settings.seed, patient)
+            rng = generator("phantom patient", _VERSION, self._settings.seed, patient)
             self._examinations[patient] = _Examination(rng, self._settings.size)
             if len(self._examinations) > _KEPT:
                 self._examinations.popitem(last=False)
@@ -145,7 +144,7 @@ class PhantomReader(Reader):
     """Read the phantom through the methods of every other reader; a source's path stands for its file."""
 
     name = PHANTOM
-    version = PHANTOM_VERSION
+    version = _VERSION
     title = "a source of the phantom"
     endings = ()
 
@@ -166,7 +165,7 @@ class PhantomReader(Reader):
 
 
 class _Examination:
-    """What the frames of one patient share: probe, settings, tissue, screen."""
+    """The parts that frames of one patient share: probe, settings, tissue, screen."""
 
     def __init__(self, rng: np.random.Generator, size: int) -> None:
         kind = _KINDS[int(rng.choice(3, p=[0.4, 0.36, 0.24]))]
@@ -181,7 +180,7 @@ class _Examination:
         self._middle, self._range = float(rng.uniform(0.46, 0.62)), float(rng.uniform(52, 72))
         self._curve = _draw_curve(rng)
         spacing = probe.depth / max(1, np.flatnonzero(self.screen.region.any(1)).size)
-        self.interface: Interface = draw_interface(rng, layout, self.screen.region, probe, spacing)
+        self.overlay: Overlay = draw_overlay(rng, layout, self.screen.region, probe, spacing)
 
     def image(self, rng: np.random.Generator, label: str) -> NDArray[np.uint8]:
         """Return a frame [H, W, 3] with the lesion of a label."""
@@ -193,8 +192,8 @@ class _Examination:
         mirror = tissue.mirror * np.power(np.float32(10), gain * np.float32(0.05))[..., None]
         envelope = echo(rng, self._beam, tissue.level + gain, mirror, self._noise)
         scan = self.screen.convert(compress(envelope, self._middle, self._range, self._curve))
-        # The interface is background wherever the scan is, and the scan is black everywhere else.
-        return np.where(self.screen.region[..., None], scan[..., None], self.interface.image)
+        # The overlay is background wherever the scan is, and the scan is black everywhere else.
+        return np.where(self.screen.region[..., None], scan[..., None], self.overlay.image)
 
 
 def _draw_probe(rng: np.random.Generator, kind: Kind, box: tuple[int, int, int, int]) -> Probe:

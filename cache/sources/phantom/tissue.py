@@ -1,4 +1,4 @@
-"""What the simulated scanner looks at: layered tissue shared by a patient's frames, and shapes to put into it.
+"""Simulate the layered tissue of a patient, and shapes to put into it.
 
 Levels are dB of diffuse backscatter relative to the patient's deep tissue. `attenuation` is the excess over what TGC
 was set for, dB / (cm MHz) one way: soft tissue has 0.5 to 0.7 (Duck, "Physical properties of tissue", 1990), fluid
@@ -58,7 +58,7 @@ class Anatomy:
             below = above + _wave(rng, wide, rng.uniform(0.02, 0.1), rng.uniform(0.004, 0.03))
             layer = (depth >= above) & (depth < below)
             level += layer * (np.float32(rng.uniform(-9, 2)) + _strands(rng, samples, wide, rng.uniform(2, 7)))
-            _draw_interface(rng, mirror, below, rng.uniform(3, 14))
+            _add_boundary(rng, mirror, below, rng.uniform(3, 14))
             above = below
         level += (depth >= above) * self._organ(rng, samples, wide)
         if rng.random() < 0.5:
@@ -82,12 +82,12 @@ class Anatomy:
         """Add another organ under the first, of another level, behind an undulating boundary."""
         edge = _wave(rng, level.shape[1], rng.uniform(0.45, 0.75), rng.uniform(0.05, 0.16))
         level += (depth >= edge) * np.float32(rng.uniform(-3, 2))
-        _draw_interface(rng, mirror, edge, rng.uniform(2, 12))
+        _add_boundary(rng, mirror, edge, rng.uniform(2, 12))
 
     def _add_far_wall(self, rng: np.random.Generator, level: Floats, mirror: Floats, depth: Floats) -> None:
         """Add a bright curved interface low in the image, diaphragm or bone, and what is seen behind it."""
         wall = _wave(rng, level.shape[1], rng.uniform(0.8, 0.93), rng.uniform(0.01, 0.04))
-        _draw_interface(rng, mirror, wall, rng.uniform(8, 26))
+        _add_boundary(rng, mirror, wall, rng.uniform(8, 26))
         level += (depth >= wall) * np.float32(rng.uniform(-16, -3))
 
     def at(self, rng: np.random.Generator) -> Tissue:
@@ -120,8 +120,8 @@ def _strands(rng: np.random.Generator, samples: int, wide: int, spread: float) -
     return np.asarray(cv2.resize(coarse, (wide, samples), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
-def _draw_interface(rng: np.random.Generator, mirror: Floats, line: Floats, strength: float) -> None:
-    """Add an interface at depths `line` (shares, one a column), strongest where it is whole and faces the beam."""
+def _add_boundary(rng: np.random.Generator, mirror: Floats, line: Floats, strength: float) -> None:
+    """Add a reflecting boundary at depths `line` (shares, one per column), strongest where it faces the beam."""
     samples, wide = mirror.shape
     rows = line * samples + 0.7 * _mottle(rng, 1, wide, 40, 1.0)[0]
     slope = np.gradient(line * samples)
@@ -161,7 +161,7 @@ class Blob:
     phase: float
 
 
-def place(rng: np.random.Generator, grid: Grid, radius: float, low: float, high: float, rough: float) -> Blob:
+def draw_blob(rng: np.random.Generator, grid: Grid, radius: float, low: float, high: float, rough: float) -> Blob:
     """Return a blob whose middle lies at a depth between shares `low` and `high`, well inside the lines.
 
     Args:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from usjepa.cache.frames import prepare as preprocess
-from usjepa.cache.frames.prepare import inpaint_marks, prepare, rescale, to_grey
+from usjepa.cache.frames.prepare import _inpaint_marks, _rescale, _to_grey, prepare
 from usjepa.cache.frames.regions import find_marks
 from usjepa.cache.recipes.cache import PreprocessSettings
 
@@ -36,13 +36,13 @@ def coloured(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def test_grey_is_rec_601_to_the_nearest_level() -> None:
     frame = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
     expected = frame.astype(np.float64) @ [0.299, 0.587, 0.114]
-    assert np.abs(to_grey(frame).astype(np.float64) - expected).max() <= 0.51
+    assert np.abs(_to_grey(frame).astype(np.float64) - expected).max() <= 0.51
 
 
 def test_a_grey_frame_passes_unchanged() -> None:
     grey = textured()
-    assert to_grey(grey) is grey
-    assert np.array_equal(to_grey(coloured(grey)), grey)
+    assert _to_grey(grey) is grey
+    assert np.array_equal(_to_grey(coloured(grey)), grey)
 
 
 @given(
@@ -55,7 +55,7 @@ def test_rescale_maps_the_percentiles_inside_the_region_to_black_and_white(
     rng = np.random.default_rng(seed)
     grey = rng.integers(20, 200, (edge, edge + 1)).astype(np.uint8)
     region = rng.random(grey.shape) < share
-    found = rescale(grey, region, (low, high))
+    found = _rescale(grey, region, (low, high))
     if not region.any():
         assert np.array_equal(found, grey)
         return
@@ -77,19 +77,19 @@ def test_what_lies_outside_the_region_has_no_say_in_the_rescale() -> None:
     region[30:90, 30:90] = True
     bright = grey.copy()
     bright[~region] = 255
-    assert np.array_equal(rescale(grey, region, (2, 98))[region], rescale(bright, region, (2, 98))[region])
+    assert np.array_equal(_rescale(grey, region, (2, 98))[region], _rescale(bright, region, (2, 98))[region])
 
 
 def test_colour_channels_are_mapped_alike() -> None:
     grey, region = textured(), np.ones((120, 140), bool)
-    assert np.array_equal(rescale(coloured(grey), region, (2, 98)), coloured(rescale(grey, region, (2, 98))))
+    assert np.array_equal(_rescale(coloured(grey), region, (2, 98)), coloured(_rescale(grey, region, (2, 98))))
 
 
 def test_a_coloured_mark_is_filled_from_around_it() -> None:
     grey = textured()
     frame = coloured(grey)
     frame[50:54, 40:80] = (250, 220, 30)
-    filled = inpaint_marks(frame, 0.05)
+    filled = _inpaint_marks(frame, 0.05)
     assert np.abs(filled[50:54, 40:80].astype(float).mean() - grey.mean()) < 12
     assert np.ptp(filled.astype(int), axis=2).max() <= 2
     away = np.ones(grey.shape, bool)
@@ -100,20 +100,20 @@ def test_a_coloured_mark_is_filled_from_around_it() -> None:
 def test_colour_that_covers_more_than_the_limit_is_left() -> None:
     frame = coloured(textured())
     frame[20:60, 20:100] = (200, 40, 30)
-    assert np.array_equal(inpaint_marks(frame, 0.05), frame)
-    assert not np.array_equal(inpaint_marks(frame, 0.5), frame)
+    assert np.array_equal(_inpaint_marks(frame, 0.05), frame)
+    assert not np.array_equal(_inpaint_marks(frame, 0.5), frame)
 
 
 def test_inpainting_turned_off_leaves_marks() -> None:
     frame = coloured(textured())
     frame[50:54, 40:80] = (250, 220, 30)
-    assert inpaint_marks(frame, 0.0) is frame
+    assert _inpaint_marks(frame, 0.0) is frame
 
 
 def test_the_tint_of_a_whole_clip_is_left() -> None:
     grey = textured().astype(np.float64)
     frame = np.stack([0.7 * grey, 0.75 * grey, 1.2 * grey], 2).astype(np.uint8)
-    assert np.array_equal(inpaint_marks(frame, 0.05), frame)
+    assert np.array_equal(_inpaint_marks(frame, 0.05), frame)
 
 
 @pytest.mark.parametrize(("grey", "shape"), [(True, (120, 140)), (False, (120, 140, 3))])
@@ -142,14 +142,14 @@ def test_blue_tinted_clips_of_the_real_set_keep_every_pixel(dev_data: Path) -> N
         assert read
         frame = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8)
         assert np.ptp(frame.astype(int), axis=2).max() > 40
-        assert np.array_equal(inpaint_marks(frame, 0.05), frame)
+        assert np.array_equal(_inpaint_marks(frame, 0.05), frame)
 
 
 def test_yellow_rulers_of_the_real_set_are_inpainted(dev_data: Path) -> None:
     file = min((dev_data / "timtrack/gastrocnemius_lateralis").glob("*.png"))
     frame = np.asarray(Image.open(file).convert("RGB"))
     assert np.count_nonzero(np.ptp(frame.astype(int), axis=2) > 100) > 200
-    assert np.ptp(inpaint_marks(frame, 0.05).astype(int), axis=2).max() < 100
+    assert np.ptp(_inpaint_marks(frame, 0.05).astype(int), axis=2).max() < 100
 
 
 @given(
@@ -167,13 +167,13 @@ def test_marks_are_filled_as_if_the_whole_frame_had_been_marched_through(
     limit = 1.0  # any colour is a mark here, also where it covers most of a small frame
     rim = cv2.dilate(find_marks(frame), np.ones((3, 3), np.uint8))
     whole = cv2.inpaint(frame, rim, 3, cv2.INPAINT_TELEA) if cv2.countNonZero(rim) > 0 else frame
-    assert np.array_equal(inpaint_marks(frame, limit), whole)
+    assert np.array_equal(_inpaint_marks(frame, limit), whole)
 
 
 def test_intensities_of_a_frame_too_large_for_float32_counts_are_counted_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     grey, region = textured(), np.random.default_rng(1).random((120, 140)) < 0.5
-    expected = rescale(grey, region, (2, 98))
+    expected = _rescale(grey, region, (2, 98))
     monkeypatch.setattr(preprocess, "_EXACT_COUNTS", 0)
-    assert np.array_equal(rescale(grey, region, (2, 98)), expected)
+    assert np.array_equal(_rescale(grey, region, (2, 98)), expected)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.prepare import Prepared, prepare
-from usjepa.cache.frames.views import View, apply_view, draw_view, shrink_region
+from usjepa.cache.frames.views import View, _shrink_region, apply_view, draw_view
 from usjepa.cache.recipes.cache import PhantomSettings, PreprocessSettings, ViewSettings
 from usjepa.cache.sources.phantom.source import Phantom
 
@@ -91,7 +91,7 @@ def test_a_pixel_of_the_shrunk_region_is_set_exactly_if_the_scan_touches_it(
         down = [i for i in range(size) if i * height < (y + 1) * size and (i + 1) * height > y * size]
         across = [i for i in range(size) if i * width < (x + 1) * size and (i + 1) * width > x * size]
         expected[np.ix_(down, across)] = True
-    assert np.array_equal(shrink_region(region, size), expected)
+    assert np.array_equal(_shrink_region(region, size), expected)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

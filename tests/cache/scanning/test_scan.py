@@ -19,15 +19,9 @@ from usjepa.cache.frames.views import draw_view
 from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings, ViewSettings
 from usjepa.cache.recipes.recipe import Recipe
 from usjepa.cache.scanning.journal import ScanJournal
-from usjepa.cache.scanning.scan import (
-    assign_splits,
-    chosen_frames,
-    list_source,
-    rows_of,
-    scan,
-    scan_report,
-    straddling_groups,
-)
+from usjepa.cache.scanning.row_table import chosen_frames, row_table
+from usjepa.cache.scanning.scan import list_source, scan, scan_report
+from usjepa.cache.scanning.splits import assign_splits, straddling_groups
 from usjepa.cache.store.tables import SourceTable
 
 if TYPE_CHECKING:
@@ -158,7 +152,7 @@ def test_an_unreadable_file_is_kept_with_its_reason_and_no_frames(folder: Path) 
     assert found.error[2].startswith("none/c.mp4: can't be read as a video: it is cut short")
     assert found.error.tolist()[:2] == ["", ""]
     assert str(folder) not in "".join(found.error)
-    assert rows_of(found, SETTINGS).source.tolist() == [0, 1]
+    assert row_table(found, SETTINGS).source.tolist() == [0, 1]
 
 
 def test_an_unreadable_file_is_tried_again_by_the_next_scan(folder: Path, tmp_path: Path) -> None:
@@ -226,7 +220,7 @@ def test_chosen_frames_never_repeat_and_lie_nearest_to_even_spacing() -> None:
 def test_rows_are_ordered_by_source_frame_and_view_with_the_drawn_views(folder: Path) -> None:
     settings = CacheSettings(views=ViewSettings(count=3), max_frames_per_source=4, seed=5)
     sources = scanned(folder)
-    rows = rows_of(sources, settings)
+    rows = row_table(sources, settings)
     expected = [(s, f, v) for s, frames in enumerate(([0], [0], [0, 4, 7, 11])) for f in frames for v in range(3)]
     assert list(zip(rows.source.tolist(), rows.frame.tolist(), rows.view.tolist(), strict=True)) == expected
     for i, (source, frame, view) in enumerate(expected):
@@ -247,7 +241,7 @@ def test_a_million_plain_rows_take_seconds_not_minutes() -> None:
     many = table(*[("d", f"p{i}", "") for i in range(1000)])
     many.frames[:] = 1000
     started = time.process_time()
-    assert len(rows_of(many, SETTINGS)) == 1_000_000
+    assert len(row_table(many, SETTINGS)) == 1_000_000
     assert time.process_time() - started < 5
 
 

@@ -126,7 +126,7 @@ def test_what_is_wrong_with_a_file_is_said(file: Path, tmp_path: Path) -> None:
         probe(file)
     with pytest.raises(SourceError, match="no dataset of images named 'train/labels'"):
         probe(file, "train/labels")
-    with pytest.raises(SourceError, match="it has 6 frames, number 6 was asked for"):
+    with pytest.raises(SourceError, match="it has 6 frames, none with number 6"):
         frames(file, [6], "train/images")
 
 

@@ -17,7 +17,8 @@ from usjepa.cache.cli import main
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.scanning.growth import grow
-from usjepa.cache.scanning.scan import ScanJournal, list_source
+from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.upkeep.repair import RepairReport, repair

@@ -1,7 +1,7 @@
-"""The screen around a simulated scan: names, dates, settings, rulers, a grey bar, a maker's mark; some of it coloured.
+"""Burn text, rulers and marks into the screen around a simulated scan.
 
-None of it may reach a store. The words are invented, and the phantom tells which it burned in and where, so that
-tests can prove that no pixel of them is left.
+Names, dates, settings, a ruler, a grey bar and a manufacturer's mark, some of it coloured. None of it may reach a
+store. The words are invented, and the phantom reports their text and pixels, so that tests can prove that none is left.
 """
 
 from __future__ import annotations
@@ -31,59 +31,59 @@ _FONT = cv2.FONT_HERSHEY_PLAIN
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the scan stands and how dark the screen around it is."""
+class ScreenLayout:
+    """The scan's place on the screen, and the grey level around it."""
 
     box: tuple[int, int, int, int]
     """Top, left, height, width of the area that scans are converted into."""
     plain: bool
-    """An exported crop without any interface."""
+    """An exported crop without any overlay."""
     background: int
     """Grey level of the empty screen."""
 
 
 @dataclass(frozen=True)
-class Interface:
-    """What is burned in."""
+class Overlay:
+    """Everything that is burned in around the scan."""
 
     image: NDArray[np.uint8]
     """[H, W, 3] RGB, background included."""
     ink: NDArray[np.bool_]
-    """[H, W], the pixels that anything was drawn on."""
+    """[H, W], the pixels of text, rulers and marks."""
     texts: tuple[str, ...]
     """Every line of text, the patient's name first."""
 
 
-def draw_layout(rng: np.random.Generator, size: int, kind: Kind) -> Layout:
-    """Return a random layout of a square screen of `size` pixels; one in seven is a crop without interface."""
+def draw_layout(rng: np.random.Generator, size: int, kind: Kind) -> ScreenLayout:
+    """Return a random layout of a square screen of `size` pixels; one in seven is a crop without overlay."""
     sector = kind != "linear"
     if rng.random() < 1 / 7:
-        return Layout((0, 0, size, size), True, 0)
+        return ScreenLayout((0, 0, size, size), True, 0)
     top, bottom = rng.uniform(0.09, 0.14), rng.uniform(0.055, 0.08)
     # A sector leaves its upper corners free for text, a rectangle needs a margin for it.
     left = rng.uniform(0.01, 0.04) if sector else rng.choice([rng.uniform(0.02, 0.08), rng.uniform(0.2, 0.23)])
     right = rng.uniform(0.05, 0.09) if sector else rng.uniform(0.07, 0.13)
     edges = [round(size * share) for share in (top, left, 1 - top - bottom, 1 - left - right)]
     dark = int(rng.choice([0, 0, 0, 4, 16]))
-    return Layout((edges[0], edges[1], edges[2], edges[3]), False, dark)
+    return ScreenLayout((edges[0], edges[1], edges[2], edges[3]), False, dark)
 
 
-def draw_interface(
-    rng: np.random.Generator, layout: Layout, region: NDArray[np.bool_], probe: Probe, spacing: float
-) -> Interface:
+def draw_overlay(
+    rng: np.random.Generator, layout: ScreenLayout, region: NDArray[np.bool_], probe: Probe, spacing: float
+) -> Overlay:
     """Return the screen around a scan.
 
     Args:
-        rng: draws words, inks and what is shown.
+        rng: draws words, inks and which parts appear.
         layout: of the screen.
         region: [H, W], the scan; nothing is drawn on it or its neighbours.
-        probe: whose settings are printed.
-        spacing: mm a pixel, for the ruler.
+        probe: its settings are printed.
+        spacing: mm per pixel, for the ruler.
     """
     size = len(region)
     image = np.full((size, size, 3), layout.background, np.uint8)
     if layout.plain:
-        return Interface(image, np.zeros_like(region), ())
+        return Overlay(image, np.zeros_like(region), ())
     pen = _Pen(image)
     _write_header(rng, pen, size)
     _write_settings(rng, pen, layout, probe)
@@ -94,11 +94,11 @@ def draw_interface(
     # The scan is drawn over what stands in its way, and cuts words: the hardest case for a region finder.
     clear = cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     image[clear] = layout.background
-    return Interface(image, (image != layout.background).any(2), tuple(pen.texts))
+    return Overlay(image, (image != layout.background).any(2), tuple(pen.texts))
 
 
 class _Pen:
-    """Draws on a screen and remembers the words."""
+    """Draw on a screen and collect the lines of text."""
 
     def __init__(self, image: NDArray[np.uint8]) -> None:
         self.image = image
@@ -133,7 +133,7 @@ def _write_header(rng: np.random.Generator, pen: _Pen, size: int) -> None:
     pen.write(str(rng.choice(_PLACES)), 88, 17, _ink(rng), 0.55)
 
 
-def _write_settings(rng: np.random.Generator, pen: _Pen, layout: Layout, probe: Probe) -> None:
+def _write_settings(rng: np.random.Generator, pen: _Pen, layout: ScreenLayout, probe: Probe) -> None:
     """Write the preset, frequency, depth, gain and indices down the left side, or along the bottom."""
     lines = [
         str(rng.choice(_PRESETS[probe.kind])),
@@ -152,8 +152,8 @@ def _write_settings(rng: np.random.Generator, pen: _Pen, layout: Layout, probe: 
         pen.write("  ".join(lines[1:4]), 4, 221, ink, 0.55)
 
 
-def _draw_ruler(rng: np.random.Generator, pen: _Pen, layout: Layout, spacing: float) -> None:
-    """Draw a tick a centimetre, longer ones every five, beside the scan."""
+def _draw_ruler(rng: np.random.Generator, pen: _Pen, layout: ScreenLayout, spacing: float) -> None:
+    """Draw a tick per centimetre, every fifth one longer, beside the scan."""
     top, left, height, width = layout.box
     ink, x = _ink(rng), left + width + 6 * pen.scale
     step = 10 / spacing
@@ -166,7 +166,7 @@ def _draw_ruler(rng: np.random.Generator, pen: _Pen, layout: Layout, spacing: fl
             pen.write(str(number), (x + length) / pen.scale + 1, y / pen.scale + 3, ink, 0.5)
 
 
-def _draw_grey_bar(pen: _Pen, layout: Layout) -> None:
+def _draw_grey_bar(pen: _Pen, layout: ScreenLayout) -> None:
     """Draw the grey scale at the right edge."""
     size = len(pen.image)
     width, height = max(2, round(4 * pen.scale)), round(layout.box[2] * 0.35)
@@ -174,8 +174,8 @@ def _draw_grey_bar(pen: _Pen, layout: Layout) -> None:
     pen.image[layout.box[0] : layout.box[0] + height, size - 2 * width : size - width] = ramp[:, None, None]
 
 
-def _draw_mark(rng: np.random.Generator, pen: _Pen, layout: Layout) -> None:
-    """Draw the mark that shows the probe's orientation, coloured like a maker's logo."""
+def _draw_mark(rng: np.random.Generator, pen: _Pen, layout: ScreenLayout) -> None:
+    """Draw the mark of the probe's orientation, coloured like a manufacturer's logo."""
     top, left, _, width = layout.box
     ink = _INKS[int(rng.integers(2, len(_INKS)))]
     x, y = left + rng.uniform(0.0, 0.12) * width, top + 6 * pen.scale
