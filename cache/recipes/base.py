@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -37,6 +38,12 @@ Deviation = tuple[Positive, Positive, Positive]
 """Per channel, of pixels scaled to [0, 1]."""
 
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
+
+
+def known_patch(architecture: str, patch_size: int | None) -> int | None:
+    """Return the edge of a model's patches in pixels, as set or as its timm name says; None where only timm knows."""
+    named = re.search(r"_patch(\d+)", architecture)
+    return patch_size or (int(named[1]) if named else None)
 
 
 class Settings(BaseModel):

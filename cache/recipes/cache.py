@@ -5,13 +5,22 @@ Defaults follow US-JEPA (arXiv 2602.19322) where the paper specifies them; docs/
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from usjepa.cache.recipes.base import ComputePrecision, Count, Deviation, Fraction, Mean, Settings, ShareRange, misfit
+from usjepa.cache.recipes.base import (
+    ComputePrecision,
+    Count,
+    Deviation,
+    Fraction,
+    Mean,
+    Settings,
+    ShareRange,
+    known_patch,
+    misfit,
+)
 from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
 
 LatentPrecision = Literal["fp32", "fp16", "int8"]
@@ -93,14 +102,6 @@ class TeacherSettings(Settings):
     seed: Annotated[int, Hard("latents", "evaluation")] = 0
     """Seed of random weights; without effect when `weights` names a checkpoint."""
 
-    @property
-    def named_patch(self) -> tuple[int, str] | None:
-        """Edge of a patch in pixels and the setting that names it; None where only timm knows it."""
-        if self.patch_size is not None:
-            return self.patch_size, f"teacher.patch_size={self.patch_size}"
-        named = re.search(r"_patch(\d+)", self.architecture)
-        return (int(named[1]), f"teacher.architecture={self.architecture}") if named else None
-
 
 class CacheSettings(Settings):
     """Stage one: sources to views, and views through the teacher into a store."""
@@ -132,11 +133,13 @@ class CacheSettings(Settings):
 
     @model_validator(mode="after")
     def _teacher_sees_whole_patches(self) -> CacheSettings:
-        if self.teacher is None or self.teacher.named_patch is None:
+        teacher = self.teacher
+        patch = None if teacher is None else known_patch(teacher.architecture, teacher.patch_size)
+        if teacher is None or patch is None:
             return self
-        patch, setting = self.teacher.named_patch
-        own = self.teacher.image_size
+        own = teacher.image_size
         field, edge = ("image_size", self.image_size) if own is None else ("teacher.image_size", own)
         if edge % patch:
-            raise misfit(field, edge, f"must be a multiple of {patch}, the edge of a patch ({setting})")
+            setting = "architecture" if teacher.patch_size is None else "patch_size"
+            raise misfit(field, edge, f"must be a multiple of {patch}, the edge of a patch (teacher.{setting})")
         return self

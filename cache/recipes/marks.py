@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Included = dict[str, "bool | Included"]
 
-Made = Literal["rows", "pixels", "latents", "training", "evaluation"]
+Artifact = Literal["rows", "pixels", "latents", "training", "evaluation"]
 """What a field may identify: the rows that a scan adds to a store (kept in its tables and compared by content), the
 layers `pixels` and `regions`, a teacher's layers, the numbers of a training run, the scores of a report."""
 
@@ -27,11 +27,11 @@ class Mark:
 
     kind: str
 
-    def __init__(self, *made: Made) -> None:
-        self.made = made
+    def __init__(self, *artifacts: Artifact) -> None:
+        self.artifacts = artifacts
 
     def __str__(self) -> str:
-        return f"{self.kind}: {', '.join(self.made)}" if self.made else self.kind
+        return f"{self.kind}: {', '.join(self.artifacts)}" if self.artifacts else self.kind
 
 
 class Hard(Mark):
@@ -65,17 +65,17 @@ def describe_marks(field: FieldInfo) -> str:
     return "; ".join(str(mark) for mark in _marks_of(field))
 
 
-def hard_values(settings: Settings, made: Made) -> dict[str, Json]:
+def hard_values(settings: Settings, artifact: Artifact) -> dict[str, Json]:
     """Return the fields that are hard for an identity, JSON-able; sections nest, those without any are left out."""
-    values: dict[str, Json] = settings.model_dump(mode="json", include=_hard_fields(type(settings), made))
+    values: dict[str, Json] = settings.model_dump(mode="json", include=_hard_fields(type(settings), artifact))
     return values
 
 
-def _hard_fields(settings: type[Settings], made: Made) -> Included:
+def _hard_fields(settings: type[Settings], artifact: Artifact) -> Included:
     found: Included = {}
     for name, field in settings.model_fields.items():
         section = section_model(field.annotation)
-        hard = any(isinstance(mark, Hard) and made in mark.made for mark in _marks_of(field))
-        if below := hard if section is None else _hard_fields(section, made):
+        hard = any(isinstance(mark, Hard) and artifact in mark.artifacts for mark in _marks_of(field))
+        if below := hard if section is None else _hard_fields(section, artifact):
             found[name] = below
     return found

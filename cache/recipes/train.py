@@ -20,6 +20,7 @@ from usjepa.cache.recipes.base import (
     Range,
     Settings,
     ShareRange,
+    known_patch,
     misfit,
 )
 from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
@@ -184,4 +185,11 @@ class TrainSettings(Settings):
     def _pixels_ask_no_teacher(self) -> TrainSettings:
         if self.objective == "pixels" and (self.targets == "online" or self.teacher is not None):
             raise misfit("objective", self.objective, "has no teacher: leave out targets and teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _cells_fill_a_patch(self) -> TrainSettings:
+        patch = known_patch(self.student.architecture, self.student.patch_size)
+        if self.objective == "pixels" and patch is not None and patch % self.pixel_cell:
+            raise misfit("pixel_cell", self.pixel_cell, f"must divide the edge of the student's patches ({patch})")
         return self

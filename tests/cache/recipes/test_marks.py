@@ -29,16 +29,16 @@ TEACHER = [path for path in LEAVES if path.startswith("cache.teacher.")]
 PHANTOM = [path for path in LEAVES if path.startswith("cache.phantom.")]
 
 
-def is_hard(field: FieldInfo, made: str) -> bool:
-    return any(isinstance(mark, Hard) and made in mark.made for mark in _marks_of(field))
+def is_hard(field: FieldInfo, artifact: str) -> bool:
+    return any(isinstance(mark, Hard) and artifact in mark.artifacts for mark in _marks_of(field))
 
 
 @pytest.mark.parametrize("path", LEAVES)
 def test_every_field_says_once_what_it_identifies(path: str) -> None:
     marks = _marks_of(LEAVES[path])
     assert marks, f"{path} has no mark: annotate it with Hard(...), Soft(...) or NoEffect()"
-    assert any(isinstance(mark, NoEffect) for mark in marks) == (len(marks) == 1 and not marks[0].made)
-    named = [made for mark in marks for made in mark.made]
+    assert any(isinstance(mark, NoEffect) for mark in marks) == (len(marks) == 1 and not marks[0].artifacts)
+    named = [artifact for mark in marks for artifact in mark.artifacts]
     assert len(named) == len(set(named))
 
 
@@ -49,7 +49,7 @@ def test_marks_are_told_in_words() -> None:
     assert told["train.tensorboard"] == "no effect"
     assert {word for words in told.values() for word in words.split("; ")} <= {
         "no effect",
-        *(f"{kind}: {made}" for kind in ("hard", "soft") for made in ("rows", "pixels", "latents", "training")),
+        *(f"{kind}: {artifact}" for kind in ("hard", "soft") for artifact in ("rows", "pixels", "latents", "training")),
         "hard: evaluation",
         "hard: latents, evaluation",
     }

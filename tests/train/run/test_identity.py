@@ -9,9 +9,11 @@ import pytest
 
 from tests.support.recipes import another, leaves
 from tests.train.run.test_loop import recipe
+from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.marks import Hard, _marks_of
 from usjepa.cache.recipes.recipe import override_recipe
 from usjepa.cache.recipes.train import TrainSettings
+from usjepa.train.run.loop import train
 from usjepa.train.run.plan import make_plan
 
 if TYPE_CHECKING:
@@ -32,5 +34,12 @@ def test_a_run_is_another_with_each_field_marked_so_and_with_no_other(path: str,
     if path == RESOLVED:
         other = override_recipe(base, ["train.teacher=demo"])
     plans = [make_plan(str(phantom_store), one, "cpu", None) for one in (base, other)]
-    hard = any(isinstance(mark, Hard) and "training" in mark.made for mark in _marks_of(FIELDS[path]))
+    hard = any(isinstance(mark, Hard) and "training" in mark.artifacts for mark in _marks_of(FIELDS[path]))
     assert (plans[0].identity != plans[1].identity) == (hard and path != RESOLVED)
+
+
+def test_an_exported_encoder_names_the_content_of_its_store(phantom_store: Path, tmp_path: Path) -> None:
+    train(str(phantom_store), str(tmp_path), recipe(), "cpu")
+    store = open_store(phantom_store)
+    told = json.loads((tmp_path / "config.json").read_text())["usjepa"]["store"]
+    assert told == {"generation": 1, "digest": store.digest, "content": store.content_digest()}
