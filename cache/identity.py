@@ -10,11 +10,17 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from usjepa.cache.errors import DamageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PIECE = 8 << 20
+"""Bytes of a file that are read and hashed at a time, so that memory does not grow with the file."""
 
 Json = Any
 """A tree of dict, list, str, int, float, bool and None: its fields are whatever a layer, teacher or run defines."""
@@ -39,6 +45,15 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
 def digest_of(value: Json) -> str:
     """Return the xxh3-128 of a value's canonical JSON, 32 hex digits."""
     return xxhash.xxh3_128_hexdigest(canonical(value))
+
+
+def hash_file(path: Path) -> str:
+    """Return the xxh3-128 of a file's bytes, 32 hex digits; raises OSError."""
+    hasher = xxhash.xxh3_128()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(_PIECE):
+            hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def differences(stored: Json, wanted: Json, path: str = "") -> list[tuple[str, Json, Json]]:

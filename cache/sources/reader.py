@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from usjepa.cache.errors import SourceError, UsjepaError
+from usjepa.cache.identity import hash_file
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.registry import join_path, reader_named, split_path
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import FileFacts, Listing, Reader
 
-_PIECE = 8 << 20
-"""Bytes read and hashed at a time, so that memory does not grow with the file."""
 _REMEDY = "Replace or remove the file, or leave it out with --on-error skip."
 
 
@@ -78,9 +77,9 @@ class SourceReader:
         file, image = self._located(path)
         with _naming(path, file, image, "a file"):
             if not image:
-                return _hash_file(file)
+                return hash_file(file)
             if self._hashed is None or self._hashed[0] != file:
-                self._hashed = (file, _hash_file(file))
+                self._hashed = (file, hash_file(file))
         return xxhash.xxh3_128_hexdigest(join_path(self._hashed[1], image).encode())
 
     def probe(self, path: str, reader: str) -> FileFacts:
@@ -180,14 +179,6 @@ def _reason(error: Exception) -> str:
 def _renamed(text: str, path: str, file: Path, image: str) -> str:
     """Return a decoder's text with the place of the file replaced by the source's path, which may be an alias."""
     return text.replace(join_path(str(file), image), path).replace(str(file), path)
-
-
-def _hash_file(file: Path) -> str:
-    hasher = xxhash.xxh3_128()
-    with file.open("rb", buffering=0) as opened:
-        while piece := opened.read(_PIECE):
-            hasher.update(piece)
-    return hasher.hexdigest()
 
 
 def _require_same(path: str, found: str, scanned: str) -> None:

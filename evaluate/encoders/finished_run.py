@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import xxhash
-
 from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.cache.identity import hash_file
 from usjepa.cache.teacher.model_input import ModelInput
 
 if TYPE_CHECKING:
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.train.record.export import EncoderConfig
 
-_READ_AT_ONCE = 1 << 24
 
 Points = list[tuple[float, float]]
 """(x, y)."""
@@ -125,8 +123,8 @@ def open_run(folder: Path) -> Run:
             f"{folder}: no {' and no '.join(lacking)}: its training has not finished. Finish it with "
             f"`usjepa-train STORE {folder} --pipeline NAME`, the same command that began it."
         )
-    log = _hash(folder / LOG) if (folder / LOG).is_file() else None
-    return Run(folder, read_config(folder), _hash(folder / WEIGHTS), log)
+    log = hash_file(folder / LOG) if (folder / LOG).is_file() else None
+    return Run(folder, read_config(folder), hash_file(folder / WEIGHTS), log)
 
 
 def run_recipe(folder: Path) -> Recipe:
@@ -145,11 +143,3 @@ def run_recipe(folder: Path) -> Recipe:
         raise UsageError(
             f"{path}: no recipe of this version ({error.error_count()} faults). Say which holds with --pipeline NAME."
         ) from error
-
-
-def _hash(path: Path) -> str:
-    hasher = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while piece := file.read(_READ_AT_ONCE):
-            hasher.update(piece)
-    return hasher.hexdigest()

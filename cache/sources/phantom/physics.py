@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Kind = Literal["linear", "convex", "phased"]
 
-SPEED_MM_US = 1.54
+_SPEED_MM_US = 1.54
 """Speed of sound in soft tissue, mm per microsecond."""
 _FWHM = 2.0 * math.sqrt(2.0 * math.log(2.0))
 """Full width at half maximum of a Gaussian, in standard deviations."""
@@ -65,7 +65,7 @@ class Probe:
     @property
     def wavelength(self) -> float:
         """Return the wavelength in mm."""
-        return SPEED_MM_US / self.frequency
+        return _SPEED_MM_US / self.frequency
 
 
 @dataclass(frozen=True)
