@@ -1,7 +1,7 @@
-"""The exceptions of usjepa: one small tree, each with the exit code its CLI ends with.
+"""Define the exceptions of usjepa and the exit code that each ends a command with.
 
 Every message says what happened, where (file, row, shard, field) and what to do about it.
-Exit codes: 0 done, 1 a fault, 2 wrong use, 3 damage found, 75 interrupted (run again).
+Exit codes: 0 done, 1 failed, 2 wrong use, 3 damage found, 75 interrupted (run the command again).
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ class UsjepaError(Exception):
 
 
 class UsageError(UsjepaError):
-    """The call itself is wrong: an argument, a path, a recipe; nothing was read or written."""
+    """The call is wrong (an argument, a path, a recipe); nothing was written."""
 
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    """A recipe or an override names an unknown key, repeats one, or holds a value of the wrong kind."""
+    """A recipe or an override has an unknown or repeated key, or a value that can't be used."""
 
 
 class SourceError(UsjepaError):
-    """A source file can't be read as what it claims to be, or changed since it was scanned."""
+    """A source file can't be read as the format that it claims, or changed since it was scanned."""
 
 
 class TeacherError(UsjepaError):
-    """A checkpoint can't be loaded whole, or the teacher gives something that must not be stored."""
+    """A checkpoint can't be loaded whole, or the teacher's output must not be stored."""
 
 
 class StoreError(UsjepaError):
-    """Base of what can be wrong with a store."""
+    """Base of everything that can be wrong with a store."""
 
 
 class FormatError(StoreError):
-    """This is not a store, or one of a format this version does not read."""
+    """The path holds no store, or one in a format that this version does not read."""
 
     exit_code = 2
 
@@ -48,7 +48,7 @@ class NotSealedError(StoreError):
 
 
 class IdentityError(StoreError):
-    """What is asked for differs from what the store holds in a field that changes numbers."""
+    """What is wanted differs from what is stored in a field that changes numbers."""
 
     exit_code = 2
 
@@ -58,7 +58,7 @@ class ClaimedError(StoreError):
 
 
 class RowError(StoreError):
-    """Base of what can be wrong with rows of a shard. Each field is None where it is not known or not concerned."""
+    """Base of everything that can be wrong with rows of a shard; fields that are unknown or do not apply are None."""
 
     def __init__(self, message: str, *, layer: str | None = None, shard: int | None = None, row: int | None = None):
         super().__init__(message)
@@ -79,7 +79,7 @@ class DamageError(RowError):
 
 
 class HoleError(RowError):
-    """A row number that holds no data: past the end of a segment, or a frame that could not be read."""
+    """A row number has no data: it lies past the end of a segment, or its frame could not be read."""
 
 
 class WriteError(StoreError):
@@ -87,10 +87,10 @@ class WriteError(StoreError):
 
 
 class TrainingError(UsjepaError):
-    """A run can't go on: a non-finite loss, a checkpoint that can't be read, another store than it began on."""
+    """A run can't go on: its loss is not finite, or a checkpoint can't be read."""
 
 
 class Interrupted(UsjepaError):
-    """Stopped on request (Ctrl-C, SIGTERM) at a safe point; the same command goes on from there."""
+    """Work stopped on request (Ctrl-C, SIGTERM) at a safe point; the same command goes on from there."""
 
     exit_code = 75
