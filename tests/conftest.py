@@ -14,17 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-TINY_STORE = (
-    "cache.image_size=32",
-    "cache.rows_per_shard=16",
-    "cache.phantom.patients=6",
-    "cache.phantom.frames_per_patient=10",
-    "cache.phantom.size=64",
-    "cache.views.count=2",
-    "cache.teacher.patch_size=8",
-    "cache.precision=fp32",
-)
-"""Overrides of the demo recipe: 120 rows of 32 x 32 pixels, a 4 x 4 patch grid, fp32 latents of a random ViT-Ti."""
 
 # A thread of OpenMP that waits for another by spinning takes the processor from it: a training of a second took minutes
 # beside a busy processor. It is read when torch is loaded, which is later.
@@ -70,6 +59,7 @@ def dev_data() -> Path:
 @pytest.fixture(scope="session")
 def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sealed store of the phantom with a random teacher's latents; tests must not change it."""
+    from tests.support.runs import TINY_STORE
     from usjepa.cache.building.build import build
     from usjepa.cache.recipes.recipe import load_recipe
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.support.damage import flip
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
 
@@ -82,9 +83,7 @@ def test_verify_ends_with_3_and_a_line_for_each_damage(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 10)
     assert run("verify", str(tmp_path / "s")).exit_code == 0
     shard = tmp_path / "s/pixels/c.1.0.0.0"
-    data = bytearray(shard.read_bytes())
-    data[5] ^= 1
-    shard.write_bytes(data)
+    flip(shard, 5)
     result = run("verify", str(tmp_path / "s"))
     assert result.exit_code == 3
     assert "row 4" in result.output

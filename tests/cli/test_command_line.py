@@ -14,7 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from tests.cache.building.test_build import SMALL, small
+from tests.support.builds import SMALL, small
 from tests.support.stores import write_store
 from usjepa.cache import errors
 from usjepa.cache.building.build import build

@@ -34,13 +34,6 @@ def write_clip(
     return path
 
 
-def cut(path: Path, share: float) -> Path:
-    """Cut a file to a share of its bytes, in place."""
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    return path
-
-
 def ends_well_in_a_fork(claim: Callable[[], bool]) -> bool:
     """Return whether the claim holds in a forked child, which never returns into the test run."""
     child = os.fork()

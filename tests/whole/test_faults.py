@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cache.building.test_build import SMALL, _pictures, small, tree
 from tests.support import forked
+from tests.support.builds import SMALL, pictures, small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import NotSealedError
@@ -92,7 +92,7 @@ def test_stale_consolidated_metadata_of_a_foreign_tool_is_not_believed(tmp_path:
 
 
 def test_sources_removed_reordered_or_touched_after_the_build_move_no_row(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png", "a/2.png", "a/3.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png", "a/3.png"])
     lines = ["a/1.png,d,x,g1,", "a/2.png,d,x,g2,", "a/3.png,d,y,g3,"]
     manifest = tmp_path / "in/manifest.csv"
     manifest.write_text("path,dataset,label,group,split\n" + "\n".join(lines))
@@ -111,7 +111,7 @@ def test_sources_removed_reordered_or_touched_after_the_build_move_no_row(tmp_pa
 
 
 def test_a_moved_source_folder_changes_nothing(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     build(str(tmp_path / "s"), small("cache.test_fraction=0"), source=str(tmp_path / "in/a"))
     before = tree(tmp_path / "s")
     (tmp_path / "elsewhere").mkdir()

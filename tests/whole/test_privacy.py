@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.cache.building.test_build import SMALL, small, tree
 from tests.cache.sources.test_dicom import write as write_dicom
+from tests.support.builds import SMALL, small, tree
 from usjepa.cache.building.build import build
 from usjepa.cache.cli import main
 from usjepa.cache.reading.store import open_store

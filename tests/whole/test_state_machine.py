@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.cache.building.test_build import _build_and_die, small
-from tests.cache.upkeep.test_repair import INJURIES
 from tests.support import forked
+from tests.support.builds import build_and_die, small
+from tests.support.damage import INJURIES
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.errors import DamageError, FormatError, NotSealedError, UsjepaError
 from usjepa.cache.reading.store import open_store
@@ -87,7 +87,7 @@ def _machine(truth: Truth) -> type[RuleBasedStateMachine]:
 
         @rule(step=st.integers(10, 80))
         def build_and_be_killed(self, step: int) -> None:
-            forked.run(_build_and_die, str(self.root), step, stderr=self.folder / "log")
+            forked.run(build_and_die, str(self.root), step, stderr=self.folder / "log")
 
         @rule()
         def resume(self) -> None:

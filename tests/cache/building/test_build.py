@@ -10,17 +10,16 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
 import pytest
 
 from tests.support import forked
+from tests.support.builds import SMALL, build_and_die, build_small, pictures, small, tree
 from tests.support.stores import build_all
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import IdentityError, SourceError, UsageError, WriteError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.upkeep.status import status_report
 from usjepa.cache.upkeep.verify import verify
@@ -28,38 +27,11 @@ from usjepa.cache.upkeep.verify import verify
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from usjepa.cache.recipes.recipe import Recipe
-
-SMALL = (
-    "cache.image_size=32", "cache.rows_per_shard=8", "cache.phantom.patients=2", "cache.phantom.frames_per_patient=5",
-    "cache.phantom.size=64", "cache.views.count=2", "cache.teacher.patch_size=16", "cache.teacher.batch_size=4",
-    "cache.precision=fp32",
-)  # fmt: skip
-
-
-def small(*more: str) -> Recipe:
-    """Return the demo recipe at a size that builds in a second: 20 rows, 3 shards a layer."""
-    return load_recipe("demo", (*SMALL, *more))
-
-
-def tree(root: Path) -> dict[str, bytes]:
-    """Return every file of a store."""
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
-
-
-def _build_and_die(store: str, step: int) -> None:
-    forked.die_at_durable_step(step)
-    build(store, small(), teacher="random")
-
-
-def _build(store: str) -> None:
-    build(store, small(), teacher="random")
-
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed") / "s"
-    assert forked.run(_build, str(root)) == 0
+    assert forked.run(build_small, str(root)) == 0
     return root
 
 
@@ -69,9 +41,9 @@ def _durable_steps(root: Path) -> int:
 
 
 def _killed_at(root: Path, undisturbed: Path, step: int) -> None:
-    code = forked.run(_build_and_die, str(root), step)
+    code = forked.run(build_and_die, str(root), step)
     assert code in (0, -signal.SIGKILL)
-    assert forked.run(_build, str(root)) == 0
+    assert forked.run(build_small, str(root)) == 0
     assert tree(root) == tree(undisturbed), f"killed at durable step {step}"
 
 
@@ -94,7 +66,7 @@ def test_a_build_killed_again_and_again_is_byte_identical(tmp_path: Path, undist
     kills = 0
     # A claim, a sweep and the segment's three files are about 25 durable steps: fewer would never end.
     for attempt in range(200):
-        if forked.run(_build_and_die, str(root), 28 + attempt % 7) == 0:
+        if forked.run(build_and_die, str(root), 28 + attempt % 7) == 0:
             break
         kills += 1
     else:
@@ -184,23 +156,15 @@ def test_int8_latents_are_half_the_bytes_and_close_to_what_the_teacher_said(tmp_
     assert verify(str(tmp_path / "s")).damages == []
 
 
-def _pictures(root: Path, names: list[str], seed: int = 0) -> None:
-    rng = np.random.default_rng(seed)
-    for name in names:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(path), rng.integers(0, 255, (40, 48), dtype=np.uint8))
-
-
 def test_an_unreadable_file_stops_the_build_and_is_named(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     (tmp_path / "in/a/bad.png").write_text("not a picture")
     with pytest.raises(SourceError, match=r"a/bad\.png"):
         build(str(tmp_path / "s"), small("cache.test_fraction=0"), source=str(tmp_path / "in"))
 
 
 def test_with_skip_an_unreadable_file_is_recorded_and_shown_never_replaced(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     (tmp_path / "in/a/bad.png").write_text("not a picture")
     build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), on_error="skip")
     store = open_store(tmp_path / "s")
@@ -212,10 +176,10 @@ def test_with_skip_an_unreadable_file_is_recorded_and_shown_never_replaced(tmp_p
 
 
 def test_added_files_make_a_new_segment_and_no_row_moves(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
     build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random")
     before = open_store(tmp_path / "s")
-    _pictures(tmp_path / "in", ["a/2.png"], seed=4)
+    pictures(tmp_path / "in", ["a/2.png"], seed=4)
     assert build_all(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random").generation == 2
     grown = open_store(tmp_path / "s")
     assert [grown.table.sources[i].path for i in grown.table.source] == ["a/1.png"] * 2 + ["a/3.png"] * 2 + [
@@ -225,10 +189,10 @@ def test_added_files_make_a_new_segment_and_no_row_moves(tmp_path: Path) -> None
 
 
 def test_a_file_edited_since_it_was_built_is_refused(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
     build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
     stat = (tmp_path / "in/a/1.png").stat()
-    _pictures(tmp_path / "in", ["a/1.png"], seed=8)
+    pictures(tmp_path / "in", ["a/1.png"], seed=8)
     os.utime(tmp_path / "in/a/1.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(SourceError, match=r"a/1\.png .*content changed"):
         build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
@@ -240,18 +204,18 @@ def test_a_file_edited_between_scan_and_build_is_caught_when_it_is_read(tmp_path
     from usjepa.cache.scanning.scan import list_source
     from usjepa.cache.store.writer import StoreWriter
 
-    _pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
     settings = small().cache
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
     writer.open(8)
     grow(writer, list_source(str(tmp_path / "in"), settings), settings, ScanJournal(None), "stop", lambda: None)
-    _pictures(tmp_path / "in", ["a/3.png"], seed=8)
+    pictures(tmp_path / "in", ["a/3.png"], seed=8)
     with pytest.raises(SourceError, match=r"a/3\.png.*changed"):
         build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
 
 
 def test_pixels_not_all_built_need_the_source_again(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png"])
+    pictures(tmp_path / "in", ["a/1.png"])
     build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
     (tmp_path / "s/pixels/c.0.0.0.0").unlink()
     with pytest.raises(UsageError, match="Give --source"):

@@ -14,8 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.cache.building.test_build import small, tree
 from tests.support import forked
+from tests.support.builds import small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.cluster import WorkOrder, make_shard
@@ -194,7 +194,7 @@ def test_processes_of_this_machine_make_a_cluster_too(tmp_path: Path, serial: Pa
 
 
 def small_sets() -> tuple[str, ...]:
-    from tests.cache.building.test_build import SMALL
+    from tests.support.builds import SMALL
 
     return (*SMALL, *SIZED)
 

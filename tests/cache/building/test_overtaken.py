@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.cache.building.test_build import small, tree
 from tests.support import forked
+from tests.support.builds import small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.storage import claims

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cache.building.test_build import small, tree
 from tests.support import forked
+from tests.support.builds import small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.parts import Part, refuse_rivals

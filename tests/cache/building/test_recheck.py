@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.cache.building.test_build import small, tree
+from tests.support.builds import small, tree
 from usjepa.cache.building import build as build_module
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import IdentityError

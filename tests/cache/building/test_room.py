@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner
 
-from tests.cache.building.test_build import SMALL, small, tree
+from tests.support.builds import SMALL, small, tree
 from usjepa.cache.building import disk_space as room
 from usjepa.cache.building.build import build
 from usjepa.cache.building.disk_space import check_room, need_of_build, need_of_shards

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.cache.building.test_build import _pictures, small, tree
+from tests.support.builds import pictures, small, tree
 from tests.support.clips import ends_well_in_a_fork
 from tests.support.forked import in_own_process
 from tests.support.waiting import wait_until
@@ -125,7 +125,7 @@ def test_rows_cut_in_children_are_those_cut_here(
 
 
 def test_a_child_killed_by_another_is_started_again(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png"])
+    pictures(tmp_path / "in", ["a/1.png"])
     with DecodingProcess(Listing(tmp_path / "in", ()), CacheSettings()) as child:
         assert child.probe("a/1.png", "images").frames == 1
         assert child._process is not None
@@ -137,7 +137,7 @@ def test_a_child_killed_by_another_is_started_again(tmp_path: Path) -> None:
 
 
 def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png"])
+    pictures(tmp_path / "in", ["a/1.png"])
     script = (
         "import sys, time; from pathlib import Path; from usjepa.cache.decoding.child import DecodingProcess;"
         "from usjepa.cache.recipes.cache import CacheSettings; from usjepa.cache.sources.base import Listing;"
@@ -196,7 +196,7 @@ def test_a_child_is_given_its_rows_and_holds_no_table_of_the_store(
 
 @in_own_process
 def test_a_forked_copy_starts_a_child_of_its_own(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png"])
+    pictures(tmp_path / "in", ["a/1.png"])
     child = DecodingProcess(Listing(tmp_path / "in", ()), CacheSettings())
     child.probe("a/1.png", "images")
     claim: Callable[[], bool] = lambda: child.probe("a/1.png", "images").frames == 1  # noqa: E731

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.cache.building.test_build import SMALL, small, tree
+from tests.support.builds import SMALL, small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.disk_space import Room

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.support.damage import flip
 from tests.support.stores import write_store
 from usjepa.cache.errors import DamageError, HoleError
 from usjepa.cache.reading import batch_reader, local, open_shards
@@ -33,12 +34,6 @@ def test_a_hole_of_which_the_manifest_knows_nothing_is_no_data_even_unchecked(
     for _ in range(2):
         with pytest.raises(HoleError, match="row 3 holds no data"):
             store.read([1, 3])
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 4
-    path.write_bytes(data)
 
 
 @pytest.mark.parametrize("most", [1, 7, 100])
@@ -202,9 +197,7 @@ def test_damage_in_one_thread_stops_the_others_and_names_its_row(tmp_path: Path)
     write_store(tmp_path / "s", 400, rows_per_shard=100)
     store = open_store(tmp_path / "s", threads=3)
     path = tmp_path / "s/latents/toy/c.2.0.0"
-    data = bytearray(path.read_bytes())
-    data[store.layers["latents/toy"].layout.slot_nbytes * 50] ^= 1
-    path.write_bytes(data)
+    flip(path, store.layers["latents/toy"].layout.slot_nbytes * 50)
     for _ in range(5):
         with pytest.raises(DamageError, match="row 250 is not what was built"):
             store.read(np.random.default_rng(0).permutation(400))

@@ -19,6 +19,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.damage import flip
 from tests.support.forked import in_own_process
 from tests.support.stores import ROWS_PER_SHARD, layers, tables, write_store
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
@@ -65,18 +66,12 @@ def test_zarr_opens_the_store_as_a_group_with_every_layer(tmp_path: Path) -> Non
     assert group["pixels"].attrs["usjepa"]["identity"] == {"recipe": "test"}
 
 
-def _flip(path: Path, byte: int, bit: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[byte] ^= 1 << bit
-    path.write_bytes(data)
-
-
 def test_every_single_bit_flipped_in_a_shard_raises(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 4)
     path = tmp_path / "s" / "latents/toy/c.0.0.0"
     clean = path.read_bytes()
     for byte in range(len(clean)):
-        _flip(path, byte, byte % 8)
+        flip(path, byte, 1 << byte % 8)
         with pytest.raises(DamageError, match="shard 0"):
             open_store(tmp_path / "s", threads=1).read([0, 1, 2, 3])
         path.write_bytes(clean)
@@ -92,7 +87,7 @@ def test_a_changed_byte_in_any_file_about_the_rows_raises(tmp_path: Path, name: 
     path = tmp_path / "s" / name
     clean = path.read_bytes()
     for byte in range(0, len(clean), 7):
-        _flip(path, byte, 0)
+        flip(path, byte)
         if name.endswith("zarr.json") and _same_layer(path, clean):
             continue  # a flip in what serves foreign readers alone (spaces, names) changes nothing that we read
         with pytest.raises((DamageError, FormatError)):
@@ -188,7 +183,7 @@ def test_rows_that_do_not_exist_raise(tmp_path: Path, row: int) -> None:
 
 def test_a_damaged_row_is_named_with_file_row_shard_and_source(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 8)
-    _flip(tmp_path / "s" / "latents/toy/c.1.0.0", 10, 3)
+    flip(tmp_path / "s" / "latents/toy/c.1.0.0", 10)
     message = r"latents/toy/c\.1\.0\.0 \(shard 1\): row 4 .*a/0004\.png, frame 0"
     with pytest.raises(DamageError, match=message) as raised:
         open_store(tmp_path / "s").read([0, 4, 6])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.cache.building.test_build import _pictures, small
+from tests.support.builds import pictures, small
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import SourceError
 from usjepa.cache.reading.store import open_store
@@ -25,7 +25,7 @@ RECIPE = small("cache.views.count=1", "cache.on_error=skip")
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     """Return a store of two pictures beside which lies a file that can't be read."""
-    _pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     (tmp_path / "in/a/bad.png").write_text("not a picture")
     build(str(tmp_path / "s"), RECIPE, source=str(tmp_path / "in"))
     return tmp_path / "s"
@@ -38,7 +38,7 @@ def rows(store: Path) -> list[str]:
 
 def test_a_file_mended_since_it_was_recorded_as_unreadable_is_added(tmp_path: Path, store: Path) -> None:
     before = open_store(store)
-    _pictures(tmp_path / "in", ["a/bad.png"], seed=3)
+    pictures(tmp_path / "in", ["a/bad.png"], seed=3)
     build(str(store), RECIPE, source=str(tmp_path / "in"))
     assert rows(store) == ["a/1.png", "a/2.png", "a/bad.png"]
     np.testing.assert_array_equal(open_store(store).read(before.rows).pixels, before.read(before.rows).pixels)
@@ -48,11 +48,11 @@ def test_a_file_mended_since_it_was_recorded_as_unreadable_is_added(tmp_path: Pa
 
 
 def test_a_file_that_could_not_even_be_opened_is_added_once_it_can(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png"])
+    pictures(tmp_path / "in", ["a/1.png"])
     (tmp_path / "in/a/2.png").symlink_to(tmp_path / "in/a/gone.png")
     build(str(tmp_path / "s"), RECIPE, source=str(tmp_path / "in"))
     (tmp_path / "in/a/2.png").unlink()
-    _pictures(tmp_path / "in", ["a/2.png"], seed=3)
+    pictures(tmp_path / "in", ["a/2.png"], seed=3)
     build(str(tmp_path / "s"), RECIPE, source=str(tmp_path / "in"))
     assert rows(tmp_path / "s") == ["a/1.png", "a/2.png"]
 
@@ -73,7 +73,7 @@ def test_a_new_file_that_can_not_be_read_keeps_no_build_from_going_on(tmp_path: 
 
 def test_a_file_mended_once_and_edited_later_is_refused(tmp_path: Path, store: Path) -> None:
     for seed in (3, 4):
-        _pictures(tmp_path / "in", ["a/bad.png"], seed=seed)
+        pictures(tmp_path / "in", ["a/bad.png"], seed=seed)
         if seed == 3:
             build(str(store), RECIPE, source=str(tmp_path / "in"))
     with pytest.raises(SourceError, match=r"a/bad\.png .*content changed since it was built"):
@@ -81,7 +81,7 @@ def test_a_file_mended_once_and_edited_later_is_refused(tmp_path: Path, store: P
 
 
 def test_the_table_of_a_mended_files_segment_is_made_again_from_the_sources(tmp_path: Path, store: Path) -> None:
-    _pictures(tmp_path / "in", ["a/bad.png"], seed=3)
+    pictures(tmp_path / "in", ["a/bad.png"], seed=3)
     (tmp_path / "in/a/worse.png").write_text("no picture")
     build(str(store), RECIPE, source=str(tmp_path / "in"))
     table = store / "segments/000002/sources.parquet"

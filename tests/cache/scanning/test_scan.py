@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.clips import cut, grey_steps, write_clip
+from tests.support.clips import grey_steps, write_clip
+from tests.support.damage import cut
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.frames.views import draw_view

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cache.building.test_build import SMALL
 from tests.conftest import ROOT
+from tests.support.builds import SMALL
 from usjepa.cache.errors import UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.sources import registry
@@ -144,7 +144,7 @@ def test_a_registered_container_is_listed_and_read_by_child_processes_image_by_i
     (tmp_path / "script.py").write_text(
         textwrap.dedent(f"""
         from album import AlbumReader
-        from tests.cache.building.test_build import small
+        from tests.support.builds import small
         from usjepa.cache.building.build import build
         from usjepa.cache.reading.store import open_store
         from usjepa.cache.sources.registry import register

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.clips import cut, ends_well_in_a_fork, grey_steps, write_clip
+from tests.support.clips import ends_well_in_a_fork, grey_steps, write_clip
+from tests.support.damage import cut
 from tests.support.decoded import frames, probe
 from tests.support.forked import in_own_process
 from usjepa.cache.errors import SourceError

@@ -137,7 +137,7 @@ def test_names_and_folders_are_those_of_one_level(bucket: str) -> None:
 
 
 def test_a_whole_build_goes_into_a_bucket_and_a_second_one_does_nothing(bucket: str, phantom_store: Path) -> None:
-    from tests.conftest import TINY_STORE
+    from tests.support.runs import TINY_STORE
 
     recipe = load_recipe("demo", TINY_STORE)
     build(f"{bucket}/built", recipe, teacher="random")

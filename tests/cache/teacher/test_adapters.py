@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
-from tests.cache.building.test_build import SMALL, small, tree
+from tests.support.builds import SMALL, small, tree
 from usjepa.cache.cli import main
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.reading.store import open_store

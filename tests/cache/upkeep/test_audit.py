@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.cache.building.test_build import SMALL, small
+from tests.support.builds import SMALL, small
 from usjepa.cache.building import build as build_module
 from usjepa.cache.building.build import build
 from usjepa.cache.cli import main

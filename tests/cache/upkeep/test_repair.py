@@ -10,8 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.cache.building.test_build import SMALL, _pictures, small, tree
 from tests.support import forked
+from tests.support.builds import SMALL, pictures, small, tree
+from tests.support.damage import INJURIES, flip
 from usjepa.cache.building.build import build
 from usjepa.cache.cli import main
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError
@@ -25,7 +26,6 @@ from usjepa.cache.upkeep.repair import RepairReport, repair
 from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from click.testing import Result
@@ -55,48 +55,6 @@ def same_but_manifests(a: Path, b: Path) -> bool:
         return {name: data for name, data in tree(root).items() if not name.startswith("manifest")}
 
     return body(a) == body(b)
-
-
-def flip(path: Path, byte: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[byte] ^= 16
-    path.write_bytes(data)
-
-
-def swap_rows(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    slot = (len(data) - 64 - 8 * 8 - 16 * 8 - 4) // 8
-    data[:slot], data[slot : 2 * slot] = data[slot : 2 * slot], data[:slot]
-    path.write_bytes(data)
-
-
-def swap_shards(path: Path) -> None:
-    other = path.with_name(path.name.replace("c.1", "c.0"))
-    mine, theirs = path.read_bytes(), other.read_bytes()
-    path.write_bytes(theirs)
-    other.write_bytes(mine)
-
-
-def cut(share: float) -> Callable[[Path], None]:
-    def do(path: Path) -> None:
-        data = path.read_bytes()
-        path.write_bytes(data[: int(len(data) * share)])
-
-    return do
-
-
-INJURIES: dict[str, Callable[[Path], object]] = {
-    "a bit flipped": lambda path: flip(path, 700),
-    "a bit of the table flipped": lambda path: flip(path, path.stat().st_size - 64),
-    "a bit of the index flipped": lambda path: flip(path, path.stat().st_size - 20),
-    "deleted": lambda path: path.unlink(),
-    "emptied": lambda path: path.write_bytes(b""),
-    "cut in half": cut(0.5),
-    "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    "rows swapped": swap_rows,
-    "shards swapped": swap_shards,
-    "something appended": lambda path: path.write_bytes(path.read_bytes() + b"x"),
-}
 
 
 @pytest.mark.parametrize("shard", [LATENTS, PIXELS, REGIONS])
@@ -186,7 +144,7 @@ def test_a_store_that_was_never_sealed_is_not_repaired_but_built(tmp_path: Path)
 
 
 def test_pixels_whose_source_is_gone_or_another_are_left_and_named(tmp_path: Path) -> None:
-    _pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     root = str(tmp_path / "s")
     build(root, small(), source=str(tmp_path / "in"))
     flip(tmp_path / "s/pixels/c.0.0.0.0", 100)
@@ -200,17 +158,17 @@ def test_pixels_whose_source_is_gone_or_another_are_left_and_named(tmp_path: Pat
 
 
 def test_latents_beside_a_hole_are_mended_with_the_bytes_they_had(tmp_path: Path) -> None:
-    pictures, root, recipe = tmp_path / "in", tmp_path / "s", small("cache.views.count=1")
-    _pictures(pictures, [f"{i}.png" for i in range(6)])
+    folder, root, recipe = tmp_path / "in", tmp_path / "s", small("cache.views.count=1")
+    pictures(folder, [f"{i}.png" for i in range(6)])
     writer = StoreWriter(LocalStorage(root))
     writer.open(recipe.cache.rows_per_shard)
-    grow(writer, list_source(str(pictures), recipe.cache), recipe.cache, ScanJournal(None), "stop", lambda: None)
-    (pictures / "2.png").write_bytes(b"torn since it was scanned")
-    build(str(root), recipe, source=str(pictures), teacher="random", on_error="skip")
+    grow(writer, list_source(str(folder), recipe.cache), recipe.cache, ScanJournal(None), "stop", lambda: None)
+    (folder / "2.png").write_bytes(b"torn since it was scanned")
+    build(str(root), recipe, source=str(folder), teacher="random", on_error="skip")
     assert [row for row, _ in open_store(root).manifest.holes] == [2]
     before = tree(root)
     flip(root / "latents/demo/c.0.0.0", 700)
-    report = repair(str(root), recipe, source=str(pictures), teacher="random")
+    report = repair(str(root), recipe, source=str(folder), teacher="random")
     assert (len(report.mended), report.left) == (1, [])
     assert tree(root)["latents/demo/c.0.0.0"] == before["latents/demo/c.0.0.0"]
 
@@ -293,7 +251,7 @@ def test_the_command_says_what_it_mended_and_ends_with_0_or_3(store: Path) -> No
 def test_edited_sources_are_found_by_verify_sources_though_size_and_time_are_the_same(tmp_path: Path) -> None:
     import os
 
-    _pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
     path = tmp_path / "in/a/2.png"
     sets = [part for item in SMALL for part in ("--set", item)]

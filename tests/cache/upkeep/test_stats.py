@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.damage import flip
 from tests.support.forked import in_own_process
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
@@ -84,9 +85,7 @@ def test_damage_and_a_wrong_teacher_are_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it holds toy"):
         stats(str(tmp_path / "s"), teacher="other")
     path = tmp_path / "s/latents/toy/c.1.0.0"
-    data = bytearray(path.read_bytes())
-    data[5] ^= 1
-    path.write_bytes(data)
+    flip(path, 5)
     with pytest.raises(DamageError, match="row 4 is not what was built"):
         stats(str(tmp_path / "s"))
 

@@ -10,7 +10,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.test_evaluate_cli import FAST, call, export_run
+from tests.support.evaluations import FAST, call, export_run
 from tests.support.labelled import patients, write_labelled
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings

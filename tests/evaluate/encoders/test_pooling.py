@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cli.test_evaluate_cli import FAST, Place, add_latents, call, export_run
+from tests.support.evaluations import FAST, Place, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
 from usjepa.cache.frames.cells import pack_cells
 from usjepa.cache.reading.batch import Batch

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.cli.test_evaluate_cli import FAST, add_latents, call, export_run
+from tests.support.evaluations import FAST, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.probes.attentive import AttentiveProbe, heads_of, train_attentive

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.cli.test_evaluate_cli import FAST, call, export_run
+from tests.support.evaluations import FAST, call, export_run
 from tests.support.labelled import patients, write_labelled
 from tests.support.published import write_busbra, write_ultrabench
 from usjepa.cache.errors import SourceError, UsageError

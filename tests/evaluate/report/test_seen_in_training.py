@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import TINY_STORE
+from tests.support.damage import flip
+from tests.support.runs import TINY_STORE
 from usjepa.cache.building.build import build
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
@@ -54,9 +55,7 @@ def audited(store: Path) -> None:
 
 def repaired(store: Path) -> None:
     damaged = store / "pixels" / "c.1.0.0.0"
-    data = bytearray(damaged.read_bytes())
-    data[100] ^= 1
-    damaged.write_bytes(data)
+    flip(damaged, 100)
     repair(str(store), load_recipe("demo", TINY_STORE), None)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.cli.test_evaluate_cli import FAST, call, export_run
+from tests.support.evaluations import FAST, call, export_run
 from tests.support.labelled import File, write_labelled
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.report.document import constant_told

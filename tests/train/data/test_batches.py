@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.batches import MASKS, latents_of, maker, requests
 from usjepa.cache.errors import HoleError, UsageError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.train import MaskSettings, TrainSettings
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.train.data.batches import BatchMaker, BatchRequest
-from usjepa.train.objective.targets import Targets, stored_latents
+from usjepa.train.objective.targets import Targets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -27,30 +28,11 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.store import Store
     from usjepa.train.data.batches import TrainBatch
 
-MASKS = MaskSettings(min_patches=1)
-
 
 @pytest.fixture
 def store(phantom_store: Path) -> Iterator[Store]:
     with closing(open_store(phantom_store)) as opened:
         yield opened
-
-
-def maker(
-    store: Store, masks: MaskSettings = MASKS, online: Callable[[torch.Tensor], torch.Tensor] | None = None
-) -> BatchMaker:
-    targets = Targets("online", {}, (4, 4), 8, online) if online else stored_latents(store, "demo")
-    return BatchMaker(store, targets, TrainSettings(masks=masks), torch.device("cpu"))
-
-
-def requests(count: int = 6, size: int = 5) -> list[BatchRequest]:
-    return [BatchRequest(step, np.arange(step, step + size)) for step in range(count)]
-
-
-def latents_of(batch: TrainBatch) -> torch.Tensor:
-    """Return a batch's latents, which must be there."""
-    assert batch.latents_BTD is not None
-    return batch.latents_BTD
 
 
 def tensors(batch: TrainBatch) -> list[torch.Tensor]:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import ROOT
 from tests.support import forked
+from tests.support.damage import flip
 from tests.support.forked import in_own_process
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.frames.cells import patch_validity
@@ -91,9 +92,7 @@ def test_damage_is_raised_in_the_worker_and_reaches_the_loop(phantom_store: Path
     copy = tmp_path / "store.zarr"
     shutil.copytree(phantom_store, copy)
     shard = next(path for path in sorted((copy / "latents").rglob("*")) if path.is_file() and path.name[0] == "c")
-    data = bytearray(shard.read_bytes())
-    data[1000] ^= 1
-    shard.write_bytes(data)
+    flip(shard, 1000)
     loader = DataLoader(StoreDataset(copy, part="all"), batch_size=16, num_workers=1)
     with pytest.raises(DamageError, match="row 0 "):
         list(loader)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.train.run.test_loop import losses, recipe
+from tests.support.runs import losses, recipe
 from usjepa.cache.building.build import build
 from usjepa.cache.errors import IdentityError, RecipeError, UsageError
 from usjepa.cache.reading.store import open_store

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.train.run.test_loop import losses, recipe
+from tests.support.runs import losses, recipe
 from usjepa.cache.reading.store import open_store
 from usjepa.train.objective.target_norm import TargetNorm, measured
 from usjepa.train.objective.targets import stored_latents

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.recipes import another, leaves
-from tests.train.run.test_loop import recipe
+from tests.support.runs import recipe
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.marks import Hard, _marks_of
 from usjepa.cache.recipes.recipe import override_recipe

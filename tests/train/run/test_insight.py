@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from tests.train.data.test_batches import latents_of
-from tests.train.run.test_loop import losses, numbers, recipe
+from tests.support.batches import latents_of
+from tests.support.runs import losses, numbers, recipe
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.train.record.summary import summary
 from usjepa.train.run import loop

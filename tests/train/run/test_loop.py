@@ -14,14 +14,12 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import TINY_STORE
 from tests.support import forked
+from tests.support.runs import EVERY_STEP, PER_EPOCH, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
 from usjepa.cache.errors import IdentityError, NotSealedError, TrainingError, UsageError
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.train.record.export import load_encoder
-from usjepa.train.record.log import read_log
 from usjepa.train.run import loop
 from usjepa.train.run.loop import train
 from usjepa.train.run.step import train_step
@@ -31,46 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-
-    from usjepa.cache.recipes.recipe import Recipe
-
-TINY_RUN = (
-    "train.student.architecture=test_vit",
-    "train.student.patch_size=8",
-    "train.predictor.depth=2",
-    "train.predictor.dim=32",
-    "train.predictor.heads=2",
-    "train.predictor.joint=false",
-    "train.loss=smooth_l1",
-    "train.target_norm=none",
-    "train.masks.regions=false",
-    "train.masks.min_patches=1",
-    "train.batch_size=8",
-    "train.epochs=3",
-    "train.warmup_epochs=1",
-    "train.lr=2e-3",
-)
-"""Overrides of the demo recipe: 3 epochs of 5 steps over 40 frames, 10 held out, a ViT of 0.3 M parameters."""
-EVERY_STEP = "train.checkpoint_minutes=1e-9"
-STEPS, PER_EPOCH = 15, 5
-
-
-def recipe(*overrides: str) -> Recipe:
-    return load_recipe("demo", (*TINY_STORE, *TINY_RUN, *overrides))
-
-
-def numbers(run: Path, kind: str = "step") -> list[dict[str, Any]]:
-    """The lines of a run's log without times."""
-    timed = {"images_per_s", "data_wait_s"}
-    return [
-        {k: v for k, v in line.items() if k not in timed}
-        for line in read_log(run / "log.jsonl")
-        if line["kind"] == kind
-    ]
-
-
-def losses(run: Path) -> list[float]:
-    return [line["loss"] for line in numbers(run)]
 
 
 # -- killed and resumed ------------------------------------------------------------------------------------------------
