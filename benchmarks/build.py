@@ -30,6 +30,7 @@ from benchmarks.machine import Goal, describe, report
 from usjepa.cache.building import build as building
 from usjepa.cache.building import pipeline
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import Recipe, load_recipe
@@ -86,9 +87,9 @@ def processor_s() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def timed_build(*args: object, **options: object) -> Timed:
+def timed_build(store: str, recipe: Recipe, request: BuildRequest) -> Timed:
     timed = building.make_shards = Timed()  # type: ignore[assignment]
-    build(*args, **options)  # type: ignore[arg-type]
+    build(store, recipe, request)
     return timed
 
 
@@ -139,7 +140,7 @@ def build_pretended(store: Path, pixels: Path, wanted: Recipe, rate: float) -> f
     real, computing._Batch = computing._Batch, Pretended  # type: ignore[misc]
     shutil.copytree(pixels, store)
     try:
-        return timed_build(str(store), wanted, teacher="random").wall
+        return timed_build(str(store), wanted, BuildRequest(teacher="random")).wall
     finally:
         computing._Batch = real  # type: ignore[misc]
 
@@ -161,13 +162,13 @@ def with_teacher(folder: Path, args: argparse.Namespace) -> tuple[Samples, int]:
     """Rows a second of builds with a real teacher and of what limits them; the batch size."""
     wanted = recipe(args, args.rows, args.rows_per_shard, None if torch.cuda.is_available() else 8)
     pixels, store = folder / "pixels", folder / "store"
-    build(str(pixels), wanted, source="phantom")
+    build(str(pixels), wanted, BuildRequest(source="phantom"))
     opened = open_store(pixels)
     images, rows = opened.read(opened.rows, layers=["pixels"]).pixels, len(opened)
     samples: Samples = {FILL: [], BARE: [], WHOLE: [], CORES: []}
     for _ in range(args.rounds):
         shutil.copytree(pixels, store)
-        timed = timed_build(str(store), wanted, teacher="random")
+        timed = timed_build(str(store), wanted, BuildRequest(teacher="random"))
         batch = timed.batch_size
         samples[FILL].append(rows / timed.wall)
         # A teacher of its own: the first pass is cold here too, as in a build.
@@ -181,7 +182,7 @@ def with_teacher(folder: Path, args: argparse.Namespace) -> tuple[Samples, int]:
             samples.setdefault(LOOP, []).append(rows / (time.perf_counter() - start))
         del teacher
         shutil.rmtree(store)
-        timed = timed_build(str(store), wanted, source="phantom", teacher="random")
+        timed = timed_build(str(store), wanted, BuildRequest(source="phantom", teacher="random"))
         samples[WHOLE].append(rows / timed.wall)
         samples[CORES].append(rows / timed.cpu * len(os.sched_getaffinity(0)))
         shutil.rmtree(store)
@@ -192,7 +193,7 @@ def without_teacher(folder: Path, args: argparse.Namespace) -> Samples:
     """Rows a second of what processor and disk allow."""
     wanted = recipe(args, args.free_rows, FREE_ROWS_PER_SHARD, FREE_BATCH)
     pixels, store, plain = folder / "free", folder / "store", folder / "plain"
-    build(str(pixels), wanted, source="phantom")
+    build(str(pixels), wanted, BuildRequest(source="phantom"))
     rows = len(open_store(pixels))
     samples: Samples = {FREE: [], PLAIN: [], **{pretended(rate): [] for rate in RATES}}
     for number in range(args.rounds + 1):

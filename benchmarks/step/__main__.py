@@ -22,6 +22,7 @@ import torch
 
 from benchmarks.machine import Goal, describe, report
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.train.data.batches import BatchMaker, BatchRequest, TrainBatch
 from usjepa.train.masks.multiblock import sample_masks
@@ -178,7 +179,7 @@ def main() -> None:
     with nullcontext(args.store) if args.store else tempfile.TemporaryDirectory() as folder:
         store = str(Path(folder) / "store.zarr")
         for depth in DEPTHS:
-            build(store, recipe_of(args, depth), teacher="random")
+            build(store, recipe_of(args, depth), BuildRequest(teacher="random"))
         if args.build_only:
             return
         shallow, deep = (make_plan(store, recipe_of(args, depth), None, None) for depth in DEPTHS)

@@ -21,6 +21,7 @@ import torch
 from benchmarks.machine import Goal, describe, report
 from benchmarks.step.__main__ import Contender, recipe_of
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.recipes.recipe import override_recipe
 from usjepa.train.run.plan import make_plan
 
@@ -84,7 +85,7 @@ def main() -> None:
     args.teacher = args.student
     with tempfile.TemporaryDirectory() as folder:
         store = str(Path(args.store or folder) / "store.zarr")
-        build(store, recipe_of(args, DEPTH), teacher="random")
+        build(store, recipe_of(args, DEPTH), BuildRequest(teacher="random"))
         ours = {
             name: Contender(
                 make_plan(store, override_recipe(recipe_of(args, DEPTH, targets), more), None, None), args.steps

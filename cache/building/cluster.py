@@ -1,8 +1,8 @@
-"""Makes shards on a Dask cluster: a task is a shard, a worker keeps its teacher, and any of them may die.
+"""Make shards on a Dask cluster: a task per shard, a teacher per worker, and any worker may die.
 
 The client holds the build's claim and has made segments and layers; workers attach to the store, make shards and
-publish them themselves, asking before each rename whether the client's claim still stands. What a dead worker had in
-hand is given to another. When scheduler or client die, committed shards stay, and the next build goes on from them.
+publish them themselves, after a check before each rename that the client's claim still stands. What a dead worker had
+in hand is given to another. When scheduler or client die, committed shards stay, and the next build goes on from them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from usjepa.cache.building.shard_maker import ShardMaker
+from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
 from usjepa.cache.building.stages import Stages
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import StoreError, UsageError
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.progress import Progress
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import Listing
@@ -102,9 +103,7 @@ def connect(address: str) -> Iterator[Client]:
         yield client
 
 
-def make_shards_on(
-    address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int], check: Callable[[], None]
-) -> None:
+def make_shards_on(address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int]) -> None:
     """Make and publish shards on a cluster.
 
     Args:
@@ -112,7 +111,6 @@ def make_shards_on(
         order: what the workers need.
         todo: the shards.
         rows_of: number of rows of a shard, for the progress.
-        check: called at least twice a second; may raise to stop.
 
     Raises:
         UsjepaError: what a task raised, or the cluster is gone; committed shards stay.
@@ -120,14 +118,12 @@ def make_shards_on(
     from distributed.comm.core import CommClosedError
 
     try:
-        _run(address, order, todo, rows_of, check)
+        _run(address, order, todo, rows_of)
     except (CommClosedError, concurrent.futures.CancelledError, asyncio.CancelledError) as error:
         raise StoreError(f"{_GONE} or was restarted. Committed shards are kept: run the same command again.") from error
 
 
-def _run(
-    address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int], check: Callable[[], None]
-) -> None:
+def _run(address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int]) -> None:
     from distributed.comm.core import CommClosedError
 
     with connect(address) as client, Progress(sum(map(rows_of, todo)), "build", unit="rows") as progress:
@@ -136,7 +132,7 @@ def _run(
             for place, shard in enumerate(todo)
         }
         try:
-            for future in _finished(client, list(futures), check):
+            for future in _finished(client, list(futures)):
                 _result(future, futures[future])
                 workers = len(client.scheduler_info(n_workers=-1)["workers"])
                 progress.update(rows_of(futures[future]), workers=workers)
@@ -146,13 +142,13 @@ def _run(
             raise
 
 
-def _finished(client: Client, futures: list[Future[None]], check: Callable[[], None]) -> Iterator[Future[None]]:
+def _finished(client: Client, futures: list[Future[None]]) -> Iterator[Future[None]]:
     """Yield futures as they finish well; raise when one failed or the scheduler is gone."""
     from distributed import wait
 
     pending = set(futures)
     while pending:
-        check()
+        safe_point()
         try:
             wait(pending, timeout=_POLL_S, return_when="FIRST_COMPLETED")
         except TimeoutError:
@@ -170,8 +166,8 @@ def _result(future: Future[None], shard: int) -> None:
         future.result()
     except KilledWorker as error:
         raise StoreError(
-            f"shard {shard} cost {error.allowed_failures + 1} workers their lives: out of memory, or a file that "
-            "crashes its parser. Build it without --dask to see which; committed shards are kept."
+            f"shard {shard} crashed {error.allowed_failures + 1} workers: out of memory, or a source file that crashes "
+            "its decoder. Build it without --dask to see which; committed shards are kept."
         ) from error
 
 
@@ -199,16 +195,17 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     if order.source is not None:
         settings = order.settings.model_copy(update={"decode_processes": 1})
         cutters = Cutters(storage, writer.state.segments, _listing(order, order.source), settings)
-    maker = ShardMaker(writer, cutters, {}, order.skip_errors, lambda: None)
-    if order.teacher is not None:
-        model = load_teacher(order.teacher, order.settings.image_size, order.device or _own_gpu())
-        maker.model, maker.soft = model, model.soft
-        assert order.teacher.batch_size is not None  # the build has seen to it
-        maker.batch_size = order.teacher.batch_size
-        maker.latents = teacher_layers(model, order.settings.precision, writer.state)
-        for layer in maker.latents:  # the same path may hold another checkpoint on this machine
-            check_same_layer(writer.state.layers[layer.name], layer, f"{order.store}, worker on {platform.node()}")
-    return maker
+    job = None if order.teacher is None else _latent_job(order, order.teacher, writer)
+    return ShardMaker(writer, {}, cutters, order.skip_errors, job)
+
+
+def _latent_job(order: WorkOrder, settings: TeacherSettings, writer: StoreWriter) -> LatentJob:
+    teacher = load_teacher(settings, order.settings.image_size, order.device or _own_gpu())
+    layers = teacher_layers(teacher, order.settings.precision, writer.state)
+    for layer in layers:  # the same path may hold another checkpoint on this machine
+        check_same_layer(writer.state.layers[layer.name], layer, f"{order.store}, worker on {platform.node()}")
+    assert settings.batch_size is not None  # the build has seen to it
+    return LatentJob(teacher, tuple(layers), settings.batch_size, teacher.soft)
 
 
 def _listing(order: WorkOrder, source: str) -> Listing:

@@ -1,4 +1,4 @@
-"""Before a build goes on under other library versions or on another device: do they still give the stored numbers?
+"""Check that other library versions or another device still give the stored numbers.
 
 Soft identity (versions, device, kernels) may differ without harm, but a store must not be half one thing and half
 another. So a few stored rows are computed again and compared within a tolerance that knows the precision.
@@ -74,7 +74,7 @@ def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: 
     stored = read_committed(writer, writer.state.layers["pixels"], commits, rows)
     for place, row in enumerate(rows):
         segment = next(s for s in writer.state.segments if s.first_row <= row < s.first_row + s.rows)
-        again = cutters.cut(segment.number, range(row, row + 1), False, lambda: None).pixels[0]
+        again = cutters.cut(segment.number, range(row, row + 1), False).pixels[0]
         worst = int(np.abs(again.astype(int) - stored[place]).max())
         if worst > PIXEL_TOLERANCE:
             raise IdentityError(
@@ -110,12 +110,12 @@ def recheck_latents(
     tolerance = tolerance_of(teacher, layer)
     if error > tolerance:
         raise IdentityError(
-            f"{writer.storage.url}: {len(rows)} stored rows of {layer.name} asked again differ by {error:.2g} "
+            f"{writer.storage.url}: {len(rows)} stored rows of {layer.name} computed again differ by {error:.2g} "
             f"(tolerance {tolerance:g}): libraries or device changed the teacher's numbers. "
             "Use those that `status` shows, or another name."
         )
     return (
-        f"versions or device differ from those of stored shards: {len(rows)} rows of {layer.name} asked again, "
+        f"versions or device differ from those of stored shards: {len(rows)} rows of {layer.name} computed again, "
         f"relative error {error:.1e} (tolerance {tolerance:g})"
     )
 

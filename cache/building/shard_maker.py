@@ -1,6 +1,6 @@
-"""Makes one shard: pixels and regions cut from sources or read back, latents asked of the teacher, all published.
+"""Make one shard: cut its pixels or read them back, compute its latents, publish all of it.
 
-What builds in one process, in parts, on a cluster, and what repairs: all make shards here, so they make the same bytes.
+A build in one process, in parts or on a cluster, and a repair: all make shards here, so they make the same bytes.
 Batches of the teacher never cross a shard, hence a shard's latents do not depend on which shards were made before it.
 """
 
@@ -22,8 +22,6 @@ from usjepa.cache.store.memory import BatchMemory, Ring
 from usjepa.cache.teacher.computing import LatentComputer, PendingLatents
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from usjepa.cache.decoding.cutters import Cutters
@@ -48,29 +46,38 @@ class Latents(NamedTuple):
     """Where they lie."""
 
 
+@dataclass(frozen=True)
+class LatentJob:
+    """A teacher, the layers that it fills, and everything else that decides their bytes."""
+
+    teacher: Teacher
+    layers: tuple[Layer, ...]
+    """Scales, for int8, before latents."""
+    batch_size: int
+    """Rows per forward pass; a batch never crosses a shard."""
+    soft: dict[str, Json]
+    """Soft identity of what is computed, for the commit records."""
+
+
 @dataclass
 class ShardMaker:
     """Everything that making a shard needs, in one process."""
 
     writer: StoreWriter
-    cutters: Cutters | None
-    """What cuts rows from their sources; none when all pixels are stored already."""
     commits: dict[str, dict[int, Commit]]
     """Layer name -> finished shards, as far as they are known here."""
-    skip_errors: bool
-    check: Callable[[], None]
-    """Called at safe points; may raise to stop."""
-    model: Teacher | None = None
-    latents: list[Layer] = field(default_factory=list)
-    """The teacher's layers; empty without a teacher."""
-    batch_size: int = 1
-    soft: dict[str, Json] = field(default_factory=dict)
+    cutters: Cutters | None = None
+    """Cut rows from their sources; none when all pixels are stored already."""
+    skip_errors: bool = False
+    job: LatentJob | None = None
+    """None: pixels and regions only."""
     stages: Stages = field(default_factory=Stages)
 
     @property
     def layers(self) -> list[Layer]:
         """All layers that a shard is made of here."""
-        return [self.writer.state.layers[name] for name in ("pixels", "regions")] + self.latents
+        stored = [self.writer.state.layers[name] for name in ("pixels", "regions")]
+        return stored if self.job is None else [*stored, *self.job.layers]
 
     def is_done(self, shard: int) -> bool:
         """Return whether every wanted layer has the shard."""
@@ -89,9 +96,9 @@ class ShardMaker:
         """Return the shard's pixels: from the store where they are built, else from the sources."""
         numbers = self.writer.state.rows_of_shard(shard)
         if self.has_pixels(shard):
-            with self.stages.time("read"):
+            with self.stages.time("read", len(numbers)):
                 return self._stored_pixels(shard, numbers)
-        with self.stages.time("decode"):
+        with self.stages.time("decode", len(numbers)):
             return self.cut(shard, numbers)
 
     def cut(self, shard: int, numbers: range) -> PixelShard:
@@ -99,7 +106,7 @@ class ShardMaker:
         if self.cutters is None:
             raise UsageError("pixels have to be cut from the sources, which were not given: add --source FOLDER.")
         segment = self.writer.state.segment_of_shard(shard).number
-        return self.cutters.cut(segment, numbers, self.skip_errors, self.check)
+        return self.cutters.cut(segment, numbers, self.skip_errors)
 
     def one_row(self, row: int) -> PixelShard:
         """Return a single row's pixels, wherever they come from."""
@@ -119,26 +126,26 @@ class ShardMaker:
 
     @lazy
     def _memories(self) -> Ring:
-        """One that the teacher fills in, and those that are written: touching fresh memory costs as much as either."""
-        return Ring(WRITERS + 1, pinned=self.model is not None and self.model.device.type == "cuda")
+        """One that the teacher fills, and those that are written: touching fresh memory costs as much as either."""
+        return Ring(WRITERS + 1, pinned=self.job is not None and self.job.teacher.device.type == "cuda")
 
     @lazy
     def _computer(self) -> LatentComputer:
-        assert self.model is not None
-        (layer,) = (layer for layer in self.latents if layer.kind == "latents")
-        return LatentComputer(self.model, layer, self.batch_size)
+        assert self.job is not None
+        (layer,) = (layer for layer in self.job.layers if layer.kind == "latents")
+        return LatentComputer(self.job.teacher, layer, self.job.batch_size)
 
     def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
         """Have a shard's latents computed; none when they are stored already.
 
         On a GPU the last of them may not have arrived yet: `write` waits for them, in its own thread.
         """
-        if self.model is None or all(shard in self.commits[layer.name] for layer in self.latents):
+        if self.job is None or all(shard in self.commits[layer.name] for layer in self.job.layers):
             return None
         first_row, memory = self.writer.state.rows_of_shard(shard).start, self._memories.take()
         try:
-            arrays = memory.arrays({layer.name: layer for layer in self.latents}, len(made.pixels))
-            with naming_frames(self.writer), self.stages.time("teacher"):
+            arrays = memory.arrays({layer.name: layer for layer in self.job.layers}, len(made.pixels))
+            with naming_frames(self.writer), self.stages.time("teacher", len(made.pixels)):
                 pending = self._computer.compute(made.pixels, made.exists(first_row), first_row, arrays)
         except BaseException:
             self._memories.release(memory)
@@ -155,7 +162,8 @@ class ShardMaker:
             exists: [n] false at holes, whose latents mean nothing.
             first_row: the number of the first row.
         """
-        into = {layer.name: np.empty((len(pixels), *layer.shape), layer.dtype) for layer in self.latents}
+        assert self.job is not None
+        into = {layer.name: np.empty((len(pixels), *layer.shape), layer.dtype) for layer in self.job.layers}
         with naming_frames(self.writer):
             self._computer.compute(pixels, exists, first_row, into).wait()
         return into
@@ -164,12 +172,12 @@ class ShardMaker:
         """Publish and commit every layer of a shard that is not stored yet, and free the latents' memory."""
         try:
             arrays = self._arrived(latents) if latents is not None else {}
-            with self.stages.time("write"):
+            with self.stages.time("write", len(made.pixels)):
                 commits = self._write(shard, made, arrays)
         finally:
             if latents is not None:
                 self._memories.release(latents.memory)
-        self.stages.add("write", 0.0, sum(commit.size for commit in commits))
+        self.stages.add_bytes(sum(commit.size for commit in commits))
 
     def _arrived(self, latents: Latents) -> dict[str, NDArray[Any]]:
         with naming_frames(self.writer):
@@ -184,5 +192,6 @@ class ShardMaker:
             for name, rows in (("regions", made.regions), ("pixels", made.pixels)):
                 commits.append(self.writer.write_shard(layers[name], shard, rows, made.holes, soft))
         for name, values in latents.items():
-            commits.append(self.writer.write_shard(layers[name], shard, values, made.holes, self.soft))
+            assert self.job is not None
+            commits.append(self.writer.write_shard(layers[name], shard, values, made.holes, self.job.soft))
         return commits

@@ -1,4 +1,4 @@
-"""How long each stage of a build was at work, which of them limited it, and what would make that one faster.
+"""Measure how long each stage of a build works, and report which one limits it.
 
 Stages overlap, and decoding runs in several lanes at once: a stage's share is its time at work over the build's time
 and its lanes, so that the stage that others wait for comes near 100 %.
@@ -32,24 +32,34 @@ class Stages:
     lanes: dict[str, int] = field(default_factory=dict)
     """Stages that run several times at once, and how many times."""
     seconds: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    """Rows that each stage has done."""
     nbytes: int = 0
     """Bytes given to the store."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Count the length of a `with` block as work of a stage."""
+    def time(self, stage: str, rows: int) -> Iterator[None]:
+        """Count the length of a `with` block as work of a stage on some rows."""
         start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.add(stage, time.perf_counter() - start)
+        yield
+        self.add(stage, time.perf_counter() - start, rows)
 
-    def add(self, stage: str, seconds: float, nbytes: int = 0) -> None:
-        """Count seconds of work and bytes written."""
+    def add(self, stage: str, seconds: float, rows: int) -> None:
+        """Count seconds of work on some rows."""
         with self._lock:
             self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+            self.rows[stage] = self.rows.get(stage, 0) + rows
+
+    def add_bytes(self, nbytes: int) -> None:
+        """Count bytes given to the store."""
+        with self._lock:
             self.nbytes += nbytes
+
+    def seconds_per_row(self, stage: str) -> float:
+        """Return the mean seconds of a row in a stage, over all its lanes; 0 where nothing went through it."""
+        with self._lock:
+            return self.seconds.get(stage, 0.0) / max(self.rows.get(stage, 0), 1) / self.lanes.get(stage, 1)
 
     def shares(self, wall: float) -> dict[str, float]:
         """Return each stage's share of `wall` seconds, 1 when every lane of it was always at work."""

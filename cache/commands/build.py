@@ -48,8 +48,9 @@ def build(
     """
     settings = needed_recipe(pipeline, recipes, hashed(overrides, hash_paths), "build")
     from usjepa.cache.building.build import build as build_store
+    from usjepa.cache.building.request import BuildRequest
 
-    build_store(store, settings, **request)
+    build_store(store, settings, BuildRequest(**request))
 
 
 @click.command()

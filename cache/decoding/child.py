@@ -22,6 +22,7 @@ import numpy as np
 from usjepa.cache import errors
 from usjepa.cache.errors import SourceError, StoreError
 from usjepa.cache.frames.rows import PixelShard
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.registry import registered
 
@@ -55,7 +56,9 @@ class DecodingProcess:
     process has: those of entry points, and those that were registered.
     """
 
-    def __init__(self, listing: Listing, settings: CacheSettings) -> None:
+    def __init__(self, listing: Listing, settings: CacheSettings, check: Callable[[], None] = safe_point) -> None:
+        """Describe the child; `check` is called while it is at work, and may raise Interrupted to end it."""
+        self._check = check
         self._setup = {
             "root": None if listing.root is None else str(listing.root),
             "settings": settings.model_dump_json(),
@@ -86,13 +89,13 @@ class DecodingProcess:
         answer, _ = self._request_once({"job": "images", "file": str(file), "reader": reader}, str(file))
         return [str(name) for name in answer["images"]]
 
-    def cut(self, block: RowBlock, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
+    def cut(self, block: RowBlock, skip_errors: bool) -> PixelShard:
         """Return rows, as `cut_rows` does; a source that kills the child counts as unreadable."""
         bad: dict[str, str] = {}
         request = {"job": "cut", "block": block.to_json(), "skip_errors": skip_errors, "bad": bad}
         while True:
             try:
-                answer, (pixels, regions) = self._request(request, check)
+                answer, (pixels, regions) = self._request(request)
                 break
             except _ChildDied as death:
                 if death.opened is None:
@@ -116,18 +119,18 @@ class DecodingProcess:
 
     def _request_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
         try:
-            return self._request(request, lambda: None)
+            return self._request(request)
         except _ChildDied as death:
             raise SourceError(_crashed(path, death.how)) from death
 
-    def _request(self, request: dict[str, Any], check: Callable[[], None]) -> tuple[dict[str, Any], list[bytes]]:
+    def _request(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
         """Send a request and return the answer and the bytes behind it; raise what the child raised, or _ChildDied."""
         wire, opened = self._connected(), None
         try:
             wire.send_bytes(json.dumps(request).encode())
             while True:
                 while not wire.poll(_POLL_S):
-                    check()
+                    self._check()
                 answer = json.loads(wire.recv_bytes())
                 if "opens" in answer:
                     opened = answer["opens"]

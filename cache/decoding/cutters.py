@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import queue
+import threading
 from typing import TYPE_CHECKING
 
 from usjepa.cache.decoding.child import DecodingProcess
+from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.rows import PixelShard, RowBlock, cut_rows
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Listing
@@ -33,7 +36,7 @@ class Cutters:
     def __init__(
         self, storage: Storage, segments: Sequence[Segment], listing: Listing, settings: CacheSettings
     ) -> None:
-        self._settings = settings
+        self._settings, self._abandoned = settings, threading.Event()
         self._first_rows = {segment.number: segment.first_row for segment in segments}
         self._tables = {segment.number: read_tables(storage, segment) for segment in segments}
         small = sum(segment.rows for segment in segments) <= _SMALL_ROWS
@@ -41,21 +44,38 @@ class Cutters:
         # A reader belongs to one thread.
         self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
         self._here = SourceReader.of(listing, settings) if here else None
-        self._children = [] if here else [DecodingProcess(listing, settings) for _ in range(self.lookahead)]
+        self._children = [] if here else [self._child(listing) for _ in range(self.lookahead)]
         self._free: queue.Queue[DecodingProcess] = queue.Queue()
         for child in self._children:
             self._free.put(child)
 
-    def cut(self, segment: int, numbers: range, skip_errors: bool, check: Callable[[], None]) -> PixelShard:
-        """Return the rows `numbers` of a segment, as `cut_rows` does."""
+    def _child(self, listing: Listing) -> DecodingProcess:
+        return DecodingProcess(listing, self._settings, self._check)
+
+    def cut(self, segment: int, numbers: range, skip_errors: bool) -> PixelShard:
+        """Return the rows `numbers` of a segment, as `cut_rows` does.
+
+        Raises:
+            SourceError: as `cut_rows`.
+            Interrupted: a stop was asked for, or the rows are not wanted any more.
+        """
         block = RowBlock.of(*self._tables[segment], self._first_rows[segment], numbers)
         if self._here is not None:
-            return cut_rows(block, self._here, self._settings, skip_errors, check)
+            return cut_rows(block, self._here, self._settings, skip_errors, lambda _: self._check())
         child = self._free.get()
         try:
-            return child.cut(block, skip_errors, check)
+            return child.cut(block, skip_errors)
         finally:
             self._free.put(child)
+
+    def _check(self) -> None:
+        safe_point()
+        if self._abandoned.is_set():
+            raise Interrupted("rows that are being cut are not wanted any more.")
+
+    def abandon(self) -> None:
+        """End what is being cut, in any thread, by raising Interrupted there; nothing can be cut from now on."""
+        self._abandoned.set()
 
     def close(self) -> None:
         """End the children."""

@@ -33,13 +33,14 @@ class _Decoder:
         from usjepa.cache.sources.reader import SourceReader
 
         _add_readers(setup["sys_path"], setup["readers"])
-        self._wire = wire
+        self._wire, self._opened = wire, ""
         self._settings = CacheSettings.model_validate_json(setup["settings"])
         root = Path(setup["root"]) if setup["root"] is not None else None
         self._reader: SourceReader = SourceReader(root, self._settings, setup["real"])
 
     def answer(self, request: dict[str, Any]) -> None:
         """Do the requested job and send its result: facts, names of images, or the rows of a shard."""
+        self._opened = ""
         job = {"probe": self._probe, "images": self._images, "cut": self._cut}[request["job"]]
         try:
             job(request)
@@ -51,11 +52,14 @@ class _Decoder:
 
     def _opens(self, path: str) -> None:
         """Report which source is opened next, so that its name is known when this process dies of it."""
+        self._opened = path
         self._send({"opens": path})
 
-    def _check(self) -> None:
+    def _before_frame(self, path: str) -> None:
         if self._wire.poll():  # no second request comes before the answer: the other side has closed
             raise _Closed
+        if path != self._opened:
+            self._opens(path)
 
     def _probe(self, request: dict[str, Any]) -> None:
         self._opens(request["path"])
@@ -72,7 +76,7 @@ class _Decoder:
         from usjepa.cache.frames.rows import RowBlock, cut_rows
 
         block, skip_errors, bad = RowBlock.from_json(request["block"]), request["skip_errors"], request["bad"]
-        made = cut_rows(block, self._reader, self._settings, skip_errors, self._check, bad, self._opens)
+        made = cut_rows(block, self._reader, self._settings, skip_errors, self._before_frame, bad)
         self._send({"holes": made.holes, "pixels": made.pixels.shape, "regions": made.regions.shape})
         self._wire.send_bytes(made.pixels.reshape(-1).data)
         self._wire.send_bytes(made.regions.reshape(-1).data)

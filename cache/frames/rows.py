@@ -103,9 +103,8 @@ def cut_rows(
     reader: SourceReader,
     settings: CacheSettings,
     skip_errors: bool,
-    check: Callable[[], None],
+    before_frame: Callable[[str], None],
     bad: Mapping[str, str] = MappingProxyType({}),
-    at: Callable[[str], None] = lambda _: None,
 ) -> PixelShard:
     """Return the rows of a block.
 
@@ -114,9 +113,8 @@ def cut_rows(
         reader: of the folder that the sources lie in.
         settings: size, preprocessing and de-identification.
         skip_errors: an unreadable source turns its rows into holes with the reason instead of ending the build.
-        check: called for every frame; may raise to stop.
+        before_frame: called with a source's path before it is opened and after each decoded frame; may raise to stop.
         bad: path -> reason of sources that are known to be unreadable, not to be tried again.
-        at: called with the path of each source before it is opened.
 
     Raises:
         SourceError: a source can't be read, or is not the file that was scanned.
@@ -130,8 +128,9 @@ def cut_rows(
         try:
             if source.path in bad:
                 raise SourceError(bad[source.path])
-            at(source.path)
-            for place, image, region in _cut(source, [(p, block.rows[p]) for p in places], reader, settings, check):
+            before_frame(source.path)
+            rows = [(place, block.rows[place]) for place in places]
+            for place, image, region in _cut(source, rows, reader, settings, before_frame):
                 pixels[place], regions[place] = image, region
         except SourceError as error:
             if not skip_errors:
@@ -146,13 +145,13 @@ def _cut(
     rows: Sequence[tuple[int, RowSpec]],
     reader: SourceReader,
     settings: CacheSettings,
-    check: Callable[[], None],
+    before_frame: Callable[[str], None],
 ) -> Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
     """Yield (place, pixels [C, S, S], packed region) of rows of one source, a frame after the other."""
     wanted = sorted({row.frame for _, row in rows})
     decoded = reader.frames(source.path, source.reader, wanted, source.content_hash)
     for number, frame in zip(wanted, decoded, strict=True):
-        check()
+        before_frame(source.path)
         prepared = prepare(frame, settings.preprocess)
         for place, row in rows:
             if row.frame == number:

@@ -27,7 +27,7 @@ from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
@@ -87,14 +87,10 @@ def plan(
     place = source or recipe.cache.source
     if place is None:
         raise UsageError("plan needs a SOURCE: a folder, a file, a manifest CSV, or `phantom`.")
-    with graceful_interrupts() as stop, _own_folder(target) as folder:
-
-        def check() -> None:
-            stop.check(_GO_ON)
-
+    with graceful_interrupts(_GO_ON), _own_folder(target) as folder:
         model, settings = _teacher(recipe.cache, teacher, device)
         loading = time.perf_counter() - began
-        measured = _measure(place, settings, model, folder, loading, seconds, check)
+        measured = _measure(place, settings, model, folder, loading, seconds)
     asked = forecast(measured, settings, settings.precision, settings.views.count, recipe.train.dataset_cap)
     return Plan(place, str(folder.parent), measured, asked, tuple(_others(measured, recipe, settings)))
 
@@ -106,24 +102,23 @@ def _measure(
     folder: Path,
     loading: float,
     seconds: float,
-    check: Callable[[], None],
 ) -> Measured:
     logger.info("listing the source, scanning a sample of it")
     listing = list_source(place, settings)
     rows = max(_SHARDS * settings.rows_per_shard, _LEAST_ROWS)
-    sample = draw_sample(listing, settings, rows, seconds / 3, check)
+    sample = draw_sample(listing, settings, rows, seconds / 3)
     alone = 0.0
     if model is not None and settings.teacher is not None:
         logger.info("timing the teacher")
-        alone = teacher_seconds(model, settings, batch_of(model, settings), seconds / 20, check)
+        alone = teacher_seconds(model, settings, batch_of(model, settings), seconds / 20)
     grid = (model.grid[0] * model.grid[1], model.dim) if model is not None else None
     logger.info("writing to the target and reading from it")
     (folder / "rates").mkdir()
     nbytes = row_nbytes(settings, settings.precision, grid)
-    rates = measure_target(folder / "rates", nbytes, room_at(folder).nbytes, seconds / 20, check)
+    rates = measure_target(folder / "rates", nbytes, room_at(folder).nbytes, seconds / 20)
     shutil.rmtree(folder / "rates")
     logger.info("building the first shards of the sample")
-    trial = run_trial(folder / "trial", listing, sample.table, settings, model, alone, seconds / 3, check)
+    trial = run_trial(folder / "trial", listing, sample.table, settings, model, alone, seconds / 3)
     return Measured(
         len(listing.entries),
         len(sample.table),

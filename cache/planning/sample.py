@@ -1,4 +1,4 @@
-"""A sample of a source, scanned: how many frames the whole holds, and how long its scan will take."""
+"""Scan a sample of a source, to estimate all its frames and the time of its scan."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import numpy as np
 
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import SourceError
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.scanning.row_table import chosen_frames
 from usjepa.cache.scanning.scan import scan
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.registry import split_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -54,9 +55,7 @@ class Sample:
     frames_by_dataset: dict[str, float] = field(default_factory=dict)
 
 
-def draw_sample(
-    listing: Listing, settings: CacheSettings, rows: int, seconds: float, check: Callable[[], None]
-) -> Sample:
+def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: float) -> Sample:
     """Scan sources, block by block in random order, until they hold `rows` rows, all are scanned, or time is over.
 
     A block is a stretch of the listing (see `blocks_of`): a build meets neighbours one after the other, and what the
@@ -76,7 +75,7 @@ def draw_sample(
         for few in _chunks(order):
             if tables and (time.perf_counter() - start >= seconds or found >= rows):
                 break
-            table, spans = _scan(few, listing, settings, child, check)
+            table, spans = _scan(few, listing, settings, child)
             tables.append(table)
             took.append(spans)
             found += _rows(table, settings).sum()
@@ -114,14 +113,14 @@ def _chunks(order: list[range]) -> Iterator[list[range]]:
 
 
 def _scan(
-    blocks: list[range], listing: Listing, settings: CacheSettings, child: DecodingProcess, check: Callable[[], None]
+    blocks: list[range], listing: Listing, settings: CacheSettings, child: DecodingProcess
 ) -> tuple[SourceTable, NDArray[np.float64]]:
     """Return what a scan of some blocks gives, and the seconds of each block."""
     marks: list[float] = []
 
     def at_source() -> None:
         marks.append(time.perf_counter())
-        check()
+        safe_point()
 
     entries = tuple(listing.entries[i] for block in blocks for i in block)
     table = scan(replace(listing, entries=entries), settings, None, "skip", at_source, child)

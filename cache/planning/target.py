@@ -1,4 +1,4 @@
-"""What the place of a future store can do, measured: sustained durable writes and cold random reads."""
+"""Measure the place of a future store: sustained durable writes and cold random reads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.storage.durable import write_durably
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 FILE_NBYTES = 64 << 20
@@ -25,7 +25,7 @@ _READS_AT_MOST = 4000
 
 @dataclass(frozen=True)
 class TargetRates:
-    """Bytes a second."""
+    """Bytes per second."""
 
     write: float
     """Whole files written, fsynced and renamed one after another, as shards are."""
@@ -35,7 +35,7 @@ class TargetRates:
     """Bytes that the figure for writing rests on."""
 
 
-def measure_target(folder: Path, row_nbytes: int, free: int, seconds: float, check: Callable[[], None]) -> TargetRates:
+def measure_target(folder: Path, row_nbytes: int, free: int, seconds: float) -> TargetRates:
     """Write files into a folder, then read rows of them at random.
 
     Args:
@@ -43,21 +43,20 @@ def measure_target(folder: Path, row_nbytes: int, free: int, seconds: float, che
         row_nbytes: bytes of a read.
         free: bytes that are free there; a tenth is used at most.
         seconds: for writing, and for reading again.
-        check: called between files and reads; may raise to stop.
     """
     block = np.random.default_rng(0).bytes(min(FILE_NBYTES, max(row_nbytes, int(free * _SHARE_OF_ROOM / 2))))
     most = min(MOST_NBYTES, int(free * _SHARE_OF_ROOM))
     files: list[Path] = []
     start = time.perf_counter()
     while len(files) < 2 or (time.perf_counter() - start < seconds and (len(files) + 1) * len(block) <= most):
-        check()
+        safe_point()
         files.append(folder / f"{len(files)}.bin")
         write_durably(files[-1], block)
     written, took = len(files) * len(block), time.perf_counter() - start
-    return TargetRates(written / took, _read_rate(files, len(block), row_nbytes, seconds, check), written)
+    return TargetRates(written / took, _read_rate(files, len(block), row_nbytes, seconds), written)
 
 
-def _read_rate(files: list[Path], size: int, row_nbytes: int, seconds: float, check: Callable[[], None]) -> float:
+def _read_rate(files: list[Path], size: int, row_nbytes: int, seconds: float) -> float:
     handles = [os.open(file, os.O_RDONLY) for file in files]
     try:
         for handle in handles:
@@ -68,7 +67,7 @@ def _read_rate(files: list[Path], size: int, row_nbytes: int, seconds: float, ch
         order = np.random.default_rng(1).permutation(len(slots))[:_READS_AT_MOST]
         done, start = 0, time.perf_counter()
         for i in order:
-            check()
+            safe_point()
             file, row = slots[i]
             done += len(os.pread(handles[file], row_nbytes, row * row_nbytes))
             if time.perf_counter() - start > seconds:

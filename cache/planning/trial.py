@@ -1,4 +1,4 @@
-"""A build in small: shards of a sample of the source, made by the build's own pipeline on the target, and timed.
+"""Time a build in small: shards of a sample, made on the target by the build's own pipeline.
 
 Decoding, teacher and writing share cores, memory and disk, so what they reach together can't be computed from what
 each reaches alone. The rate between the first finished shard and the last is that of a long build.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from usjepa.cache.building.pipeline import make_shards
-from usjepa.cache.building.shard_maker import WRITERS, Latents, ShardMaker
+from usjepa.cache.building.pipeline import Observer, make_shards
+from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
-from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.layers import pixel_layers
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
@@ -27,12 +27,11 @@ from usjepa.cache.teacher.device import synchronise
 from usjepa.cache.teacher.layers import latent_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from usjepa.cache.frames.rows import PixelShard
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Listing
+    from usjepa.cache.store.commits import Commit
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.teacher.teacher import Teacher
@@ -40,10 +39,6 @@ if TYPE_CHECKING:
 _SHARDS = 6
 """Shards that a trial makes where time allows: the first fills the pipeline, the others show its rate."""
 _FEWEST = 3
-
-
-class _Enough(Interrupted):
-    """The trial has run for as long as it may."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +61,22 @@ class Trial:
     """Rows that the figures rest on."""
 
 
-@dataclass
-class _TimedMaker(ShardMaker):
-    """A ShardMaker that notes when shards are done."""
+class _Watch(Observer):
+    """Note when shards are done, and end the trial when its time is over."""
 
-    ends: list[tuple[float, int]] = field(default_factory=list)
-    decoded: int = 0
-    asked: int = 0
+    def __init__(self, seconds: float) -> None:
+        self.start, self._seconds = time.perf_counter(), seconds
+        self.ends: list[tuple[float, int]] = []
+        """(when, rows) of each finished shard."""
 
-    def pixels_of(self, shard: int) -> PixelShard:
-        made = super().pixels_of(shard)
-        self.decoded += len(made.pixels)
-        return made
+    def written(self, rows: int) -> None:
+        """Take note of a finished shard."""
+        self.ends.append((time.perf_counter(), rows))
 
-    def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
-        latents = super().latents_of(shard, made)
-        self.asked += len(made.pixels)
-        return latents
-
-    def write(self, shard: int, made: PixelShard, latents: Latents | None) -> None:
-        super().write(shard, made, latents)
-        self.ends.append((time.perf_counter(), len(made.pixels)))
+    def has_enough(self) -> bool:
+        """Return whether the time is over: a few shards are made all the same unless that takes twice as long."""
+        spent = time.perf_counter() - self.start
+        return (spent > self._seconds and len(self.ends) >= _FEWEST) or spent > 2 * self._seconds
 
 
 def batch_of(model: Teacher, settings: CacheSettings) -> int:
@@ -96,16 +86,14 @@ def batch_of(model: Teacher, settings: CacheSettings) -> int:
     return choose_batch_size(model, settings.teacher, channels, settings.image_size, ()).size
 
 
-def teacher_seconds(
-    model: Teacher, settings: CacheSettings, batch: int, seconds: float, check: Callable[[], None]
-) -> float:
-    """Return the seconds that the teacher alone takes for an image: whole batches, after one that warms it up."""
+def teacher_seconds(model: Teacher, settings: CacheSettings, batch: int, seconds: float) -> float:
+    """Return the seconds per image of the teacher alone: the median of whole batches, after one that warms it up."""
     channels = 1 if settings.preprocess.grey else 3
     shape = (batch, channels, settings.image_size, settings.image_size)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8))
     took: list[float] = []
     while len(took) < 3 or (sum(took) < seconds and len(took) < 50):
-        check()
+        safe_point()
         start = time.perf_counter()
         model(pixels)
         synchronise(model.device)
@@ -123,7 +111,6 @@ def run_trial(
     model: Teacher | None,
     teacher_alone: float,
     seconds: float,
-    check: Callable[[], None],
 ) -> Trial:
     """Build a sample's first shards into a folder that the caller removes.
 
@@ -133,33 +120,24 @@ def run_trial(
         table: the sample, scanned.
         settings: of the build that is planned.
         model: the teacher, none for pixels alone.
-        teacher_alone: seconds an image, as `teacher_seconds` says.
+        teacher_alone: seconds per image, from `teacher_seconds`.
         seconds: how long it may take; three shards are made all the same unless that takes twice as long.
-        check: called at safe points; may raise to stop.
     """
     rows = row_table(table, settings)
     batch = 1 if model is None else batch_of(model, settings)
     writer = StoreWriter(LocalStorage(folder))
     writer.open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))
     writer.add_segment(table.to_parquet(), rows.to_parquet(), len(rows))
-    layers = [writer.add_layer(layer) for layer in _layers(settings, model, writer)]
-    start = time.perf_counter()
-
-    def enough() -> None:
-        check()
-        spent = time.perf_counter() - start
-        if (spent > seconds and len(maker.ends) >= _FEWEST) or spent > 2 * seconds:
-            raise _Enough("the trial has run for as long as it may.")
-
+    pixels, latents = _layers(settings, model, writer.state.rows_per_shard)
+    for layer in (*pixels, *latents):
+        writer.add_layer(layer)
+    job = None if model is None else LatentJob(model, tuple(latents), batch, model.soft)
+    watch = _Watch(seconds)
     with contextlib.closing(Cutters(writer.storage, writer.state.segments, listing, settings)) as cutters:
-        maker = _TimedMaker(writer, cutters, {layer.name: {} for layer in layers}, skip_errors=True, check=enough)
-        if model is not None:
-            maker.model, maker.latents = model, [layer for layer in layers if "/" in layer.name]
-            maker.batch_size, maker.soft = batch, model.soft
-        with contextlib.suppress(_Enough):
-            make_shards(maker, range(writer.state.shard_count))
-    check()
-    return _timing(maker, start, cutters.lookahead, teacher_alone)
+        none_done: dict[str, dict[int, Commit]] = {layer.name: {} for layer in (*pixels, *latents)}
+        maker = ShardMaker(writer, none_done, cutters, skip_errors=True, job=job)
+        make_shards(maker, range(writer.state.shard_count), watch)
+    return _timing(maker, watch, cutters.lookahead, teacher_alone)
 
 
 def _rows_per_shard(rows: int, wanted: int, batch: int, teacher_alone: float, seconds: float) -> int:
@@ -169,25 +147,24 @@ def _rows_per_shard(rows: int, wanted: int, batch: int, teacher_alone: float, se
     return max(most // batch * batch, min(batch, max(rows // _SHARDS, 1)))
 
 
-def _layers(settings: CacheSettings, model: Teacher | None, writer: StoreWriter) -> list[Layer]:
-    pixels, regions = pixel_layers(settings, writer.state.rows_per_shard)
-    latents = [] if model is None else latent_layers(model, settings.precision, pixels, writer.state.rows_per_shard)
+def _layers(
+    settings: CacheSettings, model: Teacher | None, rows_per_shard: int
+) -> tuple[tuple[Layer, Layer], list[Layer]]:
+    """Return the layers of pixels and those of latents."""
+    pixels = pixel_layers(settings, rows_per_shard)
+    latents = [] if model is None else latent_layers(model, settings.precision, pixels[0], rows_per_shard)
     # Any scale will do: it changes the latents' bytes, not the time they take.
-    scaled = [replace(x, channel_scale=(1.0,) * x.shape[1]) if x.dtype == "int8" else x for x in latents]
-    return [pixels, regions, *scaled]
+    return pixels, [replace(x, channel_scale=(1.0,) * x.shape[1]) if x.dtype == "int8" else x for x in latents]
 
 
-def _timing(maker: _TimedMaker, start: float, lookahead: int, teacher_alone: float) -> Trial:
-    decode = maker.stages.seconds.get("decode", 0.0) / max(maker.decoded, 1) / lookahead
-    done = sum(rows for _, rows in maker.ends)
-    write = maker.stages.seconds.get("write", 0.0) / max(done, 1) / WRITERS
-    teacher = maker.stages.seconds.get("teacher", 0.0) / max(maker.asked, 1)
-    alone = max(decode, teacher_alone, write)
-    if len(maker.ends) < 2:
-        return Trial(alone, decode, teacher_alone, teacher, write, 0.0, done)
-    row = steady_row(maker.ends, lookahead if len(maker.ends) == maker.writer.state.shard_count else 0)
-    fill = max(maker.ends[-1][0] - start - done * row, 0.0)
-    return Trial(row, decode, teacher_alone, teacher, write, fill, done - maker.ends[0][1])
+def _timing(maker: ShardMaker, watch: _Watch, lookahead: int, teacher_alone: float) -> Trial:
+    decode, teacher, write = (maker.stages.seconds_per_row(stage) for stage in ("decode", "teacher", "write"))
+    done = sum(rows for _, rows in watch.ends)
+    if len(watch.ends) < 2:
+        return Trial(max(decode, teacher_alone, write), decode, teacher_alone, teacher, write, 0.0, done)
+    row = steady_row(watch.ends, lookahead if len(watch.ends) == maker.writer.state.shard_count else 0)
+    fill = max(watch.ends[-1][0] - watch.start - done * row, 0.0)
+    return Trial(row, decode, teacher_alone, teacher, write, fill, done - watch.ends[0][1])
 
 
 def steady_row(ends: list[tuple[float, int]], idle: int) -> float:

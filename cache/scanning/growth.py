@@ -50,14 +50,13 @@ def grow(
     settings: CacheSettings,
     journal: ScanJournal,
     on_error: Literal["stop", "skip"],
-    check: Callable[[], None],
 ) -> int:
     """Scan a listing and append the sources that the store does not have yet; return the number of rows added.
 
     Raises:
         SourceError: a file is unreadable (unless on_error is "skip"), or was edited since it was built.
     """
-    described = scan(listing, settings, journal, on_error, check)
+    described = scan(listing, settings, journal, on_error)
     known = _known(writer.storage, writer.state.segments)
     fresh = described.take(_new(described, known))
     if not len(fresh):

@@ -137,6 +137,10 @@ class StoreWriter:
             earlier = None
         if earlier is not None and shard_matches(self.storage, layer, earlier):
             return  # a task that ran twice: what is committed stays
+        self.publish_shard(layer, data, commit)
+
+    def publish_shard(self, layer: Layer, data: memoryview, commit: Commit) -> None:
+        """Publish a packed shard, then its commit record, in place of whatever is there."""
         self.storage.publish(layer.shard_name(commit.shard), data, self.guard)
         self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes(), self.guard)
 

@@ -13,6 +13,8 @@ from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.precision import QUANTISER_VERSION, STORED_DTYPE, channel_scale
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
@@ -46,7 +48,7 @@ def teacher_layers(teacher: Teacher, precision: LatentPrecision, state: State) -
     return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
 
 
-def with_calibration(layers: list[Layer], sample_RTD: NDArray[np.float32]) -> list[Layer]:
+def with_calibration(layers: Sequence[Layer], sample_RTD: NDArray[np.float32]) -> list[Layer]:
     """Return the layers with the per-channel scale of an int8 layer filled in from a sample of latents."""
     scale = channel_scale(sample_RTD)
     return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]

@@ -68,10 +68,10 @@ class Audit:
         return {name: getattr(self, name) for name in kept}
 
     def __str__(self) -> str:
-        verdict = "ok" if self.passed else "NOT what the teacher says"
+        verdict = "ok" if self.passed else "DIFFERS from what the teacher computes"
         return (
-            f"{self.layer}: {verdict}. {self.rows:,} rows of {self.strata:,} (dataset, shard, view) asked again: worst "
-            f"relative error {self.relative_error:.2g} (tolerance {self.tolerance:g}) at row {self.worst_row}"
+            f"{self.layer}: {verdict}. {self.rows:,} rows of {self.strata:,} (dataset, shard, view) computed again: "
+            f"worst relative error {self.relative_error:.2g} (tolerance {self.tolerance:g}) at row {self.worst_row}"
             f"{f', {self.worst_source}' if self.worst_source else ''}; standardised cosine {self.cosine:.4f}, "
             f"shuffled rows {self.control:.4f}"
         )

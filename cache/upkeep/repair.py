@@ -1,4 +1,4 @@
-"""`usjepa-cache verify --repair`: mends what is damaged and touches nothing else.
+"""Repair what is damaged in a sealed store, and touch nothing else.
 
 Order: descriptions that follow from the manifest, tables of a scan, pixels and regions from the sources, latents from
 the pixels, commit records, and last a new generation that says what was mended. Good rows are kept. What is made again
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import xxhash
 
 from usjepa.cache.building.parts import WHOLE, refuse_rivals
-from usjepa.cache.building.shard_maker import ShardMaker
+from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import DamageError, SourceError, UsageError
 from usjepa.cache.frames.layers import pixel_layers
@@ -23,7 +23,7 @@ from usjepa.cache.scanning.growth import regrown
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import committed, read_commit, shard_matches
+from usjepa.cache.store.commits import Commit, committed, read_commit, shard_matches
 from usjepa.cache.store.descriptions import commit_of, damaged_description, damaged_table, derivable
 from usjepa.cache.store.writer import StoreWriter, check_same_layer, soft_runs
 from usjepa.cache.teacher.batch_size import choose_batch_size
@@ -33,7 +33,7 @@ from usjepa.cache.upkeep.repair_shards import Mended, ShardRepair
 from usjepa.cache.upkeep.verify import Damage, sealed_manifest, verify_against
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
@@ -158,22 +158,30 @@ def _maker(
         except (DamageError, SourceError) as error:
             report.left.append(str(error))
     commits = {name: committed(writer.storage, layer) for name, layer in state.layers.items()}
-    maker = ShardMaker(writer, cutters, commits, False, safe_point)
-    if teacher is None:
-        return maker
+    job = None if teacher is None else _latent_job(writer, settings, teacher, device, commits)
+    return ShardMaker(writer, commits, cutters, job=job)
+
+
+def _latent_job(
+    writer: StoreWriter,
+    settings: CacheSettings,
+    teacher: str,
+    device: str | None,
+    commits: Mapping[str, Mapping[int, Commit]],
+) -> LatentJob:
+    """Load the teacher, and make sure that it is the one that the store names."""
+    state = writer.state
     chosen = resolve_teacher(teacher, settings.teacher)
     model = load_teacher(chosen, settings.image_size, device)
-    maker.model, maker.soft = model, model.soft
-    maker.latents = teacher_layers(model, settings.precision, state)
-    channels, size, _ = state.layers["pixels"].shape
-    kept = [commit.soft for commit in commits.get(f"latents/{model.name}", {}).values()]
-    maker.batch_size, found = choose_batch_size(model, chosen, channels, size, kept)
-    maker.soft |= found
-    for layer in maker.latents:
+    layers = teacher_layers(model, settings.precision, state)
+    for layer in layers:
         if layer.name not in state.layers:
             raise UsageError(f"{writer.storage.url}: holds no {layer.name}, so nothing of it can be mended.")
         check_same_layer(state.layers[layer.name], layer, writer.storage.url)
-    return maker
+    channels, size, _ = state.layers["pixels"].shape
+    kept = [commit.soft for commit in commits[f"latents/{model.name}"].values()]
+    choice = choose_batch_size(model, chosen, channels, size, kept)
+    return LatentJob(model, tuple(layers), choice.size, model.soft | choice.soft)
 
 
 def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) -> list[Mended]:
@@ -193,8 +201,6 @@ def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) ->
             continue
         done += mended
         report.mended += map(str, mended)
-        if layer in ("pixels", "regions"):
-            at.refresh(str(layer))
     return done
 
 

@@ -42,7 +42,8 @@ def cut(folder: TaskFolder, out: Path, recipe: Recipe) -> tuple[Store, Known]:
     Raises:
         SourceError: a frame can't be read, or was edited since it was cut.
     """
-    from usjepa.cache.building.build import Request, run_build
+    from usjepa.cache.building.build import build
+    from usjepa.cache.building.request import BuildRequest
     from usjepa.cache.reading.store import open_store
 
     views = recipe.cache.views.model_copy(update={"count": 1})
@@ -51,7 +52,7 @@ def cut(folder: TaskFolder, out: Path, recipe: Recipe) -> tuple[Store, Known]:
     mark = digest_of({"source": str(folder.root), "name": folder.name, "cache": settings.model_dump(mode="json")})[:8]
     location = str(out / "tasks" / f"{folder.name}-{mark}.zarr")
     listing, files = _listing(folder, settings)
-    run_build(location, recipe.model_copy(update={"cache": settings}), Request(listing=listing))
+    build(location, recipe.model_copy(update={"cache": settings}), BuildRequest(listing=listing))
     return open_store(location), Known(files, folder.name, folder.layout, folder.notes)
 
 

@@ -18,6 +18,7 @@ from tests.support.builds import SMALL, small
 from tests.support.stores import write_store
 from usjepa.cache import errors
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main as cache
 from usjepa.cache.command_line import RAISE_TO, allow_many_files, ends_well, recipe_options
 from usjepa.evaluate.cli import main as evaluate
@@ -112,7 +113,7 @@ def test_a_store_that_is_a_file_ends_every_command_with_a_message(tmp_path: Path
 
 def test_a_device_that_torch_does_not_know_is_refused_by_every_command_that_takes_one(tmp_path: Path) -> None:
     store = str(tmp_path / "s.zarr")
-    build(store, small(), teacher="random")
+    build(store, small(), BuildRequest(teacher="random"))
     recipe = ["--pipeline", "demo", *(part for field in SMALL for part in ("--set", field))]
     for command in (["build", store], ["plan", "phantom", "--target", str(tmp_path)], ["audit", store]):
         result = CliRunner().invoke(cache, [*command, *recipe, "--teacher", "random", "--device", "gpu"])

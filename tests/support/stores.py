@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.building.request import BuildRequest
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.store.generations import Manifest
 
@@ -111,10 +112,10 @@ def write_store(
     return content
 
 
-def build_all(target: str, recipe: Recipe, **options: Any) -> Manifest:
+def build_all(target: str, recipe: Recipe, request: BuildRequest | None = None) -> Manifest:
     """Build a store to its end and return its manifest."""
     from usjepa.cache.building.build import build
 
-    manifest = build(target, recipe, **options)
+    manifest = build(target, recipe, request)
     assert manifest is not None, f"{target} was not sealed"
     return manifest

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from tests.cache.sources.test_dicom import write as write_dicom
 from tests.support.builds import SMALL, small, tree
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
@@ -70,7 +71,7 @@ def test_with_hashed_paths_no_word_of_a_store_or_log_names_the_patient(
     tmp_path: Path, hospital: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     recipe = small("cache.hash_paths=true", "cache.image_size=64")
-    build(str(tmp_path / "s"), recipe, source=str(hospital), teacher="random", on_error="skip")
+    build(str(tmp_path / "s"), recipe, BuildRequest(source=str(hospital), teacher="random", on_error="skip"))
     logged = "".join(capfd.readouterr())
     for text in (_says(tmp_path / "s"), logged):
         assert "doe" not in text.lower()
@@ -81,14 +82,14 @@ def test_with_hashed_paths_no_word_of_a_store_or_log_names_the_patient(
 
 
 def test_without_hashed_paths_the_search_does_find_the_planted_name(tmp_path: Path, hospital: Path) -> None:
-    build(str(tmp_path / "s"), small("cache.image_size=64"), source=str(hospital), on_error="skip")
+    build(str(tmp_path / "s"), small("cache.image_size=64"), BuildRequest(source=str(hospital), on_error="skip"))
     assert "DOE" in _says(tmp_path / "s")
 
 
 def test_dicom_tags_never_enter_a_store(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     write_dicom(tmp_path / "in/scan.dcm", _scan(0), "MONOCHROME2")
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in"), teacher="random"))
     said = _says(tmp_path / "s")
     assert "Doe^Jane" not in said
     assert "12345" not in said
@@ -98,8 +99,8 @@ def test_a_hashed_store_is_resumed_grown_verified_and_mended_like_any_other(tmp_
     recipe, store = small("cache.hash_paths=true", "cache.image_size=64"), str(tmp_path / "s")
     (hospital / "DOE^JANE/DOE-torn.png").write_bytes((hospital / "DOE^JANE/visit-DOE-1.png").read_bytes()[:-1] + b"x")
     cv2.imwrite(str(hospital / "DOE^JANE/DOE-torn.png"), _scan(3))
-    build(store, recipe, source=str(hospital))
-    assert build(store, recipe, source=str(hospital)).generation == 1  # type: ignore[union-attr]
+    build(store, recipe, BuildRequest(source=str(hospital)))
+    assert build(store, recipe, BuildRequest(source=str(hospital))).generation == 1  # type: ignore[union-attr]
     (tmp_path / "s/pixels/c.0.0.0.0").unlink()
     assert repair(store, recipe, source=str(hospital)).left == []
     assert verify(store).damages == []
@@ -125,7 +126,9 @@ def test_aliases_depend_on_the_secret_key(hospital: Path, monkeypatch: pytest.Mo
 
 def test_names_burned_in_outside_the_scan_are_zeroed_in_every_view(tmp_path: Path, hospital: Path) -> None:
     build(
-        str(tmp_path / "s"), small("cache.image_size=64", "cache.views.count=4"), source=str(hospital), on_error="skip"
+        str(tmp_path / "s"),
+        small("cache.image_size=64", "cache.views.count=4"),
+        BuildRequest(source=str(hospital), on_error="skip"),
     )
     store = open_store(tmp_path / "s")
     batch = store.read(store.rows)

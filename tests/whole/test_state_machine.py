@@ -21,6 +21,7 @@ from tests.support import forked
 from tests.support.builds import build_and_die, small
 from tests.support.damage import INJURIES
 from usjepa.cache.building.build import build, seal
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import DamageError, FormatError, NotSealedError, UsjepaError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.upkeep.repair import repair
@@ -43,8 +44,8 @@ class Truth:
     """What an undisturbed build gives, and a store of another seed for stale shards."""
 
     def __init__(self, folder: Path) -> None:
-        build(str(folder / "right"), small(), teacher="random")
-        build(str(folder / "other"), small("cache.phantom.seed=5"), teacher="random")
+        build(str(folder / "right"), small(), BuildRequest(teacher="random"))
+        build(str(folder / "other"), small("cache.phantom.seed=5"), BuildRequest(teacher="random"))
         self.other = folder / "other"
         self.right = folder / "right"
         store = open_store(self.right)
@@ -93,7 +94,7 @@ def _machine(truth: Truth) -> type[RuleBasedStateMachine]:
         def resume(self) -> None:
             # A build never builds over descriptions that are damaged: `repair` mends those.
             with contextlib.suppress(DamageError, FormatError):
-                build(str(self.root), small(), teacher="random")
+                build(str(self.root), small(), BuildRequest(teacher="random"))
 
         @rule(layer=st.sampled_from(SHARDS), shard=st.integers(0, 2), injury=st.sampled_from(sorted(INJURIES)))
         def injure(self, layer: str, shard: int, injury: str) -> None:
@@ -175,13 +176,13 @@ def _machine(truth: Truth) -> type[RuleBasedStateMachine]:
                 repair(str(self.root), small(), teacher="random")
             except NOTHING_TO_CHECK:
                 self._start_over()
-            build(str(self.root), small(), teacher="random")
+            build(str(self.root), small(), BuildRequest(teacher="random"))
             repair(str(self.root), small(), teacher="random")
 
         def _start_over(self) -> None:
             """Descriptions of a store that was never sealed have nothing they could be mended from."""
             try:
-                build(str(self.root), small(), teacher="random")
+                build(str(self.root), small(), BuildRequest(teacher="random"))
             except (DamageError, FormatError):
                 shutil.rmtree(self.root)
 

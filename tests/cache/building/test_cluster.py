@@ -20,6 +20,7 @@ from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.cluster import WorkOrder, make_shard
 from usjepa.cache.building.parts import WHOLE
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, StoreError, UsageError, UsjepaError
 from usjepa.cache.storage.claims import Claim
 from usjepa.cache.storage.location import open_storage
@@ -96,7 +97,7 @@ def serial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _build(root: str, dask: str | None) -> None:
     try:
-        build(root, small(*SIZED), teacher="random", dask=dask)
+        build(root, small(*SIZED), BuildRequest(teacher="random", dask=dask))
     except StoreError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from error
@@ -113,7 +114,7 @@ def test_a_worker_of_several_threads_makes_as_many_shards_at_once_and_mixes_none
     for worker in cluster.workers:
         worker.kill()
     cluster.worker(threads=6)
-    build(str(tmp_path / "s"), small(*SIZED), source="phantom")
+    build(str(tmp_path / "s"), small(*SIZED), BuildRequest(source="phantom"))
     assert forked.run(_build, str(tmp_path / "s"), cluster.address) == 0  # the threads of a client stay out of here
     found, wanted = (
         {name: data for name, data in tree(root).items() if "manifest" not in name} for root in (tmp_path / "s", serial)
@@ -133,9 +134,9 @@ def test_a_worker_that_finds_another_checkpoint_at_the_same_path_stores_nothing(
         return settings.model_copy(update={"weights": str(weights), "batch_size": 32})
 
     recipe, root = small(*SIZED), str(tmp_path / "s")
-    build(root, recipe, source="phantom")
+    build(root, recipe, BuildRequest(source="phantom"))
     settings(0)
-    build(root, recipe, teacher=str(weights))
+    build(root, recipe, BuildRequest(teacher=str(weights)))
     for folder in ("commits/latents", "latents"):
         for file in (tmp_path / "s" / folder / "demo").glob("*0*"):
             file.unlink()
@@ -202,13 +203,13 @@ def small_sets() -> tuple[str, ...]:
 @pytest.mark.parametrize("address", ["local:0", "local:x", "local:"])
 def test_a_wrong_number_of_workers_is_refused_before_anything_is_written(tmp_path: Path, address: str) -> None:
     with pytest.raises(UsageError, match="number of worker processes"):
-        build(str(tmp_path / "s"), small(), dask=address)
+        build(str(tmp_path / "s"), small(), BuildRequest(dask=address))
     assert not (tmp_path / "s").exists()
 
 
 def test_parts_and_a_cluster_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(UsjepaError, match="two ways"):
-        build(str(tmp_path / "s"), small(), dask="local:2", part="1/2")
+        build(str(tmp_path / "s"), small(), BuildRequest(dask="local:2", part="1/2"))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from tests.support.builds import small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.parts import Part, refuse_rivals
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import ClaimedError, NotSealedError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage import claims
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("undisturbed") / "s"
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     return root
 
 
@@ -42,27 +43,27 @@ def test_parts_are_disjoint_and_cover_every_shard(count: int, shards: int) -> No
 @pytest.mark.parametrize("text", ["0/3", "4/3", "3", "a/b", "1/0", "-1/2", "1/2/3"])
 def test_a_part_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(UsageError, match=r"give i/n"):
-        build(str(tmp_path / "s"), small(), part=text)
+        build(str(tmp_path / "s"), small(), BuildRequest(part=text))
     assert not (tmp_path / "s").exists()
 
 
 def test_parts_one_after_the_other_give_the_bytes_of_a_single_build(tmp_path: Path, undisturbed: Path) -> None:
     root = tmp_path / "s"
-    assert build(str(root), small(), teacher="random", part="2/2") is None
+    assert build(str(root), small(), BuildRequest(teacher="random", part="2/2")) is None
     with pytest.raises(NotSealedError, match=r"latents/demo has 1 of 3 shards"):
         seal(str(root))
-    assert build(str(root), small(), teacher="random", part="1/2") is not None
+    assert build(str(root), small(), BuildRequest(teacher="random", part="1/2")) is not None
     assert tree(root) == tree(undisturbed)
 
 
 def _build_part(root: str, part: str, precision: str) -> None:
-    build(root, small(f"cache.precision={precision}"), teacher="random", part=part)
+    build(root, small(f"cache.precision={precision}"), BuildRequest(teacher="random", part=part))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_parts_at_the_same_time_give_the_bytes_of_a_single_build(tmp_path: Path, precision: str) -> None:
     root = tmp_path / "s"
-    build(str(tmp_path / "whole"), small(f"cache.precision={precision}"), teacher="random")
+    build(str(tmp_path / "whole"), small(f"cache.precision={precision}"), BuildRequest(teacher="random"))
     parts = [forked.start(_build_part, str(root), f"{i}/3", precision) for i in (1, 2, 3)]
     for part in parts:
         part.join()
@@ -73,7 +74,7 @@ def test_parts_at_the_same_time_give_the_bytes_of_a_single_build(tmp_path: Path,
 
 def _build_part_and_die(root: str, part: str, step: int) -> None:
     forked.die_at_durable_step(step)
-    build(root, small(), teacher="random", part=part)
+    build(root, small(), BuildRequest(teacher="random", part=part))
 
 
 @pytest.mark.parametrize("step", [5, 40, 62])
@@ -81,7 +82,7 @@ def test_a_part_that_was_killed_is_run_again_and_nothing_is_lost(tmp_path: Path,
     root = tmp_path / "s"
     assert forked.run(_build_part_and_die, str(root), "1/2", step) == -signal.SIGKILL
     for part in ("2/2", "1/2"):
-        build(str(root), small(), teacher="random", part=part)
+        build(str(root), small(), BuildRequest(teacher="random", part=part))
     seal(str(root))
     assert tree(root) == tree(undisturbed)
 
@@ -126,7 +127,7 @@ def test_a_dead_rival_is_no_rival(tmp_path: Path, undisturbed: Path) -> None:
     wait_until((root / "claims/part-000001-of-000002.json").exists, holder)
     holder.kill()
     holder.join()
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     assert tree(root) == tree(undisturbed)
 
 
@@ -146,6 +147,6 @@ def test_a_part_waits_while_another_scans(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_sealed_store_of_parts_reads_like_any_other(tmp_path: Path, undisturbed: Path) -> None:
     root = tmp_path / "s"
     for part in ("1/3", "2/3", "3/3"):
-        build(str(root), small(), teacher="random", part=part)
+        build(str(root), small(), BuildRequest(teacher="random", part=part))
     rows = open_store(undisturbed).rows
     assert open_store(root).read(rows).latents.tobytes() == open_store(undisturbed).read(rows).latents.tobytes()

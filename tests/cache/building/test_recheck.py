@@ -10,6 +10,7 @@ import pytest
 from tests.support.builds import small, tree
 from usjepa.cache.building import build as build_module
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.frames import rows as pixels_module
 from usjepa.cache.frames.views import apply_view
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole") / "s"
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     return root
 
 
@@ -47,10 +48,10 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("later")
 def test_equal_numbers_are_recorded_as_such_and_the_build_goes_on(half: Path, whole: Path, said: list[str]) -> None:
-    manifest = build(str(half), small(), teacher="random")
+    manifest = build(str(half), small(), BuildRequest(teacher="random"))
     reported = "\n".join(said)
     assert "8 rows of pixels made again, equal" in reported
-    assert "8 rows of latents/demo asked again, relative error 0" in reported
+    assert "8 rows of latents/demo computed again, relative error 0" in reported
     assert manifest is not None
     assert [first for first, _ in manifest.soft["latents/demo"]] == [0, 2]
     assert verify(str(half)).damages == []
@@ -69,11 +70,11 @@ def test_latents_that_differ_within_tolerance_go_on_and_beyond_it_are_refused(
     before = tree(half)
     with monkeypatch.context() as patch:
         patch.setattr(ViT, "__call__", _louder(1.1))
-        with pytest.raises(IdentityError, match=r"asked again differ by .* \(tolerance 0\.005\)"):
-            build(str(half), small(), teacher="random")
+        with pytest.raises(IdentityError, match=r"computed again differ by .* \(tolerance 0\.005\)"):
+            build(str(half), small(), BuildRequest(teacher="random"))
     assert tree(half) == before
     monkeypatch.setattr(ViT, "__call__", _louder(1.0005))
-    assert build(str(half), small(), teacher="random") is not None
+    assert build(str(half), small(), BuildRequest(teacher="random")) is not None
 
 
 @pytest.mark.usefixtures("later")
@@ -88,10 +89,10 @@ def test_pixels_that_come_out_differently_are_refused_and_the_row_named(
 
     monkeypatch.setattr(pixels_module, "apply_view", brighter)
     with pytest.raises(IdentityError, match=r"row \d+ cut again differs from the stored one by \d+ grey levels"):
-        build(str(half), small(), teacher="random")
+        build(str(half), small(), BuildRequest(teacher="random"))
     assert tree(half) == before
 
 
 def test_without_a_change_nothing_is_asked_again(half: Path, said: list[str]) -> None:
-    build(str(half), small(), teacher="random")
+    build(str(half), small(), BuildRequest(teacher="random"))
     assert not [line for line in said if "again" in line]

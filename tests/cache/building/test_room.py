@@ -13,6 +13,7 @@ from tests.support.builds import SMALL, small, tree
 from usjepa.cache.building import disk_space as room
 from usjepa.cache.building.build import build
 from usjepa.cache.building.disk_space import check_room, need_of_build, need_of_shards
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import WriteError
 from usjepa.cache.reading.store import open_store
@@ -57,7 +58,7 @@ def space_of(root: Path) -> int:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole") / "s"
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     return root
 
 
@@ -86,7 +87,7 @@ def test_only_what_is_still_to_be_written_counts(whole: Path) -> None:
 def test_a_build_that_does_not_fit_is_refused_before_the_first_shard(disk: Callable[..., Path]) -> None:
     place = disk(size=96 << 10)
     with pytest.raises(WriteError, match=r"[\d,]+ bytes are still to be written and [\d,]+ are free.*Free some space"):
-        build(str(place / "s"), small(), teacher="random")
+        build(str(place / "s"), small(), BuildRequest(teacher="random"))
     assert not list((place / "s").rglob("c.*"))
     assert not (place / "s/claims").exists()
 
@@ -96,13 +97,13 @@ def test_a_build_for_which_inodes_do_not_suffice_is_refused_and_told_of_larger_s
 ) -> None:
     place = disk(size=8 * MIB, nr_inodes=24)
     with pytest.raises(WriteError, match=r"files are still to be made and \d+ inodes are free.*rows_per_shard"):
-        build(str(place / "s"), small(), teacher="random")
+        build(str(place / "s"), small(), BuildRequest(teacher="random"))
     assert not list((place / "s").rglob("c.*"))
 
 
 def test_a_build_that_just_fits_is_not_refused(disk: Callable[..., Path], whole: Path) -> None:
     place = disk(size=needed(whole).nbytes + 96 * 1024)
-    build(str(place / "s"), small(), teacher="random")
+    build(str(place / "s"), small(), BuildRequest(teacher="random"))
     assert tree(place / "s") == tree(whole)
 
 
@@ -166,7 +167,7 @@ def test_a_file_system_that_lies_is_overruled(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(os, "statvfs", Told(f_bavail=0))
     with pytest.raises(WriteError, match="--no-space-check"):
         build(str(tmp_path / "s"), small())
-    assert build(str(tmp_path / "s"), small(), space_check=False) is not None
+    assert build(str(tmp_path / "s"), small(), BuildRequest(space_check=False)) is not None
 
 
 def test_object_storage_has_no_limit_and_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:

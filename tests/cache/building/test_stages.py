@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 def test_the_stage_that_was_always_at_work_is_named_with_what_to_do_about_it(stage: str) -> None:
     stages = Stages(lanes={"decode": 4})
     for other in ADVICE:
-        stages.add(other, (9.5 if other == stage else 2.0) * stages.lanes.get(other, 1))
+        stages.add(other, (9.5 if other == stage else 2.0) * stages.lanes.get(other, 1), 1)
     assert stages.report(10.0).endswith(f"; {stage} limits this build: {ADVICE[stage]}")
 
 
 def test_four_lanes_at_work_half_of_the_time_are_half_a_share_and_limit_nothing() -> None:
     stages = Stages(lanes={"decode": 4})
-    stages.add("decode", 20.0)
-    stages.add("teacher", 4.0)
+    stages.add("decode", 20.0, 5)
+    stages.add("teacher", 4.0, 5)
     assert stages.shares(10.0) == {"decode": 0.5, "teacher": 0.4}
+    assert stages.seconds_per_row("decode") == 1.0
     assert "no stage was always at work, decode most of all" in stages.report(10.0)
 
 
@@ -44,7 +45,7 @@ def test_threads_count_into_one_sum() -> None:
     for worker in workers:
         worker.join()
     assert stages.seconds == {"decode": 20000.0}
-    assert stages.nbytes == 60000
+    assert stages.rows == {"decode": 60000}
 
 
 class Slow(ShardMaker):
@@ -74,7 +75,7 @@ def test_no_more_shards_than_stages_are_in_memory_however_many_there_are(
     writer.add_segment(*tables(160), 160)
     for name in ("pixels", "regions"):
         writer.add_layer(layers()[name])
-    maker = Slow(writer, None, {"pixels": {}, "regions": {}}, False, lambda: None)
+    maker = Slow(writer, {"pixels": {}, "regions": {}})
     make_shards(maker, range(40))
     assert maker.held == 0
     assert maker.most <= 4  # one cut ahead, one at the teacher, two being written

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from tests.support.clips import ends_well_in_a_fork
 from tests.support.forked import in_own_process
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding import cutters as cutting
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.decoding.cutters import Cutters
@@ -66,11 +68,11 @@ def volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_file_that_segfaults_its_reader_stops_the_build_and_is_named(tmp_path: Path, volumes: Path) -> None:
     with pytest.raises(SourceError, match=r"d/x/crash\.h5::images: can't be read: .* died of SIGSEGV"):
-        build(str(tmp_path / "s"), small(), source=str(volumes))
+        build(str(tmp_path / "s"), small(), BuildRequest(source=str(volumes)))
 
 
 def test_with_skip_it_is_recorded_with_its_reason_and_the_others_are_built(tmp_path: Path, volumes: Path) -> None:
-    build(str(tmp_path / "s"), small(), source=str(volumes), on_error="skip")
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(volumes), on_error="skip"))
     store = open_store(tmp_path / "s")
     paths = {store.table.sources[i].path for i in store.table.source}
     assert paths == {"d/x/a.h5::images", "d/x/z.h5::images"}
@@ -83,7 +85,7 @@ def test_with_skip_it_is_recorded_with_its_reason_and_the_others_are_built(tmp_p
 def test_a_file_that_crashes_while_it_is_listed_is_named_too(tmp_path: Path, volumes: Path) -> None:
     (volumes / "d/x/crash.h5").rename(volumes / "d/x/crash-list.h5")
     with pytest.raises(SourceError, match=r"crash-list\.h5.*SIGSEGV"):
-        build(str(tmp_path / "s"), small(), source=str(volumes))
+        build(str(tmp_path / "s"), small(), BuildRequest(source=str(volumes)))
 
 
 def test_a_file_that_crashes_only_after_the_scan_makes_holes_not_an_end(
@@ -99,10 +101,10 @@ def test_a_file_that_crashes_only_after_the_scan_makes_holes_not_an_end(
         patch.setenv("PYTHONPATH", _without(tmp_path / "hook"))
         writer = StoreWriter(LocalStorage(root))
         writer.open(8)
-        grow(writer, list_source(str(volumes), settings), settings, ScanJournal(None), "stop", lambda: None)
+        grow(writer, list_source(str(volumes), settings), settings, ScanJournal(None), "stop")
     with pytest.raises(SourceError, match=r"crash\.h5::images"):
-        build(str(root), small(), source=str(volumes))
-    build(str(root), small(), source=str(volumes), on_error="skip")
+        build(str(root), small(), BuildRequest(source=str(volumes)))
+    build(str(root), small(), BuildRequest(source=str(volumes), on_error="skip"))
     store = open_store(root)
     assert len(store) == 20
     assert len(store.manifest.holes) == 10
@@ -118,9 +120,9 @@ def _without(folder: Path) -> str:
 def test_rows_cut_in_children_are_those_cut_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    build(str(tmp_path / "here"), small(), teacher="random")
+    build(str(tmp_path / "here"), small(), BuildRequest(teacher="random"))
     monkeypatch.setattr(cutting, "_SMALL_ROWS", 0)
-    build(str(tmp_path / "there"), small(f"cache.decode_processes={processes}"), teacher="random")
+    build(str(tmp_path / "there"), small(f"cache.decode_processes={processes}"), BuildRequest(teacher="random"))
     assert tree(tmp_path / "here") == tree(tmp_path / "there")
 
 
@@ -160,20 +162,21 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_an_interrupted_parent_does_not_wait_for_a_long_file(tmp_path: Path) -> None:
+def test_rows_that_are_abandoned_are_not_waited_for(tmp_path: Path) -> None:
     build(str(tmp_path / "s"), small("cache.phantom.frames_per_patient=300", "cache.rows_per_shard=4096"))
     store = open_store(tmp_path / "s")
     segment, settings = store.manifest.segments[0], small("cache.phantom.frames_per_patient=300").cache
     cutters = Cutters(LocalStorage(tmp_path / "s"), [segment], list_source("phantom", settings), settings)
-    asked: list[float] = []
+    abandoned: list[float] = []
 
-    def stop() -> None:
-        asked.append(time.monotonic())
-        raise Interrupted("stop")
+    def abandon() -> None:
+        abandoned.append(time.monotonic())
+        cutters.abandon()
 
+    threading.Timer(0.5, abandon).start()
     with pytest.raises(Interrupted):
-        cutters.cut(1, range(segment.rows), False, stop)
-    assert time.monotonic() - asked[0] < 5
+        cutters.cut(1, range(segment.rows), False)
+    assert time.monotonic() - abandoned[0] < 5
     cutters.close()
 
 
@@ -185,7 +188,7 @@ def test_a_child_is_given_its_rows_and_holds_no_table_of_the_store(
     store, settings = open_store(tmp_path / "s"), small("cache.decode_processes=1").cache
     segments = store.manifest.segments
     cutters = Cutters(LocalStorage(tmp_path / "s"), segments, list_source("phantom", settings), settings)
-    made = cutters.cut(1, range(5, 8), False, lambda: None)
+    made = cutters.cut(1, range(5, 8), False)
     assert np.array_equal(made.pixels, store.read([5, 6, 7]).pixels)
     assert cutters._children[0]._process is not None
     libraries = Path(f"/proc/{cutters._children[0]._process.pid}/maps").read_text()

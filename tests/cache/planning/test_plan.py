@@ -19,6 +19,7 @@ from tests.support.builds import SMALL, small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.disk_space import Room
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import SourceError, UsageError, WriteError
 from usjepa.cache.planning import plan as planning
@@ -51,7 +52,7 @@ def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[planning.Plan, Pa
 def test_a_plan_counts_the_rows_bytes_and_inodes_of_the_build(
     planned: tuple[planning.Plan, Path], tmp_path: Path
 ) -> None:
-    build(str(tmp_path / "s"), small(), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
     asked = planned[0].asked
     files = list((tmp_path / "s").rglob("*"))
     taken = sum(p.lstat().st_blocks * 512 for p in files if p.is_file())

@@ -16,6 +16,7 @@ from obstore.store import from_url
 
 from tests.support.stores import ROWS_PER_SHARD, arrays, build_all, layers, tables, write_store
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import DamageError, FormatError, NotSealedError, StoreError, WriteError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
@@ -140,11 +141,11 @@ def test_a_whole_build_goes_into_a_bucket_and_a_second_one_does_nothing(bucket: 
     from tests.support.runs import TINY_STORE
 
     recipe = load_recipe("demo", TINY_STORE)
-    build(f"{bucket}/built", recipe, teacher="random")
+    build(f"{bucket}/built", recipe, BuildRequest(teacher="random"))
     local, remote = open_store(phantom_store), open_store(f"{bucket}/built")
     assert remote.digest == local.digest
     np.testing.assert_array_equal(remote.read(remote.rows[:20]).latents, local.read(local.rows[:20]).latents)
-    assert build_all(f"{bucket}/built", recipe, teacher="random").generation == 1
+    assert build_all(f"{bucket}/built", recipe, BuildRequest(teacher="random")).generation == 1
 
 
 def test_a_missing_bucket_is_said(bucket: str) -> None:

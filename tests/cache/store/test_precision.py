@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from tests.support.stores import write_store
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import TeacherError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
@@ -212,7 +213,7 @@ def test_a_build_refuses_such_a_latent_naming_file_frame_and_value(
         "demo", ("cache.image_size=32", "cache.teacher.patch_size=16", "cache.views.count=1", "cache.precision=fp16")
     )
     with pytest.raises(TeacherError, match=rf"row \d: .*{said}.* It shows [abc]\.png, frame 0, view 0"):
-        build(str(tmp_path / "s"), recipe, source=str(tmp_path / "in"), teacher="random")
+        build(str(tmp_path / "s"), recipe, BuildRequest(source=str(tmp_path / "in"), teacher="random"))
 
 
 def test_the_refusal_crosses_processes_whole() -> None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 
-from usjepa.cache.building import build as building
+from usjepa.cache.building import prepare as preparing
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import TeacherError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import load_recipe
@@ -114,16 +115,16 @@ def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
         return choose_batch_size(cuda, settings.model_copy(update={"batch_size": None}), channels, size, kept)
 
     monkeypatch.setattr(batch_size, "find_batch_size", search)
-    monkeypatch.setattr(building, "choose_batch_size", choose)
+    monkeypatch.setattr(preparing, "choose_batch_size", choose)
     store = str(tmp_path / "s")
-    build(store, recipe, source="phantom", teacher="random")
+    build(store, recipe, BuildRequest(source="phantom", teacher="random"))
     shard = next((tmp_path / "s/latents").glob("*/c.0.*"))
     commit = tmp_path / "s/commits/latents" / shard.parent.name / "000000.json"
     assert json.loads(commit.read_text())["soft"]["batch_size"] == 5
     before = shard.read_bytes()
     shard.unlink()
     commit.unlink()
-    build(store, recipe, source="phantom", teacher="random")
+    build(store, recipe, BuildRequest(source="phantom", teacher="random"))
     assert shard.read_bytes() == before
     assert tried == [1]
 

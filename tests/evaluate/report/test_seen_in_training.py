@@ -10,6 +10,7 @@ import pytest
 from tests.support.damage import flip
 from tests.support.runs import TINY_STORE
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.recipe import load_recipe
@@ -60,7 +61,7 @@ def repaired(store: Path) -> None:
 
 
 def with_another_teacher(store: Path) -> None:
-    build(str(store), load_recipe("demo", [*TINY_STORE, "cache.teacher.name=other"]), teacher="random")
+    build(str(store), load_recipe("demo", [*TINY_STORE, "cache.teacher.name=other"]), BuildRequest(teacher="random"))
 
 
 CHANGES = [audited, repaired, with_another_teacher]
@@ -81,7 +82,7 @@ def test_what_does_not_change_rows_does_not_hide_that_they_were_seen(
 
 def grown(store: Path) -> None:
     more = [text.replace("patients=6", "patients=9") for text in TINY_STORE]
-    build(str(store), load_recipe("demo", more), source="phantom", teacher="random")
+    build(str(store), load_recipe("demo", more), BuildRequest(source="phantom", teacher="random"))
 
 
 def test_of_a_store_that_grew_since_the_frames_of_then_were_seen(store: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.support.runs import losses, recipe
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, RecipeError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.train.objective.pixel_targets import PixelTargets
@@ -110,7 +111,7 @@ def test_a_stopped_run_goes_on_to_the_same_losses(pixel_store: Path, pixel_teach
 
 
 def test_a_run_does_not_go_on_with_another_objective(pixel_store: Path, tmp_path: Path) -> None:
-    build(str(pixel_store.parent / "both.zarr"), recipe(), teacher="random")
+    build(str(pixel_store.parent / "both.zarr"), recipe(), BuildRequest(teacher="random"))
     store = str(pixel_store.parent / "both.zarr")
     train(store, str(tmp_path / "run"), recipe(*PIXELS), "cpu", stop_after_steps=2)
     with pytest.raises(IdentityError, match="objective"):
@@ -119,10 +120,10 @@ def test_a_run_does_not_go_on_with_another_objective(pixel_store: Path, tmp_path
 
 def test_its_encoder_is_a_teacher_like_any_other(pixel_store: Path, pixel_teacher: Path, tmp_path: Path) -> None:
     """Built twice with it, the second build has nothing to do; a student learns from it."""
-    build(str(pixel_store), recipe(), teacher=str(pixel_teacher))
+    build(str(pixel_store), recipe(), BuildRequest(teacher=str(pixel_teacher)))
     layer = open_store(pixel_store).layers["latents/demo"]
     before = open_store(pixel_store).generation
-    build(str(pixel_store), recipe(), teacher=str(pixel_teacher))
+    build(str(pixel_store), recipe(), BuildRequest(teacher=str(pixel_teacher)))
     assert open_store(pixel_store).generation == before
     assert layer.identity["teacher"]["architecture"] == "test_vit"
     train(str(pixel_store), str(tmp_path / "student"), recipe(), "cpu")

@@ -1,0 +1,196 @@
+"""Make ready what all shards of a build share: segments, layers, the teacher, calibration."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.cache.building.disk_space import check_room, need_of_build
+from usjepa.cache.building.origins import naming_frames
+from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
+from usjepa.cache.decoding.cutters import Cutters
+from usjepa.cache.errors import SourceError, UsageError
+from usjepa.cache.frames.layers import pixel_layers
+from usjepa.cache.scanning.growth import grow
+from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.sources.base import PHANTOM
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.commits import Commit, committed
+from usjepa.cache.teacher.batch_size import ON_CPU, choose_batch_size, kept_batch_size
+from usjepa.cache.teacher.computing import compute_latents
+from usjepa.cache.teacher.layers import calibration_rows, teacher_layers, with_calibration
+from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usjepa.cache.building.request import BuildRequest
+    from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
+    from usjepa.cache.sources.base import Listing
+    from usjepa.cache.store.writer import StoreWriter
+    from usjepa.cache.teacher.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+_JOURNAL = "scan/journal.jsonl"
+Done = dict[str, dict[int, Commit]]
+"""Layer name -> finished shards."""
+
+
+@dataclass(frozen=True)
+class OpenSources:
+    """The sources of a store that is being built; without cutters when all pixels are stored and none were given."""
+
+    cutters: Cutters | None = None
+    name: str | None = None
+    """The source as other processes must name it; none for a listing that the caller made."""
+    root: Path | None = None
+
+    def close(self) -> None:
+        """End the processes that decode."""
+        if self.cutters is not None:
+            self.cutters.close()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A store whose shards can be made, and what makes them."""
+
+    maker: ShardMaker
+    sources: OpenSources
+    teacher: TeacherSettings | None
+    """For processes that load the teacher themselves; with the batch size when the build is shared out."""
+
+
+def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest) -> Prepared:
+    """Make ready everything that all shards share; the caller holds the claim and closes the sources.
+
+    Raises:
+        UsageError: sources or a batch size are needed and were not given.
+        IdentityError: the store was built with other settings or by another teacher.
+        SourceError: a source can't be read.
+        WriteError: the target has too little space or too few inodes.
+    """
+    writer.open(settings.rows_per_shard)
+    wanted = pixel_layers(settings, writer.state.rows_per_shard)
+    for layer in wanted:
+        if layer.name in writer.state.layers:
+            writer.add_layer(layer)  # refuses another recipe before anything is scanned
+    done: Done = {layer.name: committed(writer.storage, layer) for layer in wanted}
+    sources = _open_sources(writer, settings, request, done)
+    try:
+        for layer in wanted:
+            writer.add_layer(layer)
+        skip_errors = request.skip_errors(settings)
+        maker = ShardMaker(writer, done, sources.cutters, skip_errors)
+        if request.teacher is None:
+            _check_room(maker, request)
+            return Prepared(maker, sources, None)
+        chosen = resolve_teacher(request.teacher, settings.teacher)
+        job, chosen = _latent_job(writer, settings, request, chosen, done)
+        maker = replace(maker, job=job)
+        _check_room(maker, request)
+        return Prepared(_calibrated(maker, job), sources, chosen)
+    except BaseException:
+        sources.close()
+        raise
+
+
+def _check_room(maker: ShardMaker, request: BuildRequest) -> None:
+    if request.space_check:  # parts check for all of them: they fill one disk
+        check_room(maker.writer.storage, need_of_build(maker.writer.state, maker.layers, maker.commits))
+
+
+def _open_sources(
+    writer: StoreWriter, settings: CacheSettings, request: BuildRequest, done: Mapping[str, Mapping[int, Commit]]
+) -> OpenSources:
+    """Open the sources, and scan for growth when all earlier pixels are built."""
+    shards = writer.state.shard_count
+    complete = shards > 0 and all(len(found) == shards for found in done.values())
+    source = request.source or (None if complete else settings.source)
+    listing = request.listing
+    if listing is None and source is not None:
+        listing = list_source(source, settings)
+    if listing is None:
+        if complete:
+            return OpenSources()
+        raise UsageError(
+            f"{writer.storage.url}: its pixels are not all built, so the sources are needed. Give --source FOLDER."
+        )
+    if complete or not writer.state.segments:
+        _scan(writer, settings, request, listing)
+    cutters = Cutters(writer.storage, writer.state.segments, listing, settings)
+    name = None if source is None or request.listing is not None else absolute(source)
+    return OpenSources(cutters, name, listing.root)
+
+
+def _scan(writer: StoreWriter, settings: CacheSettings, request: BuildRequest, listing: Listing) -> None:
+    storage = writer.storage
+    journal = ScanJournal(storage.path(_JOURNAL) if isinstance(storage, LocalStorage) else None)
+    grow(writer, listing, settings, journal, "skip" if request.skip_errors(settings) else "stop")
+    journal.close()
+    storage.delete(_JOURNAL)  # the segment's tables hold all it knew
+
+
+def _latent_job(
+    writer: StoreWriter, settings: CacheSettings, request: BuildRequest, chosen: TeacherSettings, done: Done
+) -> tuple[LatentJob, TeacherSettings]:
+    """Load the teacher, make sure that its layers exist and are the same, and read which of their shards are done.
+
+    Returns:
+        The work, and the teacher's settings; with the batch size, where several processes share the work.
+    """
+    teacher = load_teacher(chosen, settings.image_size, request.device)
+    if teacher.warning:
+        logger.warning(f"{teacher.warning}")
+    layers = teacher_layers(teacher, settings.precision, writer.state)
+    for layer in layers:
+        if layer.dtype != "int8" or layer.channel_scale:
+            writer.add_layer(layer)
+        done[layer.name] = committed(writer.storage, layer)
+    kept = [commit.soft for commit in done[f"latents/{teacher.name}"].values()]
+    if request.is_shared_out and chosen.batch_size is None:
+        size = _shared_batch_size(teacher, kept_batch_size(kept))
+        chosen = chosen.model_copy(update={"batch_size": size})
+    channels, edge, _ = writer.state.layers["pixels"].shape
+    choice = choose_batch_size(teacher, chosen, channels, edge, kept)
+    return LatentJob(teacher, tuple(layers), choice.size, teacher.soft | choice.soft), chosen
+
+
+def _shared_batch_size(teacher: Teacher, kept: int | None) -> int:
+    """Return one batch size for all processes that make shards: none of them may find one of its own."""
+    if kept is None and teacher.device.type == "cuda":
+        raise UsageError(
+            "a build that is shared out needs one batch size for all: add --set cache.teacher.batch_size=N."
+        )
+    return kept or ON_CPU
+
+
+def _calibrated(maker: ShardMaker, job: LatentJob) -> ShardMaker:
+    """Fix the per-channel scale of an int8 layer from rows all over the store, before any of its shards is written."""
+    if not any(layer.dtype == "int8" and not layer.channel_scale for layer in job.layers):
+        return maker
+    writer, state = maker.writer, maker.writer.state
+    rows = calibration_rows(np.concatenate([np.array(state.rows_of_shard(s)) for s in range(state.shard_count)]))
+    made = {int(row): maker.one_row(int(row)) for row in rows}
+    found = [row for row, one in made.items() if not one.holes]
+    if not found:
+        raise SourceError(
+            f"{writer.storage.url}: none of {len(rows)} rows drawn to calibrate int8 can be read, first: "
+            f"{made[int(rows[0])].holes[0][1]} Mend the sources, or store fp16: --set cache.precision=fp16."
+        )
+    pixels = np.concatenate([made[row].pixels for row in found])
+    with naming_frames(writer):
+        sample = compute_latents(job.teacher, pixels, np.array(found), job.batch_size)
+    layers = [writer.add_layer(layer) for layer in with_calibration(job.layers, sample)]
+    return replace(maker, job=replace(job, layers=tuple(layers)))
+
+
+def absolute(path: str) -> str:
+    """Return a path as other processes must name it."""
+    return path if path == PHANTOM else str(Path(path).resolve())
