@@ -1,4 +1,4 @@
-"""Is there room? What a build has still to write, against the space and the inodes that its target has left."""
+"""Check that the target has enough free space and inodes for the rest of a build."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _FOLDER_SHARE = 64
 
 @dataclass(frozen=True)
 class Need:
-    """What is still to be written."""
+    """Space and inodes that are still to be taken."""
 
     nbytes: int
     """Whole blocks."""
@@ -42,7 +42,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Room:
-    """What a file system says it has left for this user."""
+    """Space and inodes that a file system reports as left for this user."""
 
     nbytes: int
     files: int | None
@@ -50,10 +50,10 @@ class Room:
 
 
 def need_of_shards(sizes: Sequence[tuple[int, int]]) -> Need:
-    """Return what shards take with their commit records and the manifest.
+    """Return the space and inodes of shards, their commit records and the manifest.
 
     Args:
-        sizes: (shards, bytes of each) pairs, one or more a layer.
+        sizes: (shards, bytes of each) pairs, one or more per layer.
     """
     shards = sum(count for count, _ in sizes)
     data = sum(count * _blocks(nbytes) for count, nbytes in sizes)
@@ -62,7 +62,7 @@ def need_of_shards(sizes: Sequence[tuple[int, int]]) -> Need:
 
 
 def need_of_build(state: State, layers: Sequence[Layer], done: Mapping[str, Collection[int]]) -> Need:
-    """Return what a build has still to write: shards that have no commit record, unreadable frames counted as rows.
+    """Return the need of a build: shards without a commit record, unreadable frames counted as rows.
 
     Args:
         state: the store's segments.
@@ -79,7 +79,7 @@ def need_of_build(state: State, layers: Sequence[Layer], done: Mapping[str, Coll
 
 
 def room_at(folder: Path) -> Room:
-    """Return what is left where a folder lies, or will lie."""
+    """Return the space and inodes left where a folder lies, or will lie."""
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     found = os.statvfs(folder)
@@ -87,10 +87,10 @@ def room_at(folder: Path) -> Room:
 
 
 def check_room(storage: Storage, need: Need) -> None:
-    """Refuse a build that can't end for want of space; object storages have no such limit and are not asked.
+    """Refuse a build that can't end for want of space; object storages have no such limit.
 
     Raises:
-        WriteError: says what is needed, what is there, and what to do.
+        WriteError: the target has less; the message gives both figures.
     """
     if not isinstance(storage, LocalStorage) or not need.files:
         return

@@ -1,4 +1,4 @@
-"""Say what a build is asked for, beside its recipe."""
+"""Describe what a build is to do, beside its recipe."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
-"""From what was measured to what a build will take: plain arithmetic, each formula once. docs/scaling.md prints them.
+"""Compute what a build will take from what was measured.
 
-F frames, K views, R = F K rows, b bytes a row, t seconds a row.
+Plain arithmetic, each formula once; docs/scaling.md prints them.
+
+F frames, K views, R = F K rows, b bytes per row, t seconds per row.
 """
 
 from __future__ import annotations
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
     from usjepa.cache.planning.trial import Trial
     from usjepa.cache.recipes.cache import CacheSettings, LatentPrecision
 
-_TABLE_NBYTES_A_ROW = 8
+_TABLE_NBYTES_PER_ROW = 8
 """Of the segment's Parquet tables, compressed; measured on the phantom and on folders of images."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Everything a forecast rests on. Seconds and bytes."""
+    """Everything that a forecast rests on; seconds and bytes."""
 
     sources: int
     looked_at: int
@@ -46,7 +48,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Forecast:
-    """A build, before it is run."""
+    """Predicted rows, bytes, inodes and seconds of one build."""
 
     precision: LatentPrecision
     views: int
@@ -88,7 +90,7 @@ def need_of_store(settings: CacheSettings, precision: LatentPrecision, grid: tup
     need = need_of_shards(sizes)
     layers = len(row_layers(settings, precision, grid))
     # Folders of layers and commits, their descriptions, the segment's folder and three files, the store's own.
-    return Need(need.nbytes + rows * _TABLE_NBYTES_A_ROW + 8 * BLOCK_NBYTES, need.files + 4 * layers + 10)
+    return Need(need.nbytes + rows * _TABLE_NBYTES_PER_ROW + 8 * BLOCK_NBYTES, need.files + 4 * layers + 10)
 
 
 def forecast(

@@ -1,4 +1,4 @@
-"""What `usjepa-cache plan` prints."""
+"""Describe a planned build to a person."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _table(plan: Plan) -> list[str]:
     if not plan.others:
         return []
     head = f"{'precision':9s} {'K':>3s} {'bytes':>10s} {'inodes':>9s} {'build':>9s}  pays from epoch"
-    basis = f"Seconds a row as measured at K = {plan.asked.views}; more views share the decoding of a frame."
+    basis = f"Seconds per row as measured at K = {plan.asked.views}; more views share the decoding of a frame."
     return ["", head, *map(_line, plan.others), basis]
 
 

@@ -74,9 +74,9 @@ class _Watch(Observer):
         self.ends.append((time.perf_counter(), rows))
 
     def has_enough(self) -> bool:
-        """Return whether the time is over: a few shards are made all the same unless that takes twice as long."""
-        spent = time.perf_counter() - self.start
-        return (spent > self._seconds and len(self.ends) >= _FEWEST) or spent > 2 * self._seconds
+        """Return whether the time is over; three shards are made all the same, and one if they take twice as long."""
+        wanted = _FEWEST if time.perf_counter() - self.start < 2 * self._seconds else 1
+        return len(self.ends) >= wanted and time.perf_counter() - self.start > self._seconds
 
 
 def batch_of(model: Teacher, settings: CacheSettings) -> int:
@@ -121,7 +121,7 @@ def run_trial(
         settings: of the build that is planned.
         model: the teacher, none for pixels alone.
         teacher_alone: seconds per image, from `teacher_seconds`.
-        seconds: how long it may take; three shards are made all the same unless that takes twice as long.
+        seconds: how long it may take; three shards are made all the same, and one if they take twice as long.
     """
     rows = row_table(table, settings)
     batch = 1 if model is None else batch_of(model, settings)

@@ -1,7 +1,8 @@
-"""How many images a GPU takes at once: found by trying, never by dying of memory, and the same ever after.
+"""Find the largest useful teacher batch by trial, and reuse it for the rest of the store.
 
 The batch size is part of how a store was computed (other sizes may choose other kernels, hence other last bits), so
-what was found is kept in the commit records and used again by whoever goes on with the store.
+a size that was found is kept in the commit records, and every later build of the store uses it again. A trial that
+runs out of memory is caught and ends the search.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ _REPEATS = 3
 
 
 class Choice(NamedTuple):
-    """How many images the teacher is asked for at a time."""
+    """Images per forward pass of the teacher."""
 
     size: int
     soft: dict[str, Json]
-    """What the commits' soft identity says of it: a size that was found, so that it is used again."""
+    """Its entry in the commits' soft identity: a size that was found, so that it is used again."""
 
 
 def choose_batch_size(
     teacher: Teacher, settings: TeacherSettings, channels: int, size: int, kept: Iterable[Mapping[str, Json]]
 ) -> Choice:
-    """Return the batch size of a layer: the recipe's, else what its commits were made with, else what is found now.
+    """Return the batch size of a layer: the recipe's, else that of its commits, else the one found now.
 
     Args:
         teacher: the loaded teacher.
-        settings: its settings; `batch_size` none asks for a search on a GPU, and means `ON_CPU` on a CPU.
+        settings: its settings; without `batch_size` a GPU is searched, and a CPU takes `ON_CPU`.
         channels, size: C and S of the stored pixels.
         kept: the soft identities of the layer's commits.
     """
@@ -58,7 +59,7 @@ def choose_batch_size(
 
 
 def kept_batch_size(kept: Iterable[Mapping[str, Json]]) -> int | None:
-    """Return the batch size that was found for a layer, as the soft identities of its commits say; None if none was."""
+    """Return the batch size found earlier, from the soft identities of a layer's commits; None if none was."""
     sizes = (soft.get(KEY) for soft in kept)
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
@@ -109,7 +110,7 @@ def _trial(teacher: Teacher, channels: int, size: int) -> Callable[[int], float]
         synchronise(teacher.device)
         start = time.perf_counter()
         for _ in range(_REPEATS):
-            latents = teacher(pixels)  # while the answer before is still held, as in a build
+            latents = teacher(pixels)  # while the latents before are still held, as in a build
         synchronise(teacher.device)
         took = time.perf_counter() - start
         del latents

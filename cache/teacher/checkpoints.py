@@ -1,4 +1,4 @@
-"""Reads a teacher's weights from other people's files, with every key accounted for.
+"""Read a teacher's weights from other people's files, and account for every key.
 
 safetensors, or torch files read with weights_only (no pickled object is ever run). Layouts differ: a flat state
 dict, a dict with the weights under `ema_state_dict`, `state_dict`, `model`, ..., wrapped prefixes, an MAE decoder
@@ -34,11 +34,11 @@ _SHOWN = 10
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every key of a checkpoint."""
+    """The fate of every key of a checkpoint: loaded, dropped with a reason, or resampled."""
 
     loaded: tuple[str, ...]
     dropped: dict[str, str] = field(default_factory=dict)
-    """Key -> why it was not needed."""
+    """Key -> reason."""
     resampled: tuple[str, ...] = ()
     """Position embeddings that were interpolated to another grid."""
 

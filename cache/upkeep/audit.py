@@ -1,9 +1,9 @@
-"""`usjepa-cache audit`: asks the teacher again for a sample of a sealed store and compares with what is stored.
+"""Compute a sample of a sealed store again with its teacher, and compare.
 
-Checksums prove that the bytes are those that were written; the audit proves that what was written is what the teacher
-says. The sample is stratified over dataset, shard and view. Fresh answers go through the store's own precision first,
-so that rounding is no difference. Raw cosines say little, since a few channels dominate ViT latents: latents are
-standardised per channel over the sample, and the same figure for shuffled rows stands beside as a control.
+Checksums prove that the bytes are those that were written; the audit proves that they are what the teacher
+computes. The sample is stratified over dataset, shard and view. Fresh latents go through the store's own precision
+first, so that rounding makes no difference. Raw cosines mean little, since a few channels dominate ViT latents:
+latents are standardised per channel over the sample, with the same figure for shuffled rows as a control.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _MIN_ROWS = 4
 
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found."""
+    """The result of an audit."""
 
     layer: str
     rows: int
@@ -63,7 +63,7 @@ class Audit:
     worst_source: str = ""
 
     def record(self) -> dict[str, Json]:
-        """Return what the manifest keeps: nothing that depends on time or place."""
+        """Return the manifest's entry: nothing in it depends on time or place."""
         kept = ("layer", "rows", "strata", "relative_error", "worst_row", "cosine", "control", "tolerance", "passed")
         return {name: getattr(self, name) for name in kept}
 
@@ -85,13 +85,13 @@ def audit(
     device: str | None = None,
     record: bool = True,
 ) -> Audit:
-    """Ask the teacher again for a sample of rows.
+    """Compute a sample of rows again with the teacher, and compare with the stored latents.
 
     Args:
         store: folder or URL of a sealed store.
         recipe: the one it was built with.
         teacher: as for `build`.
-        rows: how many rows to ask for, at least 4.
+        rows: how many rows to compute, at least 4.
         device: torch device.
         record: write the result into the manifest, as a new generation, unless it holds the same already.
 
@@ -141,7 +141,7 @@ def stratified_rows(store: Store, count: int) -> NDArray[np.int64]:
 
 
 def compare(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64], batch_size: int) -> Audit:
-    """Compare fresh answers with stored ones; rows: [n] row numbers."""
+    """Compare fresh latents with stored ones; rows: [n] row numbers."""
     batch = store.read(rows, teacher=model.name)
     fresh = compute_latents(model, batch.pixels, rows, batch_size)
     stored = as_float(layer, batch.latents, batch.scales)

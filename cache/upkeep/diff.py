@@ -1,4 +1,4 @@
-"""`usjepa-cache diff`: what a build would refuse a store for, field by field, without building anything."""
+"""Compare a store with what a recipe and a teacher would build, field by field."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a store and a wish have not in common."""
+    """Differences between a store and a wanted build."""
 
     lines: list[str]
     hard: int
-    """Fields that change numbers and differ: a build refuses."""
+    """How many fields that change numbers differ; a build refuses from one on."""
 
 
 def diff(store: str, recipe: Recipe, teacher: str | None = None) -> Difference:

@@ -1,4 +1,4 @@
-"""`usjepa-cache status`: what is written, what failed and why, what is not there yet, per layer."""
+"""Report per layer what is written, what failed and why, and what is missing."""
 
 from __future__ import annotations
 

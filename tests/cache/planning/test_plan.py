@@ -23,6 +23,7 @@ from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import SourceError, UsageError, WriteError
 from usjepa.cache.planning import plan as planning
+from usjepa.cache.planning import trial
 from usjepa.cache.planning.estimate import Measured, forecast, need_of_store
 from usjepa.cache.planning.sample import Estimate, blocks_of, estimate_sum
 from usjepa.cache.planning.target import TargetRates
@@ -249,3 +250,20 @@ def test_the_stated_error_is_that_of_repeated_samples() -> None:
     spread = np.std([one.value for one in found])
     assert np.mean([one.error for one in found]) == pytest.approx(spread, rel=0.15)
     assert np.mean([one.value for one in found]) == pytest.approx(values.sum(), rel=0.02)
+
+
+def test_a_trial_without_time_makes_three_shards_and_one_when_they_take_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    watch = trial._Watch(10.0)
+    for now[0] in (0.0, 11.0, 12.0):
+        assert not watch.has_enough()
+        watch.written(8)
+    assert watch.has_enough()
+    slow = trial._Watch(10.0)
+    now[0] = 100.0
+    assert not slow.has_enough()
+    slow.written(8)
+    assert slow.has_enough()
