@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from usjepa.cache.building.request import BuildRequest
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -64,5 +66,5 @@ def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from usjepa.cache.recipes.recipe import load_recipe
 
     store = tmp_path_factory.mktemp("phantom") / "store.zarr"
-    build(str(store), load_recipe("demo", TINY_STORE), teacher="random")
+    build(str(store), load_recipe("demo", TINY_STORE), BuildRequest(teacher="random"))
     return store

@@ -19,7 +19,7 @@ from usjepa.cache.scanning.scan import scan
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tests.support import forked
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.recipes.recipe import load_recipe
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ def tree(root: Path) -> dict[str, bytes]:
 
 
 def build_small(store: str) -> None:
-    build(store, small(), teacher="random")
+    build(store, small(), BuildRequest(teacher="random"))
 
 
 def build_and_die(store: str, step: int) -> None:
     forked.die_at_durable_step(step)
-    build(store, small(), teacher="random")
+    build(store, small(), BuildRequest(teacher="random"))
 
 
 def pictures(root: Path, names: list[str], seed: int = 0) -> None:

@@ -17,6 +17,7 @@ from tests.support import forked
 from tests.support.builds import SMALL, pictures, small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import NotSealedError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.durable import write_durably
@@ -37,7 +38,7 @@ def _build_and_die_before_the_manifest(root: str) -> None:
         real(source, target)  # type: ignore[arg-type]
 
     os.replace = replace  # type: ignore[assignment]
-    build(root, small(), teacher="random")
+    build(root, small(), BuildRequest(teacher="random"))
 
 
 def test_killed_between_the_last_shard_and_the_seal_training_refuses_and_build_seals_without_the_teacher(
@@ -58,7 +59,7 @@ def test_killed_between_the_last_shard_and_the_seal_training_refuses_and_build_s
         raise AssertionError("the teacher was asked")
 
     monkeypatch.setattr(ViT, "__call__", never)
-    assert build(str(root), small(), teacher="random").generation == 1  # type: ignore[union-attr]
+    assert build(str(root), small(), BuildRequest(teacher="random")).generation == 1  # type: ignore[union-attr]
     assert verify(str(root)).damages == []
 
 
@@ -79,7 +80,7 @@ def test_a_stopped_build_ends_within_seconds_with_75_no_seal_and_no_litter(tmp_p
 
 def test_stale_consolidated_metadata_of_a_foreign_tool_is_not_believed(tmp_path: Path) -> None:
     root = tmp_path / "s"
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     truth = open_store(root).read(range(20)).latents.tobytes()
     described = json.loads((root / "zarr.json").read_text())
     array = json.loads((root / "latents/demo/zarr.json").read_text())
@@ -96,15 +97,15 @@ def test_sources_removed_reordered_or_touched_after_the_build_move_no_row(tmp_pa
     lines = ["a/1.png,d,x,g1,", "a/2.png,d,x,g2,", "a/3.png,d,y,g3,"]
     manifest = tmp_path / "in/manifest.csv"
     manifest.write_text("path,dataset,label,group,split\n" + "\n".join(lines))
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in"), teacher="random"))
     before = tree(tmp_path / "s")
     manifest.write_text("path,dataset,label,group,split\n" + "\n".join(reversed(lines)))
     os.utime(tmp_path / "in/a/1.png")
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in"), teacher="random"))
     assert tree(tmp_path / "s") == before
     manifest.write_text("path,dataset,label,group,split\n" + "\n".join(lines[:2]))
     (tmp_path / "in/a/3.png").unlink()
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in"), teacher="random"))
     assert tree(tmp_path / "s") == before
     (damage,) = verify_sources(str(tmp_path / "s"), str(tmp_path / "in"), small().cache)
     assert "a/3.png" in str(damage)
@@ -112,11 +113,11 @@ def test_sources_removed_reordered_or_touched_after_the_build_move_no_row(tmp_pa
 
 def test_a_moved_source_folder_changes_nothing(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
-    build(str(tmp_path / "s"), small("cache.test_fraction=0"), source=str(tmp_path / "in/a"))
+    build(str(tmp_path / "s"), small("cache.test_fraction=0"), BuildRequest(source=str(tmp_path / "in/a")))
     before = tree(tmp_path / "s")
     (tmp_path / "elsewhere").mkdir()
     shutil.move(tmp_path / "in/a", tmp_path / "elsewhere/a")
-    build(str(tmp_path / "s"), small("cache.test_fraction=0"), source=str(tmp_path / "elsewhere/a"))
+    build(str(tmp_path / "s"), small("cache.test_fraction=0"), BuildRequest(source=str(tmp_path / "elsewhere/a")))
     assert tree(tmp_path / "s") == before
 
 

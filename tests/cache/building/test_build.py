@@ -18,6 +18,7 @@ from tests.support.builds import SMALL, build_and_die, build_small, pictures, sm
 from tests.support.stores import build_all
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, SourceError, UsageError, WriteError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
@@ -80,7 +81,7 @@ def test_a_finished_store_verifies_and_a_second_build_changes_nothing(tmp_path: 
     shutil.copytree(undisturbed, root)
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
     assert verify(str(root)).damages == []
-    assert build_all(str(root), small(), teacher="random").generation == 1
+    assert build_all(str(root), small(), BuildRequest(teacher="random")).generation == 1
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == before
 
 
@@ -89,7 +90,7 @@ def test_a_shard_that_differs_from_its_record_is_built_again(tmp_path: Path, und
     shutil.copytree(undisturbed, root)
     shard = root / "pixels/c.1.0.0.0"
     shard.write_bytes(shard.read_bytes()[:-1])
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     assert tree(root) == tree(undisturbed)
 
 
@@ -97,12 +98,12 @@ def test_another_teacher_joins_from_the_stored_pixels_alone(tmp_path: Path, undi
     root = tmp_path / "s"
     shutil.copytree(undisturbed, root)
     recipe = small("cache.source=/nowhere", "cache.teacher.name=second", "cache.teacher.seed=5")
-    assert build_all(str(root), recipe, teacher="random").generation == 2
+    assert build_all(str(root), recipe, BuildRequest(teacher="random")).generation == 2
     store = open_store(root)
     assert store.latents == ["demo", "second"]
     assert open_store(root, generation=1).latents == ["demo"]
     whole = tmp_path / "whole"
-    build(str(whole), small("cache.teacher.name=second", "cache.teacher.seed=5"), teacher="random")
+    build(str(whole), small("cache.teacher.name=second", "cache.teacher.seed=5"), BuildRequest(teacher="random"))
     rows = store.rows
     np.testing.assert_array_equal(
         store.read(rows, teacher="second").latents, open_store(whole).read(rows, teacher="second").latents
@@ -129,7 +130,7 @@ def test_a_change_in_a_hard_field_is_refused_and_named(
     root = tmp_path / "s"
     shutil.copytree(undisturbed, root)
     with pytest.raises(IdentityError, match=rf"(?s)stored \| wanted.*{field}"):
-        build(str(root), small(change), teacher="random")
+        build(str(root), small(change), BuildRequest(teacher="random"))
     assert tree(root) == tree(undisturbed)
 
 
@@ -138,11 +139,11 @@ def test_a_moved_store_goes_on_as_if_nothing_had_happened(tmp_path: Path, undist
     shutil.copytree(undisturbed, root)
     for path in root.rglob("*"):
         os.utime(path)
-    assert build_all(str(root), small(), teacher="random").generation == 1
+    assert build_all(str(root), small(), BuildRequest(teacher="random")).generation == 1
 
 
 def test_int8_latents_are_half_the_bytes_and_close_to_what_the_teacher_said(tmp_path: Path, undisturbed: Path) -> None:
-    build(str(tmp_path / "s"), small("cache.precision=int8"), teacher="random")
+    build(str(tmp_path / "s"), small("cache.precision=int8"), BuildRequest(teacher="random"))
     store = open_store(tmp_path / "s")
     exact = open_store(undisturbed).read(store.rows).targets().numpy()
     coded = store.read(store.rows).targets().numpy()
@@ -160,13 +161,13 @@ def test_an_unreadable_file_stops_the_build_and_is_named(tmp_path: Path) -> None
     pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     (tmp_path / "in/a/bad.png").write_text("not a picture")
     with pytest.raises(SourceError, match=r"a/bad\.png"):
-        build(str(tmp_path / "s"), small("cache.test_fraction=0"), source=str(tmp_path / "in"))
+        build(str(tmp_path / "s"), small("cache.test_fraction=0"), BuildRequest(source=str(tmp_path / "in")))
 
 
 def test_with_skip_an_unreadable_file_is_recorded_and_shown_never_replaced(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     (tmp_path / "in/a/bad.png").write_text("not a picture")
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), on_error="skip")
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in"), on_error="skip"))
     store = open_store(tmp_path / "s")
     assert len(store) == 4
     assert [source.path for source in store.table.sources] == ["a/1.png", "a/2.png", "a/bad.png"]
@@ -177,10 +178,11 @@ def test_with_skip_an_unreadable_file_is_recorded_and_shown_never_replaced(tmp_p
 
 def test_added_files_make_a_new_segment_and_no_row_moves(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in"), teacher="random"))
     before = open_store(tmp_path / "s")
     pictures(tmp_path / "in", ["a/2.png"], seed=4)
-    assert build_all(str(tmp_path / "s"), small(), source=str(tmp_path / "in"), teacher="random").generation == 2
+    again = build_all(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in"), teacher="random"))
+    assert again.generation == 2
     grown = open_store(tmp_path / "s")
     assert [grown.table.sources[i].path for i in grown.table.source] == ["a/1.png"] * 2 + ["a/3.png"] * 2 + [
         "a/2.png"
@@ -190,12 +192,12 @@ def test_added_files_make_a_new_segment_and_no_row_moves(tmp_path: Path) -> None
 
 def test_a_file_edited_since_it_was_built_is_refused(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in")))
     stat = (tmp_path / "in/a/1.png").stat()
     pictures(tmp_path / "in", ["a/1.png"], seed=8)
     os.utime(tmp_path / "in/a/1.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     with pytest.raises(SourceError, match=r"a/1\.png .*content changed"):
-        build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
+        build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in")))
 
 
 def test_a_file_edited_between_scan_and_build_is_caught_when_it_is_read(tmp_path: Path) -> None:
@@ -208,15 +210,15 @@ def test_a_file_edited_between_scan_and_build_is_caught_when_it_is_read(tmp_path
     settings = small().cache
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
     writer.open(8)
-    grow(writer, list_source(str(tmp_path / "in"), settings), settings, ScanJournal(None), "stop", lambda: None)
+    grow(writer, list_source(str(tmp_path / "in"), settings), settings, ScanJournal(None), "stop")
     pictures(tmp_path / "in", ["a/3.png"], seed=8)
     with pytest.raises(SourceError, match=r"a/3\.png.*changed"):
-        build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
+        build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in")))
 
 
 def test_pixels_not_all_built_need_the_source_again(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png"])
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in")))
     (tmp_path / "s/pixels/c.0.0.0.0").unlink()
     with pytest.raises(UsageError, match="Give --source"):
         build(str(tmp_path / "s"), small("cache.source=null"))
@@ -226,7 +228,7 @@ def _build_with_little_disk(store: str, limit: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        build(store, small(), teacher="random")
+        build(store, small(), BuildRequest(teacher="random"))
     except WriteError as error:
         raise SystemExit(42 if "no room for" in str(error) else 43) from error
 
@@ -236,7 +238,7 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_committed(tmp_path: Path
     biggest = max(len(data) for data in tree(undisturbed).values())
     assert forked.run(_build_with_little_disk, str(root), biggest - 1) == 42
     assert not list(root.rglob("*.tmp"))
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     assert tree(root) == tree(undisturbed)
 
 

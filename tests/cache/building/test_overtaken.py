@@ -19,6 +19,7 @@ from tests.support import forked
 from tests.support.builds import small, tree
 from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.storage import claims
 from usjepa.cache.upkeep.verify import verify
 
@@ -29,7 +30,7 @@ def _build_otherwise_and_stop(root: str, step: int) -> None:
     real = ViT.__call__
     ViT.__call__ = lambda self, pixels_BCSS: real(self, pixels_BCSS) * 1.001  # type: ignore[method-assign]
     forked.signal_at_durable_step(step, signal.SIGSTOP)
-    build(root, small(), teacher="random")
+    build(root, small(), BuildRequest(teacher="random"))
 
 
 def _stopped(pid: int) -> bool:
@@ -49,7 +50,7 @@ def test_a_builder_stopped_overtaken_and_woken_up_publishes_nothing_wrong(
     assert sleeper.pid is not None
     try:
         wait_until(partial(_stopped, sleeper.pid), sleeper)  # where it ends instead, the step is too late
-        build(str(root), small(), teacher="random")
+        build(str(root), small(), BuildRequest(teacher="random"))
         after = tree(root)
         os.kill(sleeper.pid, signal.SIGCONT)
         sleeper.join(120)
@@ -71,7 +72,7 @@ def _no_links_no_locks(root: str) -> None:
 
     os.link = refused
     fcntl.flock = fcntl.lockf = refused
-    build(root, small(), teacher="random")
+    build(root, small(), BuildRequest(teacher="random"))
 
 
 def test_a_share_without_hard_links_and_locks_is_enough(tmp_path: Path) -> None:
@@ -82,11 +83,11 @@ def test_a_share_without_hard_links_and_locks_is_enough(tmp_path: Path) -> None:
 def _clock_ahead(root: str, seconds: float) -> None:
     real = time.time
     time.time = lambda: real() + seconds
-    build(root, small(), teacher="random")
+    build(root, small(), BuildRequest(teacher="random"))
 
 
 @pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
 def test_clocks_an_hour_apart_change_nothing(tmp_path: Path, seconds: float) -> None:
     assert forked.run(_clock_ahead, str(tmp_path / "s"), seconds) == 0
-    build(str(tmp_path / "t"), small(), teacher="random")
+    build(str(tmp_path / "t"), small(), BuildRequest(teacher="random"))
     assert tree(tmp_path / "s") == tree(tmp_path / "t")

@@ -256,7 +256,7 @@ def test_a_trial_without_time_makes_three_shards_and_one_when_they_take_too_long
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("usjepa.cache.planning.trial.time.perf_counter", lambda: now[0])
     watch = trial._Watch(10.0)
     for now[0] in (0.0, 11.0, 12.0):
         assert not watch.has_enough()

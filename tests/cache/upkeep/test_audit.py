@@ -10,8 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.builds import SMALL, small
-from usjepa.cache.building import build as build_module
+from usjepa.cache.building import prepare as preparing
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.reading.store import open_store
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_honest_store_passes_whatever_its_precision_and_batch_size(tmp_path: Path, precision: str) -> None:
     recipe = small(f"cache.precision={precision}")
-    build(str(tmp_path / "s"), recipe, teacher="random")
+    build(str(tmp_path / "s"), recipe, BuildRequest(teacher="random"))
     for batch_size in (1, 3, 64):
         asked = small(f"cache.precision={precision}", f"cache.teacher.batch_size={batch_size}")
         found = audit(str(tmp_path / "s"), asked, "random", rows=12, record=False)
@@ -73,12 +74,12 @@ def test_a_store_built_by_another_teacher_than_it_names_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Callable[[ViT], ViT]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "load_teacher", _liar(lie))
-        build(str(tmp_path / "s"), small(), teacher="random")
+        patch.setattr(preparing, "load_teacher", _liar(lie))
+        build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
     found = audit(str(tmp_path / "s"), small(), "random", rows=12)
     assert not found.passed
     assert found.relative_error > 10 * found.tolerance
-    assert "NOT what the teacher says" in str(found)
+    assert "DIFFERS from what the teacher computes" in str(found)
 
 
 def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
@@ -92,7 +93,7 @@ def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
 
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "write_shard", shuffle)
-        build(str(tmp_path / "s"), small(), teacher="random")
+        build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
     found = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed
     assert abs(found.cosine - found.control) < 0.2
@@ -111,14 +112,14 @@ def test_two_rows_swapped_in_one_shard_are_caught_by_the_worst_row(
 
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "write_shard", swap)
-        build(str(tmp_path / "s"), small(), teacher="random")
+        build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
     found = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed
     assert found.worst_row in (8, 13)
 
 
 def test_another_checkpoint_than_the_store_names_is_refused_by_identity(tmp_path: Path) -> None:
-    build(str(tmp_path / "s"), small(), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
     with pytest.raises(IdentityError, match=r"teacher\.weights"):
         audit(str(tmp_path / "s"), small("cache.teacher.seed=3"), "random")
     with pytest.raises(UsageError, match="no latents of 'else'"):
@@ -126,7 +127,7 @@ def test_another_checkpoint_than_the_store_names_is_refused_by_identity(tmp_path
 
 
 def test_the_result_is_kept_in_the_manifest_once_and_shown(tmp_path: Path) -> None:
-    build(str(tmp_path / "s"), small(), teacher="random")
+    build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
     found = audit(str(tmp_path / "s"), small(), "random", rows=8)
     audit(str(tmp_path / "s"), small(), "random", rows=8)
     store = open_store(tmp_path / "s")
@@ -152,8 +153,8 @@ def test_the_commands_end_with_0_2_or_3(tmp_path: Path, monkeypatch: pytest.Monk
         return CliRunner().invoke(main, args).exit_code
 
     with monkeypatch.context() as patch:
-        patch.setattr(build_module, "load_teacher", _liar(_other_normalisation))
-        build(store, small(), teacher="random")
+        patch.setattr(preparing, "load_teacher", _liar(_other_normalisation))
+        build(store, small(), BuildRequest(teacher="random"))
     assert cli("audit", store, "--pipeline", "demo", *sets, "--teacher", "random") == 3
     assert cli("audit", store, "--teacher", "random") == 2
     assert cli("diff", store, "--pipeline", "demo", *sets, "--teacher", "random") == 0

@@ -14,6 +14,7 @@ from tests.support import forked
 from tests.support.builds import SMALL, pictures, small, tree
 from tests.support.damage import INJURIES, flip
 from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError
 from usjepa.cache.reading.store import open_store
@@ -36,7 +37,7 @@ LATENTS, PIXELS, REGIONS = "latents/demo/c.1.0.0", "pixels/c.1.0.0.0", "regions/
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole") / "s"
-    build(str(root), small(), teacher="random")
+    build(str(root), small(), BuildRequest(teacher="random"))
     return root
 
 
@@ -108,7 +109,7 @@ def test_a_whole_store_is_left_as_it_is(store: Path, whole: Path) -> None:
 
 def test_int8_latents_are_mended_with_their_scales(tmp_path: Path) -> None:
     recipe = small("cache.precision=int8")
-    build(str(tmp_path / "whole"), recipe, teacher="random")
+    build(str(tmp_path / "whole"), recipe, BuildRequest(teacher="random"))
     for injured in ("latents/demo/c.0.0.0", "scales/demo/c.2.0"):
         shutil.copytree(tmp_path / "whole", tmp_path / injured.replace("/", "-"))
         flip(tmp_path / injured.replace("/", "-") / injured, 5)
@@ -138,7 +139,7 @@ def test_another_teacher_or_recipe_is_refused_and_nothing_is_changed(store: Path
 
 
 def test_a_store_that_was_never_sealed_is_not_repaired_but_built(tmp_path: Path) -> None:
-    build(str(tmp_path / "s"), small(), part="1/2")
+    build(str(tmp_path / "s"), small(), BuildRequest(part="1/2"))
     with pytest.raises(NotSealedError, match="Finish its build"):
         mend(tmp_path / "s")
 
@@ -146,7 +147,7 @@ def test_a_store_that_was_never_sealed_is_not_repaired_but_built(tmp_path: Path)
 def test_pixels_whose_source_is_gone_or_another_are_left_and_named(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     root = str(tmp_path / "s")
-    build(root, small(), source=str(tmp_path / "in"))
+    build(root, small(), BuildRequest(source=str(tmp_path / "in")))
     flip(tmp_path / "s/pixels/c.0.0.0.0", 100)
     image = (tmp_path / "in/a/1.png").read_bytes()
     cv2.imwrite(str(tmp_path / "in/a/1.png"), np.zeros((40, 48), np.uint8))
@@ -162,9 +163,9 @@ def test_latents_beside_a_hole_are_mended_with_the_bytes_they_had(tmp_path: Path
     pictures(folder, [f"{i}.png" for i in range(6)])
     writer = StoreWriter(LocalStorage(root))
     writer.open(recipe.cache.rows_per_shard)
-    grow(writer, list_source(str(folder), recipe.cache), recipe.cache, ScanJournal(None), "stop", lambda: None)
+    grow(writer, list_source(str(folder), recipe.cache), recipe.cache, ScanJournal(None), "stop")
     (folder / "2.png").write_bytes(b"torn since it was scanned")
-    build(str(root), recipe, source=str(folder), teacher="random", on_error="skip")
+    build(str(root), recipe, BuildRequest(source=str(folder), teacher="random", on_error="skip"))
     assert [row for row, _ in open_store(root).manifest.holes] == [2]
     before = tree(root)
     flip(root / "latents/demo/c.0.0.0", 700)
@@ -186,7 +187,7 @@ def test_latents_of_other_library_versions_are_mended_within_tolerance_and_recor
 
     monkeypatch.setattr(ViT, "__call__", slightly_other)
     same_versions = mend(store)
-    assert "though versions and device are the same" in same_versions.left[0]
+    assert "although library versions and device match" in same_versions.left[0]
     monkeypatch.setattr(ViT, "soft", {"torch": "9.9", "device": "cpu"})
     report = mend(store)
     assert report.left == []
@@ -252,7 +253,7 @@ def test_edited_sources_are_found_by_verify_sources_though_size_and_time_are_the
     import os
 
     pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
-    build(str(tmp_path / "s"), small(), source=str(tmp_path / "in"))
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(tmp_path / "in")))
     path = tmp_path / "in/a/2.png"
     sets = [part for item in SMALL for part in ("--set", item)]
     command = (
@@ -279,7 +280,7 @@ def test_edited_sources_are_found_by_verify_sources_though_size_and_time_are_the
 def test_the_manifest_keeps_its_history_through_later_seals(store: Path) -> None:
     flip(store / PIXELS, 700)
     mend(store)
-    build(str(store), small("cache.teacher.name=second", "cache.teacher.seed=5"), teacher="random")
+    build(str(store), small("cache.teacher.name=second", "cache.teacher.seed=5"), BuildRequest(teacher="random"))
     manifest = json.loads((store / "manifest.json").read_bytes())
     assert manifest["generation"] == 3
     assert manifest["repaired"][0]["layer"] == "pixels"

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from tests.support import forked
 from tests.support.runs import EVERY_STEP, PER_EPOCH, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, NotSealedError, TrainingError, UsageError
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.store import open_store
@@ -306,7 +307,7 @@ def test_a_run_refuses_another_store(phantom_store: Path, tmp_path: Path) -> Non
     from usjepa.cache.building.build import build
 
     train(str(phantom_store), str(tmp_path / "run"), recipe(), "cpu", stop_after_steps=1)
-    build(str(tmp_path / "other.zarr"), recipe("cache.phantom.seed=1"), teacher="random")
+    build(str(tmp_path / "other.zarr"), recipe("cache.phantom.seed=1"), BuildRequest(teacher="random"))
     with pytest.raises(IdentityError, match=r"store\.digest"):
         train(str(tmp_path / "other.zarr"), str(tmp_path / "run"), recipe(), "cpu")
 
@@ -386,7 +387,7 @@ def test_a_store_that_grew_does_not_disturb_a_run_that_began_before(
 
     for i in range(4):
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64), dtype=np.uint8)).save(frames / f"{i}.png")
-    build(str(tmp_path / "store.zarr"), recipe(), source=str(frames), teacher="random")
+    build(str(tmp_path / "store.zarr"), recipe(), BuildRequest(source=str(frames), teacher="random"))
     assert open_store(tmp_path / "store.zarr").generation > 1
     train(str(tmp_path / "store.zarr"), str(tmp_path / "run"), recipe(), "cpu")
     assert [line["batch"] for line in numbers(tmp_path / "run")] == [line["batch"] for line in numbers(undisturbed)]
