@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.building.disk_space import check_room, need_of_build
-from usjepa.cache.building.origins import naming_frames
 from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import SourceError, UsageError
@@ -185,7 +184,7 @@ def _calibrated(maker: ShardMaker, job: LatentJob) -> ShardMaker:
             f"{made[int(rows[0])].holes[0][1]} Mend the sources, or store fp16: --set cache.precision=fp16."
         )
     pixels = np.concatenate([made[row].pixels for row in found])
-    with naming_frames(writer):
+    with maker.naming_frames():
         sample = compute_latents(job.teacher, pixels, np.array(found), job.batch_size)
     layers = [writer.add_layer(layer) for layer in with_calibration(job.layers, sample)]
     return replace(maker, job=replace(job, layers=tuple(layers)))

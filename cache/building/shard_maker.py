@@ -6,12 +6,12 @@ Batches of the teacher never cross a shard, hence a shard's latents do not depen
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.building.origins import naming_frames
 from usjepa.cache.building.recheck import read_committed
 from usjepa.cache.building.stages import Stages
 from usjepa.cache.errors import UsageError
@@ -19,9 +19,13 @@ from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.lazy import lazy
 from usjepa.cache.store.memory import BatchMemory, Ring
+from usjepa.cache.store.origins import origin_of
+from usjepa.cache.store.precision import LatentError
 from usjepa.cache.teacher.computing import LatentComputer, PendingLatents
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from usjepa.cache.decoding.cutters import Cutters
@@ -135,6 +139,15 @@ class ShardMaker:
         (layer,) = (layer for layer in self.job.layers if layer.kind == "latents")
         return LatentComputer(self.job.teacher, layer, self.job.batch_size)
 
+    @contextmanager
+    def naming_frames(self) -> Iterator[None]:
+        """Add the source, frame and view of a row to a LatentError that names it, within a `with` block."""
+        try:
+            yield
+        except LatentError as error:
+            origin = origin_of(self.writer.storage, self.writer.state.segments, error.row)
+            raise LatentError(error.row, f"{error.message} It shows {origin}.") from error
+
     def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
         """Have a shard's latents computed; none when they are stored already.
 
@@ -145,7 +158,7 @@ class ShardMaker:
         first_row, memory = self.writer.state.rows_of_shard(shard).start, self._memories.take()
         try:
             arrays = memory.arrays({layer.name: layer for layer in self.job.layers}, len(made.pixels))
-            with naming_frames(self.writer), self.stages.time("teacher", len(made.pixels)):
+            with self.naming_frames(), self.stages.time("teacher", len(made.pixels)):
                 pending = self._computer.compute(made.pixels, made.exists(first_row), first_row, arrays)
         except BaseException:
             self._memories.release(memory)
@@ -164,7 +177,7 @@ class ShardMaker:
         """
         assert self.job is not None
         into = {layer.name: np.empty((len(pixels), *layer.shape), layer.dtype) for layer in self.job.layers}
-        with naming_frames(self.writer):
+        with self.naming_frames():
             self._computer.compute(pixels, exists, first_row, into).wait()
         return into
 
@@ -180,7 +193,7 @@ class ShardMaker:
         self.stages.add_bytes(sum(commit.size for commit in commits))
 
     def _arrived(self, latents: Latents) -> dict[str, NDArray[Any]]:
-        with naming_frames(self.writer):
+        with self.naming_frames():
             latents.pending.wait()
         return latents.arrays
 
