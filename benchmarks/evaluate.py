@@ -22,26 +22,28 @@ import numpy as np
 
 from benchmarks.machine import describe, report
 from tests.support.labelled import File, write_labelled
+from usjepa.cache.reading.kept import LAYER
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.encoders.features import LAYER, feature_identity, features_of
+from usjepa.evaluate.encoders.features import KeptFeatures, feature_identity
 from usjepa.evaluate.probes.attentive import train_attentive
-from usjepa.evaluate.probes.linear import one_thread, train_probe
-from usjepa.evaluate.report.document import draws_of
+from usjepa.evaluate.probes.base import PRIMARY, Part
+from usjepa.evaluate.probes.fitting import Fitting
+from usjepa.evaluate.probes.linear import one_thread, train_probes
+from usjepa.evaluate.scores.bootstrap import Draws
+from usjepa.evaluate.scoring.encoder import EncoderScoring, _scores_of
+from usjepa.evaluate.scoring.evaluation import wanted_probes
 from usjepa.evaluate.scoring.few_shot import few_shot
-from usjepa.evaluate.scoring.linear import score_features
-from usjepa.evaluate.scoring.robustness import Corrupted, only_tested, robustness, seen_corrupted
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of, torn
-from usjepa.evaluate.tasks.leakage import Contents, twins
+from usjepa.evaluate.tasks.leakage import Contents
 from usjepa.evaluate.tasks.near_duplicates import BITS
-from usjepa.evaluate.tasks.splits import TRAIN
+from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.recipes.evaluate import Corruption
     from usjepa.evaluate.tasks.task import Task
 
 DIM, SIZE, FRAMES_A_PATIENT, BATCH = 768, 32, 5, 64
@@ -76,10 +78,6 @@ def labelled(root: Path, frames: int, classes: int) -> Task:
     ]
     pixels = np.random.default_rng(classes).integers(20, 200, (frames, 1, SIZE, SIZE)).astype(np.uint8)
     return find_tasks(write_labelled(root, files, pixels=pixels), EvaluateSettings(), fallback=root.stem).tasks[0]
-
-
-def quiet(_: str) -> None:
-    """Say nothing."""
 
 
 def main() -> None:
@@ -135,16 +133,17 @@ def parts() -> dict[str, float]:
         taken[what] = time.perf_counter() - start
 
     with clock("linear probe, 4,000 x 768, 9 classes, 5 seeds, 150 epochs (goal: 20)"):
-        probe = train_probe(x[:4000], labels[:4000], x[4000:], labels[4000:], 9, longest)
-    assert probe.epochs == (150,) * 5
+        probes = train_probes(Part(x[:4000], labels[:4000]), Part(x[4000:], labels[4000:]), 9, longest)
+    assert probes.epochs == (150,) * 5
     bits = np.where(rng.random((10_000, BITS)) < 0.5, -1.0, 1.0).astype(np.float32)
     contents = Contents(np.array([f"{i:032x}" for i in range(10_000)], dtype=object), bits)
     with clock("near-duplicates and torn labels among 10,000 frames, once read"):
-        twins(contents, np.arange(2500), np.arange(2500, 10_000), lambda: None)
-        torn(contents, rng.integers(0, 9, 10_000), lambda: None)
+        contents.twins(np.arange(2500), np.arange(2500, 10_000))
+        torn(contents, rng.integers(0, 9, 10_000))
     tokens = rng.standard_normal((1000, 196, DIM), dtype=np.float32)
     with one_thread(), clock("attentive probe, 1,000 frames of 196 x 768 tokens, one seed: an epoch"):
-        train_attentive(tokens, labels[:1000], tokens[:250], labels[:250], 9, EvaluateSettings(epochs=1), 0)
+        held = Part(tokens[:250], labels[:250])
+        train_attentive(Part(tokens, labels[:1000]), held, 9, Fitting(EvaluateSettings(epochs=1), 0))
     return taken
 
 
@@ -158,40 +157,39 @@ def evaluated(tasks: list[Task], folder: Path, spent: dict[str, list[float]]) ->
         yield
         spent[stage].append(time.perf_counter() - start)
 
+    kept = KeptFeatures(folder / "features", BATCH)
     for task in tasks:
-        encoder, chosen = Noisy(task), seen_corrupted(task, settings)
-        tested = only_tested(task, chosen)
+        encoder, draws = Noisy(task), Draws(task.groups[task.positions(TEST)], settings.bootstrap)
+        scoring = EncoderScoring(task, wanted_probes(settings), draws, settings, kept)
         with clock("leakage and hygiene"):
             facts_of(task)
         with clock("features read"):
-            features = features_of(encoder, task, folder / "features", BATCH, quiet)
+            features = kept.features(encoder, task)
         with clock("probe, logistic regression, k-NN, intervals"):
-            scored = score_features(features, task, settings, draws_of(task, settings.bootstrap))
-        told = scored.told["probe"]
-        print(
-            f"{len(task.classes)} classes: macro F1 {told['macro_f1']['mean']:.3f}, epochs {told['epochs']}", flush=True
-        )
+            given = scoring._given(encoder, features)
+            made, _ = scoring._predictions("Noisy", given)
+            scores = {name: _scores_of(given, one, draws)[0] for name, one in made.items()}
+        linear = scores[PRIMARY]
+        mean, epochs = linear.measures["macro_f1"].mean, linear.about["epochs"]
+        print(f"{len(task.classes)} classes: macro F1 {mean:.3f}, epochs {epochs}", flush=True)
         with clock("few-shot"):
-            few_shot(scored.data, task.groups[task.positions(TRAIN)], settings)
-
-        def through(name: Corruption, encoder: Noisy = encoder, tested: Task = tested) -> np.ndarray:
-            return features_of(Corrupted(encoder, name), tested, folder / "features", BATCH, quiet)
-
+            few_shot(given)
         with clock("robustness"):
-            robustness(scored.probe, scored.data, chosen, settings, through)
+            scoring._robustness("Noisy", made[PRIMARY], given, lambda encoder=encoder: (encoder, ""))
 
 
 def reading(task: Task, folder: Path) -> dict[str, list[float]]:
     """Return the rate at which kept features are read, and that of a plain read of their store, five times in turn."""
     encoder = Noisy(task)
-    features_of(encoder, task, folder / "features", BATCH, quiet)
+    kept = KeptFeatures(folder / "features", BATCH)
+    kept.features(encoder, task)
     (place,) = [p for p in (folder / "features").iterdir() if _is(p, encoder, task)]
     size = len(task.rows) * DIM * 4 / 1e9
-    rates: dict[str, list[float]] = {"features_of": [], "store.read alone": []}
+    rates: dict[str, list[float]] = {"kept features": [], "store.read alone": []}
     for _ in range(5):
         start = time.perf_counter()
-        features_of(encoder, task, folder / "features", BATCH, quiet)
-        rates["features_of"].append(size / (time.perf_counter() - start))
+        kept.features(encoder, task)
+        rates["kept features"].append(size / (time.perf_counter() - start))
         store = open_store(str(place), allow_partial=True)
         rows = store.rows
         start = time.perf_counter()

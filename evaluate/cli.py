@@ -1,4 +1,7 @@
-"""The command `usjepa-evaluate`. Heavy modules are imported in the command's body, so that `--help` answers at once."""
+"""Run the commands `usjepa-evaluate` and `usjepa-evaluate compare`.
+
+Heavy modules are imported in a command's body, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -83,12 +86,20 @@ def main(
     from pathlib import Path
 
     from usjepa.evaluate.encoders.finished_run import open_run
+    from usjepa.evaluate.report.text import scores_text
     from usjepa.evaluate.run import evaluate
 
-    open_run(Path(run))  # a run that is not finished is the first thing to hear of, before its recipe
-    document = evaluate(run, tasks, out, _recipe(run, pipeline, recipes, overrides), device, encoders, segmentations)
-    click.echo(table(document))
-    for line in segmentation_lines(document):
+    open_run(Path(run))  # a run that is not finished is refused first, before its recipe is read
+    document = evaluate(
+        run,
+        tasks,
+        out,
+        _recipe(run, pipeline, recipes, overrides),
+        device=device,
+        encoders=encoders,
+        segmentations=segmentations,
+    )
+    for line in scores_text(document):
         click.echo(line)
     click.echo(f"\nreport: {out.rstrip('/')}/index.html    every number: {out.rstrip('/')}/scores.json")
     click.echo(f"for a paper: {out.rstrip('/')}/table.tex")
@@ -98,9 +109,19 @@ def main(
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @click.option(
-    "--classifier", type=click.Choice(["probe", "attentive", "logistic", "knn"]), default="probe", show_default=True
+    "--classifier",
+    default="probe",
+    show_default=True,
+    metavar="PROBE",
+    help="Compare by this probe: probe, attentive, logistic, knn, or another that both reports hold.",
 )
-@click.option("--measure", type=click.Choice(["macro_f1", "balanced_accuracy"]), default="macro_f1", show_default=True)
+@click.option(
+    "--measure",
+    default="macro_f1",
+    show_default=True,
+    metavar="MEASURE",
+    help="Compare this measure of it: macro_f1 or balanced_accuracy.",
+)
 @click.option("--draws", type=click.IntRange(100), default=10_000, show_default=True, help="Draws of the test groups.")
 @click.option(
     "--encoders",
@@ -130,13 +151,13 @@ def compare(
     from pathlib import Path
 
     from usjepa.cache.storage.durable import write_durably
-    from usjepa.evaluate.compare import as_text
+    from usjepa.evaluate.compare import Question
     from usjepa.evaluate.compare import compare as compared
 
-    found = compared(Path(first), Path(second), classifier, measure, draws, encoders)
-    click.echo(as_text(found))
+    found = compared(Path(first), Path(second), Question(classifier, measure, draws, encoders))
+    click.echo(found.as_text())
     if out is not None:
-        write_durably(Path(out), (json.dumps(found.told(), indent=1) + "\n").encode())
+        write_durably(Path(out), (json.dumps(found.to_json(), indent=1) + "\n").encode())
 
 
 def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> Recipe:
@@ -152,43 +173,3 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
     if recipes is not None:
         raise UsageError("--recipes says where recipes are; say which one with --pipeline NAME.")
     return override_recipe(run_recipe(Path(run)), overrides)
-
-
-def segmentation_lines(document: Any) -> list[str]:
-    """Return a line of text per encoder and segmentation task: mean Dice in percent."""
-    from usjepa.evaluate.report.markup import percent
-
-    lines = []
-    for scored in document["segmentation"]["scores"]:
-        dice = scored["dice"]
-        classes = ", ".join(f"{name} {percent(one['mean'])}" for name, one in scored["classes"].items())
-        title = document["encoders"][scored["encoder"]]["title"]
-        told = f"Dice, %: {scored['task']}: {title}: {percent(dice['mean'])} ± {percent(dice['sd'])} ({classes})"
-        lines.append(told)
-    return lines
-
-
-def table(document: Any) -> str:
-    """Return the scores as lines of text: encoders down, tasks across, macro F1 in percent."""
-    from usjepa.evaluate.report.markup import percent
-
-    names = [task["name"] for task in document["tasks"]]
-    lines = [["macro F1, %", *[cell for name in names for cell in (name, "k-NN")]]]
-    for key, encoder in document["encoders"].items():
-        line = [encoder["title"]]
-        for name in names:
-            found = [s for s in document["scores"] if s["task"] == name and s["encoder"] == key]
-            f1 = found[0]["probe"]["macro_f1"] if found else None
-            line += (
-                [f"{percent(f1['mean'])} ± {percent(f1['sd'])}", percent(found[0]["knn"]["macro_f1"])]
-                if f1
-                else ["-", "-"]
-            )
-        lines.append(line)
-    floor = [cell for task in document["tasks"] for cell in (percent(task["floor"]["macro_f1"]), "")]
-    lines.append(["Always the commonest class", *floor])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    told = [
-        [line[0].ljust(widths[0]), *[c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True)]] for line in lines
-    ]
-    return "\n".join("  ".join(line).rstrip() for line in told)

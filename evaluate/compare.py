@@ -1,21 +1,22 @@
-"""`usjepa-evaluate compare A.json B.json`: which differences between two reports are real.
+"""Compare two reports, or two encoders, and decide which differences are real.
 
 Two reports are compared on the tasks whose test frames are the same: equal content, classes, labels and groups, in
 order. The predictions that `scores.json` keeps are scored again in the same draws of patients, so the comparison is
-paired. Every difference that is asked for belongs to one family, corrected together.
+paired. All differences of one call belong to one family, corrected together.
 """
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json, digest_of
-from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, LEAST_GROUPS, LEVEL, Draws, differences
+from usjepa.evaluate.report.document import read_document
+from usjepa.evaluate.report.text import aligned_left
+from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, LEAST_GROUPS, LEVEL, Draws, verdicts
 from usjepa.evaluate.scores.metrics import score, unpacked
 
 if TYPE_CHECKING:
@@ -23,185 +24,201 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = 2
-"""Of scores.json: the first that keeps predictions."""
+    from usjepa.evaluate.report.document import Document, TaskRecord
+    from usjepa.evaluate.scores.records import Interval
+    from usjepa.evaluate.scoring.encoder import ProbeScores
 
-CLASSIFIERS = ("probe", "attentive", "logistic", "knn")
 MEASURES = ("macro_f1", "balanced_accuracy")
+"""What can be computed again from predictions."""
+_PROTOCOL = ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours", "attentive_frames")
+"""Settings whose difference is noted."""
 
 
 @dataclass(frozen=True)
-class Compared:
+class Question:
+    """What is compared."""
+
+    probe: str = "probe"
+    """Name of a probe that both reports hold."""
+    measure: str = "macro_f1"
+    """One of `MEASURES`."""
+    draws: int = 10_000
+    """Of the test groups, with replacement."""
+    encoders: tuple[str, str] | None = None
+    """Keys of the first report's encoder and of the second's; None: each with its namesake."""
+
+
+@dataclass(frozen=True)
+class EncoderDifference:
+    """The second report's score minus the first's."""
+
+    task: str
+    encoder: str
+    measure: str
+    first: float
+    second: float
+    difference: float
+    groups: int
+    """Test groups that it rests on."""
+    interval: Interval | None
+    p: float
+    p_holm: float
+    real: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
     """What came of a comparison."""
 
-    differences: list[dict[str, Json]]
-    """Second minus first, a line each; see `bootstrap.differences`."""
+    differences: list[EncoderDifference]
     notes: list[str]
     """What was not compared and why, and what differs beside the encoders."""
 
-    def told(self) -> dict[str, Json]:
+    def to_json(self) -> dict[str, Json]:
         """Return it for a JSON file."""
-        return {"level": LEVEL, "differences": self.differences, "notes": self.notes}
+        return {"level": LEVEL, "differences": [asdict(one) for one in self.differences], "notes": self.notes}
+
+    def as_text(self) -> str:
+        """Return it as lines for a terminal: percent, and a verdict in words."""
+        lines = [["task", "encoder", "first", "second", "difference [95 %]", "p (Holm)", "verdict"]]
+        for one in self.differences:
+            low, high = one.interval or (float("nan"), float("nan"))
+            better = "second is better" if one.difference > 0 else "first is better"
+            lines.append(
+                [
+                    one.task,
+                    one.encoder,
+                    f"{100 * one.first:.1f}",
+                    f"{100 * one.second:.1f}",
+                    f"{100 * one.difference:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]",
+                    f"{one.p_holm:.3g}",
+                    f"real: {better}" if one.real else "not shown to differ",
+                ]
+            )
+        table = aligned_left(lines) if self.differences else ["Nothing to compare."]
+        return "\n".join([*table, *[f"note: {note}" for note in self.notes]])
 
 
-def compare(
-    first: Path, second: Path, classifier: str, measure: str, draws: int, encoders: tuple[str, str] | None = None
-) -> Compared:
-    """Compare two reports' scores, encoder by encoder, or two encoders, be they of one report.
+def compare(first: Path, second: Path, question: Question) -> Comparison:
+    """Compare two reports' scores, encoder by encoder, or two encoders, which may be of one report.
 
     Args:
-        first: a report's scores.json.
+        first: a report's scores.json, or its folder.
         second: another's.
-        classifier: "probe", "attentive", "logistic" or "knn".
-        measure: "macro_f1" or "balanced_accuracy".
-        draws: of the test groups, with replacement.
-        encoders: keys of the first report's encoder and of the second's; none: each with its namesake.
+        question: which encoders, by which probe and measure.
 
     Raises:
-        UsageError: a file is no report's scores, or has no such encoder.
+        UsageError: a file is no report's scores, or neither has such a probe, or one has no such encoder.
     """
-    a, b = _read(first), _read(second)
-    for path, document, encoder in zip((first, second), (a, b), encoders or (), strict=False):
-        if encoder not in document["encoders"]:
-            raise UsageError(f"{path}: no encoder {encoder!r}; it has {', '.join(document['encoders'])}.")
-    notes = _settings_differ(a, b)
-    told: list[dict[str, Json]] = []
-    drawn: list[NDArray[np.float64]] = []
-    theirs = {task["name"]: task for task in b["tasks"]}
-    for task in a["tasks"]:
-        why = _not_alike(task, theirs.get(task["name"]))
-        if why:
-            notes.append(f"{task['name']}: not compared, {why}.")
+    reports = read_document(first), read_document(second)
+    _refuse_unknown(question, (first, second), reports)
+    notes = _settings_differ(*reports)
+    pairs: list[tuple[_Pair, NDArray[np.float64]]] = []
+    theirs = {task.name: task for task in reports[1].tasks}
+    for task in reports[0].tasks:
+        other = theirs.get(task.name)
+        why = _not_alike(task, other)
+        if other is None or why:
+            notes.append(f"{task.name}: not compared, {why}.")
             continue
-        notes += _warnings(task, theirs[task["name"]])
-        one = _On(task, Draws(unpacked(task["test"]["groups"]), draws), measure)
-        for ours, other in [encoders] if encoders else [(name, name) for name in a["encoders"]]:
-            pair = [_scores(a, task["name"], ours), _scores(b, task["name"], other)]
-            encoder = ours if ours == other else f"{ours} | {other}"
-            if None in pair:
-                continue
-            if _identity(a, ours, task["name"]) == _identity(b, other, task["name"]):
-                notes.append(f"{task['name']}: {encoder} is the same in both: nothing to compare.")
-                continue
-            if not all(each.get(classifier) for each in pair):
-                notes.append(f"{task['name']}: {encoder} is not compared, a report has no {classifier} scores of it.")
-                continue
-            about, difference = one.difference(encoder, *[each[classifier] for each in pair])
-            told.append(about)
-            drawn.append(difference)
-    return Compared(differences(told, drawn), notes)
+        notes += _warnings(task, other)
+        found, reasons = _on_task(task, reports, question)
+        pairs += found
+        notes += reasons
+    tests = verdicts([drawn for _, drawn in pairs], [pair.groups for pair, _ in pairs])
+    differences = [
+        EncoderDifference(**asdict(pair), difference=pair.second - pair.first, **asdict(test))
+        for (pair, _), test in zip(pairs, tests, strict=True)
+    ]
+    return Comparison(differences, notes)
 
 
 @dataclass(frozen=True)
-class _On:
-    """A task on which both reports are compared."""
+class _Pair:
+    """Two scores on one task."""
 
-    task: Json
-    draws: Draws
+    task: str
+    encoder: str
     measure: str
-
-    def difference(self, encoder: str, first: Json, second: Json) -> tuple[dict[str, Json], NDArray[np.float64]]:
-        """Return what is told of one encoder's two scores, and their difference in each draw."""
-        truth, classes = unpacked(self.task["test"]["labels"]), len(self.task["classes"])
-        means, drawn = [], []
-        for told in (first, second):
-            predicted = _predictions(told)
-            values = [getattr(score(truth, one, classes), self.measure) for one in predicted]
-            means.append(float(np.mean(values)))
-            drawn.append(self.draws.of_predictions(truth, predicted, classes)[self.measure])
-        about = {
-            "task": self.task["name"],
-            "encoder": encoder,
-            "measure": self.measure,
-            "first": means[0],
-            "second": means[1],
-            "difference": means[1] - means[0],
-            "groups": self.draws.groups,
-        }
-        return about, drawn[1] - drawn[0]
+    first: float
+    second: float
+    groups: int
 
 
-def _predictions(told: Json) -> NDArray[np.int64]:
-    lines = told["predicted"]
-    return np.stack([unpacked(line) for line in ([lines] if isinstance(lines, str) else lines)])
+def _refuse_unknown(question: Question, paths: tuple[Path, Path], reports: tuple[Document, Document]) -> None:
+    if question.measure not in MEASURES:
+        raise UsageError(f"no measure {question.measure!r} can be compared; there are {', '.join(MEASURES)}.")
+    known = {name: None for report in reports for name in report.probes}
+    if question.probe not in known:
+        raise UsageError(f"neither report has scores of {question.probe!r}; there are {', '.join(known)}.")
+    for path, report, encoder in zip(paths, reports, question.encoders or (), strict=False):
+        if encoder not in report.encoders:
+            raise UsageError(f"{path}: no encoder {encoder!r}; it has {', '.join(report.encoders)}.")
 
 
-def _read(path: Path) -> Json:
-    path = path / "scores.json" if path.is_dir() else path
-    try:
-        document = json.loads(path.read_bytes())
-        version = document["format"]
-    except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file. Name the scores.json of a report, or its folder.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: not a report's scores.json ({type(error).__name__}).") from error
-    if version != FORMAT:
-        raise UsageError(
-            f"{path}: format {version}, this version reads {FORMAT}. Make the report again with this version."
+def _on_task(
+    task: TaskRecord, reports: tuple[Document, Document], question: Question
+) -> tuple[list[tuple[_Pair, NDArray[np.float64]]], list[str]]:
+    """Return the scores on one task with their difference in each draw, and what was not compared."""
+    draws = Draws(unpacked(task.test.groups), question.draws)
+    truth, classes, measure = unpacked(task.test.labels), len(task.classes), question.measure
+    pairs, notes = [], []
+    for keys in [question.encoders] if question.encoders else [(name, name) for name in reports[0].encoders]:
+        name = keys[0] if keys[0] == keys[1] else " | ".join(keys)
+        scores = [report.find(task.name, key) for report, key in zip(reports, keys, strict=True)]
+        if None in scores:
+            continue
+        identities = [report.encoders[key].identities[task.name] for report, key in zip(reports, keys, strict=True)]
+        if digest_of(identities[0]) == digest_of(identities[1]):
+            notes.append(f"{task.name}: {name} is the same in both: nothing to compare.")
+            continue
+        probes = [one.probes.get(question.probe) for one in scores if one is not None]
+        made = [_predictions(one) for one in probes if one is not None]
+        if len(made) < len(probes):
+            notes.append(f"{task.name}: {name} is not compared, a report has no {question.probe} scores of it.")
+            continue
+        first, second = (
+            float(np.mean([getattr(score(truth, one, classes), measure) for one in each])) for each in made
         )
-    return document
+        drawn = [draws.of_predictions(truth, each, classes)[measure] for each in made]
+        pairs.append((_Pair(task.name, name, measure, first, second, draws.groups), drawn[1] - drawn[0]))
+    return pairs, notes
 
 
-def _not_alike(one: Json, other: Json | None) -> str:
+def _predictions(probe: ProbeScores) -> NDArray[np.int64]:
+    """Return the class of every test frame, int64 [S, N]."""
+    return np.stack([unpacked(line) for line in probe.predicted])
+
+
+def _not_alike(one: TaskRecord, other: TaskRecord | None) -> str:
     """Return why two reports' tasks can't be compared; "" if they can."""
     if other is None:
         return "the second report has no task of that name"
-    if one["classes"] != other["classes"]:
+    if one.classes != other.classes:
         return "its classes differ"
-    if one["test"] != other["test"]:
+    if one.test != other.test:
         return "its test frames differ in content, number, labels or groups"
     return ""
 
 
-def _warnings(one: Json, other: Json) -> list[str]:
+def _warnings(one: TaskRecord, other: TaskRecord) -> list[str]:
     notes = []
-    groups = len(set(one["test"]["groups"].split()))
+    groups = len(set(one.test.groups.split()))
     if groups < FEW_GROUPS:
         what = (
             "too few to call any difference real"
             if groups < LEAST_GROUPS
             else "few: p-values are too sure of themselves"
         )
-        notes.append(f"{one['name']}: {groups} test groups are {what}.")
-    if one["identity"]["store"] != other["identity"]["store"]:
-        notes.append(
-            f"{one['name']}: the frames lie in two stores, whose pixels may differ; labels and groups are equal."
-        )
-    if one["identity"]["frames"] != other["identity"]["frames"]:
-        notes.append(f"{one['name']}: training or validation frames differ between the reports.")
+        notes.append(f"{one.name}: {groups} test groups are {what}.")
+    if one.identity["store"] != other.identity["store"]:
+        notes.append(f"{one.name}: the frames lie in two stores, whose pixels may differ; labels and groups are equal.")
+    if one.identity["frames"] != other.identity["frames"]:
+        notes.append(f"{one.name}: training or validation frames differ between the reports.")
     return notes
 
 
-def _settings_differ(a: Json, b: Json) -> list[str]:
-    names = sorted(set(a["settings"]) | set(b["settings"]))
-    told = [
-        f"{name} {a['settings'].get(name)} | {b['settings'].get(name)}"
-        for name in names
-        if name in ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours", "attentive_frames")
-        and a["settings"].get(name) != b["settings"].get(name)
-    ]
-    return [f"The protocols differ (first | second): {', '.join(told)}."] if told else []
-
-
-def _scores(document: Json, task: str, encoder: str) -> Json:
-    return next((s for s in document["scores"] if s["task"] == task and s["encoder"] == encoder), None)
-
-
-def _identity(document: Json, encoder: str, task: str) -> str:
-    return digest_of(document["encoders"][encoder]["identities"][task])
-
-
-def as_text(found: Compared) -> str:
-    """Return a comparison as lines for a terminal: percent, and a verdict in words."""
-    lines = [["task", "encoder", "first", "second", "difference [95 %]", "p (Holm)", "verdict"]]
-    for one in found.differences:
-        low, high = one["interval"] or (float("nan"), float("nan"))
-        spread = f"{100 * one['difference']:+.1f} [{100 * low:+.1f}, {100 * high:+.1f}]"
-        better = "second is better" if one["difference"] > 0 else "first is better"
-        verdict = f"real: {better}" if one["real"] else "not shown to differ"
-        values = [f"{100 * one['first']:.1f}", f"{100 * one['second']:.1f}"]
-        lines.append([one["task"], one["encoder"], *values, spread, f"{one['p_holm']:.3g}", verdict])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    notes = [f"note: {note}" for note in found.notes]
-    return "\n".join([*(table if found.differences else ["Nothing to compare."]), *notes])
+def _settings_differ(first: Document, second: Document) -> list[str]:
+    a, b = first.settings, second.settings
+    differ = [f"{name} {a.get(name)} | {b.get(name)}" for name in sorted(_PROTOCOL) if a.get(name) != b.get(name)]
+    return [f"The protocols differ (first | second): {', '.join(differ)}."] if differ else []

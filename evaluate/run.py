@@ -1,4 +1,4 @@
-"""`usjepa-evaluate`: a run's encoder and its rivals on labelled tasks, and the report. A finished report is kept.
+"""Evaluate a run's encoder and its rivals on labelled tasks, and write the report.
 
 Features are kept under OUT/features, frames cut for a task under OUT/tasks; `scores.json` is written last and names
 everything the page rests on, so a second call with the same inputs finds the report finished and redoes nothing.
@@ -6,41 +6,42 @@ everything the page rests on, so a second call with the same inputs finds the re
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import xxhash
 
-from usjepa.cache.identity import Json, digest_of
+from usjepa.cache.errors import UsageError
 from usjepa.cache.interrupt import graceful_interrupts
-from usjepa.cache.recipes.marks import hard_values
+from usjepa.cache.storage.durable import write_durably
+from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.encoders.encoders import Encoders
-from usjepa.evaluate.encoders.features import FEATURES_VERSION
+from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.encoders.finished_run import open_run
+from usjepa.evaluate.report.compose import compose
+from usjepa.evaluate.report.document import SCORES, read_document
+from usjepa.evaluate.report.examples import examples_of
 from usjepa.evaluate.report.latex import table_tex
-from usjepa.evaluate.report.report import render
+from usjepa.evaluate.report.page import render
 from usjepa.evaluate.report.scores_csv import scores_csv
+from usjepa.evaluate.scoring.evaluation import Evaluation, wanted_probes
+from usjepa.evaluate.scoring.inputs import Inputs
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.segmentation import open_segmentations
-from usjepa.evaluate.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.evaluate.encoders.finished_run import Run
-    from usjepa.evaluate.tasks.find import Found
-    from usjepa.evaluate.tasks.segmentation import Segmentation
+    from usjepa.evaluate.report.document import Document
+    from usjepa.evaluate.report.examples import Example
+    from usjepa.evaluate.scoring.evaluation import Results
 
 logger = logging.getLogger(__name__)
 
-REPORT_VERSION = 4
-"""Raised when the same inputs would give another page or other scores."""
-
-SCORES, TABLE, LATEX, PAGE = "scores.json", "scores.csv", "table.tex", "index.html"
-GO_ON = "Features computed so far are kept: run the same command again to go on."
+TABLE, LATEX, PAGE = "scores.csv", "table.tex", "index.html"
+_GO_ON = "Features computed so far are kept: run the same command again to go on."
 
 
 def evaluate(
@@ -48,10 +49,11 @@ def evaluate(
     tasks: Sequence[str],
     out: str,
     recipe: Recipe,
+    *,
     device: str | None = None,
     encoders: Sequence[str] = (),
     segmentations: Sequence[str] = (),
-) -> Json:
+) -> Document:
     """Score a run's encoder and the recipe's baselines on tasks, write OUT/index.html and its tables.
 
     Args:
@@ -59,7 +61,7 @@ def evaluate(
         tasks: stores, or folders and manifests that stage one can read; `PATH::DATASET` picks one dataset.
         out: folder of the report.
         recipe: its `evaluate` section is the protocol, its `cache` section cuts tasks that are no stores yet.
-        device: torch device of the encoders; none: a GPU where there is one.
+        device: torch device of the encoders; None: a GPU where there is one.
         encoders: scored beside the run's own: runs, checkpoints, timm names (see `named.py`).
         segmentations: frames with masks, for a linear head on patch tokens (see `segmentation.py`).
 
@@ -72,64 +74,57 @@ def evaluate(
         UsjepaError: damage in the run or in a task's store.
     """
     run, folder = open_run(Path(run_dir)), Path(out)
-    made = Encoders(run, recipe, device, tuple(encoders))  # a name that is none is heard of before frames are cut
-    found = open_tasks(tasks, folder, recipe)
-    opened = found.tasks
-    masked = open_segmentations(segmentations, folder, recipe)
-    inputs = _inputs(run, found, recipe, made, masked)
-    finished = _finished(folder, digest_of(inputs))
+    inputs = Inputs(
+        run,
+        recipe,
+        Encoders(run, recipe, device, tuple(encoders)),  # before frames are cut: an unknown name is refused at once
+        wanted_probes(recipe.evaluate),
+        open_tasks(tasks, folder, recipe),
+        tuple(open_segmentations(segmentations, folder, recipe)),
+    )
+    finished = _finished(folder, inputs.digest)
     if finished is not None:
         logger.info(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
     with graceful_interrupts() as stop:
-        work = Work(run, opened, recipe, folder, made, lambda: stop.check(GO_ON), masked)
-        work.notes += found.left_out
-        work.score()
-        work.segment()
-    return _write(folder, work.document(inputs), work)
+        kept = KeptFeatures(folder / "features", inputs.settings.encode_batch_size, lambda: stop.check(_GO_ON))
+        results = Evaluation(inputs, kept).run()
+    return _write(folder, compose(inputs, results), inputs, results)
 
 
-def _inputs(
-    run: Run, found: Found, recipe: Recipe, encoders: Encoders, masked: Sequence[Segmentation]
-) -> dict[str, Json]:
-    """Return everything that may change the report."""
-    teacher = recipe.cache.teacher
-    return {
-        "versions": {"report": REPORT_VERSION, "features": FEATURES_VERSION},
-        "run": run.identity,
-        "tasks": [{"name": task.name, **task.identity} for task in found.tasks],
-        "left_out": found.left_out,
-        "segmentation": [{"name": task.name, **task.identity} for task in masked],
-        "encoders": {one.key: one.encoder.identity for one in encoders.named},
-        "settings": hard_values(recipe.evaluate, "evaluation"),
-        "teacher": None if teacher is None else hard_values(teacher, "evaluation"),
-    }
-
-
-def _finished(folder: Path, digest: str) -> Json | None:
+def _finished(folder: Path, digest: str) -> Document | None:
     """Return an earlier call's document if its inputs are these and its files are whole."""
+    if not (folder / SCORES).exists():
+        return None
     try:
-        document = json.loads((folder / SCORES).read_text())
-        files = {name: xxhash.xxh3_128_hexdigest((folder / name).read_bytes()) for name in (PAGE, TABLE, LATEX)}
-        same = document["inputs_digest"] == digest and document["files"] == files
+        document = read_document(folder / SCORES)
+        files = {name: _hash((folder / name).read_bytes()) for name in (PAGE, TABLE, LATEX)}
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError):
-        logger.info(f"{folder / SCORES}: can't be read as a report's scores: making the report again.")
+    except UsageError as error:
+        logger.info(f"{error} Making the report again.")
         return None
-    return document if same else None
+    return document if document.inputs_digest == digest and document.files == files else None
 
 
-def _write(folder: Path, document: dict[str, Json], work: Work) -> Json:
-    """Write page, tables and scores; the scores last, because their presence says that the report is finished."""
-    from usjepa.cache.storage.durable import write_durably
-
+def _write(folder: Path, document: Document, inputs: Inputs, results: Results) -> Document:
+    """Write page, tables and scores; the scores last, because their presence shows that the report is finished."""
     table = scores_csv(document).encode()
-    page = render(document, work.run.curve(), work.examples, table).encode()
+    page = render(document, inputs.run.curve(), _examples(inputs, results), table).encode()
     files = {PAGE: page, TABLE: table, LATEX: table_tex(document).encode()}
     for name, content in files.items():
         write_durably(folder / name, content)
-    document["files"] = {name: xxhash.xxh3_128_hexdigest(content) for name, content in files.items()}
-    text = json.dumps(document, indent=1, allow_nan=False) + "\n"
-    write_durably(folder / SCORES, text.encode())
-    return json.loads(text)
+    document = document.model_copy(update={"files": {name: _hash(content) for name, content in files.items()}})
+    write_durably(folder / SCORES, document.to_json())
+    return document
+
+
+def _examples(inputs: Inputs, results: Results) -> list[Example]:
+    """Return the frames that the page shows: what the student recognises and what it mistakes."""
+    tasks = {task.name: task for task in inputs.found.tasks}
+    students = [one for one in results.scored if one.record.encoder == STUDENT]
+    return [example for one in students for example in examples_of(tasks[one.record.task], one.probability_NC)]
+
+
+def _hash(content: bytes) -> str:
+    return xxhash.xxh3_128_hexdigest(content)

@@ -22,13 +22,13 @@ def scores_of(document: dict[str, Any], encoder: str) -> dict[str, dict[str, Any
     found = {}
     for scores in document["scores"]:
         if scores["encoder"] == encoder:
-            probe, knn = scores["probe"]["macro_f1"], scores["knn"]
+            f1 = {name: probe["measures"]["macro_f1"] for name, probe in scores["probes"].items()}
             found[scores["task"]] = {
-                "probe": 100 * probe["mean"],
-                "probe_sd": 100 * probe["sd"],
-                "probe_interval": [100 * end for end in probe.get("interval") or ()],
-                "logistic": 100 * scores["logistic"]["macro_f1"],
-                "knn": 100 * knn["macro_f1"],
+                "probe": 100 * f1["probe"]["mean"],
+                "probe_sd": 100 * f1["probe"]["sd"],
+                "probe_interval": [100 * end for end in f1["probe"]["interval"] or ()],
+                "logistic": 100 * f1["logistic"]["mean"],
+                "knn": 100 * f1["knn"]["mean"],
             }
     return found
 

@@ -67,7 +67,13 @@ class EvaluateSettings(Settings):
     )
     """Corruptions of test frames, at three strengths; probes train on clean ones [paper: blur, contrast, speckle]."""
     corrupted_frames: Annotated[Count | None, Hard("evaluation")] = None
+<<<<<<< HEAD
     """About how many test frames are corrupted, drawn class by class; null: all."""
+=======
+    """About how many test frames are tested corrupted, drawn class by class; none: all."""
+    probes: Annotated[tuple[str, ...], Hard("evaluation")] = ()
+    """Further probes beside the built-in ones, by the names that other packages register them under."""
+>>>>>>> cf62d87 (evaluate: a typed document, pages as templates, probes and layouts as protocols, features over one kept array)
     attentive: Annotated[bool, Hard("evaluation")] = False
     """Also train attentive probes on patch tokens. Takes minutes and, for a ViT-B, 0.6 MB of disk per frame."""
     attentive_frames: Annotated[Count, Hard("evaluation")] = 1000
@@ -76,7 +82,7 @@ class EvaluateSettings(Settings):
 
     @model_validator(mode="after")
     def _named_once(self) -> EvaluateSettings:
-        for name in ("few_shot", "corruptions", "baselines"):
+        for name in ("few_shot", "corruptions", "baselines", "probes"):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise misfit(name, list(values), "must not name anything twice")

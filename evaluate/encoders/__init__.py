@@ -1,4 +1,5 @@
-"""Load frozen encoders and baselines, and keep their features.
+"""Turn stored frames into features: students, teachers, named models, baselines.
 
-Read `encoders.py` first, then `features.py`; each family of encoders has one file.
+Reading order: `base.py` (what an encoder is), `encoders.py`, `models.py` and its like, `pooling.py`, `tokens.py`,
+`features.py`; `finished_run.py` reads a training run. Others import `Encoders`, `KeptFeatures` and `open_run`.
 """

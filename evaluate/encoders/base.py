@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.batch import Batch
 
 
+STUDENT = "student"
+"""Key of the run's own encoder."""
+
+
 class Encoder(Protocol):
     """Turns stored rows into features."""
 

@@ -1,4 +1,4 @@
-"""What can be had from a frame without any encoder: its pixels, and its edges. The figures that training must beat."""
+"""Compute features without any encoder, pixels and edges: what training must beat."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What is scored: the student, its teacher, random weights, raw pixels, HOG, and whatever `--encoder` names.
+"""Make what is scored: the student, its teacher, random weights, pixels, HOG, and named encoders.
 
-All give one float32 vector a frame. Each has the identity that its features are kept under, and says how it pools.
+All give one float32 vector per frame. Each has the identity that its features are kept under, and describes how it pools.
 Vision transformers give the mean of their patch tokens, teacher and student alike: the class token of a student was
 never trained.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
 from usjepa.evaluate.encoders.models import ModelEncoder
 from usjepa.evaluate.encoders.named import RANDOM_SEED, Named, named_encoders
@@ -22,22 +23,40 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.encoders.base import Encoder
-    from usjepa.evaluate.encoders.finished_run import Run
+    from usjepa.evaluate.encoders.finished_run import FinishedRun
     from usjepa.train.record.export import EncoderConfig
+
+
+_TITLES = {
+    STUDENT: "Student (this run)",
+    "teacher": "Its teacher",
+    "random": "Random weights",
+    "pixels": "Raw pixels",
+    "hog": "Edges (HOG)",
+}
 
 
 class Encoders:
     """Makes the encoders of an evaluation, each at its first use."""
 
-    def __init__(self, run: Run, recipe: Recipe, device: str | None, named: tuple[str, ...] = ()) -> None:
+    def __init__(self, run: FinishedRun, recipe: Recipe, device: str | None, named: tuple[str, ...] = ()) -> None:
         from usjepa.cache.teacher.device import choose_device
 
         self._run, self._recipe = run, recipe
         self._device = str(choose_device(device))
         self._teachers = Teachers(run.teacher, recipe.cache.teacher, self._device)
         self.named: list[Named] = named_encoders(named, recipe, self._device)
-        """What was asked for by name, beside the run's own and the baselines."""
+        """The named encoders, beside the run's own and the baselines."""
         self._made: dict[str, Encoder] = {one.key: one.encoder for one in self.named}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Keys of all encoders, in the report's order."""
+        return (STUDENT, *self._recipe.evaluate.baselines, *[one.key for one in self.named])
+
+    def title(self, name: str) -> str:
+        """Return what an encoder is called in tables."""
+        return _TITLES.get(name) or next(one.title for one in self.named if one.key == name)
 
     @property
     def teacher_is_random(self) -> bool:
@@ -50,7 +69,7 @@ class Encoders:
             return self._teachers.make(store)
         if name not in self._made:
             made: dict[str, Callable[[], Encoder]] = {
-                "student": self._student,
+                STUDENT: self._student,
                 "random": self._random,
                 "pixels": Pixels,
                 "hog": Hog,
@@ -66,7 +85,7 @@ class Encoders:
         from usjepa.train.record.export import load_encoder
 
         run = self._run
-        return ModelEncoder("student", run.input, run.encoder, lambda: load_encoder(run.folder)[0], self._device)
+        return ModelEncoder(STUDENT, run.input, run.encoder, lambda: load_encoder(run.folder)[0], self._device)
 
     def _random(self) -> Encoder:
         seed = RANDOM_SEED + self._recipe.evaluate.random_seed

@@ -1,4 +1,4 @@
-"""A finished training run, as the evaluation sees it: its encoder, its recipe, what it learnt from, its losses."""
+"""Read a finished training run: its encoder, recipe, teacher, store and losses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Run:
+class FinishedRun:
     """A run's folder whose encoder is exported."""
 
     folder: Path
@@ -105,7 +105,7 @@ class Run:
         return Curve(train, held)
 
 
-def open_run(folder: Path) -> Run:
+def open_run(folder: Path) -> FinishedRun:
     """Return the run in a folder.
 
     Raises:
@@ -124,7 +124,7 @@ def open_run(folder: Path) -> Run:
             f"`usjepa-train STORE {folder} --pipeline NAME`, the same command that began it."
         )
     log = hash_file(folder / LOG) if (folder / LOG).is_file() else None
-    return Run(folder, read_config(folder), hash_file(folder / WEIGHTS), log)
+    return FinishedRun(folder, read_config(folder), hash_file(folder / WEIGHTS), log)
 
 
 def run_recipe(folder: Path) -> Recipe:

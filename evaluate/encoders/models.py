@@ -1,4 +1,4 @@
-"""A torch model as an encoder: its own input from stored pixels, and one pooled vector, or patch tokens, a frame.
+"""Use a timm model as an encoder: one pooled vector, or patch tokens, per frame.
 
 Shape suffixes: B frames, C channels, S edge of the stored pixels, H and W rows and columns of patches, D features.
 """
@@ -35,7 +35,7 @@ class ModelEncoder:
     weights: dict[str, Json]
     """What identifies the weights, the architecture among it."""
     load: Callable[[], torch.nn.Module]
-    """Called when features are first asked for: those that are kept need no model."""
+    """Called when features are first computed: those that are kept need no model."""
     device: str
     kind: str = "tokens"
     pooling: str = POOLING
@@ -66,7 +66,7 @@ class ModelEncoder:
         return self.input(torch.from_numpy(grey_of(batch.pixels)[:, None] if grey else batch.pixels), self.device)
 
     def features(self, batch: Batch) -> NDArray[np.float32]:
-        """Return one vector a frame, float32 [B, D]."""
+        """Return one vector per frame, float32 [B, D]."""
         import torch
 
         model: Any = self.model

@@ -1,4 +1,4 @@
-"""Encoders that a person names: `--encoder RUN | FILE[@ARCHITECTURE] | NAME`, each with its own input.
+"""Load the encoders that `--encoder RUN | FILE[@ARCHITECTURE] | NAME` names, each with its own input.
 
 | text                     | what it is                                                                            |
 |--------------------------|---------------------------------------------------------------------------------------|
@@ -33,7 +33,7 @@ RANDOM_SEED = 1_000_003
 
 @dataclass(frozen=True)
 class Named:
-    """An encoder that was asked for by name."""
+    """An encoder that `--encoder` names."""
 
     key: str
     """Names it in `scores.json`; no path, which would be another on every machine."""

@@ -1,4 +1,4 @@
-"""How patch tokens become one vector a frame, where it isn't the plain mean.
+"""Pool patch tokens into one vector per frame, where it isn't the plain mean.
 
 The paper doesn't state its pooling. The mean over all patches is the default here and what other reports give; what is
 small in a frame, as a lesion is, nearly drowns in it, and patches that show no scan weigh as much as those that do.

@@ -1,7 +1,7 @@
-"""The teacher that a run learnt from, scored like any encoder.
+"""Find the teacher that a run learnt from, to score it like any encoder.
 
 Which teacher that was is known by identity, not by name or path. Where a task's store holds its latents they are
-used, and no weights are needed. Otherwise the recipe's teacher is loaded and asked, if it is the same one.
+used, and no weights are needed. Otherwise the recipe's teacher is loaded and run, if it is the same one.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StoredTeacher:
 
 @dataclass
 class LiveTeacher:
-    """A teacher that is asked about the stored pixels, because no latents of it are stored."""
+    """A teacher that is run on the stored pixels, because no latents of it are stored."""
 
     teacher: Teacher
     name: str = "teacher"
@@ -147,7 +147,7 @@ class Teachers:
             return False  # an architecture that this version can't build: then nothing is known of it
 
     def _ask(self, size: int) -> LiveTeacher | str:
-        """Return the teacher with its weights loaded, or why it can't be asked."""
+        """Return the teacher with its weights loaded, or why it can't be had."""
         assert self._wanted is not None
         how = "Add its latents to the task's store: `usjepa-cache build STORE --pipeline NAME --teacher FILE`."
         weights = self._settings.weights if self._settings is not None else None

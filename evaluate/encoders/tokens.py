@@ -1,16 +1,14 @@
-"""Patch tokens of frozen encoders: who has them, and how they are kept, a row a frame, like any features."""
+"""Give the patch tokens of frozen encoders, kept like any features."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from usjepa.evaluate.encoders.features import features_of
 from usjepa.evaluate.encoders.models import ModelEncoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
     from usjepa.evaluate.encoders.base import Encoder
+    from usjepa.evaluate.encoders.features import KeptFeatures
     from usjepa.evaluate.tasks.task import Task
 
 
@@ -36,7 +35,7 @@ class FlatTokens:
 
     encoder: Encoder
     grid: tuple[int, int] = field(default=(0, 0))
-    """Rows and columns of patches, known once tokens were asked for."""
+    """Rows and columns of patches, known once tokens were computed."""
 
     def __post_init__(self) -> None:
         self.name, self.pooling, self.layers = self.encoder.name, "none: patch tokens", self.encoder.layers
@@ -64,19 +63,25 @@ def gives_tokens(encoder: Encoder) -> bool:
     return isinstance(encoder, TokenGiver)
 
 
-@dataclass(frozen=True)
 class TokenSource:
-    """Where tokens come from: asked once, kept, and read again."""
+    """An encoder's patch tokens of a task's frames, computed once and kept."""
 
-    encoder: FlatTokens
-    folder: Path
-    """Of kept features."""
-    batch_size: int
-    check: Callable[[], None]
+    def __init__(self, encoder: Encoder, kept: KeptFeatures) -> None:
+        self._encoder, self._flat, self._kept = encoder, FlatTokens(encoder), kept
+
+    @property
+    def available(self) -> bool:
+        """Whether the encoder has patch tokens; loads its model."""
+        return gives_tokens(self._encoder)
+
+    @property
+    def check(self) -> Callable[[], None]:
+        """Raises Interrupted once a stop was requested."""
+        return self._kept.check
 
     def tokens(self, task: Task) -> NDArray[np.float32]:
         """Return the patch tokens of a task's frames, float32 [n, H, W, D]."""
-        flat = features_of(self.encoder, task, self.folder, self.batch_size, self.check)
-        if self.encoder.grid == (0, 0):  # kept by an earlier call: one frame says how they lie
-            self.encoder.features(task.store.read(task.rows[:1], layers=self.encoder.layers))
-        return flat.reshape(len(flat), *self.encoder.grid, -1)
+        flat = self._kept.features(self._flat, task)
+        if self._flat.grid == (0, 0):  # kept by an earlier call: one frame shows the grid
+            self._flat.features(task.store.read(task.rows[:1], layers=self._flat.layers))
+        return flat.reshape(len(flat), *self._flat.grid, -1)

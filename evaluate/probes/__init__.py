@@ -1,4 +1,5 @@
-"""Fit probes on frozen features.
+"""Read classes out of frozen features, and masks out of frozen patch tokens.
 
-Read `linear.py` first; `logistic.py`, `attentive.py` and `segmentation.py` are the other probes.
+Reading order: `base.py` (what a probe is given and returns), `linear.py`, `logistic.py`, `knn.py`, `attentive.py`,
+`registry.py`; `segmentation.py` is the head for masks. Others import `PROBES`, `base` and `segmentation`.
 """

@@ -1,7 +1,7 @@
-"""The attentive probe: one learned query attends over frozen patch tokens, and a linear layer reads what it gathered.
+"""Train the attentive probe: a learned query gathers frozen patch tokens for a linear layer.
 
 The form is the cross-attention pooling that V-JEPA (arXiv 2404.08471) and CAPI (arXiv 2502.08769) evaluate frozen
-encoders with, without the MLP and the residual around it. What the linear probe gets by averaging, this one may pick:
+encoders with, without the MLP and the residual around it. The linear probe gets an average; this one may choose:
 a finding that fills three patches of 196 is lost in a mean.
 
 The query never changes between frames, so that the key projection folds into it: a head's score of a token x is
@@ -16,21 +16,26 @@ Shape suffixes: B frames, T patch tokens, D features, H heads, E features of a h
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from usjepa.cache.randomness import keyed_generator
-from usjepa.evaluate.probes.fitting import fit
-from usjepa.evaluate.probes.linear import first_weights
+from usjepa.evaluate.probes.base import NotScoredError, Part, Predictions, ProbeInput, ProbeRecord, classes_of
+from usjepa.evaluate.probes.fitting import Fitting
+from usjepa.evaluate.probes.linear import first_weights, one_thread
+from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
+from usjepa.evaluate.scores.metrics import softmax
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION, stratified_draw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.evaluate import EvaluateSettings
+    from usjepa.evaluate.tasks.task import Task
 
 HEAD = 64
 """Features of an attention head, as in vision transformers: ViT-Ti has 3 of them, ViT-B 12."""
@@ -38,9 +43,58 @@ _QUERY_DEVIATION = 0.02
 """Of the untrained query, timm's for learned tokens: attention begins nearly even, as the mean does."""
 _TAG = 0x617474
 _AT_ONCE = 128
+_TESTED_AT_ONCE = 256
+_HELD_SHARE = 4
+"""Validation frames are at most a quarter of the training frames."""
 
 
-class AttentiveProbe(torch.nn.Module):
+class AttentiveProbe:
+    """A probe on patch tokens of a bounded number of frames, chosen class by class; every test frame is scored."""
+
+    name = "attentive"
+    version = 1
+    described = ProbeRecord(
+        title="Attentive probe",
+        column="attentive",
+        meaning="A classifier that first learns which parts of the frame to look at, in place of their plain average. "
+        "It shows whether the encoder knows of a small finding that an average would drown.",
+        shown=("macro_f1", "auroc"),
+        summary="a probe that learns where to look",
+        caption="attentive probes on frozen patch tokens",
+    )
+
+    def score(self, given: ProbeInput) -> Predictions:
+        """Return the predictions of all seeds; NotScoredError where the encoder has no patch tokens."""
+        if given.tokens is None or not given.tokens.available:
+            raise NotScoredError("it gives no patch tokens.")
+        settings, read = given.settings, given.tokens.tokens
+        most = settings.attentive_frames
+        chosen = [_some(given.task, TRAIN, most), _some(given.task, VALIDATION, max(1, most // _HELD_SHARE))]
+        x_NTD = _flat(read(chosen[0]))
+        scaler = fit_token_scaler(x_NTD)
+        train = Part(scale_in_place(x_NTD, scaler), chosen[0].labels)
+        held = Part(scale_in_place(_flat(read(chosen[1])), scaler) if len(chosen[1]) else x_NTD[:0], chosen[1].labels)
+        with one_thread():
+            trained = [
+                train_attentive(train, held, given.classes, Fitting(settings, seed, given.check))
+                for seed in range(settings.seeds)
+            ]
+            parts = []
+            for some in _in_pieces(given.task, given.task.positions(TEST)):
+                tokens = torch.from_numpy(scale_in_place(_flat(read(some)), scaler))
+                parts.append(np.stack([one.model.logits(tokens).numpy() for one in trained]))
+        logits_SNC = np.concatenate(parts, axis=1)
+        about = {
+            "best_epoch": [one.best_epoch for one in trained],
+            "epochs": [one.epochs for one in trained],
+            "training_frames": len(train),
+            "validation_frames": len(held),
+            "heads": heads_of(x_NTD.shape[2]),
+        }
+        return Predictions(classes_of(logits_SNC), softmax(logits_SNC), about=about)
+
+
+class AttentivePooling(torch.nn.Module):
     """One query, multi-head cross-attention, linear classifier."""
 
     def __init__(self, features: int, classes: int, seed: int) -> None:
@@ -61,8 +115,8 @@ class AttentiveProbe(torch.nn.Module):
 
     def attention(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """Return how much of each token a head takes, [B, H, T]; sums to 1 over tokens."""
-        asked_HD = torch.einsum("he,hed->hd", self.query_HE, self.key_HED) / math.sqrt(self.query_HE.shape[1])
-        return torch.softmax(torch.nn.functional.linear(x_BTD, asked_HD), dim=1).transpose(1, 2)
+        query_HD = torch.einsum("he,hed->hd", self.query_HE, self.key_HED) / math.sqrt(self.query_HE.shape[1])
+        return torch.softmax(torch.nn.functional.linear(x_BTD, query_HD), dim=1).transpose(1, 2)
 
     def forward(self, x_BTD: torch.Tensor) -> torch.Tensor:
         """Return logits, [B, C]."""
@@ -81,41 +135,53 @@ def heads_of(features: int) -> int:
     return next(heads for heads in range(max(1, features // HEAD), 0, -1) if features % heads == 0)
 
 
-def train_attentive(
-    tokens_NTD: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
-    held_VTD: NDArray[np.float32],
-    held_labels_V: NDArray[np.int64],
-    classes: int,
-    settings: EvaluateSettings,
-    seed: int,
-    check: Callable[[], None] = lambda: None,
-) -> tuple[AttentiveProbe, int, int]:
+@dataclass(frozen=True)
+class TrainedAttentive:
+    """A probe of one seed and how it was trained."""
+
+    model: AttentivePooling
+    best_epoch: int
+    """The epoch (from 1) whose weights it has."""
+    epochs: int
+    """How many were run."""
+
+
+def train_attentive(train: Part, validation: Part, classes: int, fitting: Fitting) -> TrainedAttentive:
     """Train a probe on standardised tokens by the linear probe's protocol.
 
     Args:
-        tokens_NTD: of the training frames.
-        labels_N: their classes, 0 to classes - 1.
-        held_VTD: of the frames that early stopping looks at; may be none, then every epoch is run.
-        held_labels_V: their classes.
+        train: the training frames; x float32 [n, T, D].
+        validation: the frames that early stopping looks at; may be empty, then every epoch is run.
         classes: how many there are.
-        settings: the protocol.
-        seed: of first weights and order.
-        check: called before every epoch; may raise to stop.
-
-    Returns:
-        The probe, the epoch whose weights it has, and how many were run.
+        fitting: the protocol, and the seed of first weights and order.
     """
-    probe = AttentiveProbe(tokens_NTD.shape[2], classes, seed)
-    x, y, held, held_y = (torch.from_numpy(part) for part in (tokens_NTD, labels_N, held_VTD, held_labels_V))
+    model = AttentivePooling(train.x.shape[2], classes, fitting.seed)
+    x, y, held, held_y = (torch.from_numpy(part) for part in (train.x, train.y, validation.x, validation.y))
 
     def loss_of(some: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(probe(x[some]), y[some])
+        return torch.nn.functional.cross_entropy(model(x[some]), y[some])
 
     def held_loss() -> float:
-        return float(torch.nn.functional.cross_entropy(probe.logits(held), held_y))
+        return float(torch.nn.functional.cross_entropy(model.logits(held), held_y))
 
-    best, epochs = fit(
-        list(probe.parameters()), len(y), loss_of, held_loss if len(held_y) else None, settings, seed, check
-    )
-    return probe, best, epochs
+    best, epochs = fitting.run(list(model.parameters()), len(y), loss_of, held_loss if len(held_y) else None)
+    return TrainedAttentive(model, best, epochs)
+
+
+def _some(task: Task, split: str, most: int) -> Task:
+    """Return the task with some of a split's frames only: at most about so many, drawn class by class."""
+    where = task.positions(split)
+    if len(where) > most:
+        where = where[stratified_draw(task.labels[where], most / len(where), draw=0)]
+    return task.only(where)
+
+
+def _in_pieces(task: Task, where: NDArray[np.int64]) -> Iterator[Task]:
+    """Yield the frames at some positions, a few at once: tokens of all would not fit into memory."""
+    for start in range(0, len(where), _TESTED_AT_ONCE):
+        yield task.only(where[start : start + _TESTED_AT_ONCE])
+
+
+def _flat(tokens_NHWD: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return float32 [n, T, D]."""
+    return tokens_NHWD.reshape(len(tokens_NHWD), -1, tokens_NHWD.shape[-1])

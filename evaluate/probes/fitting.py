@@ -1,7 +1,11 @@
-"""Trains what is no plain linear probe by the probe's own protocol: AdamW, cosine, early stopping, a seed's order."""
+"""Train probes that autograd differentiates by the linear probe's protocol.
+
+AdamW, cosine annealing, early stopping on the validation loss, an order of frames per seed.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,47 +18,58 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.evaluate import EvaluateSettings
 
 
-def fit(
-    parameters: Sequence[torch.nn.Parameter],
-    count: int,
-    loss_of: Callable[[torch.Tensor], torch.Tensor],
-    held_loss: Callable[[], float] | None,
-    settings: EvaluateSettings,
-    seed: int,
-    check: Callable[[], None] = lambda: None,
-) -> tuple[int, int]:
-    """Train parameters in place and leave them as they were after the best epoch.
+@dataclass(frozen=True)
+class Fitting:
+    """The protocol for one seed."""
 
-    Args:
-        parameters: what is trained; AdamW treats all alike, weight decay included.
-        count: training frames.
-        loss_of: mean loss of training frames, given their positions, int64 [b].
-        held_loss: mean loss of the validation frames; none: there are none, and every epoch is run.
-        settings: learning rate, weight decay, batch, epochs and patience.
-        seed: of the order of frames.
-        check: called before every epoch; may raise to stop.
+    settings: EvaluateSettings
+    """Learning rate, weight decay, batch, epochs and patience."""
+    seed: int
+    """Of the order of frames."""
+    check: Callable[[], None] = lambda: None
+    """Called before every epoch; may raise to stop."""
 
-    Returns:
-        The epoch (from 1) whose parameters were kept, and how many were run.
-    """
-    optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-    lowest, best, kept = float("inf"), 0, [one.detach().clone() for one in parameters]
-    epochs = 0
-    for epoch in range(settings.epochs):
-        check()
-        optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
-        for some in torch.split(torch.from_numpy(epoch_order(seed, epoch, count)), settings.batch_size):
-            optimizer.zero_grad(set_to_none=True)
-            loss_of(some).backward()
-            optimizer.step()
-        epochs = epoch + 1
+    def run(
+        self,
+        parameters: Sequence[torch.nn.Parameter],
+        count: int,
+        loss_of: Callable[[torch.Tensor], torch.Tensor],
+        held_loss: Callable[[], float] | None,
+    ) -> tuple[int, int]:
+        """Train parameters in place and leave them as they were after the best epoch.
+
+        Args:
+            parameters: what is trained; AdamW treats all alike, weight decay included.
+            count: training frames.
+            loss_of: mean loss of training frames, given their positions, int64 [b].
+            held_loss: mean loss of the validation frames; None: there are none, and every epoch is run.
+
+        Returns:
+            The epoch (from 1) whose parameters were kept, and how many were run.
+        """
+        settings = self.settings
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        lowest, best, kept = float("inf"), 0, _copies(parameters)
+        epochs = 0
+        for epoch in range(settings.epochs):
+            self.check()
+            optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
+            for some in torch.split(torch.from_numpy(epoch_order(self.seed, epoch, count)), settings.batch_size):
+                optimizer.zero_grad(set_to_none=True)
+                loss_of(some).backward()
+                optimizer.step()
+            epochs = epoch + 1
+            with torch.no_grad():
+                loss = -float(epochs) if held_loss is None else held_loss()
+            if loss < lowest:
+                lowest, best, kept = loss, epochs, _copies(parameters)
+            if epochs - best >= settings.patience:
+                break
         with torch.no_grad():
-            loss = -float(epochs) if held_loss is None else held_loss()
-        if loss < lowest:
-            lowest, best, kept = loss, epochs, [one.detach().clone() for one in parameters]
-        if epochs - best >= settings.patience:
-            break
-    with torch.no_grad():
-        for one, value in zip(parameters, kept, strict=True):
-            one.copy_(value)
-    return best, epochs
+            for one, value in zip(parameters, kept, strict=True):
+                one.copy_(value)
+        return best, epochs
+
+
+def _copies(parameters: Sequence[torch.nn.Parameter]) -> list[torch.Tensor]:
+    return [one.detach().clone() for one in parameters]

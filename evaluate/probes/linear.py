@@ -1,9 +1,12 @@
-"""The paper's linear probe, all seeds at once: a softmax regression on frozen features, trained by AdamW.
+"""Train the paper's linear probe, all seeds at once: a softmax regression by AdamW.
 
 Protocol (arXiv 2602.19322, linear probing): random linear layer, AdamW, cross-entropy, cosine annealing, early
 stopping on the validation loss, five seeds. docs/evaluation.md lists what the paper leaves open. The seeds share
 nothing but the features, so they run as one batched problem with the gradient written out: the gradient of
 cross-entropy by the logits is softmax minus one-hot. A test holds it against one autograd loop per seed.
+
+Shape suffixes: S seeds, N training frames, V validation frames, B frames of a batch, F features, G = F + 1 features and
+bias, C classes, M frames that one seed may see.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ import numpy as np
 import torch
 
 from usjepa.cache.randomness import keyed_generator
+from usjepa.evaluate.probes.base import PRIMARY, Part, Predictions, ProbeInput, ProbeRecord, classes_of
+from usjepa.evaluate.scores.calibration import calibrate
+from usjepa.evaluate.scores.metrics import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,8 +35,8 @@ _BETA1, _BETA2, _EPSILON = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
-class Probe:
-    """Trained probes of all seeds, each at its best epoch."""
+class TrainedProbes:
+    """The probes of all seeds, each at its best epoch."""
 
     weight: torch.Tensor
     """[S, F, C]"""
@@ -63,7 +69,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 def learning_rate(settings: EvaluateSettings, epoch: int) -> float:
-    """Return the rate of an epoch (from 0): cosine annealing to 0 over the most epochs, one value an epoch."""
+    """Return the rate of an epoch (from 0): cosine annealing to 0 over the most epochs, one value per epoch."""
     return settings.lr * 0.5 * (1.0 + math.cos(math.pi * epoch / settings.epochs))
 
 
@@ -82,32 +88,51 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_probe(
-    train_NF: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
-    validation_VF: NDArray[np.float32],
-    validation_labels_V: NDArray[np.int64],
-    classes: int,
-    settings: EvaluateSettings,
-    subsets_SM: NDArray[np.int64] | None = None,
-) -> Probe:
-    """Train `settings.seeds` probes on standardised features; without validation rows each runs all its epochs.
+class LinearProbe:
+    """The paper's probe, by which encoders are ranked and compared."""
+
+    name = PRIMARY
+    version = 1
+    described = ProbeRecord(
+        title="Linear probe",
+        column="probe",
+        meaning="",
+        shown=("macro_f1", "balanced_accuracy", "auroc"),
+        caption="linear probes on frozen features",
+    )
+
+    def score(self, given: ProbeInput) -> Predictions:
+        """Return the predictions of all seeds and how calibrated they are."""
+        probes = train_probes(given.train, given.validation, given.classes, given.settings)
+        logits_SNC = probes.logits(given.test.x)
+        held_SVC = probes.logits(given.validation.x)
+        return Predictions(
+            classes_of(logits_SNC),
+            softmax(logits_SNC),
+            about={"best_epoch": list(probes.best_epoch), "epochs": list(probes.epochs)},
+            calibration=calibrate(logits_SNC, given.test.y, held_SVC, given.validation.y),
+            predict=lambda features_NF: classes_of(probes.logits(features_NF)),
+        )
+
+
+def train_probes(
+    train: Part, validation: Part, classes: int, settings: EvaluateSettings, subsets_SM: NDArray[np.int64] | None = None
+) -> TrainedProbes:
+    """Train `settings.seeds` probes on standardised features; without validation frames each runs all its epochs.
 
     Args:
-        train_NF: standardised features of the training frames.
-        labels_N: their classes, 0 to classes - 1.
-        validation_VF: standardised features that early stopping looks at; may be empty.
-        validation_labels_V: their classes.
+        train: the training frames.
+        validation: the frames that early stopping looks at; may be empty.
         classes: how many there are.
         settings: the protocol.
-        subsets_SM: the training frames that each seed may see, positions in N; none: all of them.
+        subsets_SM: the training frames that each seed may see, positions in them; None: all of them.
     """
     if subsets_SM is None:
-        subsets_SM = np.broadcast_to(np.arange(len(labels_N)), (settings.seeds, len(labels_N)))
+        subsets_SM = np.broadcast_to(np.arange(len(train)), (settings.seeds, len(train)))
     with one_thread():
-        training = _Training(torch.from_numpy(train_NF), torch.from_numpy(labels_N), classes, settings)
+        training = _Training(torch.from_numpy(train.x), torch.from_numpy(train.y), classes, settings)
         watch = _EarlyStop(training, settings.patience)
-        x_VF, y_V = torch.from_numpy(validation_VF), torch.from_numpy(validation_labels_V)
+        x_VF, y_V = torch.from_numpy(validation.x), torch.from_numpy(validation.y)
         for epoch in range(settings.epochs):
             orders = np.stack([rows[epoch_order(s, epoch, len(rows))] for s, rows in enumerate(subsets_SM)])
             training.epoch(torch.from_numpy(orders), learning_rate(settings, epoch))
@@ -120,8 +145,9 @@ def train_probe(
 class _Training:
     """Weights, Adam moments and the step of all seeds: tensors lead with S.
 
-    Weights lie as [S, C, G], features last: with 3 to 9 classes the products of a step are five times as fast as with
-    [S, G, C] (measured, one thread).
+    AdamW is written out, as torch.optim.AdamW takes longer: see docs/performance.md. A test holds the two to the same
+    weights. Weights lie as [S, C, G], features last: with 3 to 9 classes the products of a step are five times as fast
+    as with [S, G, C] (measured, one thread).
     """
 
     def __init__(self, x_NF: torch.Tensor, y_N: torch.Tensor, classes: int, settings: EvaluateSettings) -> None:
@@ -161,7 +187,7 @@ class _Training:
 
 
 class _EarlyStop:
-    """Keeps each seed's weights of its lowest validation loss; a seed that has stopped takes no more."""
+    """Keep each seed's weights of its lowest validation loss; a seed that has stopped keeps them."""
 
     def __init__(self, training: _Training, patience: int) -> None:
         seeds = len(training.weights_SCG)
@@ -187,9 +213,9 @@ class _EarlyStop:
     def _done(self, seed: int) -> bool:
         return self._epochs[seed] - self._best_epoch[seed] >= self._patience
 
-    def best(self) -> Probe:
+    def best(self) -> TrainedProbes:
         """Return the kept weights."""
-        return Probe(
+        return TrainedProbes(
             self._kept[:, :, :-1].transpose(1, 2).contiguous(),
             self._kept[:, :, -1].contiguous(),
             tuple(self._best_epoch),

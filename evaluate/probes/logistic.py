@@ -1,4 +1,4 @@
-"""Logistic regression whose strength is chosen on validation: a probe without seeds, epochs or learning rate."""
+"""Fit logistic regression whose strength is chosen on validation frames: a probe without seeds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from usjepa.evaluate.probes.base import Part, Predictions, ProbeInput, ProbeRecord
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,8 +19,33 @@ _UNCHOSEN = 1e-2
 _STEPS = 500
 
 
+class LogisticProbe:
+    """A second linear classifier, without random starts."""
+
+    name = "logistic"
+    version = 1
+    described = ProbeRecord(
+        title="Logistic regression",
+        column="logistic",
+        meaning="A second linear classifier, without random starts; how strongly it is held back is chosen on the "
+        "validation frames.",
+        shown=("macro_f1", "auroc"),
+    )
+
+    def score(self, given: ProbeInput) -> Predictions:
+        """Return the predictions of the chosen model."""
+        fitted = fit_logistic(given.train, given.validation, given.classes)
+        probability_NC = fitted.probability(given.test.x)
+        return Predictions(
+            probability_NC.argmax(axis=1).astype(np.int64)[None],
+            probability_NC[None],
+            seeded=False,
+            about={"strength": fitted.strength, "chosen": fitted.chosen, "converged": fitted.converged},
+        )
+
+
 @dataclass(frozen=True)
-class Logistic:
+class FittedLogistic:
     """A fitted model and how it was chosen."""
 
     model: Any
@@ -33,39 +60,33 @@ class Logistic:
 
     def probability(self, features_NF: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return [N, C]; a class without training frames gets 0."""
-        told = np.zeros((len(features_NF), self.classes))
-        told[:, self.model.classes_] = self.model.predict_proba(features_NF)
-        return told
+        probability = np.zeros((len(features_NF), self.classes))
+        probability[:, self.model.classes_] = self.model.predict_proba(features_NF)
+        return probability
 
 
-def fit_logistic(
-    train_NF: NDArray[np.float32],
-    labels_N: NDArray[np.int64],
-    validation_VF: NDArray[np.float32],
-    validation_labels_V: NDArray[np.int64],
-    classes: int,
-) -> Logistic:
+def fit_logistic(train: Part, validation: Part, classes: int) -> FittedLogistic:
     """Fit multinomial logistic regression (L2, L-BFGS) at each strength and keep the lowest validation cross-entropy.
 
     Without validation frames, C = 0.01 is taken unchosen. Equal losses go to the stronger penalty. Training frames of
     two classes at least are needed.
     """
-    if not len(validation_labels_V):
-        model, converged = _fitted(train_NF, labels_N, _UNCHOSEN, None)
-        return Logistic(model, _UNCHOSEN, False, converged, classes)
+    if not len(validation):
+        model, converged = _fitted(train, _UNCHOSEN, None)
+        return FittedLogistic(model, _UNCHOSEN, False, converged, classes)
     best, lowest, model = None, np.inf, None
     for strength in STRENGTHS:
         # Each fit starts from the one before: the strong penalties are done in a few steps and lead the way.
-        model, converged = _fitted(train_NF, labels_N, strength, model)
-        one = Logistic(model, strength, True, converged, classes)
-        loss = _cross_entropy(one.probability(validation_VF), validation_labels_V)
+        model, converged = _fitted(train, strength, model)
+        one = FittedLogistic(model, strength, True, converged, classes)
+        loss = _cross_entropy(one.probability(validation.x), validation.y)
         if loss < lowest:
             best, lowest = one, loss
     assert best is not None
     return best
 
 
-def _fitted(x: NDArray[np.float32], y: NDArray[np.int64], strength: float, start: Any) -> tuple[Any, bool]:
+def _fitted(train: Part, strength: float, start: Any) -> tuple[Any, bool]:
     """Return the model at a strength, begun from another one's coefficients, and whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -74,8 +95,8 @@ def _fitted(x: NDArray[np.float32], y: NDArray[np.int64], strength: float, start
     if start is not None:
         model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told by n_iter_, and from there in scores.json
-        model.fit(x, y)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # n_iter_ shows it, and scores.json
+        model.fit(train.x, train.y)
     return model, int(model.n_iter_.max()) < _STEPS
 
 

@@ -1,4 +1,4 @@
-"""A linear head on frozen patch tokens, and the Dice of what it says of every pixel.
+"""Train a linear head on frozen patch tokens and measure its Dice over pixels.
 
 Trained on patches: the target of a patch is the share of each class in its pixels, so that the cross-entropy is that of
 all pixels when every pixel of a patch is given the patch's logits. Tested on pixels: logits are enlarged bilinearly to
@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from usjepa.evaluate.probes.fitting import fit
 from usjepa.evaluate.probes.linear import first_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.recipes.evaluate import EvaluateSettings
+    from usjepa.evaluate.probes.fitting import Fitting
 
 
 @dataclass(frozen=True)
@@ -52,19 +51,25 @@ def class_shares(masks_NSS: NDArray[np.uint8], grid: tuple[int, int], classes: i
     return shares
 
 
-def train_head(
-    tokens_NHWD: NDArray[np.float32],
-    shares_NHWK: NDArray[np.float32],
-    validation_VHWD: NDArray[np.float32],
-    validation_shares_VHWK: NDArray[np.float32],
-    settings: EvaluateSettings,
-    seed: int,
-) -> Head:
-    """Train a head on standardised tokens; without validation frames it runs all its epochs."""
-    classes = shares_NHWK.shape[-1]
-    x, y = _flat(tokens_NHWD), _flat(shares_NHWK)
-    held, held_y = _flat(validation_VHWD), _flat(validation_shares_VHWK)
-    weight, bias = (torch.nn.Parameter(part) for part in first_weights(seed, tokens_NHWD.shape[-1], classes))
+@dataclass(frozen=True)
+class Patches:
+    """Patches of some frames."""
+
+    tokens_NHWD: NDArray[np.float32]
+    """Standardised."""
+    shares_NHWK: NDArray[np.float32]
+    """Of each class in the pixels of each patch."""
+
+    def __len__(self) -> int:
+        return len(self.shares_NHWK)
+
+
+def train_head(train: Patches, validation: Patches, fitting: Fitting) -> Head:
+    """Train a head; without validation frames it runs all its epochs."""
+    features, classes = train.tokens_NHWD.shape[-1], train.shares_NHWK.shape[-1]
+    x, y = _flat(train.tokens_NHWD), _flat(train.shares_NHWK)
+    held, held_y = _flat(validation.tokens_NHWD), _flat(validation.shares_NHWK)
+    weight, bias = (torch.nn.Parameter(part) for part in first_weights(fitting.seed, features, classes))
 
     def loss_of(some: torch.Tensor) -> torch.Tensor:
         return _loss(x[some] @ weight + bias, y[some])
@@ -72,7 +77,7 @@ def train_head(
     def held_loss() -> float:
         return float(_loss(held @ weight + bias, held_y))
 
-    _, epochs = fit([weight, bias], len(x), loss_of, held_loss if len(held) else None, settings, seed)
+    _, epochs = fitting.run([weight, bias], len(x), loss_of, held_loss if len(held) else None)
     return Head(weight.detach(), bias.detach(), epochs)
 
 
@@ -89,13 +94,13 @@ def _loss(logits_NPK: torch.Tensor, shares_NPK: torch.Tensor) -> torch.Tensor:
 def frame_dice(truth_NSS: NDArray[np.uint8], predicted_NSS: NDArray[np.uint8], classes: int) -> NDArray[np.float64]:
     """Return the Dice of each frame and class but the background, float64 [N, K - 1].
 
-    Twice the overlap over the sum of both areas. NaN where a class is neither there nor predicted: such a frame says
-    nothing of it. 0 where it is only there, or only predicted.
+    Twice the overlap over the sum of both areas. NaN where a class is neither there nor predicted: such a frame does
+    not count. 0 where it is only there, or only predicted.
     """
     dice = np.full((len(truth_NSS), classes - 1), np.nan)
     for number in range(1, classes):
-        true, said = (masks.reshape(len(masks), -1) == number for masks in (truth_NSS, predicted_NSS))
-        areas = true.sum(axis=1) + said.sum(axis=1)
+        true, named = (masks.reshape(len(masks), -1) == number for masks in (truth_NSS, predicted_NSS))
+        areas = true.sum(axis=1) + named.sum(axis=1)
         counted = areas > 0
-        dice[counted, number - 1] = 2.0 * (true & said).sum(axis=1)[counted] / areas[counted]
+        dice[counted, number - 1] = 2.0 * (true & named).sum(axis=1)[counted] / areas[counted]
     return dice

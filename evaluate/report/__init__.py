@@ -1,4 +1,5 @@
-"""Write the evaluation's document and its page, CSV and LaTeX tables.
+"""Make an evaluation's document and write it as a page, CSV and LaTeX tables.
 
-Read `document.py` first, then `report.py`.
+Reading order: `document.py` (what is kept), `compose.py` (how it is made), `page.py` with `figures.py`, `templates/`,
+`scores_csv.py`, `latex.py`, `text.py`. Others import `read_document`, `compose` and the writers.
 """

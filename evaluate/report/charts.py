@@ -1,4 +1,4 @@
-"""Draw the report's figures as inline SVG text: sharp on paper and phone, the same bytes each time.
+"""Draw charts as inline SVG text, sharp on paper and phone, the same bytes each time.
 
 Colours come from the page's CSS variables (Okabe and Ito's), so that figures follow its light and dark dress. A series
 has a colour, a dash and a mark of its own: figures can be read without colour.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from usjepa.evaluate.encoders.finished_run import Points
+    from usjepa.evaluate.scores.calibration import Diagram
 
 COLOURS = 7
 """`--c0` to `--c6` of the page's style."""
@@ -129,6 +130,31 @@ def map_svg(x: Sequence[int], y: Sequence[int], kinds: Sequence[int], resolution
         for px, py, kind in zip(x, y, kinds, strict=True)
     )
     return _svg(f'<g class="map">{body}</g>', width, height, title)
+
+
+def reliability_svg(states: Sequence[tuple[int, Diagram]], label: str) -> str:
+    """Return a reliability diagram: share right over confidence, a curve per state of the probe."""
+    edge, left, top = 190.0, 38.0, 12.0
+
+    def place(confidence: float, right: float) -> tuple[float, float]:
+        return left + edge * confidence, top + edge * (1.0 - right)
+
+    parts = []
+    for tick in range(0, 101, 25):
+        x, y = place(tick / 100, tick / 100)
+        parts.append(f'<line class="grid" x1="{left:g}" y1="{y:.1f}" x2="{left + edge:g}" y2="{y:.1f}"/>')
+        parts.append(f'<text x="{left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{tick}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{top + edge + 16:g}" text-anchor="middle">{tick}</text>')
+    parts.append(f'<line class="even" x1="{left:g}" y1="{top + edge:g}" x2="{left + edge:g}" y2="{top:g}"/>')
+    for number, drawn in reversed(states):
+        points = [place(*pair) for pair in zip(drawn.confidence, drawn.accuracy, strict=True)]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        dash = "6 3" if number else "none"
+        parts.append(f'<polyline class="curve c{number}" stroke-dasharray="{dash}" points="{path}"/>')
+        parts += [mark(number, x, y) for x, y in points]
+    middle = left + edge / 2
+    parts.append(f'<text x="{middle:g}" y="{top + edge + 33:g}" text-anchor="middle">sure, %</text>')
+    return _svg("".join(parts), 260, top + edge + 40, label)
 
 
 def legend(names: Sequence[tuple[int, str]], curves: bool) -> str:

@@ -1,153 +1,199 @@
-"""What `scores.json` says of a task, of what was seen in training, and of the differences between encoders."""
+"""Define the document of an evaluation, `scores.json`, and read it back.
+
+Page, CSV, LaTeX and `compare` are made from it alone. It is validated when it is read: a file of another format or
+with a field that does not belong is refused with a message.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Final, Literal
 
-import numpy as np
+from pydantic import ValidationError
 
-from usjepa.cache.errors import StoreError
-from usjepa.cache.identity import digest_of
-from usjepa.evaluate.report.markup import STUDENT
-from usjepa.evaluate.report.paper_scores import published_for
-from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, Draws, differences
-from usjepa.evaluate.scores.metrics import constant_baseline, packed
-from usjepa.evaluate.tasks.splits import TEST
+from usjepa.cache.errors import UsageError
+from usjepa.cache.identity import Json
+from usjepa.evaluate.probes.base import ProbeRecord
+from usjepa.evaluate.report.feature_map import FeatureMap
+from usjepa.evaluate.report.published import Published
+from usjepa.evaluate.scores.records import Interval, Record
+from usjepa.evaluate.scoring.encoder import EncoderScores
+from usjepa.evaluate.scoring.segmentation import SegmentationScores
+from usjepa.evaluate.tasks.hygiene import Hygiene
+from usjepa.evaluate.tasks.leakage import Leakage
+from usjepa.evaluate.tasks.task import SplitCounts
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
-    from numpy.typing import NDArray
-
-    from usjepa.cache.identity import Json
-    from usjepa.cache.reading.store import Store
-    from usjepa.evaluate.encoders.finished_run import Run
-    from usjepa.evaluate.tasks.hygiene import Facts
-    from usjepa.evaluate.tasks.task import Task
+FORMAT: Final = 3
+"""Of `scores.json`; raised when a field is added, removed or means something else."""
+SCORES = "scores.json"
 
 
-def draws_of(task: Task, count: int) -> Draws | None:
-    """Return the draws of a task's test groups; None where none are wanted."""
-    return Draws(task.groups[task.positions(TEST)], count) if count else None
+class RunRecord(Record):
+    """The training run whose encoder was scored."""
+
+    name: str
+    trained: dict[str, Json]
+    """The `extra` of its export: store, teacher, settings."""
 
 
-def task_told(task: Task, facts: Facts) -> dict[str, Json]:
-    """Return what is said of a task, its test frames' classes and groups included."""
-    test = task.positions(TEST)
-    floor = constant_baseline(task.labels[test], len(task.classes))
-    groups = np.unique(task.groups[test], return_inverse=True)[1]
-    return {
-        "name": task.name,
-        "classes": list(task.classes),
-        "counts": task.counts(),
-        "notes": [*facts.sentences(), *_few_groups(len(np.unique(groups)))],
-        "layout": task.layout,
-        "split_origin": dict(task.origin),
-        **facts.told(),
-        "identity": task.identity,
-        "published": published_for(task.layout, task.name),
-        "test": {"labels": packed(task.labels[test]), "groups": packed(groups), "digest": frames_digest(task, test)},
-        "floor": {"macro_f1": floor.macro_f1, "balanced_accuracy": floor.balanced_accuracy},
-    }
+class EncoderRecord(Record):
+    """An encoder that was scored."""
+
+    title: str
+    pooling: str
+    """How a frame becomes one vector, and the input."""
+    dim: int
+    """Features per frame."""
+    identities: dict[str, dict[str, Json]]
+    """Task -> identity of the encoder, which its features were kept under."""
 
 
-def frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
-    """Return a digest of which frames these are, their order, labels and grouping.
+class FramesRecord(Record):
+    """The test frames, for comparisons between reports."""
 
-    It rests on the sources' content and frame numbers, so that the same frames are known again in another store, by
-    whatever names.
-    """
-    table = task.store.table
-    at = np.searchsorted(task.store.rows, task.rows[positions])
-    contents = [table.sources[source].content_hash for source in table.source[at].tolist()]
-    _, first, group = np.unique(task.groups[positions], return_index=True, return_inverse=True)
-    by_appearance = np.argsort(np.argsort(first))[group]  # the same numbers whatever the groups are called
-    labels = task.labels[positions].tolist()
-    return digest_of([contents, table.frame[at].tolist(), labels, list(task.classes), by_appearance.tolist()])
+    labels: str
+    """Class numbers separated by spaces."""
+    groups: str
+    """Group numbers separated by spaces."""
+    digest: str
+    """Of which frames these are, the same in every store that holds them."""
 
 
-def _few_groups(groups: int) -> list[str]:
-    if groups >= FEW_GROUPS:
-        return []
-    return [
-        f"Few patients: the test holds {groups} {'group' if groups == 1 else 'groups'}. Intervals and p-values that "
-        f"rest on fewer than {FEW_GROUPS} say little of how patients differ, and are too sure of themselves."
-    ]
+class Floor(Record):
+    """The score of a constant guess of the most common class."""
+
+    macro_f1: float
+    balanced_accuracy: float
 
 
-def student_differences(
-    tasks: dict[str, int], scores: Sequence[dict[str, Json]], drawn: dict[tuple[str, str], NDArray[np.float64]]
-) -> list[dict[str, Json]]:
-    """Return the student minus each other encoder on each task, in macro F1: one family, corrected together.
+class TaskRecord(Record):
+    """A classification task."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: dict[str, SplitCounts]
+    """Split -> what it holds."""
+    notes: tuple[str, ...]
+    """What a reader of the scores must know."""
+    layout: str
+    split_origin: dict[str, str]
+    """"test" and "validation" -> whether the data gave that split or it was dealt."""
+    leakage: Leakage
+    hygiene: Hygiene
+    identity: dict[str, Json]
+    published: Published | None
+    """None where the task is none of the paper's."""
+    test: FramesRecord
+    floor: Floor
+
+
+class Difference(Record):
+    """The student minus another encoder on one task, in macro F1 of the linear probe."""
+
+    task: str
+    encoder: str
+    other: str
+    difference: float
+    groups: int
+    """Test groups that it rests on."""
+    interval: Interval | None
+    p: float
+    p_holm: float
+    """Corrected for all differences of the document."""
+    real: bool
+
+
+class SegmentationTask(Record):
+    """A segmentation task."""
+
+    name: str
+    classes: tuple[str, ...]
+    """The background's first."""
+    frames: dict[str, int]
+    """Split -> frames."""
+    identity: dict[str, Json]
+    leakage: Leakage
+    notes: tuple[str, ...]
+
+
+class SegmentationRecord(Record):
+    """What was segmented."""
+
+    tasks: tuple[SegmentationTask, ...]
+    scores: tuple[SegmentationScores, ...]
+
+
+class Document(Record):
+    """An evaluation: everything that the report shows, and what it rests on."""
+
+    format: Literal[3] = FORMAT
+    inputs_digest: str
+    inputs: dict[str, Json]
+    """Everything that may change the report."""
+    run: RunRecord
+    settings: dict[str, Json]
+    """The recipe's `evaluate` section."""
+    probes: dict[str, ProbeRecord]
+    """In the order of the report's columns; the linear probe first."""
+    encoders: dict[str, EncoderRecord]
+    tasks: tuple[TaskRecord, ...]
+    scores: tuple[EncoderScores, ...]
+    differences: tuple[Difference, ...]
+    maps: dict[str, FeatureMap | None]
+    """Task -> map of the student's features; "" -> the map of all tasks."""
+    segmentation: SegmentationRecord
+    notes: tuple[str, ...]
+    software: dict[str, str]
+    files: dict[str, str] = {}
+    """Name of each other file of the report -> its xxh3-128 (hex)."""
+
+    def find(self, task: str, encoder: str) -> EncoderScores | None:
+        """Return the scores of an encoder on a task; None where it has none."""
+        return next((s for s in self.scores if s.task == task and s.encoder == encoder), None)
+
+    def ranked(self, task: str) -> list[EncoderScores]:
+        """Return a task's scores, best macro F1 first; equal ones in the table's order."""
+        return sorted((s for s in self.scores if s.task == task), key=lambda s: -s.macro_f1.mean)
+
+    def title(self, encoder: str) -> str:
+        """Return what an encoder is called in tables."""
+        return self.encoders[encoder].title
+
+    def to_json(self) -> bytes:
+        """Return the bytes of `scores.json`: the same for the same document."""
+        return (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_document(path: Path) -> Document:
+    """Return the document of a report.
 
     Args:
-        tasks: name -> number of test groups.
-        scores: as in `scores.json`.
-        drawn: (task, encoder) -> macro F1 in each draw.
-    """
-    mean = {(s["task"], s["encoder"]): s["probe"]["macro_f1"]["mean"] for s in scores}
-    pairs = [(task, s["encoder"]) for task in tasks for s in scores if s["task"] == task and s["encoder"] != STUDENT]
-    pairs = [(task, other) for task, other in pairs if (task, other) in drawn and (task, STUDENT) in drawn]
-    told = [
-        {
-            "task": task,
-            "encoder": STUDENT,
-            "other": other,
-            "difference": mean[task, STUDENT] - mean[task, other],
-            "groups": tasks[task],
-        }
-        for task, other in pairs
-    ]
-    return differences(told, [drawn[task, STUDENT] - drawn[task, other] for task, other in pairs])
-
-
-def constant_told(scores: dict[str, Json], title: str, seeds: int) -> list[str]:
-    """Return which classifiers on an encoder give every test frame the same class: their scores say nothing of it."""
-    told = []
-    for key, name in (("probe", "probes"), ("attentive", "attentive probes")):
-        constant = len(scores[key]["constant_seeds"]) if scores.get(key) else 0
-        if constant:
-            told.append(f"{constant} of {seeds} {name} on {title} give every test frame the same class.")
-    for key, name in (("logistic", "Logistic regression"), ("knn", "k-NN")):
-        if scores[key]["constant"]:
-            told.append(f"{name} on {title} gives every test frame the same class.")
-    return told
-
-
-def seen_in_training(run: Run, task: Task) -> str:
-    """Return a note if test frames took part, without labels, in the run's training; "" if none is known to have."""
-    test = task.rows[task.positions(TEST)]
-    try:
-        offered = _rows_offered(run, task.store)
-    except StoreError as error:
-        return f"Whether test frames took part in the encoder's training can't be told: {error}"
-    split = task.store.table.split[np.searchsorted(task.store.rows, test)].astype(str)
-    seen = int((np.isin(test, offered) & ~np.isin(split, run.excluded_splits)).sum())
-    if not seen:
-        return ""
-    return (
-        f"{seen} of {len(test)} test frames took part in the encoder's training, without their labels, because they "
-        "bear no split that training excludes. On patients that the encoder never saw, scores may be lower."
-    )
-
-
-def _rows_offered(run: Run, store: Store) -> NDArray[np.int64]:
-    """Return the rows of a store that a run's training could draw from; none where it was trained on another store.
-
-    The run's generation is known by its content, in runs of earlier versions by the digest of its whole manifest.
+        path: a `scores.json`, or the folder that holds it.
 
     Raises:
-        StoreError: the generations that the store still has can't tell.
+        UsageError: there is no such file, or it is not a report's scores of this format.
     """
-    if not run.store:
-        raise StoreError("the run's config.json does not name the store that it was trained on.")
-    kept = 0
-    for manifest in store.generations():
-        if run.store.get("content") == manifest.content_digest() or run.store.get("digest") == manifest.digest:
-            return manifest.row_numbers()
-        kept += 1
-    if kept < store.generation:
-        raise StoreError(
-            f"{store.location} keeps {kept} of its {store.generation} generations, and the run's may be among the rest."
+    path = path / SCORES if path.is_dir() else path
+    try:
+        content = path.read_bytes()
+        version = json.loads(content)["format"]
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file. Name the scores.json of a report, or its folder.") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not a report's scores.json ({type(error).__name__}).") from error
+    if version != FORMAT:
+        raise UsageError(
+            f"{path}: format {version}, this version reads {FORMAT}. Make the report again with this version."
         )
-    return np.empty(0, np.int64)
+    try:
+        return Document.model_validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UsageError(
+            f"{path}: not a whole report: {place}: {first['msg']} ({error.error_count()} faults in all). Make the "
+            "report again."
+        ) from error

@@ -1,14 +1,14 @@
-"""Which test frames the report shows: what the student recognises and what it mistakes, most surely first."""
+"""Choose the test frames that the page shows: recognised and mistaken ones, most surely first."""
 
 from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.report.markup import Example
 from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:
@@ -16,36 +16,62 @@ if TYPE_CHECKING:
 
     from usjepa.evaluate.tasks.task import Task
 
-SHOWN = 6
+_SHOWN = 6
 
 
-def examples_of(task: Task, probability: NDArray[np.float64]) -> tuple[list[Example], str]:
-    """Return at most six recognised and six mistaken test frames, and a note where none may be shown.
+@dataclass(frozen=True)
+class Example:
+    """A test frame and what the student's probes make of it."""
+
+    task: str
+    truth: str
+    predicted: str
+    confidence: float
+    """Mean probability of the predicted class over the probes."""
+    image: str
+    """Data URI."""
+
+    @property
+    def right(self) -> bool:
+        """Whether the frame is recognised."""
+        return self.truth == self.predicted
+
+
+def examples_of(task: Task, probability_NC: NDArray[np.float64]) -> list[Example]:
+    """Return at most six recognised and six mistaken test frames; none where `hidden` gives a reason.
 
     Args:
         task: the task.
-        probability: [test frames, classes] of the student's probes.
+        probability_NC: of the student's probes, [test frames, classes].
     """
-    if not _deidentified(task):
-        return [], f"{task.name}: its frames are not shown, because they were stored with deidentify=false."
+    if hidden(task):
+        return []
     test = task.positions(TEST)
-    predicted = probability.argmax(axis=1)
+    predicted = probability_NC.argmax(axis=1)
     right = predicted == task.labels[test]
     groups = task.groups[test]
-    chosen = [position for among in (right, ~right) for position in _pick(probability, predicted, groups, among)]
+    chosen = [position for among in (right, ~right) for position in _pick(probability_NC, predicted, groups, among)]
     if not chosen:
-        return [], ""
+        return []
     pixels = task.store.read(task.rows[test[chosen]], layers=("pixels",)).pixels
     return [
         Example(
             task.name,
             task.classes[task.labels[test[position]]],
             task.classes[predicted[position]],
-            float(probability[position, predicted[position]]),
-            frame_png(frame),
+            float(probability_NC[position, predicted[position]]),
+            _png(frame),
         )
         for position, frame in zip(chosen, pixels, strict=True)
-    ], ""
+    ]
+
+
+def hidden(task: Task) -> str:
+    """Return why no frame of a task may be shown; "" where they may."""
+    preprocess = task.store.identity["pixels"].get("preprocess", {})
+    if preprocess.get("deidentify", True):
+        return ""
+    return f"{task.name}: its frames are not shown, because they were stored with deidentify=false."
 
 
 def _pick(
@@ -58,7 +84,7 @@ def _pick(
     sure = np.round(probability.max(axis=1), 6)  # rounded, so that the last bits of a sum don't choose the frames
     waiting = [int(i) for i in np.lexsort((np.arange(len(sure)), -sure)) if among[i]]
     shown: list[int] = []
-    while waiting and len(shown) < SHOWN:
+    while waiting and len(shown) < _SHOWN:
         # Frames of a clip look alike and are equally sure: unsorted by patient, one clip would fill the page.
         best = min(
             waiting,
@@ -74,12 +100,7 @@ def _pick(
     return sorted(shown, key=lambda i: (-sure[i], i))
 
 
-def _deidentified(task: Task) -> bool:
-    preprocess = task.store.identity["pixels"].get("preprocess", {})
-    return bool(preprocess.get("deidentify", True))
-
-
-def frame_png(pixels_CSS: NDArray[np.uint8], edge: int = 224) -> str:
+def _png(pixels_CSS: NDArray[np.uint8], edge: int = 224) -> str:
     """Return stored pixels as the data URI of a PNG, at most `edge` pixels wide."""
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""`scores.csv`: every score as a line, with the identities, settings and seed it rests on."""
+"""Write every score as a line of CSV, with the identities, settings and seed it rests on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.identity import digest_of
+from usjepa.evaluate.probes.base import PRIMARY
+from usjepa.evaluate.scores.records import Measure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.identity import Json
+    from usjepa.evaluate.report.document import Document
+    from usjepa.evaluate.scores.calibration import Calibration
+    from usjepa.evaluate.scoring.encoder import EncoderScores
+    from usjepa.evaluate.scoring.segmentation import SegmentationScores
+
+Line = dict[str, Any]
 
 COLUMNS = (
     "task",
@@ -35,29 +43,32 @@ COLUMNS = (
 
 `class` is that of a Dice; empty: the mean over classes.
 """
+_LINEAR = {"classifier": PRIMARY, "measure": "macro_f1"}
 
 
-def scores_csv(document: Json) -> str:
+def scores_csv(document: Document) -> str:
     """Return the scores of a document as CSV text, lines ending in a newline alone."""
-    settings = {f"setting.{name}": _plain(value) for name, value in document["settings"].items()}
-    segmented = document["segmentation"]
-    identity = {task["name"]: digest_of(task["identity"]) for task in (*document["tasks"], *segmented["tasks"])}
+    settings = {f"setting.{name}": _plain(value) for name, value in document.settings.items()}
+    identity = {task.name: digest_of(task.identity) for task in document.tasks}
+    identity |= {task.name: digest_of(task.identity) for task in document.segmentation.tasks}
     out = io.StringIO()
     writer = csv.DictWriter(out, (*COLUMNS, *settings), restval="", lineterminator="\n")
     writer.writeheader()
-    for scores in (*document["scores"], *segmented["scores"]):
-        encoder = document["encoders"][scores["encoder"]]
+    lines = [(s.task, s.encoder, _classification(s)) for s in document.scores]
+    lines += [(s.task, s.encoder, _dice(s)) for s in document.segmentation.scores]
+    for task, key, some in lines:
+        encoder = document.encoders[key]
         fixed = {
-            "task": scores["task"],
-            "encoder": scores["encoder"],
+            "task": task,
+            "encoder": key,
             "labels_share": 1,
-            "title": encoder["title"],
-            "encoder_identity": digest_of(encoder["identities"][scores["task"]]),
-            "task_identity": identity[scores["task"]],
-            "report_identity": document["inputs_digest"],
+            "title": encoder.title,
+            "encoder_identity": digest_of(encoder.identities[task]),
+            "task_identity": identity[task],
+            "report_identity": document.inputs_digest,
             **settings,
         }
-        writer.writerows({**fixed, **line} for line in (_dice(scores) if "dice" in scores else _lines(scores)))
+        writer.writerows({**fixed, **line} for line in some)
     return out.getvalue()
 
 
@@ -65,59 +76,47 @@ def _plain(value: Json) -> Json:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _lines(scores: Json) -> Iterator[dict[str, Any]]:
+def _classification(scores: EncoderScores) -> Iterator[Line]:
     """Yield what differs between the lines of one encoder on one task."""
-    for classifier in ("probe", "attentive"):
-        for measure in ("macro_f1", "balanced_accuracy", "auroc"):
-            if scores[classifier] is not None and measure in scores[classifier]:
-                yield from _spread(scores[classifier][measure], classifier=classifier, measure=measure)
-    yield from _calibration(scores["calibration"])
-    for classifier in ("logistic", "knn"):
-        for measure in ("macro_f1", "balanced_accuracy", "auroc"):
-            if scores[classifier].get(measure) is not None:
-                yield from _single(scores[classifier], classifier, measure)
-    for shot in scores["few_shot"]:
-        yield from _spread(shot["macro_f1"], classifier="probe", measure="macro_f1", labels_share=shot["share"])
-    if scores["robustness"]:
-        about = {"classifier": "probe", "measure": "macro_f1", "corruption": "none", "strength": 0}
-        yield from _spread(scores["robustness"]["clean"], **about)
-    for corruption, strengths in scores["robustness"].get("corruptions", {}).items():
-        for at in strengths:
-            about = {"corruption": corruption, "strength": at["strength"]}
-            yield from _spread(at["macro_f1"], classifier="probe", measure="macro_f1", **about)
+    for name, probe in scores.probes.items():
+        for measure, one in probe.measures.items():
+            yield from _lines(one, classifier=name, measure=measure)
+        if probe.calibration is not None:
+            yield from _calibration(probe.calibration, name)
+    for shot in scores.few_shot:
+        yield from _lines(shot.macro_f1, **_LINEAR, labels_share=shot.share)
+    if scores.robustness is not None:
+        yield from _lines(scores.robustness.clean, **_LINEAR, corruption="none", strength=0)
+        for corruption, strengths in scores.robustness.corruptions.items():
+            for at in strengths:
+                yield from _lines(at.macro_f1, **_LINEAR, corruption=corruption, strength=at.strength)
 
 
-def _calibration(told: Json) -> Iterator[dict[str, Any]]:
-    for state, classifier in (("raw", "probe"), ("tempered", "probe, tempered")):
-        for measure in ("ece", "brier", "log_loss") if told[state] is not None else ():
-            yield from _spread(told[state][measure], classifier=classifier, measure=measure)
-    if told["temperature"] is not None:
-        yield from _spread(told["temperature"], classifier="probe", measure="temperature")
+def _calibration(found: Calibration, probe: str) -> Iterator[Line]:
+    for state, classifier in ((found.raw, probe), (found.tempered, f"{probe}, tempered")):
+        if state is not None:
+            for measure, one in (("ece", state.ece), ("brier", state.brier), ("log_loss", state.log_loss)):
+                yield from _lines(one, classifier=classifier, measure=measure)
+    if found.temperature is not None:
+        one = Measure(mean=found.temperature.mean, sd=found.temperature.sd, seeds=found.temperature.seeds)
+        yield from _lines(one, classifier=probe, measure="temperature")
 
 
-def _dice(scores: Json) -> Iterator[dict[str, Any]]:
+def _dice(scores: SegmentationScores) -> Iterator[Line]:
     about = {"classifier": "segmentation", "measure": "dice"}
-    dice = scores["dice"]
-    yield from _spread({**dice, "interval": [dice["low"], dice["high"]]}, **about)
-    for name, one in scores["classes"].items():
-        yield from _spread({**one, "seeds": []}, **{**about, "class": name})
+    dice = scores.dice
+    yield from _lines(Measure(mean=dice.mean, sd=dice.sd, seeds=dice.seeds, interval=(dice.low, dice.high)), **about)
+    for name, one in scores.classes.items():
+        yield from _lines(Measure(mean=one.mean, sd=one.sd), **about, **{"class": name})
 
 
-def _spread(told: Json, **about: Any) -> Iterator[dict[str, Any]]:
-    yield {**about, "statistic": "mean", "value": told["mean"]}
-    yield {**about, "statistic": "sd", "value": told["sd"]}
-    yield from _interval(told.get("interval"), about)
-    for seed, value in enumerate(told["seeds"]):
+def _lines(one: Measure, **about: Any) -> Iterator[Line]:
+    """Yield a measure's lines: mean, deviation and interval where it has them, and each seed."""
+    yield {**about, "statistic": "mean", "value": one.mean}
+    if one.sd is not None:
+        yield {**about, "statistic": "sd", "value": one.sd}
+    if one.interval is not None:
+        yield {**about, "statistic": "low", "value": one.interval[0]}
+        yield {**about, "statistic": "high", "value": one.interval[1]}
+    for seed, value in enumerate(one.seeds):
         yield {**about, "statistic": "seed", "seed": seed, "value": value}
-
-
-def _single(told: Json, classifier: str, measure: str) -> Iterator[dict[str, Any]]:
-    about = {"classifier": classifier, "measure": measure}
-    yield {**about, "statistic": "mean", "value": told[measure]}
-    yield from _interval(told["interval"].get(measure), about)
-
-
-def _interval(ends: Json, about: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if ends is not None:
-        yield {**about, "statistic": "low", "value": ends[0]}
-        yield {**about, "statistic": "high", "value": ends[1]}

@@ -1,4 +1,4 @@
-"""Compute scores from predictions: macro F1, bootstrap intervals, calibration.
+"""Compute scores from predictions: macro F1, intervals over patients, calibration.
 
-Each file has one family of scores and needs NumPy alone.
+Reading order: `records.py` (what a measure is), `metrics.py`, `bootstrap.py`, `calibration.py`. All may be imported.
 """

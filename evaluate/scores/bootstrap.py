@@ -24,11 +24,11 @@ from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.scores.metrics import from_confusions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.identity import Json
+    from usjepa.evaluate.scores.records import Interval
 
     Floats = NDArray[np.float64]
     Ints = NDArray[np.int64]
@@ -139,13 +139,13 @@ class Draws:
         return wins_R
 
 
-def interval(values_R: Floats) -> list[float] | None:
-    """Return the 95 % percentile interval of draws; None where there are none to speak of."""
+def interval(values_R: Floats) -> Interval | None:
+    """Return the 95 % percentile interval of draws; None with fewer than 20 finite ones."""
     usable = values_R[np.isfinite(values_R)]
     if len(usable) < 20:
         return None
     low, high = np.percentile(usable, [2.5, 97.5])
-    return [float(low), float(high)]
+    return float(low), float(high)
 
 
 def two_sided_p(difference_R: Floats) -> float:
@@ -168,22 +168,28 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def differences(compared: Sequence[Mapping[str, Json]], drawn: Sequence[Floats]) -> list[dict[str, Json]]:
-    """Return one family of comparisons, corrected together.
+@dataclass(frozen=True)
+class Verdict:
+    """What the draws say about one difference."""
+
+    interval: Interval | None
+    """95 %."""
+    p: float
+    """Two-sided, of a difference of zero."""
+    p_holm: float
+    """Corrected for all comparisons of the family."""
+    real: bool
+
+
+def verdicts(drawn: Sequence[Floats], groups: Sequence[int]) -> list[Verdict]:
+    """Test one family of differences, corrected together.
 
     Args:
-        compared: what each comparison is of; taken over as it is. Its `difference` is the difference of the scores,
-            its `groups` how many test groups it rests on.
-        drawn: the difference in each draw, [R], for each of them.
+        drawn: of each difference its value in each draw, [R].
+        groups: how many test groups each rests on.
     """
-    raw = [two_sided_p(values) for values in drawn]
+    raw = [two_sided_p(difference_R) for difference_R in drawn]
     return [
-        {
-            **about,
-            "interval": interval(values),
-            "p": p,
-            "p_holm": adjusted,
-            "real": adjusted < LEVEL and about["groups"] >= LEAST_GROUPS,
-        }
-        for about, values, p, adjusted in zip(compared, drawn, raw, holm(raw), strict=True)
+        Verdict(interval(difference_R), p, adjusted, adjusted < LEVEL and count >= LEAST_GROUPS)
+        for difference_R, count, p, adjusted in zip(drawn, groups, raw, holm(raw), strict=True)
     ]

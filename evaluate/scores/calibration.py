@@ -1,10 +1,10 @@
-"""Calibration of the linear probe: is it right as often as it is sure? And would one temperature mend what is not?
+"""Measure whether a probe is right as often as it is sure, and fit the temperature that corrects it.
 
 * **Expected calibration error** of the named class (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599): frames are
   put into bins by the probability of the class that is named; the error is the mean distance between how sure a bin
   is and how often it is right, weighted by frames. Bins of equal mass (quantiles), 15 as Guo's: of 15 equally wide ones
   most are nearly empty where a probe is sure, and their noise would count.
-* **What a faultless probe would show.** On few frames the error is never 0. The same confidences with outcomes drawn
+* **Error of a faultless probe.** On few frames the error is never 0. The same confidences with outcomes drawn
   from them give the error of a probe that is perfectly calibrated (consistency resampling, Broecker and Smith 2007).
 * **Brier score** (Brier 1950): squared distance between probabilities and truth, summed over classes, from 0
   to 2; 0 is best.
@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.randomness import keyed_generator
-from usjepa.evaluate.scores.metrics import softmax, spread
+from usjepa.evaluate.scores.metrics import over_seeds, softmax
+from usjepa.evaluate.scores.records import Measure, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from usjepa.cache.identity import Json
 
     Floats = NDArray[np.float64]
     Flags = NDArray[np.bool_]
@@ -42,13 +41,64 @@ _DRAWS = 200
 _TAG = 0x63616C
 
 
-def calibration_told(
+class Diagram(Record):
+    """A reliability diagram: a value per bin that holds frames."""
+
+    confidence: tuple[float, ...]
+    """Mean probability of the named class."""
+    accuracy: tuple[float, ...]
+    """Share of frames named rightly."""
+    frames: tuple[int, ...]
+
+
+class Reliability(Record):
+    """How calibrated the probes of all seeds are in one state: as trained, or with their temperatures."""
+
+    ece: Measure
+    """Expected calibration error, 0 to 1."""
+    brier: Measure
+    """Brier score, 0 to 2."""
+    log_loss: Measure
+    """Mean cross-entropy in nats."""
+    faultless_ece: float
+    """Calibration error that a perfectly calibrated probe would show on as many frames."""
+    confidence: float
+    """Mean probability of the named class."""
+    accuracy: float
+    """Share of frames named rightly."""
+    diagram: Diagram
+    """Of all seeds together."""
+
+
+class Temperature(Record):
+    """The temperatures of all seeds."""
+
+    mean: float
+    sd: float
+    seeds: tuple[float, ...]
+    at_limit: int
+    """How many lie at the end of the range that is searched, `COLDEST` to `HOTTEST`."""
+
+
+class Calibration(Record):
+    """How calibrated a probe is on a task's test frames."""
+
+    frames: int
+    bins: int
+    raw: Reliability
+    """As trained."""
+    tempered: Reliability | None
+    """With their temperatures; None without validation frames to fit them on."""
+    temperature: Temperature | None
+
+
+def calibrate(
     logits_SNC: NDArray[np.float32],
     truth_N: Ints,
     validation_SVC: NDArray[np.float32],
     validation_truth_V: Ints,
-) -> dict[str, Json]:
-    """Return how calibrated the probes of all seeds are, as it goes into `scores.json`.
+) -> Calibration:
+    """Measure how calibrated the probes of all seeds are.
 
     Args:
         logits_SNC: of the test frames.
@@ -56,23 +106,24 @@ def calibration_told(
         validation_SVC: logits of the validation frames, for the temperature; without frames there is none.
         validation_truth_V: their classes.
     """
-    told: dict[str, Json] = {
-        "frames": len(truth_N),
-        "bins": bins_for(len(truth_N)),
-        "raw": _told(logits_SNC.astype(np.float64), truth_N),
-        "tempered": None,
-        "temperature": None,
-    }
+    tempered = temperature = None
     if len(validation_truth_V):
         found = [fit_temperature(logits_VC, validation_truth_V) for logits_VC in validation_SVC]
-        mean, deviation = spread(found)
-        told["temperature"] = {"mean": mean, "sd": deviation, "seeds": found, "at_limit": sum(map(_at_limit, found))}
-        told["tempered"] = _told(logits_SNC / np.array(found)[:, None, None], truth_N)
-    return told
+        spread = over_seeds(found)
+        limit = sum(map(_at_limit, found))
+        temperature = Temperature(mean=spread.mean, sd=spread.sd or 0.0, seeds=spread.seeds, at_limit=limit)
+        tempered = _reliability(logits_SNC / np.array(found)[:, None, None], truth_N)
+    return Calibration(
+        frames=len(truth_N),
+        bins=bins_for(len(truth_N)),
+        raw=_reliability(logits_SNC.astype(np.float64), truth_N),
+        tempered=tempered,
+        temperature=temperature,
+    )
 
 
 def bins_for(frames: int) -> int:
-    """Return how many bins so many frames are put into."""
+    """Return the number of bins for a number of frames."""
     return max(1, min(BINS, frames // LEAST_IN_A_BIN))
 
 
@@ -115,22 +166,24 @@ def bin_numbers(confidence_N: Floats, bins: int) -> Ints:
     return np.searchsorted(edges[1:-1], confidence_N).astype(np.int64)
 
 
-def reliability(confidence_N: Floats, right_N: Flags, bins: int) -> dict[str, list[float]]:
-    """Return what a reliability diagram shows: of each bin with frames its mean confidence, share right, and frames."""
+def diagram(confidence_N: Floats, right_N: Flags, bins: int) -> Diagram:
+    """Return the reliability diagram of frames: of each bin with frames its mean confidence, share right and frames."""
     number_N = bin_numbers(confidence_N, bins)
     frames_K = np.bincount(number_N, minlength=bins)
     used = frames_K > 0
     sure_K, right_K = (
         np.bincount(number_N, values, minlength=bins)[used] / frames_K[used] for values in (confidence_N, right_N)
     )
-    return {"confidence": sure_K.tolist(), "accuracy": right_K.tolist(), "frames": frames_K[used].tolist()}
+    return Diagram(
+        confidence=tuple(sure_K.tolist()), accuracy=tuple(right_K.tolist()), frames=tuple(frames_K[used].tolist())
+    )
 
 
 def calibration_error(confidence_N: Floats, right_N: Flags, bins: int) -> float:
     """Return the expected calibration error, 0 to 1."""
-    told = reliability(confidence_N, right_N, bins)
-    apart = np.abs(np.subtract(told["accuracy"], told["confidence"]))
-    return float(apart @ np.array(told["frames"]) / len(confidence_N))
+    drawn = diagram(confidence_N, right_N, bins)
+    apart = np.abs(np.subtract(drawn.accuracy, drawn.confidence))
+    return float(apart @ np.array(drawn.frames) / len(confidence_N))
 
 
 def faultless_error(confidence_N: Floats, bins: int) -> float:
@@ -146,24 +199,18 @@ def faultless_error(confidence_N: Floats, bins: int) -> float:
     return float(apart_RK.sum(axis=1).mean() / len(confidence_N))
 
 
-def _told(logits_SNC: Floats, truth_N: Ints) -> dict[str, Json]:
+def _reliability(logits_SNC: Floats, truth_N: Ints) -> Reliability:
     probability_SNC = softmax(logits_SNC)
     confidence_SN = probability_SNC.max(axis=2)
     right_SN = probability_SNC.argmax(axis=2) == truth_N
     bins = bins_for(len(truth_N))
-    measures = {
-        "ece": [calibration_error(*pair, bins) for pair in zip(confidence_SN, right_SN, strict=True)],
-        "brier": [brier(one, truth_N) for one in probability_SNC],
-        "log_loss": [log_loss(one, truth_N) for one in logits_SNC],
-    }
-    told: dict[str, Json] = {}
-    for name, values in measures.items():
-        mean, deviation = spread(values)
-        told[name] = {"mean": mean, "sd": deviation, "seeds": values}
-    return {
-        **told,
-        "faultless_ece": float(np.mean([faultless_error(one, bins) for one in confidence_SN])),
-        "confidence": float(confidence_SN.mean()),
-        "accuracy": float(right_SN.mean()),
-        "diagram": reliability(confidence_SN.ravel(), right_SN.ravel(), bins),
-    }
+    pairs = list(zip(confidence_SN, right_SN, strict=True))
+    return Reliability(
+        ece=over_seeds([calibration_error(confidence_N, right_N, bins) for confidence_N, right_N in pairs]),
+        brier=over_seeds([brier(one, truth_N) for one in probability_SNC]),
+        log_loss=over_seeds([log_loss(one, truth_N) for one in logits_SNC]),
+        faultless_ece=float(np.mean([faultless_error(one, bins) for one in confidence_SN])),
+        confidence=float(confidence_SN.mean()),
+        accuracy=float(right_SN.mean()),
+        diagram=diagram(confidence_SN.ravel(), right_SN.ravel(), bins),
+    )

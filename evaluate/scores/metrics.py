@@ -1,19 +1,28 @@
-"""What a prediction is worth: macro F1, balanced accuracy, AUROC, the confusion matrix, and the constant predictor.
+"""Score predictions: macro F1, balanced accuracy, AUROC, confusion matrix, and the constant guess.
 
 Scores are averaged over the classes that occur in the truth. A class that the test split lacks would otherwise count
-as an F1 of 0 that no encoder could mend; that it lacks is told in the task's notes instead.
+as an F1 of 0 that no encoder could mend; the task's notes name such a class instead.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from usjepa.evaluate.scores.records import Measure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usjepa.evaluate.scores.records import Interval
+
 Labels = NDArray[np.int64]
 """Class numbers, [n]."""
+Matrix = tuple[tuple[int, ...], ...]
+"""Frames, [truth][prediction]."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +31,10 @@ class Score:
 
     macro_f1: float
     balanced_accuracy: float
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: Matrix
     """Frames, [truth][prediction], over all classes of the task."""
     constant: bool
-    """It gave every test frame the same class: its F1 says nothing of the encoder."""
+    """Whether every test frame got the same class: then its F1 tells nothing about the encoder."""
 
 
 def score(truth: Labels, predicted: Labels, classes: int) -> Score:
@@ -38,13 +47,14 @@ def score(truth: Labels, predicted: Labels, classes: int) -> Score:
 def from_confusions(matrices: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return macro F1 and balanced accuracy of confusion matrices [..., truth, prediction], over the truth's classes.
 
-    An evaluation asks a thousand times; scikit-learn's checks of each call take a hundred times as long as the sums.
+    An evaluation computes them ten thousand times; scikit-learn's checks of each call take a hundred times as long as
+    the sums.
     """
-    truth, said = matrices.sum(axis=-1, dtype=np.float64), matrices.sum(axis=-2, dtype=np.float64)
+    truth, named = matrices.sum(axis=-1, dtype=np.float64), matrices.sum(axis=-2, dtype=np.float64)
     hits = np.diagonal(matrices, axis1=-2, axis2=-1).astype(np.float64)
     present = truth > 0
     count = present.sum(axis=-1)
-    f1 = np.where(present, 2 * hits / np.maximum(truth + said, 1), 0.0).sum(axis=-1) / count
+    f1 = np.where(present, 2 * hits / np.maximum(truth + named, 1), 0.0).sum(axis=-1) / count
     recall = np.where(present, hits / np.maximum(truth, 1), 0.0).sum(axis=-1) / count
     return f1, recall
 
@@ -65,9 +75,9 @@ def is_constant(predicted: Labels) -> bool:
 
 
 def constant_baseline(truth: Labels, classes: int) -> Score:
-    """Return the score of always naming the commonest class of the test: the most that a constant can reach."""
-    commonest = int(np.argmax(np.bincount(truth, minlength=classes)))
-    return score(truth, np.full_like(truth, commonest), classes)
+    """Return the score of a constant guess of the most common class, [n]: the most that a constant can reach."""
+    most_common = int(np.argmax(np.bincount(truth, minlength=classes)))
+    return score(truth, np.full_like(truth, most_common), classes)
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -77,23 +87,24 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return total
 
 
-def spread(values: list[float]) -> tuple[float, float]:
-    """Return mean and sample standard deviation (0 for a single value)."""
+def over_seeds(values: Sequence[float], interval: Interval | None = None) -> Measure:
+    """Return a measure of a predictor with seeds: mean, sample standard deviation (0 for one seed) and each value."""
     array = np.asarray(values, dtype=np.float64)
-    return float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else 0.0
+    deviation = float(array.std(ddof=1)) if len(array) > 1 else 0.0
+    return Measure(mean=float(array.mean()), sd=deviation, seeds=tuple(values), interval=interval)
 
 
-def summed(matrices: list[tuple[tuple[int, ...], ...]]) -> tuple[tuple[int, ...], ...]:
+def summed(matrices: Sequence[Matrix]) -> Matrix:
     """Return the sum of confusion matrices: each test frame counts once per seed."""
     return _rows(np.sum([np.asarray(matrix) for matrix in matrices], axis=0))
 
 
-def _rows(matrix: NDArray[np.int64]) -> tuple[tuple[int, ...], ...]:
+def _rows(matrix: NDArray[np.int64]) -> Matrix:
     return tuple(tuple(int(n) for n in row) for row in matrix)
 
 
 def packed(numbers: NDArray[np.int64]) -> str:
-    """Return numbers as text, a space between: one line of `scores.json` in place of thousands."""
+    """Return numbers as text separated by spaces: one line of `scores.json` in place of thousands."""
     return " ".join(map(str, numbers.tolist()))
 
 

@@ -1,4 +1,5 @@
-"""Score an encoder on a task: probe, few labels, corruptions, segmentation.
+"""Score every encoder on every task, one record for each pair.
 
-Read `linear.py` first; each other file is one way of scoring.
+Reading order: `inputs.py`, `evaluation.py` (the loop), `encoder.py` (one pair), `few_shot.py`, `robustness.py` with
+`corruptions.py`, `segmentation.py`. Others import `Inputs`, `Evaluation` and the records.
 """

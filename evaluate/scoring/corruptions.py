@@ -1,4 +1,4 @@
-"""What goes wrong with ultrasound frames, at three strengths: blur, lost contrast, speckle; gain, depth, shadow, JPEG.
+"""Corrupt frames as ultrasound is corrupted in life, at three strengths.
 
 Blur, contrast and speckle follow the paper (arXiv 2602.19322, robustness); the size of its speckle's smoothing is not
 given there. The others are ours, in decibels on a display of 60 dB. Only the scan is touched: pixels outside the region

@@ -1,8 +1,8 @@
-"""Robustness: probes trained on clean frames, tested on corrupted ones.
+"""Score probes that were trained on clean frames on corrupted ones.
 
-A corrupted copy is the encoder's business here: an encoder that sees frames through a corruption is an encoder of its
-own identity, so its features are kept, resumed and found again like all others. The three strengths of a corruption
-are kept as one vector a frame: each frame is read once for all of them.
+An encoder that sees frames through a corruption is an encoder of its own identity, so its features are kept, resumed
+and found again like all others. The three strengths of a corruption are kept as one vector per frame: each frame is
+read once for all of them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import numpy as np
 
 from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.identity import Json, soft_versions
-from usjepa.evaluate.scores.metrics import score, spread
+from usjepa.cache.recipes.evaluate import Corruption
+from usjepa.evaluate.scores.metrics import over_seeds, score
+from usjepa.evaluate.scores.records import Measure, Record
 from usjepa.evaluate.scoring.corruptions import CORRUPTIONS_VERSION, STRENGTHS, corrupt
-from usjepa.evaluate.scoring.few_shot import subset
-from usjepa.evaluate.tasks.splits import TEST
+from usjepa.evaluate.tasks.splits import TEST, stratified_draw
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,11 +26,26 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.recipes.evaluate import Corruption, EvaluateSettings
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
     from usjepa.evaluate.encoders.base import Encoder
-    from usjepa.evaluate.probes.linear import Probe
-    from usjepa.evaluate.scoring.linear import Data
+    from usjepa.evaluate.probes.base import Predictions, ProbeInput
     from usjepa.evaluate.tasks.task import Task
+
+
+class AtStrength(Record):
+    """The score at one strength of a corruption."""
+
+    strength: int
+    macro_f1: Measure
+
+
+class Robustness(Record):
+    """The scores of clean-trained probes on corrupted test frames."""
+
+    frames: int
+    clean: Measure
+    """Macro F1 on the same frames, uncorrupted."""
+    corruptions: dict[Corruption, tuple[AtStrength, ...]]
 
 
 @dataclass
@@ -88,46 +104,35 @@ def seen_corrupted(task: Task, settings: EvaluateSettings) -> NDArray[np.int64]:
     labels = task.labels[task.positions(TEST)]
     if settings.corrupted_frames is None or settings.corrupted_frames >= len(labels):
         return np.arange(len(labels))
-    return subset(labels, settings.corrupted_frames / len(labels), draw=0)
-
-
-def only_tested(task: Task, chosen: NDArray[np.int64]) -> Task:
-    """Return the task with some of its test frames only: no others are ever seen corrupted."""
-    test = task.positions(TEST)[chosen]
-    return replace(
-        task, rows=task.rows[test], labels=task.labels[test], groups=task.groups[test], splits=task.splits[test]
-    )
+    return stratified_draw(labels, settings.corrupted_frames / len(labels), draw=0)
 
 
 def robustness(
-    probe: Probe,
-    data: Data,
+    predictions: Predictions,
+    given: ProbeInput,
     chosen: NDArray[np.int64],
-    settings: EvaluateSettings,
-    features_through: Callable[[Corruption], NDArray[np.float32]],
-) -> dict[str, Json]:
-    """Return the clean-trained probes' macro F1 on clean frames and, for each corruption, at each strength.
+    features_under: Callable[[Corruption], NDArray[np.float32]],
+) -> Robustness | None:
+    """Return macro F1 on clean frames and, for each corruption of `evaluate.corruptions`, at each strength.
 
     Args:
-        probe: trained on clean frames.
-        data: the clean features: classes of the test frames, and the standardisation.
+        predictions: of a probe trained on clean frames; None is returned where it can't predict other frames.
+        given: what that probe was given: classes of the test frames, and the standardisation.
         chosen: the test frames that are seen corrupted, positions among them.
-        settings: which corruptions.
-        features_through: returns the features of the chosen frames under a corruption, float32 [N, 3 F].
+        features_under: returns the features of the chosen frames under a corruption, float32 [N, 3 F].
     """
-    truth = data.test_labels[chosen]
+    predict, truth = predictions.predict, given.test.y[chosen]
+    if predict is None:
+        return None
 
-    def told(features_NF: NDArray[np.float32]) -> dict[str, Json]:
-        predicted_SN = probe.logits(features_NF).argmax(axis=2)
-        values = [score(truth, one, data.classes).macro_f1 for one in predicted_SN]
-        mean, deviation = spread(values)
-        return {"mean": mean, "sd": deviation, "seeds": values}
+    def macro_f1(features_NF: NDArray[np.float32]) -> Measure:
+        return over_seeds([score(truth, one, given.classes).macro_f1 for one in predict(features_NF)])
 
-    strengths: dict[str, Json] = {}
-    for name in settings.corruptions:
-        parts = np.split(features_through(name), len(STRENGTHS), axis=1)
-        strengths[name] = [
-            {"strength": strength, "macro_f1": told(data.scaler(features))}
+    strengths: dict[Corruption, tuple[AtStrength, ...]] = {}
+    for name in given.settings.corruptions:
+        parts = np.split(features_under(name), len(STRENGTHS), axis=1)
+        strengths[name] = tuple(
+            AtStrength(strength=strength, macro_f1=macro_f1(given.scaler(features)))
             for strength, features in zip(STRENGTHS, parts, strict=True)
-        ]
-    return {"frames": len(chosen), "clean": told(data.test[chosen]), "corruptions": strengths}
+        )
+    return Robustness(frames=len(chosen), clean=macro_f1(given.test.x[chosen]), corruptions=strengths)

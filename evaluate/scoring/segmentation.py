@@ -1,28 +1,26 @@
-"""Scores encoders on segmentation tasks: patch tokens, a linear head a seed, Dice with an interval over groups."""
+"""Score encoders on segmentation tasks: a linear head per seed on patch tokens, Dice over groups."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from usjepa.cache.randomness import keyed_generator
-from usjepa.evaluate.encoders.tokens import FlatTokens, TokenSource
+from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
-from usjepa.evaluate.probes.segmentation import Head, class_shares, frame_dice, train_head
-from usjepa.evaluate.scores.metrics import spread
+from usjepa.evaluate.probes.segmentation import Patches, class_shares, frame_dice, train_head
+from usjepa.evaluate.scores.metrics import over_seeds
+from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from usjepa.cache.identity import Json
     from usjepa.cache.recipes.evaluate import EvaluateSettings
-    from usjepa.evaluate.encoders.base import Encoder
+    from usjepa.evaluate.encoders.tokens import TokenSource
+    from usjepa.evaluate.probes.scaler import Scaler
+    from usjepa.evaluate.probes.segmentation import Head
     from usjepa.evaluate.tasks.segmentation import Segmentation
 
 MOST_TRAINING_FRAMES = 1000
@@ -33,74 +31,91 @@ RESAMPLES = 1000
 """Of the bootstrap over groups."""
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A segmentation task's tokens."""
+class DiceRecord(Record):
+    """Mean Dice over classes."""
 
-    tokens_of: TokenSource
-    task: Segmentation
+    mean: float
+    sd: float
+    """Over seeds."""
+    seeds: tuple[float, ...]
+    low: float
+    """Ends of the 95 % interval over test groups."""
+    high: float
 
-    def tokens(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return float32 [n, H, W, D] of frames, computed once and kept."""
-        return self.tokens_of.tokens(self.task.frames(positions))
+
+class ClassDice(Record):
+    """Mean Dice of one class."""
+
+    mean: float
+    sd: float
+    frames: int
+    """Test frames that hold the class, or where the head of the first seed names it."""
+
+
+class SegmentationScores(Record):
+    """The scores of one encoder on one segmentation task."""
+
+    task: str
+    encoder: str
+    dice: DiceRecord
+    classes: dict[str, ClassDice]
+    """All but the background."""
+    epochs: tuple[int, ...]
+    """Each seed's."""
+    training_frames: int
+    dim: int
+    """Features of a patch token."""
 
 
 def score_segmentation(
-    encoder: Encoder,
-    task: Segmentation,
-    folder: Path,
-    settings: EvaluateSettings,
-    check: Callable[[], None] = lambda: None,
-) -> dict[str, Json]:
-    """Return the Dice of linear heads on an encoder's patch tokens, as it goes into `scores.json`.
+    name: str, task: Segmentation, tokens: TokenSource, settings: EvaluateSettings
+) -> SegmentationScores:
+    """Return the Dice of linear heads on an encoder's patch tokens.
 
     Args:
-        encoder: one for which `gives_tokens` holds.
+        name: of the encoder in `scores.json`.
         task: frames and masks.
-        folder: where tokens are kept.
+        tokens: the encoder's.
         settings: seeds, optimizer and early stopping, as for the classification probe.
-        check: called before every batch; may raise to stop.
     """
-    source = _Source(TokenSource(FlatTokens(encoder), folder, settings.encode_batch_size, check), task)
     train = _thinned(task.positions(TRAIN), MOST_TRAINING_FRAMES)
     held = _thinned(task.positions(VALIDATION), MOST_VALIDATION_FRAMES)
-    heads, scale = _trained(source, train, held, settings, check)
+    heads, scaler = _trained(task, tokens, (train, held), settings)
     test = task.positions(TEST)
     parts = []
     for start in range(0, len(test), _TESTED_AT_ONCE):
         some = test[start : start + _TESTED_AT_ONCE]
-        tokens, truth = scale(source.tokens(some)), task.read_masks(some)
-        parts.append([frame_dice(truth, h.predict(tokens, truth.shape[-1]), len(task.classes)) for h in heads])
-    dice = np.concatenate(parts, axis=1)
-    told = {"epochs": [head.epochs for head in heads], "training_frames": len(train), "dim": len(heads[0].weight)}
-    return {**_told(dice, task, test), **told}
+        scaled, truth = scale_in_place(tokens.tokens(task.frames(some)), scaler), task.read_masks(some)
+        parts.append([frame_dice(truth, h.predict(scaled, truth.shape[-1]), len(task.classes)) for h in heads])
+    dice_SNK = np.concatenate(parts, axis=1)
+    return SegmentationScores(
+        task=task.name,
+        encoder=name,
+        dice=_overall(dice_SNK, task.groups[test]),
+        classes={one: _of_class(dice_SNK[:, :, number]) for number, one in enumerate(task.classes[1:])},
+        epochs=tuple(head.epochs for head in heads),
+        training_frames=len(train),
+        dim=len(heads[0].weight),
+    )
 
 
 def _trained(
-    source: _Source,
-    train: NDArray[np.int64],
-    held: NDArray[np.int64],
+    task: Segmentation,
+    tokens: TokenSource,
+    positions: tuple[NDArray[np.int64], NDArray[np.int64]],
     settings: EvaluateSettings,
-    check: Callable[[], None],
-) -> tuple[list[Head], Callable[[NDArray[np.float32]], NDArray[np.float32]]]:
-    """Return a head a seed, and what standardises tokens by the training frames' mean and deviation."""
-    task, classes = source.task, len(source.task.classes)
-    tokens = source.tokens(train)
-    scaler = fit_token_scaler(tokens)
-
-    def scale(some: NDArray[np.float32]) -> NDArray[np.float32]:
-        return scale_in_place(some, scaler)
-
-    grid = (tokens.shape[1], tokens.shape[2])
-    shares = class_shares(task.read_masks(train), grid, classes)
-    held_tokens = scale(source.tokens(held)) if len(held) else tokens[:0]
-    held_shares = class_shares(task.read_masks(held), grid, classes) if len(held) else shares[:0]
-    scaled = scale(tokens)
-    heads = []
-    for seed in range(settings.seeds):
-        check()
-        heads.append(train_head(scaled, shares, held_tokens, held_shares, settings, seed))
-    return heads, scale
+) -> tuple[list[Head], Scaler]:
+    """Return a head per seed, and what standardises tokens by the training frames' mean and deviation."""
+    first = tokens.tokens(task.frames(positions[0]))
+    scaler, grid = fit_token_scaler(first), (first.shape[1], first.shape[2])
+    held = tokens.tokens(task.frames(positions[1])) if len(positions[1]) else first[:0]
+    train, validation = (
+        Patches(scale_in_place(one, scaler), class_shares(task.read_masks(some), grid, len(task.classes)))
+        for one, some in zip((first, held), positions, strict=True)
+    )
+    return [
+        train_head(train, validation, Fitting(settings, seed, tokens.check)) for seed in range(settings.seeds)
+    ], scaler
 
 
 def _thinned(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -110,17 +125,16 @@ def _thinned(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     return positions[np.arange(most) * len(positions) // most]
 
 
-def _told(dice_SNK: NDArray[np.float64], task: Segmentation, test: NDArray[np.int64]) -> dict[str, Json]:
-    """Return means over frames by class and over classes, their spread over seeds, and an interval over groups."""
-    by_class = {}
-    for number, name in enumerate(task.classes[1:]):
-        values = [_mean(seed[:, number]) for seed in dice_SNK]
-        mean, deviation = spread(values)
-        by_class[name] = {"mean": mean, "sd": deviation, "frames": int(np.isfinite(dice_SNK[0, :, number]).sum())}
-    overall = [float(np.mean([_mean(seed[:, k]) for k in range(seed.shape[1])])) for seed in dice_SNK]
-    mean, deviation = spread(overall)
-    low, high = _interval(dice_SNK, task.groups[test])
-    return {"dice": {"mean": mean, "sd": deviation, "seeds": overall, "low": low, "high": high}, "classes": by_class}
+def _of_class(dice_SN: NDArray[np.float64]) -> ClassDice:
+    spread = over_seeds([_mean(seed) for seed in dice_SN])
+    return ClassDice(mean=spread.mean, sd=spread.sd or 0.0, frames=int(np.isfinite(dice_SN[0]).sum()))
+
+
+def _overall(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> DiceRecord:
+    """Return the mean over classes of the means over frames, its spread over seeds, and an interval over groups."""
+    spread = over_seeds([float(np.mean([_mean(seed[:, k]) for k in range(seed.shape[1])])) for seed in dice_SNK])
+    low, high = _interval(dice_SNK, groups_N)
+    return DiceRecord(mean=spread.mean, sd=spread.sd or 0.0, seeds=spread.seeds, low=low, high=high)
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -28,7 +28,7 @@ FileKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class Known:
-    """What a layout says of a store's sources."""
+    """What a layout lists about a store's sources."""
 
     files: Mapping[FileKey, Labelled]
     name: str

@@ -15,7 +15,7 @@ import numpy as np
 from usjepa.cache.errors import UsageError
 from usjepa.evaluate.tasks.base import Labelled
 from usjepa.evaluate.tasks.cut import Known, cut
-from usjepa.evaluate.tasks.layouts import looked_for, recognise
+from usjepa.evaluate.tasks.layouts import known_layouts, recognise
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, Frames, split_frames
 from usjepa.evaluate.tasks.task import Task
 
@@ -71,7 +71,7 @@ def find_tasks(
         known: labels, groups and splits, in place of those that stand in the store's own tables.
 
     Raises:
-        UsageError: the dataset isn't there, or none can be scored; it says why.
+        UsageError: the dataset isn't there, or none can be scored, with the reasons.
     """
     names = sorted(set(store.table.dataset.tolist()) if known is None else {key[0] for key in known.files})
     if dataset is not None and dataset not in names:
@@ -83,33 +83,33 @@ def find_tasks(
         raise UsageError(
             f"{store.location if known is None else known.name}: nothing to score. {' '.join(reasons)} A task needs a "
             "label per file (a folder per class, or a manifest CSV with a `label` column) and several patients or "
-            f"clips of each. Layouts that are looked for: {looked_for()}"
+            f"clips of each. Known layouts: {known_layouts()}"
         )
     return Found(tasks, reasons)
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What is known of a dataset's frames, by row of the store: labels, splits and names of groups."""
+class _Columns:
+    """A dataset's labels, splits and names of groups, by row of the store."""
 
     here: NDArray[np.bool_]
-    """[R'] rows of the dataset: view 0 of the files that are known."""
+    """[R] whether a row is of the dataset: view 0 of the files that the layout lists."""
     labels: NDArray[np.object_]
     splits: NDArray[np.object_]
     groups: NDArray[np.object_]
 
 
 def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, known: Known | None) -> Task | str:
-    """Return a dataset's task, or why it is none."""
-    told = _told(store, dataset, known)
-    mask = told.here & (told.labels != "")
-    classes = tuple(sorted(set(told.labels[mask].tolist())))
+    """Return a dataset's task, or why it can't be scored."""
+    columns = _columns(store, dataset, known)
+    mask = columns.here & (columns.labels != "")
+    classes = tuple(sorted(set(columns.labels[mask].tolist())))
     if len(classes) < 2:
         return f"{name}: not scored, it has fewer than two labels."
     number = {label: i for i, label in enumerate(classes)}
-    labels = np.array([number[label] for label in told.labels[mask]], dtype=np.int64)
-    keys, groups = np.unique(told.groups[mask].astype(str), return_inverse=True)
-    frames = Frames(labels, groups.astype(np.int64), told.splits[mask], tuple(keys.tolist()), classes)
+    labels = np.array([number[label] for label in columns.labels[mask]], dtype=np.int64)
+    keys, groups = np.unique(columns.groups[mask].astype(str), return_inverse=True)
+    frames = Frames(labels, groups.astype(np.int64), columns.splits[mask], tuple(keys.tolist()), classes)
     split = split_frames(frames, settings.test_fraction, settings.validation_fraction)
     for part in (TRAIN, TEST):
         present = len(np.unique(labels[split.parts == part]))
@@ -125,14 +125,14 @@ def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, kno
         frames.groups,
         split.parts,
         (*(known.notes if known is not None else ()), *split.notes),
-        unlabelled=int((told.here & ~mask).sum()),
+        unlabelled=int((columns.here & ~mask).sum()),
         origin=split.origin,
         layout="store" if known is None else known.layout,
     )
 
 
-def _told(store: Store, dataset: str, known: Known | None) -> _Told:
-    """Return what is known of a dataset's frames, from its layout or else from the store's tables."""
+def _columns(store: Store, dataset: str, known: Known | None) -> _Columns:
+    """Return a dataset's labels, splits and groups, from its layout or else from the store's tables."""
     table = store.table
     per_source = [
         known.files.get((s.dataset, s.path)) if known is not None else Labelled(s.path, s.label, s.group, s.split)
@@ -150,7 +150,7 @@ def _told(store: Store, dataset: str, known: Known | None) -> _Told:
         for f, s in zip(files, table.sources, strict=True)
     ]
     by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
-    return _Told((ours & listed)[table.source] & (table.view == 0), *by_row)
+    return _Columns((ours & listed)[table.source] & (table.view == 0), *by_row)
 
 
 def parted(spec: str) -> tuple[str, str | None]:
@@ -185,7 +185,7 @@ def _wanted(folders: Sequence[TaskFolder], path: str, dataset: str | None) -> li
     if dataset is not None and dataset not in names:
         raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names) or 'none'}.")
     if not names:
-        raise UsageError(f"--task {path}: {', '.join(f.name for f in folders)} ask for segmentations, not for classes.")
+        raise UsageError(f"--task {path}: {', '.join(f.name for f in folders)} are segmentation tasks without classes. Use --segment.")
     return [folder for folder in folders if folder.classified and dataset in (None, folder.name)]
 
 

@@ -6,14 +6,15 @@ score. Every frame is read once: 10,000 frames take seconds.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from usjepa.evaluate.scores.metrics import constant_baseline
+from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.tasks.leakage import Contents, Leakage, contents_of, leakage_of
-from usjepa.evaluate.tasks.near_duplicates import NEAR_BITS, nearest
+from usjepa.evaluate.tasks.near_duplicates import NEAR_BITS
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
@@ -21,17 +22,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.identity import Json
     from usjepa.evaluate.tasks.task import Task
 
 FEW_TRAINING_FRAMES = 20
-"""A class with fewer training frames is said to have too few: 1 % of them is not one example."""
+"""A class with fewer training frames is reported: 1 % of them is not one example."""
 FEW_TEST_GROUPS = 5
-"""A class tested on fewer patients or clips is said to have too few."""
+"""A class tested on fewer patients or clips is reported."""
 
 
-@dataclass(frozen=True)
-class ClassCount:
+class ClassCount(Record):
     """How many examples of a class a split holds."""
 
     name: str
@@ -40,8 +39,7 @@ class ClassCount:
     groups: int
 
 
-@dataclass(frozen=True)
-class Hygiene:
+class Hygiene(Record):
     """What is wrong with a task's labels."""
 
     frames: int
@@ -56,7 +54,7 @@ class Hygiene:
     empty: tuple[str, ...]
     """Splits without a frame."""
     constant_macro_f1: float
-    """What always naming the test split's commonest class scores."""
+    """Macro F1 of a constant guess of the test split's most common class."""
     constant_accuracy: float
     """Share of test frames that are of that class."""
     torn_exact: int
@@ -64,32 +62,30 @@ class Hygiene:
     torn_near: int
     """Further frames with a near-duplicate that bears another label."""
 
-    def told(self) -> dict[str, Json]:
-        """Return what goes into `scores.json`."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
     def sentences(self) -> list[str]:
         """Return what a reader of the scores must know."""
-        told = []
+        notes = []
         if self.unlabelled:
-            told.append(f"{self.unlabelled} of {self.frames} frames have no label and are left out.")
-        told += [f"No frame is left for {split}." + (_ENDLESS if split == VALIDATION else "") for split in self.empty]
-        told += [f"No example of {count.name} in {count.split}." for count in self.missing]
-        told += [f"All frames of {split} are of one class." for split in self.one_class]
-        told += [_few_told(count) for count in self.few]
+            notes.append(f"{self.unlabelled} of {self.frames} frames have no label and are left out.")
+        notes += [
+            f"No frame is left for {split}." + (_NEVER_STOPPED if split == VALIDATION else "") for split in self.empty
+        ]
+        notes += [f"No example of {count.name} in {count.split}." for count in self.missing]
+        notes += [f"All frames of {split} are of one class." for split in self.one_class]
+        notes += [_too_few(count) for count in self.few]
         if self.torn_exact or self.torn_near:
             exact = f"{self.torn_exact} identical frames bear different labels"
             near = f"frames have a near-duplicate with another label (at most {NEAR_BITS} bits apart)"
             parts = [exact] if self.torn_exact else []
             parts += [f"{self.torn_near} {'more ' if parts else ''}{near}"] if self.torn_near else []
-            told.append(f"Labels contradict each other: {', and '.join(parts)}.")
-        return told
+            notes.append(f"Labels contradict each other: {', and '.join(parts)}.")
+        return notes
 
 
-_ENDLESS = " Every probe runs all its epochs."
+_NEVER_STOPPED = " Every probe runs all its epochs."
 
 
-def _few_told(count: ClassCount) -> str:
+def _too_few(count: ClassCount) -> str:
     groups = f"{count.groups} {'group' if count.groups == 1 else 'groups'}"
     if count.split == TEST:
         return (
@@ -99,19 +95,13 @@ def _few_told(count: ClassCount) -> str:
     return f"Too few examples: {count.name} is trained on {count.frames} frames of {groups}."
 
 
-def hygiene_of(task: Task, contents: Contents, check: Callable[[], None] = lambda: None) -> Hygiene:
-    """Return what is wrong with a task's labels.
-
-    Args:
-        task: the task.
-        contents: what its frames show.
-        check: called between blocks of frames; may raise to stop.
-    """
+def hygiene_of(task: Task, contents: Contents) -> Hygiene:
+    """Return what is wrong with a task's labels, given what its frames show."""
     parts = {split: task.positions(split) for split in (TRAIN, VALIDATION, TEST)}
     counts = [_count(task, number, split) for split in parts for number in range(len(task.classes))]
     truth = task.labels[parts[TEST]]
     constant = constant_baseline(truth, len(task.classes))
-    exact, near = torn(contents, task.labels, check)
+    exact, near = torn(contents, task.labels)
     return Hygiene(
         frames=len(task.rows) + task.unlabelled,
         unlabelled=task.unlabelled,
@@ -128,7 +118,8 @@ def hygiene_of(task: Task, contents: Contents, check: Callable[[], None] = lambd
 
 def _count(task: Task, number: int, split: str) -> ClassCount:
     where = (task.splits == split) & (task.labels == number)
-    return ClassCount(task.classes[number], split, int(where.sum()), len(np.unique(task.groups[where])))
+    groups = len(np.unique(task.groups[where]))
+    return ClassCount(name=task.classes[number], split=split, frames=int(where.sum()), groups=groups)
 
 
 def _is_few(count: ClassCount) -> bool:
@@ -137,7 +128,7 @@ def _is_few(count: ClassCount) -> bool:
     return count.split == TRAIN and 0 < count.frames < FEW_TRAINING_FRAMES
 
 
-def torn(contents: Contents, labels: NDArray[np.int64], check: Callable[[], None]) -> tuple[int, int]:
+def torn(contents: Contents, labels: NDArray[np.int64]) -> tuple[int, int]:
     """Return how many frames are found again, exactly or nearly, under another label."""
     _, frame = np.unique(contents.pixels.astype(str), return_inverse=True)
     lowest = np.full(frame.max(initial=-1) + 1, np.iinfo(np.int64).max)
@@ -145,7 +136,8 @@ def torn(contents: Contents, labels: NDArray[np.int64], check: Callable[[], None
     np.minimum.at(lowest, frame, labels)
     np.maximum.at(highest, frame, labels)
     exact = lowest[frame] != highest[frame]
-    distance, _ = nearest(contents.bits, contents.bits, labels, labels, check)
+    every = np.arange(len(labels))
+    distance, _ = contents.nearest(every, every, labels)
     return int(exact.sum()), int(((distance <= NEAR_BITS) & ~exact).sum())
 
 
@@ -162,13 +154,9 @@ class Facts:
         """Return everything that a reader of the scores must know, leaks first."""
         return [*self.leakage.sentences(), *self.notes, *self.hygiene.sentences()]
 
-    def told(self) -> dict[str, Json]:
-        """Return what goes into `scores.json`, beside the sentences."""
-        return {"leakage": self.leakage.told(), "hygiene": self.hygiene.told()}
-
 
 def facts_of(task: Task, check: Callable[[], None] = lambda: None) -> Facts:
-    """Find out what must be known of a task.
+    """Find what must be known of a task.
 
     Args:
         task: the task.
@@ -178,4 +166,4 @@ def facts_of(task: Task, check: Callable[[], None] = lambda: None) -> Facts:
         DamageError: the task's store is damaged.
     """
     contents = contents_of(task, check)
-    return Facts(hygiene_of(task, contents, check), leakage_of(task, contents, check), task.notes)
+    return Facts(hygiene_of(task, contents), leakage_of(task, contents), task.notes)

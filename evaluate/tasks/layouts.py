@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
+from usjepa.evaluate.extensions import Registry
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder
 from usjepa.evaluate.tasks.busbra import BusBra
 from usjepa.evaluate.tasks.tn5000 import Tn5000
@@ -48,12 +49,18 @@ class Plain:
         return [TaskFolder(self.name, path.stem or "task", listing.root or Path(PHANTOM), files)]
 
 
+_PLAIN = Plain()
 _BUILT_IN: tuple[Layout, ...] = (UltraBench(), BusBra(), Tn5000())
 
+LAYOUTS: Registry[Layout] = Registry("usjepa.layouts", ("name", "wanted", "fits", "read"), _BUILT_IN)
+"""All but `plain`, by name, in the order in which a path is tried against them."""
 
-def layouts() -> dict[str, Layout]:
-    """Return the layouts by name, in the order in which a path is tried against them; `plain` comes last."""
-    return {layout.name: layout for layout in (*_BUILT_IN, Plain())}
+
+def register_layout(layout: Layout) -> None:
+    """Add a layout to this process; UsageError where its name is taken or an attribute is missing."""
+    if layout.name == _PLAIN.name:
+        raise UsageError(f"{LAYOUTS.group}: {layout.name!r} is the layout of what no other recognises.")
+    LAYOUTS.register(layout)
 
 
 def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
@@ -62,7 +69,7 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
     Raises:
         UsageError: there is nothing there, it is not of the layout that was named, or what it lists is wrong.
     """
-    known = layouts()
+    known = _all()
     name, path = _named(place, known)
     if path != PHANTOM and not Path(path).exists():
         raise UsageError(f"{place}: no such store, folder or manifest.")
@@ -72,9 +79,14 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
     return layout.read(Path(path), settings)
 
 
-def looked_for() -> str:
+def known_layouts() -> str:
     """Return what makes a folder one of the layouts, for messages about folders that fit none."""
-    return " ".join(f"`{layout.name}`: {layout.wanted}" for layout in layouts().values())
+    return " ".join(f"`{layout.name}`: {layout.wanted}" for layout in _all().values())
+
+
+def _all() -> dict[str, Layout]:
+    """Return every layout; `plain` takes what no other recognises, so it comes last."""
+    return {**LAYOUTS.all(), _PLAIN.name: _PLAIN}
 
 
 def _named(place: str, known: dict[str, Layout]) -> tuple[str | None, str]:

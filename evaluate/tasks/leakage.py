@@ -1,4 +1,4 @@
-"""Leakage: what a test split shares with the frames that a probe is trained and stopped on.
+"""Count what a test split shares with the frames that a probe is trained and stopped on.
 
 Three kinds, from certain to likely: a group (patient, clip) on both sides; the very same frame; a frame that looks the
 same (see `near_duplicates.py`). Nothing is removed, because scores on the published split are what others report;
@@ -7,12 +7,13 @@ everything is counted, and printed beside the score.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
+from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.tasks.near_duplicates import BITS, NEAR_BITS, frame_bits, nearest
 from usjepa.evaluate.tasks.splits import TEST, VALIDATION
 
@@ -21,25 +22,54 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.identity import Json
     from usjepa.evaluate.tasks.task import Task
 
 _READ_AT_ONCE = 512
+_COMPARED_AT_ONCE = 1024
 _SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What frames show, in the task's order."""
+    """What frames show, in the task's order, to find frames that show the same."""
 
     pixels: NDArray[np.object_]
     """[n] xxh3-128 of the stored pixels."""
     bits: NDArray[np.float32]
     """[n, 256] perceptual hash."""
+    check: Callable[[], None] = lambda: None
+    """Called between blocks of frames; may raise to stop."""
+
+    def nearest(
+        self, frames: NDArray[np.int64], among: NDArray[np.int64], labels: NDArray[np.int64] | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the bits between each of some frames and its nearest neighbour, and which frame that is.
+
+        Args:
+            frames: positions [n] of the frames.
+            among: positions of the frames that may be neighbours.
+            labels: class of every frame: then only frames of another class may be neighbours. None: all may.
+        """
+        parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
+        for start in range(0, len(frames), _COMPARED_AT_ONCE):
+            self.check()
+            some = frames[start : start + _COMPARED_AT_ONCE]
+            barred = None if labels is None else labels[some, None] == labels[among]
+            parts.append(nearest(self.bits[some], self.bits[among], barred))
+        distance, which = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return distance, among[which] if len(among) else which
+
+    def twins(self, frames: NDArray[np.int64], among: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return how far each frame's twin is (-1: the very same pixels, else bits), and which frame that is."""
+        distance, twin = self.nearest(frames, among)
+        first = dict(zip(self.pixels[among][::-1], among[::-1].tolist(), strict=True))
+        for i, pixels in enumerate(self.pixels[frames]):
+            if pixels in first:
+                distance[i], twin[i] = -1, first[pixels]
+        return distance, twin
 
 
-@dataclass(frozen=True)
-class Leakage:
+class Leakage(Record):
     """What test shares with training and validation; counts of test frames and groups."""
 
     test_frames: int
@@ -60,6 +90,8 @@ class Leakage:
     """Validation frames with an exact or near-duplicate in training: they stop a probe later than they should."""
     rows: tuple[tuple[int, int], ...]
     """The first few pairs (test row, row outside of test) of the store, nearest first."""
+    bits: int = BITS
+    """Of a perceptual hash."""
 
     @property
     def frames(self) -> int:
@@ -71,22 +103,18 @@ class Leakage:
         """Whether anything leaks into the test score."""
         return bool(self.groups or self.frames)
 
-    def told(self) -> dict[str, Json]:
-        """Return what goes into `scores.json`."""
-        return {**asdict(self), "rows": [list(pair) for pair in self.rows], "bits": BITS}
-
     def sentences(self) -> list[str]:
         """Return what a reader of the scores must know."""
-        told = []
+        notes = []
         if self.frames:
-            told.append(
+            notes.append(
                 f"Leak: {self.exact} of {self.test_frames} test frames also lie in training or validation, and "
                 f"{self.near} more have a near-duplicate there (at most {self.near_bits} of {BITS} hash bits apart); "
                 f"for {self.near_other_group} of them under another group. Scores on this split are too high."
             )
         if self.stopping:
-            told.append(f"{self.stopping} validation frames have an exact or near-duplicate in training.")
-        return told
+            notes.append(f"{self.stopping} validation frames have an exact or near-duplicate in training.")
+        return notes
 
 
 def contents_of(task: Task, check: Callable[[], None] = lambda: None) -> Contents:
@@ -98,18 +126,18 @@ def contents_of(task: Task, check: Callable[[], None] = lambda: None) -> Content
         pixels = task.store.read(task.rows[start : start + _READ_AT_ONCE], layers=("pixels",)).pixels
         hashes += [xxhash.xxh3_128_hexdigest(frame.tobytes()) for frame in pixels]
         bits.append(frame_bits(pixels))
-    return Contents(np.array(hashes, dtype=object), np.concatenate(bits))
+    return Contents(np.array(hashes, dtype=object), np.concatenate(bits), check)
 
 
-def leakage_of(task: Task, contents: Contents, check: Callable[[], None] = lambda: None) -> Leakage:
+def leakage_of(task: Task, contents: Contents) -> Leakage:
     """Return what the task's test split shares with its other frames."""
     test, validation = task.positions(TEST), task.positions(VALIDATION)
     rest = np.flatnonzero(task.splits != TEST)
     train = np.setdiff1d(rest, validation)
     shared = np.intersect1d(task.groups[test], task.groups[rest])
-    distance, twin = twins(contents, test, rest, check)
+    distance, twin = contents.twins(test, rest)
     leaking = np.flatnonzero(distance <= NEAR_BITS)
-    stopping, _ = twins(contents, validation, train, check)
+    stopping, _ = contents.twins(validation, train)
     order = leaking[np.lexsort((leaking, distance[leaking]))][:_SHOWN]
     return Leakage(
         test_frames=len(test),
@@ -123,16 +151,3 @@ def leakage_of(task: Task, contents: Contents, check: Callable[[], None] = lambd
         stopping=int((stopping <= NEAR_BITS).sum()),
         rows=tuple((int(task.rows[test[i]]), int(task.rows[twin[i]])) for i in order),
     )
-
-
-def twins(
-    contents: Contents, of: NDArray[np.int64], among: NDArray[np.int64], check: Callable[[], None]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return how far each frame's twin is (-1: the very same pixels, else bits), and which frame that is."""
-    distance, which = nearest(contents.bits[of], contents.bits[among], check=check)
-    twin = among[which] if len(among) else np.zeros(len(of), np.int64)
-    first = dict(zip(contents.pixels[among][::-1], among[::-1].tolist(), strict=True))
-    for i, frame in enumerate(contents.pixels[of]):
-        if frame in first:
-            distance[i], twin[i] = -1, first[frame]
-    return distance, twin

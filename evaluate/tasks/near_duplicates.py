@@ -1,4 +1,4 @@
-"""Finds frames that show the same thing: a 256-bit perceptual hash a frame, and Hamming distances by blocks.
+"""Hash what frames show into 256 bits each, and find near-duplicates by Hamming distance.
 
 The hash is the sign of low DCT coefficients against their median (pHash), of 16 x 16 coefficients rather than the usual
 8 x 8: among frames of one view, which all show one sector, 64 bits take other patients for copies (hearts of two
@@ -16,8 +16,6 @@ import numpy as np
 from usjepa.cache.frames.prepare import grey_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
 EDGE, COEFFICIENTS = 64, 16
@@ -27,8 +25,7 @@ NEAR_BITS = 32
 FAR = BITS + 1
 """Distance of a frame that has nothing to be compared with."""
 _FLAT = 2.0
-"""Standard deviation of grey values under which a frame is blank: blank frames are alike and say nothing."""
-_BLOCK = 1024
+"""Standard deviation of grey values under which a frame is blank: blank frames are alike and show nothing."""
 
 
 def frame_bits(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -45,31 +42,20 @@ def frame_bits(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def nearest(
-    bits_AK: NDArray[np.float32],
-    bits_BK: NDArray[np.float32],
-    labels_A: NDArray[np.int64] | None = None,
-    labels_B: NDArray[np.int64] | None = None,
-    check: Callable[[], None] = lambda: None,
+    bits_AK: NDArray[np.float32], bits_BK: NDArray[np.float32], barred_AB: NDArray[np.bool_] | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return for each frame of A the Hamming distance [A] to the nearest of B, and which that is [A].
 
-    With labels, only frames of B with another label count. Blank frames, and frames with nothing to be compared with,
-    are `FAR`. Costs A x B x 256 multiplications and memory for 1,024 x B numbers.
+    Blank frames, barred ones, and frames with nothing to be compared with are `FAR`. Costs A x B x 256 multiplications
+    and memory for A x B numbers.
     """
-    distance = np.full(len(bits_AK), FAR, dtype=np.int64)
-    which = np.zeros(len(bits_AK), dtype=np.int64)
     if not len(bits_BK):
-        return distance, which
-    blank = ~bits_BK.any(axis=1)
-    for start in range(0, len(bits_AK), _BLOCK):
-        check()
-        block = slice(start, start + _BLOCK)
-        # Of K bits of -1 and 1, a dot product of K - 2d says that d differ.
-        apart = (BITS - bits_AK[block] @ bits_BK.T) / 2
-        apart[:, blank] = FAR
-        apart[~bits_AK[block].any(axis=1)] = FAR
-        if labels_A is not None and labels_B is not None:
-            apart[labels_A[block, None] == labels_B[None]] = FAR
-        which[block] = apart.argmin(axis=1)
-        distance[block] = np.rint(apart[np.arange(len(apart)), which[block]]).astype(np.int64)
-    return distance, which
+        return np.full(len(bits_AK), FAR, np.int64), np.zeros(len(bits_AK), np.int64)
+    # Of K bits of -1 and 1, a dot product of K - 2d means that d differ.
+    apart_AB = (BITS - bits_AK @ bits_BK.T) / 2
+    apart_AB[:, ~bits_BK.any(axis=1)] = FAR
+    apart_AB[~bits_AK.any(axis=1)] = FAR
+    if barred_AB is not None:
+        apart_AB[barred_AB] = FAR
+    which_A = apart_AB.argmin(axis=1)
+    return np.rint(apart_AB[np.arange(len(apart_AB)), which_A]).astype(np.int64), which_A

@@ -1,4 +1,4 @@
-"""Segmentation tasks: frames with a mask each, cut like any task's; the masks are stretched to the stored pixels.
+"""Open segmentation tasks: frames with a mask each, stretched to the stored pixels.
 
 UltraBench's own seven, by the key of the mask in its JSON, and BUS-BRA's tumours. A mask's values are its classes, 0 is
 the background; a mask of 0 and 255 is a binary one. `--segment [LAYOUT=]PATH[::NAME]` takes what `--task` takes.
@@ -71,8 +71,8 @@ class Segmentation:
     @property
     def identity(self) -> dict[str, Json]:
         """What the scores rest on."""
-        told = [self.rows.tolist(), self.splits.tolist(), self.groups.tolist(), list(self.values)]
-        return {"store": self.store.digest, "frames": digest_of(told), "masks": self.content}
+        frames = [self.rows.tolist(), self.splits.tolist(), self.groups.tolist(), list(self.values)]
+        return {"store": self.store.digest, "frames": digest_of(frames), "masks": self.content}
 
     def frames(self, positions: NDArray[np.int64]) -> Task:
         """Return frames as a task of one class, for what looks at frames and not at masks."""

@@ -1,9 +1,9 @@
-"""Which frames of a task are trained on, stopped on and tested on. Whole groups (patients, clips) only.
+"""Assign a task's frames to training, validation and test, by whole groups.
 
-A split that the data brings along is kept as it is, leaks included: they are counted and told. Otherwise groups are
+A split that the data brings along is kept as it is, leaks included: they are counted and noted. Otherwise groups are
 dealt class by class, the rarest class first, so that every part holds every class that has groups enough. Within a
-class the groups of the smallest hashes are taken: the same groups on every machine and in any order. A task that grows
-may move the groups next to the cut; only those.
+class the groups of the smallest hashes are taken: the same groups on every machine and in any order. When a
+task grows, only the groups closest to the threshold can change split.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from usjepa.cache.randomness import keyed_generator
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,6 +24,7 @@ Mask = NDArray[np.bool_]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _VALIDATION_NAMES = ("val", "valid", "validation")
+_DRAW_TAG = 0x666577
 GIVEN, DEALT = "given by the data", "dealt by group and class"
 
 
@@ -122,3 +125,16 @@ def _smallest(stratum: Sequence[int], share: dict[int, float], fraction: float) 
     """Return a stratum's groups of smallest hash: about the fraction, at least one, never all."""
     count = min(max(1, round(fraction * len(stratum))), len(stratum) - 1)
     return sorted(stratum, key=lambda group: share[group])[: max(0, count)]
+
+
+def stratified_draw(labels_N: NDArray[np.int64], share: float, draw: int) -> NDArray[np.int64]:
+    """Return the positions of a draw's frames, ascending: of each class that share, rounded, at least one frame.
+
+    Draws of one number lie within each other: a smaller share takes some of the frames of a larger one.
+    """
+    generator = keyed_generator(_DRAW_TAG, draw)
+    chosen = []
+    for number in np.unique(labels_N):
+        shuffled = generator.permutation(np.flatnonzero(labels_N == number))
+        chosen.append(shuffled[: max(1, round(share * len(shuffled)))])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from usjepa.cache.identity import Json, digest_of
+from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.store import Store
+
+
+class SplitCounts(Record):
+    """What a split holds."""
+
+    frames: int
+    groups: int
+    """Patients or clips."""
+    classes: dict[str, int]
+    """Class -> frames."""
 
 
 @dataclass(frozen=True)
@@ -44,20 +55,25 @@ class Task:
         """Return where in the arrays a split's frames stand."""
         return np.flatnonzero(self.splits == split)
 
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def only(self, where: NDArray[np.int64]) -> Task:
+        """Return the task with the frames at some positions alone."""
+        return replace(
+            self, rows=self.rows[where], labels=self.labels[where], groups=self.groups[where], splits=self.splits[where]
+        )
+
     @property
     def identity(self) -> dict[str, Json]:
         """What the scores rest on: the store's content and which rows, labels and splits of it."""
-        told = [self.rows.tolist(), self.labels.tolist(), self.splits.tolist(), self.groups.tolist()]
-        return {"store": self.store.digest, "frames": digest_of(told), "classes": list(self.classes)}
+        frames = [self.rows.tolist(), self.labels.tolist(), self.splits.tolist(), self.groups.tolist()]
+        return {"store": self.store.digest, "frames": digest_of(frames), "classes": list(self.classes)}
 
-    def counts(self) -> dict[str, Json]:
+    def counts(self) -> dict[str, SplitCounts]:
         """Return frames, groups and frames of each class, for each split."""
-        told: dict[str, Json] = {}
-        for split in (TRAIN, VALIDATION, TEST):
-            where = self.positions(split)
-            told[split] = {
-                "frames": len(where),
-                "groups": len(np.unique(self.groups[where])),
-                "classes": {name: int((self.labels[where] == i).sum()) for i, name in enumerate(self.classes)},
-            }
-        return told
+        return {split: self._counts(self.positions(split)) for split in (TRAIN, VALIDATION, TEST)}
+
+    def _counts(self, where: NDArray[np.int64]) -> SplitCounts:
+        classes = {name: int((self.labels[where] == i).sum()) for i, name in enumerate(self.classes)}
+        return SplitCounts(frames=len(where), groups=len(np.unique(self.groups[where])), classes=classes)

@@ -39,7 +39,7 @@ class Tn5000:
         lists = [path / "ImageSets" / "Main" / f"{split}.txt" for split in ("train", "val", "test")]
         lacking = [one.name for one in lists if one.stem != "val" and not one.is_file()]
         if lacking:
-            raise UsageError(f"{path}: no ImageSets/Main/{lacking[0]}, which says what its split holds.")
+            raise UsageError(f"{path}: no ImageSets/Main/{lacking[0]}, which lists the images of its split.")
         files = [
             _annotated(path, line.split()[0], split)
             for split in lists

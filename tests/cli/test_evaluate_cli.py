@@ -41,7 +41,7 @@ def test_five_encoders_are_scored_and_shown(report: Path) -> None:
     scores = json.loads((report / "scores.json").read_text())
     assert [s["encoder"] for s in scores["scores"]] == ["student", "teacher", "random", "pixels", "hog"]
     for scored in scores["scores"]:
-        assert len(scored["probe"]["macro_f1"]["seeds"]) == 2
+        assert len(scored["probes"]["probe"]["measures"]["macro_f1"]["seeds"]) == 2
     assert scores["settings"]["seeds"] == 2
     assert scores["settings"]["lr"] == 1e-3
     page = (report / "index.html").read_text()
@@ -95,7 +95,7 @@ def test_calibration_stands_in_scores_and_csv(report: Path) -> None:
     scores = json.loads((report / "scores.json").read_text())
     lines = list(csv.DictReader(io.StringIO((report / "scores.csv").read_text())))
     for scored in scores["scores"]:
-        told = scored["calibration"]
+        told = scored["probes"]["probe"]["calibration"]
         assert told["frames"] == scores["tasks"][0]["counts"]["test"]["frames"]
         for state, classifier in (("raw", "probe"), ("tempered", "probe, tempered")):
             for measure in ("ece", "brier", "log_loss"):

@@ -49,6 +49,12 @@ def test_the_wheel_misses_no_module(wheel: Path) -> None:
     assert modules <= set(zipfile.ZipFile(wheel).namelist())
 
 
+def test_the_wheel_misses_no_template_nor_published_score(wheel: Path) -> None:
+    data = {p for p in (ROOT / "evaluate/report").rglob("*") if p.suffix in {".html", ".css", ".csv"}}
+    assert len(data) > 8
+    assert {f"usjepa/{p.relative_to(ROOT)}" for p in data} <= set(zipfile.ZipFile(wheel).namelist())
+
+
 def test_the_wheel_brings_three_commands(wheel: Path) -> None:
     entry_points = zipfile.ZipFile(wheel).read("usjepa-0.1.0.dist-info/entry_points.txt").decode()
     for package in PACKAGES:

@@ -161,8 +161,9 @@ def test_int8_is_within_the_spread_of_fp16_or_it_is_said_that_it_is_not() -> Non
 
 
 def test_scores_of_a_report_are_read_in_percent() -> None:
-    probe = {"macro_f1": {"mean": 0.5, "sd": 0.01, "interval": [0.4, 0.6]}}
-    one = {"encoder": "student", "task": "t", "probe": probe, "knn": {"macro_f1": 0.25}, "logistic": {"macro_f1": 0.75}}
+    f1 = {"probe": {"mean": 0.5, "sd": 0.01, "interval": [0.4, 0.6]}, "knn": {"mean": 0.25}, "logistic": {"mean": 0.75}}
+    probes = {name: {"measures": {"macro_f1": measure}} for name, measure in f1.items()}
+    one = {"encoder": "student", "task": "t", "probes": probes}
     found = scores_of({"scores": [one, {**one, "encoder": "random"}]}, "student")
     assert found == {
         "t": {"probe": 50.0, "probe_sd": 1.0, "probe_interval": [40.0, 60.0], "logistic": 75.0, "knn": 25.0}

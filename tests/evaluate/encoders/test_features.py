@@ -19,7 +19,7 @@ from usjepa.cache.frames.prepare import grey_of
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
-from usjepa.evaluate.encoders.features import feature_identity, features_of
+from usjepa.evaluate.encoders.features import KeptFeatures, feature_identity
 from usjepa.evaluate.encoders.teachers import stored_teacher
 from usjepa.evaluate.tasks.find import find_tasks
 
@@ -63,8 +63,8 @@ def task(tmp_path: Path) -> Task:
 def test_features_are_computed_once_and_found_by_the_next_call(task: Task, tmp_path: Path, said: list[str]) -> None:
     encoder = Counting()
     said.clear()
-    first = features_of(encoder, task, tmp_path / "features", 7)
-    again = features_of(encoder, task, tmp_path / "features", 5)
+    first = KeptFeatures(tmp_path / "features", 7).features(encoder, task)
+    again = KeptFeatures(tmp_path / "features", 5).features(encoder, task)
     assert encoder.asked == len(task.rows)
     assert np.array_equal(first, again)
     assert first[:, 0].tolist() == task.rows.tolist()
@@ -76,10 +76,10 @@ def test_another_encoder_other_rows_or_another_store_are_other_features(task: Ta
         write_labelled(tmp_path / "o.zarr", patients(12, ["a", "b"]), seed=9), EvaluateSettings()
     ).tasks
     for one, encoder in ((task, Counting()), (task, Counting("b")), (other, Counting())):
-        features_of(encoder, one, tmp_path / "f", 8)
+        KeptFeatures(tmp_path / "f", 8).features(encoder, one)
         assert encoder.asked == 24
     fewer = replace(task, rows=task.rows[:10])
-    assert len(features_of(Counting(), fewer, tmp_path / "f", 8)) == 10
+    assert len(KeptFeatures(tmp_path / "f", 8).features(Counting(), fewer)) == 10
     assert len(list((tmp_path / "f").iterdir())) == 4
 
 
@@ -127,7 +127,7 @@ def files_of(folder: Path) -> list[Path]:
 def test_damage_anywhere_never_changes_a_feature_and_is_said_where_it_is_met(
     task: Task, tmp_path: Path, said: list[str]
 ) -> None:
-    whole = features_of(Counting(), task, tmp_path / "whole", 4)
+    whole = KeptFeatures(tmp_path / "whole", 4).features(Counting(), task)
     met = set()
     for number, original in enumerate(files_of(tmp_path / "whole")):
         folder = tmp_path / str(number)
@@ -138,7 +138,7 @@ def test_damage_anywhere_never_changes_a_feature_and_is_said_where_it_is_met(
         data[len(data) // 3] ^= 0x10
         path.write_bytes(data)
         encoder = Counting()
-        assert np.array_equal(features_of(encoder, task, folder, 4), whole), path
+        assert np.array_equal(KeptFeatures(folder, 4).features(encoder, task), whole), path
         # A shard whose commit record is damaged counts as not computed yet, like one that a kill prevented.
         assert bool(said) == (encoder.asked > 0) or "commits" in path.parts, path
         met |= {path.name} if said else set()
@@ -147,12 +147,12 @@ def test_damage_anywhere_never_changes_a_feature_and_is_said_where_it_is_met(
 
 def test_features_in_anothers_place_are_computed_again(task: Task, tmp_path: Path, said: list[str]) -> None:
     folder = tmp_path / "features"
-    whole = features_of(Counting(), task, folder, 2)
+    whole = KeptFeatures(folder, 2).features(Counting(), task)
     first, second, _ = sorted(folder.glob("*/latents/features/c.*"))
     assert first.stat().st_size == second.stat().st_size
     shutil.copyfile(second, first)
     encoder = Counting()
-    assert np.array_equal(features_of(encoder, task, folder, 2), whole)
+    assert np.array_equal(KeptFeatures(folder, 2).features(encoder, task), whole)
     assert encoder.asked == 8  # the shard that is not the one its record names counts as not computed
 
 
@@ -164,11 +164,11 @@ def test_a_stopped_call_goes_on_where_it_was(task: Task, tmp_path: Path, said: l
             raise Interrupted("enough")
 
     with pytest.raises(Interrupted):
-        features_of(Counting(), task, tmp_path / "features", 4, stop)
+        KeptFeatures(tmp_path / "features", 4, stop).features(Counting(), task)
     encoder = Counting()
-    resumed = features_of(encoder, task, tmp_path / "features", 4)
+    resumed = KeptFeatures(tmp_path / "features", 4).features(encoder, task)
     assert encoder.asked == 24 - 16  # one shard of four batches was finished
-    assert np.array_equal(resumed, features_of(Counting("b"), task, tmp_path / "features", 4))
+    assert np.array_equal(resumed, KeptFeatures(tmp_path / "features", 4).features(Counting("b"), task))
 
 
 def test_what_a_killed_call_left_damaged_is_begun_anew(task: Task, tmp_path: Path, said: list[str]) -> None:
@@ -177,12 +177,12 @@ def test_what_a_killed_call_left_damaged_is_begun_anew(task: Task, tmp_path: Pat
             raise Interrupted("enough")
 
     with pytest.raises(Interrupted):
-        features_of(Counting(), task, tmp_path / "features", 4, stop)
+        KeptFeatures(tmp_path / "features", 4, stop).features(Counting(), task)
     (segment,) = tmp_path.glob("features/*/segments/000001/segment.json")
     segment.write_bytes(b"{")
     said.clear()
     encoder = Counting()
-    assert len(features_of(encoder, task, tmp_path / "features", 4)) == encoder.asked == 24
+    assert len(KeptFeatures(tmp_path / "features", 4).features(encoder, task)) == encoder.asked == 24
     assert "computing them again" in said[0]
 
 
@@ -194,7 +194,7 @@ def _die_at_row(number: int, store: str, folder: Path) -> None:
             return super().features(batch)
 
     (task,) = find_tasks(open_store(store), EvaluateSettings()).tasks
-    features_of(Dying(), task, folder, 1)
+    KeptFeatures(folder, 1).features(Dying(), task)
 
 
 def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task, tmp_path: Path) -> None:
@@ -204,9 +204,9 @@ def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task
     kept = len(list(folder.glob("*/commits/latents/features/*.json")))
     assert kept == 3
     encoder = Counting()
-    resumed = features_of(encoder, task, folder, 1)
+    resumed = KeptFeatures(folder, 1).features(encoder, task)
     assert encoder.asked == 24 - 4 * kept
-    assert np.array_equal(resumed, features_of(Counting(), task, tmp_path / "undisturbed", 1))
+    assert np.array_equal(resumed, KeptFeatures(tmp_path / "undisturbed", 1).features(Counting(), task))
     assert [path.read_bytes() for path in sorted(folder.glob("*/latents/features/c.*"))] == [
         path.read_bytes() for path in sorted((tmp_path / "undisturbed").glob("*/latents/features/c.*"))
     ]
@@ -214,12 +214,12 @@ def test_sigkill_at_any_time_costs_the_shard_in_hand_and_nothing_else(task: Task
 
 def test_a_feature_that_is_not_finite_is_refused_with_its_row(task: Task, tmp_path: Path) -> None:
     with pytest.raises(UsjepaError, match="row 0: counting gave a feature that is not finite"):
-        features_of(Counting(value=float("nan")), task, tmp_path, 8)
+        KeptFeatures(tmp_path, 8).features(Counting(value=float("nan")), task)
     assert not list(tmp_path.glob("*/commits/latents/features/*"))
 
 
 def test_the_teacher_is_read_from_its_stored_latents_as_the_mean_of_its_tokens(task: Task, tmp_path: Path) -> None:
-    found = features_of(stored_teacher(task.store, "toy"), task, tmp_path / "features", 8)
+    found = KeptFeatures(tmp_path / "features", 8).features(stored_teacher(task.store, "toy"), task)
     latents = task.store.read(task.rows, layers=("latents/toy",)).latents
     assert found.shape == (24, DIM)
     assert np.allclose(found, latents.astype(np.float32).mean(1), atol=1e-6)

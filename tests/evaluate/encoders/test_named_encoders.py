@@ -172,5 +172,5 @@ def test_runs_and_timm_models_are_scored_beside_the_student(tmp_path: Path) -> N
     assert "input: 176 x 176, 3 channels" in scores["encoders"]["resnet10t"]["pooling"]
     assert str(tmp_path) not in json.dumps(scores)
     # Two runs of equal weights have equal features: they are computed once.
-    assert scores["scores"][0]["probe"] == scores["scores"][2]["probe"]
+    assert scores["scores"][0]["probes"] == scores["scores"][2]["probes"]
     assert call(tmp_path / "one", *task, "--encoder", "nowhere", *fast).exit_code == 2

@@ -12,11 +12,13 @@ import torch
 
 from tests.support.evaluations import FAST, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
+from tests.support.scoring import probe_input, scoring
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.probes.attentive import AttentiveProbe, heads_of, train_attentive
+from usjepa.evaluate.probes.attentive import AttentivePooling, AttentiveProbe, heads_of, train_attentive
+from usjepa.evaluate.probes.base import NotScoredError, Part
+from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.scaler import fit_scaler, fit_token_scaler, scale_in_place
 from usjepa.evaluate.scores.bootstrap import Draws
-from usjepa.evaluate.scoring.attentive import score_attentive
 from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
@@ -26,13 +28,14 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
+    from usjepa.evaluate.scoring.encoder import ProbeScores
     from usjepa.evaluate.tasks.task import Task
 
 SETTINGS = EvaluateSettings(seeds=2, epochs=40, lr=1e-2, batch_size=16, encode_batch_size=8, attentive=True)
 
 
 def test_the_folded_form_is_torchs_multi_head_attention_in_logits_and_gradients() -> None:
-    probe = AttentiveProbe(128, 5, seed=3)
+    probe = AttentivePooling(128, 5, seed=3)
     with torch.no_grad():
         probe.query_HE.mul_(100.0)  # so that attention is far from even
     plain = torch.nn.MultiheadAttention(128, 2, bias=False, batch_first=True)
@@ -62,7 +65,7 @@ def test_the_folded_form_is_torchs_multi_head_attention_in_logits_and_gradients(
 
 def test_an_untrained_probe_looks_nearly_everywhere_alike_and_seeds_differ() -> None:
     x = torch.randn(4, 49, 192, generator=torch.Generator().manual_seed(1))
-    first, again, other = (AttentiveProbe(192, 3, seed) for seed in (0, 0, 1))
+    first, again, other = (AttentivePooling(192, 3, seed) for seed in (0, 0, 1))
     assert float((first.attention(x).detach() * 49 - 1).abs().max()) < 0.5
     assert torch.equal(first(x), again(x))
     assert not torch.equal(first(x), other(x))
@@ -88,10 +91,10 @@ def needles(
 def test_a_finding_in_one_patch_is_found_where_the_mean_drowns_it() -> None:
     (x, y), (held, held_y), (test, test_y) = (needles(count, seed) for seed, count in enumerate((400, 100, 300)))
     settings = EvaluateSettings(lr=1e-2, epochs=40)
-    probe, best, epochs = train_attentive(x, y, held, held_y, 2, settings, 0)
-    right = float((probe.logits(torch.from_numpy(test)).argmax(dim=1).numpy() == test_y).mean())
+    trained = train_attentive(Part(x, y), Part(held, held_y), 2, Fitting(settings, 0))
+    right = float((trained.model.logits(torch.from_numpy(test)).argmax(dim=1).numpy() == test_y).mean())
     assert right > 0.95
-    assert 1 <= best <= epochs <= 40
+    assert 1 <= trained.best_epoch <= trained.epochs <= 40
     # The best that any linear layer makes of the mean: the two classes lie 6 / 49 apart in noise of 1 / 7.
     from sklearn.linear_model import LogisticRegression
 
@@ -103,10 +106,10 @@ def test_training_stops_early_keeps_the_best_epoch_and_is_the_same_each_time() -
     (x, y), (held, _) = needles(60, 0), needles(40, 1)
     wrong = np.random.default_rng(2).integers(0, 2, 40)
     settings = EvaluateSettings(lr=1e-2, patience=3)
-    probe, best, epochs = train_attentive(x, y, held, wrong, 2, settings, 1)
-    assert epochs - best == 3
-    again, *_ = train_attentive(x, y, held, wrong, 2, settings, 1)
-    assert all(torch.equal(*pair) for pair in zip(probe.parameters(), again.parameters(), strict=True))
+    first, again = (train_attentive(Part(x, y), Part(held, wrong), 2, Fitting(settings, 1)) for _ in range(2))
+    assert first.epochs - first.best_epoch == 3
+    both = zip(first.model.parameters(), again.model.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in both)
 
 
 def test_the_token_scaler_is_that_of_all_tokens_at_once_and_silences_constant_features() -> None:
@@ -148,27 +151,42 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
     return find_tasks(write_labelled(root, patients(60, ["cyst", "none", "stone"])), SETTINGS).tasks[0]
 
 
+def attentive(encoder: Corner, folder: Path, settings: EvaluateSettings, draws: Draws | None) -> ProbeScores:
+    """Return the attentive probe's scores of an encoder, features and tokens kept in a folder."""
+    made = scoring(encoder.task, settings, folder, draws).score("corner", "Corner", encoder, lambda: (None, ""))
+    return made.record.probes["attentive"]
+
+
 def test_tokens_are_kept_every_test_frame_is_scored_and_a_second_call_gives_the_same(
     task: Task, tmp_path: Path
 ) -> None:
     encoder, test = Corner(task), task.positions("test")
     draws = Draws(task.groups[test], 200)
-    told = score_attentive(encoder, task, tmp_path, SETTINGS, draws)
-    assert encoder.asked == len(task.rows)
-    assert told["macro_f1"]["mean"] > 0.9
-    assert told["macro_f1"]["interval"][0] <= told["macro_f1"]["mean"] <= told["macro_f1"]["interval"][1]
-    assert all(len(line.split()) == len(test) for line in told["predicted"])
-    assert sum(map(sum, told["confusion"])) == SETTINGS.seeds * len(test)
-    assert score_attentive(encoder, task, tmp_path, SETTINGS, draws) == told
-    assert encoder.asked == len(task.rows) + 1  # kept tokens are used; one frame says how they lie
+    found = attentive(encoder, tmp_path, SETTINGS, draws)
+    asked = encoder.asked
+    assert asked == 2 * len(task.rows)  # once for the features, once for the tokens
+    macro_f1 = found.measures["macro_f1"]
+    assert macro_f1.mean > 0.9
+    assert macro_f1.interval is not None
+    assert macro_f1.interval[0] <= macro_f1.mean <= macro_f1.interval[1]
+    assert all(len(line.split()) == len(test) for line in found.predicted)
+    assert sum(map(sum, found.confusion)) == SETTINGS.seeds * len(test)
+    assert attentive(encoder, tmp_path, SETTINGS, draws) == found
+    assert encoder.asked == asked + 1  # kept tokens are used; one frame says how they lie
 
 
 def test_training_frames_are_bounded_and_drawn_class_by_class(task: Task, tmp_path: Path) -> None:
     encoder, few = Corner(task), SETTINGS.model_copy(update={"attentive_frames": 24, "epochs": 2})
-    told = score_attentive(encoder, task, tmp_path, few, None)
-    assert (told["training_frames"], told["validation_frames"]) == (24, 6)
-    assert encoder.asked == 24 + 6 + len(task.positions("test"))
-    assert "interval" not in told["macro_f1"]
+    found = attentive(encoder, tmp_path, few, None)
+    assert (found.about["training_frames"], found.about["validation_frames"]) == (24, 6)
+    assert encoder.asked == len(task.rows) + 24 + 6 + len(task.positions("test"))
+    assert found.measures["macro_f1"].interval is None
+
+
+def test_an_encoder_without_patch_tokens_is_left_out(task: Task, tmp_path: Path) -> None:
+    given = probe_input(task, np.zeros((len(task.rows), 3), np.float32), SETTINGS, tmp_path)
+    with pytest.raises(NotScoredError, match="it gives no patch tokens"):
+        AttentiveProbe().score(given)
 
 
 def test_attentive_probes_stand_in_report_csv_and_table_and_are_compared(tmp_path: Path) -> None:
@@ -179,10 +197,10 @@ def test_attentive_probes_stand_in_report_csv_and_table_and_are_compared(tmp_pat
     result = call(tmp_path / "run", "--task", tmp_path / "store.zarr", "-o", tmp_path / "out", *fast)
     assert result.exit_code == 0, result.output
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
-    by_name = {s["encoder"]: s["attentive"] for s in scores["scores"]}
-    assert by_name["student"]["heads"] == by_name["teacher"]["heads"] == 3
-    assert by_name["hog"] is None
-    assert any("Edges (HOG) has no attentive probe: it gives no patch tokens." in note for note in scores["notes"])
+    by_name = {s["encoder"]: s["probes"] for s in scores["scores"]}
+    assert by_name["student"]["attentive"]["about"]["heads"] == by_name["teacher"]["attentive"]["about"]["heads"] == 3
+    assert "attentive" not in by_name["hog"]
+    assert "Attentive probe: Edges (HOG) is left out: it gives no patch tokens." in scores["notes"]
     assert "attentive: macro F1" in (tmp_path / "out" / "index.html").read_text()
     lines = (tmp_path / "out" / "scores.csv").read_text().splitlines()
     assert sum(",student,attentive,macro_f1," in line for line in lines) == 2 + 2 + 2  # mean, sd, ends, seeds

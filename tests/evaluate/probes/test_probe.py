@@ -9,10 +9,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.support.scoring import part
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.probes.linear import epoch_order, first_weights, train_probe
+from usjepa.evaluate.probes.linear import epoch_order, first_weights, train_probes
 from usjepa.evaluate.probes.scaler import fit_scaler
-from usjepa.evaluate.scores.metrics import constant_baseline, score, spread, summed
+from usjepa.evaluate.scores.metrics import constant_baseline, over_seeds, score, summed
 
 CLASSES = 4
 Floats = NDArray[np.float32]
@@ -68,7 +69,7 @@ def plain_probe(
 def test_all_seeds_at_once_equal_a_plain_autograd_loop_per_seed_after_five_epochs() -> None:
     x, y = problem()
     settings = EvaluateSettings(epochs=5, weight_decay=1e-2, lr=1e-2)
-    batched = train_probe(x, y, x[:0], y[:0], CLASSES, settings).logits(x)
+    batched = train_probes(part(x, y), part(x, y, 0, 0), CLASSES, settings).logits(x)
     for seed in range(settings.seeds):
         plain = plain_probe(seed, x, y, settings, epochs=5)(torch.from_numpy(x)).detach().numpy()
         assert np.abs(batched[seed] - plain).max() < 1e-4
@@ -77,7 +78,7 @@ def test_all_seeds_at_once_equal_a_plain_autograd_loop_per_seed_after_five_epoch
 def test_at_the_papers_size_five_epochs_end_in_the_plain_loops_logits() -> None:
     x, y = problem(4000, 768)
     settings = EvaluateSettings(epochs=5)  # 625 steps a seed
-    batched = train_probe(x, y, x[:0], y[:0], CLASSES, settings).logits(x[:500])
+    batched = train_probes(part(x, y), part(x, y, 0, 0), CLASSES, settings).logits(x[:500])
     plain = plain_probe(3, x, y, settings, epochs=5)(torch.from_numpy(x[:500])).detach().numpy()
     assert np.abs(batched[3] - plain).max() < 1e-4
 
@@ -86,7 +87,7 @@ def test_the_whole_protocol_ends_in_the_plain_loops_macro_f1() -> None:
     x, y = problem(900)
     x = fit_scaler(x[:500])(x)
     settings = EvaluateSettings(seeds=3, lr=5e-3)
-    probe = train_probe(x[:500], y[:500], x[500:600], y[500:600], CLASSES, settings)
+    probe = train_probes(part(x, y, 0, 500), part(x, y, 500, 600), CLASSES, settings)
     assert max(probe.epochs) < settings.epochs  # stopped early, at an epoch of its own
     for seed, logits in enumerate(probe.logits(x[600:])):
         plain = plain_probe(seed, x[:500], y[:500], settings, settings.epochs, (x[500:600], y[500:600]))
@@ -101,7 +102,7 @@ def test_at_the_papers_size_the_whole_protocol_ends_in_the_plain_loops_macro_f1(
     x, y = problem(5000, 768)
     x = fit_scaler(x[:4000])(x)
     settings = EvaluateSettings(patience=150)  # never stops early; benchmarks/evaluate.py says how long it takes
-    probe = train_probe(x[:4000], y[:4000], x[4000:4400], y[4000:4400], CLASSES, settings)
+    probe = train_probes(part(x, y, 0, 4000), part(x, y, 4000, 4400), CLASSES, settings)
     assert probe.epochs == (150,) * 5
     plain = plain_probe(0, x[:4000], y[:4000], settings, settings.epochs, (x[4000:4400], y[4000:4400]))
     theirs = plain(torch.from_numpy(x[4400:])).detach().numpy().argmax(1)
@@ -113,7 +114,7 @@ def test_each_seed_may_be_given_frames_of_its_own() -> None:
     x, y = problem()
     settings = EvaluateSettings(epochs=3, seeds=2, lr=1e-2)
     subsets = np.array([np.arange(0, 80), np.arange(100, 180)])
-    batched = train_probe(x, y, x[:0], y[:0], CLASSES, settings, subsets).logits(x)
+    batched = train_probes(part(x, y), part(x, y, 0, 0), CLASSES, settings, subsets).logits(x)
     for seed, rows in enumerate(subsets):
         plain = plain_probe(seed, x[rows], y[rows], settings, epochs=3)(torch.from_numpy(x)).detach().numpy()
         assert np.abs(batched[seed] - plain).max() < 1e-4
@@ -124,7 +125,7 @@ def test_each_seed_keeps_the_weights_of_its_lowest_validation_loss_and_stops_aft
     rng = np.random.default_rng(1)
     validation, wrong = x[:40], rng.integers(0, CLASSES, 40)  # nothing to learn: the loss rises soon
     settings = EvaluateSettings(lr=1e-2, patience=4)
-    probe = train_probe(x, y, validation, wrong, CLASSES, settings)
+    probe = train_probes(part(x, y), part(validation, wrong), CLASSES, settings)
     assert all(ran - best == settings.patience for ran, best in zip(probe.epochs, probe.best_epoch, strict=True))
     # The annealing spans `epochs` either way, so the plain loop passes through the kept weights.
     for seed, best in enumerate(probe.best_epoch):
@@ -140,13 +141,15 @@ def _loss(layer: torch.nn.Linear, x: Floats, y: Ints) -> float:
 
 def test_without_validation_frames_every_epoch_is_run_and_the_last_is_kept() -> None:
     x, y = problem(64)
-    probe = train_probe(x, y, x[:0], y[:0], CLASSES, EvaluateSettings(epochs=20, seeds=2, patience=3))
+    probe = train_probes(part(x, y), part(x, y, 0, 0), CLASSES, EvaluateSettings(epochs=20, seeds=2, patience=3))
     assert probe.epochs == probe.best_epoch == (20, 20)
 
 
 def test_the_same_features_give_the_same_probe_bit_for_bit() -> None:
     x, y = problem(100)
-    runs = [train_probe(x, y, x[:30], y[:30], CLASSES, EvaluateSettings(epochs=12)).logits(x) for _ in range(2)]
+    runs = [
+        train_probes(part(x, y), part(x, y, 0, 30), CLASSES, EvaluateSettings(epochs=12)).logits(x) for _ in range(2)
+    ]
     assert np.array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0][0], runs[0][1])  # seeds differ
 
@@ -156,7 +159,7 @@ def test_separable_classes_are_learnt() -> None:
     x = x + 6 * np.eye(CLASSES, x.shape[1], dtype=np.float32)[y]
     scaled = fit_scaler(x[:400])(x)
     settings = EvaluateSettings(seeds=2)
-    probe = train_probe(scaled[:300], y[:300], scaled[300:400], y[300:400], CLASSES, settings)
+    probe = train_probes(part(scaled, y, 0, 300), part(scaled, y, 300, 400), CLASSES, settings)
     for logits in probe.logits(scaled[400:]):
         assert score(y[400:], logits.argmax(1), CLASSES).macro_f1 > 0.9
 
@@ -183,4 +186,4 @@ def test_a_class_without_test_frames_does_not_count_as_zero() -> None:
     truth = np.array([0, 0, 1, 1])
     assert score(truth, truth, 3).macro_f1 == 1.0
     assert summed([score(truth, truth, 3).confusion] * 2) == ((4, 0, 0), (0, 4, 0), (0, 0, 0))
-    assert spread([0.5]) == (0.5, 0.0)
+    assert over_seeds([0.5]).sd == 0.0

@@ -19,7 +19,10 @@ from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.encoders.baselines import Pixels
-from usjepa.evaluate.probes.segmentation import Head, class_shares, frame_dice, train_head
+from usjepa.evaluate.encoders.features import KeptFeatures
+from usjepa.evaluate.encoders.tokens import TokenSource
+from usjepa.evaluate.probes.fitting import Fitting
+from usjepa.evaluate.probes.segmentation import Head, Patches, class_shares, frame_dice, train_head
 from usjepa.evaluate.scoring.segmentation import _interval, _thinned, score_segmentation
 from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
 
@@ -157,13 +160,14 @@ def test_a_head_learns_what_the_tokens_say() -> None:
     shares = class_shares(masks, (4, 4), 3)
     tokens = (shares @ rng.standard_normal((3, 10)) + 0.05 * rng.standard_normal((24, 4, 4, 10))).astype(np.float32)
     settings = EvaluateSettings(lr=0.05, batch_size=4, epochs=30)
-    head = train_head(tokens[:12], shares[:12], tokens[12:16], shares[12:16], settings, 0)
+    train, held = (Patches(tokens[some], shares[some]) for some in (slice(12), slice(12, 16)))
+    head = train_head(train, held, Fitting(settings, 0))
     small = head.predict(tokens[16:], 4)
     assert np.array_equal(small, masks[16:, ::8, ::8])
-    again = train_head(tokens[:12], shares[:12], tokens[12:16], shares[12:16], settings, 0)
+    again = train_head(train, held, Fitting(settings, 0))
     assert torch.equal(head.weight, again.weight)
     noise = rng.standard_normal(tokens.shape).astype(np.float32)
-    stopped = train_head(noise[:12], shares[:12], noise[12:16], shares[12:16], settings, 0)
+    stopped = train_head(Patches(noise[:12], shares[:12]), Patches(noise[12:16], shares[12:16]), Fitting(settings, 0))
     assert stopped.epochs < 30
 
 
@@ -198,16 +202,25 @@ class MaskTokens:
 def test_tokens_that_know_the_masks_score_high_and_pixels_of_noise_low(tmp_path: Path) -> None:
     write_camus(tmp_path / "camus_v1")
     task = opened(tmp_path / "camus_v1", tmp_path / "out")
-    encoder = MaskTokens(task)
-    told = score_segmentation(encoder, task, tmp_path / "f", SMALL.evaluate)
-    assert told["dice"]["mean"] > 0.85
-    assert told["dice"]["low"] <= told["dice"]["mean"] <= told["dice"]["high"]
-    assert set(told["classes"]) == {"left ventricle", "myocardium", "left atrium"}
+    encoder, kept = MaskTokens(task), KeptFeatures(tmp_path / "f", 8)
+    found = score_segmentation("masks", task, TokenSource(encoder, kept), SMALL.evaluate)
+    assert found.dice.mean > 0.85
+    assert found.dice.low <= found.dice.mean <= found.dice.high
+    assert set(found.classes) == {"left ventricle", "myocardium", "left atrium"}
     assert encoder.asked == 24
-    again = score_segmentation(encoder, task, tmp_path / "f", SMALL.evaluate)
+    again = score_segmentation("masks", task, TokenSource(encoder, kept), SMALL.evaluate)
     assert encoder.asked == 24 + 1  # kept tokens are used; one frame says how they lie
-    assert again == told
-    assert score_segmentation(Pixels(), task, tmp_path / "f", SMALL.evaluate)["dice"]["mean"] < 0.85
+    assert again == found
+    assert score_segmentation("pixels", task, TokenSource(Pixels(), kept), SMALL.evaluate).dice.mean < 0.85
+
+
+def test_without_validation_frames_every_epoch_of_a_head_is_run(tmp_path: Path) -> None:
+    write_camus(tmp_path / "camus_v1")
+    task = opened(tmp_path / "camus_v1", tmp_path / "out")
+    task.splits[task.positions("validation")] = "train"
+    settings = SMALL.evaluate.model_copy(update={"epochs": 3, "patience": 1})
+    found = score_segmentation("masks", task, TokenSource(MaskTokens(task), KeptFeatures(tmp_path, 8)), settings)
+    assert found.epochs == (3, 3)
 
 
 def test_the_interval_draws_groups_not_frames() -> None:

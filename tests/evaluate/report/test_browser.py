@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.evaluate.report.test_report import CSV, curve, document, examples
 from tests.support.browser import NEEDED, Seen, find_browser, look
-from usjepa.evaluate.report.report import render
+from tests.support.documents import add_attentive, document, examples, page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,14 +48,13 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Seen
     found = {}
     for name, made in (("few", document()), ("many", document(classes=LONG))):
         made["encoders"]["teacher"]["title"] = "Its teacher (random weights)"
-        for scores in made["scores"][:3]:
-            scores["attentive"] = {**scores["probe"], "training_frames": 12}
+        add_attentive(made, *made["scores"][:3])
         made["encoders"]["hog"]["title"] = "vit_base_patch16_dinov3_qkvb.lvd1689m"
         for width in (DESKTOP, PHONE):
             folder = tmp_path_factory.mktemp("page")
-            page = folder / "index.html"
-            page.write_text(render(made, curve(), examples(), CSV))
-            found[name, width] = look(page, SCRIPTS, folder, width, dark=width == PHONE)
+            place = folder / "index.html"
+            place.write_text(page(made))
+            found[name, width] = look(place, SCRIPTS, folder, width, dark=width == PHONE)
     return found
 
 
@@ -104,11 +102,13 @@ def test_the_page_is_drawn_in_light_and_dark_and_prints(seen: dict[tuple[str, in
 
 def test_the_checks_see_a_page_that_is_broken(tmp_path: Path) -> None:
     find_browser()
-    page = tmp_path / "index.html"
+    place = tmp_path / "index.html"
     text = '<text x="-30" y="15">cut off</text><text x="-28" y="15">on</text>'
     text = f'<svg viewBox="0 0 100 20" aria-label="f">{text}</svg>'
-    page.write_text(f'<img src="gone.png" width="5"><div style="width: 3000px">wide</div>{text}<script>nope()</script>')
-    one = look(page, SCRIPTS, tmp_path, DESKTOP)
+    place.write_text(
+        f'<img src="gone.png" width="5"><div style="width: 3000px">wide</div>{text}<script>nope()</script>'
+    )
+    one = look(place, SCRIPTS, tmp_path, DESKTOP)
     overflow, images, cut_off, overlap, _ = one.answers
     assert overflow > 0
     assert images == [[True, 0]]

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.evaluate.report.test_report import document
+from tests.support.documents import add_attentive, document
+from usjepa.evaluate.report.document import Document
 from usjepa.evaluate.report.latex import table_tex, tex
-from usjepa.evaluate.report.paper_scores import published_for
+from usjepa.evaluate.report.published import published_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,6 +43,11 @@ PAPER = r"""\documentclass{article}
 """
 
 
+def tables(made: dict[str, Any]) -> str:
+    """Return table.tex of a document."""
+    return table_tex(Document.model_validate(made))
+
+
 def scored(**changed: Any) -> dict[str, Any]:
     made = document()
     made["tasks"][0] |= {"name": "pocus", **changed}
@@ -69,7 +75,7 @@ def parsed(text: str) -> list[list[list[str]]]:
             assert opened.pop() == name
     assert opened == []
     assert bare.count("$") % 2 == 0
-    tables = []
+    found = []
     for columns, body in re.findall(r"\\begin\{tabular\}\{(l?c*)\}\n(.*?)\\end\{tabular\}", text, re.DOTALL):
         assert body.startswith("\\toprule\n")
         assert body.endswith("\\bottomrule\n")
@@ -77,17 +83,17 @@ def parsed(text: str) -> list[list[list[str]]]:
         assert all(line.endswith(r" \\") for line in lines)
         rows = [re.split(r" (?<!\\)& ", line.removesuffix(r" \\")) for line in lines]
         assert all(len(row) == len(columns) for row in rows)
-        tables.append(rows)
-    return tables
+        found.append(rows)
+    return found
 
 
 def test_every_encoder_and_published_model_has_a_row_with_its_scores() -> None:
     made = scored()
-    ((head, *rows),) = parsed(table_tex(made))
+    ((head, *rows),) = parsed(tables(made))
     assert head == ["Encoder", "pocus"]
     cells = dict(rows)
     for scores in made["scores"]:
-        f1 = scores["probe"]["macro_f1"]
+        f1 = scores["probes"]["probe"]["measures"]["macro_f1"]
         title = made["encoders"][scores["encoder"]]["title"]
         assert (
             cells[title].replace("\\textbf{", "").replace("}", "")
@@ -99,27 +105,30 @@ def test_every_encoder_and_published_model_has_a_row_with_its_scores() -> None:
 
 
 def test_the_best_is_bold_among_ours_and_among_the_published_and_the_source_is_named() -> None:
-    text = table_tex(scored())
+    text = tables(scored())
     bold = [row for row in parsed(text)[0] if "\\textbf" in row[1]]
     assert [name for name, _ in bold] == ["Student (this run)", "US-JEPA"]
     assert bold[1][1] == "\\textbf{93.1} $\\pm$ 0.0"
     assert "as published (US-JEPA, arXiv 2602.19322v1, main table), not measured by us" in text
-    without = table_tex(scored(published=None))
+    without = tables(scored(published=None))
     assert without.count("\\midrule") == 1
     assert "published" not in without
 
 
 def test_what_reads_equal_is_bold_together() -> None:
     made = scored()
-    made["scores"][1]["probe"]["macro_f1"] = {**made["scores"][0]["probe"]["macro_f1"]}
-    assert sum("\\textbf" in row[1] for row in parsed(table_tex(made))[0]) == 3
+    first, second = (scores["probes"]["probe"]["measures"] for scores in made["scores"][:2])
+    second["macro_f1"] = first["macro_f1"]
+    assert sum("\\textbf" in row[1] for row in parsed(tables(made))[0]) == 3
 
 
 def test_a_score_that_is_missing_is_a_dash_and_tasks_are_columns() -> None:
     made = scored()
-    made["tasks"].append({**made["tasks"][0], "name": "mmotu", "published": published_for("ultrabench", "mmotu")})
+    other = published_for("ultrabench", "mmotu")
+    assert other is not None
+    made["tasks"].append({**made["tasks"][0], "name": "mmotu", "published": other.model_dump()})
     made["scores"].append({**made["scores"][0], "task": "mmotu"})
-    ((head, *rows),) = parsed(table_tex(made))
+    ((head, *rows),) = parsed(tables(made))
     assert head == ["Encoder", "pocus", "mmotu"]
     assert {row[0]: row[2] for row in rows}["Random weights"] == "--"
     assert {row[0]: row[2] for row in rows}["US-JEPA"] == "\\textbf{52.2} $\\pm$ 0.2"
@@ -127,15 +136,17 @@ def test_a_score_that_is_missing_is_a_dash_and_tasks_are_columns() -> None:
 
 def test_attentive_probes_and_segmentations_have_tables_of_their_own() -> None:
     made = scored()
-    made["scores"][0]["attentive"] = made["scores"][0]["probe"]
-    dice = {"mean": 0.812, "sd": 0.004}
+    add_attentive(made, made["scores"][0])
+    dice = {"mean": 0.812, "sd": 0.004, "seeds": [], "low": 0.8, "high": 0.9}
+    heads = {"classes": {}, "epochs": [], "training_frames": 9, "dim": 3}
+    task = {key: made["tasks"][0][key] for key in ("classes", "identity", "leakage", "notes")}
     made["segmentation"] = {
-        "tasks": [{"name": "camus: mask"}],
-        "scores": [{"task": "camus: mask", "encoder": "student", "dice": dice}],
+        "tasks": [{"name": "camus: mask", "frames": {}, **task}],
+        "scores": [{"task": "camus: mask", "encoder": "student", "dice": dice, **heads}],
     }
-    tables = parsed(table_tex(made))
-    assert [len(table) for table in tables[1:]] == [2, 2]  # a head and the student
-    assert tables[2][1] == ["Student (this run)", "\\textbf{81.2} $\\pm$ 0.4"]
+    found = parsed(tables(made))
+    assert [len(table) for table in found[1:]] == [2, 2]  # a head and the student
+    assert found[2][1] == ["Student (this run)", "\\textbf{81.2} $\\pm$ 0.4"]
 
 
 def test_names_from_the_data_are_printed_and_are_no_commands() -> None:
@@ -143,15 +154,16 @@ def test_names_from_the_data_are_printed_and_are_no_commands() -> None:
     made["encoders"]["student"]["title"] = NASTY
     for scores in made["scores"]:
         scores["task"] = NASTY
-    text = table_tex(made)
+    made["probes"]["probe"]["caption"] = NASTY
+    text = tables(made)
     parsed(text)
     assert "\\input" not in text
-    assert text.count(tex(NASTY)) == 2
+    assert text.count(tex(NASTY)) == 3
     assert tex("50 % & a_b\n\\x") == r"50 \% \& a\_b \textbackslash{}x"
 
 
 def test_the_same_scores_give_the_same_bytes() -> None:
-    assert table_tex(scored()) == table_tex(scored())
+    assert tables(scored()) == tables(scored())
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here; Debian: texlive-latex-recommended")
@@ -160,8 +172,8 @@ def test_latex_takes_it_without_a_complaint(tmp_path: Path) -> None:
     made["encoders"]["hog"]["title"] = NASTY
     for scores in made["scores"]:
         scores["task"] = NASTY
-        scores["attentive"] = scores["probe"]
-    (tmp_path / "table.tex").write_text(table_tex(made))
+    add_attentive(made, *made["scores"])
+    (tmp_path / "table.tex").write_text(tables(made))
     (tmp_path / "paper.tex").write_text(PAPER)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)

@@ -16,8 +16,8 @@ from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.upkeep.audit import audit
 from usjepa.cache.upkeep.repair import repair
-from usjepa.evaluate.encoders.finished_run import Run
-from usjepa.evaluate.report.document import seen_in_training
+from usjepa.evaluate.encoders.finished_run import FinishedRun
+from usjepa.evaluate.report.seen_in_training import seen_in_training
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.train.record.export import EncoderConfig
 
@@ -36,13 +36,15 @@ def store(phantom_store: Path, tmp_path: Path) -> Path:
     return tmp_path / "store.zarr"
 
 
-def run_on(folder: Path, store: Store, content: bool = True) -> Run:
+def run_on(folder: Path, store: Store, content: bool = True) -> FinishedRun:
     """Return a run as one trained on the store exports it; without `content`, as earlier versions did."""
     told: dict[str, Json] = {"generation": store.generation, "digest": store.digest}
     if content:
         told["content"] = store.content_digest()
     extra = {"store": told, "identity": {"train": {"exclude_splits": []}}}
-    return Run(folder, EncoderConfig("test_vit", {"img_size": 32}, (0.5,) * 3, (0.5,) * 3, extra), "0" * 32, None)
+    return FinishedRun(
+        folder, EncoderConfig("test_vit", {"img_size": 32}, (0.5,) * 3, (0.5,) * 3, extra), "0" * 32, None
+    )
 
 
 def task_of(store: Path) -> Task:
@@ -105,5 +107,5 @@ def test_where_nothing_can_be_compared_that_is_told(store: Path, tmp_path: Path)
     audited(store)
     (store / "manifests" / "000001.json").unlink()
     assert "can't be told" in seen_in_training(run, task_of(store))
-    nowhere = Run(tmp_path, EncoderConfig("test_vit", {}, (), (), {}), "0" * 32, None)
+    nowhere = FinishedRun(tmp_path, EncoderConfig("test_vit", {}, (), (), {}), "0" * 32, None)
     assert "can't be told" in seen_in_training(nowhere, task_of(store))

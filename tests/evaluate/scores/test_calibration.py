@@ -15,12 +15,12 @@ from usjepa.evaluate.scores.calibration import (
     bin_numbers,
     bins_for,
     brier,
+    calibrate,
     calibration_error,
-    calibration_told,
+    diagram,
     faultless_error,
     fit_temperature,
     log_loss,
-    reliability,
 )
 from usjepa.evaluate.scores.metrics import softmax
 
@@ -71,11 +71,11 @@ def test_the_calibration_error_is_that_of_a_plain_loop(heat: float) -> None:
 def test_the_diagram_is_sklearns_calibration_curve(digits: int) -> None:
     confidence, right = named(*problem(699, heat=2.0))  # of 698 gaps no fifteenth ends on a frame
     confidence = np.round(confidence, digits)
-    told = reliability(confidence, right, BINS)
+    drawn = diagram(confidence, right, BINS)
     share, sure = calibration_curve(right, confidence, n_bins=BINS, strategy="quantile")
-    assert told["accuracy"] == pytest.approx(share.tolist())
-    assert told["confidence"] == pytest.approx(sure.tolist())
-    assert sum(told["frames"]) == len(confidence)
+    assert drawn.accuracy == pytest.approx(share.tolist())
+    assert drawn.confidence == pytest.approx(sure.tolist())
+    assert sum(drawn.frames) == len(confidence)
 
 
 def test_bins_hold_about_equally_many_frames_and_there_are_fewer_where_frames_are_few() -> None:
@@ -117,15 +117,17 @@ def test_the_temperature_is_found_and_is_that_of_a_fine_grid(heat: float) -> Non
 def test_what_is_too_sure_is_mended_on_frames_that_the_temperature_never_saw() -> None:
     logits, truth = problem(1200, heat=4.0, seed=1)
     held, held_truth = problem(800, heat=4.0, seed=2)
-    told = calibration_told(logits[None], truth, held[None], held_truth)
-    raw, tempered = told["raw"], told["tempered"]
-    assert raw["confidence"] > raw["accuracy"] + 0.1
-    assert tempered["accuracy"] == raw["accuracy"]  # no prediction changes
+    found = calibrate(logits[None], truth, held[None], held_truth)
+    raw, tempered = found.raw, found.tempered
+    assert tempered is not None
+    assert raw.confidence > raw.accuracy + 0.1
+    assert tempered.accuracy == raw.accuracy  # no prediction changes
     for measure in ("ece", "brier", "log_loss"):
-        assert tempered[measure]["mean"] < raw[measure]["mean"]
-    assert raw["ece"]["mean"] > 3 * raw["faultless_ece"]
-    assert tempered["ece"]["mean"] < 2 * tempered["faultless_ece"]
-    assert told["temperature"]["at_limit"] == 0
+        assert getattr(tempered, measure).mean < getattr(raw, measure).mean
+    assert raw.ece.mean > 3 * raw.faultless_ece
+    assert tempered.ece.mean < 2 * tempered.faultless_ece
+    assert found.temperature is not None
+    assert found.temperature.at_limit == 0
 
 
 def test_a_faultless_probe_shows_an_error_on_few_frames_and_hardly_any_on_many() -> None:
@@ -147,26 +149,30 @@ def test_a_faultless_errors_draws_are_those_of_a_plain_loop() -> None:
 
 def test_without_validation_frames_there_is_no_temperature() -> None:
     logits, truth = problem(80)
-    told = calibration_told(logits[None], truth, logits[None, :0], truth[:0])
-    assert told["temperature"] is None
-    assert told["tempered"] is None
-    assert told["raw"]["ece"]["mean"] > 0
+    found = calibrate(logits[None], truth, logits[None, :0], truth[:0])
+    assert found.temperature is None
+    assert found.tempered is None
+    assert found.raw.ece.mean > 0
 
 
-def test_validation_frames_that_are_all_right_end_at_the_limit_and_it_is_told() -> None:
+def test_validation_frames_that_are_all_right_end_at_the_limit_and_it_is_found() -> None:
     truth = np.arange(40) % CLASSES
     logits = np.eye(CLASSES, dtype=np.float32)[truth]
     assert fit_temperature(logits, truth) == pytest.approx(COLDEST)
-    assert calibration_told(logits[None], truth, logits[None], truth)["temperature"]["at_limit"] == 1
+    temperature = calibrate(logits[None], truth, logits[None], truth).temperature
+    assert temperature is not None
+    assert temperature.at_limit == 1
 
 
 def test_seeds_are_scored_one_by_one() -> None:
     made = [problem(300, heat) for heat in (1.0, 5.0)]
     truth = made[0][1]
     both = np.stack([logits for logits, _ in made])
-    told = calibration_told(both, truth, both, truth)
+    found = calibrate(both, truth, both, truth)
     for seed, logits in enumerate(both):
-        alone = calibration_told(logits[None], truth, logits[None], truth)
+        alone = calibrate(logits[None], truth, logits[None], truth)
         for measure in ("ece", "brier", "log_loss"):
-            assert told["raw"][measure]["seeds"][seed] == alone["raw"][measure]["mean"]
-        assert told["temperature"]["seeds"][seed] == alone["temperature"]["mean"]
+            assert getattr(found.raw, measure).seeds[seed] == getattr(alone.raw, measure).mean
+        assert found.temperature is not None
+        assert alone.temperature is not None
+        assert found.temperature.seeds[seed] == alone.temperature.mean

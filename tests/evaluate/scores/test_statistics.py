@@ -8,8 +8,9 @@ from scipy import stats
 from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
+from tests.support.scoring import part
 from usjepa.evaluate.probes.logistic import STRENGTHS, fit_logistic
-from usjepa.evaluate.scores.bootstrap import Draws, differences, holm, interval, two_sided_p
+from usjepa.evaluate.scores.bootstrap import Draws, holm, interval, two_sided_p, verdicts
 from usjepa.evaluate.scores.metrics import auroc, score
 
 RNG = np.random.default_rng
@@ -109,12 +110,11 @@ def test_holm_is_the_textbooks() -> None:
 
 def test_what_is_real_alone_may_not_be_real_among_many() -> None:
     values = RNG(5).normal(2.2, 1, 4000)
-    about = {"difference": 2.2, "groups": 50}
-    assert differences([about], [values])[0]["real"]
-    assert not differences([{**about, "groups": 9}], [values])[0]["real"]  # a handful of patients shows nothing
-    many = differences([about] * 20, [values] * 20)
-    assert not any(one["real"] for one in many)
-    assert many[0]["p_holm"] == pytest.approx(20 * many[0]["p"])
+    assert verdicts([values], [50])[0].real
+    assert not verdicts([values], [9])[0].real  # a handful of patients shows nothing
+    many = verdicts([values] * 20, [50] * 20)
+    assert not any(one.real for one in many)
+    assert many[0].p_holm == pytest.approx(20 * many[0].p)
 
 
 def test_the_draws_are_the_same_for_every_encoder_and_every_call() -> None:
@@ -158,7 +158,7 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
 
 def test_logistic_regression_takes_the_strength_with_the_lowest_validation_loss() -> None:
     x, y = problem()
-    fitted = fit_logistic(x[:200], y[:200], x[200:300], y[200:300], 3)
+    fitted = fit_logistic(part(x, y, 0, 200), part(x, y, 200, 300), 3)
     losses = {}
     for strength in STRENGTHS:
         plain = LogisticRegression(C=strength, max_iter=2000, tol=1e-6).fit(x[:200], y[:200])
@@ -173,7 +173,7 @@ def test_logistic_regression_takes_the_strength_with_the_lowest_validation_loss(
 def test_a_class_without_training_frames_gets_probability_0() -> None:
     x, y = problem()
     keep = y < 2
-    fitted = fit_logistic(x[keep], y[keep], x[:0], y[:0], 3)
+    fitted = fit_logistic(part(x[keep], y[keep]), part(x, y, 0, 0), 3)
     assert not fitted.chosen
     told = fitted.probability(x)
     assert (told[:, 2] == 0).all()

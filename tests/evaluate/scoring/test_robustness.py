@@ -8,17 +8,20 @@ import numpy as np
 import pytest
 
 from tests.support.labelled import patients, write_labelled
+from tests.support.scoring import probe_input, scored
 from usjepa.cache.recipes.evaluate import Corruption, EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Pixels
-from usjepa.evaluate.encoders.features import feature_identity, features_of
+from usjepa.evaluate.encoders.features import KeptFeatures, feature_identity
+from usjepa.evaluate.probes.linear import LinearProbe
 from usjepa.evaluate.scores.bootstrap import Draws
 from usjepa.evaluate.scoring.corruptions import MEANING, STRENGTHS, corrupt
-from usjepa.evaluate.scoring.few_shot import few_shot, subset
-from usjepa.evaluate.scoring.linear import score_features
-from usjepa.evaluate.scoring.robustness import Corrupted, only_tested, robustness, seen_corrupted
+from usjepa.evaluate.scoring.few_shot import few_shot
+from usjepa.evaluate.scoring.robustness import Corrupted, Robustness, robustness, seen_corrupted
 from usjepa.evaluate.tasks.find import find_tasks
+from usjepa.evaluate.tasks.splits import stratified_draw
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from usjepa.evaluate.encoders.base import Encoder
@@ -97,7 +100,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 def test_features_of_corrupted_frames_are_kept_and_found_again(task: Task, tmp_path: Path) -> None:
-    tested, asked = only_tested(task, seen_corrupted(task, SETTINGS)), []
+    tested, asked = task.only(task.positions("test")), []
 
     class Counting(Pixels):
         def features(self, batch: Any) -> Any:
@@ -105,9 +108,9 @@ def test_features_of_corrupted_frames_are_kept_and_found_again(task: Task, tmp_p
             return super().features(batch)
 
     encoder = Corrupted(Counting(), "shadow")
-    first = features_of(encoder, tested, tmp_path, 8)
+    first = KeptFeatures(tmp_path, 8).features(encoder, tested)
     assert sum(asked) == 3 * len(tested.rows)
-    again = features_of(encoder, tested, tmp_path, 8)
+    again = KeptFeatures(tmp_path, 8).features(encoder, tested)
     assert sum(asked) == 3 * len(tested.rows)
     assert np.array_equal(first, again)
     # Three strengths side by side, each what the encoder gives of that frame alone.
@@ -123,65 +126,79 @@ def test_no_two_corruptions_share_their_features(task: Task) -> None:
     assert len(set(told)) == len(told)
 
 
+def corrupted(
+    task: Task, folder: Path, settings: EvaluateSettings, seen: Callable[[np.ndarray], np.ndarray]
+) -> Robustness:
+    """Return the scores of clean-trained probes on what `seen` makes of the clean features of the test frames."""
+    given = probe_input(task, KeptFeatures(folder, 16).features(Pixels(), task), settings, folder)
+    chosen = seen_corrupted(task, settings)
+    clean = KeptFeatures(folder, 16).features(Pixels(), task.only(task.positions("test")[chosen]))
+    found = robustness(LinearProbe().score(given), given, chosen, lambda _: seen(clean))
+    assert found is not None
+    return found
+
+
 def test_clean_probes_meet_corrupted_frames_and_undone_corruption_changes_nothing(task: Task, tmp_path: Path) -> None:
-    features = features_of(Pixels(), task, tmp_path, 16)
-    scored = score_features(features, task, SETTINGS)
-    clean = features_of(Pixels(), only_tested(task, seen_corrupted(task, SETTINGS)), tmp_path, 16)
-    every = seen_corrupted(task, SETTINGS)
-    same = robustness(scored.probe, scored.data, every, SETTINGS, lambda _: np.concatenate([clean] * 3, axis=1))
-    assert same["clean"] == {k: scored.told["probe"]["macro_f1"][k] for k in ("mean", "sd", "seeds")}
-    for strengths in same["corruptions"].values():
-        assert [at["strength"] for at in strengths] == list(STRENGTHS)
-        for at in strengths:
-            assert at["macro_f1"] == scored.told["probe"]["macro_f1"]
-    noise = np.random.default_rng(0).standard_normal((len(clean), 3 * clean.shape[1])).astype(np.float32)
-    lost = robustness(scored.probe, scored.data, every, SETTINGS, lambda _: noise)["corruptions"]
-    assert lost["blur"][2]["macro_f1"]["mean"] < 0.6 < scored.told["probe"]["macro_f1"]["mean"]
+    features = KeptFeatures(tmp_path, 16).features(Pixels(), task)
+    clean = scored(task, features, SETTINGS, tmp_path).record.macro_f1
+    same = corrupted(task, tmp_path, SETTINGS, lambda clean: np.concatenate([clean] * 3, axis=1))
+    assert same.clean == clean
+    for strengths in same.corruptions.values():
+        assert [at.strength for at in strengths] == list(STRENGTHS)
+        assert all(at.macro_f1 == clean for at in strengths)
+    rng = np.random.default_rng(0)
+    noise = corrupted(
+        task, tmp_path, SETTINGS, lambda c: rng.standard_normal((len(c), 3 * c.shape[1])).astype(np.float32)
+    )
+    assert noise.corruptions["blur"][2].macro_f1.mean < 0.6 < clean.mean
 
 
 def test_fewer_frames_may_be_seen_corrupted_and_their_clean_score_stands_beside(task: Task, tmp_path: Path) -> None:
     fewer = SETTINGS.model_copy(update={"corrupted_frames": 6})
     chosen = seen_corrupted(task, fewer)
-    test = task.positions("test")
-    assert np.bincount(task.labels[test][chosen]).tolist() == [2, 2, 2]
-    features = features_of(Pixels(), task, tmp_path, 16)
-    scored = score_features(features, task, SETTINGS)
-    clean = features[test][chosen]
-    told = robustness(scored.probe, scored.data, chosen, fewer, lambda _: np.concatenate([clean] * 3, axis=1))
-    assert told["frames"] == 6
-    assert told["corruptions"]["blur"][0]["macro_f1"] == told["clean"]
+    assert np.bincount(task.labels[task.positions("test")][chosen]).tolist() == [2, 2, 2]
+    found = corrupted(task, tmp_path, fewer, lambda clean: np.concatenate([clean] * 3, axis=1))
+    assert found.frames == 6
+    assert found.corruptions["blur"][0].macro_f1 == found.clean
 
 
 def test_every_class_keeps_a_labelled_frame_and_small_draws_lie_within_large_ones() -> None:
     labels = np.array([0] * 300 + [1] * 40 + [2] * 3)
     for draw in range(4):
-        small, large = subset(labels, 0.01, draw), subset(labels, 0.5, draw)
+        small, large = stratified_draw(labels, 0.01, draw), stratified_draw(labels, 0.5, draw)
         assert np.bincount(labels[small]).tolist() == [3, 1, 1]
         assert np.bincount(labels[large]).tolist() == [150, 20, 2]
         assert set(small) <= set(large)
-    assert not np.array_equal(subset(labels, 0.5, 0), subset(labels, 0.5, 1))
+    assert not np.array_equal(stratified_draw(labels, 0.5, 0), stratified_draw(labels, 0.5, 1))
 
 
 def test_few_shot_says_how_many_frames_and_patients_and_rises_with_labels(task: Task, tmp_path: Path) -> None:
-    features = features_of(Pixels(), task, tmp_path, 16)
-    scored = score_features(features, task, SETTINGS)
-    told = few_shot(scored.data, task.groups[task.positions("train")], SETTINGS)
-    assert [at["share"] for at in told] == [0.1, 0.5]
-    for at in told:
-        assert len(at["groups"]) == len(at["macro_f1"]["seeds"]) == SETTINGS.seeds
-        assert 3 <= at["frames"] < len(scored.data.train_labels)
-    assert told[0]["macro_f1"]["mean"] <= told[1]["macro_f1"]["mean"] + 0.02
+    given = probe_input(task, KeptFeatures(tmp_path, 16).features(Pixels(), task), SETTINGS, tmp_path)
+    shots = few_shot(given)
+    assert [at.share for at in shots] == [0.1, 0.5]
+    for at in shots:
+        assert len(at.groups) == len(at.macro_f1.seeds) == SETTINGS.seeds
+        assert 3 <= at.frames < len(given.train)
+    assert shots[0].macro_f1.mean <= shots[1].macro_f1.mean + 0.02
 
 
 def test_scores_bear_intervals_where_there_are_draws(task: Task, tmp_path: Path) -> None:
-    features = features_of(Pixels(), task, tmp_path, 16)
+    features = KeptFeatures(tmp_path, 16).features(Pixels(), task)
     test = task.positions("test")
-    told = score_features(features, task, SETTINGS, Draws(task.groups[test], 300)).told
+    probes = scored(task, features, SETTINGS, tmp_path, Draws(task.groups[test], 300)).record.probes
     for measure in ("macro_f1", "balanced_accuracy", "auroc"):
-        low, high = told["probe"][measure]["interval"]
-        assert low <= told["probe"][measure]["mean"] <= high
-        low, high = told["logistic"]["interval"][measure]
-        assert low <= told["logistic"][measure] <= high
-    assert "interval" not in score_features(features, task, SETTINGS).told["probe"]["macro_f1"]
-    alone = score_features(features, task, SETTINGS, Draws(np.zeros(len(test), np.int64), 300)).told
-    assert "interval" not in alone["probe"]["macro_f1"]
+        for probe in ("probe", "logistic"):
+            found = probes[probe].measures[measure]
+            assert found.interval is not None
+            assert found.interval[0] <= found.mean <= found.interval[1]
+    one_group = Draws(np.zeros(len(test), np.int64), 300)
+    for draws in (None, one_group):
+        assert scored(task, features, SETTINGS, tmp_path, draws).record.macro_f1.interval is None
+
+
+def test_a_seed_has_a_spread_and_what_has_none_does_not(task: Task, tmp_path: Path) -> None:
+    probes = scored(task, KeptFeatures(tmp_path, 16).features(Pixels(), task), SETTINGS, tmp_path).record.probes
+    assert len(probes["probe"].measures["macro_f1"].seeds) == SETTINGS.seeds
+    for name in ("logistic", "knn"):
+        measure = probes[name].measures["macro_f1"]
+        assert (measure.sd, measure.seeds) == (None, ())

@@ -11,9 +11,10 @@ import pytest
 
 from tests.support.evaluations import FAST, call, export_run
 from tests.support.labelled import File, write_labelled
+from tests.support.scoring import scored
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.report.document import constant_told
-from usjepa.evaluate.scoring.linear import score_features
+from usjepa.evaluate.report.compose import _constant
+from usjepa.evaluate.scoring.evaluation import wanted_probes
 from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
@@ -26,15 +27,15 @@ def test_a_probe_that_learnt_nothing_scores_the_papers_42_1_on_fatty_liver_and_i
     files += [File("steatosis" if i > 29 else "normal", f"t{i // 10}", "test") for i in range(110)]
     (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), EvaluateSettings()).tasks
     settings = EvaluateSettings(seeds=2, epochs=20)
-    told = score_features(np.ones((len(task.rows), 4), np.float32), task, settings).told
-    assert told["probe"]["macro_f1"]["mean"] == pytest.approx(0.421, abs=5e-4)
-    assert constant_told(told, "SAMUS", 2) == [
-        "2 of 2 probes on SAMUS give every test frame the same class.",
-        "Logistic regression on SAMUS gives every test frame the same class.",
-        "k-NN on SAMUS gives every test frame the same class.",
+    blind = scored(task, np.ones((len(task.rows), 4), np.float32), settings, tmp_path / "blind")
+    assert blind.record.macro_f1.mean == pytest.approx(0.421, abs=5e-4)
+    assert _constant(blind, wanted_probes(settings)) == [
+        "Linear probe on Given gives every test frame the same class (2 of 2 seeds).",
+        "Logistic regression on Given gives every test frame the same class.",
+        "k-NN on Given gives every test frame the same class.",
     ]
     seeing, settings = np.eye(2, dtype=np.float32)[task.labels], settings.model_copy(update={"lr": 0.05})
-    assert constant_told(score_features(seeing, task, settings).told, "x", 2) == []
+    assert _constant(scored(task, seeing, settings, tmp_path / "seeing"), wanted_probes(settings)) == []
 
 
 def test_all_that_is_wrong_with_labels_stands_on_the_page_and_in_the_scores(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_all_that_is_wrong_with_labels_stands_on_the_page_and_in_the_scores(tmp_
         "No example of c in test.",
         "Labels contradict each other: 49 identical frames bear different labels.",
         "Leak: 12 of 12 test frames also lie in training or validation",
-        "2 of 2 probes on Raw pixels give every test frame the same class.",
+        "Linear probe on Raw pixels gives every test frame the same class (2 of 2 seeds).",
         "k-NN on Student (this run) gives every test frame the same class.",
         "Few patients: the test holds 3 groups.",
     ):

@@ -14,7 +14,7 @@ from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of, torn
-from usjepa.evaluate.tasks.leakage import Contents, contents_of, twins
+from usjepa.evaluate.tasks.leakage import Contents, contents_of
 from usjepa.evaluate.tasks.near_duplicates import BITS, FAR, NEAR_BITS, frame_bits, nearest
 
 if TYPE_CHECKING:
@@ -141,8 +141,8 @@ def test_random_frames_have_no_twins_among_thousands() -> None:
     count = 3000
     bits = np.where(rng.random((count, BITS)) < 0.5, -1.0, 1.0).astype(np.float32)
     contents = Contents(np.array([f"{i:032x}" for i in range(count)], dtype=object), bits)
-    assert (twins(contents, np.arange(800), np.arange(800, count), lambda: None)[0] > NEAR_BITS).all()
-    assert torn(contents, rng.integers(0, 9, count), lambda: None) == (0, 0)
+    assert (contents.twins(np.arange(800), np.arange(800, count))[0] > NEAR_BITS).all()
+    assert torn(contents, rng.integers(0, 9, count)) == (0, 0)
 
 
 def test_contents_are_read_in_pieces_in_the_tasks_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

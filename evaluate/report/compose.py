@@ -1,0 +1,209 @@
+"""Compose the document of an evaluation from its scores and tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.cache.identity import digest_of, soft_versions
+from usjepa.evaluate.encoders.base import STUDENT
+from usjepa.evaluate.report.document import (
+    Difference,
+    Document,
+    EncoderRecord,
+    Floor,
+    FramesRecord,
+    RunRecord,
+    SegmentationRecord,
+    SegmentationTask,
+    TaskRecord,
+)
+from usjepa.evaluate.report.examples import hidden
+from usjepa.evaluate.report.feature_map import class_map, dataset_map
+from usjepa.evaluate.report.published import published_for
+from usjepa.evaluate.report.seen_in_training import seen_in_training
+from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, verdicts
+from usjepa.evaluate.scores.metrics import constant_baseline, packed
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from usjepa.evaluate.probes.base import Probe
+    from usjepa.evaluate.report.feature_map import FeatureMap
+    from usjepa.evaluate.scoring.encoder import Scored
+    from usjepa.evaluate.scoring.evaluation import Results, SegmentationResult
+    from usjepa.evaluate.scoring.inputs import Inputs
+    from usjepa.evaluate.tasks.hygiene import Facts
+    from usjepa.evaluate.tasks.task import Task
+
+_SOFTWARE = ["numpy", "opencv-python-headless", "scikit-image", "scikit-learn", "scipy", "timm", "torch"]
+
+
+def compose(inputs: Inputs, results: Results) -> Document:
+    """Return the document of an evaluation."""
+    tasks = inputs.found.tasks
+    random_teacher = inputs.encoders.teacher_is_random if _scored(results, "teacher") else False
+    return Document(
+        inputs_digest=inputs.digest,
+        inputs=inputs.identity,
+        run=RunRecord(name=inputs.run.name, trained=inputs.run.config.extra),
+        settings=inputs.settings.model_dump(mode="json"),
+        probes={probe.name: probe.described for probe in inputs.probes},
+        encoders=_encoders(results, random_teacher),
+        tasks=tuple(_task(task, results.facts[task.name]) for task in tasks),
+        scores=tuple(scored.record for scored in results.scored),
+        differences=tuple(_differences(tasks, results.scored)),
+        maps=_maps(tasks, results.scored),
+        segmentation=SegmentationRecord(
+            tasks=tuple(_segmentation(one) for one in results.segmented),
+            scores=tuple(score for one in results.segmented for score in one.scores),
+        ),
+        notes=tuple(_notes(inputs, results, random_teacher)),
+        software=soft_versions(_SOFTWARE),
+    )
+
+
+def _encoders(results: Results, teacher_is_random: bool) -> dict[str, EncoderRecord]:
+    described = [one.described for one in results.scored]
+    described += [one for segmented in results.segmented for one in segmented.described]
+    found: dict[str, EncoderRecord] = {}
+    for one in described:
+        known = found.get(one.key)
+        first = known or EncoderRecord(title=one.title, pooling=one.pooling, dim=one.dim, identities={})
+        found[one.key] = first.model_copy(update={"identities": {**first.identities, one.task: one.identity}})
+    if "teacher" in found and teacher_is_random:
+        found["teacher"] = found["teacher"].model_copy(update={"title": "Its teacher (random weights)"})
+    return found
+
+
+def _task(task: Task, facts: Facts) -> TaskRecord:
+    test = task.positions(TEST)
+    floor = constant_baseline(task.labels[test], len(task.classes))
+    groups = np.unique(task.groups[test], return_inverse=True)[1]
+    return TaskRecord(
+        name=task.name,
+        classes=task.classes,
+        counts=task.counts(),
+        notes=(*facts.sentences(), *_few_groups(len(np.unique(groups)))),
+        layout=task.layout,
+        split_origin=dict(task.origin),
+        leakage=facts.leakage,
+        hygiene=facts.hygiene,
+        identity=task.identity,
+        published=published_for(task.layout, task.name),
+        test=FramesRecord(labels=packed(task.labels[test]), groups=packed(groups), digest=frames_digest(task, test)),
+        floor=Floor(macro_f1=floor.macro_f1, balanced_accuracy=floor.balanced_accuracy),
+    )
+
+
+def frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
+    """Return a digest of which frames these are, their order, labels and grouping.
+
+    It rests on the sources' content and frame numbers, so that the same frames are known again in another store, by
+    whatever names.
+    """
+    table = task.store.table
+    at = np.searchsorted(task.store.rows, task.rows[positions])
+    contents = [table.sources[source].content_hash for source in table.source[at].tolist()]
+    _, first, group = np.unique(task.groups[positions], return_index=True, return_inverse=True)
+    by_appearance = np.argsort(np.argsort(first))[group]  # the same numbers whatever the groups are called
+    labels = task.labels[positions].tolist()
+    return digest_of([contents, table.frame[at].tolist(), labels, list(task.classes), by_appearance.tolist()])
+
+
+def _few_groups(groups: int) -> list[str]:
+    if groups >= FEW_GROUPS:
+        return []
+    return [
+        f"Few patients: the test holds {groups} {'group' if groups == 1 else 'groups'}. Intervals and p-values that "
+        f"rest on fewer than {FEW_GROUPS} say little of how patients differ, and are too sure of themselves."
+    ]
+
+
+def _segmentation(result: SegmentationResult) -> SegmentationTask:
+    task = result.task
+    return SegmentationTask(
+        name=task.name,
+        classes=task.classes,
+        frames={part: len(task.positions(part)) for part in (TRAIN, VALIDATION, TEST)},
+        identity=task.identity,
+        leakage=result.leakage,
+        notes=(*result.leakage.sentences(), *task.notes),
+    )
+
+
+def _differences(tasks: Sequence[Task], scored: Sequence[Scored]) -> list[Difference]:
+    """Return the student minus each other encoder on each task, in macro F1: one family, corrected together."""
+    pairs = []
+    for task in tasks:
+        here = {one.record.encoder: one for one in scored if one.record.task == task.name and one.drawn_R is not None}
+        student = here.pop(STUDENT, None)
+        groups = len(np.unique(task.groups[task.positions(TEST)]))
+        pairs += [(student, other, groups) for other in here.values() if student is not None]
+    drawn = [_drawn(student) - _drawn(other) for student, other, _ in pairs]
+    return [
+        Difference(
+            task=other.record.task,
+            encoder=STUDENT,
+            other=other.record.encoder,
+            difference=student.record.macro_f1.mean - other.record.macro_f1.mean,
+            groups=groups,
+            interval=verdict.interval,
+            p=verdict.p,
+            p_holm=verdict.p_holm,
+            real=verdict.real,
+        )
+        for (student, other, groups), verdict in zip(pairs, verdicts(drawn, [n for _, _, n in pairs]), strict=True)
+    ]
+
+
+def _drawn(scored: Scored) -> NDArray[np.float64]:
+    assert scored.drawn_R is not None
+    return scored.drawn_R
+
+
+def _maps(tasks: Sequence[Task], scored: Sequence[Scored]) -> dict[str, FeatureMap | None]:
+    """Return a map of the student's features for each task, and under "" one of all tasks where there are several."""
+    features = {one.record.task: one.test_NF for one in scored if one.record.encoder == STUDENT}
+    maps = {
+        task.name: class_map(features[task.name], task.labels[task.positions(TEST)], task.classes)
+        for task in tasks
+        if task.name in features
+    }
+    if len(tasks) > 1 and len(features) == len(tasks):
+        maps[""] = dataset_map(features)
+    return maps
+
+
+def _scored(results: Results, encoder: str) -> bool:
+    return any(one.record.encoder == encoder for one in results.scored)
+
+
+def _notes(inputs: Inputs, results: Results, random_teacher: bool) -> list[str]:
+    """Return what must be known beside the scores, in the order of the page."""
+    tasks = inputs.found.tasks
+    notes = [*results.notes, *[why for task in tasks if (why := hidden(task))]]
+    for task in tasks:
+        seen = seen_in_training(inputs.run, task)
+        notes += [f"{task.name}: {seen}"] if seen else []
+    for scored in results.scored:
+        notes += [f"{scored.record.task}: {note}" for note in _constant(scored, inputs.probes)]
+    if random_teacher:
+        notes.append("The teacher had random weights: what the student learnt from it is no learned knowledge.")
+    return notes + [note for segmented in results.segmented for note in segmented.notes]
+
+
+def _constant(scored: Scored, probes: Sequence[Probe]) -> list[str]:
+    """Return which probes on an encoder give every test frame the same class: such scores tell nothing about it."""
+    notes = []
+    for probe in probes:
+        made = scored.record.probes.get(probe.name)
+        if made is not None and made.constant:
+            seeds = "" if len(made.predicted) == 1 else f" ({len(made.constant)} of {len(made.predicted)} seeds)"
+            title = f"{probe.described.title} on {scored.described.title}"
+            notes.append(f"{title} gives every test frame the same class{seeds}.")
+    return notes

@@ -1,0 +1,56 @@
+"""Find test frames of a task that took part in the run's training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.cache.errors import StoreError
+from usjepa.evaluate.tasks.splits import TEST
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.store import Store
+    from usjepa.evaluate.encoders.finished_run import FinishedRun
+    from usjepa.evaluate.tasks.task import Task
+
+
+def seen_in_training(run: FinishedRun, task: Task) -> str:
+    """Return a note if test frames took part, without labels, in the run's training; "" if none is known to have."""
+    test = task.rows[task.positions(TEST)]
+    try:
+        offered = _rows_offered(run, task.store)
+    except StoreError as error:
+        return f"Whether test frames took part in the encoder's training can't be told: {error}"
+    split = task.store.table.split[np.searchsorted(task.store.rows, test)].astype(str)
+    seen = int((np.isin(test, offered) & ~np.isin(split, run.excluded_splits)).sum())
+    if not seen:
+        return ""
+    return (
+        f"{seen} of {len(test)} test frames took part in the encoder's training, without their labels, because they "
+        "bear no split that training excludes. On patients that the encoder never saw, scores may be lower."
+    )
+
+
+def _rows_offered(run: FinishedRun, store: Store) -> NDArray[np.int64]:
+    """Return the rows of a store that a run's training could draw from; none where it was trained on another store.
+
+    The run's generation is known by its content, in runs of earlier versions by the digest of its whole manifest.
+
+    Raises:
+        StoreError: the generations that the store still has can't tell.
+    """
+    if not run.store:
+        raise StoreError("the run's config.json does not name the store that it was trained on.")
+    kept = 0
+    for manifest in store.generations():
+        if run.store.get("content") == manifest.content_digest() or run.store.get("digest") == manifest.digest:
+            return manifest.row_numbers()
+        kept += 1
+    if kept < store.generation:
+        raise StoreError(
+            f"{store.location} keeps {kept} of its {store.generation} generations, and the run's may be among the rest."
+        )
+    return np.empty(0, np.int64)

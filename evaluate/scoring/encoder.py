@@ -1,0 +1,245 @@
+"""Score one encoder on one task: every probe, few labels, corrupted frames.
+
+Shape suffixes: S seeds, N test frames, C classes, R bootstrap draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from usjepa.cache.identity import Json
+from usjepa.evaluate.encoders.pooling import pooled_by
+from usjepa.evaluate.encoders.tokens import TokenSource
+from usjepa.evaluate.probes.base import PRIMARY, NotScoredError, Part, ProbeInput
+from usjepa.evaluate.probes.scaler import fit_scaler
+from usjepa.evaluate.scores.bootstrap import interval
+from usjepa.evaluate.scores.calibration import Calibration
+from usjepa.evaluate.scores.metrics import Matrix, auroc, over_seeds, packed, score, summed
+from usjepa.evaluate.scores.records import Measure, Record
+from usjepa.evaluate.scoring.few_shot import FewShot, few_shot
+from usjepa.evaluate.scoring.robustness import Corrupted, Robustness, robustness, seen_corrupted
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from usjepa.cache.recipes.evaluate import Corruption, EvaluateSettings
+    from usjepa.evaluate.encoders.base import Encoder
+    from usjepa.evaluate.encoders.features import KeptFeatures
+    from usjepa.evaluate.probes.base import Predictions, Probe
+    from usjepa.evaluate.scores.bootstrap import Draws
+    from usjepa.evaluate.tasks.task import Task
+
+    Floats = NDArray[np.float64]
+
+Live = Callable[[], "tuple[Encoder | None, str]"]
+"""Returns an encoder that reads pixels, so that they may be corrupted first, or None and why there is none."""
+
+
+class ProbeScores(Record):
+    """The scores of one probe."""
+
+    measures: dict[str, Measure]
+    confusion: Matrix
+    """Summed over seeds."""
+    constant: tuple[int, ...]
+    """Seeds that give every test frame the same class: their scores tell nothing about the encoder."""
+    predicted: tuple[str, ...]
+    """Class of every test frame, numbers separated by spaces; one text per seed."""
+    about: dict[str, Json]
+    """What the probe reports about its training."""
+    calibration: Calibration | None
+
+
+class EncoderScores(Record):
+    """Everything that was measured of one encoder on one task."""
+
+    task: str
+    encoder: str
+    probes: dict[str, ProbeScores]
+    """In the order of the report's columns; the linear probe first."""
+    few_shot: tuple[FewShot, ...]
+    """Of the linear probe."""
+    robustness: Robustness | None
+    """Of the linear probe; None where no corruption was tested."""
+
+    @property
+    def primary(self) -> ProbeScores:
+        """The linear probe's."""
+        return self.probes[PRIMARY]
+
+    @property
+    def macro_f1(self) -> Measure:
+        """The linear probe's."""
+        return self.primary.measures["macro_f1"]
+
+
+@dataclass(frozen=True)
+class Described:
+    """An encoder as it was used on a task."""
+
+    key: str
+    """Its key in `scores.json`."""
+    title: str
+    pooling: str
+    """How a frame becomes one vector, and the input."""
+    dim: int
+    task: str
+    identity: dict[str, Json]
+    """Which its features are kept under."""
+
+    @classmethod
+    def of(cls, key: str, title: str, encoder: Encoder, task: str, dim: int) -> Described:
+        """Describe an encoder whose features have `dim` numbers."""
+        return cls(key, title, f"{encoder.pooling}; input: {encoder.given}", dim, task, encoder.identity)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of an encoder on a task, and the arrays that the report needs beside them."""
+
+    record: EncoderScores
+    described: Described
+    probability_NC: Floats
+    """Of the test frames, mean over the linear probe's seeds."""
+    drawn_R: Floats | None
+    """The linear probe's macro F1 in each bootstrap draw; None without draws."""
+    test_NF: NDArray[np.float32]
+    """Features of the test frames."""
+    notes: tuple[str, ...]
+    """What could not be measured and why."""
+
+
+@dataclass(frozen=True)
+class EncoderScoring:
+    """Scores encoders on one task by the same probes and in the same bootstrap draws."""
+
+    task: Task
+    probes: tuple[Probe, ...]
+    """The linear probe first."""
+    draws: Draws | None
+    settings: EvaluateSettings
+    kept: KeptFeatures
+
+    def score(self, name: str, title: str, encoder: Encoder, live: Live) -> Scored:
+        """Score an encoder.
+
+        Args:
+            name: its key in `scores.json`.
+            title: what notes call it.
+            encoder: what turns frames into features.
+            live: gives the encoder that sees corrupted frames.
+
+        Raises:
+            UsjepaError: the encoder gave a number that is not finite.
+            Interrupted: a stop was requested; features computed so far are kept.
+        """
+        pooled = pooled_by(encoder, self.settings.pooling)
+        features = self.kept.features(pooled, self.task)
+        given = self._given(encoder, features)
+        made, notes = self._predictions(title, given)
+        scored = {key: _scores_of(given, one, self.draws) for key, one in made.items()}
+        robust, note = self._robustness(title, made[PRIMARY], given, live)
+        record = EncoderScores(
+            task=self.task.name,
+            encoder=name,
+            probes={key: one for key, (one, _) in scored.items()},
+            few_shot=few_shot(given),
+            robustness=robust,
+        )
+        probability_SNC = made[PRIMARY].probability_SNC
+        assert probability_SNC is not None
+        return Scored(
+            record=record,
+            described=Described.of(name, title, pooled, self.task.name, features.shape[1]),
+            probability_NC=probability_SNC.mean(axis=0),
+            drawn_R=scored[PRIMARY][1].get("macro_f1"),
+            test_NF=features[self.task.positions(TEST)],
+            notes=(*notes, *note),
+        )
+
+    def _given(self, encoder: Encoder, features: NDArray[np.float32]) -> ProbeInput:
+        """Return what probes are given: features standardised by the training split and parted."""
+        task, tokens = self.task, TokenSource(encoder, self.kept)
+        where = {split: task.positions(split) for split in (TRAIN, VALIDATION, TEST)}
+        scaler = fit_scaler(features[where[TRAIN]])
+        parts = {split: Part(scaler(features[at]), task.labels[at]) for split, at in where.items()}
+        return ProbeInput(
+            train=parts[TRAIN],
+            validation=parts[VALIDATION],
+            test=parts[TEST],
+            classes=len(task.classes),
+            settings=self.settings,
+            scaler=scaler,
+            task=task,
+            tokens=tokens,
+            check=self.kept.check,
+        )
+
+    def _predictions(self, title: str, given: ProbeInput) -> tuple[dict[str, Predictions], list[str]]:
+        """Return what each probe predicts, and which can't score this encoder."""
+        made, notes = {}, []
+        for probe in self.probes:
+            try:
+                made[probe.name] = probe.score(given)
+            except NotScoredError as error:
+                notes.append(f"{probe.described.title}: {title} is left out: {error}")
+        return made, notes
+
+    def _robustness(
+        self, title: str, made: Predictions, given: ProbeInput, live: Live
+    ) -> tuple[Robustness | None, list[str]]:
+        """Return the scores on corrupted frames, None where there are none, and a note where they were wanted."""
+        if not self.settings.corruptions:
+            return None, []
+        encoder, why = live()
+        if encoder is None:
+            return None, [f"{self.task.name}: {title} is not tested on corrupted frames: {why}"]
+        seeing, chosen = pooled_by(encoder, self.settings.pooling), seen_corrupted(self.task, self.settings)
+        tested = self.task.only(self.task.positions(TEST)[chosen])
+
+        def under(corruption: Corruption) -> NDArray[np.float32]:
+            self.kept.check()
+            return self.kept.features(Corrupted(seeing, corruption), tested)
+
+        return robustness(made, given, chosen, under), []
+
+
+def _scores_of(given: ProbeInput, made: Predictions, draws: Draws | None) -> tuple[ProbeScores, dict[str, Floats]]:
+    """Return a probe's scores, and each measure's value in each draw, [R]."""
+    truth_N = given.test.y
+    scores = [score(truth_N, one, given.classes) for one in made.predicted_SN]
+    values = {"macro_f1": [s.macro_f1 for s in scores], "balanced_accuracy": [s.balanced_accuracy for s in scores]}
+    if made.probability_SNC is not None:
+        values["auroc"] = [area for one in made.probability_SNC if (area := auroc(truth_N, one)) is not None]
+    drawn = _drawn(given, made, draws)
+    record = ProbeScores(
+        measures={
+            **{name: _measure(each, made.seeded, drawn.get(name)) for name, each in values.items() if each},
+            **made.measures,
+        },
+        confusion=summed([s.confusion for s in scores]),
+        constant=tuple(seed for seed, s in enumerate(scores) if s.constant),
+        predicted=tuple(packed(one) for one in made.predicted_SN),
+        about=dict(made.about),
+        calibration=made.calibration,
+    )
+    return record, drawn
+
+
+def _drawn(given: ProbeInput, made: Predictions, draws: Draws | None) -> dict[str, Floats]:
+    """Return each measure's value in each draw; none where there are no draws, or one group alone."""
+    if draws is None or draws.groups < 2:
+        return {}
+    found = draws.of_predictions(given.test.y, made.predicted_SN, given.classes)
+    if made.probability_SNC is not None:
+        found["auroc"] = draws.auroc(given.test.y, made.probability_SNC)
+    return found
+
+
+def _measure(values: list[float], seeded: bool, drawn_R: Floats | None) -> Measure:
+    ends = None if drawn_R is None else interval(drawn_R)
+    return over_seeds(values, ends) if seeded else Measure(mean=values[0], interval=ends)

@@ -1,0 +1,129 @@
+"""Score every encoder on every task, one after the other, and gather the results."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.evaluate.encoders.tokens import TokenSource
+from usjepa.evaluate.probes.base import PRIMARY
+from usjepa.evaluate.probes.registry import PROBES
+from usjepa.evaluate.scores.bootstrap import Draws
+from usjepa.evaluate.scoring.encoder import Described, EncoderScoring
+from usjepa.evaluate.scoring.segmentation import score_segmentation
+from usjepa.evaluate.tasks.hygiene import facts_of
+from usjepa.evaluate.tasks.leakage import Leakage, contents_of, leakage_of
+from usjepa.evaluate.tasks.splits import TEST
+
+if TYPE_CHECKING:
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
+    from usjepa.evaluate.encoders.features import KeptFeatures
+    from usjepa.evaluate.probes.base import Probe
+    from usjepa.evaluate.scoring.encoder import Scored
+    from usjepa.evaluate.scoring.inputs import Inputs
+    from usjepa.evaluate.scoring.segmentation import SegmentationScores
+    from usjepa.evaluate.tasks.hygiene import Facts
+    from usjepa.evaluate.tasks.segmentation import Segmentation
+    from usjepa.evaluate.tasks.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SegmentationResult:
+    """A segmentation task and what came of it."""
+
+    task: Segmentation
+    leakage: Leakage
+    scores: tuple[SegmentationScores, ...]
+    described: tuple[Described, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Results:
+    """What an evaluation measured, one record per (task, encoder)."""
+
+    facts: dict[str, Facts]
+    """Task's name -> what was found out about it."""
+    scored: list[Scored] = field(default_factory=list)
+    segmented: list[SegmentationResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was left out of the scores and why."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores a run's encoder, the baselines and the named encoders."""
+
+    inputs: Inputs
+    kept: KeptFeatures
+    """Where features are kept; its `check` ends the evaluation once a stop was requested."""
+
+    def run(self) -> Results:
+        """Score everything.
+
+        Raises:
+            Interrupted: a stop was requested; features computed so far are kept.
+            UsjepaError: damage in a task's store, or an encoder gave a number that is not finite.
+        """
+        inputs, settings = self.inputs, self.inputs.settings
+        tasks = inputs.found.tasks
+        facts = {task.name: facts_of(task, self.kept.check) for task in tasks}
+        results = Results(facts, notes=[*inputs.found.left_out])
+        scorings = [EncoderScoring(task, inputs.probes, self._draws(task), settings, self.kept) for task in tasks]
+        for name in inputs.encoders.names:
+            for scoring in scorings:
+                self._score(name, scoring, results)
+        results.segmented += [self._segment(task) for task in inputs.segmentations]
+        return results
+
+    def _draws(self, task: Task) -> Draws | None:
+        count = self.inputs.settings.bootstrap
+        return Draws(task.groups[task.positions(TEST)], count) if count else None
+
+    def _score(self, name: str, scoring: EncoderScoring, results: Results) -> None:
+        """Score an encoder on a task; one that can't be had is noted, not fatal, unless it is the student."""
+        self.kept.check()
+        task, title = scoring.task, self.inputs.encoders.title(name)
+        encoder, why = self.inputs.encoders.make(name, task.store)
+        if encoder is None:
+            results.notes.append(f"{task.name}: {title} is left out: {why}")
+            logger.info(results.notes[-1])
+            return
+        scored = scoring.score(name, title, encoder, lambda: self.inputs.encoders.seeing(name, task.store))
+        results.scored.append(scored)
+        results.notes += [note for note in scored.notes if note not in results.notes]
+        logger.info(f"{task.name}: {title}: macro F1 {100 * scored.record.macro_f1.mean:.1f} %")
+
+    def _segment(self, task: Segmentation) -> SegmentationResult:
+        """Score every encoder that gives patch tokens on a segmentation task."""
+        frames = task.frames(np.arange(len(task.rows)))
+        leakage = leakage_of(frames, contents_of(frames, self.kept.check))
+        scores, described, notes = [], [], []
+        for name in self.inputs.encoders.names:
+            self.kept.check()
+            title = self.inputs.encoders.title(name)
+            encoder, why = self.inputs.encoders.make(name, task.store)
+            tokens = None if encoder is None else TokenSource(encoder, self.kept)
+            if encoder is None or tokens is None or not tokens.available:
+                notes.append(f"{task.name}: {title} is left out: {why or 'it gives no patch tokens.'}")
+                continue
+            scores.append(score_segmentation(name, task, tokens, self.inputs.settings))
+            described.append(Described.of(name, title, encoder, task.name, scores[-1].dim))
+            logger.info(f"{task.name}: {title}: mean Dice {100 * scores[-1].dice.mean:.1f} %")
+        return SegmentationResult(task, leakage, tuple(scores), tuple(described), tuple(notes))
+
+
+def wanted_probes(settings: EvaluateSettings) -> tuple[Probe, ...]:
+    """Return the probes of an evaluation, in the order of the report's columns; the linear probe comes first.
+
+    Raises:
+        UsageError: `evaluate.probes` names one that there is not.
+    """
+    attentive = ("attentive",) if settings.attentive else ()
+    names = dict.fromkeys((PRIMARY, *attentive, "logistic", "knn", *settings.probes))
+    return tuple(PROBES.named(name) for name in names)
