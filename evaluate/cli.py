@@ -81,7 +81,7 @@ def main(
     OUT/scores.json and scores.csv have every number, OUT/table.tex is the table for a paper. Without
     --pipeline, the run's own recipe holds.
 
-    `usjepa-evaluate compare A.json B.json` says which differences between two reports are real.
+    `usjepa-evaluate compare A.json B.json` tests which differences between two reports are real.
     """
     from pathlib import Path
 
@@ -142,7 +142,7 @@ def compare(
     encoders: tuple[str, str] | None,
     out: str | None,
 ) -> None:
-    """Say which differences between two reports, or between two encoders, are real.
+    """Test which differences between two reports, or between two encoders, are real.
 
     FIRST and SECOND are scores.json files, or the folders that hold them. Test patients are drawn again with
     replacement, the same for both; p-values are corrected for the number of comparisons (Holm).
@@ -171,5 +171,5 @@ def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tupl
     if pipeline is not None:
         return load_recipe(pipeline, overrides, recipes)
     if recipes is not None:
-        raise UsageError("--recipes says where recipes are; say which one with --pipeline NAME.")
+        raise UsageError("--recipes names a file of recipes; choose one of them with --pipeline NAME.")
     return override_recipe(run_recipe(Path(run)), overrides)

@@ -205,11 +205,7 @@ def _warnings(one: TaskRecord, other: TaskRecord) -> list[str]:
     notes = []
     groups = len(set(one.test.groups.split()))
     if groups < FEW_GROUPS:
-        what = (
-            "too few to call any difference real"
-            if groups < LEAST_GROUPS
-            else "few: p-values are too sure of themselves"
-        )
+        what = "too few to call any difference real" if groups < LEAST_GROUPS else "few: p-values are too small"
         notes.append(f"{one.name}: {groups} test groups are {what}.")
     if one.identity["store"] != other.identity["store"]:
         notes.append(f"{one.name}: the frames lie in two stores, whose pixels may differ; labels and groups are equal.")

@@ -19,7 +19,7 @@ from usjepa.cache.errors import DamageError, FormatError, StoreError
 from usjepa.cache.identity import Json, digest_of
 from usjepa.cache.progress import Progress
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.storage.claims import held
+from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.commits import committed
 from usjepa.cache.store.layers import Layer
@@ -107,7 +107,7 @@ class KeptArray:
     def _computed(self, compute: Callable[[range], Floats], label: str) -> Floats:
         """Compute what is not kept yet, and return the whole array."""
         storage = LocalStorage(self.place)
-        with held(storage, _CLAIM, False, patient=True) as claim:
+        with hold_claim(storage, _CLAIM, False, patient=True) as claim:
             storage.sweep()
             writer = StoreWriter(storage, claim.check)
             try:

@@ -67,13 +67,9 @@ class EvaluateSettings(Settings):
     )
     """Corruptions of test frames, at three strengths; probes train on clean ones [paper: blur, contrast, speckle]."""
     corrupted_frames: Annotated[Count | None, Hard("evaluation")] = None
-<<<<<<< HEAD
     """About how many test frames are corrupted, drawn class by class; null: all."""
-=======
-    """About how many test frames are tested corrupted, drawn class by class; none: all."""
     probes: Annotated[tuple[str, ...], Hard("evaluation")] = ()
-    """Further probes beside the built-in ones, by the names that other packages register them under."""
->>>>>>> cf62d87 (evaluate: a typed document, pages as templates, probes and layouts as protocols, features over one kept array)
+    """Further probes beside the built-in ones, by the names that other packages register."""
     attentive: Annotated[bool, Hard("evaluation")] = False
     """Also train attentive probes on patch tokens. Takes minutes and, for a ViT-B, 0.6 MB of disk per frame."""
     attentive_frames: Annotated[Count, Hard("evaluation")] = 1000

@@ -1,8 +1,8 @@
 """Make what is scored: the student, its teacher, random weights, pixels, HOG, and named encoders.
 
-All give one float32 vector per frame. Each has the identity that its features are kept under, and describes how it pools.
-Vision transformers give the mean of their patch tokens, teacher and student alike: the class token of a student was
-never trained.
+All give one float32 vector per frame. Each has the identity that its features are kept under, and describes its
+pooling. Vision transformers give the mean of their patch tokens, teacher and student alike: the class token of a
+student was never trained.
 """
 
 from __future__ import annotations

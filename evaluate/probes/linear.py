@@ -145,7 +145,7 @@ def train_probes(
 class _Training:
     """Weights, Adam moments and the step of all seeds: tensors lead with S.
 
-    AdamW is written out, as torch.optim.AdamW takes longer: see docs/performance.md. A test holds the two to the same
+    AdamW is written out, as torch.optim.AdamW takes longer: see docs/evaluation.md. A test holds the two to the same
     weights. Weights lie as [S, C, G], features last: with 3 to 9 classes the products of a step are five times as fast
     as with [S, G, C] (measured, one thread).
     """

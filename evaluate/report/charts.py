@@ -153,7 +153,7 @@ def reliability_svg(states: Sequence[tuple[int, Diagram]], label: str) -> str:
         parts.append(f'<polyline class="curve c{number}" stroke-dasharray="{dash}" points="{path}"/>')
         parts += [mark(number, x, y) for x, y in points]
     middle = left + edge / 2
-    parts.append(f'<text x="{middle:g}" y="{top + edge + 33:g}" text-anchor="middle">sure, %</text>')
+    parts.append(f'<text x="{middle:g}" y="{top + edge + 33:g}" text-anchor="middle">confidence, %</text>')
     return _svg("".join(parts), 260, top + edge + 40, label)
 
 

@@ -119,8 +119,8 @@ def _few_groups(groups: int) -> list[str]:
     if groups >= FEW_GROUPS:
         return []
     return [
-        f"Few patients: the test holds {groups} {'group' if groups == 1 else 'groups'}. Intervals and p-values that "
-        f"rest on fewer than {FEW_GROUPS} say little of how patients differ, and are too sure of themselves."
+        f"Few patients: the test split has {groups} {'group' if groups == 1 else 'groups'}. With fewer than "
+        f"{FEW_GROUPS}, intervals are too narrow and p-values too small."
     ]
 
 
@@ -193,7 +193,7 @@ def _notes(inputs: Inputs, results: Results, random_teacher: bool) -> list[str]:
     for scored in results.scored:
         notes += [f"{scored.record.task}: {note}" for note in _constant(scored, inputs.probes)]
     if random_teacher:
-        notes.append("The teacher had random weights: what the student learnt from it is no learned knowledge.")
+        notes.append("The teacher had random weights: its latents hold no learned knowledge.")
     return notes + [note for segmented in results.segmented for note in segmented.notes]
 
 

@@ -133,7 +133,7 @@ def _table(
         lines.append(r"\midrule")
         lines += [_row(tex(name), list(map(_cell, cells, best))) for name, cells in block]
         if floor and not number:
-            lines.append(_row("Always the commonest class", floor))
+            lines.append(_row("Constant guess", floor))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

@@ -155,7 +155,7 @@ class _View:
     def _verdict(self, task: str, other: str) -> str:
         for one in self.document.differences:
             if (one.task, one.other) == (task, other):
-                return "; the difference is real" if one.real else "; they are not shown to differ"
+                return "; the difference is real" if one.real else "; the difference is not shown to be real"
         return ""
 
     def measured(self, task: TaskRecord) -> list[Column]:

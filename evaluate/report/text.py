@@ -79,7 +79,7 @@ def scores_text(document: Document) -> list[str]:
         found = [document.find(task.name, key) for task in document.tasks]
         lines.append([encoder.title, *[_cell(scores, name) for scores in found for name in probes]])
     floors = [cell for task in document.tasks for cell in [percent(task.floor.macro_f1), *[""] * (len(probes) - 1)]]
-    lines.append(["Always the commonest class", *floors])
+    lines.append(["Constant guess", *floors])
     return [*_aligned_right(lines), *_dice(document)]
 
 

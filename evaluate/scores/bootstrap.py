@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 FEW_GROUPS = 20
-"""Below this many test groups the report warns: few groups say little of how much groups differ. Our choice."""
+"""Below this many test groups the report warns: few groups show little of how much groups differ. Our choice."""
 
 AUROC_DRAWS = 1000
 """AUROC ranks every frame anew in each draw: enough of them for an interval, while small p-values need more."""

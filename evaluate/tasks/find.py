@@ -185,7 +185,8 @@ def _wanted(folders: Sequence[TaskFolder], path: str, dataset: str | None) -> li
     if dataset is not None and dataset not in names:
         raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names) or 'none'}.")
     if not names:
-        raise UsageError(f"--task {path}: {', '.join(f.name for f in folders)} are segmentation tasks without classes. Use --segment.")
+        tasks = ", ".join(folder.name for folder in folders)
+        raise UsageError(f"--task {path}: {tasks} are segmentation tasks without classes. Use --segment.")
     return [folder for folder in folders if folder.classified and dataset in (None, folder.name)]
 
 

@@ -74,7 +74,7 @@ class Hygiene(Record):
         notes += [f"All frames of {split} are of one class." for split in self.one_class]
         notes += [_too_few(count) for count in self.few]
         if self.torn_exact or self.torn_near:
-            exact = f"{self.torn_exact} identical frames bear different labels"
+            exact = f"{self.torn_exact} identical frames have different labels"
             near = f"frames have a near-duplicate with another label (at most {NEAR_BITS} bits apart)"
             parts = [exact] if self.torn_exact else []
             parts += [f"{self.torn_near} {'more ' if parts else ''}{near}"] if self.torn_near else []

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from tests.cli.test_evaluate_cli import FAST, call, export_run
 from tests.conftest import ROOT
+from tests.support.evaluations import FAST, call, export_run
 from tests.support.labelled import patients, write_labelled
 from tests.support.published import write_image
 from usjepa.cache.errors import UsageError

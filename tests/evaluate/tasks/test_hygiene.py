@@ -57,11 +57,11 @@ def test_all_that_is_wrong_with_labels_stands_on_the_page_and_in_the_scores(tmp_
         "Too few examples: c is trained on 1 frames of 1 group.",
         "Too few examples: a is tested on 8 frames of 3 groups",
         "No example of c in test.",
-        "Labels contradict each other: 49 identical frames bear different labels.",
+        "Labels contradict each other: 49 identical frames have different labels.",
         "Leak: 12 of 12 test frames also lie in training or validation",
         "Linear probe on Raw pixels gives every test frame the same class (2 of 2 seeds).",
         "k-NN on Student (this run) gives every test frame the same class.",
-        "Few patients: the test holds 3 groups.",
+        "Few patients: the test split has 3 groups.",
     ):
         assert sentence in page, sentence
         told = [*document["notes"], *document["tasks"][0]["notes"]]

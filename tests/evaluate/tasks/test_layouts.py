@@ -165,7 +165,7 @@ def test_a_folder_of_several_tasks_gives_them_all_and_one_can_be_picked(tmp_path
     assert task.name == "fatty_liver"
     with pytest.raises(UsageError, match="no dataset 'psfhs'; it holds camus, fatty_liver"):
         opened(f"{tmp_path / 'bench'}::psfhs", tmp_path / "out")
-    with pytest.raises(UsageError, match="psfhs are segmentation tasks without classes. Use --segment"):
+    with pytest.raises(UsageError, match="psfhs are segmentation tasks without classes"):
         opened(tmp_path / "bench" / "psfhs_v1.0.1", tmp_path / "out")
 
 

@@ -96,7 +96,7 @@ def test_frames_found_on_both_sides_are_counted_with_their_groups_and_labels(tmp
     assert facts.hygiene.torn_exact == 4
     told = facts.sentences()
     assert told[0].startswith("Leak: 2 of 10 test frames also lie in training or validation")
-    assert any("4 identical frames bear different labels" in sentence for sentence in told)
+    assert any("4 identical frames have different labels" in sentence for sentence in told)
 
 
 def test_near_duplicates_are_told_apart_from_exact_ones(scans: NDArray[np.uint8], tmp_path: Path) -> None:
