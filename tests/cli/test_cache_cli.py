@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.support.commands import run_python
 from tests.support.damage import flip
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
@@ -106,16 +105,14 @@ def test_scan_of_the_phantom_tells_frames_groups_and_labels() -> None:
 
 
 def test_a_log_gets_plain_lines_without_a_bar(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "usjepa.cache.cli", "build", str(tmp_path / "s"), "--pipeline", "demo"]
+    command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo"]
     sets = (
         "cache.phantom.patients=1",
         "cache.phantom.frames_per_patient=5",
         "cache.phantom.size=64",
         "cache.image_size=32",
     )
-    done = subprocess.run(
-        [*command, *(part for item in sets for part in ("--set", item))], capture_output=True, text=True, check=True
-    )
+    done = run_python(*command, *(part for item in sets for part in ("--set", item)))
     assert "\r" not in done.stderr
     assert "build: 5 of 5 rows" in done.stderr
     assert "sealed: generation 1, 5 rows" in done.stderr

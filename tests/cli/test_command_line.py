@@ -5,8 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from tests.support.builds import SMALL, small
+from tests.support.commands import run_python
 from tests.support.stores import write_store
 from usjepa.cache import errors
 from usjepa.cache.building.build import build
@@ -197,11 +196,10 @@ def test_the_command_line_runs_with_the_raised_limit(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 4)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     script = (
-        "import resource, sys; from usjepa.cache.cli import main; main(sys.argv[1:], standalone_mode=False);"
+        "import resource, sys; _, hard = resource.getrlimit(resource.RLIMIT_NOFILE);"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard));"
+        "from usjepa.cache.cli import main; main(sys.argv[1:], standalone_mode=False);"
         "print('limit', resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "status", str(tmp_path / "s")], capture_output=True, text=True, timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard)),
-    )  # fmt: skip
+    done = run_python("-c", script, "status", tmp_path / "s")
     assert done.stdout.splitlines()[-1] == f"limit {RAISE_TO if hard < 0 else min(RAISE_TO, hard)}", done.stderr

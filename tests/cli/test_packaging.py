@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
-import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.support.commands import run_python
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "timm", "zarr", "numpy", "pydantic", "cv2", "pyarrow", "dask", "matplotlib")
@@ -30,8 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", ".venv*"))
     for file in ("pyproject.toml", "pipelines.yaml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, copy)
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(copy)]
-    subprocess.run(command, check=True, capture_output=True)
+    run_python("-m", "build", "--wheel", "--no-isolation", "--outdir", out, copy)
     (built,) = out.glob("*.whl")
     return built
 
@@ -64,15 +63,12 @@ def test_the_wheel_brings_three_commands(wheel: Path) -> None:
 def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> None:
     target, empty = tmp_path / "site", tmp_path / "empty"
     empty.mkdir()
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(target)]
-    subprocess.run([*install, str(wheel)], check=True)
+    run_python("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel)
     assert sorted(p.name for p in target.iterdir() if not p.name.endswith(".dist-info")) == ["bin", "usjepa"]
-    command = [sys.executable, "-m", "usjepa.cache.cli", "recipe", "demo"]
-    env = {**os.environ, "PYTHONPATH": str(target)}
-    done = subprocess.run(command, cwd=empty, env=env, capture_output=True, text=True, check=True)
-    assert 'source: "phantom"' in done.stdout
-    where = [sys.executable, "-c", "import usjepa.cache.errors as e; print(e.__file__)"]
-    assert subprocess.run(where, cwd=empty, env=env, capture_output=True, text=True).stdout.startswith(str(target))
+    here: dict[str, Any] = {"cwd": empty, "env": {"PYTHONPATH": str(target)}}
+    assert 'source: "phantom"' in run_python("-m", "usjepa.cache.cli", "recipe", "demo", **here).stdout
+    where = run_python("-c", "import usjepa.cache.errors as e; print(e.__file__)", **here)
+    assert where.stdout.startswith(str(target))
 
 
 @pytest.mark.parametrize("module", CLIS)
@@ -82,9 +78,7 @@ def test_help_imports_nothing_heavy(module: str) -> None:
         "try:\n    main(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
         f"heavy = sorted(set(sys.modules) & set({HEAVY!r}))\nassert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Usage:" in done.stdout
+    assert "Usage:" in run_python("-c", program).stdout
 
 
 def test_each_subcommand_has_help_that_imports_nothing_heavy() -> None:
@@ -96,7 +90,7 @@ def test_each_subcommand_has_help_that_imports_nothing_heavy() -> None:
             f"try:\n    main(['{name}', '--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
             f"assert not set(sys.modules) & set({HEAVY!r})\n"
         )
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+        run_python("-c", program)
 
 
 def test_imports_run_one_way() -> None:

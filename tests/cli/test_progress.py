@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import pty
-import subprocess
-import sys
 import termios
 
 import pytest
 
+from tests.support.commands import run_python
 from usjepa.cache import progress as progress_module
 from usjepa.cache.command_line import log_lines_on_stderr
 from usjepa.cache.progress import Progress
@@ -74,7 +73,7 @@ def test_a_terminal_gets_a_bar() -> None:
     )
     main, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 100))
-    subprocess.run([sys.executable, "-c", program], stderr=side, check=True)
+    run_python("-c", program, stderr=side)
     os.close(side)
     printed = os.read(main, 65536).decode()
     os.close(main)

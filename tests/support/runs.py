@@ -1,16 +1,25 @@
-"""Train a tiny model on the phantom store of the session, and read the log of a run."""
+"""Train a tiny model on the phantom store of the session, read its log, and make batches as it does."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from usjepa.cache.recipes.recipe import load_recipe
+from usjepa.cache.recipes.train import MaskSettings, TrainSettings
+from usjepa.train.data.batches import BatchMaker, BatchRequest
+from usjepa.train.objective.targets import Targets, stored_latents
 from usjepa.train.record.log import read_log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.train.data.batches import TrainBatch
 
 TINY_STORE = (
     "cache.image_size=32",
@@ -60,3 +69,23 @@ def numbers(run: Path, kind: str = "step") -> list[dict[str, Any]]:
 
 def losses(run: Path) -> list[float]:
     return [line["loss"] for line in numbers(run)]
+
+
+MASKS = MaskSettings(min_patches=1)
+
+
+def maker(
+    store: Store, masks: MaskSettings = MASKS, online: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> BatchMaker:
+    targets = Targets("online", {}, (4, 4), 8, online) if online else stored_latents(store, "demo")
+    return BatchMaker(store, targets, TrainSettings(masks=masks), torch.device("cpu"))
+
+
+def requests(count: int = 6, size: int = 5) -> list[BatchRequest]:
+    return [BatchRequest(step, np.arange(step, step + size)) for step in range(count)]
+
+
+def latents_of(batch: TrainBatch) -> torch.Tensor:
+    """Return a batch's latents, which must be there."""
+    assert batch.latents_BTD is not None
+    return batch.latents_BTD

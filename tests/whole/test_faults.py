@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ import pytest
 
 from tests.support import forked
 from tests.support.builds import SMALL, pictures, small, tree
-from tests.support.waiting import wait_until
+from tests.support.commands import run_python, stop_python
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import NotSealedError
@@ -46,12 +44,8 @@ def test_killed_between_the_last_shard_and_the_seal_training_refuses_and_build_s
 ) -> None:
     root = tmp_path / "s"
     assert forked.run(_build_and_die_before_the_manifest, str(root)) == -signal.SIGKILL
-    refused = subprocess.run(
-        [sys.executable, "-c", "from usjepa.train.cli import main; main()", str(root), str(tmp_path / "run"),
-         "--pipeline", "demo"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert refused.returncode == 2
+    main = "from usjepa.train.cli import main; main()"
+    refused = run_python("-c", main, root, tmp_path / "run", "--pipeline", "demo", code=2)
     assert "not sealed" in refused.stderr
     assert "3/3 shards" in refused.stderr
 
@@ -65,12 +59,9 @@ def test_killed_between_the_last_shard_and_the_seal_training_refuses_and_build_s
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_build_ends_within_seconds_with_75_no_seal_and_no_litter(tmp_path: Path, number: int) -> None:
-    more = ["--set", "cache.phantom.patients=400", "--set", "cache.phantom.frames_per_patient=20"]
-    command = [sys.executable, "-m", "usjepa.cache.cli", "build", str(tmp_path / "s"), "--pipeline", "demo"]
-    process = subprocess.Popen([*command, *SETS, *more], stderr=subprocess.DEVNULL)
-    wait_until((tmp_path / "s/commits/pixels/000000.json").exists, process)
-    process.send_signal(number)
-    assert process.wait(120) == 75
+    sets = [*SETS, "--set", "cache.phantom.patients=400", "--set", "cache.phantom.frames_per_patient=20"]
+    command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo", *sets]
+    stop_python(number, (tmp_path / "s/commits/pixels/000000.json").exists, *command)
     assert len(list((tmp_path / "s/commits/pixels").iterdir())) < 200  # of 2,000
     assert not (tmp_path / "s/manifest.json").exists()
     assert not list((tmp_path / "s").rglob("*.tmp"))

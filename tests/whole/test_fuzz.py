@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from typing import TYPE_CHECKING
+
+from tests.support.commands import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def test_three_thousand_hostile_inputs_give_only_our_own_errors_no_crash_no_hang(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fuzz", "--inputs", "3000", "--seed", "11", "--keep", str(tmp_path)]
-    ended = subprocess.run(
-        command, capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    command = ("-m", "fuzz", "--inputs", 3000, "--seed", 11, "--keep", tmp_path)
+    ended = run_python(*command, env={"OMP_NUM_THREADS": "1"})
     assert "0 findings" in ended.stdout.splitlines()[-1]
     # What is refused whatever it says hides every fault behind the first check.
     lines = {line[:24].strip(): line for line in ended.stdout.splitlines()}

@@ -6,8 +6,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,8 +13,8 @@ import pytest
 
 from tests.support import forked
 from tests.support.builds import SMALL, build_and_die, build_small, pictures, small, tree
+from tests.support.commands import stop_python
 from tests.support.stores import build_all
-from tests.support.waiting import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, SourceError, UsageError, WriteError
@@ -249,26 +247,11 @@ def test_a_target_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_within_seconds_says_how_to_go_on_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    more = ["--set", "cache.phantom.patients=400", "--set", "cache.phantom.frames_per_patient=20"]
-    sets = [part for item in SMALL for part in ("--set", item)]
-    command = [
-        sys.executable,
-        "-m",
-        "usjepa.cache.cli",
-        "build",
-        str(tmp_path / "s"),
-        "--pipeline",
-        "demo",
-        *sets,
-        *more,
-    ]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    wait_until((tmp_path / "s/commits/pixels/000000.json").exists, process)
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=120)
-    assert process.returncode == 75, printed
+    sets = [f"--set={item}" for item in (*SMALL, "cache.phantom.patients=400", "cache.phantom.frames_per_patient=20")]
+    command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo", *sets]
+    stopped = stop_python(signal.SIGINT, (tmp_path / "s/commits/pixels/000000.json").exists, *command)
     assert len(list((tmp_path / "s/commits/pixels").iterdir())) < 200  # of 2,000
-    assert "run the same command again" in printed
+    assert "run the same command again" in stopped.stderr
     assert not list((tmp_path / "s").rglob("*.tmp"))
     assert not (tmp_path / "s/claims").exists()
     assert "not sealed" in status_report(str(tmp_path / "s"))

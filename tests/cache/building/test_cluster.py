@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from tests.support import forked
 from tests.support.builds import small, tree
-from tests.support.waiting import wait_until
+from tests.support.commands import run_python, wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.cluster import WorkOrder, make_shard
 from usjepa.cache.building.parts import WHOLE
@@ -188,9 +188,9 @@ def test_a_scheduler_killed_in_the_middle_is_said_and_the_next_build_goes_on(
 
 @pytest.mark.slow
 def test_processes_of_this_machine_make_a_cluster_too(tmp_path: Path, serial: Path) -> None:
-    command = [sys.executable, "-m", "usjepa.cache.cli", "build", str(tmp_path / "s"), "--pipeline", "demo"]
+    command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo"]
     sets = [part for item in small_sets() for part in ("--set", item)]
-    subprocess.run([*command, *sets, "--teacher", "random", "--dask", "local:2"], check=True, timeout=180)
+    run_python(*command, *sets, "--teacher", "random", "--dask", "local:2")
     assert tree(tmp_path / "s") == tree(serial)
 
 

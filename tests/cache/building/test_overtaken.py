@@ -17,7 +17,7 @@ import pytest
 
 from tests.support import forked
 from tests.support.builds import small, tree
-from tests.support.waiting import wait_until
+from tests.support.commands import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.storage import claims

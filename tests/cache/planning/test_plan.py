@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.builds import SMALL, small, tree
-from tests.support.waiting import wait_until
+from tests.support.commands import stop_python
 from usjepa.cache.building.build import build
 from usjepa.cache.building.disk_space import Room
 from usjepa.cache.building.request import BuildRequest
@@ -110,18 +108,9 @@ def test_a_plan_of_images_without_a_teacher_speaks_of_pixels_alone(tmp_path: Pat
 
 
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "usjepa.cache.cli", "plan", "--pipeline", "demo", "--teacher", "random"]
-    process = subprocess.Popen(
-        [*command, "--target", str(tmp_path), "--seconds", "60"],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    wait_until(lambda: list(tmp_path.glob(".usjepa-plan-*/rates")), process)
-    process.send_signal(signal.SIGINT)
-    _, printed = process.communicate(timeout=120)
-    assert process.returncode == 75, printed
-    assert "run the same command again" in printed
+    command = ["-m", "usjepa.cache.cli", "plan", "--pipeline", "demo", "--teacher", "random", "--target", tmp_path]
+    stopped = stop_python(signal.SIGINT, lambda: list(tmp_path.glob(".usjepa-plan-*/rates")), *command, "--seconds", 60)
+    assert "run the same command again" in stopped.stderr
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from tests.support.commands import run_python
 from tests.support.stores import write_store
 from usjepa.cache.reading import layer_reader, open_shards
 from usjepa.cache.reading.layer_reader import LayerRows
@@ -65,9 +64,7 @@ def test_two_open_stores_of_many_shards_are_read_within_256_descriptors(
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda _: None)  # nothing here is about durability
     write_store(tmp_path / "s", shards, rows_per_shard=1)
-    done = subprocess.run(
-        [sys.executable, "-c", _FEW_FILES, str(tmp_path / "s")], capture_output=True, text=True, timeout=280
-    )
+    done = run_python("-c", _FEW_FILES, tmp_path / "s", code=None)
     assert done.stdout == f"read {shards}\n", done.stderr
 
 
@@ -117,9 +114,7 @@ print("one again", grew(lambda: read(stores[0])))
 
 def test_open_stores_share_what_a_process_may_have_and_a_forked_child_begins_with_none(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 150, rows_per_shard=1)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", _SHARED, str(tmp_path / "s")], capture_output=True, text=True, timeout=60
-    )
+    done = run_python("-W", "ignore", "-c", _SHARED, tmp_path / "s", code=None)
     found = {name: int(count) for name, count in (line.rsplit(" ", 1) for line in done.stdout.splitlines())}
     assert list(found) == ["one", "four", "child, idle", "child, reading", "one again"], done.stderr
     folders = 3  # one per layer and store stays open

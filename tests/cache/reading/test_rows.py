@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
+from tests.support.commands import run_python
 from tests.support.damage import flip
 from tests.support.stores import write_store
 from usjepa.cache.errors import DamageError, HoleError
@@ -186,10 +185,7 @@ print("right after", stopped, "interruptions", done > 0)
 def test_reading_goes_on_rightly_after_it_was_interrupted_at_any_moment(tmp_path: Path, times: int) -> None:
     """Ctrl-C in a notebook, and read again: nothing is locked for ever, no memory of a batch is written by another."""
     write_store(tmp_path / "s", 120, rows_per_shard=3)
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", _INTERRUPTED, str(tmp_path / "s"), str(times)],
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    done = run_python("-c", _INTERRUPTED, tmp_path / "s", times, code=None)
     assert done.stdout == f"right after {times} interruptions True\n", done.stderr
 
 

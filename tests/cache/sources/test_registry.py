@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import textwrap
 import tomllib
 from typing import TYPE_CHECKING
@@ -16,12 +14,14 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.support.builds import SMALL
+from tests.support.commands import run_python
 from usjepa.cache.errors import UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.sources import registry
 from usjepa.cache.sources.base import FileFacts, Reader
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -52,9 +52,7 @@ def install(site: Path, entry_points: dict[str, str], modules: dict[str, str]) -
 def python(site: Path, *args: str) -> subprocess.CompletedProcess[str]:
     """Run Python beside an installed package."""
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *args], env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False
-    )
+    return run_python(*args, code=None, env={"PYTHONPATH": path})
 
 
 def build(site: Path, store: Path, source: Path) -> None:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from tests.support.commands import run_python
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.layers import Layer
@@ -135,7 +134,7 @@ def test_the_reader_in_the_format_document_reads_the_golden_store_with_numpy_alo
         f"    np.testing.assert_array_equal(read_row({str(GOLDEN)!r}, layer, 9), np.array(row))\n"
         "assert not any(name.split('.')[0] in ('zarr', 'usjepa') for name in sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], input=json.dumps(rows), text=True, check=True)
+    run_python("-c", program, stdin=json.dumps(rows))
 
 
 @pytest.mark.parametrize("change", ["major", "file"])

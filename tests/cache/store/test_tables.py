@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.support.commands import run_python
 from usjepa.cache.errors import DamageError
 from usjepa.cache.store.tables import Places, RowTable, SourceTable
 
@@ -117,5 +116,4 @@ print(len(os.listdir("/proc/self/task")) - before)
 def test_reading_tables_leaves_no_thread_that_could_abort_the_process_at_its_end() -> None:
     # Arrow's threads let go of Python's memory when they please; while Python ends, that is std::terminate. Seen in 5
     # of 40 programs that opened a store, asked for its table and ended.
-    done = subprocess.run([sys.executable, "-c", _THREADS], capture_output=True, text=True, check=True)
-    assert done.stdout == "0\n"
+    assert run_python("-c", _THREADS).stdout == "0\n"

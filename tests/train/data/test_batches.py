@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.batches import MASKS, latents_of, maker, requests
+from tests.support.runs import MASKS, latents_of, maker, requests
 from usjepa.cache.errors import HoleError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings

@@ -6,8 +6,6 @@ import os
 import pickle
 import re
 import signal
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from tests.conftest import ROOT
 from tests.support import forked
+from tests.support.commands import run_python
 from tests.support.damage import flip
 from tests.support.forked import in_own_process
 from usjepa.cache.errors import DamageError, UsageError
@@ -110,11 +109,7 @@ def test_wrong_use_is_told(phantom_store: Path) -> None:
 def test_the_example_under_accelerate_runs_in_forty_lines(phantom_store: Path) -> None:
     example = ROOT / "docs" / "examples" / "accelerate_loop.py"
     assert len(example.read_text().splitlines()) <= 40
-    done = subprocess.run(
-        [sys.executable, str(example), str(phantom_store), "2"],
-        capture_output=True, text=True, timeout=120, env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_python(example, phantom_store, 2, env={"ACCELERATE_USE_CPU": "true"})
     losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines() if line.startswith("step")]
     assert len(losses) == 2
     assert all(0 < loss < 10 for loss in losses)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.batches import latents_of, maker, requests
+from tests.support.runs import latents_of, maker, requests
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import MaskSettings, PredictorSettings, StudentSettings, TrainSettings
 from usjepa.train.data.batches import BatchRequest

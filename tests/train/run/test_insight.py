@@ -14,8 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
-from tests.support.batches import latents_of
-from tests.support.runs import losses, numbers, recipe
+from tests.support.runs import latents_of, losses, numbers, recipe
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.train.record.summary import summary
 from usjepa.train.run import loop

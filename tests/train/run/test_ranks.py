@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.support.commands import wait_until
 from tests.support.runs import EVERY_STEP, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
-from tests.support.waiting import wait_until
 from usjepa.cache.errors import ClaimedError, UsageError
 from usjepa.train.run.loop import train
 from usjepa.train.run.ranks import Ranks, ranks_of_this_run

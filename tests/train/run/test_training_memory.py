@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.commands import run_python
 from tests.train.run.test_golden_losses import SIZE, made_store
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def peak_mib(store: Path, run: Path) -> float:
-    done = subprocess.run([sys.executable, "-c", TRAIN, store, run], capture_output=True, text=True, check=True)
-    return int(done.stdout.split()[-1]) / 1024
+    return int(run_python("-c", TRAIN, store, run).stdout.split()[-1]) / 1024
 
 
 @pytest.mark.slow
