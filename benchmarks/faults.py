@@ -64,7 +64,7 @@ class Usjepa:
 
     def write(self, root: Path, rows: NDArray[Any]) -> None:
         writer = StoreWriter(LocalStorage(root))
-        writer.open(SHARD)
+        writer.create_or_open(SHARD)
         writer.add_segment(*tables(len(rows)), len(rows))
         blank = np.zeros((SHARD, 1, 4, 4), np.uint8), np.zeros((SHARD, 1), np.uint8)
         layers = [

@@ -143,7 +143,7 @@ def tables(rows: int) -> tuple[bytes, bytes]:
 def make(folder: Path, rows: int, rows_per_shard: int = ROWS_PER_SHARD) -> dict[str, float]:
     """Write and seal a store; microseconds of processor time that a row took to write."""
     writer = StoreWriter(LocalStorage(folder))
-    writer.open(rows_per_shard)
+    writer.create_or_open(rows_per_shard)
     writer.add_segment(*tables(rows), rows)
     layers = [writer.add_layer(Layer(name, kind, shape, rows_per_shard, {})) for name, kind, shape in LAYERS]
     content = {layer.name: np.ones((rows_per_shard, *layer.shape), layer.dtype) for layer in layers}

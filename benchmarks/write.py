@@ -35,7 +35,7 @@ def writer_of(root: Path, shards: int) -> tuple[StoreWriter, Layer]:
     text = np.array(["x"] * rows, dtype=object)
     one, flags = np.ones(rows, np.int32), np.zeros(rows, bool)
     writer = StoreWriter(LocalStorage(root))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     sources = SourceTable(text, text, text, text, text, text, text, one, one, one, text)
     table = RowTable(np.arange(rows, dtype=np.int32), one, one, one, one, one, one, flags, flags)
     writer.add_segment(sources.to_parquet(), table.to_parquet(), rows)

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar when a person watches, plain lines when a log does."""
+"""Show the progress of long work: a bar to a person, plain lines to a log."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 _LINE_EVERY_S = 30.0
 
 
-class Progress:
+class ProgressBar:
     """Counts units of work with rate and time left; use as a context manager."""
 
     def __init__(self, total: int, label: str, unit: str = "rows") -> None:
         self.total, self.label, self.unit = total, label, unit
-        self._done = self._told = 0
+        self._done = self._reported = 0
         self._start = self._last = time.monotonic()
         self._stats: dict[str, object] = {}
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
             self._bar = tqdm(total=total, desc=label, unit=f" {unit}", dynamic_ncols=True, mininterval=0.3)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(
@@ -34,7 +34,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._done != self._told:
+        elif self._done != self._reported:
             self._line()
 
     def update(self, n: int, **stats: object) -> None:
@@ -49,7 +49,7 @@ class Progress:
             self._line()
 
     def _line(self) -> None:
-        self._last, self._told = time.monotonic(), self._done
+        self._last, self._reported = time.monotonic(), self._done
         seconds = max(self._last - self._start, 1e-9)
         rate = self._done / seconds
         left = f", {(self.total - self._done) / rate:.0f} s left" if 0 < self._done < self.total else ""

@@ -37,7 +37,7 @@ def make(root: Path, rows: int) -> None:
     text = np.array(["x"] * rows, dtype=object)
     one = np.ones(rows, np.int32)
     writer = StoreWriter(LocalStorage(root / "store"))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     sources = SourceTable(text, text, text, text, text, text, text, one, one, one, text)
     flags = np.zeros(rows, bool)
     row_table = RowTable(np.arange(rows, dtype=np.int32), one, one, one, one, one, one, flags, flags)

@@ -22,7 +22,7 @@ from usjepa.cache.building.stages import Stages
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import StoreError, UsageError
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.progress import Progress
+from usjepa.cache.progress import ProgressBar
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import Listing
 from usjepa.cache.storage.claims import check_claim
@@ -126,7 +126,7 @@ def make_shards_on(address: str, order: WorkOrder, todo: Sequence[int], rows_of:
 def _run(address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int]) -> None:
     from distributed.comm.core import CommClosedError
 
-    with connect(address) as client, Progress(sum(map(rows_of, todo)), "build", unit="rows") as progress:
+    with connect(address) as client, ProgressBar(sum(map(rows_of, todo)), "build", unit="rows") as progress:
         futures = {
             client.submit(make_shard, order, shard, pure=False, priority=-place): shard
             for place, shard in enumerate(todo)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.building.shard_maker import WRITERS
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.progress import Progress
+from usjepa.cache.progress import ProgressBar
 from usjepa.cache.reading.turns import short_turns
 
 if TYPE_CHECKING:
@@ -49,11 +49,11 @@ def make_shards(maker: ShardMaker, todo: Sequence[int], observer: Observer | Non
     if maker.cutters is not None:
         maker.stages.lanes["decode"] = maker.cutters.lookahead
     maker.stages.lanes["write"] = WRITERS
-    with Progress(total, "build", unit="rows") as progress:
+    with ProgressBar(total, "build", unit="rows") as progress:
         _overlap(maker, todo, observer or Observer(), progress, start)
 
 
-def _overlap(maker: ShardMaker, todo: Sequence[int], observer: Observer, progress: Progress, start: float) -> None:
+def _overlap(maker: ShardMaker, todo: Sequence[int], observer: Observer, progress: ProgressBar, start: float) -> None:
     lookahead = maker.cutters.lookahead if maker.cutters is not None else 1
     writing: deque[Future[None]] = deque()
     with (

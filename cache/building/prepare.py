@@ -75,7 +75,7 @@ def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest)
         SourceError: a source can't be read.
         WriteError: the target has too little space or too few inodes.
     """
-    writer.open(settings.rows_per_shard)
+    writer.create_or_open(settings.rows_per_shard)
     wanted = pixel_layers(settings, writer.state.rows_per_shard)
     for layer in wanted:
         if layer.name in writer.state.layers:

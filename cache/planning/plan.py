@@ -1,4 +1,4 @@
-"""`usjepa-cache plan`: bytes, inodes, hours, the slowest part, and the epoch at which caching pays, before a build.
+"""Measure a source, a teacher and a target, and predict a build before it starts.
 
 Nothing is assumed that can be measured: a sample of the source is scanned, the teacher timed, the target written to
 and read from, and the first shards of the sample are built by the build's own pipeline. All of it happens in one
@@ -43,7 +43,7 @@ _LEAST_FREE = 512 << 20
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """What was measured, and what follows for the recipe and for other precisions and numbers of views."""
 
     source: str
@@ -65,7 +65,7 @@ def plan(
     device: str | None = None,
     seconds: float = 60.0,
     began: float | None = None,
-) -> Plan:
+) -> BuildPlan:
     """Measure and predict.
 
     Args:
@@ -92,7 +92,7 @@ def plan(
         loading = time.perf_counter() - began
         measured = _measure(place, settings, model, folder, loading, seconds)
     asked = forecast(measured, settings, settings.precision, settings.views.count, recipe.train.dataset_cap)
-    return Plan(place, str(folder.parent), measured, asked, tuple(_others(measured, recipe, settings)))
+    return BuildPlan(place, str(folder.parent), measured, asked, tuple(_others(measured, recipe, settings)))
 
 
 def _measure(

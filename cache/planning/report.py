@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usjepa.cache.planning.estimate import Forecast, Measured
-    from usjepa.cache.planning.plan import Plan
+    from usjepa.cache.planning.plan import BuildPlan
 
 _ADVICE = {
     "scan": "hashing and counting files takes longest; it is done once and resumes",
@@ -16,7 +16,7 @@ _ADVICE = {
 }
 
 
-def describe(plan: Plan) -> str:
+def describe(plan: BuildPlan) -> str:
     """Return the plan as lines for a person."""
     asked, measured = plan.asked, plan.measured
     size = f"{asked.rows:,} rows, {_bytes(asked.nbytes)}, {asked.files:,} inodes"
@@ -48,7 +48,7 @@ def _measured(measured: Measured) -> list[str]:
     ]
 
 
-def _room(plan: Plan) -> list[str]:
+def _room(plan: BuildPlan) -> list[str]:
     if plan.asked.fits:
         return []
     room = plan.measured.room
@@ -56,7 +56,7 @@ def _room(plan: Plan) -> list[str]:
     return [f"It does not fit: {_bytes(room.nbytes)}{files} are free. A build would refuse to begin."]
 
 
-def _table(plan: Plan) -> list[str]:
+def _table(plan: BuildPlan) -> list[str]:
     if not plan.others:
         return []
     head = f"{'precision':9s} {'K':>3s} {'bytes':>10s} {'inodes':>9s} {'build':>9s}  pays from epoch"

@@ -126,7 +126,7 @@ def run_trial(
     rows = row_table(table, settings)
     batch = 1 if model is None else batch_of(model, settings)
     writer = StoreWriter(LocalStorage(folder))
-    writer.open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))
+    writer.create_or_open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))
     writer.add_segment(table.to_parquet(), rows.to_parquet(), len(rows))
     pixels, latents = _layers(settings, model, writer.state.rows_per_shard)
     for layer in (*pixels, *latents):

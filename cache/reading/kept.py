@@ -17,7 +17,7 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError, FormatError, StoreError
 from usjepa.cache.identity import Json, digest_of
-from usjepa.cache.progress import Progress
+from usjepa.cache.progress import ProgressBar
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.local import LocalStorage
@@ -116,7 +116,7 @@ class KeptArray:
                 done = committed(storage, layer) if layer is not None else {}
             except (DamageError, FormatError) as error:
                 raise _DamagedError(str(error)) from error
-            with Progress(self.rows, label, unit="frames") as progress:
+            with ProgressBar(self.rows, label, unit="frames") as progress:
                 for shard in range(writer.state.shard_count):
                     numbers = writer.state.rows_of_shard(shard)
                     if shard not in done:
@@ -134,7 +134,7 @@ class KeptArray:
 
     def _prepare(self, writer: StoreWriter) -> None:
         """Make sure the store has its one segment: one source of as many frames as there are rows."""
-        writer.open(min(_MOST_ROWS_PER_SHARD, self.rows_per_shard))
+        writer.create_or_open(min(_MOST_ROWS_PER_SHARD, self.rows_per_shard))
         if not writer.state.segments:
             writer.add_segment(*_tables(self.rows, digest_of(self.identity)), self.rows)
 

@@ -14,7 +14,7 @@ import numpy as np
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import SourceError
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.progress import Progress
+from usjepa.cache.progress import ProgressBar
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.report import describe
 from usjepa.cache.scanning.row_table import chosen_frames
@@ -76,7 +76,7 @@ def scan(
     with (
         contextlib.closing(journal),
         contextlib.nullcontext(child) if child is not None else DecodingProcess(listing, settings) as process,
-        Progress(len(listing.entries), "scan", unit="files") as progress,
+        ProgressBar(len(listing.entries), "scan", unit="files") as progress,
     ):
         for entry in listing.entries:
             check()

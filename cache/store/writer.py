@@ -47,7 +47,7 @@ class StoreWriter:
         """Read what is there and change nothing: for a helper of the builder that made it ready."""
         self.state = read_state(self.storage)
 
-    def open(self, rows_per_shard: int) -> None:
+    def create_or_open(self, rows_per_shard: int) -> None:
         """Create the store, or read what is there. An existing store keeps its own rows_per_shard."""
         if not exists(self.storage):
             self.storage.publish("zarr.json", root_json(rows_per_shard))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.errors import DamageError, HoleError, NotSealedError, SourceError
-from usjepa.cache.progress import Progress
+from usjepa.cache.progress import ProgressBar
 from usjepa.cache.reading.store import Store
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.reader import SourceReader
@@ -116,7 +116,7 @@ def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) ->
     shards = [(layer, shard) for layer in manifest.layers.values() for shard in range(manifest.shard_count)]
     pool = ThreadPoolExecutor(_THREADS if isinstance(storage, LocalStorage) else _REMOTE_THREADS, "usjepa-verify")
     try:
-        with Progress(len(shards), "verify", unit="shards") as progress:
+        with ProgressBar(len(shards), "verify", unit="shards") as progress:
             for damages, nbytes in pool.map(lambda place: _shard(storage, manifest, quick, *place), shards):
                 report.damages += [_with_source(damage, origin) for damage in damages]
                 report.shards, report.nbytes = report.shards + 1, report.nbytes + nbytes
@@ -224,7 +224,7 @@ def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Dam
     reader = SourceReader.of(list_source(source, settings), settings)
     found = []
     tables = [(segment, _with_rows(read_tables(storage, segment)[0])) for segment in manifest.segments]
-    with Progress(sum(len(table) for _, table in tables), "verify sources", unit="files") as progress:
+    with ProgressBar(sum(len(table) for _, table in tables), "verify sources", unit="files") as progress:
         for segment, table in tables:
             for path, kind, expected in zip(table.path, table.reader, table.content_hash, strict=True):
                 progress.update(1)

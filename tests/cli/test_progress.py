@@ -12,11 +12,11 @@ import pytest
 from tests.support.commands import run_python
 from usjepa.cache import progress as progress_module
 from usjepa.cache.command_line import log_lines_on_stderr
-from usjepa.cache.progress import Progress
+from usjepa.cache.progress import ProgressBar
 
 
 def test_a_log_gets_a_closing_line_with_count_rate_and_time(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(10, "build") as shown:
+    with ProgressBar(10, "build") as shown:
         for _ in range(10):
             shown.update(1)
     (line,) = capsys.readouterr().err.splitlines()
@@ -28,7 +28,7 @@ def test_a_long_job_writes_a_line_now_and_then(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress_module, "_LINE_EVERY_S", 0.0)
-    with Progress(4, "build") as shown:
+    with ProgressBar(4, "build") as shown:
         shown.update(1, busy="97 %")
         shown.update(1)
     lines = capsys.readouterr().err.splitlines()
@@ -39,7 +39,7 @@ def test_a_long_job_writes_a_line_now_and_then(
 
 
 def test_a_job_that_fails_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = Progress(10, "build")
+    shown = ProgressBar(10, "build")
     shown.update(3)
     with pytest.raises(ZeroDivisionError), shown:
         shown.update(1 // 0)
@@ -47,7 +47,7 @@ def test_a_job_that_fails_says_how_far_it_came(capsys: pytest.CaptureFixture[str
 
 
 def test_a_job_with_nothing_done_stays_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with Progress(0, "build"):
+    with ProgressBar(0, "build"):
         pass
     assert capsys.readouterr().err == ""
 
@@ -57,7 +57,7 @@ def test_what_the_package_reports_is_a_line_on_stderr_for_the_length_of_a_comman
 ) -> None:
     reports = logging.getLogger("usjepa.cache.building")
     reports.info("before")
-    with log_lines_on_stderr(), Progress(1, "build"):
+    with log_lines_on_stderr(), ProgressBar(1, "build"):
         reports.info("sealed")
         reports.warning("skipped a.png: cut short")
         reports.debug("details")
@@ -68,8 +68,8 @@ def test_what_the_package_reports_is_a_line_on_stderr_for_the_length_of_a_comman
 def test_a_terminal_gets_a_bar() -> None:
     program = (
         "import logging; from usjepa.cache.command_line import log_lines_on_stderr\n"
-        "from usjepa.cache.progress import Progress\n"
-        "with log_lines_on_stderr(), Progress(3, 'b') as p: p.update(3); logging.getLogger('usjepa.x').info('hello')"
+        "from usjepa.cache.progress import ProgressBar\n"
+        "with log_lines_on_stderr(), ProgressBar(3, 'b') as p: p.update(3); logging.getLogger('usjepa.x').info('hello')"
     )
     main, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 100))

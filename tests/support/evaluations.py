@@ -76,7 +76,7 @@ def add_latents(store: Path) -> None:
     settings = TeacherSettings(name="tiny", architecture="vit_tiny_patch16_224", patch_size=8)
     teacher, opened = load_teacher(settings, SIZE, "cpu"), open_store(store)
     writer = StoreWriter(LocalStorage(store))
-    writer.open(16)
+    writer.create_or_open(16)
     (layer,) = latent_layers(teacher, "fp16", opened.layers["pixels"], 16)
     writer.add_layer(layer)
     for shard in range(writer.state.shard_count):

@@ -65,7 +65,7 @@ def write_labelled(
 ) -> Store:
     """Write a store of single-frame sources with `views` views of each, and open it."""
     writer = StoreWriter(LocalStorage(root))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     count = len(files) * views
     writer.add_segment(*_tables(files, views, size), count)
     pixels = np.repeat(pixels_of(files, size, seed) if pixels is None else pixels, views, axis=0)

@@ -96,7 +96,7 @@ def write_store(
 ) -> dict[str, NDArray[Any]]:
     """Write a one-segment store and return what every row of every layer holds."""
     writer = StoreWriter(LocalStorage(root))
-    writer.open(rows_per_shard)
+    writer.create_or_open(rows_per_shard)
     if not writer.state.segments:
         writer.add_segment(*tables(rows), rows)
     content = {}

@@ -19,7 +19,7 @@ import torch
 
 from usjepa.cache.errors import Interrupted, TrainingError, UsageError
 from usjepa.cache.interrupt import StopFlag, graceful_interrupts
-from usjepa.cache.progress import Progress as Bar
+from usjepa.cache.progress import ProgressBar as Bar
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage

@@ -207,7 +207,7 @@ def test_a_file_edited_between_scan_and_build_is_caught_when_it_is_read(tmp_path
     pictures(tmp_path / "in", ["a/1.png", "a/3.png"])
     settings = small().cache
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
-    writer.open(8)
+    writer.create_or_open(8)
     grow(writer, list_source(str(tmp_path / "in"), settings), settings, ScanJournal(None), "stop")
     pictures(tmp_path / "in", ["a/3.png"], seed=8)
     with pytest.raises(SourceError, match=r"a/3\.png.*changed"):

@@ -71,7 +71,7 @@ def test_no_more_shards_than_stages_are_in_memory_however_many_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
-    writer.open(4)
+    writer.create_or_open(4)
     writer.add_segment(*tables(160), 160)
     for name in ("pixels", "regions"):
         writer.add_layer(layers()[name])

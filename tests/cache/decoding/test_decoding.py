@@ -100,7 +100,7 @@ def test_a_file_that_crashes_only_after_the_scan_makes_holes_not_an_end(
         patch.delenv("PYTHONPATH")  # the scan is spared
         patch.setenv("PYTHONPATH", _without(tmp_path / "hook"))
         writer = StoreWriter(LocalStorage(root))
-        writer.open(8)
+        writer.create_or_open(8)
         grow(writer, list_source(str(volumes), settings), settings, ScanJournal(None), "stop")
     with pytest.raises(SourceError, match=r"crash\.h5::images"):
         build(str(root), small(), BuildRequest(source=str(volumes)))

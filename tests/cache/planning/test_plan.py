@@ -43,13 +43,13 @@ def pictures(root: Path, count: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[planning.Plan, Path]:
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[planning.BuildPlan, Path]:
     target = tmp_path_factory.mktemp("target")
     return planning.plan(None, small(), "random", str(target / "s"), seconds=2), target
 
 
 def test_a_plan_counts_the_rows_bytes_and_inodes_of_the_build(
-    planned: tuple[planning.Plan, Path], tmp_path: Path
+    planned: tuple[planning.BuildPlan, Path], tmp_path: Path
 ) -> None:
     build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
     asked = planned[0].asked
@@ -60,11 +60,11 @@ def test_a_plan_counts_the_rows_bytes_and_inodes_of_the_build(
     assert len(files) <= asked.files <= len(files) + 10
 
 
-def test_a_plan_leaves_the_target_as_it_was(planned: tuple[planning.Plan, Path]) -> None:
+def test_a_plan_leaves_the_target_as_it_was(planned: tuple[planning.BuildPlan, Path]) -> None:
     assert list(planned[1].iterdir()) == []
 
 
-def test_a_plan_measures_every_stage(planned: tuple[planning.Plan, Path]) -> None:
+def test_a_plan_measures_every_stage(planned: tuple[planning.BuildPlan, Path]) -> None:
     measured = planned[0].measured
     trial = measured.trial
     assert min(trial.row, trial.decode, trial.teacher, trial.teacher_at_work, trial.write) > 0
@@ -74,7 +74,7 @@ def test_a_plan_measures_every_stage(planned: tuple[planning.Plan, Path]) -> Non
     assert measured.rates.written >= 2 * planned[0].asked.nbytes / planned[0].asked.rows
 
 
-def test_a_plan_covers_every_precision_and_several_numbers_of_views(planned: tuple[planning.Plan, Path]) -> None:
+def test_a_plan_covers_every_precision_and_several_numbers_of_views(planned: tuple[planning.BuildPlan, Path]) -> None:
     by = {(one.precision, one.views): one for one in planned[0].others}
     assert set(by) == {(p, k) for p in ("fp32", "fp16", "int8") for k in (1, 2, 4, 8)}
     assert by["fp32", 2] == planned[0].asked

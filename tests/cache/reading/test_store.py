@@ -154,7 +154,7 @@ def test_a_missing_shard_raises_and_never_reads_as_zeros(tmp_path: Path) -> None
 
 def test_zeros_and_fill_values_are_data_like_any_other(tmp_path: Path) -> None:
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     writer.add_segment(*tables(3), 3)
     for layer in layers().values():
         writer.add_layer(layer)
@@ -197,7 +197,7 @@ def test_a_second_segment_starts_on_a_shard_boundary_and_moves_no_row(tmp_path: 
     content = write_store(tmp_path / "s", 5)
     before = open_store(tmp_path / "s")
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     segment = writer.add_segment(*tables(3, "b"), 3)
     assert segment.first_row == 8
     for layer in layers().values():
@@ -217,7 +217,7 @@ def test_a_second_segment_starts_on_a_shard_boundary_and_moves_no_row(tmp_path: 
 def test_sealing_an_unchanged_store_keeps_its_generation(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 5)
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     assert writer.seal().generation == 1
 
 
@@ -235,7 +235,7 @@ def test_sealing_with_a_shard_missing_names_the_layer(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 10, seal=False)
     (tmp_path / "s" / "latents/toy/c.1.0.0").unlink()
     writer = StoreWriter(LocalStorage(tmp_path / "s"))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     with pytest.raises(NotSealedError, match="latents/toy has 2 of 3 shards"):
         writer.seal()
 
@@ -262,7 +262,7 @@ def test_a_lost_zarr_json_of_a_sealed_layer_is_never_made_anew(tmp_path: Path) -
     write_store(tmp_path / "s", 4)
     (tmp_path / "s" / "pixels/zarr.json").unlink()
     with pytest.raises(DamageError, match="never made anew"):
-        StoreWriter(LocalStorage(tmp_path / "s")).open(ROWS_PER_SHARD)
+        StoreWriter(LocalStorage(tmp_path / "s")).create_or_open(ROWS_PER_SHARD)
     with pytest.raises(DamageError, match="never made anew"):
         open_store(tmp_path / "s")
 

@@ -59,7 +59,7 @@ def bucket() -> Iterator[str]:
 
 def write(url: str, rows: int = 10) -> StoreWriter:
     writer = StoreWriter(ObjectStorage(url))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     writer.add_segment(*tables(rows), rows)
     for layer in layers().values():
         writer.add_layer(layer)
@@ -150,7 +150,7 @@ def test_a_whole_build_goes_into_a_bucket_and_a_second_one_does_nothing(bucket: 
 
 def test_a_missing_bucket_is_said(bucket: str) -> None:
     with pytest.raises(StoreError, match="Check the bucket"):
-        StoreWriter(ObjectStorage("s3://nowhere-at-all/x")).open(4)
+        StoreWriter(ObjectStorage("s3://nowhere-at-all/x")).create_or_open(4)
     with pytest.raises(WriteError, match="Check that the bucket exists"):
         ObjectStorage("s3://nowhere-at-all/x").publish("zarr.json", b"{}")
     with pytest.raises(FormatError, match="no store here"):

@@ -70,7 +70,7 @@ def _tables(number: int, rows: int) -> tuple[bytes, bytes]:
 
 def make(root: Path) -> None:
     writer = StoreWriter(LocalStorage(root))
-    writer.open(ROWS_PER_SHARD)
+    writer.create_or_open(ROWS_PER_SHARD)
     for number, rows in enumerate(SEGMENTS, start=1):
         writer.add_segment(*_tables(number, rows), rows)
         for layer in LAYERS:

@@ -162,7 +162,7 @@ def test_latents_beside_a_hole_are_mended_with_the_bytes_they_had(tmp_path: Path
     folder, root, recipe = tmp_path / "in", tmp_path / "s", small("cache.views.count=1")
     pictures(folder, [f"{i}.png" for i in range(6)])
     writer = StoreWriter(LocalStorage(root))
-    writer.open(recipe.cache.rows_per_shard)
+    writer.create_or_open(recipe.cache.rows_per_shard)
     grow(writer, list_source(str(folder), recipe.cache), recipe.cache, ScanJournal(None), "stop")
     (folder / "2.png").write_bytes(b"torn since it was scanned")
     build(str(root), recipe, BuildRequest(source=str(folder), teacher="random", on_error="skip"))

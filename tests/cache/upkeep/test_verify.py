@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import NotSealedError, UsageError
-from usjepa.cache.progress import Progress
+from usjepa.cache.progress import ProgressBar
 from usjepa.cache.upkeep import verify as verifying
 from usjepa.cache.upkeep.inspect import write_sheet
 from usjepa.cache.upkeep.status import status_report
@@ -163,7 +163,7 @@ def test_an_interrupted_verify_leaves_out_the_shards_not_begun(tmp_path: Path, m
 
     monkeypatch.setattr(verifying, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(verifying, "_shard", one_and_then_those_begun)
-    monkeypatch.setattr(Progress, "update", interrupted)
+    monkeypatch.setattr(ProgressBar, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         verify(str(tmp_path / "s"))
     assert 0 < len(looked) < 20  # of 200

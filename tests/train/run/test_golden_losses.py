@@ -33,7 +33,7 @@ RELATIVE = 1e-3
 def made_store(root: Path, rows: int = ROWS) -> Path:
     """Write a store whose every byte is a formula of small integers: the same on any machine."""
     writer = StoreWriter(LocalStorage(root))
-    writer.open(32)
+    writer.create_or_open(32)
     writer.add_segment(*tables(rows), rows)
     row, down, across = np.ogrid[:rows, :SIZE, :SIZE]
     pixels = (down * (row % 7 + 1) + across * (row % 5 + 2) + row * 3) % 256
