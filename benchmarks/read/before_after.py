@@ -37,15 +37,16 @@ CHILD = """
 import json, sys, threading, time
 import numpy as np
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.store.memory import BatchMemory
+from usjepa.cache.store.memory import aligned_empty
 
 store = open_store(sys.argv[1])
 layers = [name for name in store.layers if name.startswith(sys.argv[2])]
-kinds, memory, sweep = {name: store.layers[name] for name in layers}, BatchMemory(), np.zeros((96 << 20) // 8)
+memory = {name: aligned_empty((256, *store.layers[name].shape), store.layers[name].dtype) for name in layers}
+sweep = np.zeros((96 << 20) // 8)
 
 def read(rows):
     start = time.perf_counter()
-    store.read(rows, layers=layers, out=memory.arrays(kinds, len(rows)))
+    store.read(rows, layers=layers, out=memory)
     return time.perf_counter() - start
 
 def beside_a_count(rows, turn):
@@ -71,7 +72,7 @@ for line in sys.stdin:
     if task["turn"]:
         took = beside_a_count(rows, task["turn"])
     else:
-        sweep += 1
+        sweep += task["sweep"]
         took = read(rows)
     print(took, flush=True)
 """
@@ -120,19 +121,19 @@ class Pair:
         self._children = {who: trees.start(who, CHILD, str(store), layers) for who in (BEFORE, NOW)}
         self._rows, self._rng = rows, np.random.default_rng(1)
 
-    def _read(self, who: str, rows: np.ndarray, turn: float) -> float:
+    def _read(self, who: str, rows: np.ndarray, turn: float = 0, sweep: bool = True) -> float:
         child = self._children[who]
         assert child.stdin is not None
         assert child.stdout is not None
-        child.stdin.write(json.dumps({"rows": rows.tolist(), "turn": turn}) + "\n")
+        child.stdin.write(json.dumps({"rows": rows.tolist(), "turn": turn, "sweep": sweep}) + "\n")
         child.stdin.flush()
         return float(child.stdout.readline())
 
-    def epoch(self, batch: int) -> None:
-        """Have both read every row once, in one random order."""
-        for rows in np.array_split(self._rng.permutation(self._rows), -(-self._rows // batch)):
+    def look_at(self, rows: np.ndarray) -> None:
+        """Have both read rows once, 64 at a time: files are then open, and what they load at first is loaded."""
+        for batch in np.array_split(rows, -(-len(rows) // 64)):
             for who in self._children:
-                self._read(who, rows, 0)
+                self._read(who, batch, sweep=False)
 
     def measure(self, batch: int, rounds: int, counting: bool = False) -> Samples:
         """Seconds of a batch."""
@@ -158,7 +159,7 @@ def large_rows(trees: Trees, root: Path, rounds: int) -> dict[str, Samples]:
         pair = Pair(trees, root / "store", "latents", 1024)
         if state == "after streaming":
             read_through(files)
-        pair.epoch(64)
+        pair.look_at(np.random.default_rng(0).permutation(1024))
         check_in_memory(files)
         for batch in (64, 256):
             found[f"{batch} ViT-B rows, {state}"] = pair.measure(batch, rounds)
@@ -172,7 +173,7 @@ def small_rows(trees: Trees, root: Path, rounds: int) -> dict[str, Samples]:
     with mock.patch("os.fsync"):
         scale.make(root, 1_000_000)
     pair = Pair(trees, root, "", 1_000_000)
-    pair.epoch(10_000)
+    pair.look_at(np.arange(0, 1_000_000, scale.ROWS_PER_SHARD))
     found = {"64 small rows of 4,000 shards": pair.measure(64, rounds)}
     pair.close()
     found["open 1,000,000 rows, read one"] = trees.opening(root, max(5, rounds // 4))

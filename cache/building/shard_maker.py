@@ -18,7 +18,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.lazy import lazy
-from usjepa.cache.store.memory import BatchMemory, Ring
+from usjepa.cache.reading.batch_memory import BatchMemory, Ring
 from usjepa.cache.store.origins import origin_of
 from usjepa.cache.store.precision import LatentError
 from usjepa.cache.teacher.computing import LatentComputer, PendingLatents

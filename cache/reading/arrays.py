@@ -1,4 +1,4 @@
-"""Show a layer as a Zarr array or a Dask array, to those who look at a store and read no batches."""
+"""Offer a layer as a Zarr or a Dask array to other tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One batch: rows as they are stored, and their latents as targets."""
+"""Hold a batch: rows as they are stored, and their latents as targets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Batch:
     arrays: dict[str, NDArray[Any]]
     """Layer name -> [B, *shape]."""
     teacher: str | None
-    """Whose latents these are; none when no latents were read."""
+    """Name of the teacher whose latents these are; None when no latents were read."""
     channel_scale: tuple[float, ...] = ()
 
     @property
@@ -32,7 +32,7 @@ class Batch:
 
     @property
     def regions(self) -> NDArray[np.uint8]:
-        """uint8 [B, n]: a bit a 2x2-pixel cell, NumPy big bit order."""
+        """uint8 [B, n]: one bit per 2x2-pixel cell, NumPy big bit order."""
         return self.arrays["regions"]
 
     @property

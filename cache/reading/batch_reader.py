@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
 
-SHARED_NBYTES = 1 << 20
+_SHARED_NBYTES = 1 << 20
 """Bytes of a batch from which more than one thread reads it from a disk: to wake one takes 50 us."""
 _REMOTE_THREADS = 16
 """Threads that read from an object storage at least: what they do is wait."""
@@ -96,7 +96,7 @@ class _Part:
             for left in rows.reader.read(rows, start, stop, self._ask):
                 rows.reader.read_slowly(rows, left)
 
-        workers.run(len(pieces), read, alone=on_disk and nbytes < SHARED_NBYTES)
+        workers.run(len(pieces), read, alone=on_disk and nbytes < _SHARED_NBYTES)
 
     def _pieces(self, nbytes: int, shares: int) -> Iterator[tuple[LayerRows, int, int]]:
         """Yield stretches of rows, each a share of what is left: large ones, which cost little to take, then small

@@ -1,4 +1,4 @@
-"""Read rows of one layer: a fast loop for what is as it should be, one slow way for everything else.
+"""Read rows of one layer by a fast loop and one slow way.
 
 The fast loop (`local.py`, `remote.py`) reads and checks rows and leaves those that did not come out right: of a shard
 that is not open, not in memory, with a wrong hash. The slow way takes each of them by itself: it waits, reads once more

@@ -1,4 +1,4 @@
-"""Keep the shards of a layer open that were used last, within a share of the process's descriptors.
+"""Keep a layer's most recently used shards open, within a share of the process's descriptors.
 
 An open shard is a descriptor, the offsets of its rows and their hashes. A batch pins the shards that it reads by
 holding references to them. What is let go of here is out of sight at once, and closed once no batch holds it any more:
@@ -30,7 +30,7 @@ MOST_OPEN = 32768
 45 us of reading a ViT-B row, a round trip on a network share."""
 _LEFT, _LEAST_LEFT = 0.25, 128
 """Share of the descriptors that the process may have, and their least number, that are left for everything else."""
-FileT = TypeVar("FileT", bound="OpenFile")
+_FileT = TypeVar("_FileT", bound="_OpenFile")
 _HASHES_NBYTES = 32 << 20
 """Bytes of row hashes that a layer's open shards keep: those of 4 million rows."""
 _SPARE = 8
@@ -45,7 +45,7 @@ def most_open() -> int:
     return max(1, min(MOST_OPEN, allowed - max(int(allowed * _LEFT), _LEAST_LEFT)))
 
 
-class OpenFile:
+class _OpenFile:
     """An open file or folder: `number` is its descriptor, -1 on an object storage."""
 
     __slots__ = ("__weakref__", "number")
@@ -54,7 +54,7 @@ class OpenFile:
         self.number = number
 
 
-class OpenShard(OpenFile):
+class OpenShard(_OpenFile):
     """A shard whose end has been read."""
 
     __slots__ = ("hashes", "offsets", "size", "used")
@@ -82,14 +82,14 @@ class OpenShards:
     def __init__(self, shard_rows: int, on_disk: bool) -> None:
         """`shard_rows` rows of a shard bound what is kept in bytes, descriptors do where shards are files on a disk."""
         self._most_by_memory = max(1, _HASHES_NBYTES // (8 * shard_rows))
-        self._on_disk = on_disk
+        self._on_disk, self._most = on_disk, 0
         self._held: dict[int, OpenShard] = {}
-        self._folder: OpenFile | None = None
+        self._folder: _OpenFile | None = None
         self._turn = 0
         self._lock = threading.Lock()
-        self._files: dict[weakref.ref[OpenFile], int] = {}
-        """Descriptors that are to be closed once nobody holds their `OpenFile` any more ..."""
-        self._unused: list[weakref.ref[OpenFile]] = []
+        self._files: dict[weakref.ref[_OpenFile], int] = {}
+        """Descriptors that are to be closed once nobody holds their `_OpenFile` any more ..."""
+        self._unused: list[weakref.ref[_OpenFile]] = []
         """... and which of them nobody holds."""
         weakref.finalize(self, _close_all, self._files).atexit = False
 
@@ -98,19 +98,24 @@ class OpenShards:
 
     @property
     def most(self) -> int:
-        """Shards that may stay open."""
-        return min(self._most_by_memory, _sharing.share_of(self)) if self._on_disk else self._most_by_memory
+        """Shards that may stay open, as of when one was last opened."""
+        return self._most or self._new_most()
+
+    def _new_most(self) -> int:
+        most = self._most_by_memory
+        self._most = min(most, _sharing.share_of(self)) if self._on_disk else most
+        return self._most
 
     def open_file(self, storage: LocalStorage, name: str) -> OpenShard:
         """Open a shard's file, whose end is yet to be read; raises OSError as the system does, and StoreError."""
         self._close_unused()
         folder = self._folder  # stays open: a file is then found in one step
         if folder is None:
-            folder = self._folder = self._own(OpenFile(storage.open_folder(name.rpartition("/")[0])))
+            folder = self._folder = self._own(_OpenFile(storage.open_folder(name.rpartition("/")[0])))
         number = storage.open_in(folder.number, name)
         return self._own(OpenShard(number, os.fstat(number).st_size))
 
-    def _own(self, file: FileT) -> FileT:
+    def _own(self, file: _FileT) -> _FileT:
         # The callback is C: no Ctrl-C can come in the middle of it, as it could in a method `__del__`, and be lost.
         self._files[weakref.ref(file, self._unused.append)] = file.number
         return file
@@ -139,7 +144,7 @@ class OpenShards:
 
     def trim(self) -> None:
         """Let go of the shards longest unused where there are more than may stay open."""
-        most = self.most
+        most = self._new_most()
         if len(self._held) > most:
             with self._lock:
                 surplus = len(self._held) - most + most // _SPARE
@@ -171,7 +176,7 @@ class OpenShards:
         self._unused.clear()
 
 
-def _close_all(files: dict[weakref.ref[OpenFile], int]) -> None:
+def _close_all(files: dict[weakref.ref[_OpenFile], int]) -> None:
     while files:
         os.close(files.popitem()[1])
 

@@ -1,4 +1,4 @@
-"""Work out where the rows of a batch lie: shards, slots and places, once for all layers."""
+"""Plan a batch once for all layers: the shard, slot and place of every row."""
 
 from __future__ import annotations
 

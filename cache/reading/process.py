@@ -1,4 +1,4 @@
-"""Give each process a value of its own, so that a forked child never uses its parent's files and threads."""
+"""Give each process its own files and threads, never those of its parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read and check rows of shards in an object storage, those of one shard by one call."""
+"""Read and check rows of shards in an object storage, one call per shard."""
 
 from __future__ import annotations
 

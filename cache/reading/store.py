@@ -212,7 +212,7 @@ class Store:
             layers: layer names; none: pixels, regions and one teacher's latents.
             teacher: whose latents; none: the store's only teacher.
             out: layer name -> C-contiguous array [>= B, *shape] of the stored dtype to read into, best from
-                `buffers.BatchMemory`; none: fresh memory. What it holds after an error is not data.
+                `batch_memory.BatchMemory`; none: fresh memory. What it holds after an error is not data.
 
         Raises:
             HoleError: a row number holds no data.

@@ -1,4 +1,4 @@
-"""Shorten the turns of the interpreter's lock, so that a thread busy in Python holds up no other."""
+"""Shorten the turns of the interpreter's lock, so that busy threads hold up no other."""
 
 from __future__ import annotations
 

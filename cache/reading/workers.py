@@ -1,8 +1,9 @@
-"""Share numbered pieces of work among threads: whoever is free takes the next one, the calling thread too.
+"""Share numbered pieces of work among threads, the calling one included.
 
-Fixed shares would make every batch as slow as its slowest thread, and a caller that only waits would waste a core. A
-helper that the system has not woken by the time the work is done is not waited for. The threads wait on a queue of
-their own: an executor's futures cost 70 us per batch before the first byte is read and 90 us after the last.
+Whoever is free takes the next piece: fixed shares would make every batch as slow as its slowest thread, and a caller
+that only waits would waste a core. A helper that the system has not woken by the time the work is done is not waited
+for. The threads wait on a queue of their own: an executor's futures cost 70 us per batch before the first byte is read
+and 90 us after the last.
 """
 
 from __future__ import annotations

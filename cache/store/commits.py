@@ -1,4 +1,4 @@
-"""Commit records: one small JSON file a finished shard. What has one is whole, what has none is redone.
+"""Record every finished shard in a JSON file; a shard without one is made again.
 
 A record holds nothing that depends on time, host or process, so that a build that was killed and resumed
 leaves the same bytes as one that was not.
@@ -80,7 +80,7 @@ def read_commit(storage: Storage, layer: Layer, shard: int) -> Commit | None:
 
 
 def committed(storage: Storage, layer: Layer) -> dict[int, Commit]:
-    """Return every finished shard of a layer: record there, file there, of the right size and with the right table.
+    """Return the finished shards of a layer: those with a record and a file of the right size and table.
 
     A shard that differs from its record counts as not built; a record that can't be read too.
     """

@@ -1,4 +1,4 @@
-"""The files of a store that describe it, and what the newest generation says each must hold.
+"""Derive a store's describing files from its manifest, and find those that are damaged.
 
 Manifests, `zarr.json`s, segments, their tables and commit records: all but the tables follow from the manifest alone,
 so a lost or damaged one can be written anew, with the same bytes.

@@ -1,4 +1,4 @@
-"""Generations: the sealed states of a store, each complete in its own manifest.
+"""Describe a sealed state of a store, a generation, completely in one manifest.
 
 The manifest is the only truth about extent and state: which rows exist, in which layers, and what the checksum
 table of every shard hashes to. It is written last, by rename, so a reader sees one whole generation or another.

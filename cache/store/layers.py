@@ -1,4 +1,4 @@
-"""A layer: one named Zarr array over all rows, and the `zarr.json` that any Zarr library reads it by."""
+"""Describe a layer, one Zarr array over all rows, as dataclass and as `zarr.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from usjepa.cache.identity import Json, digest_of, parse_json
 from usjepa.cache.store.shard import ShardLayout
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
-LAYER_NAME = re.compile(r"^(pixels|regions|(latents|scales)/[a-z0-9][a-z0-9_-]*)$")
+_LAYER_NAME = re.compile(r"^(pixels|regions|(latents|scales)/[a-z0-9][a-z0-9_-]*)$")
 _DTYPES = ("uint8", "int8", "float16", "float32")
 _MAX_ROW_NBYTES = 1 << 30
 _DIMENSIONS = {
@@ -44,7 +44,7 @@ class Layer:
     """int8 latents only: [D] per-channel divisors from the calibration sample."""
 
     def __post_init__(self) -> None:
-        if not LAYER_NAME.match(self.name):
+        if not _LAYER_NAME.match(self.name):
             raise FormatError(f"{self.name!r} is not the name of a layer.")
         if self.dtype not in _DTYPES:
             raise FormatError(f"layer {self.name}: dtype {self.dtype!r} is none of {', '.join(_DTYPES)}.")

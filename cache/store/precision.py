@@ -1,4 +1,4 @@
-"""Stored precision of latents: float32, float16 (overflow refused) and int8 with two scales.
+"""Convert latents to their stored precision and back: float32, float16, int8 with two scales.
 
 int8: latents are divided by a per-channel scale (from a calibration sample, kept in the layer), because ViT
 latents have a few channels far larger than the rest; then each token by its own float32 scale, so that its
@@ -67,12 +67,12 @@ def check_finite(latents_BTD: NDArray[np.float32], numbers: NDArray[np.int64]) -
     )
 
 
-def to_float32(latents_BTD: NDArray[np.float32]) -> NDArray[np.float32]:
+def _to_float32(latents_BTD: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return fp32 latents as they are stored."""
     return np.ascontiguousarray(latents_BTD, dtype=np.float32)
 
 
-def to_float16(latents_BTD: NDArray[np.float32], first_row: int) -> NDArray[np.float16]:
+def _to_float16(latents_BTD: NDArray[np.float32], first_row: int) -> NDArray[np.float16]:
     """Round fp32 latents of consecutive rows to fp16.
 
     Raises:
@@ -105,7 +105,7 @@ def channel_scale(sample_RTD: NDArray[np.float32]) -> tuple[float, ...]:
     return tuple(float(np.float32(x)) if x > 0 else 1.0 for x in np.where(usual > 0, usual.clip(min=LEAST_SCALE), 0))
 
 
-def to_int8(
+def _to_int8(
     latents_BTD: NDArray[np.float32], channels: tuple[float, ...], first_row: int = 0
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Quantise consecutive rows to int8 [B, T, D] and float32 scales [B, T]; an all-zero token has scale 1.
@@ -162,7 +162,7 @@ def quantise(
         LatentError: a value is not finite or does not fit the layer's precision; the row and the value are named.
     """
     if layer.dtype == "int8":
-        return to_int8(latents_BTD, layer.channel_scale, first_row)
+        return _to_int8(latents_BTD, layer.channel_scale, first_row)
     if layer.dtype == "float16":
-        return to_float16(latents_BTD, first_row), None
-    return to_float32(latents_BTD), None
+        return _to_float16(latents_BTD, first_row), None
+    return _to_float32(latents_BTD), None

@@ -1,4 +1,4 @@
-"""Compute and compare the checksums of a row: the one bound to its place, and the one of Zarr.
+"""Compute the checksums of a row: one bound to its place, one for Zarr.
 
 Packing a shard makes them; reading, `verify` and salvage compare them. The place-bound hash is the xxh3-64 of the whole
 slot (row, crc32c, padding), seeded with the xxh3-64 of the layer's digest and the row number, so that the bytes of

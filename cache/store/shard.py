@@ -1,4 +1,4 @@
-"""The bytes of one shard file: a Zarr v3 `sharding_indexed` shard with a checksum table in its gap.
+"""Pack and parse a shard file: a Zarr v3 shard with a checksum table.
 
     slot of row 0 | slot of row 1 | ... | table | Zarr index | crc32c of the index
 
@@ -23,6 +23,7 @@ import numpy as np
 import xxhash
 
 from usjepa.cache.errors import DamageError
+from usjepa.cache.store.memory import ALIGNMENT
 from usjepa.cache.store.row_check import CRC_NBYTES, crc_of, row_hash, slot_tail
 
 if TYPE_CHECKING:
@@ -30,10 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-ALIGNMENT = 64
-MAGIC = b"USJTABLE"
-TABLE_VERSION = 1
-MISSING = 2**64 - 1
+_MAGIC = b"USJTABLE"
+_TABLE_VERSION = 1
+_MISSING = 2**64 - 1
 Room = Callable[[int], memoryview]
 _HEADER = struct.Struct("<8sII16sQQ16x")  # magic, version, rows a shard, digest, first row, bytes a row
 assert _HEADER.size == ALIGNMENT
@@ -80,7 +80,7 @@ class ShardLayout:
 
 @dataclass(frozen=True, slots=True)
 class Trailer:
-    """What a shard's end says: where each row lies and what its slot must hash to."""
+    """The end of a shard: where each row lies, and the hash of its slot."""
 
     offsets: NDArray[np.int64]
     """[rows] byte offset of each row's slot, -1 for a hole."""
@@ -112,12 +112,12 @@ def pack_shard(
     view = room(layout.size(sum(row is not None for row in rows)))
     into = np.frombuffer(view, np.uint8)
     hashes = np.zeros(layout.rows, dtype="<u8")
-    index = np.full((layout.rows, 2), MISSING, dtype="<u8")
+    index = np.full((layout.rows, 2), _MISSING, dtype="<u8")
     offset, nbytes = 0, layout.row_nbytes
     for i, row in enumerate(rows):
         if row is None:
             continue
-        # Looked at, copied, summed and hashed one row at a time, while it lies in the processor's cache; by calls that
+        # Checked, copied, summed and hashed one row at a time, while it lies in the processor's cache; by calls that
         # leave the interpreter to the teacher's thread, as a memoryview's copy and the one-shot hash do not.
         check(i)
         slot = into[offset : offset + layout.slot_nbytes]
@@ -126,7 +126,7 @@ def pack_shard(
         hashes[i] = row_hash(digest, first_row + i, slot.data)
         index[i] = offset, nbytes + CRC_NBYTES
         offset += layout.slot_nbytes
-    table = _HEADER.pack(MAGIC, TABLE_VERSION, layout.rows, digest, first_row, layout.row_nbytes) + hashes.tobytes()
+    table = _HEADER.pack(_MAGIC, _TABLE_VERSION, layout.rows, digest, first_row, layout.row_nbytes) + hashes.tobytes()
     index_bytes = index.tobytes()
     view[offset : offset + len(table)] = table
     view[offset + len(table) :] = index_bytes + crc_of(index_bytes)
@@ -184,10 +184,10 @@ def _full(layout: ShardLayout) -> tuple[bytes, NDArray[np.int64]]:
 def _offsets_of(index_bytes: bytes, layout: ShardLayout, where: str) -> NDArray[np.int64]:
     """Return [rows] offsets, -1 for holes; raises DamageError where the index names other places than the layout's."""
     index = np.frombuffer(index_bytes[:-CRC_NBYTES], dtype="<u8").reshape(layout.rows, 2)
-    hole = index[:, 0] == MISSING
+    hole = index[:, 0] == _MISSING
     place = np.cumsum(~hole) - 1
-    wanted = np.where(hole, MISSING, place.astype(np.uint64) * np.uint64(layout.slot_nbytes))
-    lengths = np.where(hole, MISSING, np.uint64(layout.row_nbytes + CRC_NBYTES))
+    wanted = np.where(hole, _MISSING, place.astype(np.uint64) * np.uint64(layout.slot_nbytes))
+    lengths = np.where(hole, _MISSING, np.uint64(layout.row_nbytes + CRC_NBYTES))
     if not (np.array_equal(index[:, 0], wanted) and np.array_equal(index[:, 1], lengths)):
         raise DamageError(f"{where}: its index names places where no row can lie: the index is damaged or forged.")
     return np.where(hole, -1, place * layout.slot_nbytes).astype(np.int64)

@@ -1,4 +1,4 @@
-"""What a store on disk holds right now, sealed or not: its segments, layers and newest generation."""
+"""Read what a store holds right now, sealed or not: segments, layers and newest generation."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def segment_json(segment: Segment) -> bytes:
     return canonical({**body, "digest": digest_of(body)}) + b"\n"
 
 
-def read_segments(storage: Storage) -> tuple[Segment, ...]:
+def _read_segments(storage: Storage) -> tuple[Segment, ...]:
     """Return the finished segments in order."""
     found = []
     for folder in storage.folders("segments"):
@@ -120,7 +120,7 @@ def read_layer(storage: Storage, name: str) -> Layer | None:
     return parse_array_json(name, storage.read(file), f"{storage.url}/{file}")
 
 
-def layer_names(storage: Storage) -> list[str]:
+def _layer_names(storage: Storage) -> list[str]:
     """Return the names of the layers that have a folder."""
     names: list[str] = [name for name in ("pixels", "regions") if name in storage.folders("")]
     for parent in _FOLDERS:
@@ -133,13 +133,13 @@ def read_state(storage: Storage) -> State:
     rows_per_shard = root_settings(storage)
     newest = read_manifest(storage)
     layers = {}
-    for name in layer_names(storage):
+    for name in _layer_names(storage):
         layer = read_layer(storage, name)
         if layer is not None:
             layers[name] = layer
     for name, sealed in (newest.layers if newest else {}).items():
         check_layer(storage, sealed, layers.get(name))
-    return State(rows_per_shard, read_segments(storage), layers, newest)
+    return State(rows_per_shard, _read_segments(storage), layers, newest)
 
 
 def check_layer(storage: Storage, sealed: Layer, found: Layer | None) -> None:

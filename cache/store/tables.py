@@ -1,4 +1,4 @@
-"""The two tables of a segment: which sources there are, and what each row is cut from.
+"""Hold a segment's two tables, sources and rows, in memory and as Parquet.
 
 Columns are NumPy arrays, on disk they are Parquet. The bytes are a pure function of the values and of pyarrow's
 version: no timestamps, no pandas metadata, one row group, fixed compression. So a build that was killed and resumed
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-TableT = TypeVar("TableT", bound="_Columns")
+_TableT = TypeVar("_TableT", bound="_Columns")
 
 _INTEGERS = dict.fromkeys(("source", "frame", "view", "top", "left", "height", "width", "frames"), pa.int32())
 _FLAGS = dict.fromkeys(("flip_horizontal", "flip_vertical"), pa.bool_())
@@ -58,7 +58,7 @@ class _Columns:
         """Return name -> array, in the table's column order."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
-    def take(self: TableT, which: slice | NDArray[Any]) -> TableT:
+    def take(self: _TableT, which: slice | NDArray[Any]) -> _TableT:
         """Return the table of the chosen rows: a slice, indices or a mask."""
         return type(self)(**{name: column[which] for name, column in self.columns().items()})
 
@@ -74,7 +74,7 @@ class _Columns:
         return sink.getvalue()
 
     @classmethod
-    def from_parquet(cls: type[TableT], data: bytes, most: int | None = None) -> TableT:
+    def from_parquet(cls: type[_TableT], data: bytes, most: int | None = None) -> _TableT:
         """Return the table that `to_parquet` wrote.
 
         Args:

@@ -1,4 +1,4 @@
-"""Writes a store: segments, layers, whole shards, and the manifest that seals them. One writer a shard.
+"""Write a store: segments, layers, whole shards, and the manifest that seals them.
 
 Order, and why a crash anywhere is harmless: a segment's tables, then segment.json; a layer's zarr.json; a shard's
 file, then its commit record; after all of them the manifest. Each step is durable before the next begins, and each

@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import UsageError
+from usjepa.cache.reading.batch_memory import BatchMemory, Ring
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.store.memory import BatchMemory, Ring, aligned_empty
+from usjepa.cache.store.memory import aligned_empty
 
 
 @pytest.mark.parametrize("shape", [(3, 5, 7), (1, 64), (100, 3, 1000)])

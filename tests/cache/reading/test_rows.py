@@ -64,8 +64,8 @@ def test_without_row_checks_only_the_checksums_of_rows_are_left_out(tmp_path: Pa
 def test_any_batch_is_read_right_whatever_the_rows_sizes_and_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_nbytes: int, shared_nbytes: int, threads: int
 ) -> None:
-    monkeypatch.setattr(local, "PIECE_NBYTES", piece_nbytes)
-    monkeypatch.setattr(batch_reader, "SHARED_NBYTES", shared_nbytes)
+    monkeypatch.setattr(local, "_PIECE_NBYTES", piece_nbytes)
+    monkeypatch.setattr(batch_reader, "_SHARED_NBYTES", shared_nbytes)
     content = write_store(tmp_path / "s", 61, rows_per_shard=7)
     store, rng = open_store(tmp_path / "s", threads=threads), np.random.default_rng(threads)
     for size in (0, 1, 2, 8, 9, 61, 200):

@@ -23,7 +23,7 @@ from usjepa.cache.errors import TeacherError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.store.layers import Layer
-from usjepa.cache.store.precision import LatentError, bytes_per_row, channel_scale, to_float16, to_int8, to_targets
+from usjepa.cache.store.precision import LatentError, bytes_per_row, channel_scale, quantise, to_targets
 from usjepa.cache.teacher.vit import ViT
 
 if TYPE_CHECKING:
@@ -32,6 +32,19 @@ if TYPE_CHECKING:
 DOCS = Path(__file__).parents[3] / "docs"
 ANY_FLOAT32 = st.floats(width=32, allow_nan=False, allow_infinity=False)
 Latents = NDArray[np.float32]
+
+
+def to_float16(latents: Latents, first_row: int) -> NDArray[np.float16]:
+    stored, _ = quantise(latents, Layer("latents/x", "float16", latents.shape[1:], 4, {}), first_row)
+    return stored.astype(np.float16, copy=False)
+
+
+def to_int8(
+    latents: Latents, channels: tuple[float, ...], first_row: int = 0
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    stored, scales = quantise(latents, Layer("latents/x", "int8", latents.shape[1:], 4, {}, channels), first_row)
+    assert scales is not None
+    return stored.astype(np.int8, copy=False), scales
 
 
 def decoded(latents: Latents, channels: tuple[float, ...]) -> Latents:
