@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NEEDED = "USJEPA_NEED_BROWSER"
-_PATIENCE = 60.0
+_PATIENCE = 120.0
 """Seconds for Chromium to start, and for any one answer of it."""
 
 _TROUBLE: dict[str, Callable[[Any], str]] = {

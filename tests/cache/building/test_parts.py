@@ -89,7 +89,7 @@ def test_a_part_that_was_killed_is_run_again_and_nothing_is_lost(tmp_path: Path,
 
 def _hold(root: str, name: str) -> None:
     with claims.hold_claim(LocalStorage(_path(root)), name, False):
-        time.sleep(60)
+        time.sleep(600)
 
 
 def _path(root: str) -> Path:

@@ -217,7 +217,7 @@ def test_threads_that_open_the_same_shard_at_once_share_one_descriptor(tmp_path:
     def open_together() -> None:
         shard = reader.begin_opening(0)
         opened.append(shard.number)
-        both.wait(timeout=30)  # neither is known yet when the other one opens it
+        both.wait(timeout=120)  # neither is known yet when the other one opens it
         found.append(reader.finish_opening(0, shard))
 
     threads = [threading.Thread(target=open_together) for _ in range(2)]

@@ -308,7 +308,7 @@ def test_a_store_read_before_is_read_by_children_of_every_start_method(tmp_path:
         child.start()
     assert [queue.get() for _ in children] == [expected] * 2
     for child in children:
-        child.join(60)
+        child.join()
         assert child.exitcode == 0
 
 

@@ -67,5 +67,5 @@ def test_helpers_end_when_their_workers_are_closed_or_forgotten() -> None:
     left = list(forgotten._threads)
     del forgotten
     for thread in left:
-        thread.join(timeout=30)
+        thread.join(timeout=120)
     assert not any(thread.is_alive() for thread in left)

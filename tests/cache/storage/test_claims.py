@@ -127,7 +127,7 @@ class _StoppedBeforePublishing(LocalStorage):
 def test_a_holder_overtaken_within_a_heartbeat_does_not_take_the_claim_back(tmp_path: Path) -> None:
     storage = _StoppedBeforePublishing(tmp_path)
     with hold_claim(storage, "build", False) as slept:
-        assert storage.overtaken.wait(30)
+        assert storage.overtaken.wait(120)
         slept._thread.join(60.0)  # the heartbeat that was overtaken ends by itself
         storage.successor.check()
         with pytest.raises(ClaimedError, match="took over this part"):

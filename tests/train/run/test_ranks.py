@@ -178,7 +178,7 @@ def test_two_runs_into_one_folder_are_refused(
         told = process.stderr.readline()
         assert f"is being trained by host {held['host']}, pid {started[0].pid}" in told
         claim.write_text(json.dumps({**held, "count": held["count"] + 2}))
-        assert process.wait(60) == ClaimedError.exit_code
+        assert process.wait(120) == ClaimedError.exit_code
         assert "its counter moves" in process.stderr.read()
         process.stderr.close()
 
