@@ -30,6 +30,9 @@ class SourceRef(NamedTuple):
     path: str
     reader: str
     content_hash: str
+    height: int
+    """Pixels of every frame, as the scan found."""
+    width: int
 
 
 class RowSpec(NamedTuple):
@@ -56,17 +59,9 @@ class RowBlock:
         taken = rows.take(slice(numbers.start - first_row, numbers.stop - first_row))
         used, source = np.unique(taken.source, return_inverse=True)
         few = sources.take(used)
-        refs = map(SourceRef, few.path.tolist(), few.reader.tolist(), few.content_hash.tolist())
-        views = map(
-            View,
-            taken.top.tolist(),
-            taken.left.tolist(),
-            taken.height.tolist(),
-            taken.width.tolist(),
-            taken.flip_horizontal.tolist(),
-            taken.flip_vertical.tolist(),
-        )
-        return cls(numbers.start, list(refs), list(map(RowSpec, source.tolist(), taken.frame.tolist(), views)))
+        refs = [SourceRef(*columns) for columns in _lines(few, SourceRef._fields)]
+        views = [View(*columns) for columns in _lines(taken, View._fields)]
+        return cls(numbers.start, refs, list(map(RowSpec, source.tolist(), taken.frame.tolist(), views)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the block for another process."""
@@ -78,6 +73,11 @@ class RowBlock:
         sources = [SourceRef(*source) for source in data["sources"]]
         rows = [RowSpec(source, frame, View(*view)) for source, frame, view in data["rows"]]
         return cls(data["first"], sources, rows)
+
+
+def _lines(table: SourceTable | RowTable, names: Sequence[str]) -> Iterable[tuple[Any, ...]]:
+    """Return some columns of a table line by line, as plain Python values."""
+    return zip(*(table.columns()[name].tolist() for name in names), strict=True)
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,19 @@ def _cut(
     decoded = reader.frames(source.path, source.reader, wanted, source.content_hash)
     for number, frame in zip(wanted, decoded, strict=True):
         before_frame(source.path)
+        _require_size(source, number, frame)
         prepared = prepare(frame, settings.preprocess)
         for place, row in rows:
             if row.frame == number:
                 image, region = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)
                 yield place, image, pack_cells(region)
+
+
+def _require_size(source: SourceRef, number: int, frame: NDArray[np.uint8]) -> None:
+    """Refuse a frame of another size: its views were drawn for the scanned one, and would be cut from a part of it."""
+    height, width = frame.shape[:2]
+    if (height, width) != (source.height, source.width):
+        raise SourceError(
+            f"{source.path}: frame {number} is {height}x{width} pixels, the scan found {source.height}x{source.width}. "
+            "Replace or remove the file, or leave it out with --on-error skip."
+        )

@@ -87,7 +87,10 @@ class SourceReader:
         file, image = self._located(path, reader)
         decoder = self._reader(reader)
         with _naming(path, file, image, decoder.title):
-            return decoder.probe(file, image)
+            facts = decoder.probe(file, image)
+            if facts.frames < 1:
+                raise ValueError("it holds no frames")
+            return facts
 
     def frames(self, path: str, reader: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:
         """Yield frames of one source: uint8 [H, W] grey or [H, W, 3] RGB.
@@ -112,7 +115,8 @@ class SourceReader:
         file, image = self._located(path, reader)
         decoder = self._reader(reader)
         with _naming(path, file, image, decoder.title):
-            yield from decoder.frames(file, image, wanted)
+            for number, frame in itertools.zip_longest(wanted, decoder.frames(file, image, wanted)):
+                yield _checked(frame, number)
 
     def _reader(self, name: str) -> Reader:
         if name not in self._readers:
@@ -166,6 +170,19 @@ def _naming(path: str, file: Path, image: str, title: str) -> Iterator[None]:
     except Exception as error:  # on hostile bytes, decoders raise any type there is
         reason = _renamed(_reason(error), path, file, image)
         raise SourceError(f"{path}: can't be read as {title}: {reason.rstrip('.')}. {_REMEDY}") from error
+
+
+def _checked(frame: NDArray[np.uint8] | None, number: int | None) -> NDArray[np.uint8]:
+    """Return a frame that a reader gave; ValueError where it is not what a reader promises to give."""
+    if frame is None:
+        raise ValueError(f"its reader gave no frame {number}")
+    if number is None:
+        raise ValueError("its reader gave more frames than wanted")
+    if frame.dtype != "uint8" or not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)):
+        raise ValueError(
+            f"frame {number} is {frame.dtype} {list(frame.shape)}, where a reader gives uint8 [H, W] or [H, W, 3]"
+        )
+    return frame
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from usjepa.cache.sources.video import VideoReader
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-GROUP = "usjepa.readers"
+_GROUP = "usjepa.readers"
 """Entry point group in which packages name their readers."""
 _BUILT_IN: tuple[type[Reader], ...] = (ImageReader, VideoReader, DicomReader, Hdf5Reader)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -126,7 +126,7 @@ def _by_ending() -> dict[str, type[Reader]]:
 
 def _installed() -> Iterable[type[Reader]]:
     """Yield the readers that installed packages name, in the order of their names."""
-    for point in sorted(entry_points(group=GROUP), key=lambda point: point.name):
+    for point in sorted(entry_points(group=_GROUP), key=lambda point: point.name):
         try:
             yield point.load()
         except Exception as error:  # importing another package's module can raise anything
@@ -142,9 +142,9 @@ def _by_name(found: Iterable[type[Reader]]) -> dict[str, type[Reader]]:
     names: dict[str, type[Reader]] = {}
     endings = {".csv": "manifests"}
     for reader in found:
-        who = f"reader {reader.__qualname__} of {reader.__module__}"
         if not isinstance(reader, type) or not all(hasattr(reader, part) for part in _PARTS):
-            raise UsageError(f"{who}: not the class of a reader; it needs {', '.join(_PARTS)}.")
+            raise UsageError(f"{reader}: not the class of a reader; it needs {', '.join(_PARTS)}.")
+        who = f"reader {reader.__qualname__} of {reader.__module__}"
         if not _NAME.fullmatch(reader.name):
             raise UsageError(f"{who}: the name {reader.name!r} has other characters than a-z, 0-9, - and _.")
         if reader.name == PHANTOM or reader.name in names:

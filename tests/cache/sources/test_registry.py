@@ -13,12 +13,17 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from tests.support import decoded
 from tests.support.builds import SMALL
 from tests.support.commands import run_python
-from usjepa.cache.errors import UsageError
+from usjepa.cache.errors import SourceError, UsageError
+from usjepa.cache.frames.rows import RowBlock, RowSpec, SourceRef, cut_rows
+from usjepa.cache.frames.views import View
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources import registry
 from usjepa.cache.sources.base import FileFacts, Reader
+from usjepa.cache.sources.reader import SourceReader
 
 if TYPE_CHECKING:
     import subprocess
@@ -113,6 +118,7 @@ ALBUM = '''
 import numpy as np
 
 from usjepa.cache.sources.base import FileFacts, Reader
+from usjepa.cache.sources.reader import SourceReader
 
 
 class AlbumReader(Reader):
@@ -144,11 +150,12 @@ def test_a_registered_container_is_listed_and_read_by_child_processes_image_by_i
         from album import AlbumReader
         from tests.support.builds import small
         from usjepa.cache.building.build import build
+        from usjepa.cache.building.request import BuildRequest
         from usjepa.cache.reading.store import open_store
         from usjepa.cache.sources.registry import register
 
         register(AlbumReader)
-        build({str(tmp_path / "s")!r}, small("cache.views.count=1"), source={str(tmp_path / "in")!r})
+        build({str(tmp_path / "s")!r}, small("cache.views.count=1"), BuildRequest(source={str(tmp_path / "in")!r}))
         store = open_store({str(tmp_path / "s")!r})
         print([(source.path, source.group, source.frames) for source in store.table.sources])
         """)
@@ -211,6 +218,66 @@ def test_a_reader_can_not_take_what_belongs_to_another(reader: type[Reader], rea
     with pytest.raises(UsageError, match=reason):
         registry.register(reader)
     assert reader not in registry.readers().values()
+
+
+class Careless(Whole):
+    """A reader that breaks its promises, in a way that the file's name chooses."""
+
+    name, endings = "careless", (".careless",)
+
+    def probe(self, file: Path, image: str) -> FileFacts:
+        return FileFacts(0, 8, 8)
+
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        made = np.zeros((8, 8), np.uint8)
+        wrong = {"deep": made.astype(np.uint16), "flat": made[0], "planes": np.stack([made] * 3)}
+        yield from [wrong.get(file.stem, made)] * (3 if file.stem == "many" else 1)
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("deep", r"frame 0 is uint16 \[8, 8\], where a reader gives uint8 \[H, W\] or \[H, W, 3\]"),
+        ("flat", r"frame 0 is uint8 \[8\],"),
+        ("planes", r"frame 0 is uint8 \[3, 8, 8\],"),
+        ("few", "its reader gave no frame 1"),
+        ("many", "its reader gave more frames than wanted"),
+    ],
+)
+def test_frames_that_break_the_promise_of_a_reader_are_refused_with_the_file(
+    tmp_path: Path, name: str, reason: str
+) -> None:
+    registry.register(Careless)
+    (tmp_path / f"{name}.careless").write_bytes(b"")
+    with pytest.raises(SourceError, match=rf"^{name}\.careless: can't be read as a whole: {reason}"):
+        decoded.frames(tmp_path / f"{name}.careless", [0, 1])
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_frame_of_another_size_than_the_scan_found_is_refused(tmp_path: Path) -> None:
+    registry.register(Careless)
+    (tmp_path / "a.careless").write_bytes(b"")
+    reader, settings = SourceReader(tmp_path, CacheSettings()), CacheSettings()
+    content = reader.content_hash("a.careless", "careless")
+    source = SourceRef("a.careless", "careless", content, height=6, width=8)
+    block = RowBlock(0, [source], [RowSpec(0, 0, View(0, 0, 6, 8, False, False))])
+    with pytest.raises(SourceError, match=r"^a\.careless: frame 0 is 8x8 pixels, the scan found 6x8"):
+        cut_rows(block, reader, settings, False, lambda _: None)
+
+
+@pytest.mark.usefixtures("untouched")
+def test_a_source_without_frames_is_unreadable(tmp_path: Path) -> None:
+    registry.register(Careless)
+    (tmp_path / "a.careless").write_bytes(b"")
+    with pytest.raises(SourceError, match=r"^a\.careless: can't be read as a whole: it holds no frames"):
+        decoded.probe(tmp_path / "a.careless")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_what_is_no_reader_is_refused() -> None:
+    with pytest.raises(UsageError, match="not the class of a reader; it needs name, version"):
+        registry._by_name([object()])  # type: ignore[list-item]  # what another package's entry point may name
 
 
 @pytest.mark.usefixtures("untouched")
