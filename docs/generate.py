@@ -5,11 +5,14 @@ from __future__ import annotations
 import html
 import inspect
 import json
+import re
 import types
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 import click
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 from usjepa.cache.cli import main as cache_main
@@ -47,6 +50,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.remove(page)
         files.append(File.generated(config, path, content=text))
     return files
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Refuse a page that loads anything from another host: the site is read offline, too."""
+    for page in Path(config.site_dir).rglob("*.html"):
+        found = _LOADED.search(page.read_text(encoding="utf-8"))
+        if found is not None:
+            raise PluginError(f"{page}: loads {found[1]}; put the file into docs/ instead")
+
+
+_LOADED = re.compile(r"""<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=["']?((?:https?:)?//[^"'\s>]+)""")
 
 
 def command_reference() -> str:
