@@ -7,9 +7,12 @@ import importlib
 import importlib.util
 import itertools
 import json
+import os
 import re
 import shlex
 import statistics
+import subprocess
+import sys
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
+from tests.support.browser import look
 from tests.support.transcripts import not_printed, run, steps_of
 from usjepa.cache.cli import main as cache_main
 from usjepa.cache.recipes.base import section_model
@@ -303,3 +307,40 @@ def test_what_a_guide_shows_is_what_its_commands_print(page: str, tmp_path: Path
         printed = run(step, tmp_path)
         missing = not_printed(step, printed)
         assert not missing, f"{step.command}\nno longer prints {missing}, but\n" + "\n".join(printed)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the documentation as `make docs` does, elsewhere."""
+    folder = tmp_path_factory.mktemp("docs") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    return folder
+
+
+_WIDTH = "document.documentElement.scrollWidth"
+_HITS = (
+    "document.querySelector('[data-md-toggle=search]').click(),"
+    "document.querySelector('.md-search__input').value = 'generation',"
+    "document.querySelector('.md-search__input').dispatchEvent(new Event('keyup')),"
+    "new Promise(done => setTimeout(() => done(document.querySelectorAll('.md-search-result__item').length), 5000))"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("page", ["index", "results", "reference/commands", "tutorials/your-frames"])
+def test_a_page_opened_from_a_disk_fits_its_screen_and_asks_no_host(
+    site: Path, page: str, width: int, tmp_path: Path
+) -> None:
+    seen = look(site / f"{page}.html", [_WIDTH], tmp_path, width)
+    assert seen.answers == [width]
+    assert not seen.trouble
+    assert all(address.startswith(("file:", "data:")) for address in seen.requested)
+
+
+@pytest.mark.slow
+def test_the_search_answers_where_the_site_is_opened_from_a_disk(site: Path, tmp_path: Path) -> None:
+    (hits,) = look(site / "index.html", [_HITS], tmp_path).answers
+    assert hits > 3
