@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from usjepa.cache.reading.batch import Batch
 
-PIXEL_EDGE = 32
-PATCHES, PATCH_EDGE = 14, 8
-HOG_CELLS, HOG_ORIENTATIONS, HOG_BLOCK = 8, 9, 2
+_PIXEL_EDGE = 32
+_PATCHES, _PATCH_EDGE = 14, 8
+_HOG_CELLS, _HOG_ORIENTATIONS, _HOG_BLOCK = 8, 9, 2
 
 
 @dataclass
@@ -28,14 +28,14 @@ class Pixels:
     pooling: str = "no pooling: 32 x 32 grey values, area-averaged"
     given: str = "stored pixels as they are"
     layers: tuple[str, ...] = ("pixels",)
-    identity: dict[str, Json] = field(default_factory=lambda: {"kind": "pixels", "edge": PIXEL_EDGE, "grey": "rec601"})
+    identity: dict[str, Json] = field(default_factory=lambda: {"kind": "pixels", "edge": _PIXEL_EDGE, "grey": "rec601"})
 
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return float32 [B, 1024] in [0, 1]."""
         import torch
 
         grey = torch.from_numpy(grey_of(batch.pixels))[:, None] / 255.0
-        small = torch.nn.functional.interpolate(grey, size=(PIXEL_EDGE, PIXEL_EDGE), mode="area")
+        small = torch.nn.functional.interpolate(grey, size=(_PIXEL_EDGE, _PIXEL_EDGE), mode="area")
         flat: NDArray[np.float32] = small.flatten(1).numpy()
         return flat
 
@@ -44,10 +44,10 @@ class Pixels:
         import torch
 
         grey = torch.from_numpy(grey_of(batch.pixels))[:, None] / 255.0
-        edge = PATCHES * PATCH_EDGE
+        edge = _PATCHES * _PATCH_EDGE
         small = torch.nn.functional.interpolate(grey, size=(edge, edge), mode="area")
-        patches = torch.nn.functional.unfold(small, PATCH_EDGE, stride=PATCH_EDGE).transpose(1, 2)
-        tokens: NDArray[np.float32] = patches.reshape(len(grey), PATCHES, PATCHES, -1).contiguous().numpy()
+        patches = torch.nn.functional.unfold(small, _PATCH_EDGE, stride=_PATCH_EDGE).transpose(1, 2)
+        tokens: NDArray[np.float32] = patches.reshape(len(grey), _PATCHES, _PATCHES, -1).contiguous().numpy()
         return tokens
 
 
@@ -65,9 +65,9 @@ class Hog:
     identity: dict[str, Json] = field(
         default_factory=lambda: {
             "kind": "hog",
-            "cells": HOG_CELLS,
-            "orientations": HOG_ORIENTATIONS,
-            "block": HOG_BLOCK,
+            "cells": _HOG_CELLS,
+            "orientations": _HOG_ORIENTATIONS,
+            "block": _HOG_BLOCK,
             "norm": "L2-Hys",
             "versions": soft_versions(["scikit-image"]),
         }
@@ -78,15 +78,15 @@ class Hog:
         from skimage.feature import hog
 
         grey = grey_of(batch.pixels)
-        cell = grey.shape[1] // HOG_CELLS
-        used = cell * HOG_CELLS  # a remainder of fewer than 8 pixels at the right and lower edge is left out
+        cell = grey.shape[1] // _HOG_CELLS
+        used = cell * _HOG_CELLS  # a remainder of fewer than 8 pixels at the right and lower edge is left out
         return np.stack(
             [
                 hog(
                     frame[:used, :used],
-                    orientations=HOG_ORIENTATIONS,
+                    orientations=_HOG_ORIENTATIONS,
                     pixels_per_cell=(cell, cell),
-                    cells_per_block=(HOG_BLOCK, HOG_BLOCK),
+                    cells_per_block=(_HOG_BLOCK, _HOG_BLOCK),
                     block_norm="L2-Hys",
                 ).astype(np.float32)
                 for frame in grey

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32]
 
-TOLD: dict[Pooling, str] = {
+_POOLINGS: dict[Pooling, str] = {
     "mean": POOLING,
     "mean+max": "mean and maximum of patch tokens, side by side",
     "region": "mean of patch tokens, weighed by their share of the scan's region",
@@ -36,7 +36,7 @@ TOLD: dict[Pooling, str] = {
 
 
 @dataclass
-class Pooled:
+class _Pooled:
     """An encoder whose patch tokens are pooled in another way than by their mean."""
 
     encoder: Encoder
@@ -50,7 +50,7 @@ class Pooled:
     @property
     def pooling(self) -> str:
         """How a frame becomes one vector."""
-        return TOLD[self.how]
+        return _POOLINGS[self.how]
 
     @property
     def given(self) -> str:
@@ -73,8 +73,8 @@ class Pooled:
         assert isinstance(self.encoder, TokenGiver)
         tokens_BHWD = self.encoder.tokens(batch)
         grid = (tokens_BHWD.shape[1], tokens_BHWD.shape[2])
-        shares_BHW = region_shares(batch, grid) if "region" in self.how else np.ones(tokens_BHWD.shape[:3], np.float32)
-        parts = pooled(tokens_BHWD, shares_BHW, "max" in self.how)
+        shares_BHW = _region_shares(batch, grid) if "region" in self.how else np.ones(tokens_BHWD.shape[:3], np.float32)
+        parts = _pooled(tokens_BHWD, shares_BHW, "max" in self.how)
         if isinstance(self.encoder, ModelEncoder):
             parts = [self.encoder.normalised(part) for part in parts]
         return np.concatenate(parts, axis=1)
@@ -82,10 +82,10 @@ class Pooled:
 
 def pooled_by(encoder: Encoder, how: Pooling) -> Encoder:
     """Return the encoder, pooled so; as it is where the mean is wanted, or where its features are no mean of tokens."""
-    return encoder if how == "mean" or encoder.pooling != POOLING else Pooled(encoder, how)
+    return encoder if how == "mean" or encoder.pooling != POOLING else _Pooled(encoder, how)
 
 
-def pooled(tokens_BHWD: Floats, shares_BHW: Floats, maximum: bool) -> list[Floats]:
+def _pooled(tokens_BHWD: Floats, shares_BHW: Floats, maximum: bool) -> list[Floats]:
     """Return the mean over places weighed by shares and, if wanted, the maximum where they are above 0: [B, D] each."""
     weight_BHW = shares_BHW / shares_BHW.sum(axis=(1, 2), keepdims=True)
     parts = [np.einsum("bhwd,bhw->bd", tokens_BHWD, weight_BHW)]
@@ -95,7 +95,7 @@ def pooled(tokens_BHWD: Floats, shares_BHW: Floats, maximum: bool) -> list[Float
     return [part.astype(np.float32) for part in parts]
 
 
-def region_shares(batch: Batch, grid: tuple[int, int]) -> Floats:
+def _region_shares(batch: Batch, grid: tuple[int, int]) -> Floats:
     """Return how much of each patch lies in the scan's region, from 0 to 1: float32 [B, H, W] for a grid (H, W).
 
     A patch may end within a cell of the region. A frame whose region is empty has shares of 1: all of it is looked at.

@@ -102,7 +102,7 @@ def _given(identity: Json) -> str:
         return "not stated by the store"
 
 
-def stored_teacher(store: Store, name: str) -> StoredTeacher:
+def _stored_teacher(store: Store, name: str) -> StoredTeacher:
     """Return the teacher whose latents a store holds under a name."""
     layers = tuple(layer for layer in (f"latents/{name}", f"scales/{name}") if layer in store.layers)
     return StoredTeacher(name, store.identity[f"latents/{name}"], layers)
@@ -124,7 +124,7 @@ class Teachers:
             )
         for name in store.latents:
             if store.identity[f"latents/{name}"].get("teacher") == self._wanted:
-                return stored_teacher(store, name), ""
+                return _stored_teacher(store, name), ""
         return self.live(store)
 
     def live(self, store: Store) -> tuple[LiveTeacher | None, str]:

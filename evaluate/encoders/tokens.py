@@ -30,7 +30,7 @@ class TokenGiver(Protocol):
 
 
 @dataclass
-class FlatTokens:
+class _FlatTokens:
     """An encoder's patch tokens as features of one row, so that they are kept and resumed like any features."""
 
     encoder: Encoder
@@ -54,7 +54,7 @@ class FlatTokens:
         return tokens.reshape(len(tokens), -1)
 
 
-def gives_tokens(encoder: Encoder) -> bool:
+def _gives_tokens(encoder: Encoder) -> bool:
     """Return whether an encoder has patch tokens on a grid."""
     if isinstance(encoder, ModelEncoder):
         from usjepa.cache.teacher.vit import is_vit
@@ -67,12 +67,12 @@ class TokenSource:
     """An encoder's patch tokens of a task's frames, computed once and kept."""
 
     def __init__(self, encoder: Encoder, kept: KeptFeatures) -> None:
-        self._encoder, self._flat, self._kept = encoder, FlatTokens(encoder), kept
+        self._encoder, self._flat, self._kept = encoder, _FlatTokens(encoder), kept
 
     @property
     def available(self) -> bool:
         """Whether the encoder has patch tokens; loads its model."""
-        return gives_tokens(self._encoder)
+        return _gives_tokens(self._encoder)
 
     @property
     def check(self) -> Callable[[], None]:

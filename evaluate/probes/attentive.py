@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from usjepa.evaluate.tasks.task import Task
 
-HEAD = 64
+_HEAD = 64
 """Features of an attention head, as in vision transformers: ViT-Ti has 3 of them, ViT-B 12."""
 _QUERY_DEVIATION = 0.02
 """Of the untrained query, timm's for learned tokens: attention begins nearly even, as the mean does."""
@@ -89,7 +89,7 @@ class AttentiveProbe:
             "epochs": [one.epochs for one in trained],
             "training_frames": len(train),
             "validation_frames": len(held),
-            "heads": heads_of(x_NTD.shape[2]),
+            "heads": _heads_of(x_NTD.shape[2]),
         }
         return Predictions(classes_of(logits_SNC), softmax(logits_SNC), about=about)
 
@@ -101,7 +101,7 @@ class AttentivePooling(torch.nn.Module):
         super().__init__()
         draw = keyed_generator(seed, _TAG)
         bound = 1.0 / math.sqrt(features)
-        heads = heads_of(features)
+        heads = _heads_of(features)
         shape = (heads, features // heads, features)
 
         def parameter(values: NDArray[np.float64]) -> torch.nn.Parameter:
@@ -130,9 +130,9 @@ class AttentivePooling(torch.nn.Module):
         return torch.cat([self(some) for some in torch.split(x_NTD, _AT_ONCE)])
 
 
-def heads_of(features: int) -> int:
+def _heads_of(features: int) -> int:
     """Return how many heads share the features: of 64 each, or of the next larger share that divides them."""
-    return next(heads for heads in range(max(1, features // HEAD), 0, -1) if features % heads == 0)
+    return next(heads for heads in range(max(1, features // _HEAD), 0, -1) if features % heads == 0)
 
 
 @dataclass(frozen=True)

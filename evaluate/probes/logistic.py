@@ -13,7 +13,7 @@ from usjepa.evaluate.probes.base import Part, Predictions, ProbeInput, ProbeReco
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+_STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of scikit-learn's C, the inverse of the penalty's weight, from strongly held back to nearly free."""
 _UNCHOSEN = 1e-2
 _STEPS = 500
@@ -34,7 +34,7 @@ class LogisticProbe:
 
     def score(self, given: ProbeInput) -> Predictions:
         """Return the predictions of the chosen model."""
-        fitted = fit_logistic(given.train, given.validation, given.classes)
+        fitted = _fit_logistic(given.train, given.validation, given.classes)
         probability_NC = fitted.probability(given.test.x)
         return Predictions(
             probability_NC.argmax(axis=1).astype(np.int64)[None],
@@ -65,7 +65,7 @@ class FittedLogistic:
         return probability
 
 
-def fit_logistic(train: Part, validation: Part, classes: int) -> FittedLogistic:
+def _fit_logistic(train: Part, validation: Part, classes: int) -> FittedLogistic:
     """Fit multinomial logistic regression (L2, L-BFGS) at each strength and keep the lowest validation cross-entropy.
 
     Without validation frames, C = 0.01 is taken unchosen. Equal losses go to the stronger penalty. Training frames of
@@ -75,7 +75,7 @@ def fit_logistic(train: Part, validation: Part, classes: int) -> FittedLogistic:
         model, converged = _fitted(train, _UNCHOSEN, None)
         return FittedLogistic(model, _UNCHOSEN, False, converged, classes)
     best, lowest, model = None, np.inf, None
-    for strength in STRENGTHS:
+    for strength in _STRENGTHS:
         # Each fit starts from the one before: the strong penalties are done in a few steps and lead the way.
         model, converged = _fitted(train, strength, model)
         one = FittedLogistic(model, strength, True, converged, classes)

@@ -31,10 +31,10 @@ class Scaler:
 def fit_scaler(train_NF: NDArray[np.float32]) -> Scaler:
     """Return the scaler of a training split; a feature that never varies there is set to 0, not blown up."""
     mean = train_NF.mean(axis=0, dtype=np.float64)
-    return scaler_of(mean, train_NF.std(axis=0, dtype=np.float64))
+    return _scaler_of(mean, train_NF.std(axis=0, dtype=np.float64))
 
 
-def scaler_of(mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> Scaler:
+def _scaler_of(mean: NDArray[np.float64], deviation: NDArray[np.float64]) -> Scaler:
     """Return the scaler of features of that mean and standard deviation, [F]."""
     varies = deviation > 1e-6 * np.maximum(1.0, np.abs(mean))
     scale = np.where(varies, 1.0 / np.where(varies, deviation, 1.0), 0.0)
@@ -52,7 +52,7 @@ def fit_token_scaler(tokens: NDArray[np.float32]) -> Scaler:
     pieces = [flat[start : start + _AT_ONCE] for start in range(0, len(flat), _AT_ONCE)]
     mean = np.sum([piece.sum(axis=(0, 1), dtype=np.float64) for piece in pieces], axis=0) / count
     squares = [np.square(piece.astype(np.float64) - mean).sum(axis=(0, 1)) for piece in pieces]
-    return scaler_of(mean, np.sqrt(np.sum(squares, axis=0) / count))
+    return _scaler_of(mean, np.sqrt(np.sum(squares, axis=0) / count))
 
 
 def scale_in_place(tokens: NDArray[np.float32], scaler: Scaler) -> NDArray[np.float32]:

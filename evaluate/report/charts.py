@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.finished_run import Points
     from usjepa.evaluate.scores.calibration import Diagram
 
-COLOURS = 7
+_COLOURS = 7
 """`--c0` to `--c6` of the page's style."""
 
 _DASHES = ("", "6 3", "2 3", "8 3 2 3", "4 2 1 2 1 2", "10 4", "1 3")
@@ -56,7 +56,7 @@ class Line:
 def mark(place: int, x: float, y: float, radius: float = 3.2) -> str:
     """Return a series' mark at a point."""
     path = _MARKS[place % len(_MARKS)].format(f"-{radius:g}", r=f"{radius:g}", d=f"{2 * radius:g}")
-    return f'<path class="mark c{place % COLOURS}" transform="translate({x:.1f} {y:.1f})" d="{path}"/>'
+    return f'<path class="mark c{place % _COLOURS}" transform="translate({x:.1f} {y:.1f})" d="{path}"/>'
 
 
 def lines_svg(
@@ -79,7 +79,7 @@ def lines_svg(
     """
     left, right, top = 38.0, width - 14.0, 12.0
     bottom = top + (190.0 if width > 300 else 120.0)
-    low, high, marks = nice_range(value_range)
+    low, high, marks = _nice_range(value_range)
 
     def place(position: float, value: float) -> tuple[float, float]:
         across = left + 14 + (right - left - 28) * position / max(1, len(ticks) - 1)
@@ -107,7 +107,7 @@ def _curve(
     line: Line, shift: float, low: float, high: float, place: Callable[[float, float], tuple[float, float]]
 ) -> str:
     dash = _DASHES[line.place % len(_DASHES)]
-    kind = f"c{line.place % COLOURS}"
+    kind = f"c{line.place % _COLOURS}"
     points = [(*place(position, mean), mean, sd) for position, mean, sd in line.points]
     path = " ".join(f"{x + shift:.1f},{y:.1f}" for x, y, _, _ in points)
     parts = [f'<polyline class="curve {kind}" stroke-dasharray="{dash or "none"}" points="{path}"/>']
@@ -162,7 +162,7 @@ def legend(names: Sequence[tuple[int, str]], curves: bool) -> str:
     lines = []
     for place, name in names:
         dash = _DASHES[place % len(_DASHES)] or "none"
-        stroke = f'<polyline class="curve c{place % COLOURS}" stroke-dasharray="{dash}" points="0,7 34,7"/>'
+        stroke = f'<polyline class="curve c{place % _COLOURS}" stroke-dasharray="{dash}" points="0,7 34,7"/>'
         drawn = (stroke if curves else "") + mark(place, 17, 7)
         sign = f'<svg class="sign" viewBox="0 0 34 14" aria-hidden="true">{drawn}</svg>'
         lines.append(f"<li>{sign}{html.escape(name)}</li>")
@@ -212,7 +212,7 @@ def loss_svg(train: Points, validation: Points, title: str) -> str:
     train, validation = _thinned(train), _thinned(validation)
     every = train + validation
     last = max(x for x, _ in every) or 1.0
-    low, high, ticks = nice_range([y for _, y in every])
+    low, high, ticks = _nice_range([y for _, y in every])
 
     def place(points: Points) -> Points:
         return [
@@ -267,7 +267,7 @@ def _thinned(points: Points) -> Points:
     return [(float(piece[:, 0].mean()), float(piece[:, 1].mean())) for piece in pieces]
 
 
-def nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def _nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Return a range a little wider than the values', and about five round numbers within it."""
     low, high = min(values), max(values)
     if high - low < 1e-12:

@@ -95,12 +95,12 @@ def _task(task: Task, facts: Facts) -> TaskRecord:
         hygiene=facts.hygiene,
         identity=task.identity,
         published=published_for(task.layout, task.name),
-        test=FramesRecord(labels=packed(task.labels[test]), groups=packed(groups), digest=frames_digest(task, test)),
+        test=FramesRecord(labels=packed(task.labels[test]), groups=packed(groups), digest=_frames_digest(task, test)),
         floor=Floor(macro_f1=floor.macro_f1, balanced_accuracy=floor.balanced_accuracy),
     )
 
 
-def frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
+def _frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
     """Return a digest of which frames these are, their order, labels and grouping.
 
     It rests on the sources' content and frame numbers, so that the same frames are known again in another store, by

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-MOST_POINTS = 600
+_MOST_POINTS = 600
 """Frames shown on a map, evenly spaced over the test split: more would hide each other."""
 RESOLUTION = 1000
 """Coordinates are whole numbers from 0 to this."""
@@ -49,7 +49,7 @@ def class_map(
 
 def dataset_map(features: Mapping[str, NDArray[np.float32]]) -> FeatureMap | None:
     """Return one map of several tasks' test frames, by task; each task gets an equal share of the points."""
-    share = MOST_POINTS // len(features)
+    share = _MOST_POINTS // len(features)
     some = [one[_evenly(len(one), share)] for one in features.values()]
     numbers = np.repeat(np.arange(len(some)), [len(one) for one in some])
     return _map(np.concatenate(some), numbers, list(features))
@@ -65,7 +65,7 @@ def _map(features_NF: NDArray[np.float32], kinds_N: NDArray[np.int64], names: Se
     if len(x_NF) < 3 or not deviation.any():
         return None
     fitted = PCA(n_components=2, svd_solver="full").fit(x_NF)
-    chosen = _evenly(len(x_NF), MOST_POINTS)
+    chosen = _evenly(len(x_NF), _MOST_POINTS)
     places = fitted.transform(x_NF[chosen])
     low, span = places.min(axis=0), max(float(np.ptp(places, axis=0).max()), 1e-12)
     x, y = np.rint(RESOLUTION * (places - low) / span).astype(np.int64).T

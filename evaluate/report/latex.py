@@ -28,9 +28,9 @@ _ESCAPED = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 _DASH = "--"
-Cell = tuple[float, float | None] | None
+_Cell = tuple[float, float | None] | None
 """Mean and standard deviation, as shares; None: not scored."""
-Row = tuple[str, list[Cell]]
+_Row = tuple[str, list[_Cell]]
 
 
 def tex(text: object) -> str:
@@ -48,7 +48,7 @@ def table_tex(document: Document) -> str:
     segmented = document.segmentation
     if segmented.scores:
         named = [task.name for task in segmented.tasks]
-        found: dict[tuple[str, str], Cell] = {(s.task, s.encoder): (s.dice.mean, s.dice.sd) for s in segmented.scores}
+        found: dict[tuple[str, str], _Cell] = {(s.task, s.encoder): (s.dice.mean, s.dice.sd) for s in segmented.scores}
         lines = [(title, [found.get((name, key)) for name in named]) for key, title in _ours(document)]
         caption = f"Dice in percent of a linear layer on frozen patch tokens: {_seeds(document)}"
         tables.append(_table("segmentation", caption, named, [_some(lines)], []))
@@ -87,13 +87,13 @@ def _seeds(document: Document) -> str:
     return f"mean $\\pm$ standard deviation over {document.settings['seeds']} seeds; bold is the best of ours."
 
 
-def _scores(document: Document, probe: str) -> list[Row]:
+def _scores(document: Document, probe: str) -> list[_Row]:
     """Return a row per encoder: a probe's macro F1 on each task."""
     tasks = [task.name for task in document.tasks]
     return [(title, [_cell_of(document, task, key, probe) for task in tasks]) for key, title in _ours(document)]
 
 
-def _cell_of(document: Document, task: str, encoder: str, probe: str) -> Cell:
+def _cell_of(document: Document, task: str, encoder: str, probe: str) -> _Cell:
     scores = document.find(task, encoder)
     if scores is None or probe not in scores.probes:
         return None
@@ -101,20 +101,20 @@ def _cell_of(document: Document, task: str, encoder: str, probe: str) -> Cell:
     return found.mean, found.sd
 
 
-def _published(tasks: Sequence[TaskRecord]) -> list[Row]:
+def _published(tasks: Sequence[TaskRecord]) -> list[_Row]:
     """Return the published scores, a row per model, where a task is one of the paper's."""
     known = [task.published.macro_f1 if task.published else {} for task in tasks]
     models = list(dict.fromkeys(model for one in known for model in one))
     return [(model, [(one[model].mean, one[model].sd) if model in one else None for one in known]) for model in models]
 
 
-def _some(lines: Sequence[Row]) -> list[Row]:
+def _some(lines: Sequence[_Row]) -> list[_Row]:
     """Return the lines that hold any score."""
     return [(name, cells) for name, cells in lines if any(cells)]
 
 
 def _table(
-    label: str, caption: str, columns: Sequence[str], blocks: Sequence[Sequence[Row]], floor: Sequence[str]
+    label: str, caption: str, columns: Sequence[str], blocks: Sequence[Sequence[_Row]], floor: Sequence[str]
 ) -> str:
     """Return one floating table.
 
@@ -141,12 +141,12 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return " & ".join((name, *cells)) + r" \\"
 
 
-def _best(cells: Sequence[Cell]) -> str:
+def _best(cells: Sequence[_Cell]) -> str:
     """Return the best mean as it is printed: means that print alike are bold together."""
     return percent(max((cell[0] for cell in cells if cell), default=-1.0))
 
 
-def _cell(cell: Cell, best: str) -> str:
+def _cell(cell: _Cell, best: str) -> str:
     if cell is None:
         return _DASH
     mean = percent(cell[0])

@@ -38,7 +38,7 @@ _NAMED_COLUMNS = 5
 
 
 @dataclass(frozen=True)
-class Standing:
+class _Standing:
     """Where the student stands on a task."""
 
     ours: Measure
@@ -52,7 +52,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Column:
+class _Column:
     """One measure of one probe in the table of all measures."""
 
     heading: str
@@ -137,13 +137,13 @@ class _View:
 
     document: Document
 
-    def standing(self, task: TaskRecord) -> Standing:
+    def standing(self, task: TaskRecord) -> _Standing:
         """Return where the student stands on a task."""
         order = self.document.ranked(task.name)
         place = next(i for i, s in enumerate(order) if s.encoder == STUDENT)
         best = next((s for s in order if s.encoder != STUDENT), None)
         title = "" if best is None else self.document.title(best.encoder)
-        return Standing(
+        return _Standing(
             ours=order[place].macro_f1,
             best=best,
             best_title=title[:1].lower() + title[1:],
@@ -158,11 +158,11 @@ class _View:
                 return "; the difference is real" if one.real else "; the difference is not shown to be real"
         return ""
 
-    def measured(self, task: TaskRecord) -> list[Column]:
+    def measured(self, task: TaskRecord) -> list[_Column]:
         """Return the columns of the table of all measures: of each probe that scored any encoder on the task."""
         used = {name for s in self.document.scores if s.task == task.name for name in s.probes}
         return [
-            Column(column_name(probe, measure), name, measure)
+            _Column(column_name(probe, measure), name, measure)
             for name, probe in self.document.probes.items()
             if name in used
             for measure in probe.shown

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from usjepa.evaluate.scoring.encoder import EncoderScores
     from usjepa.evaluate.scoring.segmentation import SegmentationScores
 
-Line = dict[str, Any]
+_Line = dict[str, Any]
 
-COLUMNS = (
+_COLUMNS = (
     "task",
     "encoder",
     "classifier",
@@ -52,7 +52,7 @@ def scores_csv(document: Document) -> str:
     identity = {task.name: digest_of(task.identity) for task in document.tasks}
     identity |= {task.name: digest_of(task.identity) for task in document.segmentation.tasks}
     out = io.StringIO()
-    writer = csv.DictWriter(out, (*COLUMNS, *settings), restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, (*_COLUMNS, *settings), restval="", lineterminator="\n")
     writer.writeheader()
     lines = [(s.task, s.encoder, _classification(s)) for s in document.scores]
     lines += [(s.task, s.encoder, _dice(s)) for s in document.segmentation.scores]
@@ -76,7 +76,7 @@ def _plain(value: Json) -> Json:
     return json.dumps(value) if isinstance(value, list | dict) else value
 
 
-def _classification(scores: EncoderScores) -> Iterator[Line]:
+def _classification(scores: EncoderScores) -> Iterator[_Line]:
     """Yield what differs between the lines of one encoder on one task."""
     for name, probe in scores.probes.items():
         for measure, one in probe.measures.items():
@@ -92,7 +92,7 @@ def _classification(scores: EncoderScores) -> Iterator[Line]:
                 yield from _lines(at.macro_f1, **_LINEAR, corruption=corruption, strength=at.strength)
 
 
-def _calibration(found: Calibration, probe: str) -> Iterator[Line]:
+def _calibration(found: Calibration, probe: str) -> Iterator[_Line]:
     for state, classifier in ((found.raw, probe), (found.tempered, f"{probe}, tempered")):
         if state is not None:
             for measure, one in (("ece", state.ece), ("brier", state.brier), ("log_loss", state.log_loss)):
@@ -102,7 +102,7 @@ def _calibration(found: Calibration, probe: str) -> Iterator[Line]:
         yield from _lines(one, classifier=probe, measure="temperature")
 
 
-def _dice(scores: SegmentationScores) -> Iterator[Line]:
+def _dice(scores: SegmentationScores) -> Iterator[_Line]:
     about = {"classifier": "segmentation", "measure": "dice"}
     dice = scores.dice
     yield from _lines(Measure(mean=dice.mean, sd=dice.sd, seeds=dice.seeds, interval=(dice.low, dice.high)), **about)
@@ -110,7 +110,7 @@ def _dice(scores: SegmentationScores) -> Iterator[Line]:
         yield from _lines(Measure(mean=one.mean, sd=one.sd), **about, **{"class": name})
 
 
-def _lines(one: Measure, **about: Any) -> Iterator[Line]:
+def _lines(one: Measure, **about: Any) -> Iterator[_Line]:
     """Yield a measure's lines: mean, deviation and interval where it has them, and each seed."""
     yield {**about, "statistic": "mean", "value": one.mean}
     if one.sd is not None:

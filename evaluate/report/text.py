@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MEASURES = {"macro_f1": "macro F1", "auroc": "AUROC"}
 
 
-class Spread(Protocol):
+class _Spread(Protocol):
     """A mean and its standard deviation, as shares."""
 
     @property
@@ -35,7 +35,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def spread(one: Spread) -> str:
+def spread(one: _Spread) -> str:
     """Return a mean in percent, with its standard deviation where it has one."""
     return percent(one.mean) if one.sd is None else f"{percent(one.mean)} ± {percent(one.sd)}"
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FEW_GROUPS = 20
 """Below this many test groups the report warns: few groups show little of how much groups differ. Our choice."""
 
-AUROC_DRAWS = 1000
+_AUROC_DRAWS = 1000
 """AUROC ranks every frame anew in each draw: enough of them for an interval, while small p-values need more."""
 
 LEVEL = 0.05
@@ -103,7 +103,7 @@ class Draws:
 
     def auroc(self, truth_N: Ints, probability_SNC: Floats) -> Floats:
         """Return the macro one-vs-rest AUROC in the first 1,000 draws, [R]; NaN where one holds a single class."""
-        first = replace(self, count=min(self.count, AUROC_DRAWS))
+        first = replace(self, count=min(self.count, _AUROC_DRAWS))
         return first._auroc(truth_N, probability_SNC)  # of the same numbers: rows of a generator come in order
 
     def _auroc(self, truth_N: Ints, probability_SNC: Floats) -> Floats:
@@ -148,7 +148,7 @@ def interval(values_R: Floats) -> Interval | None:
     return float(low), float(high)
 
 
-def two_sided_p(difference_R: Floats) -> float:
+def _two_sided_p(difference_R: Floats) -> float:
     """Return the bootstrap's p-value of a difference of zero: twice the share of draws on the rarer side of it.
 
     One is added above and below, as a finite number of draws can't show a p of zero (Davison and Hinkley 1997, 4.2.5).
@@ -158,7 +158,7 @@ def two_sided_p(difference_R: Floats) -> float:
     return float(min(1.0, 2 * (rarer + 1) / (count + 1)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def _holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for how many were tested (Holm 1979): a family's chance of one false claim stays."""
     order = np.argsort(p_values, kind="stable")
     adjusted, highest = [0.0] * len(p_values), 0.0
@@ -188,8 +188,8 @@ def verdicts(drawn: Sequence[Floats], groups: Sequence[int]) -> list[Verdict]:
         drawn: of each difference its value in each draw, [R].
         groups: how many test groups each rests on.
     """
-    raw = [two_sided_p(difference_R) for difference_R in drawn]
+    raw = [_two_sided_p(difference_R) for difference_R in drawn]
     return [
         Verdict(interval(difference_R), p, adjusted, adjusted < LEVEL and count >= LEAST_GROUPS)
-        for difference_R, count, p, adjusted in zip(drawn, groups, raw, holm(raw), strict=True)
+        for difference_R, count, p, adjusted in zip(drawn, groups, raw, _holm(raw), strict=True)
     ]

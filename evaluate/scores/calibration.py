@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     Flags = NDArray[np.bool_]
     Ints = NDArray[np.int64]
 
-BINS = 15
-LEAST_IN_A_BIN = 20
+_BINS = 15
+_LEAST_IN_A_BIN = 20
 """Fewer bins are made where one would hold fewer frames: chance alone moves the share of 20 by 11 points."""
-COLDEST, HOTTEST = 0.05, 20.0
+_COLDEST, _HOTTEST = 0.05, 20.0
 """Temperatures that are looked at. On validation frames that are all recognised the best one would be 0."""
 _DRAWS = 200
 _TAG = 0x63616C
@@ -77,7 +77,7 @@ class Temperature(Record):
     sd: float
     seeds: tuple[float, ...]
     at_limit: int
-    """How many lie at the end of the range that is searched, `COLDEST` to `HOTTEST`."""
+    """How many lie at the end of the range that is searched, `_COLDEST` to `_HOTTEST`."""
 
 
 class Calibration(Record):
@@ -108,27 +108,27 @@ def calibrate(
     """
     tempered = temperature = None
     if len(validation_truth_V):
-        found = [fit_temperature(logits_VC, validation_truth_V) for logits_VC in validation_SVC]
+        found = [_fit_temperature(logits_VC, validation_truth_V) for logits_VC in validation_SVC]
         spread = over_seeds(found)
         limit = sum(map(_at_limit, found))
         temperature = Temperature(mean=spread.mean, sd=spread.sd or 0.0, seeds=spread.seeds, at_limit=limit)
         tempered = _reliability(logits_SNC / np.array(found)[:, None, None], truth_N)
     return Calibration(
         frames=len(truth_N),
-        bins=bins_for(len(truth_N)),
+        bins=_bins_for(len(truth_N)),
         raw=_reliability(logits_SNC.astype(np.float64), truth_N),
         tempered=tempered,
         temperature=temperature,
     )
 
 
-def bins_for(frames: int) -> int:
+def _bins_for(frames: int) -> int:
     """Return the number of bins for a number of frames."""
-    return max(1, min(BINS, frames // LEAST_IN_A_BIN))
+    return max(1, min(_BINS, frames // _LEAST_IN_A_BIN))
 
 
-def fit_temperature(logits_VC: NDArray[np.float32], truth_V: Ints) -> float:
-    """Return the temperature of the lowest mean cross-entropy, within `COLDEST` and `HOTTEST`.
+def _fit_temperature(logits_VC: NDArray[np.float32], truth_V: Ints) -> float:
+    """Return the temperature of the lowest mean cross-entropy, within `_COLDEST` and `_HOTTEST`.
 
     The cross-entropy is convex in one over the temperature, so it has one valley over its logarithm too.
     """
@@ -137,13 +137,13 @@ def fit_temperature(logits_VC: NDArray[np.float32], truth_V: Ints) -> float:
     def loss(log_temperature: float) -> float:
         return log_loss(logits_VC / math.exp(log_temperature), truth_V)
 
-    ends = (math.log(COLDEST), math.log(HOTTEST))
+    ends = (math.log(_COLDEST), math.log(_HOTTEST))
     found = minimize_scalar(loss, bounds=ends, method="bounded", options={"xatol": 1e-5})
     return math.exp(min((*ends, float(found.x)), key=loss))
 
 
 def _at_limit(temperature: float) -> bool:
-    return temperature < 1.001 * COLDEST or temperature > 0.999 * HOTTEST
+    return temperature < 1.001 * _COLDEST or temperature > 0.999 * _HOTTEST
 
 
 def log_loss(logits_NC: NDArray[np.floating[Any]], truth_N: Ints) -> float:
@@ -160,7 +160,7 @@ def brier(probability_NC: Floats, truth_N: Ints) -> float:
     return float(np.square(probability_NC - onehot_NC).sum(axis=1).mean())
 
 
-def bin_numbers(confidence_N: Floats, bins: int) -> Ints:
+def _bin_numbers(confidence_N: Floats, bins: int) -> Ints:
     """Return each frame's bin, 0 to bins - 1, of equal mass; equal confidences share a bin, so some may be empty."""
     edges = np.quantile(confidence_N, np.linspace(0.0, 1.0, bins + 1))
     return np.searchsorted(edges[1:-1], confidence_N).astype(np.int64)
@@ -168,7 +168,7 @@ def bin_numbers(confidence_N: Floats, bins: int) -> Ints:
 
 def diagram(confidence_N: Floats, right_N: Flags, bins: int) -> Diagram:
     """Return the reliability diagram of frames: of each bin with frames its mean confidence, share right and frames."""
-    number_N = bin_numbers(confidence_N, bins)
+    number_N = _bin_numbers(confidence_N, bins)
     frames_K = np.bincount(number_N, minlength=bins)
     used = frames_K > 0
     sure_K, right_K = (
@@ -179,20 +179,20 @@ def diagram(confidence_N: Floats, right_N: Flags, bins: int) -> Diagram:
     )
 
 
-def calibration_error(confidence_N: Floats, right_N: Flags, bins: int) -> float:
+def _calibration_error(confidence_N: Floats, right_N: Flags, bins: int) -> float:
     """Return the expected calibration error, 0 to 1."""
     drawn = diagram(confidence_N, right_N, bins)
     apart = np.abs(np.subtract(drawn.accuracy, drawn.confidence))
     return float(apart @ np.array(drawn.frames) / len(confidence_N))
 
 
-def faultless_error(confidence_N: Floats, bins: int) -> float:
+def _faultless_error(confidence_N: Floats, bins: int) -> float:
     """Return the mean calibration error of a predictor that is right exactly as often as it says, on these frames.
 
     Frames are taken as independent; where patients have many frames, chance alone makes more.
     """
     generator = keyed_generator(_TAG, len(confidence_N))
-    number_N = bin_numbers(confidence_N, bins)
+    number_N = _bin_numbers(confidence_N, bins)
     within_NK = np.eye(bins)[number_N]
     right_RN = generator.random((_DRAWS, len(confidence_N))) < confidence_N
     apart_RK = np.abs((right_RN - confidence_N) @ within_NK)
@@ -203,13 +203,13 @@ def _reliability(logits_SNC: Floats, truth_N: Ints) -> Reliability:
     probability_SNC = softmax(logits_SNC)
     confidence_SN = probability_SNC.max(axis=2)
     right_SN = probability_SNC.argmax(axis=2) == truth_N
-    bins = bins_for(len(truth_N))
+    bins = _bins_for(len(truth_N))
     pairs = list(zip(confidence_SN, right_SN, strict=True))
     return Reliability(
-        ece=over_seeds([calibration_error(confidence_N, right_N, bins) for confidence_N, right_N in pairs]),
+        ece=over_seeds([_calibration_error(confidence_N, right_N, bins) for confidence_N, right_N in pairs]),
         brier=over_seeds([brier(one, truth_N) for one in probability_SNC]),
         log_loss=over_seeds([log_loss(one, truth_N) for one in logits_SNC]),
-        faultless_ece=float(np.mean([faultless_error(one, bins) for one in confidence_SN])),
+        faultless_ece=float(np.mean([_faultless_error(one, bins) for one in confidence_SN])),
         confidence=float(confidence_SN.mean()),
         accuracy=float(right_SN.mean()),
         diagram=diagram(confidence_SN.ravel(), right_SN.ravel(), bins),

@@ -41,7 +41,7 @@ def score(truth: Labels, predicted: Labels, classes: int) -> Score:
     """Return how well `predicted` [n] meets `truth` [n], both numbers of 0..classes-1."""
     matrix = np.bincount(truth * classes + predicted, minlength=classes**2).reshape(classes, classes)
     f1, recall = from_confusions(matrix)
-    return Score(float(f1), float(recall), _rows(matrix), is_constant(predicted))
+    return Score(float(f1), float(recall), _rows(matrix), _is_constant(predicted))
 
 
 def from_confusions(matrices: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -69,7 +69,7 @@ def auroc(truth: Labels, probability_NC: NDArray[np.float64]) -> float | None:
     return float(np.mean([roc_auc_score(truth == number, probability_NC[:, number]) for number in present]))
 
 
-def is_constant(predicted: Labels) -> bool:
+def _is_constant(predicted: Labels) -> bool:
     """Return whether all predictions are one class."""
     return len(np.unique(predicted)) <= 1
 

@@ -32,19 +32,19 @@ CORRUPTIONS_VERSION = 1
 """Raised when a corruption would give other pixels."""
 
 STRENGTHS = (1, 2, 3)
-DISPLAY_DB = 60.0
+_DISPLAY_DB = 60.0
 """Dynamic range that 0 to 255 shows: a common setting of scanners."""
 
-CONTRAST_KEPT = {1: 0.7, 2: 0.5, 3: 0.3}
+_CONTRAST_KEPT = {1: 0.7, 2: 0.5, 3: 0.3}
 """alpha of the paper."""
-GAIN_DB = {1: 6.0, 2: 12.0, 3: 18.0}
-ATTENUATION_DB = {1: 10.0, 2: 20.0, 3: 30.0}
+_GAIN_DB = {1: 6.0, 2: 12.0, 3: 18.0}
+_ATTENUATION_DB = {1: 10.0, 2: 20.0, 3: 30.0}
 """Lost from the region's top to its lowest row."""
-SHADOW_WIDTH = {1: 0.15, 2: 0.3, 3: 0.45}
+_SHADOW_WIDTH = {1: 0.15, 2: 0.3, 3: 0.45}
 """Of the region's width."""
-SHADOW_LEFT = 0.1
+_SHADOW_LEFT = 0.1
 """Share of intensity left in the middle of a shadow."""
-JPEG_QUALITY = {1: 30, 2: 15, 3: 7}
+_JPEG_QUALITY = {1: 30, 2: 15, 3: 7}
 
 MEANING = {
     "blur": "Gaussian blur, sigma 1, 2, 3 pixels",
@@ -70,7 +70,7 @@ def corrupt(frame_CSS: Bytes, region_SS: Mask, name: Corruption, strength: int, 
     if name == "blur":
         return _blur(frame_CSS, strength)
     if name == "jpeg":
-        return _jpeg(frame_CSS, JPEG_QUALITY[strength])
+        return _jpeg(frame_CSS, _JPEG_QUALITY[strength])
     if not region_SS.any():
         return frame_CSS.copy()
     changed = _WITHIN[name](frame_CSS.astype(np.float32), region_SS, strength, _noise(name, strength, row))
@@ -100,7 +100,7 @@ def _jpeg(frame_CSS: Bytes, quality: int) -> Bytes:
 
 def _contrast(frame: Floats, region: Mask, strength: int, _: np.random.Generator) -> Floats:
     median = np.median(frame[:, region], axis=1).astype(np.float32)[:, None, None]
-    return median + CONTRAST_KEPT[strength] * (frame - median)
+    return median + _CONTRAST_KEPT[strength] * (frame - median)
 
 
 def _speckle(frame: Floats, region: Mask, strength: int, noise: np.random.Generator) -> Floats:
@@ -114,13 +114,13 @@ def _speckle(frame: Floats, region: Mask, strength: int, noise: np.random.Genera
 
 
 def _gain(frame: Floats, _: Mask, strength: int, __: np.random.Generator) -> Floats:
-    return frame + np.float32(255 * GAIN_DB[strength] / DISPLAY_DB)
+    return frame + np.float32(255 * _GAIN_DB[strength] / _DISPLAY_DB)
 
 
 def _attenuation(frame: Floats, region: Mask, strength: int, _: np.random.Generator) -> Floats:
     rows = np.flatnonzero(region.any(axis=1))
     depth = (np.arange(len(region)) - rows[0]) / max(1, rows[-1] - rows[0])
-    lost = 255 * ATTENUATION_DB[strength] / DISPLAY_DB * np.clip(depth, 0, 1)
+    lost = 255 * _ATTENUATION_DB[strength] / _DISPLAY_DB * np.clip(depth, 0, 1)
     return np.asarray(frame - lost[:, None], np.float32)
 
 
@@ -130,10 +130,10 @@ def _shadow(frame: Floats, region: Mask, strength: int, noise: np.random.Generat
     width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
     middle = columns[0] + width * noise.uniform(0.2, 0.8)
     top = rows[0] + height * noise.uniform(0.1, 0.4)
-    half, soft = SHADOW_WIDTH[strength] * width / 2, max(1.0, 0.03 * width)
+    half, soft = _SHADOW_WIDTH[strength] * width / 2, max(1.0, 0.03 * width)
     across = 1 / (1 + np.exp((np.abs(np.arange(region.shape[1]) - middle) - half) / soft))
     down = 1 / (1 + np.exp(-(np.arange(region.shape[0]) - top) / soft))
-    left = 1 - (1 - SHADOW_LEFT) * across[None] * down[:, None]
+    left = 1 - (1 - _SHADOW_LEFT) * across[None] * down[:, None]
     return np.asarray(frame * left, np.float32)
 
 

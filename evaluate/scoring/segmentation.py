@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from usjepa.evaluate.probes.segmentation import Head
     from usjepa.evaluate.tasks.segmentation import Segmentation
 
-MOST_TRAINING_FRAMES = 1000
+_MOST_TRAINING_FRAMES = 1000
 """Frames that heads are trained on, at most: evenly spaced over the training split. Tokens of all would not fit."""
-MOST_VALIDATION_FRAMES = 250
+_MOST_VALIDATION_FRAMES = 250
 _TESTED_AT_ONCE = 256
-RESAMPLES = 1000
+_RESAMPLES = 1000
 """Of the bootstrap over groups."""
 
 
@@ -78,8 +78,8 @@ def score_segmentation(
         tokens: the encoder's.
         settings: seeds, optimizer and early stopping, as for the classification probe.
     """
-    train = _thinned(task.positions(TRAIN), MOST_TRAINING_FRAMES)
-    held = _thinned(task.positions(VALIDATION), MOST_VALIDATION_FRAMES)
+    train = _thinned(task.positions(TRAIN), _MOST_TRAINING_FRAMES)
+    held = _thinned(task.positions(VALIDATION), _MOST_VALIDATION_FRAMES)
     heads, scaler = _trained(task, tokens, (train, held), settings)
     test = task.positions(TEST)
     parts = []
@@ -152,7 +152,7 @@ def _interval(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> tup
     total, seen = (np.zeros((count, dice_SNK.shape[2])) for _ in range(2))
     np.add.at(total, number, mean_NK)
     np.add.at(seen, number, counted_NK)
-    draws = keyed_generator(count, 0x64696365).integers(0, count, (RESAMPLES, count))
+    draws = keyed_generator(count, 0x64696365).integers(0, count, (_RESAMPLES, count))
     sums, counts = total[draws].sum(axis=1), seen[draws].sum(axis=1)
     means = (sums / np.maximum(counts, 1)).mean(axis=1)
     return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from usjepa.evaluate.tasks.task import Task
 
-FEW_TRAINING_FRAMES = 20
+_FEW_TRAINING_FRAMES = 20
 """A class with fewer training frames is reported: 1 % of them is not one example."""
-FEW_TEST_GROUPS = 5
+_FEW_TEST_GROUPS = 5
 """A class tested on fewer patients or clips is reported."""
 
 
@@ -95,7 +95,7 @@ def _too_few(count: ClassCount) -> str:
     return f"Too few examples: {count.name} is trained on {count.frames} frames of {groups}."
 
 
-def hygiene_of(task: Task, contents: Contents) -> Hygiene:
+def _hygiene_of(task: Task, contents: Contents) -> Hygiene:
     """Return what is wrong with a task's labels, given what its frames show."""
     parts = {split: task.positions(split) for split in (TRAIN, VALIDATION, TEST)}
     counts = [_count(task, number, split) for split in parts for number in range(len(task.classes))]
@@ -124,8 +124,8 @@ def _count(task: Task, number: int, split: str) -> ClassCount:
 
 def _is_few(count: ClassCount) -> bool:
     if count.split == TEST:
-        return 0 < count.groups < FEW_TEST_GROUPS
-    return count.split == TRAIN and 0 < count.frames < FEW_TRAINING_FRAMES
+        return 0 < count.groups < _FEW_TEST_GROUPS
+    return count.split == TRAIN and 0 < count.frames < _FEW_TRAINING_FRAMES
 
 
 def torn(contents: Contents, labels: NDArray[np.int64]) -> tuple[int, int]:
@@ -166,4 +166,4 @@ def facts_of(task: Task, check: Callable[[], None] = lambda: None) -> Facts:
         DamageError: the task's store is damaged.
     """
     contents = contents_of(task, check)
-    return Facts(hygiene_of(task, contents), leakage_of(task, contents), task.notes)
+    return Facts(_hygiene_of(task, contents), leakage_of(task, contents), task.notes)

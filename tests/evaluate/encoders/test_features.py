@@ -20,7 +20,7 @@ from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
 from usjepa.evaluate.encoders.features import KeptFeatures, feature_identity
-from usjepa.evaluate.encoders.teachers import stored_teacher
+from usjepa.evaluate.encoders.teachers import _stored_teacher
 from usjepa.evaluate.tasks.find import find_tasks
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def test_a_feature_that_is_not_finite_is_refused_with_its_row(task: Task, tmp_pa
 
 
 def test_the_teacher_is_read_from_its_stored_latents_as_the_mean_of_its_tokens(task: Task, tmp_path: Path) -> None:
-    found = KeptFeatures(tmp_path / "features", 8).features(stored_teacher(task.store, "toy"), task)
+    found = KeptFeatures(tmp_path / "features", 8).features(_stored_teacher(task.store, "toy"), task)
     latents = task.store.read(task.rows, layers=("latents/toy",)).latents
     assert found.shape == (24, DIM)
     assert np.allclose(found, latents.astype(np.float32).mean(1), atol=1e-6)

@@ -20,7 +20,7 @@ from usjepa.cache.reading.batch import Batch
 from usjepa.cache.teacher.model_input import ModelInput
 from usjepa.evaluate.encoders.baselines import Hog
 from usjepa.evaluate.encoders.models import ModelEncoder
-from usjepa.evaluate.encoders.pooling import TOLD, Pooled, pooled, pooled_by, region_shares
+from usjepa.evaluate.encoders.pooling import _POOLINGS, _Pooled, _pooled, _region_shares, pooled_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def batch_of(regions_BSS: NDArray[np.bool_]) -> Batch:
 def test_a_patchs_share_is_the_area_of_the_region_in_it_on_any_grid(grid: tuple[int, int], seed: int) -> None:
     regions = np.random.default_rng(seed).random((3, 12, 12)) < 0.2
     regions[2] = False
-    shares = region_shares(batch_of(regions), grid)
+    shares = _region_shares(batch_of(regions), grid)
     cells = regions.reshape(3, 6, 2, 6, 2).any(axis=(2, 4))
     fine = cells.repeat(28, axis=1).repeat(28, axis=2)  # 168 pixels: every grid's patches end on one
     rows, columns = 168 // grid[0], 168 // grid[1]
@@ -53,7 +53,7 @@ def test_a_patch_beside_the_region_has_a_share_of_exactly_nothing(size: int, gri
     for edge in range(2, size, 2):
         region = np.zeros((1, size, size), np.bool_)
         region[:, :edge, :edge] = True
-        shares = region_shares(batch_of(region), (grid, grid))[0]
+        shares = _region_shares(batch_of(region), (grid, grid))[0]
         touched = np.array([patch * size < edge * grid for patch in range(grid)])
         assert np.array_equal(shares > 0, touched[:, None] & touched)
 
@@ -64,7 +64,7 @@ def test_pooled_tokens_are_those_of_loops_over_patches(height: int, width: int, 
     tokens = rng.standard_normal((2, height, width, 3)).astype(np.float32)
     shares = np.where(rng.random((2, height, width)) < 0.5, 0, rng.random((2, height, width))).astype(np.float32)
     shares[:, 0, 0] = 0.5
-    parts = pooled(tokens, shares, maximum)
+    parts = _pooled(tokens, shares, maximum)
     assert len(parts) == 1 + maximum
     for image in range(2):
         mean, weight, most = np.zeros(3), 0.0, np.full(3, -np.inf)
@@ -85,9 +85,9 @@ def small_vit(**more: Any) -> ModelEncoder:
 
 def test_where_all_of_a_frame_is_scan_the_region_changes_nothing() -> None:
     encoder, batch = small_vit(), batch_of(np.ones((2, 32, 32), np.bool_))
-    np.testing.assert_allclose(Pooled(encoder, "region").features(batch), encoder.features(batch), atol=1e-5)
+    np.testing.assert_allclose(_Pooled(encoder, "region").features(batch), encoder.features(batch), atol=1e-5)
     np.testing.assert_array_equal(
-        Pooled(encoder, "region+max").features(batch)[:, 192:], Pooled(encoder, "mean+max").features(batch)[:, 192:]
+        _Pooled(encoder, "region+max").features(batch)[:, 192:], _Pooled(encoder, "mean+max").features(batch)[:, 192:]
     )
 
 
@@ -95,7 +95,7 @@ def test_a_models_norm_behind_its_pooling_is_applied_to_each_part() -> None:
     encoder, batch = small_vit(global_pool="avg", fc_norm=True), batch_of(np.ones((2, 32, 32), np.bool_))
     norm: Any = encoder.model.fc_norm
     torch.nn.init.normal_(norm.weight)
-    features = Pooled(encoder, "mean+max").features(batch)
+    features = _Pooled(encoder, "mean+max").features(batch)
     np.testing.assert_allclose(features[:, :192], encoder.features(batch), atol=1e-5)
     most = torch.from_numpy(encoder.tokens(batch)).amax(dim=(1, 2))
     np.testing.assert_allclose(features[:, 192:], norm(most).detach().numpy(), atol=1e-5)
@@ -105,8 +105,8 @@ def test_features_pooled_otherwise_are_other_features_and_what_has_no_tokens_sta
     encoder, hog = small_vit(), Hog()
     assert pooled_by(encoder, "mean") is encoder
     assert pooled_by(hog, "region+max") is hog
-    identities = [json.dumps(pooled_by(encoder, how).identity) for how in TOLD]
-    assert len(set(identities)) == len(TOLD)
+    identities = [json.dumps(pooled_by(encoder, how).identity) for how in _POOLINGS]
+    assert len(set(identities)) == len(_POOLINGS)
     assert "regions" in pooled_by(encoder, "region").layers
     assert "regions" not in pooled_by(encoder, "mean+max").layers
 
@@ -129,7 +129,7 @@ def test_a_report_pools_every_encoder_that_has_patch_tokens_as_asked_and_says_so
     document = json.loads((tmp_path / "scores.json").read_text())
     told = {name: (one["dim"], one["pooling"].split(";")[0]) for name, one in document["encoders"].items()}
     for name in ("student", "teacher", "random"):
-        assert told[name] == (384, TOLD["region+max"])
+        assert told[name] == (384, _POOLINGS["region+max"])
     assert told["pixels"] == (1024, "no pooling: 32 x 32 grey values, area-averaged")
     assert told["resnet18"][0] == 512
-    assert TOLD["region+max"] in html.unescape((tmp_path / "index.html").read_text())
+    assert _POOLINGS["region+max"] in html.unescape((tmp_path / "index.html").read_text())

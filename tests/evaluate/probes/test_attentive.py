@@ -14,7 +14,7 @@ from tests.support.evaluations import FAST, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
 from tests.support.scoring import probe_input, scoring
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.evaluate.probes.attentive import AttentivePooling, AttentiveProbe, heads_of, train_attentive
+from usjepa.evaluate.probes.attentive import AttentivePooling, AttentiveProbe, _heads_of, train_attentive
 from usjepa.evaluate.probes.base import NotScoredError, Part
 from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.scaler import fit_scaler, fit_token_scaler, scale_in_place
@@ -72,7 +72,7 @@ def test_an_untrained_probe_looks_nearly_everywhere_alike_and_seeds_differ() -> 
 
 
 def test_heads_have_64_features_or_the_next_larger_share() -> None:
-    assert [heads_of(features) for features in (768, 192, 64, 6, 100, 200)] == [12, 3, 1, 1, 1, 2]
+    assert [_heads_of(features) for features in (768, 192, 64, 6, 100, 200)] == [12, 3, 1, 1, 1, 2]
 
 
 def needles(

@@ -10,16 +10,16 @@ from sklearn.metrics import brier_score_loss
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from usjepa.evaluate.scores.calibration import (
-    BINS,
-    COLDEST,
-    bin_numbers,
-    bins_for,
+    _BINS,
+    _COLDEST,
+    _bin_numbers,
+    _bins_for,
+    _calibration_error,
+    _faultless_error,
+    _fit_temperature,
     brier,
     calibrate,
-    calibration_error,
     diagram,
-    faultless_error,
-    fit_temperature,
     log_loss,
 )
 from usjepa.evaluate.scores.metrics import softmax
@@ -62,17 +62,17 @@ def plain_error(confidence: np.ndarray, right: np.ndarray, bins: int) -> float:
 @pytest.mark.parametrize("heat", [0.4, 1.0, 3.0])
 def test_the_calibration_error_is_that_of_a_plain_loop(heat: float) -> None:
     confidence, right = named(*problem(heat=heat))
-    assert calibration_error(confidence, right, BINS) == pytest.approx(plain_error(confidence, right, BINS))
+    assert _calibration_error(confidence, right, _BINS) == pytest.approx(plain_error(confidence, right, _BINS))
     tied = np.round(confidence, 1)  # equal confidences share a bin, and some bins are empty
-    assert calibration_error(tied, right, BINS) == pytest.approx(plain_error(tied, right, BINS))
+    assert _calibration_error(tied, right, _BINS) == pytest.approx(plain_error(tied, right, _BINS))
 
 
 @pytest.mark.parametrize("digits", [1, 9])
 def test_the_diagram_is_sklearns_calibration_curve(digits: int) -> None:
     confidence, right = named(*problem(699, heat=2.0))  # of 698 gaps no fifteenth ends on a frame
     confidence = np.round(confidence, digits)
-    drawn = diagram(confidence, right, BINS)
-    share, sure = calibration_curve(right, confidence, n_bins=BINS, strategy="quantile")
+    drawn = diagram(confidence, right, _BINS)
+    share, sure = calibration_curve(right, confidence, n_bins=_BINS, strategy="quantile")
     assert drawn.accuracy == pytest.approx(share.tolist())
     assert drawn.confidence == pytest.approx(sure.tolist())
     assert sum(drawn.frames) == len(confidence)
@@ -80,10 +80,10 @@ def test_the_diagram_is_sklearns_calibration_curve(digits: int) -> None:
 
 def test_bins_hold_about_equally_many_frames_and_there_are_fewer_where_frames_are_few() -> None:
     confidence, _ = named(*problem())
-    counts = np.bincount(bin_numbers(confidence, BINS))
-    assert len(counts) == BINS
+    counts = np.bincount(_bin_numbers(confidence, _BINS))
+    assert len(counts) == _BINS
     assert counts.max() - counts.min() <= 2
-    assert [bins_for(frames) for frames in (3, 29, 100, 150, 5000)] == [1, 1, 5, 7, 15]
+    assert [_bins_for(frames) for frames in (3, 29, 100, 150, 5000)] == [1, 1, 5, 7, 15]
 
 
 def test_brier_and_cross_entropy_are_those_of_plain_loops_and_of_sklearn() -> None:
@@ -106,7 +106,7 @@ def test_brier_and_cross_entropy_are_those_of_plain_loops_and_of_sklearn() -> No
 @pytest.mark.parametrize("heat", [0.3, 1.0, 4.0])
 def test_the_temperature_is_found_and_is_that_of_a_fine_grid(heat: float) -> None:
     logits, truth = problem(3000, heat)
-    found = fit_temperature(logits, truth)
+    found = _fit_temperature(logits, truth)
     assert found == pytest.approx(heat, rel=0.1)
     grid = np.exp(np.linspace(np.log(0.05), np.log(20), 2000))
     y = torch.from_numpy(truth)
@@ -133,8 +133,8 @@ def test_what_is_too_sure_is_mended_on_frames_that_the_temperature_never_saw() -
 def test_a_faultless_probe_shows_an_error_on_few_frames_and_hardly_any_on_many() -> None:
     errors = []
     for count in (150, 15_000):
-        found = [calibration_error(*named(*problem(count, seed=seed)), BINS) for seed in range(5)]
-        wanted = faultless_error(named(*problem(count))[0], BINS)
+        found = [_calibration_error(*named(*problem(count, seed=seed)), _BINS) for seed in range(5)]
+        wanted = _faultless_error(named(*problem(count))[0], _BINS)
         assert wanted == pytest.approx(np.mean(found), rel=0.35)
         errors.append(wanted)
     assert errors[0] > 5 * errors[1]
@@ -144,7 +144,7 @@ def test_a_faultless_errors_draws_are_those_of_a_plain_loop() -> None:
     confidence, _ = named(*problem(60))
     generator = np.random.Generator(np.random.Philox(key=[0x63616C, 60]))
     each = [plain_error(confidence, one < confidence, 6) for one in generator.random((200, 60))]
-    assert faultless_error(confidence, 6) == pytest.approx(float(np.mean(each)))
+    assert _faultless_error(confidence, 6) == pytest.approx(float(np.mean(each)))
 
 
 def test_without_validation_frames_there_is_no_temperature() -> None:
@@ -158,7 +158,7 @@ def test_without_validation_frames_there_is_no_temperature() -> None:
 def test_validation_frames_that_are_all_right_end_at_the_limit_and_it_is_found() -> None:
     truth = np.arange(40) % CLASSES
     logits = np.eye(CLASSES, dtype=np.float32)[truth]
-    assert fit_temperature(logits, truth) == pytest.approx(COLDEST)
+    assert _fit_temperature(logits, truth) == pytest.approx(_COLDEST)
     temperature = calibrate(logits[None], truth, logits[None], truth).temperature
     assert temperature is not None
     assert temperature.at_limit == 1

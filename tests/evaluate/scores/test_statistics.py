@@ -9,8 +9,8 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from tests.support.scoring import part
-from usjepa.evaluate.probes.logistic import STRENGTHS, fit_logistic
-from usjepa.evaluate.scores.bootstrap import Draws, holm, interval, two_sided_p, verdicts
+from usjepa.evaluate.probes.logistic import _STRENGTHS, _fit_logistic
+from usjepa.evaluate.scores.bootstrap import Draws, _holm, _two_sided_p, interval, verdicts
 from usjepa.evaluate.scores.metrics import auroc, score
 
 RNG = np.random.default_rng
@@ -91,21 +91,21 @@ def test_equal_encoders_are_rarely_called_different_and_unlike_ones_nearly_alway
             draws.of_predictions(truth, np.where(rng.random(200) < share, truth, 1 - truth)[None], 2)["macro_f1"]
             for share in (0.7, other)
         ]
-        return two_sided_p(found[0] - found[1])
+        return _two_sided_p(found[0] - found[1])
 
     assert np.mean([p(0.7) < 0.05 for _ in range(150)]) < 0.11
     assert np.mean([p(0.9) < 0.05 for _ in range(30)]) > 0.9
 
 
 def test_a_difference_of_nothing_has_p_1_and_no_p_is_0() -> None:
-    assert two_sided_p(np.zeros(100)) == 1.0
-    assert two_sided_p(np.ones(999)) == pytest.approx(2 / 1000)
+    assert _two_sided_p(np.zeros(100)) == 1.0
+    assert _two_sided_p(np.ones(999)) == pytest.approx(2 / 1000)
 
 
 def test_holm_is_the_textbooks() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert _holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert _holm([0.9, 0.8]) == [1.0, 1.0]
+    assert _holm([]) == []
 
 
 def test_what_is_real_alone_may_not_be_real_among_many() -> None:
@@ -158,9 +158,9 @@ def problem() -> tuple[np.ndarray, np.ndarray]:
 
 def test_logistic_regression_takes_the_strength_with_the_lowest_validation_loss() -> None:
     x, y = problem()
-    fitted = fit_logistic(part(x, y, 0, 200), part(x, y, 200, 300), 3)
+    fitted = _fit_logistic(part(x, y, 0, 200), part(x, y, 200, 300), 3)
     losses = {}
-    for strength in STRENGTHS:
+    for strength in _STRENGTHS:
         plain = LogisticRegression(C=strength, max_iter=2000, tol=1e-6).fit(x[:200], y[:200])
         losses[strength] = -np.log(plain.predict_proba(x[200:300])[np.arange(100), y[200:300]]).mean()
     assert fitted.strength == min(losses, key=lambda strength: losses[strength])
@@ -173,7 +173,7 @@ def test_logistic_regression_takes_the_strength_with_the_lowest_validation_loss(
 def test_a_class_without_training_frames_gets_probability_0() -> None:
     x, y = problem()
     keep = y < 2
-    fitted = fit_logistic(part(x[keep], y[keep]), part(x, y, 0, 0), 3)
+    fitted = _fit_logistic(part(x[keep], y[keep]), part(x, y, 0, 0), 3)
     assert not fitted.chosen
     told = fitted.probability(x)
     assert (told[:, 2] == 0).all()

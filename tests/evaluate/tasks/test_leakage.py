@@ -15,7 +15,7 @@ from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of, torn
 from usjepa.evaluate.tasks.leakage import Contents, contents_of
-from usjepa.evaluate.tasks.near_duplicates import BITS, FAR, NEAR_BITS, frame_bits, nearest
+from usjepa.evaluate.tasks.near_duplicates import _FAR, BITS, NEAR_BITS, frame_bits, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,8 +74,8 @@ def test_distances_are_hamming_distances_across_blocks() -> None:
 
 def test_blank_frames_are_near_to_nothing() -> None:
     blank = frame_bits(np.full((2, 1, 32, 32), 7, np.uint8))
-    assert nearest(blank, blank)[0].tolist() == [FAR, FAR]
-    assert nearest(blank, blank[:0])[0].tolist() == [FAR, FAR]
+    assert nearest(blank, blank)[0].tolist() == [_FAR, _FAR]
+    assert nearest(blank, blank[:0])[0].tolist() == [_FAR, _FAR]
 
 
 def task_with(tmp_path: Path, files: list[File], copies: dict[int, int]) -> Task:
