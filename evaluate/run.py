@@ -102,7 +102,7 @@ def _finished(folder: Path, digest: str) -> Document | None:
     except FileNotFoundError:
         return None
     except UsageError as error:
-        logger.info(f"{error} Making the report again.")
+        logger.info(f"{error} It is made again now.")
         return None
     return document if document.inputs_digest == digest and document.files == files else None
 

@@ -59,30 +59,29 @@ def mark(place: int, x: float, y: float, radius: float = 3.2) -> str:
     return f'<path class="mark c{place % _COLOURS}" transform="translate({x:.1f} {y:.1f})" d="{path}"/>'
 
 
-def lines_svg(
-    lines: Sequence[Line],
-    ticks: Sequence[str],
-    axis: str,
-    title: str,
-    value_range: tuple[float, float],
-    width: int = 460,
-) -> str:
-    """Return curves over evenly spaced positions, standard deviations as whiskers.
+@dataclass(frozen=True)
+class Axes:
+    """What curves are drawn over."""
 
-    Args:
-        lines: the curves.
-        ticks: what stands below each position.
-        axis: what the positions are.
-        title: for those who can't see it.
-        value_range: lowest and highest percent shown.
-        width: of the drawing; its text keeps its size.
-    """
+    ticks: tuple[str, ...]
+    """Below each of the evenly spaced positions."""
+    value_range: tuple[float, float]
+    """Lowest and highest percent shown."""
+    label: str = ""
+    """Of the positions; "": none."""
+    width: int = _WIDTH
+    """Of the drawing; its text keeps its size."""
+
+
+def lines_svg(lines: Sequence[Line], axes: Axes, title: str) -> str:
+    """Return curves with standard deviations as whiskers; the title is for those who can't see them."""
+    width = axes.width
     left, right, top = 38.0, width - 14.0, 12.0
     bottom = top + (190.0 if width > 300 else 120.0)
-    low, high, marks = _nice_range(value_range)
+    low, high, marks = _nice_range(axes.value_range)
 
     def place(position: float, value: float) -> tuple[float, float]:
-        across = left + 14 + (right - left - 28) * position / max(1, len(ticks) - 1)
+        across = left + 14 + (right - left - 28) * position / max(1, len(axes.ticks) - 1)
         return across, bottom - (bottom - top) * (value - low) / (high - low)
 
     parts = []
@@ -90,17 +89,17 @@ def lines_svg(
         y = place(0, tick)[1]
         parts.append(f'<line class="grid" x1="{left:g}" y1="{y:.1f}" x2="{right:g}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 6:g}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for position, tick_text in enumerate(ticks):
+    for position, tick_text in enumerate(axes.ticks):
         x = place(position, low)[0]
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16:g}" text-anchor="middle">{html.escape(tick_text)}</text>')
-    if axis:
+    if axes.label:
         middle = (left + right) / 2
-        parts.append(f'<text x="{middle:g}" y="{bottom + 33:g}" text-anchor="middle">{html.escape(axis)}</text>')
+        parts.append(f'<text x="{middle:g}" y="{bottom + 33:g}" text-anchor="middle">{html.escape(axes.label)}</text>')
     # The first series, the student, is drawn last: on top.
     for number, line in reversed(list(enumerate(lines))):
         shift = (number - (len(lines) - 1) / 2) * min(4.0, 14.0 / max(1, len(lines)))
         parts.append(_curve(line, shift, low, high, place))
-    return _svg("".join(parts), width, bottom + (40 if axis else 22), title)
+    return _svg("".join(parts), width, bottom + (40 if axes.label else 22), title)
 
 
 def _curve(

@@ -191,9 +191,6 @@ def read_document(path: Path) -> Document:
     try:
         return Document.model_validate_json(content, strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(
-            f"{path}: not a whole report: {place}: {first['msg']} ({error.error_count()} faults in all). Make the "
-            "report again."
-        ) from error
+        first, more = error.errors()[0], error.error_count() - 1
+        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}{f', and {more} more faults' if more else ''}"
+        raise UsageError(f"{path}: not a whole report: {fault}. Make the report again.") from error

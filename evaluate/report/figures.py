@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.report.charts import (
+    Axes,
     Line,
     Series,
     legend,
@@ -66,21 +67,20 @@ def few_label_curves(document: Document, task: TaskRecord) -> Markup:
     scored = _placed(document, task, [s for s in document.scores if s.few_shot])
     shares = [shot.share for shot in scored[0][1].few_shot]
     lines = [_line(document, place, s, [*[shot.macro_f1 for shot in s.few_shot], s.macro_f1]) for place, s in scored]
-    ticks = [f"{100 * share:g} %" for share in shares] + ["100 %"]
-    title = f"Macro F1 on {task.name} by share of labels"
-    figure = lines_svg(lines, ticks, "share of the training labels", title, _range(lines))
-    return Markup(figure + _legend(lines))
+    ticks = tuple(f"{100 * share:g} %" for share in (*shares, 1.0))
+    axes = Axes(ticks, _range(lines), "share of the training labels")
+    return Markup(lines_svg(lines, axes, f"Macro F1 on {task.name} by share of labels") + _legend(lines))
 
 
 def corruption_charts(document: Document, task: TaskRecord) -> list[Captioned]:
     """Return a chart per corruption: macro F1 over strength, a curve per encoder, all in one range."""
     charts = _corrupted(document, task)
     value_range = _range([line for lines in charts.values() for line in lines])
-    ticks = ["clean", *map(str, STRENGTHS)]
+    axes = Axes(("clean", *map(str, STRENGTHS)), value_range, width=260)
     return [
         Captioned(
             _HEADINGS.get(name, name.capitalize()),
-            Markup(lines_svg(lines, ticks, "", f"Macro F1 under {name}", value_range, width=260)),
+            Markup(lines_svg(lines, axes, f"Macro F1 under {name}")),
             MEANING[name],
         )
         for name, lines in charts.items()
