@@ -24,7 +24,7 @@ def unreadable(path: Path | str, error: OSError) -> StoreError:
     """Return the StoreError for an OSError met while reading, with what to do about it."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return StoreError(
-            f"{path}: a symbolic link; a store holds none, and none is followed. It is damaged or forged."
+            f"{path}: a symbolic link; a store has none, and none is followed. The store is damaged or forged."
         )
     return StoreError(f"{path}: can't be read ({error.strerror}). Check that the disk or share is whole and mounted.")
 
@@ -53,7 +53,7 @@ class LocalStorage:
         folder = path.parent
         while folder != self.root and folder != folder.parent:
             if folder.is_symlink():
-                raise StoreError(f"{folder}: a symbolic link; a store holds none, and nothing is written through one.")
+                raise StoreError(f"{folder}: a symbolic link; a store has none, and nothing is written through one.")
             folder = folder.parent
         return path
 
