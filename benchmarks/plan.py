@@ -75,26 +75,26 @@ def run(source: str, folder: Path) -> dict[str, Any]:
     nbytes = sum(p.lstat().st_blocks * 512 for p in store.rglob("*") if p.is_file())
     files = sum(1 for _ in store.rglob("*")) + 1
     shutil.rmtree(store)
-    asked, measured = planned["asked"], planned["measured"]
+    wanted, measured = planned["wanted"], planned["measured"]
     stages = re.search(r"of ([\d.]+) s, overlapping\): ([^;]*)", built.stderr)
     assert stages is not None, built.stderr
     return {
-        "predicted_s": asked["seconds"],
+        "predicted_s": wanted["seconds"],
         "real_s": real,
-        "ratio": asked["seconds"] / real,
+        "ratio": wanted["seconds"] / real,
         "planning_s": planning,
         "predicted_parts_s": {
             "loading": measured["loading"],
             "scan": measured["scan"]["value"],
             "fill": measured["trial"]["fill"],
-            "shards": asked["rows"] * measured["trial"]["row"],
+            "shards": wanted["rows"] * measured["trial"]["row"],
         },
         "real_shards_s": float(stages[1]),
         "real_stages": stages[2],
-        "slowest": asked["slowest"],
-        "rows": asked["rows"],
-        "bytes_ratio": asked["nbytes"] / nbytes,
-        "inodes_ratio": asked["files"] / files,
+        "slowest": wanted["slowest"],
+        "rows": wanted["rows"],
+        "bytes_ratio": wanted["nbytes"] / nbytes,
+        "inodes_ratio": wanted["files"] / files,
     }
 
 

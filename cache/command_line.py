@@ -1,4 +1,4 @@
-"""Give the three command lines their shared recipe options, log lines, error messages and exit codes.
+"""Give the three command lines shared options, log lines, error messages and exit codes.
 
 Nothing heavy is imported here: `--help` answers at once.
 """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class StopFlag:
-    """Whether Ctrl-C or SIGTERM has asked for a stop."""
+    """A stop request by Ctrl-C or SIGTERM, or none yet."""
 
     def __init__(self, how_to_go_on: str) -> None:
         self._how_to_go_on = how_to_go_on

@@ -1,4 +1,4 @@
-"""Build a store, or go on where an earlier build stopped: scan, cut views, compute latents, write shards, seal.
+"""Build a store, or go on where an earlier build stopped.
 
 A shard is the unit of work: its pixels and regions are cut from the sources (or read back from the store), its latents
 are computed from those pixels, and each layer's shard is published and committed. First everything that all shards

@@ -1,4 +1,6 @@
-"""Make shards on a Dask cluster: a task per shard, a teacher per worker, and any worker may die.
+"""Make shards on a Dask cluster, of which any worker may die.
+
+A task is a shard, and a worker keeps its teacher from task to task.
 
 The client holds the build's claim and has made segments and layers; workers attach to the store, make shards and
 publish them themselves, after a check before each rename that the client's claim still stands. What a dead worker had
@@ -47,7 +49,7 @@ _GONE = "the Dask scheduler is gone"
 
 @dataclass(frozen=True)
 class WorkOrder:
-    """What a worker must know to make any shard of a store; small, and equal for all tasks of a build."""
+    """Everything that a worker needs to make any shard of a store; small, and equal for all tasks of a build."""
 
     store: str
     settings: CacheSettings
@@ -67,7 +69,7 @@ _LOADING = threading.Lock()
 
 
 def check_address(address: str) -> None:
-    """Raise UsageError when `local:N` is not what it should be; another address is only known once it answers."""
+    """Raise UsageError when `local:N` is not what it should be; another address is only tried by connecting."""
     count = address.removeprefix(_LOCAL)
     if address.startswith(_LOCAL) and not (count.isdigit() and 1 <= int(count) <= 1024):
         raise UsageError(f"--dask {address}: give the number of worker processes, for example --dask local:4.")
@@ -137,7 +139,7 @@ def _run(address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[
                 workers = len(client.scheduler_info(n_workers=-1)["workers"])
                 progress.update(rows_of(futures[future]), workers=workers)
         except BaseException:
-            with contextlib.suppress(CommClosedError):  # no scheduler left that could be told
+            with contextlib.suppress(CommClosedError):  # no scheduler is left to cancel them
                 client.cancel(list(futures), force=True)
             raise
 

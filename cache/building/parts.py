@@ -55,7 +55,7 @@ class Part:
 
 
 def refuse_rivals(storage: Storage, mine: str, steal: bool) -> None:
-    """Make sure nobody builds what the claim `mine` (already held) is for; dead rivals' claims are removed.
+    """Make sure nobody builds what the claim `mine` (already taken) is for; dead rivals' claims are removed.
 
     Both of two rivals that start together may be refused, never neither.
 

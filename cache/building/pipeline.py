@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _POLL_S = 0.5
-"""Seconds between two looks at whether a stop was asked for, while a shard is decoded."""
+"""Seconds between two checks for a stop request, while a shard is decoded."""
 
 
 class Observer:

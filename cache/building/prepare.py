@@ -133,7 +133,7 @@ def _scan(writer: StoreWriter, settings: CacheSettings, request: BuildRequest, l
     journal = ScanJournal(storage.path(_JOURNAL) if isinstance(storage, LocalStorage) else None)
     grow(writer, listing, settings, journal, "skip" if request.skip_errors(settings) else "stop")
     journal.close()
-    storage.delete(_JOURNAL)  # the segment's tables hold all it knew
+    storage.delete(_JOURNAL)  # the segment's tables have all of it
 
 
 def _latent_job(

@@ -1,7 +1,7 @@
 """Check that other library versions or another device still give the stored numbers.
 
 Soft identity (versions, device, kernels) may differ without harm, but a store must not be half one thing and half
-another. So a few stored rows are computed again and compared within a tolerance that knows the precision.
+another. So a few stored rows are computed again and compared within a tolerance that fits the precision.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ ADVICE = {
     "write": "the target takes bytes too slowly: a faster disk, or cache.precision=int8, which halves the bytes",
 }
 _LIMITS_FROM = 0.7
-"""Share from which a stage is said to limit a build."""
+"""Share from which a stage counts as limiting a build."""
 
 
 @dataclass

@@ -1,5 +1,6 @@
-"""Define the commands of `usjepa-cache`: a function each, which imports what it needs when it runs.
+"""Define the commands of `usjepa-cache`, a function each.
 
-`options.py` holds what several commands share, `preview.py` the commands that build nothing, `build.py` those that
-build a store, and `upkeep.py` those for a store that exists. `cli.py` alone imports them.
+A command imports what it needs when it runs, so that --help answers at once. `options.py` has what several commands
+share, `preview.py` the commands that build nothing, `build.py` those that build a store, and `upkeep.py` those for a
+store that exists. `cli.py` alone imports them.
 """

@@ -73,7 +73,7 @@ def plan(
     pipeline: str | None,
     recipes: str | None,
     overrides: tuple[str, ...],
-    **asked: Any,
+    **options: Any,
 ) -> None:
     """Measure SOURCE, teacher and target; predict what a build will take and when caching pays.
 
@@ -87,5 +87,5 @@ def plan(
     from usjepa.cache.planning.plan import plan as plan_build
     from usjepa.cache.planning.report import describe
 
-    found = plan_build(source, settings, began=began, **asked)
+    found = plan_build(source, settings, began=began, **options)
     click.echo(json.dumps(found.to_json(), indent=1) if as_json else describe(found))

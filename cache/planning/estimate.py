@@ -31,7 +31,7 @@ class Measured:
     """Everything that a forecast rests on; seconds and bytes."""
 
     sources: int
-    looked_at: int
+    sampled: int
     """Sources that were scanned for the sample."""
     frames: Estimate
     frames_by_dataset: dict[str, float]

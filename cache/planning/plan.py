@@ -49,7 +49,7 @@ class BuildPlan:
     source: str
     target: str
     measured: Measured
-    asked: Forecast
+    wanted: Forecast
     others: tuple[Forecast, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -91,8 +91,8 @@ def plan(
         model, settings = _teacher(recipe.cache, teacher, device)
         loading = time.perf_counter() - began
         measured = _measure(place, settings, model, folder, loading, seconds)
-    asked = forecast(measured, settings, settings.precision, settings.views.count, recipe.train.dataset_cap)
-    return BuildPlan(place, str(folder.parent), measured, asked, tuple(_others(measured, recipe, settings)))
+    wanted = forecast(measured, settings, settings.precision, settings.views.count, recipe.train.dataset_cap)
+    return BuildPlan(place, str(folder.parent), measured, wanted, tuple(_others(measured, recipe, settings)))
 
 
 def _measure(

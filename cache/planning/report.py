@@ -18,15 +18,15 @@ _ADVICE = {
 
 def describe(plan: BuildPlan) -> str:
     """Return the plan as lines for a person."""
-    asked, measured = plan.asked, plan.measured
-    size = f"{asked.rows:,} rows, {_bytes(asked.nbytes)}, {asked.files:,} inodes"
+    wanted, measured = plan.wanted, plan.measured
+    size = f"{wanted.rows:,} rows, {_bytes(wanted.nbytes)}, {wanted.files:,} inodes"
     return "\n".join(
         [
             f"{plan.source} -> {plan.target}",
             *_measured(measured),
             "",
-            f"A build takes {_time(asked.seconds)}: {size}.",
-            f"Slowest part: {asked.slowest}; {_ADVICE[asked.slowest]}.",
+            f"A build takes {_time(wanted.seconds)}: {size}.",
+            f"Slowest part: {wanted.slowest}; {_ADVICE[wanted.slowest]}.",
             *_room(plan),
             *_table(plan),
         ]
@@ -35,7 +35,7 @@ def describe(plan: BuildPlan) -> str:
 
 def _measured(measured: Measured) -> list[str]:
     trial, rates, frames = measured.trial, measured.rates, measured.frames
-    sure = "counted" if frames.error == 0 else f"+- {2 * frames.error:,.0f} (95 %), from {measured.looked_at:,} of them"
+    sure = "counted" if frames.error == 0 else f"+- {2 * frames.error:,.0f} (95 %), from {measured.sampled:,} of them"
     teacher = f"{1 / trial.teacher:,.1f} images/s" if trial.teacher else "none: pixels and regions only"
     return [
         f"{'sources':12s} {measured.sources:,}; {frames.value:,.0f} frames, {sure}",
@@ -49,7 +49,7 @@ def _measured(measured: Measured) -> list[str]:
 
 
 def _room(plan: BuildPlan) -> list[str]:
-    if plan.asked.fits:
+    if plan.wanted.fits:
         return []
     room = plan.measured.room
     files = "" if room.files is None else f" and {room.files:,} inodes"
@@ -60,7 +60,7 @@ def _table(plan: BuildPlan) -> list[str]:
     if not plan.others:
         return []
     head = f"{'precision':9s} {'K':>3s} {'bytes':>10s} {'inodes':>9s} {'build':>9s}  pays from epoch"
-    basis = f"Seconds per row as measured at K = {plan.asked.views}; more views share the decoding of a frame."
+    basis = f"Seconds per row as measured at K = {plan.wanted.views}; more views share the decoding of a frame."
     return ["", head, *map(_line, plan.others), basis]
 
 

@@ -40,12 +40,12 @@ class Estimate:
 
     value: float
     error: float
-    """One standard error; 0 when every source was looked at."""
+    """One standard error; 0 when every source was scanned."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Sources drawn at random, and what follows for all."""
+    """Sources drawn at random, and estimates for all."""
 
     table: SourceTable
     """Of the drawn sources, block by block in the order of the draw."""
@@ -63,7 +63,7 @@ def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: f
     show.
 
     Raises:
-        SourceError: none of the sources looked at can be read.
+        SourceError: no source of the sample can be read.
     """
     blocks = blocks_of(listing.entries)
     order = [blocks[i] for i in np.random.default_rng(_SEED).permutation(len(blocks))]
@@ -81,9 +81,7 @@ def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: f
             found += _rows(table, settings).sum()
     table = _joined(tables)
     if not table.frames.any():
-        raise SourceError(
-            f"none of {len(table)} sources looked at can be read, first: {table.path[0]}: {table.error[0]}"
-        )
+        raise SourceError(f"none of {len(table)} sampled sources can be read, first: {table.path[0]}: {table.error[0]}")
     return _extrapolated(table, np.concatenate(took), lead, order, listing, settings)
 
 
@@ -181,7 +179,7 @@ def estimate_sum(sample: NDArray[np.floating], *known: NDArray[np.float64]) -> E
 
     Args:
         sample: [n] values of the blocks drawn.
-        known: one or more [N], what is known of all blocks, the drawn ones first: their sources, their bytes.
+        known: one or more [N], known of all blocks, the drawn ones first: their sources, their bytes.
 
     The ratio to something that is known, times the sum of that over all: whichever errs least on the sample. Clips
     hold frames in proportion to their bytes, images one each. Blocks, not sources, are what is drawn at random, so the

@@ -1,4 +1,4 @@
-"""Find the function that makes a teacher: a timm ViT, an installed adapter, or any importable one.
+"""Find the function that makes a teacher.
 
 An adapter is a function `(settings, pixel_size, device) -> Teacher`. A package offers one under a name by the entry
 point group `usjepa.teachers`; without a package it is named as `module:function`.
@@ -92,7 +92,7 @@ def adapter_identity(
     """
     module = inspect.getmodule(adapter)
     if module is None:
-        raise TeacherError(f"{adapter!r}: defined in no module, so nothing tells it from another. Put it into one.")
+        raise TeacherError(f"{adapter!r}: defined in no module, so it can't be identified. Put it into one.")
     return {
         "architecture": f"{module.__name__}:{adapter.__name__}",
         "distribution": _distribution(module.__name__),

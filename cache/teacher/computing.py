@@ -87,7 +87,7 @@ class LatentComputer:
         Args:
             pixels: uint8 [n, C, S, S].
             exists: [n] false at holes. A hole keeps its place in its batch, so that the other rows' last bits do not
-                depend on it; nothing is said of its latents. A batch of holes alone is not computed.
+                depend on it; its latents mean nothing. A batch of holes alone is not computed.
             first_row: the number of the first row.
             into: layer name -> C-contiguous [n, *shape] of the stored dtype, which the latents, and the scales of int8,
                 go to; page-locked where there is a GPU, or it waits for each batch to be copied.
@@ -118,7 +118,7 @@ class LatentComputer:
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:
-    """Make a GPU the current one: events are recorded there, and they say nothing of what another computes."""
+    """Make a GPU the current one: events are recorded there, and would miss what another computes."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

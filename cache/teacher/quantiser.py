@@ -1,4 +1,4 @@
-"""Bring latents into stored precision on the device that computed them, to the bits of `precision.py`.
+"""Bring latents into stored precision on the device that computed them.
 
 On a GPU that halves what travels to the host, or quarters it, and leaves the processor nothing to do with latents but
 to hash and to write them. Every operation here is rounded as IEEE 754 says, on any device: a division is one by a

@@ -40,7 +40,7 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
     Args:
         text: a checkpoint file, the folder of a training run, `random`, a timm model name (random weights), the name
             of an installed adapter, or `module:function` of another one.
-        settings: the recipe's, for all that the text does not say.
+        settings: the recipe's, for everything that the text does not name.
 
     Raises:
         UsageError: the text is none of these.
@@ -70,7 +70,7 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
     Args:
         identity: of a layer of latents or a finished run.
         base: the recipe's, for what an identity does not hold (name, batch size, seed).
-        weights: where its weights lie, which no identity says; none: random ones.
+        weights: where its weights lie, which no identity states; none: random ones.
     """
     update: dict[str, object] = {"architecture": identity["architecture"], "weights": weights}
     if not is_adapter(str(identity["architecture"])):

@@ -1,4 +1,4 @@
-"""Define what a frozen teacher is: stored pixels in, patch tokens out, and the identity of its answers."""
+"""Define a frozen teacher: stored pixels in, patch tokens out, and its identity."""
 
 from __future__ import annotations
 

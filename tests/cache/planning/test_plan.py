@@ -52,12 +52,12 @@ def test_a_plan_counts_the_rows_bytes_and_inodes_of_the_build(
     planned: tuple[planning.BuildPlan, Path], tmp_path: Path
 ) -> None:
     build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
-    asked = planned[0].asked
+    wanted = planned[0].wanted
     files = list((tmp_path / "s").rglob("*"))
     taken = sum(p.lstat().st_blocks * 512 for p in files if p.is_file())
-    assert asked.rows == 20
-    assert taken <= asked.nbytes <= 1.25 * taken
-    assert len(files) <= asked.files <= len(files) + 10
+    assert wanted.rows == 20
+    assert taken <= wanted.nbytes <= 1.25 * taken
+    assert len(files) <= wanted.files <= len(files) + 10
 
 
 def test_a_plan_leaves_the_target_as_it_was(planned: tuple[planning.BuildPlan, Path]) -> None:
@@ -71,13 +71,13 @@ def test_a_plan_measures_every_stage(planned: tuple[planning.BuildPlan, Path]) -
     assert trial.row >= max(trial.teacher, trial.write) * 0.3
     assert measured.rates.write > 0
     assert measured.rates.read > 0
-    assert measured.rates.written >= 2 * planned[0].asked.nbytes / planned[0].asked.rows
+    assert measured.rates.written >= 2 * planned[0].wanted.nbytes / planned[0].wanted.rows
 
 
 def test_a_plan_covers_every_precision_and_several_numbers_of_views(planned: tuple[planning.BuildPlan, Path]) -> None:
     by = {(one.precision, one.views): one for one in planned[0].others}
     assert set(by) == {(p, k) for p in ("fp32", "fp16", "int8") for k in (1, 2, 4, 8)}
-    assert by["fp32", 2] == planned[0].asked
+    assert by["fp32", 2] == planned[0].wanted
     assert by["fp16", 2].nbytes < by["fp32", 2].nbytes
     assert by["fp16", 4].seconds > by["fp16", 2].seconds
 
@@ -85,7 +85,7 @@ def test_a_plan_covers_every_precision_and_several_numbers_of_views(planned: tup
 def test_a_plan_fails_cleanly_when_nothing_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in/a.png").write_text("no picture")
-    with pytest.raises(SourceError, match=r"none of 1 sources looked at can be read, first: a\.png"):
+    with pytest.raises(SourceError, match=r"none of 1 sampled sources can be read, first: a\.png"):
         planning.plan(str(tmp_path / "in"), small(), None, str(tmp_path / "out"), seconds=1)
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
@@ -97,8 +97,8 @@ def test_a_plan_of_images_without_a_teacher_speaks_of_pixels_alone(tmp_path: Pat
     answered = CliRunner().invoke(main, [*command, "--json"])
     assert answered.exit_code == 0, answered.stderr
     found = json.loads(answered.stdout)
-    assert found["asked"]["rows"] == 60
-    assert found["asked"]["pays_from_epoch"] is None
+    assert found["wanted"]["rows"] == 60
+    assert found["wanted"]["pays_from_epoch"] is None
     assert found["others"] == []
     assert tree(source) == before
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
