@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BLOCK_NBYTES = 4096
 """Files take whole blocks; the usual one of ext4, XFS, tmpfs and NFS."""
-COMMIT_NBYTES = 4096
+_COMMIT_NBYTES = 4096
 """A commit record: half a KiB of JSON, hence one block (a shard with many unreadable frames lists them, and has less
 data)."""
 _MANIFEST_NBYTES_A_SHARD = 36
@@ -58,7 +58,7 @@ def need_of_shards(sizes: Sequence[tuple[int, int]]) -> Need:
     shards = sum(count for count, _ in sizes)
     data = sum(count * _blocks(nbytes) for count, nbytes in sizes)
     manifests = _MANIFEST_COPIES * _blocks(_MANIFEST_NBYTES_A_SHARD * shards + BLOCK_NBYTES)
-    return Need(data + shards * (COMMIT_NBYTES + 2 * _FOLDER_SHARE) + manifests, 2 * shards + _MANIFEST_COPIES)
+    return Need(data + shards * (_COMMIT_NBYTES + 2 * _FOLDER_SHARE) + manifests, 2 * shards + _MANIFEST_COPIES)
 
 
 def need_of_build(state: State, layers: Sequence[Layer], done: Mapping[str, Collection[int]]) -> Need:

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RECHECKED_ROWS = 8
-PIXEL_TOLERANCE = 2
+_RECHECKED_ROWS = 8
+_PIXEL_TOLERANCE = 2
 """Largest difference of a pixel, grey levels of 255: decoders and resizers round differently between versions."""
-LATENT_TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 5e-2}
+_LATENT_TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 5e-2}
 """Largest relative error (Frobenius norm of the difference over that of the centred latents), by compute precision."""
-INT8_TOLERANCE = 3e-2
+_INT8_TOLERANCE = 3e-2
 
 
 class _Tables(Sequence[str]):
@@ -60,7 +60,7 @@ def read_committed(
     return out
 
 
-def sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int) -> list[int]:
+def _sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int) -> list[int]:
     """Return up to `count` committed rows, evenly spaced, holes left out."""
     holes = {row for commit in commits.values() for row, _ in commit.holes}
     rows = [row for shard in sorted(commits) for row in writer.state.rows_of_shard(shard) if row not in holes]
@@ -70,13 +70,13 @@ def sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int) 
 
 def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: Cutters) -> None:
     """Cut a few stored rows again from their sources; raises IdentityError when they came out differently."""
-    rows = sample_rows(writer, commits, RECHECKED_ROWS)
+    rows = _sample_rows(writer, commits, _RECHECKED_ROWS)
     stored = read_committed(writer, writer.state.layers["pixels"], commits, rows)
     for place, row in enumerate(rows):
         segment = next(s for s in writer.state.segments if s.first_row <= row < s.first_row + s.rows)
         again = cutters.cut(segment.number, range(row, row + 1), False).pixels[0]
         worst = int(np.abs(again.astype(int) - stored[place]).max())
-        if worst > PIXEL_TOLERANCE:
+        if worst > _PIXEL_TOLERANCE:
             raise IdentityError(
                 f"{writer.storage.url}: row {row} cut again differs from the stored one by {worst} grey levels: the "
                 "decoding or imaging libraries changed its numbers. Install the versions that `status` shows, or "
@@ -84,7 +84,7 @@ def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: 
             )
     logger.info(
         f"library versions differ from those of stored shards: {len(rows)} rows of pixels made again, equal within "
-        f"{PIXEL_TOLERANCE} grey levels"
+        f"{_PIXEL_TOLERANCE} grey levels"
     )
 
 
@@ -98,7 +98,7 @@ def recheck_latents(
     """
     layers = writer.state.layers
     layer = layers[f"latents/{teacher.name}"]
-    rows = sample_rows(writer, commits, RECHECKED_ROWS)
+    rows = _sample_rows(writer, commits, _RECHECKED_ROWS)
     images = read_committed(writer, layers["pixels"], pixels, rows)
     stored = read_committed(writer, layer, commits, rows)
     scales = None
@@ -138,5 +138,5 @@ def relative_error(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float3
 
 def tolerance_of(teacher: Teacher, layer: Layer) -> float:
     """Return the largest relative error that versions, device and stored precision explain."""
-    computed = LATENT_TOLERANCE[teacher.compute]
-    return max(computed, INT8_TOLERANCE) if layer.dtype == "int8" else computed
+    computed = _LATENT_TOLERANCE[teacher.compute]
+    return max(computed, _INT8_TOLERANCE) if layer.dtype == "int8" else computed

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ADVICE = {
+_ADVICE = {
     "decode": "raise cache.decode_processes while cores are idle, or share the build out (--part i/n, --dask)",
     "read": "the store's own disk gives pixels too slowly: build on a faster disk",
     "teacher": "as it should be; a GPU, cache.teacher.compute=bf16 or several machines (--part i/n, --dask) are faster",
@@ -72,7 +72,7 @@ class Stages:
         listed = ", ".join(f"{stage} {100 * share:.0f} %" for stage, share in shares.items())
         slowest = max(shares, key=lambda stage: shares[stage])
         if shares[slowest] >= _LIMITS_FROM:
-            verdict = f"{slowest} limits this build: {ADVICE[slowest]}"
+            verdict = f"{slowest} limits this build: {_ADVICE[slowest]}"
         else:
             verdict = (
                 f"no stage was always at work, {slowest} most of all: the start and the end, where stages wait for one "

@@ -64,7 +64,7 @@ class Forecast:
     fits: bool
 
 
-def row_layers(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None) -> list[int]:
+def _row_layers(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None) -> list[int]:
     """Return the bytes of a row in each layer."""
     sizes = [layer.row_nbytes for layer in pixel_layers(settings, settings.rows_per_shard)]
     if grid is not None:
@@ -77,18 +77,20 @@ def row_layers(settings: CacheSettings, precision: LatentPrecision, grid: tuple[
 
 def row_nbytes(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None) -> int:
     """Return the bytes of a row over all layers."""
-    return sum(row_layers(settings, precision, grid))
+    return sum(_row_layers(settings, precision, grid))
 
 
-def need_of_store(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None, rows: int) -> Need:
+def _need_of_store(
+    settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None, rows: int
+) -> Need:
     """Return the bytes and inodes of a store of `rows` rows."""
     full, rest = divmod(rows, settings.rows_per_shard)
     sizes: list[tuple[int, int]] = []
-    for nbytes in row_layers(settings, precision, grid):
+    for nbytes in _row_layers(settings, precision, grid):
         layout = ShardLayout(settings.rows_per_shard, nbytes)
         sizes += [(full, layout.size(settings.rows_per_shard))] + ([(1, layout.size(rest))] if rest else [])
     need = need_of_shards(sizes)
-    layers = len(row_layers(settings, precision, grid))
+    layers = len(_row_layers(settings, precision, grid))
     # Folders of layers and commits, their descriptions, the segment's folder and three files, the store's own.
     return Need(need.nbytes + rows * _TABLE_NBYTES_PER_ROW + 8 * BLOCK_NBYTES, need.files + 4 * layers + 10)
 
@@ -98,7 +100,7 @@ def forecast(
 ) -> Forecast:
     """Predict a build of the measured source in some precision with some number of views."""
     rows = round(measured.frames.value) * views
-    need = need_of_store(settings, precision, measured.grid, rows)
+    need = _need_of_store(settings, precision, measured.grid, rows)
     trial = measured.trial
     # A disk's cache takes a trial's few shards at once, and a long build at the sustained rate.
     sustained = need.nbytes / max(rows, 1) / measured.rates.write

@@ -58,14 +58,14 @@ class Sample:
 def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: float) -> Sample:
     """Scan sources, block by block in random order, until they hold `rows` rows, all are scanned, or time is over.
 
-    A block is a stretch of the listing (see `blocks_of`): a build meets neighbours one after the other, and what the
+    A block is a stretch of the listing (see `_blocks_of`): a build meets neighbours one after the other, and what the
     second of them costs (a patient of the phantom already known, an HDF5 file already open) a lone source would not
     show.
 
     Raises:
         SourceError: no source of the sample can be read.
     """
-    blocks = blocks_of(listing.entries)
+    blocks = _blocks_of(listing.entries)
     order = [blocks[i] for i in np.random.default_rng(_SEED).permutation(len(blocks))]
     tables: list[SourceTable] = []
     took: list[NDArray[np.float64]] = []
@@ -126,7 +126,7 @@ def _scan(
     return table, np.add.reduceat(spans, np.cumsum([0, *map(len, blocks[:-1])]))
 
 
-def blocks_of(entries: Sequence[Entry]) -> list[range]:
+def _blocks_of(entries: Sequence[Entry]) -> list[range]:
     """Return stretches of a listing: whole groups (patients, clips), small ones together, large ones cut.
 
     At least 64 of them where there are sources enough, of about 16 sources each where there are many.
@@ -167,14 +167,14 @@ def _extrapolated(
     counts = np.array([len(block) for block in order], np.float64)
     sizes = np.array([nbytes[block.start : block.stop].sum() for block in order])
     begins = np.cumsum([0, *map(len, order[: len(took) - 1])])
-    total = estimate_sum(np.add.reduceat(_rows(table, settings) / settings.views.count, begins), counts, sizes)
-    scanning = estimate_sum(took, counts, sizes)
+    total = _estimate_sum(np.add.reduceat(_rows(table, settings) / settings.views.count, begins), counts, sizes)
+    scanning = _estimate_sum(took, counts, sizes)
     datasets = Counter(entry.dataset for entry in listing.entries)
     by_dataset = {name: total.value * count / len(listing.entries) for name, count in datasets.items()}
     return Sample(table, total, replace(scanning, value=scanning.value + lead), by_dataset)
 
 
-def estimate_sum(sample: NDArray[np.floating], *known: NDArray[np.float64]) -> Estimate:
+def _estimate_sum(sample: NDArray[np.floating], *known: NDArray[np.float64]) -> Estimate:
     """Estimate a sum over all blocks from its values on the first of them.
 
     Args:

@@ -15,9 +15,9 @@ from usjepa.cache.storage.durable import write_durably
 if TYPE_CHECKING:
     from pathlib import Path
 
-FILE_NBYTES = 64 << 20
+_FILE_NBYTES = 64 << 20
 """About a shard: the size that is written and fsynced at once."""
-MOST_NBYTES = 1 << 30
+_MOST_NBYTES = 1 << 30
 """Enough to see a disk behind its cache, little beside a store."""
 _SHARE_OF_ROOM = 0.1
 _READS_AT_MOST = 4000
@@ -44,8 +44,8 @@ def measure_target(folder: Path, row_nbytes: int, free: int, seconds: float) -> 
         free: bytes that are free there; a tenth is used at most.
         seconds: for writing, and for reading again.
     """
-    block = np.random.default_rng(0).bytes(min(FILE_NBYTES, max(row_nbytes, int(free * _SHARE_OF_ROOM / 2))))
-    most = min(MOST_NBYTES, int(free * _SHARE_OF_ROOM))
+    block = np.random.default_rng(0).bytes(min(_FILE_NBYTES, max(row_nbytes, int(free * _SHARE_OF_ROOM / 2))))
+    most = min(_MOST_NBYTES, int(free * _SHARE_OF_ROOM))
     files: list[Path] = []
     start = time.perf_counter()
     while len(files) < 2 or (time.perf_counter() - start < seconds and (len(files) + 1) * len(block) <= most):

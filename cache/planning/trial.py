@@ -162,12 +162,12 @@ def _timing(maker: ShardMaker, watch: _Watch, lookahead: int, teacher_alone: flo
     done = sum(rows for _, rows in watch.ends)
     if len(watch.ends) < 2:
         return Trial(max(decode, teacher_alone, write), decode, teacher_alone, teacher, write, 0.0, done)
-    row = steady_row(watch.ends, lookahead if len(watch.ends) == maker.writer.state.shard_count else 0)
+    row = _steady_row(watch.ends, lookahead if len(watch.ends) == maker.writer.state.shard_count else 0)
     fill = max(watch.ends[-1][0] - watch.start - done * row, 0.0)
     return Trial(row, decode, teacher_alone, teacher, write, fill, done - watch.ends[0][1])
 
 
-def steady_row(ends: list[tuple[float, int]], idle: int) -> float:
+def _steady_row(ends: list[tuple[float, int]], idle: int) -> float:
     """Return seconds a row between the first finished shard and the last that was made while others were decoded.
 
     Args:

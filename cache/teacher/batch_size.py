@@ -23,7 +23,7 @@ KEY = "batch_size"
 """Of a found size in a commit's soft identity."""
 ON_CPU = 32
 """Images at a time where there is no GPU: a processor is no faster with more."""
-MOST = 1024
+_MOST = 1024
 _WORTH = 1.05
 """A larger batch must be at least this much faster; the smaller one leaves memory to others."""
 _REPEATS = 3
@@ -54,7 +54,7 @@ def choose_batch_size(
     if found is None:
         if teacher.device.type != "cuda":
             return Choice(ON_CPU, {})
-        found = find_batch_size(_trial(teacher, channels, size), _free_memory)
+        found = _find_batch_size(_trial(teacher, channels, size), _free_memory)
     return Choice(found, {KEY: found})
 
 
@@ -64,7 +64,7 @@ def kept_batch_size(kept: Iterable[Mapping[str, Json]]) -> int | None:
     return next((size for size in sizes if isinstance(size, int) and size > 0), None)
 
 
-def find_batch_size(rows_per_s: Callable[[int], float], recover: Callable[[], None], most: int = MOST) -> int:
+def _find_batch_size(rows_per_s: Callable[[int], float], recover: Callable[[], None], most: int = _MOST) -> int:
     """Return the smallest power of two beyond which images per second no longer grow.
 
     Args:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import TeacherSettings
 
-INPUT_VERSION = 1
+_INPUT_VERSION = 1
 _SETTING = "cache.teacher.architecture"
 _RESOLVED = {"name", "weights", "seed", "patch_size", "depth", "image_size", "mean", "std"}
 """Hard fields that count by what they become: the layer's name, a hash of weights, arguments for timm, the input."""
@@ -109,7 +109,7 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
         "weights": weights,
         "tokens": "patch",
         "input": {
-            "version": INPUT_VERSION,
+            "version": _INPUT_VERSION,
             "size": edge,
             "resize": RESIZE if edge != pixel_size else "none",
             "scale": "1/255",

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SAME_VERSIONS_SHARE = 0.2
+_SAME_VERSIONS_SHARE = 0.2
 """Same versions and device: only the batch's composition may change last bits, so the tolerance is a fifth."""
 _MIN_ROWS = 4
 
@@ -104,7 +104,7 @@ def audit(
     settings = resolve_teacher(teacher, recipe.cache.teacher)
     model = load_teacher(settings, opened.size, device)
     layer = _layer_of(opened, model, recipe)
-    chosen = stratified_rows(opened, max(_MIN_ROWS, rows))
+    chosen = _stratified_rows(opened, max(_MIN_ROWS, rows))
     found = compare(opened, model, layer, chosen, settings.batch_size or _batch_size_of(opened, layer))
     if record:
         _record(opened, found)
@@ -126,7 +126,7 @@ def _batch_size_of(store: Store, layer: Layer) -> int:
     return kept_batch_size(soft for _, soft in store.manifest.soft.get(layer.name, ())) or ON_CPU
 
 
-def stratified_rows(store: Store, count: int) -> NDArray[np.int64]:
+def _stratified_rows(store: Store, count: int) -> NDArray[np.int64]:
     """Return up to `count` row numbers, ascending, dealt evenly over (dataset, shard, view); the same each time."""
     names, dataset = np.unique(store.table.dataset.astype(str), return_inverse=True)
     shard = store.rows // store.manifest.rows_per_shard
@@ -147,9 +147,9 @@ def compare(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.int64],
     stored = as_float(layer, batch.latents, batch.scales)
     again = as_float(layer, *quantise(fresh, layer, 0))
     errors = _row_errors(again, stored)
-    tolerance = tolerance_of(model, layer) * (SAME_VERSIONS_SHARE if _same_versions(store, model, layer, rows) else 1)
+    tolerance = tolerance_of(model, layer) * (_SAME_VERSIONS_SHARE if _same_versions(store, model, layer, rows) else 1)
     worst = int(errors.argmax())
-    cosine, control = standardised_cosines(again, stored)
+    cosine, control = _standardised_cosines(again, stored)
     origins = [store.origin_of(int(row)) for row in rows]
     shards = (rows // store.manifest.rows_per_shard).tolist()
     strata = {(one.source.dataset, shard, one.view) for one, shard in zip(origins, shards, strict=True)}
@@ -169,7 +169,7 @@ def _row_errors(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32])
     return errors
 
 
-def standardised_cosines(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> tuple[float, float]:
+def _standardised_cosines(again_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> tuple[float, float]:
     """Return the mean token cosine of standardised latents, and that of rows against other rows."""
     mean, spread = again_RTD.mean(axis=(0, 1)), again_RTD.std(axis=(0, 1)) + 1e-12
     a, b = (again_RTD - mean) / spread, (stored_RTD - mean) / spread

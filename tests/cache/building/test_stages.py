@@ -11,7 +11,7 @@ import pytest
 from tests.support.stores import layers, tables
 from usjepa.cache.building.pipeline import make_shards
 from usjepa.cache.building.shard_maker import Latents, ShardMaker
-from usjepa.cache.building.stages import ADVICE, Stages
+from usjepa.cache.building.stages import _ADVICE, Stages
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize("stage", ["decode", "teacher", "write", "read"])
 def test_the_stage_that_was_always_at_work_is_named_with_what_to_do_about_it(stage: str) -> None:
     stages = Stages(lanes={"decode": 4})
-    for other in ADVICE:
+    for other in _ADVICE:
         stages.add(other, (9.5 if other == stage else 2.0) * stages.lanes.get(other, 1), 1)
-    assert stages.report(10.0).endswith(f"; {stage} limits this build: {ADVICE[stage]}")
+    assert stages.report(10.0).endswith(f"; {stage} limits this build: {_ADVICE[stage]}")
 
 
 def test_four_lanes_at_work_half_of_the_time_are_half_a_share_and_limit_nothing() -> None:

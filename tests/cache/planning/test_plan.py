@@ -22,10 +22,10 @@ from usjepa.cache.cli import main
 from usjepa.cache.errors import SourceError, UsageError, WriteError
 from usjepa.cache.planning import plan as planning
 from usjepa.cache.planning import trial
-from usjepa.cache.planning.estimate import Measured, forecast, need_of_store
-from usjepa.cache.planning.sample import Estimate, blocks_of, estimate_sum
+from usjepa.cache.planning.estimate import Measured, _need_of_store, forecast
+from usjepa.cache.planning.sample import Estimate, _blocks_of, _estimate_sum
 from usjepa.cache.planning.target import TargetRates
-from usjepa.cache.planning.trial import Trial, steady_row
+from usjepa.cache.planning.trial import Trial, _steady_row
 from usjepa.cache.sources.base import Entry
 
 if TYPE_CHECKING:
@@ -157,9 +157,9 @@ def test_a_build_takes_loading_scan_filling_and_its_rows() -> None:
 
 def test_the_rate_of_a_trial_is_that_of_shards_made_while_others_were_decoded() -> None:
     ends = [(5.0, 10), (6.0, 10), (7.0, 10), (8.0, 10), (8.3, 10)]
-    assert steady_row(ends, 1) == pytest.approx(0.1)
-    assert steady_row(ends[:-1], 0) == pytest.approx(0.1), "stopped by time: the next shard was under way"
-    assert steady_row(ends[-2:], 2) == pytest.approx(0.03), "two shards tell all there is to tell"
+    assert _steady_row(ends, 1) == pytest.approx(0.1)
+    assert _steady_row(ends[:-1], 0) == pytest.approx(0.1), "stopped by time: the next shard was under way"
+    assert _steady_row(ends[-2:], 2) == pytest.approx(0.03), "two shards tell all there is to tell"
 
 
 def test_a_slow_target_limits_a_build_that_outlasts_its_cache() -> None:
@@ -196,22 +196,22 @@ def test_a_store_that_does_not_fit_is_said() -> None:
 
 def test_the_need_of_a_store_grows_with_rows_and_shards() -> None:
     settings = small().cache
-    one, two = (need_of_store(settings, "fp16", (4, 192), rows) for rows in (8, 16))
+    one, two = (_need_of_store(settings, "fp16", (4, 192), rows) for rows in (8, 16))
     assert two.files - one.files == 6, "a shard and a record in each of three layers"
-    assert need_of_store(settings, "int8", (4, 192), 8).files - one.files == 6, "and a layer of scales with its files"
+    assert _need_of_store(settings, "int8", (4, 192), 8).files - one.files == 6, "and a layer of scales with its files"
 
 
 def test_a_sum_over_everything_is_exact() -> None:
-    assert estimate_sum(np.array([1.0, 2.0, 4.0]), np.array([5.0, 6.0, 7.0])) == Estimate(7.0, 0.0)
+    assert _estimate_sum(np.array([1.0, 2.0, 4.0]), np.array([5.0, 6.0, 7.0])) == Estimate(7.0, 0.0)
 
 
 def test_clips_are_estimated_by_their_bytes_and_images_by_their_number() -> None:
     rng = np.random.default_rng(0)
     sizes = rng.lognormal(0, 1, 2000)
     clips = np.round(50 * sizes * rng.normal(1, 0.05, 2000))
-    found = estimate_sum(clips[:60], np.ones(2000), sizes)
+    found = _estimate_sum(clips[:60], np.ones(2000), sizes)
     assert found.value == pytest.approx(clips.sum(), rel=0.05)
-    assert estimate_sum(np.ones(60), np.ones(2000), sizes) == Estimate(2000.0, 0.0)
+    assert _estimate_sum(np.ones(60), np.ones(2000), sizes) == Estimate(2000.0, 0.0)
 
 
 def entries(*groups: str) -> list[Entry]:
@@ -220,10 +220,10 @@ def entries(*groups: str) -> list[Entry]:
 
 def test_a_sample_is_drawn_in_whole_groups_of_neighbours() -> None:
     few = entries("a", "a", "a", "b", "c", "c")
-    assert blocks_of(few) == [range(3), range(3, 4), range(4, 6)]
-    images = blocks_of(entries(*map(str, range(5000))))
+    assert _blocks_of(few) == [range(3), range(3, 4), range(4, 6)]
+    images = _blocks_of(entries(*map(str, range(5000))))
     assert {len(block) for block in images[:-1]} == {16}
-    huge = blocks_of(entries(*["a"] * 5000))
+    huge = _blocks_of(entries(*["a"] * 5000))
     assert max(map(len, huge)) == 64, "a group that would be the whole sample is cut"
     for blocks, count in ((images, 5000), (huge, 5000)):
         assert [i for block in blocks for i in block] == list(range(count))
@@ -235,7 +235,7 @@ def test_the_stated_error_is_that_of_repeated_samples() -> None:
     found = []
     for _ in range(400):
         order = rng.permutation(500)
-        found.append(estimate_sum(values[order[:50]], counts, np.zeros(500)))
+        found.append(_estimate_sum(values[order[:50]], counts, np.zeros(500)))
     spread = np.std([one.value for one in found])
     assert np.mean([one.error for one in found]) == pytest.approx(spread, rel=0.15)
     assert np.mean([one.value for one in found]) == pytest.approx(values.sum(), rel=0.02)

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from usjepa.cache.planning.estimate import need_of_store, row_nbytes
+from usjepa.cache.planning.estimate import _need_of_store, row_nbytes
 from usjepa.cache.recipes.cache import LatentPrecision
 from usjepa.cache.recipes.recipe import load_recipe
 
@@ -26,7 +26,7 @@ def test_bytes_and_inodes_are_those_that_a_build_checks_for() -> None:
     settings = load_recipe("us-jepa").cache
     assert len(SIZES) == 12
     for precision, views, rows, nbytes, terabytes, inodes in SIZES:
-        need = need_of_store(settings, precision, GRID, FRAMES * int(views))
+        need = _need_of_store(settings, precision, GRID, FRAMES * int(views))
         assert number(rows) == FRAMES * int(views)
         assert number(nbytes) == row_nbytes(settings, precision, GRID)
         assert float(terabytes) == round(need.nbytes / 1e12, 2)

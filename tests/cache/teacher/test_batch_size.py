@@ -17,7 +17,7 @@ from usjepa.cache.errors import TeacherError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.teacher import batch_size
-from usjepa.cache.teacher.batch_size import choose_batch_size, find_batch_size
+from usjepa.cache.teacher.batch_size import _find_batch_size, choose_batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -49,7 +49,7 @@ def test_the_size_found_fits_with_room_to_spare_and_is_worth_its_memory(
 ) -> None:
     rows_per_s, tried = device(fits, saturates)
     recovered = []
-    assert find_batch_size(rows_per_s, lambda: recovered.append(1)) == expected
+    assert _find_batch_size(rows_per_s, lambda: recovered.append(1)) == expected
     assert expected <= fits
     assert len(recovered) == sum(rows > fits for rows in tried) <= 1
 
@@ -57,7 +57,7 @@ def test_the_size_found_fits_with_room_to_spare_and_is_worth_its_memory(
 def test_a_device_that_takes_no_image_at_all_is_an_error_and_not_a_crash() -> None:
     rows_per_s, _ = device(0, 1)
     with pytest.raises(TeacherError, match="not even one image fits"):
-        find_batch_size(rows_per_s, lambda: None)
+        _find_batch_size(rows_per_s, lambda: None)
 
 
 def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
@@ -65,7 +65,7 @@ def test_an_error_that_is_not_about_memory_is_not_swallowed() -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     with pytest.raises(RuntimeError, match="illegal memory access"):
-        find_batch_size(rows_per_s, lambda: None)
+        _find_batch_size(rows_per_s, lambda: None)
 
 
 def test_the_recipes_size_comes_first_then_the_one_the_store_was_begun_with() -> None:
@@ -114,7 +114,7 @@ def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
         cuda: Any = SimpleNamespace(device=torch.device("cuda"))
         return choose_batch_size(cuda, settings.model_copy(update={"batch_size": None}), channels, size, kept)
 
-    monkeypatch.setattr(batch_size, "find_batch_size", search)
+    monkeypatch.setattr(batch_size, "_find_batch_size", search)
     monkeypatch.setattr(preparing, "choose_batch_size", choose)
     store = str(tmp_path / "s")
     build(store, recipe, BuildRequest(source="phantom", teacher="random"))

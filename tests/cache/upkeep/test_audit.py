@@ -19,7 +19,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.resolve import load_teacher
 from usjepa.cache.teacher.vit import ViT, load_vit
-from usjepa.cache.upkeep.audit import audit, stratified_rows
+from usjepa.cache.upkeep.audit import _stratified_rows, audit
 from usjepa.cache.upkeep.status import status_report
 
 if TYPE_CHECKING:
@@ -140,10 +140,10 @@ def test_the_sample_deals_rows_evenly_over_dataset_shard_and_view(tmp_path: Path
     build(str(tmp_path / "s"), small())
     store = open_store(tmp_path / "s")
     strata = {(int(row) // 8, int(view)) for row, view in zip(store.rows, store.table.view, strict=True)}
-    rows = stratified_rows(store, len(strata))
+    rows = _stratified_rows(store, len(strata))
     assert {(int(row) // 8, int(store.table.view[np.searchsorted(store.rows, row)])) for row in rows} == strata
-    assert len(set(stratified_rows(store, 1000))) == len(store)
-    np.testing.assert_array_equal(stratified_rows(store, 7), stratified_rows(store, 7))
+    assert len(set(_stratified_rows(store, 1000))) == len(store)
+    np.testing.assert_array_equal(_stratified_rows(store, 7), _stratified_rows(store, 7))
 
 
 def test_the_commands_end_with_0_2_or_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
