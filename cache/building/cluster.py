@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
+from usjepa.cache.building.latent_job import LatentJob, job_of_stored_layers
+from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.building.stages import Stages
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import StoreError, UsageError
@@ -30,9 +31,7 @@ from usjepa.cache.sources.base import Listing
 from usjepa.cache.storage.claims import check_claim
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed_shard
-from usjepa.cache.store.writer import StoreWriter, check_same_layer
-from usjepa.cache.teacher.layers import teacher_layers
-from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -197,17 +196,16 @@ def _maker(order: WorkOrder, process: int) -> ShardMaker:
     if order.source is not None:
         settings = order.settings.model_copy(update={"decode_processes": 1})
         cutters = Cutters(storage, writer.state.segments, _listing(order, order.source), settings)
-    job = None if order.teacher is None else _latent_job(order, order.teacher, writer)
-    return ShardMaker(writer, {}, cutters, order.skip_errors, job)
+    return ShardMaker(writer, {}, cutters, order.skip_errors, _job(order, writer))
 
 
-def _latent_job(order: WorkOrder, settings: TeacherSettings, writer: StoreWriter) -> LatentJob:
-    teacher = load_teacher(settings, order.settings.image_size, order.device or _own_gpu())
-    layers = teacher_layers(teacher, order.settings.precision, writer.state)
-    for layer in layers:  # the same path may hold another checkpoint on this machine
-        check_same_layer(writer.state.layers[layer.name], layer, f"{order.store}, worker on {platform.node()}")
-    assert settings.batch_size is not None  # the build has seen to it
-    return LatentJob(teacher, tuple(layers), settings.batch_size, teacher.soft)
+def _job(order: WorkOrder, writer: StoreWriter) -> LatentJob | None:
+    if order.teacher is None:
+        return None
+    assert order.teacher.batch_size is not None  # the build has seen to it
+    # The same path may hold another checkpoint on this machine.
+    where = f"{order.store}, worker on {platform.node()}"
+    return job_of_stored_layers(writer.state, order.settings, order.teacher, order.device or _own_gpu(), {}, where)
 
 
 def _listing(order: WorkOrder, source: str) -> Listing:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.building.disk_space import check_room, need_of_build
-from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
+from usjepa.cache.building.latent_job import LatentJob, make_job
+from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.frames.layers import pixel_layers
@@ -20,7 +21,7 @@ from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.commits import Commit, committed
-from usjepa.cache.teacher.batch_size import ON_CPU, choose_batch_size, kept_batch_size
+from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
 from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.layers import calibration_rows, teacher_layers, with_calibration
 from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
@@ -156,9 +157,7 @@ def _latent_job(
     if request.is_shared_out and chosen.batch_size is None:
         size = _shared_batch_size(teacher, kept_batch_size(kept))
         chosen = chosen.model_copy(update={"batch_size": size})
-    channels, edge, _ = writer.state.layers["pixels"].shape
-    choice = choose_batch_size(teacher, chosen, channels, edge, kept)
-    return LatentJob(teacher, tuple(layers), choice.size, teacher.soft | choice.soft), chosen
+    return make_job(teacher, layers, chosen, writer.state.layers["pixels"], kept), chosen
 
 
 def _shared_batch_size(teacher: Teacher, kept: int | None) -> int:

@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.building.latent_job import LatentJob
     from usjepa.cache.decoding.cutters import Cutters
     from usjepa.cache.identity import Json
     from usjepa.cache.store.commits import Commit
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.writer import StoreWriter
-    from usjepa.cache.teacher.teacher import Teacher
 
 
 WRITERS = 2
@@ -48,19 +48,6 @@ class Latents(NamedTuple):
     pending: PendingLatents
     memory: BatchMemory
     """Where they lie."""
-
-
-@dataclass(frozen=True)
-class LatentJob:
-    """A teacher, the layers that it fills, and everything else that decides their bytes."""
-
-    teacher: Teacher
-    layers: tuple[Layer, ...]
-    """Scales, for int8, before latents."""
-    batch_size: int
-    """Rows per forward pass; a batch never crosses a shard."""
-    soft: dict[str, Json]
-    """Soft identity of what is computed, for the commit records."""
 
 
 @dataclass

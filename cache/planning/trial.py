@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from usjepa.cache.building.latent_job import LatentJob
 from usjepa.cache.building.pipeline import Observer, make_shards
-from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
+from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.interrupt import safe_point

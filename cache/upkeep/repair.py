@@ -13,32 +13,28 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
+from usjepa.cache.building.latent_job import job_of_stored_layers
 from usjepa.cache.building.parts import WHOLE, refuse_rivals
-from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
+from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
-from usjepa.cache.errors import DamageError, SourceError, UsageError
+from usjepa.cache.errors import DamageError, SourceError
 from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.interrupt import graceful_interrupts, safe_point
 from usjepa.cache.scanning.growth import regrown
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import Commit, committed, read_commit, shard_matches
+from usjepa.cache.store.commits import committed, read_commit, shard_matches
 from usjepa.cache.store.descriptions import commit_of, damaged_description, damaged_table, derivable
 from usjepa.cache.store.writer import StoreWriter, check_same_layer, soft_runs
-from usjepa.cache.teacher.batch_size import choose_batch_size
-from usjepa.cache.teacher.layers import teacher_layers
-from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
+from usjepa.cache.teacher.resolve import resolve_teacher
 from usjepa.cache.upkeep.repair_shards import Mended, ShardRepair
 from usjepa.cache.upkeep.verify import Damage, sealed_manifest, verify_against
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.sources.base import Listing
-    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
 
 
@@ -47,7 +43,7 @@ _GO_ON = "What is mended stays: run the same command again to go on."
 
 @dataclass
 class RepairReport:
-    """What a repair found, mended and had to leave."""
+    """Damages that a repair found, and lines about those that it mended or had to leave."""
 
     found: list[Damage] = field(default_factory=list)
     mended: list[str] = field(default_factory=list)
@@ -85,9 +81,9 @@ def repair(
         if not report.found:
             return report
         writer = StoreWriter(storage, claim.check)
-        _mend_descriptions(storage, manifest, claim.check, report)
+        _mend_descriptions(writer, manifest, report)
         listing = _listing(source or recipe.cache.source, recipe.cache, manifest)
-        _mend_tables(storage, manifest, listing, recipe.cache, claim.check, report)
+        _mend_tables(writer, manifest, listing, recipe.cache, report)
         writer.attach()
         maker = _maker(writer, recipe, listing, teacher, device, report)
         try:
@@ -95,16 +91,17 @@ def repair(
         finally:
             if maker.cutters is not None:
                 maker.cutters.close()
-        _mend_commits(storage, manifest, shards, claim.check, report)
+        _mend_commits(writer, manifest, shards, report)
         if shards:
             writer.publish_generation(_next(manifest, shards))
         return report
 
 
-def _mend_descriptions(storage: Storage, manifest: Manifest, guard: Callable[[], None], report: RepairReport) -> None:
+def _mend_descriptions(writer: StoreWriter, manifest: Manifest, report: RepairReport) -> None:
+    """Write again what follows from the manifest: descriptions of layers and segments, other manifests."""
     for name, wanted in derivable(manifest):
-        if damaged_description(storage, name, wanted, manifest) is not None:
-            storage.publish(name, wanted, guard)
+        if damaged_description(writer.storage, name, wanted, manifest) is not None:
+            writer.storage.publish(name, wanted, writer.guard)
             report.mended.append(f"{name}: written again from the manifest")
 
 
@@ -115,14 +112,10 @@ def _listing(source: str | None, settings: CacheSettings, manifest: Manifest) ->
 
 
 def _mend_tables(
-    storage: Storage,
-    manifest: Manifest,
-    listing: Listing | None,
-    settings: CacheSettings,
-    guard: Callable[[], None],
-    report: RepairReport,
+    writer: StoreWriter, manifest: Manifest, listing: Listing | None, settings: CacheSettings, report: RepairReport
 ) -> None:
     """Scan again for the tables of a segment; only the very same bytes are taken."""
+    storage = writer.storage
     for segment in manifest.segments:
         hashes = {"sources": segment.sources_hash, "rows": segment.rows_hash}
         names = {part: f"{segment.folder}/{part}.parquet" for part in hashes}
@@ -135,7 +128,7 @@ def _mend_tables(
         made = regrown(storage, listing, settings, manifest.segments, segment.number)
         for part in sorted(broken):
             if xxhash.xxh3_128_hexdigest(made[part]) == hashes[part]:
-                storage.publish(names[part], made[part], guard)
+                storage.publish(names[part], made[part], writer.guard)
                 report.mended.append(f"{names[part]}: scanned again, the same bytes")
             else:
                 report.left.append(f"{names[part]}: a new scan gives another table: the sources changed since.")
@@ -158,30 +151,12 @@ def _maker(
         except (DamageError, SourceError) as error:
             report.left.append(str(error))
     commits = {name: committed(writer.storage, layer) for name, layer in state.layers.items()}
-    job = None if teacher is None else _latent_job(writer, settings, teacher, device, commits)
+    job = None
+    if teacher is not None:
+        chosen = resolve_teacher(teacher, settings.teacher)
+        kept = {name: [commit.soft for commit in found.values()] for name, found in commits.items()}
+        job = job_of_stored_layers(state, settings, chosen, device, kept, writer.storage.url)
     return ShardMaker(writer, commits, cutters, job=job)
-
-
-def _latent_job(
-    writer: StoreWriter,
-    settings: CacheSettings,
-    teacher: str,
-    device: str | None,
-    commits: Mapping[str, Mapping[int, Commit]],
-) -> LatentJob:
-    """Load the teacher, and make sure that it is the one that the store names."""
-    state = writer.state
-    chosen = resolve_teacher(teacher, settings.teacher)
-    model = load_teacher(chosen, settings.image_size, device)
-    layers = teacher_layers(model, settings.precision, state)
-    for layer in layers:
-        if layer.name not in state.layers:
-            raise UsageError(f"{writer.storage.url}: holds no {layer.name}, so nothing of it can be mended.")
-        check_same_layer(state.layers[layer.name], layer, writer.storage.url)
-    channels, size, _ = state.layers["pixels"].shape
-    kept = [commit.soft for commit in commits[f"latents/{model.name}"].values()]
-    choice = choose_batch_size(model, chosen, channels, size, kept)
-    return LatentJob(model, tuple(layers), choice.size, model.soft | choice.soft)
 
 
 def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) -> list[Mended]:
@@ -204,10 +179,9 @@ def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) ->
     return done
 
 
-def _mend_commits(
-    storage: Storage, manifest: Manifest, shards: list[Mended], guard: Callable[[], None], report: RepairReport
-) -> None:
+def _mend_commits(writer: StoreWriter, manifest: Manifest, shards: list[Mended], report: RepairReport) -> None:
     """Write lost commit records again where the shard is the one that the manifest names."""
+    storage = writer.storage
     fresh = {(mended.layer, mended.shard) for mended in shards if not mended.exact}
     for name, layer in manifest.layers.items():
         for shard in range(manifest.shard_count):
@@ -220,7 +194,7 @@ def _mend_commits(
             except DamageError:
                 found = None
             if found != wanted and shard_matches(storage, layer, wanted):
-                storage.publish(layer.commit_name(shard), wanted.to_bytes(), guard)
+                storage.publish(layer.commit_name(shard), wanted.to_bytes(), writer.guard)
                 if not any((mended.layer, mended.shard) == (name, shard) for mended in shards):
                     report.mended.append(f"{layer.commit_name(shard)}: written again from the manifest")
 

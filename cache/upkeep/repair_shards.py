@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.building.shard_maker import LatentJob, ShardMaker
+    from usjepa.cache.building.latent_job import LatentJob
+    from usjepa.cache.building.shard_maker import ShardMaker
     from usjepa.cache.identity import Json
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer

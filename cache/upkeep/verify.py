@@ -1,7 +1,7 @@
-"""`usjepa-cache verify`: every byte of the newest generation against what was built.
+"""Check every byte of a store's newest generation against what was built.
 
-Unlike a read, it also looks at what a read has no need of: rows' crc32c and padding (foreign readers rely on
-them), commit records, tables of rows and sources, and the manifests.
+Unlike a read, it also checks what a read does not need: rows' crc32c and padding (foreign readers rely on them), commit
+records, tables of rows and sources, and the manifests.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 _STRETCH_NBYTES = 1 << 23
 """Bytes read at a time: as many as a thread holds."""
 _THREADS, _REMOTE_THREADS = 2, 8
-"""Shards looked at at once: from a disk one is read while the other is hashed; an object storage takes its time."""
+"""Shards checked at once: from a disk one is read while the other is hashed; an object storage takes its time."""
 
 
 @dataclass(frozen=True)

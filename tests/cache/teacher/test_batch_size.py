@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 import torch
 
-from usjepa.cache.building import prepare as preparing
+from usjepa.cache.building import latent_job
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import TeacherError
@@ -115,7 +115,7 @@ def test_a_size_that_was_found_is_kept_in_the_commits_and_used_again(
         return choose_batch_size(cuda, settings.model_copy(update={"batch_size": None}), channels, size, kept)
 
     monkeypatch.setattr(batch_size, "_find_batch_size", search)
-    monkeypatch.setattr(preparing, "choose_batch_size", choose)
+    monkeypatch.setattr(latent_job, "choose_batch_size", choose)
     store = str(tmp_path / "s")
     build(store, recipe, BuildRequest(source="phantom", teacher="random"))
     shard = next((tmp_path / "s/latents").glob("*/c.0.*"))
