@@ -60,8 +60,9 @@ lint: $(STAMP) ## Lint, check the format, and check that imports run one way
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-types: $(STAMP) ## Check types of the three packages, strictly
+types: $(STAMP) ## Check types of the packages, tests, benchmarks and examples, strictly
 	$(BIN)/mypy
+	$(BIN)/mypy docs/generate.py docs/examples/*.py
 
 # Material's notice about a future MkDocs is no warning about these pages.
 docs: $(STAMP) ## Build the documentation into site/; a broken link or anchor is an error

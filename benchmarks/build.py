@@ -22,7 +22,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -42,6 +42,7 @@ from usjepa.cache.teacher.resolve import load_teacher
 if TYPE_CHECKING:
     import numpy as np
 
+    from usjepa.cache.building.shard_maker import ShardMaker
     from usjepa.cache.teacher.quantiser import DeviceQuantiser
     from usjepa.cache.teacher.teacher import Teacher
 
@@ -73,10 +74,10 @@ class Timed:
         self.wall = self.cpu = 0.0
         self.batch_size = 0
 
-    def __call__(self, maker: building.ShardMaker, *args: object) -> None:
-        self.batch_size = maker.batch_size
+    def __call__(self, maker: ShardMaker, *args: Any) -> None:
+        self.batch_size = maker.job.batch_size if maker.job is not None else 0
         start, before = time.perf_counter(), processor_s()
-        pipeline.make_shards(maker, *args)  # type: ignore[arg-type]
+        pipeline.make_shards(maker, *args)
         self.wall = time.perf_counter() - start
         self.cpu = processor_s() - before
 
@@ -88,7 +89,7 @@ def processor_s() -> float:
 
 
 def timed_build(store: str, recipe: Recipe, request: BuildRequest) -> Timed:
-    timed = building.make_shards = Timed()  # type: ignore[assignment]
+    vars(building)["make_shards"] = timed = Timed()
     build(store, recipe, request)
     return timed
 

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -38,7 +39,7 @@ def make_clips(root: Path, clips: int = 6, frames: int = 60) -> None:
             source = patients[number % len(patients)]
             for i in range(frames):
                 shown = cv2.resize(phantom.frame(source.path, i % source.frames), (640, 480))
-                colour = shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, 2)
+                colour: Any = shown if shown.ndim == 3 else np.repeat(shown[..., None], 3, 2)
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(colour, format="rgb24")))
             container.mux(stream.encode())
 

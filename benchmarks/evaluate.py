@@ -41,9 +41,10 @@ from usjepa.evaluate.tasks.near_duplicates import BITS
 from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from usjepa.cache.reading.batch import Batch
+    from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.tasks.task import Task
 
 DIM, SIZE, FRAMES_A_PATIENT, BATCH = 768, 32, 5, 64
@@ -175,7 +176,12 @@ def evaluated(tasks: list[Task], folder: Path, spent: dict[str, list[float]]) ->
         with clock("few-shot"):
             few_shot(given)
         with clock("robustness"):
-            scoring._robustness("Noisy", made[PRIMARY], given, lambda encoder=encoder: (encoder, ""))
+            scoring._robustness("Noisy", made[PRIMARY], given, _again(encoder))
+
+
+def _again(encoder: Encoder) -> Callable[[], tuple[Encoder, str]]:
+    """Return what gives the encoder when corrupted frames ask for it."""
+    return lambda: (encoder, "")
 
 
 def reading(task: Task, folder: Path) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ import os
 import platform
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one core, also where NumPy's BLAS would take more
 
@@ -22,6 +23,9 @@ from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.regions import find_region
 from usjepa.cache.recipes.cache import PhantomSettings, PreprocessSettings
 from usjepa.cache.sources.phantom.source import Phantom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
 
 
 def measure(size: int, patients: int) -> dict[str, float]:
@@ -41,7 +45,7 @@ def measure(size: int, patients: int) -> dict[str, float]:
     }
 
 
-def rate(call, items) -> float:
+def rate(call: Callable[[Any], object], items: Iterable[Any]) -> float:
     """Calls a second, from the median."""
     times = []
     for item in items:

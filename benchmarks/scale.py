@@ -273,10 +273,10 @@ def using(folders: dict[int, Path], rounds: int) -> dict[int, dict[str, list[flo
 
 def huge(rounds: int) -> tuple[EpochOrder, list[float]]:
     """The order of 100,000,000 rows: 62,500 clips of 400 frames, 4 views; microseconds a row of batches of 1,024."""
-    table = {"source": np.repeat(np.arange(62_500, dtype=np.int32), 1600)}
-    table["frame"] = np.tile(np.repeat(np.arange(400, dtype=np.int32), 4), 62_500)
-    table["view"] = np.tile(np.arange(4, dtype=np.int16), 25_000_000)
-    frames: Frames = frames_of(["clips"] * 62_500, *table.values(), np.arange(100_000_000))
+    source = np.repeat(np.arange(62_500, dtype=np.int32), 1600)
+    frame = np.tile(np.repeat(np.arange(400, dtype=np.int32), 4), 62_500)
+    view = np.tile(np.arange(4, dtype=np.int16), 25_000_000)
+    frames: Frames = frames_of(["clips"] * 62_500, source, frame, view, np.arange(100_000_000))
     order = EpochOrder(frames, TrainSettings(batch_size=1024, dataset_cap=10**9))
     samples = []
     for i in range(rounds):

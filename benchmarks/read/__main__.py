@@ -145,11 +145,10 @@ def goals(samples: Samples, large: int) -> list[Goal]:
     for peer, mine, least in (("TensorStore", beside(OURS + FRESH, "tensorstore"), 3.0), (zarr, of_zarr, 5.0)):
         if peer in samples:
             found.append(Goal(f"checked, fresh memory / {peer}", samples[mine], samples[peer], least))
-    mine = samples[COLD + OURS + REUSED]
-    found.append(Goal(f"{COLD}checked, reused memory / bare pread", mine, samples[COLD + BARE], 0.9))
+    cold, busy = samples[COLD + OURS + REUSED], samples[BUSY + OURS + REUSED]
+    found.append(Goal(f"{COLD}checked, reused memory / bare pread", cold, samples[COLD + BARE], 0.9))
     for other in (TAKE, HASHED):
-        mine = samples[BUSY + OURS + REUSED]
-        found.append(Goal(f"{BUSY}checked, reused memory / {other}", mine, samples[BUSY + other], None))
+        found.append(Goal(f"{BUSY}checked, reused memory / {other}", busy, samples[BUSY + other], None))
     return found
 
 

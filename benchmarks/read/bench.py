@@ -75,7 +75,7 @@ class Bench:
     def epoch(self, batch: int) -> None:
         """Leave the files in the page cache as an epoch does: shards by our store, the flat file by np.take."""
         drop(self.files)  # before anything maps them: what is mapped can't be dropped
-        buffer = aligned_empty((batch, TOKENS, DIM), np.float16)
+        buffer = aligned_empty((batch, TOKENS, DIM), "float16")
         store = open_store(self.root / "store")
         self.an_epoch(_into(store, buffer), shard_files(self.root), batch)
         store.close()
@@ -98,7 +98,7 @@ class Bench:
 
     def readers(self, batch: int) -> dict[str, Read]:
         """Return ourselves and the limits; what they read into used memory goes to the same memory."""
-        buffer = aligned_empty((batch, TOKENS, DIM), np.float16)
+        buffer = aligned_empty((batch, TOKENS, DIM), "float16")
         return {**ours(self.root, buffer), **limits(self.root, len(self.latents), buffer)}
 
     def measure(self, readers: dict[str, Read], batch: int, before: Callable[[], None], rounds: int = 0) -> Samples:
@@ -135,9 +135,13 @@ def ours(root: Path, buffer: Array) -> dict[str, Read]:
         OURS: open_store(root / "store", threads=2),
         UNCHECKED: open_store(root / "store", threads=2, check_rows=False),
     }.items():
-        found[name + FRESH] = lambda rows, s=store: s.read(rows, layers=[LAYER]).latents
+        found[name + FRESH] = _fresh(store)
         found[name + REUSED] = _into(store, buffer)
     return found
+
+
+def _fresh(store: Store) -> Read:
+    return lambda rows: store.read(rows, layers=[LAYER]).latents
 
 
 def _into(store: Store, buffer: Array) -> Read:

@@ -123,7 +123,7 @@ def annbatch(store: Path, latents: Array) -> dict[str, Read]:
     from annbatch import Loader
     from annbatch.abc import Sampler
 
-    class Given(Sampler):
+    class Given(Sampler):  # type: ignore[misc]  # annbatch is not installed where types are checked
         """Yields one batch of given rows."""
 
         rows: Array

@@ -113,8 +113,9 @@ def _settle(device: torch.device) -> None:
 
 def bare_forward(online: Contender, batch: TrainBatch) -> float:
     """Seconds of the teacher alone on a batch."""
-    assert online.plan.targets.online is not None
-    return timed(lambda: online.plan.targets.online(batch.pixels_BCSS), online.plan.device)
+    teacher = online.plan.targets.online
+    assert teacher is not None
+    return timed(lambda: teacher(batch.pixels_BCSS), online.plan.device)
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
