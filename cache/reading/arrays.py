@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store.layers import Layer
 
 
-def zarr_array(storage: Storage, name: str) -> zarr.Array[Any]:
+def zarr_array_of(storage: Storage, name: str) -> zarr.Array[Any]:
     """Return a layer, opened read-only by zarr-python; see `Store.zarr_array`."""
     import zarr
 
@@ -32,7 +32,7 @@ def zarr_array(storage: Storage, name: str) -> zarr.Array[Any]:
     return zarr.open_array(ObjectStore(from_url(storage.url), read_only=True), path=name, mode="r")
 
 
-def dask_array(read: Callable[..., Batch], rows: NDArray[np.int64], layer: Layer) -> dask.array.Array:
+def dask_array_of(read: Callable[..., Batch], rows: NDArray[np.int64], layer: Layer) -> dask.array.Array:
     """Return rows of a layer as a lazy array with a block per shard; see `Store.dask_array`."""
     import dask.array as da
     from dask.delayed import delayed

@@ -98,3 +98,19 @@ class Ring:
             yield memory
         finally:
             self.release(memory)
+
+
+def memory_for(layer: Layer, rows: int, out: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:
+    """Return where a layer's rows go; raises UsageError when the caller's array does not fit."""
+    if out is None:
+        return aligned_empty((rows, *layer.shape), layer.dtype)
+    given = out.get(layer.name)
+    if given is None:
+        raise UsageError(f"out: no array for layer {layer.name!r}; give one for every layer that is read.")
+    fits = given.dtype == np.dtype(layer.dtype) and given.shape[1:] == layer.shape and len(given) >= rows
+    if not fits or not given.flags.c_contiguous or not given.flags.writeable:
+        raise UsageError(
+            f"out: layer {layer.name!r} needs a writeable C-contiguous {layer.dtype} array of at least "
+            f"{(rows, *layer.shape)}, not {given.dtype} {given.shape}."
+        )
+    return given[:rows]

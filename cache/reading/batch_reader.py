@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from usjepa.cache.errors import StoreError
+from usjepa.cache.errors import DamageError
 from usjepa.cache.reading.layer_reader import LayerReader, LayerRows
 from usjepa.cache.reading.local import LocalReader
 from usjepa.cache.reading.plan import ReadPlan
@@ -115,13 +115,13 @@ class _Part:
 
         def begin(number: int) -> None:
             rows, i = missing[number]
-            with contextlib.suppress(OSError, StoreError):
+            with contextlib.suppress(OSError, DamageError):
                 opened[number] = rows.reader.begin_opening(rows.plan.shards[i])
 
         def finish(number: int) -> None:
             (rows, i), shard = missing[number], opened[number]
             if shard is not None:
-                with contextlib.suppress(OSError, StoreError):
+                with contextlib.suppress(OSError, DamageError):
                     rows.shards[i] = rows.reader.finish_opening(rows.plan.shards[i], shard)
 
         for step in (begin, finish) if missing else ():

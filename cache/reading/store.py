@@ -14,17 +14,14 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
 from usjepa.cache.lazy import lazy
-from usjepa.cache.reading import arrays
+from usjepa.cache.reading.arrays import dask_array_of, zarr_array_of
 from usjepa.cache.reading.batch import Batch
+from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import committed
-from usjepa.cache.store.generations import Manifest
-from usjepa.cache.store.memory import aligned_empty
 from usjepa.cache.store.origins import Origin, Table, table_of
 from usjepa.cache.store.state import (
-    State,
     check_layer,
     kept_generations,
     read_layer,
@@ -32,6 +29,7 @@ from usjepa.cache.store.state import (
     read_state,
     root_settings,
 )
+from usjepa.cache.store.unsealed import partial_manifest, progress_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -42,6 +40,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
 
 
@@ -175,7 +174,7 @@ class Store:
             named = [described[name].teacher for name in layers if described[name].kind == "latents"]
             names, teacher = list(dict.fromkeys(layers)), named[0] if named else None
         else:
-            teacher = self._whose(teacher)
+            teacher = self._chosen(teacher)
             mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
             names = [name for name in ("pixels", "regions", *mine) if name in described]
         return sorted(names, key=lambda name: -described[name].row_nbytes), teacher
@@ -185,11 +184,12 @@ class Store:
         if unknown:
             raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
 
-    def _whose(self, teacher: str | None) -> str | None:
-        """Return the teacher whose latents are meant, None where the store holds none."""
+    def _chosen(self, teacher: str | None) -> str | None:
+        """Return the teacher whose latents to read, None where the store holds none."""
         if teacher is None and len(self.latents) > 1:
             raise UsageError(
-                f"{self.location}: holds latents of {', '.join(self.latents)}: say which (train.teacher, teacher=...)."
+                f"{self.location}: holds latents of several teachers ({', '.join(self.latents)}). "
+                "Choose one: train.teacher in a recipe, teacher=... in Python."
             )
         teacher = teacher or (self.latents[0] if self.latents else None)
         if teacher is not None and teacher not in self.latents:
@@ -226,7 +226,7 @@ class Store:
         names, teacher = self._named[wanted]
         self._check_numbers(numbers)
         described = self._manifest.layers
-        arrays = {name: _memory(described[name], len(numbers), out) for name in names}
+        arrays = {name: memory_for(described[name], len(numbers), out) for name in names}
         if len(numbers) and arrays:
             try:
                 self._reader.get().read(numbers, arrays)
@@ -272,7 +272,7 @@ class Store:
         in float layers, else 0), and while a store grows the array may be longer than this generation.
         """
         self._check_layers([layer])
-        return arrays.zarr_array(self._storage, layer)
+        return zarr_array_of(self._storage, layer)
 
     def dask_array(self, layer: str) -> dask.array.Array:
         """Return a layer as a lazy array [R', *shape] of the stored dtype, a block per shard, each read by `read`.
@@ -280,27 +280,11 @@ class Store:
         Indexed as `rows`: entry i is row `rows[i]`, so holes take no place. What is read raises as `read` does.
         """
         self._check_layers([layer])
-        return arrays.dask_array(self.read, self.rows, self._manifest.layers[layer])
+        return dask_array_of(self.read, self.rows, self._manifest.layers[layer])
 
     def close(self) -> None:
         """Close files and threads; the store opens them again when it is read again."""
         self._reader.close()
-
-
-def _memory(layer: Layer, rows: int, out: Mapping[str, NDArray[Any]] | None) -> NDArray[Any]:
-    """Return where a layer's rows go; raises UsageError when the caller's array does not fit."""
-    if out is None:
-        return aligned_empty((rows, *layer.shape), layer.dtype)
-    given = out.get(layer.name)
-    if given is None:
-        raise UsageError(f"out: no array for layer {layer.name!r}; give one for every layer that is read.")
-    fits = given.dtype == np.dtype(layer.dtype) and given.shape[1:] == layer.shape and len(given) >= rows
-    if not fits or not given.flags.c_contiguous or not given.flags.writeable:
-        raise UsageError(
-            f"out: layer {layer.name!r} needs a writeable C-contiguous {layer.dtype} array of at least "
-            f"{(rows, *layer.shape)}, not {given.dtype} {given.shape}."
-        )
-    return given[:rows]
 
 
 def open_store(
@@ -335,32 +319,9 @@ def open_store(
         state = read_state(storage)
         if not allow_partial:
             raise NotSealedError(
-                f"{storage.url}: not sealed: {_progress_text(storage, state)}. Run its build command again."
+                f"{storage.url}: not sealed: {progress_text(storage, state)}. Run its build command again."
             )
-        manifest = _partial(storage, state)
+        manifest = partial_manifest(storage, state)
     for layer in manifest.layers.values():
         check_layer(storage, layer, read_layer(storage, layer.name))
     return Store(storage.url, manifest, threads, check_rows)
-
-
-def _progress_text(storage: Storage, state: State) -> str:
-    """Return how far each layer of an unsealed store is."""
-    if not state.layers:
-        return "nothing is built yet"
-    done = {name: len(committed(storage, layer)) for name, layer in state.layers.items()}
-    return ", ".join(f"{name} {count}/{state.shard_count} shards" for name, count in done.items())
-
-
-def _partial(storage: Storage, state: State) -> Manifest:
-    """Return what is committed so far as a generation 0; shards not yet built have an empty table hash."""
-    found = {name: committed(storage, layer) for name, layer in state.layers.items()}
-    shards = range(state.shard_count)
-    return Manifest(
-        0,
-        state.rows_per_shard,
-        state.segments,
-        state.layers,
-        {name: tuple(c[i].table if i in c else "" for i in shards) for name, c in found.items()},
-        dict.fromkeys(found, ()),
-        tuple(sorted({hole for c in found.values() for commit in c.values() for hole in commit.holes})),
-    )

@@ -34,7 +34,7 @@ def test_a_dask_array_reads_when_it_is_computed_and_only_the_shards_that_are_nee
     (tmp_path / "s/latents/toy/c.2.0.0").write_bytes(b"damaged")
     array = open_store(tmp_path / "s").dask_array("latents/toy")
     np.testing.assert_array_equal(array[:14].compute(scheduler="sync"), content["latents/toy"][:14])
-    with pytest.raises(DamageError, match=r"row 14 needs it|Row 14 needs it") as raised:
+    with pytest.raises(DamageError, match="Row 14 needs it") as raised:
         array.sum().compute(scheduler="threads")
     assert (raised.value.layer, raised.value.shard, raised.value.row) == ("latents/toy", 2, 14)
 

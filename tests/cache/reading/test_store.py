@@ -72,8 +72,13 @@ def test_every_single_bit_flipped_in_a_shard_raises(tmp_path: Path) -> None:
     clean = path.read_bytes()
     for byte in range(len(clean)):
         flip(path, byte, 1 << byte % 8)
-        with pytest.raises(DamageError, match="shard 0"):
+        with pytest.raises(DamageError, match=r"shard 0.* It shows a/000\d\.png") as raised:
             open_store(tmp_path / "s", threads=1).read([0, 1, 2, 3])
+        assert (raised.value.layer, raised.value.shard) == ("latents/toy", 0)
+        slot = byte // layers()["latents/toy"].layout.slot_nbytes
+        assert raised.value.row == (slot if slot < 4 else 0), (
+            "damage of a shard's end names the first row that needs it"
+        )
         path.write_bytes(clean)
     open_store(tmp_path / "s").read([0, 1, 2, 3])
 
