@@ -29,9 +29,9 @@ from usjepa.train.masks.multiblock import sample_masks
 from usjepa.train.model.augment import augment
 from usjepa.train.model.jepa import Jepa, make_optimizer
 from usjepa.train.objective.loss import loss as objective_loss
-from usjepa.train.run.plan import Plan, make_plan
+from usjepa.train.run.plan import TrainingPlan, make_plan
 from usjepa.train.run.ranks import Ranks
-from usjepa.train.run.step import forward, train_step
+from usjepa.train.run.step import Learner, forward, train_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,10 +65,10 @@ def recipe_of(args: argparse.Namespace, depth: int, targets: str = "cached") -> 
 class Contender:
     """A plan, its model, and turns of a few steps."""
 
-    def __init__(self, plan: Plan, steps: int, in_memory: bool = False) -> None:
+    def __init__(self, plan: TrainingPlan, steps: int, in_memory: bool = False) -> None:
         self.plan, self.steps = plan, steps
         self.model = Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
-        self.optimizer = make_optimizer(self.model, plan.settings)
+        self.learner = Learner(self.model, make_optimizer(self.model, plan.settings), plan, Ranks())
         self.maker = BatchMaker(plan.store, plan.targets, plan.settings, plan.device)
         self.held = [self.maker.make(request) for request in self.requests()] if in_memory else None
 
@@ -87,7 +87,7 @@ class Contender:
         """Seconds a step."""
         start = time.perf_counter()
         for batch in self.batches():
-            train_step(self.model, self.optimizer, [batch], len(batch), self.plan, Ranks())
+            train_step(self.learner, [batch], len(batch))
         _settle(self.plan.device)
         return (time.perf_counter() - start) / self.steps
 
@@ -143,7 +143,7 @@ def parts(of: Contender, batch: TrainBatch) -> dict[str, float]:
     _settle(device)
     found["loss"] = time.perf_counter() - start
     found["backward"] = timed(value.backward, device)
-    found["optimizer"] = timed(of.optimizer.step, device)
+    found["optimizer"] = timed(of.learner.optimizer.step, device)
     return found
 
 

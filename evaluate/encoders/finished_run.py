@@ -90,8 +90,8 @@ class FinishedRun:
         Raises:
             TrainingError: the log is damaged.
         """
+        from usjepa.train.record.folder import LOG
         from usjepa.train.record.log import read_log
-        from usjepa.train.run.state import LOG
 
         path = self.folder / LOG
         try:
@@ -112,8 +112,8 @@ def open_run(folder: Path) -> FinishedRun:
         UsageError: there is no such folder, or its training has not finished.
         TrainingError: its files are damaged.
     """
-    from usjepa.train.record.export import CONFIG, WEIGHTS, read_config
-    from usjepa.train.run.state import LOG
+    from usjepa.train.record.export import read_config
+    from usjepa.train.record.folder import CONFIG, LOG, WEIGHTS
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. RUN is the folder that usjepa-train wrote.")
@@ -132,7 +132,7 @@ def run_recipe(folder: Path) -> Recipe:
     from pydantic import ValidationError
 
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.train.run.state import RECIPE
+    from usjepa.train.record.folder import RECIPE
 
     path = folder / RECIPE
     try:

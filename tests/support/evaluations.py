@@ -44,7 +44,7 @@ def export_run(folder: Path, store: Path) -> None:
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.recipes.train import StudentSettings
     from usjepa.train.model.student import Student
-    from usjepa.train.record.export import export_encoder
+    from usjepa.train.record.export import EncoderConfig, export_encoder
 
     settings = StudentSettings.model_validate(SMALL)
     student, opened = Student(settings, SIZE, 0), open_store(store)
@@ -55,7 +55,8 @@ def export_run(folder: Path, store: Path) -> None:
         },
         "store": {"digest": opened.digest, "generation": 1},
     }
-    export_encoder(student.vit, settings.architecture, student.model_args, settings.mean, settings.std, folder, extra)
+    config = EncoderConfig(settings.architecture, student.model_args, settings.mean, settings.std, extra)
+    export_encoder(student.vit, config, folder)
     recipe = {"cache": {"image_size": SIZE, "rows_per_shard": 16, "teacher": {"patch_size": 8, "name": "tiny"}}}
     (folder / "recipe.json").write_text(Recipe.model_validate(recipe).model_dump_json())
     lines: list[dict[str, Any]] = [

@@ -1,4 +1,7 @@
-"""Write what a run leaves behind: log, curve, summary and the exported encoder.
+"""Write what a run leaves behind: checkpoints, log, curve, summary and the exported encoder.
 
-Read `log.py` first, then `export.py`.
+Read `folder.py` first: it names the files. `checkpoint.py` saves and restores a run, `log.py` writes its `lines.py`,
+`history.py` summarises them for `curve.py` and `summary.py`, `export.py` writes the encoder. Others import
+`load_encoder`, `export_encoder`, `EncoderConfig`, `read_log`, `RunLog`, `Checkpoints` and the names of the files. This
+room imports no other room of train.
 """

@@ -1,88 +1,145 @@
-"""The log of a run: one JSON object a line in `log.jsonl`.
+"""Write and read the log of a run, one JSON object per line, and TensorBoard events beside it.
 
-`{"kind": "step", "step", "epoch", "loss", "lr", "wd", "grad_norm", "images", "unusable", "batch", "images_per_s",
-"data_wait_s"}` for every optimizer step, `batch` being a fingerprint of its rows and masks; `{"kind": "validation",
-"epoch", "step", "loss", "images", "unusable", "best", "target_mean", "target_std", "rankme", "feature_std", "knn"}` at
-the end of every epoch (what can't be measured is left out). Floats are written so that they read
-back as the same bits. A resumed run first takes back the lines after its checkpoint, so no step is ever there twice.
+`lines.py` defines the lines: one for every optimizer step and one for the validation at the end of every epoch. Floats
+are written so that they read back as the same bits. A resumed run first removes the lines behind its checkpoint, so no
+step is ever there twice.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
+from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.cache.storage.durable import write_durably
+from usjepa.train.record.history import History
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-    from usjepa.train.record.tensorboard import Events
+    from usjepa.train.record.lines import Line
 
-Line = dict[str, Any]
+_NOT_SCALARS = ("kind", "step", "epoch", "batch", "best")
 
 
 def read_log(path: Path) -> list[Line]:
-    """The whole lines of a log, in order; [] when there is none. A last line that was cut is left out."""
+    """Return the complete lines of a log, in order; [] if there is none. A last line that was cut is left out.
+
+    Raises:
+        ValueError: a line is not JSON.
+    """
+    return [line for line, _ in _lines(path)]
+
+
+def _lines(path: Path) -> Iterator[tuple[Line, int]]:
+    """Yield the complete lines of a log, each with the offset in bytes of its end."""
     if not path.exists():
-        return []
-    lines = []
-    for text in path.read_bytes().split(b"\n")[:-1]:
-        lines.append(json.loads(text))
-    return lines
+        return
+    end = 0
+    with path.open("rb") as file:
+        for text in file:
+            if not text.endswith(b"\n"):
+                return
+            end += len(text)
+            yield cast("Line", json.loads(text)), end
 
 
-class Journal:
-    """Appends to a log."""
+class RunLog:
+    """Appends to a log, and summarises it in `history`."""
 
-    def __init__(
-        self, path: Path, step: int, validated: int, writes: bool = True, events: Events | None = None
-    ) -> None:
-        """Open a log at a checkpoint: lines of `step` and later and of epochs not yet `validated` are taken back.
+    def __init__(self, path: Path, step: int, validated: int, events: Events | None = None) -> None:
+        """Open a log at a checkpoint and remove the lines behind it.
 
-        Ranks that do not write keep the same lines in memory.
+        Args:
+            path: of `log.jsonl`, existing or new.
+            step: steps that the checkpoint covers.
+            validated: epochs whose validation the checkpoint covers.
+            events: written beside the log.
+
+        Raises:
+            TrainingError: a line that the checkpoint covers is not JSON.
         """
-        self.path = path
-        self.lines = [line for line in read_log(path) if _before(line, step, validated)]
-        self._file: BinaryIO | None = None
+        self.history = History()
         self._events = events
-        if not writes:
-            return
-        # The same bytes as `write` gives: floats and key order survive the round trip.
-        kept = b"".join(_bytes(line) for line in self.lines)
-        if not path.exists() or path.read_bytes() != kept:
-            write_durably(path, kept)
-        self._file = path.open("ab")
+        if not path.exists():
+            write_durably(path, b"")
+        kept = self._read(path, step, validated)
+        if kept != path.stat().st_size:
+            with path.open("r+b") as file:
+                file.truncate(kept)
+                os.fsync(file.fileno())
+        self._file: BinaryIO = path.open("ab")
+
+    def _read(self, path: Path, step: int, validated: int) -> int:
+        """Take in the lines that a checkpoint covers; return the offset in bytes of their end.
+
+        Lines are written in the order of the checkpoints, so those behind one are the end of the file.
+        """
+        kept = 0
+        try:
+            for line, end in _lines(path):
+                if not _before(line, step, validated):
+                    break
+                self.history.add(line)
+                kept = end
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{path}: the line at byte {kept:,} is not one that usjepa-train wrote ({error!r}). Restore the file "
+                "from a copy, or delete it to go on with an empty log."
+            ) from error
+        return kept
 
     def write(self, line: Line) -> None:
-        """Append a line; it is seen at once, and durable after `sync`."""
-        self.lines.append(line)
-        if self._file is not None:
-            self._file.write(_bytes(line))
-            self._file.flush()
+        """Append a line; other processes see it at once, and it is durable after `sync`."""
+        self.history.add(line)
+        self._file.write((json.dumps(line, allow_nan=False) + "\n").encode())
+        self._file.flush()
         if self._events is not None:
             self._events.write(line)
 
     def sync(self) -> None:
-        """Make what was written outlive a power cut."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
+        """Make the lines so far outlive a power cut."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file and the events."""
         if self._events is not None:
             self._events.close()
-        if self._file is not None:
-            self._file.close()
-
-
-def _bytes(line: Line) -> bytes:
-    return (json.dumps(line, allow_nan=False) + "\n").encode()
+        self._file.close()
 
 
 def _before(line: Line, step: int, validated: int) -> bool:
-    """Whether a checkpoint of `step` steps and `validated` epochs comes after this line."""
-    if line["kind"] == "step":
-        return bool(line["step"] < step)
-    return bool(line["epoch"] < validated)
+    """Return whether a checkpoint of `step` steps and `validated` epochs covers this line."""
+    return line["step"] < step if line["kind"] == "step" else line["epoch"] < validated
+
+
+class Events:
+    """Writes lines of the log as TensorBoard scalars `train/*` and `validation/*`, by step."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Begin or resume at a step: TensorBoard then ignores later events of earlier calls.
+
+        Raises:
+            UsageError: tensorboard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UsageError(
+                f"train.tensorboard needs the package tensorboard ({error}): pip install 'usjepa[tensorboard]', or "
+                "leave it off: log.jsonl and curve.png are always written."
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder), purge_step=step)
+
+    def write(self, line: Line) -> None:
+        """Write the numbers of one line."""
+        group = "train" if line["kind"] == "step" else "validation"
+        for name, value in line.items():
+            if name not in _NOT_SCALARS and value is not None:
+                self._writer.add_scalar(f"{group}/{name}", value, line["step"])
+
+    def close(self) -> None:
+        """Write buffered events and close the file."""
+        self._writer.close()

@@ -1,4 +1,4 @@
-"""What a person should know, and do, when a run has ended."""
+"""Summarise a finished run in a few lines, with what to change."""
 
 from __future__ import annotations
 
@@ -7,76 +7,79 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from usjepa.train.record.log import Line
+    from usjepa.train.record.history import History, StepTotals
+    from usjepa.train.record.lines import ValidationLine
 
 _WAITING = 0.10
-"""Share of a run's time waiting for data above which the store is too slow."""
+"""Share of a run's time spent waiting for data above which the store is too slow."""
 _RISEN = 1.05
+"""Ratio of the last validation loss to the lowest above which it has risen."""
 _COLLAPSED = 0.5
+"""Ratio of the last RankMe to the highest below which the features are collapsing."""
 _UNUSABLE = 0.02
+"""Share of images left out above which the masks do not fit the regions."""
 
 
-def summary(lines: list[Line], epochs: int) -> list[str]:
-    """Return the run in lines: where its best epoch lies, and every sign that something is to be done."""
-    steps = [line for line in lines if line["kind"] == "step" and line["loss"] is not None]
-    checks = [line for line in lines if line["kind"] == "validation"]
-    if not steps:
+def summary(history: History, epochs: int) -> list[str]:
+    """Return the run in lines: its speed, its best epoch, and every sign that something should be changed.
+
+    Args:
+        history: of its log.
+        epochs: of the recipe.
+    """
+    totals = history.totals
+    if not totals.steps:
         return ["no step was taken: every image's region was too small for its masks"]
-    images, seconds = sum(line["images"] for line in steps), _seconds(steps)
-    told = [f"{len(steps):,} steps, {images:,} images in {seconds / 60:.1f} min: {images / max(seconds, 1e-9):,.0f}/s"]
-    return [*told, *_validation(checks, epochs), *_data(steps, seconds)]
+    rate = totals.images / max(totals.seconds, 1e-9)
+    speed = f"{totals.steps:,} steps, {totals.images:,} images in {totals.seconds / 60:.1f} min: {rate:,.0f} images/s"
+    return [speed, *_validation(history.checks, epochs), *_data(totals)]
 
 
-def _seconds(steps: list[Line]) -> float:
-    return float(sum(line["images"] / line["images_per_s"] for line in steps if line["images_per_s"] > 0))
-
-
-def _validation(checks: list[Line], epochs: int) -> list[str]:
+def _validation(checks: list[ValidationLine], epochs: int) -> list[str]:
     if not checks:
-        return ["nothing was held out: the exported encoder is the last one, and no figure says how good it is"]
+        return ["nothing was held out: the last encoder is exported, and no figure says how good it is"]
     losses = [line["loss"] for line in checks]
     best = int(np.argmin(losses))
-    told = [f"lowest validation loss {losses[best]:.5f} after epoch {best + 1} of {epochs}: that encoder is exported"]
+    notes = [f"lowest validation loss {losses[best]:.5f} after epoch {best + 1} of {epochs}: that encoder is exported"]
     if best + 1 == len(checks) and len(checks) > 1:
-        told.append("the loss was still falling at the end: more epochs (train.epochs) should help")
+        notes.append("the loss was still falling at the end: more epochs (train.epochs) should help")
     if losses[-1] > _RISEN * losses[best]:
-        told.append(
-            f"it rose by {100 * (losses[-1] / losses[best] - 1):.0f} % afterwards: fewer epochs, more data, or a lower "
-            "train.lr"
+        notes.append(
+            f"it rose by {100 * (losses[-1] / losses[best] - 1):.0f} % afterwards: use fewer epochs, more data, or a "
+            "lower train.lr"
         )
-    return told + _features(checks)
+    return notes + _features(checks)
 
 
-def _features(checks: list[Line]) -> list[str]:
-    told = []
+def _features(checks: list[ValidationLine]) -> list[str]:
+    notes = []
     ranks = [line["rankme"] for line in checks if "rankme" in line]
     if ranks:
-        told.append(f"RankMe {ranks[0]:.1f} after the first epoch, {ranks[-1]:.1f} after the last")
+        notes.append(f"RankMe {ranks[0]:.1f} after the first epoch, {ranks[-1]:.1f} after the last")
         if ranks[-1] < _COLLAPSED * max(ranks):
-            told.append("the features lost half of their rank on the way: the encoder is collapsing, lower train.lr")
+            notes.append("the features lost half of their rank on the way: the encoder is collapsing, lower train.lr")
     probes = [(line["epoch"] + 1, line["knn"]) for line in checks if "knn" in line]
     if probes:
         best = max(probes, key=lambda probe: probe[1])
-        told.append(
+        notes.append(
             f"k-NN on held-out groups: macro F1 {100 * probes[-1][1]:.1f} % at the end, best {100 * best[1]:.1f} % "
             f"after epoch {best[0]}"
         )
-    return told
+    return notes
 
 
-def _data(steps: list[Line], seconds: float) -> list[str]:
-    told = []
-    waited = sum(line["data_wait_s"] for line in steps) / max(seconds, 1e-9)
+def _data(totals: StepTotals) -> list[str]:
+    notes = []
+    waited = totals.waited_s / max(totals.seconds, 1e-9)
     if waited > _WAITING:
-        told.append(
+        notes.append(
             f"{100 * waited:.0f} % of the time was spent waiting for the store: raise train.read_threads, or copy the "
             "store nearer (usjepa-cache plan measures it)"
         )
-    unusable = sum(line["unusable"] for line in steps)
-    share = unusable / (unusable + sum(line["images"] for line in steps))
+    share = totals.unusable / (totals.unusable + totals.images)
     if share > _UNUSABLE:
-        told.append(
+        notes.append(
             f"{100 * share:.1f} % of the images had too small a region for their masks and were left out: "
             "train.masks.min_patches or target_scale are too large for this grid"
         )
-    return told
+    return notes

@@ -1,4 +1,6 @@
-"""Train: plan a run, loop over its steps, checkpoint, validate, resume.
+"""Train a run: plan it, loop over its steps, validate, checkpoint, resume.
 
-Read `loop.py` first, then `plan.py`, `state.py`, `step.py` and `checkpoint.py`. Others import `train`.
+Read `loop.py` first, then `plan.py` (what is fixed before the first step), `state.py` (what steps change) and
+`step.py`. `schedule.py` gives the rates, `ranks.py` shares the work, `validate.py`, `insight.py` and `knn.py` measure
+the encoder, `card.py` describes it. Others import `train`, `make_plan` and `knn_predict`. This room imports all others.
 """

@@ -1,4 +1,4 @@
-"""The model card: README.md beside the encoder, in the layout that model hubs read."""
+"""Write the model card, README.md beside the encoder, as model hubs read it."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
-    from usjepa.train.record.log import Line
-    from usjepa.train.run.plan import Plan
-
-CARD = "README.md"
+    from usjepa.train.run.plan import TrainingPlan
 
 _LOAD = """```python
 import json, pathlib, timm
@@ -24,13 +21,20 @@ tokens = model.eval().forward_features(images)[:, model.num_prefix_tokens:]  # p
 ```"""
 
 
-def model_card(plan: Plan, architecture: str, best: Json, lines: list[Line], told: list[str]) -> str:
-    """Return the card: what it is, what it learnt from, how it was trained, how far it can be trusted."""
+def model_card(plan: TrainingPlan, architecture: str, best: Json, epochs: int, notes: list[str]) -> str:
+    """Return the card: what the encoder is, what it learnt from, how it was trained, how far it can be trusted.
+
+    Args:
+        plan: of the run.
+        architecture: timm name of the encoder.
+        best: loss, step and epoch of lowest validation loss; None if nothing was held out.
+        epochs: that the run has begun.
+        notes: summary of the run, in lines.
+    """
     settings, store = plan.settings, plan.store
     pixels = settings.objective == "pixels"
     learnt = "its own masked pixels" if pixels else f"the patch latents of the frozen teacher `{plan.targets.name}`"
     masks = "inside the scan region" if settings.masks.regions else "over the whole frame"
-    epoch = lines[-1]["epoch"] + 1 if lines else 0
     held = f"{len(plan.validation_rows):,} frames of other groups held out"
     chosen = "the last step"
     if best is not None:
@@ -38,7 +42,7 @@ def model_card(plan: Plan, architecture: str, best: Json, lines: list[Line], tol
     rows = {
         "encoder": f"`{architecture}`, {store.size} x {store.size} pixels",
         "objective": f"`{settings.loss}` on {learnt}, multiblock masks {masks}",
-        "frames": f"{plan.order.length:,} an epoch, {epoch} epochs; {held}",
+        "frames": f"{plan.order.length:,} per epoch, {epochs} epochs; {held}",
         "chosen": chosen,
         "store": f"generation {store.generation}, digest `{store.digest}`",
         "versions": ", ".join(f"{name} {value}" for name, value in sorted(plan.soft.items())),
@@ -46,7 +50,7 @@ def model_card(plan: Plan, architecture: str, best: Json, lines: list[Line], tol
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
     recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
-    summary = "\n".join(f"- {line}" for line in told)
+    summary = "\n".join(f"- {line}" for line in notes)
     return f"""---
 library_name: timm
 pipeline_tag: image-feature-extraction

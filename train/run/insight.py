@@ -1,14 +1,16 @@
-"""What the loss does not tell: whether the encoder collapses, and whether its features know anything.
+"""Measure the encoder's features on held-out frames: rank, spread and a k-NN probe.
 
-Within one teacher a lower loss means a better student (arXiv 2509.24317, section 4), between settings it means little.
-So validation also measures, on whole held-out frames: RankMe, the spread of the features, and every few epochs, where
-there are labels, a k-NN probe from training frames to held-out groups.
+Within one teacher a lower loss means a better student (SALT, arXiv 2509.24317, section 4); between settings it means
+little. So validation also measures, on whole held-out frames: RankMe, whose fall shows a collapse, the spread of the
+features, and every few epochs, if frames have labels, a k-NN probe from training frames to held-out groups.
+
+Shape suffixes: N frames, F features, B images, L tokens, D width, R rows of the table.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 import torch
@@ -18,14 +20,13 @@ from usjepa.train.run.knn import knn_predict
 
 if TYPE_CHECKING:
     from usjepa.train.model.student import Student
-    from usjepa.train.record.log import Line
-    from usjepa.train.run.plan import Plan
+    from usjepa.train.run.plan import TrainingPlan
 
-HELD_OUT = 1024
-"""Held-out frames that are looked at, at most."""
-NEIGHBOURS_AMONG = 2048
-"""Training frames that the k-NN probe may choose from."""
-K = 20
+_HELD_OUT = 1024
+"""Most held-out frames that are measured."""
+_NEIGHBOURS_AMONG = 2048
+"""Most training frames that the k-NN probe chooses from."""
+_K = 20
 _AT_ONCE = 64
 _RANKME_EPSILON = 1e-7
 
@@ -33,26 +34,39 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 
 
-def look(student: Student, plan: Plan, epoch: int) -> Line:
-    """Return what is measured at an epoch's end; {} without held-out frames.
+class FeatureMeasures(TypedDict, total=False):
+    """Measures of the features at the end of an epoch; what can't be measured is left out."""
 
-    `rankme`, `feature_std`, and at every `train.knn_every`-th epoch and the last `knn` (macro F1, 0 to 1).
+    rankme: float
+    feature_std: float
+    """Standard deviation over frames, mean over features."""
+    knn: float
+    """Macro F1 of the probe, 0 to 1."""
+
+
+def measure_features(student: Student, plan: TrainingPlan, epoch: int) -> FeatureMeasures:
+    """Return the measures at the end of an epoch (from 0); {} without two held-out frames.
+
+    `knn` is there at every `train.knn_every`-th epoch and the last, if two classes are labelled on either side.
     """
-    held = _evenly(plan.validation_rows, HELD_OUT)
+    held = _evenly(plan.validation_rows, _HELD_OUT)
     if len(held) < 2:
         return {}
-    features_NF = features(student, plan, held)
-    line: Line = {"rankme": round(rank_me(features_NF), 3), "feature_std": round(float(features_NF.std(0).mean()), 6)}
+    features_NF = _features(student, plan, held)
+    found: FeatureMeasures = {
+        "rankme": round(rank_me(features_NF), 3),
+        "feature_std": round(float(features_NF.std(0).mean()), 6),
+    }
     every = plan.settings.knn_every
     if every and ((epoch + 1) % every == 0 or epoch + 1 == plan.settings.epochs):
         score = _probe(student, plan, held, features_NF)
         if score is not None:
-            line["knn"] = round(score, 4)
-    return line
+            found["knn"] = round(score, 4)
+    return found
 
 
-def features(student: Student, plan: Plan, positions: Ints) -> Floats:
-    """Mean patch tokens of whole frames, float32 [N, D]."""
+def _features(student: Student, plan: TrainingPlan, positions: Ints) -> Floats:
+    """Return the mean patch tokens of whole frames, float32 [N, D]."""
     was_training = student.training
     student.eval()
     pooled = []
@@ -67,26 +81,26 @@ def features(student: Student, plan: Plan, positions: Ints) -> Floats:
 
 
 def rank_me(features_NF: Floats) -> float:
-    """RankMe (arXiv 2210.02885, equation 2): exp of the entropy of the singular values' shares, at most min(N, F)."""
+    """Return RankMe (arXiv 2210.02885, equation 2): exp of the entropy of the singular values' shares."""
     values = np.linalg.svd(features_NF.astype(np.float64), compute_uv=False)
     shares = values / max(float(values.sum()), 1e-300) + _RANKME_EPSILON
     return math.exp(-float((shares * np.log(shares)).sum()))
 
 
-def _probe(student: Student, plan: Plan, held: Ints, held_NF: Floats) -> float | None:
-    """Macro F1 of k-NN on the labelled held-out frames; None when fewer than two classes are on either side."""
+def _probe(student: Student, plan: TrainingPlan, held: Ints, held_NF: Floats) -> float | None:
+    """Return the macro F1 of k-NN on labelled held-out frames; None with fewer than two classes on either side."""
     classes_R, count = _classes(plan)
     queries = classes_R[held] >= 0
     known = plan.split.train[(classes_R[plan.split.train] >= 0) & (plan.store.table.view[plan.split.train] == 0)]
-    known = _evenly(known, NEIGHBOURS_AMONG)
+    known = _evenly(known, _NEIGHBOURS_AMONG)
     if len(set(classes_R[held][queries])) < 2 or len(set(classes_R[known])) < 2:
         return None
-    predicted = knn_predict(features(student, plan, known), classes_R[known], held_NF[queries], K, count)
+    predicted = knn_predict(_features(student, plan, known), classes_R[known], held_NF[queries], _K, count)
     return macro_f1(classes_R[held][queries], predicted)
 
 
 def macro_f1(true: Ints, predicted: Ints) -> float:
-    """Mean over the classes that are there, in either, of 2 TP / (2 TP + FP + FN)."""
+    """Return the mean of 2 TP / (2 TP + FP + FN) over the classes that occur, as true or as predicted ones."""
     scores = []
     for label in np.union1d(true, predicted):
         hit = int(((true == label) & (predicted == label)).sum())
@@ -94,8 +108,8 @@ def macro_f1(true: Ints, predicted: Ints) -> float:
     return float(np.mean(scores))
 
 
-def _classes(plan: Plan) -> tuple[Ints, int]:
-    """A class for each row of the table, int64; -1 without a label. Labels of two datasets are two classes."""
+def _classes(plan: TrainingPlan) -> tuple[Ints, int]:
+    """Return each row's class, int64 [R], and their number; -1 without a label. Datasets share no class."""
     table = plan.store.table
     numbers: dict[tuple[str, str], int] = {}
     of_source = np.full(len(table.sources), -1, np.int64)

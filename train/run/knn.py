@@ -1,7 +1,9 @@
-"""k nearest neighbours by cosine similarity: what the features hold before anything is trained on them.
+"""Classify features by the majority of their k nearest neighbours in cosine similarity.
 
-Plain majority, no temperature. Equal votes go to the tied class that holds the nearest neighbour, equal
-similarities to the earlier training frame, so that the same features give the same answer everywhere.
+There is no temperature. Equal votes go to the tied class of the nearest neighbour, equal similarities to the earlier
+training frame, so that the same features give the same classes everywhere.
+
+Shape suffixes: N training frames, Q queries, F features, K neighbours.
 """
 
 from __future__ import annotations
@@ -23,7 +25,15 @@ def knn_predict(
     k: int,
     classes: int,
 ) -> NDArray[np.int64]:
-    """Return the class of each query, int64 [Q]; `k` is cut to the number of training frames."""
+    """Return the class of each query, int64 [Q].
+
+    Args:
+        train_NF: features of the training frames.
+        labels_N: their classes, from 0.
+        query_QF: features of the queries.
+        k: number of neighbours, at most that of training frames.
+        classes: number of classes.
+    """
     train = _unit(train_NF)
     k = min(k, len(train))
     predicted = np.empty(len(query_QF), np.int64)
@@ -35,13 +45,13 @@ def knn_predict(
 
 
 def _unit(features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows scaled to length 1; a row of zeros stays one and is as near to everything as to nothing."""
+    """Return the rows scaled to length 1; a row of zeros stays zero and is equally similar to every other."""
     length = np.linalg.norm(features, axis=1, keepdims=True)
     return np.asarray(features / np.maximum(length, np.float32(1e-12)), dtype=np.float32)
 
 
 def _majority(votes_QK: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """Return the commonest class of each row of votes, which are ordered by nearness."""
+    """Return the most common class of each row of votes, which are ordered by similarity."""
     count = (votes_QK[:, :, None] == np.arange(classes)).sum(axis=1)
     tied = count == count.max(axis=1, keepdims=True)
     # Among tied classes, the one whose first vote comes earliest.

@@ -1,21 +1,21 @@
-"""What is fixed before the first step: store, targets, rows, schedule, and the identity that a resume must meet."""
+"""TrainingPlan a run before its first step: store, targets, rows, schedule and identity."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from usjepa.cache.errors import IdentityError, StoreError, UsageError
-from usjepa.cache.identity import Json, differences, explain, soft_versions
+from usjepa.cache.identity import Json, canonical, differences, explain, soft_versions
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.marks import hard_values
 from usjepa.train.data.clip_runs import frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
 from usjepa.train.data.split import Split, split_rows
 from usjepa.train.objective.targets import Targets, choose_targets
-from usjepa.train.run.checkpoint import Progress, same_json
 from usjepa.train.run.ranks import Ranks
 from usjepa.train.run.schedule import Schedule
 
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.train.record.checkpoint import RunProgress
 
 
 @dataclass(frozen=True)
-class Plan:
+class TrainingPlan:
     """Everything a run is made of but its weights."""
 
     recipe: Recipe
@@ -38,10 +39,10 @@ class Plan:
     split: Split
     order: EpochOrder
     validation_rows: NDArray[np.int64]
-    """Positions, int64: view 0 of every held-out frame."""
+    """int64, positions in the store's table: view 0 of every held-out frame."""
     schedule: Schedule
     ranks: int = 1
-    """Processes that share the work: no number depends on it but the order in which floats are added."""
+    """Processes that share the work; only the order in which floats are added depends on it."""
 
     @property
     def settings(self) -> TrainSettings:
@@ -50,7 +51,7 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Optimizer steps per epoch."""
         return self.order.steps_per_epoch()
 
     @property
@@ -60,27 +61,36 @@ class Plan:
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What the numbers of this run depend on, beside the code: JSON-able, compared field by field at a resume."""
+        """Hard: what the numbers of this run depend on, beside the code. Compared field by field at a resume."""
         numbers = hard_values(self.settings, "training")
         numbers["teacher"] = self.targets.name
         layers = ["pixels", *(["regions"] if self.settings.masks.regions else [])]
         stored: dict[str, Json] = {name: self.store.identity[name] for name in layers}
         stored["digest"] = self.store.digest
         order: dict[str, Json] = {"version": ORDER_VERSION}
-        return dict(same_json({"train": numbers, "order": order, "store": stored, "teacher": self.targets.identity}))
+        found = {"train": numbers, "order": order, "store": stored, "teacher": self.targets.identity}
+        # As JSON gives it back: tuples become lists, so that stored and wanted values compare.
+        return dict(json.loads(canonical(found)))
 
     @property
     def soft(self) -> dict[str, Json]:
-        """Versions and machine: recorded in checkpoints and the export, never in the way."""
+        """Soft: versions and machine, recorded in checkpoints and the export, never compared."""
         threads = torch.get_num_threads()
         versions = soft_versions(["torch", "timm", "usjepa"])
         return {**versions, "device": self.device.type, "threads": threads, "ranks": self.ranks}
 
 
 def make_plan(
-    store_path: str, recipe: Recipe, device: str | None, resumed: Progress | None, ranks: Ranks | None = None
-) -> Plan:
+    store_path: str, recipe: Recipe, device: str | None, resumed: RunProgress | None, ranks: Ranks | None = None
+) -> TrainingPlan:
     """Open the store and decide which rows are trained on, in which order, against which targets.
+
+    Args:
+        store_path: folder or URL.
+        recipe: its `train` section, and `cache.teacher` for online targets.
+        device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
+        resumed: of the run that goes on; None: the run begins.
+        ranks: of the run; None: this process alone.
 
     Raises:
         NotSealedError: the store's build has not finished.
@@ -98,23 +108,23 @@ def make_plan(
     order = EpochOrder(frames_of(dataset_S, table.source, table.frame, table.view, split.train), settings)
     validation_rows = first_views(table.source, table.frame, table.view, split.validation)
     schedule = Schedule(settings, order.steps_per_epoch())
-    plan = Plan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size)
+    plan = TrainingPlan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size)
     if resumed is not None:
-        refuse_another(resumed, plan.identity)
+        refuse_differences(resumed, plan.identity)
     return plan
 
 
-def refuse_another(resumed: Progress, wanted: dict[str, Json]) -> None:
-    """Raise IdentityError when a run would go on with other numbers than it began with; every field is shown."""
+def refuse_differences(resumed: RunProgress, wanted: dict[str, Json]) -> None:
+    """Raise IdentityError, with every field, if a run would go on with other numbers than it began with."""
     found = differences(resumed.identity, wanted)
     if any(field.split(".")[0] == "order" for field, _, _ in found):
         raise IdentityError(
-            "this run began under another version of usjepa, which visits rows in another order (field: stored | "
-            f"wanted):\n{explain(found)}\nGo on with that version, or give another RUN folder to train anew."
+            "This run began under another version of usjepa, which visits rows in another order (field: stored | "
+            f"wanted):\n{explain(found)}\nGo on with that version, or give another RUN folder to train again."
         )
     if found:
         raise IdentityError(
-            "this run began with other numbers (field: stored | wanted):\n"
+            "This run began with other settings or another store (field: stored | wanted):\n"
             f"{explain(found)}\n"
             "Give the same store and recipe to go on, or another RUN folder to train with the new ones."
         )
@@ -126,36 +136,39 @@ def _device(name: str | None, settings: TrainSettings, ranks: Ranks) -> torch.de
     except RuntimeError as error:
         raise UsageError(f"--device {name}: {error}") from error
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: training runs on cpu or cuda")
+        raise UsageError(f"--device {name}: training runs on cpu or cuda.")
     if device.type == "cuda":
         if ranks.size > 1 and device.index is None:
             device = torch.device("cuda", ranks.local)
         if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"--device {name}: torch sees {torch.cuda.device_count()} GPUs here")
+            raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} GPUs on this machine.")
         if settings.compute == "fp16":
-            raise UsageError("train.compute=fp16 would need its gradients scaled: use bf16 or fp32")
+            raise UsageError(
+                "train.compute=fp16 is not supported, because it needs scaled gradients: use bf16 or fp32."
+            )
     return device
 
 
-def _open(path: str, threads: int, resumed: Progress | None) -> Store:
-    """Open the store; a resumed run reads the generation that it began on, also when the store has grown since."""
+def _open(path: str, threads: int, resumed: RunProgress | None) -> Store:
+    """Open the store; a resumed run reads the generation that it began on, even if the store has grown since."""
     newest = open_store(path, threads=threads)
     if resumed is None or newest.digest == resumed.store["digest"]:
         return newest
     try:
         older = open_store(path, generation=int(resumed.store["generation"]), threads=threads)
     except StoreError:
-        return newest  # it never had that generation: the identities will tell how the two stores differ
+        return newest  # it never had that generation: comparing identities shows how the two stores differ
     return older if older.digest == resumed.store["digest"] else newest
 
 
-def describe(plan: Plan) -> list[str]:
-    """What a person should know before the first step."""
+def describe(plan: TrainingPlan) -> list[str]:
+    """Return the lines to log before the first step: sizes, targets, device, warnings."""
     frames, held = plan.order.length, len(plan.validation_rows)
     pixels = plan.settings.objective == "pixels"
-    told = "normalised pixels" if pixels else f"{plan.settings.targets} latents of {plan.targets.name}"
+    targets = "normalised pixels" if pixels else f"{plan.settings.targets} latents of {plan.targets.name}"
     notes = [
-        f"{frames:,} frames an epoch, {plan.steps_per_epoch:,} steps of {plan.settings.batch_size}; {held:,} frames "
-        f"held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {told}; {plan.device.type}"
+        f"{frames:,} frames per epoch, {plan.steps_per_epoch:,} steps of {plan.settings.batch_size} images; {held:,} "
+        f"frames held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {targets}; device: "
+        f"{plan.device.type}"
     ]
     return [*notes, *(note for note in (plan.split.note, plan.targets.warning) if note)]

@@ -1,16 +1,17 @@
-"""The processes of one run: alone, or started by `torchrun`, each with its share of every batch.
+"""Share every batch of a run among the processes that `torchrun` starts.
 
 All draws are functions of (seed, step, row), so any number of ranks computes the same run: the same rows, masks and
-augmentation, and losses that agree up to the order in which floats are added. Ranks talk twice a step: the gradients
-(DistributedDataParallel), and a handful of integers (how many images, who was asked to stop) over gloo on the host,
-so that no rank takes a decision that another doesn't.
+augmentation, and losses that agree up to the order in which floats are added. Ranks communicate twice per step: the
+gradients (DistributedDataParallel), and a handful of integers (how many images, whether to stop) over gloo on the host,
+so that all ranks take the same decisions.
 
-A rank that dies or hangs ends the others within `TIMEOUT_S`, with a message; nothing waits forever.
+A rank that dies or hangs ends the others within 55 seconds, with a message; nothing waits forever.
 """
 
 from __future__ import annotations
 
 import datetime
+import math
 import os
 import re
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -26,34 +27,34 @@ from torch.nn.parallel import DistributedDataParallel
 from usjepa.cache.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 Ints = NDArray[np.int64]
-TIMEOUT_S = 55.0
-"""Longest wait for another rank; the slowest thing between two meetings is a checkpoint's write, which has its own."""
-SAVING_TIMEOUT_S = 1800.0
+_TIMEOUT_S = 55.0
+"""Longest wait for another rank; waiting for a checkpoint's write has its own limit."""
+_SAVING_TIMEOUT_S = 1800.0
 """Longest wait for rank 0 to write a checkpoint or an export to slow storage."""
 _OF_COLLECTIVES = re.compile("gloo|nccl|TCPStore|Connection (closed|reset)|timed out", re.IGNORECASE)
-"""Gloo raises plain RuntimeErrors."""
+"""Matches the plain RuntimeErrors that gloo raises."""
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Who this process is among those of the run."""
+    """The place of this process among those of the run."""
 
     rank: int = 0
     size: int = 1
     local: int = 0
-    """Number among the ranks of this machine: the GPU it takes."""
+    """Number among the ranks of this machine, and of the GPU that it takes."""
     host: distributed.ProcessGroup | None = None
-    """For integers and floats on the host; None when alone."""
+    """Adds numbers on the host; None when alone."""
     patient: distributed.ProcessGroup | None = None
-    """For waiting until rank 0 has written something."""
+    """Waits until rank 0 has written a file; None when alone."""
 
     @property
     def leads(self) -> bool:
-        """Whether this is the rank that writes and speaks."""
+        """Whether this is rank 0, which writes and reports."""
         return self.rank == 0
 
     def add(self, values: Sequence[int]) -> list[int]:
@@ -64,14 +65,19 @@ class Ranks:
         """Return the sums over ranks, in float64."""
         return [float(value) for value in self._summed(torch.tensor(values, dtype=torch.float64)).tolist()]
 
+    def of_rank_0(self, values: Collection[float], most: int) -> list[float]:
+        """Return on every rank the finite values of rank 0, at most `most`; those of other ranks are ignored."""
+        padded = [*values, *[math.nan] * (most - len(values))] if self.leads else [0.0] * most
+        return [value for value in self.add_floats(padded) if not math.isnan(value)]
+
     def wait(self) -> None:
-        """Return once every rank has come here: rank 0 may have been writing."""
+        """Return once every rank has called this: rank 0 may have been writing."""
         if self.patient is not None:
-            with _told():
+            with _reporting():
                 distributed.barrier(self.patient)
 
     def shares(self, positions: Ints, parts: int = 1) -> list[Ints]:
-        """Return this rank's share of a batch (int64), cut into `parts`; the ranks' shares in order are the batch."""
+        """Return this rank's share of a batch, int64, cut into `parts`; the ranks' shares in order are the batch."""
         cut = np.array_split(positions, self.size * parts)
         return cut[self.rank * parts : (self.rank + 1) * parts]
 
@@ -85,25 +91,25 @@ class Ranks:
             )
 
     def parallel(self, model: torch.nn.Module) -> torch.nn.Module:
-        """Return the model as its gradients are averaged over ranks; itself when alone."""
+        """Return the model wrapped so that its gradients are averaged over ranks; itself when alone."""
         if self.size == 1:
             return model
-        with _told():
+        with _reporting():
             return DistributedDataParallel(model)
 
     def _summed(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.host is not None:
-            with _told():
+            with _reporting():
                 distributed.all_reduce(tensor, group=self.host)
         return tensor
 
 
 @contextmanager
 def ranks_of_this_run(device: str | None) -> Iterator[Ranks]:
-    """Join the ranks that `torchrun` started; alone without it.
+    """Join the ranks that `torchrun` started, or run alone without it.
 
     Args:
-        device: what the person asked for: decides between nccl and gloo for gradients.
+        device: of `--device`; decides between nccl and gloo for gradients.
 
     Raises:
         UsageError: the environment names a number of ranks and lacks the rest.
@@ -113,17 +119,17 @@ def ranks_of_this_run(device: str | None) -> Iterator[Ranks]:
     if size == 1:
         yield Ranks()
         return
-    lacking = [name for name in _NEEDED if name not in os.environ]
-    if lacking:
-        raise UsageError(f"WORLD_SIZE={size}, but {', '.join(lacking)} is not set: start the ranks with torchrun.")
+    missing = [name for name in _NEEDED if name not in os.environ]
+    if missing:
+        raise UsageError(f"WORLD_SIZE={size}, but {', '.join(missing)} is not set: start the ranks with torchrun.")
     local = int(os.environ["LOCAL_RANK"])
     on_gpu = torch.cuda.is_available() and (device is None or device.startswith("cuda"))
     if on_gpu:
         torch.cuda.set_device(local)
-    with _told():
-        timeout = datetime.timedelta(seconds=TIMEOUT_S)
+    with _reporting():
+        timeout = datetime.timedelta(seconds=_TIMEOUT_S)
         distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout)
-        host, patient = _gloo(TIMEOUT_S), _gloo(SAVING_TIMEOUT_S)
+        host, patient = _gloo(_TIMEOUT_S), _gloo(_SAVING_TIMEOUT_S)
     try:
         yield Ranks(distributed.get_rank(), size, local, host, patient)
     finally:
@@ -137,8 +143,8 @@ def _gloo(timeout_s: float) -> distributed.ProcessGroup:
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """Turn what a collective raises into one error that says what happened and what to do."""
+def _reporting() -> Iterator[None]:
+    """Turn the error of a collective into a TrainingError that says what happened and what to do."""
     try:
         yield
     except RuntimeError as error:
@@ -147,10 +153,10 @@ def _told() -> Iterator[None]:
         first = str(error).strip().split("\n")[0].split(". This is typically")[0]
         raise TrainingError(
             f"rank {os.environ.get('RANK', '0')}: another rank died or does not answer ({first}). The last checkpoint "
-            "is whole: look at the other ranks' messages, then run the same command again, with any number of ranks."
+            "is whole: read the other ranks' messages, then run the same command again, with any number of ranks."
         ) from error
 
 
-def lost_rank_told(ranks: Ranks) -> AbstractContextManager[None]:
-    """Turn the error of a lost rank, raised from within a backward pass, into a TrainingError."""
-    return _told() if ranks.size > 1 else nullcontext()
+def reporting_lost_ranks(ranks: Ranks) -> AbstractContextManager[None]:
+    """Turn the error of a lost rank, raised in a backward pass, into a TrainingError."""
+    return _reporting() if ranks.size > 1 else nullcontext()

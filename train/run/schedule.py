@@ -1,4 +1,4 @@
-"""Learning rate and weight decay of every step, as plain functions of the step number."""
+"""Compute learning rate and weight decay as plain functions of the step number."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
 
 
 def _cosine(start: float, end: float, progress: float) -> float:
-    """Half a cosine from start (progress 0) to end (progress 1); progress beyond either end stays there."""
+    """Return half a cosine from start (progress 0) to end (progress 1), clamped at both ends."""
     progress = min(max(progress, 0.0), 1.0)
     share = 0.5 * (1.0 + math.cos(math.pi * progress))
     return start * share + end * (1.0 - share)
 
 
 class Schedule:
-    """Linear warmup and cosine, as I-JEPA's (`src/utils/schedulers.py`), but exact at both ends.
+    """Linear warmup and cosine, as in I-JEPA's code (`src/utils/schedulers.py`), but exact at both ends.
 
-    Step 0 takes `lr_start` and the last step takes `lr_final`; the reference advances before it sets the first, so that
-    its step 0 is already past `lr_start`. Values are pure in the step: a resume needs no scheduler state.
+    Step 0 takes `lr_start` and the last step takes `lr_final`; the reference advances before it sets the first rate, so
+    its step 0 is already past `lr_start`. Rates depend on the step alone: a resume needs no scheduler state.
     """
 
     def __init__(self, settings: TrainSettings, steps_per_epoch: int) -> None:
@@ -29,9 +29,9 @@ class Schedule:
         self.last_step = settings.epochs * steps_per_epoch - 1
 
     def lr(self, step: int) -> float:
-        """Learning rate of a step (from 0): the peak at step `warmup_steps`, `lr_final` at the last step and after.
+        """Return the learning rate of a step (from 0): the peak at `warmup_steps`, `lr_final` from the last step on.
 
-        A run whose only step behind the warmup is the peak itself never gets to `lr_final`.
+        A run whose only step behind the warmup is the peak itself never reaches `lr_final`.
         """
         settings = self._settings
         if step < self.warmup_steps:
@@ -40,5 +40,5 @@ class Schedule:
         return _cosine(settings.lr, settings.lr_final, progress)
 
     def weight_decay(self, step: int) -> float:
-        """Weight decay of a step: cosine over the whole run, without warmup."""
+        """Return the weight decay of a step: cosine over the whole run, without warmup."""
         return _cosine(self._settings.weight_decay, self._settings.weight_decay_final, step / max(1, self.last_step))

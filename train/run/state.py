@@ -1,91 +1,110 @@
-"""A training run in progress: weights, optimizer, how far it is, and the folder it is kept in."""
+"""Hold the state of a training run: weights, optimizer, progress and what is written."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 import time
+from collections import deque
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from usjepa.cache.errors import Interrupted
 from usjepa.cache.storage.durable import make_folders, write_durably
+from usjepa.train.data.batches import BatchMaker
 from usjepa.train.model.jepa import Jepa, make_optimizer, restore, training_state
 from usjepa.train.objective.target_norm import TargetNorm, measured
-from usjepa.train.record import tensorboard
+from usjepa.train.record.checkpoint import Best, RunProgress, Tensors
 from usjepa.train.record.curve import draw_curve
-from usjepa.train.record.export import CONFIG, WEIGHTS, export_encoder
-from usjepa.train.record.log import Journal
+from usjepa.train.record.export import EncoderConfig, export_encoder
+from usjepa.train.record.folder import CARD, CURVE, EVENTS, LOG, RunFolder
+from usjepa.train.record.history import RECENT, History
+from usjepa.train.record.log import Events, RunLog
 from usjepa.train.record.summary import summary
-from usjepa.train.record.tensorboard import Events
-from usjepa.train.run.card import CARD, model_card
-from usjepa.train.run.checkpoint import Best, Checkpoints, Progress, Tensors
+from usjepa.train.run.card import model_card
+from usjepa.train.run.step import Learner
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.train.run.plan import Plan
+    from usjepa.cache.interrupt import StopFlag
+    from usjepa.train.record.lines import Line
+    from usjepa.train.run.plan import TrainingPlan
     from usjepa.train.run.ranks import Ranks
 
-RECIPE, LOG, CURVE, STATE = "recipe.json", "log.jsonl", "curve.png", "state"
+RESUME = "The state is saved: run the same command again to go on."
 _DRAW_EVERY_S = 60.0
-_MEDIAN_OF, _MEDIAN_OF_AT_LEAST = 100, 20
+_MEDIAN_OF_AT_LEAST = 20
+"""Losses below which none counts as exploded."""
 
 
-class RunFolder:
-    """Names of what lies in a run's folder."""
+class TrainingRun:
+    """The state that steps change, and how it is saved. A kill undoes changes, but never leaves them half done.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoints = Checkpoints(path / STATE)
+    Rank 0 alone writes: log, checkpoints, curve, encoder. The other ranks hold none of them.
 
-    @property
-    def begun(self) -> bool:
-        """Whether a run was begun here; its first checkpoint is older than this sign."""
-        return (self.path / RECIPE).exists()
+    Attributes:
+        plan: what was fixed before the first step.
+        folder: where the run is kept.
+        ranks: the processes that share the work.
+        model: student and predictor.
+        learner: the model with its optimizer.
+        norm: normalisation of the targets.
+        batches: reads them.
+        progress: where the run stands.
+    """
 
-    @property
-    def exported(self) -> bool:
-        """Whether the encoder has been written: config.json is its last file."""
-        return (self.path / WEIGHTS).exists() and (self.path / CONFIG).exists()
+    def __init__(
+        self,
+        plan: TrainingPlan,
+        folder: RunFolder,
+        found: tuple[RunProgress, Tensors] | None,
+        ranks: Ranks,
+        stop: StopFlag,
+    ) -> None:
+        """Begin a run, or resume one from the checkpoint that was found.
 
-    def begin(self, recipe: Recipe) -> None:
-        """Mark the run as begun."""
-        write_durably(self.path / RECIPE, (recipe.model_dump_json(indent=1) + "\n").encode())
+        Args:
+            plan: of the run.
+            folder: of the run.
+            found: the newest whole checkpoint; None: the run begins.
+            ranks: of the run.
+            stop: raised by a signal, looked at by `safe_point`.
 
-
-class Run:
-    """The state that steps change, and how it is saved. Changes are undone by a kill, never half done."""
-
-    def __init__(self, plan: Plan, folder: RunFolder, found: tuple[Progress, Tensors] | None, ranks: Ranks) -> None:
-        self.plan, self.folder, self.ranks = plan, folder, ranks
+        Raises:
+            TrainingError: the log is damaged.
+            WriteError: the folder can't take a file.
+        """
+        self.plan, self.folder, self.ranks, self._stop = plan, folder, ranks, stop
         self.model = Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
-        self.optimizer = make_optimizer(self.model, plan.settings)
+        optimizer = make_optimizer(self.model, plan.settings)
         content = {"content": plan.store.content_digest()}
         if found is None:
             store = {"generation": plan.store.generation, "digest": plan.store.digest, **content}
-            self.progress = Progress(0, 0, plan.identity, store, None, plan.soft)
+            self.progress = RunProgress(0, 0, plan.identity, store, None, plan.soft)
+            self.norm = _new_norm(plan)
         else:
             self.progress = replace(found[0], soft=plan.soft, store={**found[0].store, **content})
-            restore(self.model, self.optimizer, found[1])
-        self.norm = _new_norm(plan) if found is None else TargetNorm.restored(plan.settings.target_norm, found[1])
-        self.parallel = ranks.parallel(self._compiled())
-        if ranks.leads:
-            make_folders(folder.path)
-        events = None
-        if plan.settings.tensorboard and ranks.leads:
-            events = Events(folder.path / tensorboard.FOLDER, self.progress.step)
-        self.journal = Journal(folder.path / LOG, self.progress.step, self.progress.validated, ranks.leads, events)
+            restore(self.model, optimizer, found[1])
+            self.norm = TargetNorm.restored(plan.settings.target_norm, found[1])
+        self.learner = Learner(ranks.parallel(self._compiled()), optimizer, plan, ranks)
+        self.batches = BatchMaker(plan.store, plan.targets, plan.settings, plan.device, self.norm)
+        self._log = self._open_log() if ranks.leads else None
+        recent = [] if self._log is None else self._log.history.recent
+        self._recent = deque(ranks.of_rank_0(recent, RECENT), maxlen=RECENT)
         self._saved = time.monotonic()
         self._drawn = float("-inf")
         if found is None:
             self.save()
         if ranks.leads and not folder.begun:
             folder.begin(plan.recipe)
+
+    def _open_log(self) -> RunLog:
+        path, progress = self.folder.path, self.progress
+        make_folders(path)
+        events = Events(path / EVENTS, progress.step) if self.plan.settings.tensorboard else None
+        return RunLog(path / LOG, progress.step, progress.validated, events)
 
     @property
     def step(self) -> int:
@@ -98,57 +117,76 @@ class Run:
         return self.progress.validated == self.plan.settings.epochs
 
     @property
-    def save_due(self) -> bool:
-        """Whether the last checkpoint is older than the recipe allows."""
-        return time.monotonic() - self._saved >= 60.0 * self.plan.settings.checkpoint_minutes
+    def history(self) -> History:
+        """What the log tells of the run; empty on ranks that do not write it."""
+        return History() if self._log is None else self._log.history
 
     @property
     def loss_limit(self) -> float:
-        """What the next loss must stay below: some times the median of the last ones; infinite for the first."""
+        """Value that the next loss must stay below: a multiple of the median of recent losses; infinite at first."""
         factor = self.plan.settings.explosion
-        lines = itertools.islice(reversed(self.journal.lines), _MEDIAN_OF)
-        losses = [line["loss"] for line in lines if line["kind"] == "step" and line["loss"] is not None]
-        if factor is None or len(losses) < _MEDIAN_OF_AT_LEAST:
+        if factor is None or len(self._recent) < _MEDIAN_OF_AT_LEAST:
             return math.inf
-        return float(factor * statistics.median(losses))
+        return float(factor * statistics.median(self._recent))
 
-    def stepped(self) -> None:
-        """Count a step."""
+    def write(self, line: Line) -> None:
+        """Append a line to the log."""
+        if line["kind"] == "step" and line["loss"] is not None:
+            self._recent.append(line["loss"])
+        if self._log is not None:
+            self._log.write(line)
+
+    def count_step(self) -> None:
+        """Count a step as done."""
         self.progress = replace(self.progress, step=self.progress.step + 1)
 
-    def validated(self, loss: float | None) -> bool:
-        """Count an epoch; keep the encoder when its validation loss is the lowest. Returns whether it is."""
+    def count_epoch(self, loss: float | None) -> bool:
+        """Count an epoch as validated, keep the encoder if its loss is the lowest, and return whether it is."""
         epoch, best = self.progress.validated, self.progress.best
         lowest = loss is not None and (best is None or loss < best.loss)
         if loss is not None and lowest:
-            best = Best(loss, self.step, epoch, "", "")  # the other ranks only need to know the loss
+            best = Best(loss, self.step, epoch, "", "")  # the other ranks only need the loss
             if self.ranks.leads:
                 best = self.folder.checkpoints.save_best(self._encoder(), loss, self.step, epoch)
         self.progress = replace(self.progress, validated=epoch + 1, best=best)
         return lowest
 
-    def save(self) -> None:
-        """Write a checkpoint; every rank comes here and waits until it is on disk.
+    def safe_point(self, periodic: bool = False) -> None:
+        """Let the run end here on request: all ranks save and raise Interrupted, whichever of them got the signal.
 
-        The log is on disk before it, so that a resume finds every line that it stands for.
+        Args:
+            periodic: also save when rank 0 finds that the last checkpoint is older than the recipe allows.
         """
-        if self.ranks.leads:
-            self.journal.sync()
-            state = {**training_state(self.model, self.optimizer), **self.norm.state()}
+        due = periodic and time.monotonic() - self._saved >= 60.0 * self.plan.settings.checkpoint_minutes
+        stops, saves = self.ranks.add([self._stop.requested, due and self.ranks.leads])
+        if stops or saves:
+            self.save()
+        if stops:
+            self._stop.check()
+            raise Interrupted(f"another rank was asked to stop. {RESUME}")
+
+    def save(self) -> None:
+        """Write a checkpoint; every rank calls this and waits until it is on disk.
+
+        The log is on disk before it, so that a resume finds every line that the checkpoint covers.
+        """
+        if self._log is not None:
+            self._log.sync()
+            state = {**training_state(self.model, self.learner.optimizer), **self.norm.state()}
             self.folder.checkpoints.save(state, self.progress)
         self.ranks.wait()
         self._saved = time.monotonic()
 
     def draw(self, always: bool = False) -> None:
-        """Draw the loss curve anew, at most once a minute unless `always`."""
-        if not self.ranks.leads:
+        """Draw the loss curve again, at most once per minute unless `always`."""
+        if self._log is None:
             return
         if always or time.monotonic() - self._drawn >= _DRAW_EVERY_S:
-            draw_curve(self.journal.lines, self.plan.steps_per_epoch, self.folder.path / CURVE)
+            draw_curve(self._log.history, self.plan.steps_per_epoch, self.folder.path / CURVE)
             self._drawn = time.monotonic()
 
     def export(self) -> None:
-        """Write the encoder of lowest validation loss; the last one where nothing was held out."""
+        """Write the encoder of lowest validation loss, or the last one if nothing was held out."""
         if self.ranks.leads:
             self._export()
         self.ranks.wait()
@@ -158,28 +196,29 @@ class Run:
         if best is not None:
             student.vit.load_state_dict(self.folder.checkpoints.load_best(best), strict=True)
         settings, channels = student.settings, student.settings.channels
-        lines, told = self.journal.lines, None if best is None else _told(best)
-        card = model_card(self.plan, settings.architecture, told, lines, summary(lines, self.plan.settings.epochs))
+        found = None if best is None else {key: asdict(best)[key] for key in ("loss", "step", "epoch")}
+        notes = summary(self.history, self.plan.settings.epochs)
+        card = model_card(self.plan, settings.architecture, found, self.history.epochs, notes)
         write_durably(self.folder.path / CARD, card.encode())
-        export_encoder(
-            student.vit,
-            settings.architecture,
-            student.model_args,
-            settings.mean[:channels],
-            settings.std[:channels],
-            self.folder.path,
-            {
-                "trained": {"steps": self.step, "epochs": self.progress.validated},
-                "best": told,
-                "identity": self.progress.identity,
-                "store": self.progress.store,
-                "teacher": self.plan.targets.name,
-                "versions": self.plan.soft,
-            },
-        )
+        extra = {
+            "trained": {"steps": self.step, "epochs": self.progress.validated},
+            "best": found,
+            "identity": self.progress.identity,
+            "store": self.progress.store,
+            "teacher": self.plan.targets.name,
+            "versions": self.plan.soft,
+        }
+        mean, std = settings.mean[:channels], settings.std[:channels]
+        config = EncoderConfig(settings.architecture, student.model_args, mean, std, extra)
+        export_encoder(student.vit, config, self.folder.path)
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
 
     def _compiled(self) -> torch.nn.Module:
-        """The same weights under the same names; `self.model` stays what is saved."""
+        """Return the same weights under the same names; `self.model` stays what is saved."""
         if not self.plan.settings.compile:
             return self.model
         compiled: torch.nn.Module = torch.compile(self.model, dynamic=True)  # type: ignore[assignment]
@@ -189,9 +228,5 @@ class Run:
         return {name: tensor.detach() for name, tensor in self.model.student.vit.state_dict().items()}
 
 
-def _new_norm(plan: Plan) -> TargetNorm:
+def _new_norm(plan: TrainingPlan) -> TargetNorm:
     return measured(plan.settings.target_norm, plan.store, plan.targets, np.sort(plan.split.train), plan.device)
-
-
-def _told(best: Best) -> dict[str, object]:
-    return {key: value for key, value in asdict(best).items() if key in ("loss", "step", "epoch")}

@@ -1,4 +1,4 @@
-"""The loss on held-out groups, with the same masks every time: only the weights change between two of them."""
+"""Compute the loss on held-out groups, with the same masks every epoch."""
 
 from __future__ import annotations
 
@@ -10,57 +10,55 @@ from typing import TYPE_CHECKING
 import torch
 
 from usjepa.cache.errors import TrainingError
-from usjepa.train.data.batches import BatchMaker, BatchRequest
+from usjepa.train.data.batches import BatchRequest
 from usjepa.train.objective import loss as objective
 from usjepa.train.run.step import forward
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from usjepa.train.model.jepa import Jepa
-    from usjepa.train.run.plan import Plan
-    from usjepa.train.run.ranks import Ranks
+    from usjepa.train.run.state import TrainingRun
 
-VALIDATION_STEP = -1
-"""Names the draw of validation masks; no step of training has this number."""
+_STEP = -1
+"""Names the draw of validation masks; no training step has this number."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The outcome of one pass."""
+    """The outcome of one pass over the held-out images."""
 
     loss: float
     """Mean over images."""
     images: int
     unusable: int
     target_mean: float
-    """Over all elements of the target patches, as the loss sees them."""
+    """Over all elements of the target patches, normalised for the loss."""
     target_std: float
+    """Likewise."""
 
 
-def validate(model: Jepa, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_point: Callable[[], None]) -> Validation:
-    """The mean loss over the held-out images, without augmentation; `safe_point` may end it between batches.
-
-    Each rank takes its share of every batch.
+def validate(run: TrainingRun) -> Validation:
+    """Return the mean loss over the held-out images, without augmentation; each rank takes its share of every batch.
 
     Raises:
         TrainingError: the loss is not finite, or no held-out image is usable.
-        Interrupted: from `safe_point`; nothing has changed and the pass is simply done again.
+        Interrupted: a stop was requested between two batches; nothing has changed, and the next call validates first.
     """
+    model, plan, ranks = run.model, run.plan, run.ranks
     total, images, unusable = 0.0, 0, 0
     count, sums, squares = 0, 0.0, 0.0
     model.eval()
     try:
-        with closing(maker.stream(_requests(plan, ranks))) as stream, torch.no_grad():
+        with closing(run.batches.stream(_requests(run))) as stream, torch.no_grad():
             for batch, _ in stream:
-                safe_point()
+                run.safe_point()
                 unusable += len(batch.unusable_rows)
                 if not len(batch):
                     continue
                 predictions, targets_BMPD = forward(model, batch.pixels_BCSS.float() / 255.0, batch, plan)
                 valid_BMP = batch.masks.targets_valid_BMP
                 image_B, _ = objective.image_losses(predictions, targets_BMPD, valid_BMP, plan.settings)
-                # In double: how the images fall into batches must not show.
+                # In double, so that the distribution of images over batches does not show.
                 total += float(image_B.double().sum())
                 images += len(batch)
                 chosen = targets_BMPD[valid_BMP].double()
@@ -73,17 +71,16 @@ def validate(model: Jepa, maker: BatchMaker, plan: Plan, ranks: Ranks, safe_poin
     total, sums, squares = ranks.add_floats([total, sums, squares])
     if not images:
         raise TrainingError(
-            f"none of the {unusable} held-out images has a region large enough for its masks: lower "
-            "train.masks.min_patches, or train without train.masks.regions"
+            f"None of the {unusable} held-out images has a region large enough for its masks: lower "
+            "train.masks.min_patches, or train without train.masks.regions."
         )
     if not math.isfinite(total):
-        raise TrainingError(f"the validation loss is {total}: the weights have diverged, lower train.lr")
+        raise TrainingError(f"The validation loss is {total}: the weights have diverged. Lower train.lr.")
     mean = sums / count
     return Validation(total / images, images, unusable, mean, math.sqrt(max(0.0, squares / count - mean * mean)))
 
 
-def _requests(plan: Plan, ranks: Ranks) -> Iterator[BatchRequest]:
-    size = plan.settings.batch_size
-    for start in range(0, len(plan.validation_rows), size):
-        mine = ranks.shares(plan.validation_rows[start : start + size])[0]
-        yield BatchRequest(VALIDATION_STEP, mine)
+def _requests(run: TrainingRun) -> Iterator[BatchRequest]:
+    size, rows = run.plan.settings.batch_size, run.plan.validation_rows
+    for start in range(0, len(rows), size):
+        yield BatchRequest(_STEP, run.ranks.shares(rows[start : start + size])[0])

@@ -16,7 +16,7 @@ from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.teacher.resolve import resolve_teacher
 from usjepa.cache.teacher.vit import ViT, load_vit
-from usjepa.train.record.export import export_encoder, load_encoder
+from usjepa.train.record.export import EncoderConfig, export_encoder, load_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,8 @@ def test_the_same_weights_in_another_file_are_the_same_teacher(tmp_path: Path) -
 def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None:
     args: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 2, "in_chans": 3}
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, **args).eval()
-    export_encoder(model, "vit_tiny_patch16_224", args, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), tmp_path, {"step": 3})
+    exported = EncoderConfig("vit_tiny_patch16_224", args, (0.4, 0.4, 0.4), (0.2, 0.2, 0.2), {"step": 3})
+    export_encoder(model, exported, tmp_path)
     settings = resolve_teacher(str(tmp_path), TINY)
     teacher = vit(settings, 32)
     assert teacher.grid == (4, 4)

@@ -15,8 +15,8 @@ from usjepa.cache.store.origins import Source, Table
 from usjepa.train.data.clip_runs import Frames, Positions, frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
 from usjepa.train.data.split import split_groups, split_rows
-from usjepa.train.run.checkpoint import Progress
-from usjepa.train.run.plan import refuse_another
+from usjepa.train.record.checkpoint import RunProgress
+from usjepa.train.run.plan import refuse_differences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -387,6 +387,6 @@ def sources_columns(
 
 def test_a_run_of_the_order_before_is_refused_with_the_reason() -> None:
     identity = {"train": {"seed": 0}, "order": {"version": ORDER_VERSION}}
-    refuse_another(Progress(0, 0, identity, {}), identity)
+    refuse_differences(RunProgress(0, 0, identity, {}), identity)
     with pytest.raises(IdentityError, match=r"another order[\s\S]*order: null \| \{.version.: 2\}[\s\S]*another RUN"):
-        refuse_another(Progress(0, 0, {"train": {"seed": 0}}, {}), identity)
+        refuse_differences(RunProgress(0, 0, {"train": {"seed": 0}}, {}), identity)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from usjepa.cache.errors import TrainingError, UsageError
-from usjepa.train.record.export import export_encoder, load_encoder
+from usjepa.train.record.export import EncoderConfig, export_encoder, load_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ ARGS: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 3, "in_chans":
 
 def export(folder: Path) -> Any:
     model: Any = timm.create_model("vit_tiny_patch16_224", num_classes=0, **ARGS).eval()
-    export_encoder(model, "vit_tiny_patch16_224", ARGS, (0.5,) * 3, (0.25,) * 3, folder, {})
+    export_encoder(model, EncoderConfig("vit_tiny_patch16_224", ARGS, (0.5,) * 3, (0.25,) * 3, {}), folder)
     return model
 
 

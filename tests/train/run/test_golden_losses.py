@@ -60,7 +60,7 @@ def first_steps(folder: Path, recipe: str) -> list[dict[str, Any]]:
     train(str(store), str(folder / recipe), load_recipe(recipe), "cpu", stop_after_steps=STEPS)
     kept = ("step", "epoch", "images", "batch", "lr", "wd", "loss")
     lines = [line for line in read_log(folder / recipe / "log.jsonl") if line["kind"] == "step"]
-    return [{name: line[name] for name in kept} for line in lines]
+    return [{name: value for name, value in line.items() if name in kept} for line in lines]
 
 
 @pytest.mark.parametrize("recipe", ["demo", "demo-teacher"])

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score
 
 from tests.support.runs import latents_of, losses, numbers, recipe
 from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.train.record.history import History
 from usjepa.train.record.summary import summary
 from usjepa.train.run import loop
 from usjepa.train.run.insight import macro_f1, rank_me
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from usjepa.train.data.batches import TrainBatch
+    from usjepa.train.run.step import Learner, StepResult
 
 
 def test_rankme_counts_equally_strong_directions() -> None:
@@ -95,26 +97,18 @@ def test_an_exploding_loss_stops_before_the_weights_change_and_names_its_rows(
     real = train_step
     seen: dict[str, Any] = {}
 
-    def exploding(
-        parallel: torch.nn.Module,
-        optimizer: Any,
-        parts: list[TrainBatch],
-        images: Any,
-        plan: Any,
-        ranks: Any,
-        limit: Any,
-    ) -> Any:
+    def exploding(learner: Learner, parts: list[TrainBatch], images: int, limit: float) -> StepResult:
         if parts[0].step == 24:
-            seen.update({name: p.detach().clone() for name, p in parallel.named_parameters()})
-            seen["parallel"], seen["rows"] = parallel, parts[0].rows_B
+            seen.update({name: p.detach().clone() for name, p in learner.model.named_parameters()})
+            seen["model"], seen["rows"] = learner.model, parts[0].rows_B
             parts = [replace(part, latents_BTD=latents_of(part) * 1e4) for part in parts]
-        return real(parallel, optimizer, parts, images, plan, ranks, limit)
+        return real(learner, parts, images, limit)
 
     monkeypatch.setattr(loop, "train_step", exploding)
     with pytest.raises(TrainingError, match=r"step 24 .*exploded: see train\.explosion.*rows of the batch") as caught:
         train(str(phantom_store), str(tmp_path / "run"), recipe("train.epochs=6"), "cpu")
     assert all(str(row) in str(caught.value) for row in seen["rows"])
-    parameters = dict(seen["parallel"].named_parameters())
+    parameters = dict(seen["model"].named_parameters())
     assert all(torch.equal(parameters[name], seen[name]) for name in parameters)
 
 
@@ -136,37 +130,40 @@ def test_the_cards_code_loads_the_encoder(run: Path, monkeypatch: pytest.MonkeyP
     assert names["tokens"].shape == (2, 16, names["model"].num_features)
 
 
-def lines_of(
+def history_of(
     validation_losses: Sequence[float], wait: float = 0.0, unusable: int = 0, ranks: Sequence[float] | None = None
-) -> list[dict[str, Any]]:
-    steps = [
+) -> History:
+    steps: list[Any] = [
         {"kind": "step", "step": i, "epoch": 0, "loss": 1.0, "images": 10, "unusable": unusable, "images_per_s": 100.0,
          "data_wait_s": wait} for i in range(4)
     ]  # fmt: skip
-    checks = [
+    checks: list[Any] = [
         {"kind": "validation", "epoch": i, "loss": loss, **({} if ranks is None else {"rankme": ranks[i]})}
         for i, loss in enumerate(validation_losses)
     ]
-    return steps + checks
+    history = History()
+    for line in steps + checks:
+        history.add(line)
+    return history
 
 
 @pytest.mark.parametrize(
-    ("lines", "told"),
+    ("history", "told"),
     [
-        (lines_of([3.0, 2.0, 1.0]), "still falling at the end"),
-        (lines_of([3.0, 1.0, 2.0]), "it rose by 100 % afterwards"),
-        (lines_of([1.0], wait=0.05), "50 % of the time was spent waiting for the store"),
-        (lines_of([1.0], unusable=10), "50.0 % of the images had too small a region"),
-        (lines_of([3.0, 2.0, 1.0], ranks=[9, 10, 3]), "encoder is collapsing"),
-        (lines_of([]), "nothing was held out"),
+        (history_of([3.0, 2.0, 1.0]), "still falling at the end"),
+        (history_of([3.0, 1.0, 2.0]), "it rose by 100 % afterwards"),
+        (history_of([1.0], wait=0.05), "50 % of the time was spent waiting for the store"),
+        (history_of([1.0], unusable=10), "50.0 % of the images had too small a region"),
+        (history_of([3.0, 2.0, 1.0], ranks=[9, 10, 3]), "encoder is collapsing"),
+        (history_of([]), "nothing was held out"),
     ],
 )
-def test_the_summary_says_what_is_to_be_done(lines: list[dict[str, Any]], told: str) -> None:
-    assert any(told in line for line in summary(lines, 3))
+def test_the_summary_says_what_is_to_be_done(history: History, told: str) -> None:
+    assert any(told in line for line in summary(history, 3))
 
 
 def test_a_healthy_run_gets_no_advice() -> None:
-    told = summary(lines_of([3.0, 1.0, 1.01], ranks=[5, 9, 9]), 3)
+    told = summary(history_of([3.0, 1.0, 1.01], ranks=[5, 9, 9]), 3)
     assert len(told) == 3
     assert not any("lower" in line or "raise" in line for line in told[:1])
 

@@ -114,7 +114,7 @@ def test_a_damaged_newest_checkpoint_costs_some_steps_but_no_number(
     assert forked.run(in_child, phantom_store, tmp_path / "run", stderr=tmp_path / "told") == 0
     told = (tmp_path / "told").read_text()
     assert "warning: checkpoint" in told
-    assert "going on from step 7 of 15" in told
+    assert "resuming at step 7 of 15" in told
     assert_same_run(tmp_path / "run", undisturbed)
 
 
@@ -142,7 +142,7 @@ def test_sigterm_saves_and_exits_75_and_the_same_command_goes_on(
     done = len(numbers(tmp_path / "run"))
     assert 0 < done < STEPS
     assert forked.run(in_child, phantom_store, tmp_path / "run", stderr=tmp_path / "second") == 0
-    assert f"going on from step {done} of 15" in (tmp_path / "second").read_text()
+    assert f"resuming at step {done} of 15" in (tmp_path / "second").read_text()
     assert_same_run(tmp_path / "run", undisturbed)
 
 
@@ -284,7 +284,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step_and_names_the
     monkeypatch.setattr(Batch, "targets", targets)
     with pytest.raises(TrainingError, match=r"step 6 \(epoch 1\): loss nan") as caught:
         train(str(phantom_store), str(tmp_path), recipe(EVERY_STEP), "cpu")
-    assert f"whose loss is not finite: {bad[8]}. Nothing" in str(caught.value)
+    assert f"whose loss is not finite: {bad[8]}. The weights" in str(caught.value)
     assert len(losses(tmp_path)) == 6
     monkeypatch.undo()
     newest = load_file(max((tmp_path / "state").glob("step-*.safetensors")))

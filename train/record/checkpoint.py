@@ -1,10 +1,10 @@
-"""Checkpoints: tensors as safetensors, the rest as JSON, never pickle; the last two good ones are kept.
+"""Save and restore a run as checkpoints: tensors as safetensors, the rest as JSON, never pickle.
 
 A checkpoint is two files: `step-00000012.safetensors`, then `step-00000012.json`, which names the first with its
-xxh3-128 and carries a hash of itself. Each is written to a temp name, fsynced and renamed, and the folder fsynced; the
-JSON comes last, so it exists only when all it speaks of is on disk. The newest whole pair is the state of the run. When
-its files are cut or changed, the one before is used and this is said; when none is whole, the run stops: it is never
-silently started over.
+xxh3-128 and carries a hash of itself. Each is written to a temporary name, fsynced and renamed, and the folder fsynced;
+the JSON comes last, so it exists only when everything that it names is on disk. The newest whole pair is the state of
+the run, and the last two are kept. If its files are cut or changed, the one before is used, with a warning; if none is
+whole, the run stops: it never silently starts over.
 
 `best-<step>.safetensors` holds the encoder's weights at the lowest validation loss; the JSON names it with its hash.
 """
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from usjepa.cache.errors import TrainingError
-from usjepa.cache.identity import Json, canonical, digest_of
+from usjepa.cache.identity import Json, digest_of
 from usjepa.cache.storage.durable import TEMP_SUFFIX, write_durably
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
-KEPT = 2
+_KEPT = 2
 Tensors = dict[str, "torch.Tensor"]
 
 
@@ -44,13 +44,16 @@ class Best:
     step: int
     """Steps done when it was measured."""
     epoch: int
+    """From 0."""
     file: str
+    """Name in the folder of checkpoints."""
     xxh3_128: str
+    """Of the file, 32 hex digits."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a run stands. All randomness is a function of (seed, step, row): there is no generator to save."""
+class RunProgress:
+    """How far a run is. All randomness is a function of (seed, step, row), so there is no generator to save."""
 
     step: int
     """Optimizer steps done = number of the next one."""
@@ -59,11 +62,11 @@ class Progress:
     identity: dict[str, Json]
     """What the numbers depend on: recipe, store, teacher."""
     store: dict[str, Json]
-    """Generation and digest of the store, to open the same generation again, and the digest of its content, to know its
-    rows again after an audit, a repair or another teacher (not in older checkpoints)."""
+    """Generation and digest of the store, to open the same generation again, and the digest of its content, to
+    recognise its rows after an audit, a repair or another teacher (not in older checkpoints)."""
     best: Best | None = None
     soft: dict[str, Json] = field(default_factory=dict)
-    """Versions, device and threads: recorded, never in the way."""
+    """Versions, device and threads: recorded, never compared."""
 
 
 class Checkpoints:
@@ -73,8 +76,8 @@ class Checkpoints:
         self.folder = folder
         self._good: dict[int, str | None] = {}  # steps of whole checkpoints -> file of the encoder they name
 
-    def save(self, tensors: Tensors, progress: Progress) -> None:
-        """Write a checkpoint and remove those that are no longer kept. Raises WriteError; older ones are then whole."""
+    def save(self, tensors: Tensors, progress: RunProgress) -> None:
+        """Write a checkpoint and remove those no longer kept; raises WriteError, which leaves older ones whole."""
         name = f"step-{progress.step:08d}"
         data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
         record = {
@@ -87,34 +90,37 @@ class Checkpoints:
         write_durably(self.folder / f"{name}.safetensors", data)
         write_durably(self.folder / f"{name}.json", _text({**record, "digest": digest_of(record)}))
         self._good[progress.step] = None if progress.best is None else progress.best.file
-        self._good = dict(sorted(self._good.items())[-KEPT:])
+        self._good = dict(sorted(self._good.items())[-_KEPT:])
         self._prune()
 
     def save_best(self, tensors: Tensors, loss: float, step: int, epoch: int) -> Best:
-        """Write the encoder's weights; they count once a checkpoint names them."""
+        """Write the encoder's weights; they count only once a checkpoint names them."""
         data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
         best = Best(loss, step, epoch, f"best-{step:08d}.safetensors", xxhash.xxh3_128_hexdigest(data))
         write_durably(self.folder / best.file, data)
         return best
 
     def load_best(self, best: Best) -> Tensors:
-        """The weights that `save_best` wrote; raises TrainingError when they are not whole."""
+        """Return the weights that `save_best` wrote; raises TrainingError if they are not whole."""
         try:
             data = (self.folder / best.file).read_bytes()
         except OSError as error:
             raise TrainingError(f"{self.folder / best.file}: can't be read ({error.strerror}). {_LOST}") from error
         if xxhash.xxh3_128_hexdigest(data) != best.xxh3_128:
-            raise TrainingError(f"{self.folder / best.file}: not the bytes that were written. {_LOST}")
+            raise TrainingError(f"{self.folder / best.file}: its bytes changed after they were written. {_LOST}")
         return load(data)
 
-    def newest(self, begun: bool) -> tuple[Progress, Tensors] | None:
-        """The newest whole checkpoint; None for a run that has not begun.
+    def newest(self, begun: bool) -> tuple[RunProgress, Tensors] | None:
+        """Return the newest whole checkpoint; None for a run that has not begun.
+
+        Args:
+            begun: whether the run is known to have begun.
 
         Raises:
-            TrainingError: there are checkpoints, or the run has `begun`, but none is whole.
+            TrainingError: there are checkpoints, or the run has begun, but none is whole.
         """
         records = sorted(self.folder.glob("step-*.json"), reverse=True)
-        found: tuple[Progress, Tensors] | None = None
+        found: tuple[RunProgress, Tensors] | None = None
         for record in records:
             try:
                 progress, tensors = _read(record)
@@ -123,7 +129,7 @@ class Checkpoints:
                 continue
             self._good[progress.step] = None if progress.best is None else progress.best.file
             found = found or (progress, tensors)
-            if len(self._good) == KEPT:
+            if len(self._good) == _KEPT:
                 break
         if found is None and (records or begun):
             raise TrainingError(
@@ -150,7 +156,7 @@ _LOST = (
 
 
 class _NotWholeError(Exception):
-    """A checkpoint is cut, changed or gone; says which file and how."""
+    """A checkpoint is cut, changed or missing; the message names the file."""
 
 
 def _text(record: dict[str, Json]) -> bytes:
@@ -158,22 +164,22 @@ def _text(record: dict[str, Json]) -> bytes:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """A checkpoint's JSON, checked against its own hash."""
+    """Return a checkpoint's JSON, checked against its own hash."""
     try:
         record = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise _NotWholeError(f"{path} can't be read ({error})") from error
     if not isinstance(record, dict) or record.pop("digest", None) != digest_of(record):
-        raise _NotWholeError(f"{path} is not what was written")
+        raise _NotWholeError(f"{path} changed after it was written")
     if record.get("format") != FORMAT:
         raise TrainingError(
-            f"{path}: checkpoint format {record.get('format')}, this version of usjepa reads {FORMAT}. Install the "
-            "version that wrote it."
+            f"{path}: has checkpoint format {record.get('format')}, and this version of usjepa reads {FORMAT}. Install "
+            "the version that wrote it."
         )
     return record
 
 
-def _read(path: Path) -> tuple[Progress, Tensors]:
+def _read(path: Path) -> tuple[RunProgress, Tensors]:
     record = _record(path)
     file = path.with_name(record["file"])
     try:
@@ -183,16 +189,11 @@ def _read(path: Path) -> tuple[Progress, Tensors]:
     if len(data) != record["bytes"]:
         raise _NotWholeError(f"{file} is cut: {len(data):,} of {record['bytes']:,} bytes")
     if xxhash.xxh3_128_hexdigest(data) != record["xxh3_128"]:
-        raise _NotWholeError(f"{file} holds other bytes than were written")
+        raise _NotWholeError(f"{file} changed after it was written")
     try:
         tensors = load(data)
     except SafetensorError as error:
-        raise _NotWholeError(f"{file} is no safetensors file ({error})") from error
+        raise _NotWholeError(f"{file} is not a safetensors file ({error})") from error
     stored = record["progress"]
     best = None if stored["best"] is None else Best(**stored["best"])
-    return Progress(**{**stored, "best": best}), tensors
-
-
-def same_json(value: Json) -> Json:
-    """A value as JSON gives it back (tuples become lists), so that what is stored and what is wanted compare."""
-    return json.loads(canonical(value))
+    return RunProgress(**{**stored, "best": best}), tensors

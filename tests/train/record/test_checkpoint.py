@@ -12,15 +12,17 @@ import torch
 from safetensors.torch import load_file
 
 from usjepa.cache.errors import TrainingError
-from usjepa.train.run.checkpoint import Checkpoints, Progress
+from usjepa.train.record.checkpoint import Checkpoints, RunProgress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 
-def progress(step: int) -> Progress:
-    return Progress(step, step // 10, {"train": {"lr": 1e-4}}, {"generation": 1, "digest": "d"}, None, {"torch": "x"})
+def progress(step: int) -> RunProgress:
+    return RunProgress(
+        step, step // 10, {"train": {"lr": 1e-4}}, {"generation": 1, "digest": "d"}, None, {"torch": "x"}
+    )
 
 
 def tensors(step: int) -> dict[str, torch.Tensor]:
@@ -39,7 +41,7 @@ def reopened(kept: Checkpoints, said: list[str]) -> Checkpoints:
     return Checkpoints(kept.folder)
 
 
-def newest(checkpoints: Checkpoints) -> tuple[Progress, dict[str, torch.Tensor]]:
+def newest(checkpoints: Checkpoints) -> tuple[RunProgress, dict[str, torch.Tensor]]:
     """Return the newest whole checkpoint, which must be there."""
     found = checkpoints.newest(begun=True)
     assert found is not None
@@ -113,10 +115,10 @@ def test_a_run_that_has_begun_and_lost_its_checkpoints_stops(tmp_path: Path, sai
 def test_a_checkpoint_of_a_newer_format_is_refused_by_its_number(
     kept: Checkpoints, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("usjepa.train.run.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("usjepa.train.record.checkpoint.FORMAT", 2)
     kept.save(tensors(40), progress(40))
     monkeypatch.undo()
-    with pytest.raises(TrainingError, match="checkpoint format 2"):
+    with pytest.raises(TrainingError, match="has checkpoint format 2"):
         reopened(kept, said).newest(begun=True)
 
 

@@ -1,0 +1,99 @@
+"""Summarise the log of a run in memory that does not grow with its steps."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from usjepa.train.record.lines import Line, StepLine, ValidationLine
+
+RECENT = 100
+"""Losses that are kept one by one."""
+_POINTS = 2048
+"""Most points that the losses of all steps are reduced to."""
+
+
+@dataclass
+class StepTotals:
+    """Sums over the steps that had a usable image."""
+
+    steps: int = 0
+    images: int = 0
+    unusable: int = 0
+    seconds: float = 0.0
+    waited_s: float = 0.0
+    """Seconds spent waiting for batches."""
+
+    def add(self, line: StepLine) -> None:
+        """Count a step."""
+        self.steps += 1
+        self.images += line["images"]
+        self.unusable += line["unusable"]
+        self.waited_s += line["data_wait_s"]
+        if line["images_per_s"] > 0:
+            self.seconds += line["images"] / line["images_per_s"]
+
+
+class LossCurve:
+    """The losses of all steps as means over equally many steps, at most `most` of them.
+
+    Up to `most` losses are kept as they are; then, and whenever the points are full again, two neighbours become one.
+    """
+
+    def __init__(self, most: int = _POINTS) -> None:
+        self._most = most
+        self.width = 1
+        """Steps per point."""
+        self._points: list[tuple[float, float]] = []
+        self._open: list[tuple[float, float]] = []
+
+    def add(self, step: float, loss: float) -> None:
+        """Add the next step's loss."""
+        self._open.append((step, loss))
+        if len(self._open) < self.width:
+            return
+        self._points.append(_mean(self._open))
+        self._open = []
+        if len(self._points) == self._most:
+            self._points = [_mean(self._points[at : at + 2]) for at in range(0, self._most, 2)]
+            self.width *= 2
+
+    def points(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the mean step number and the mean loss of each point, float64 [n] each."""
+        points = [*self._points, *([_mean(self._open)] if self._open else [])]
+        steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
+        return steps, losses
+
+
+def _mean(points: list[tuple[float, float]]) -> tuple[float, float]:
+    return sum(step for step, _ in points) / len(points), sum(loss for _, loss in points) / len(points)
+
+
+class History:
+    """What curve, summary and model card need of a log: some hundred kilobytes, however many steps it holds."""
+
+    def __init__(self) -> None:
+        self.recent: deque[float] = deque(maxlen=RECENT)
+        """Losses of the last steps."""
+        self.checks: list[ValidationLine] = []
+        """One line per epoch."""
+        self.totals = StepTotals()
+        self.curve = LossCurve()
+        self.epochs = 0
+        """Epochs begun."""
+
+    def add(self, line: Line) -> None:
+        """Take in the next line of the log."""
+        self.epochs = line["epoch"] + 1
+        if line["kind"] == "validation":
+            self.checks.append(line)
+        elif line["loss"] is not None:
+            self.recent.append(line["loss"])
+            self.totals.add(line)
+            self.curve.add(line["step"], line["loss"])
