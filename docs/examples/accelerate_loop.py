@@ -7,10 +7,7 @@ from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.train.data.dataset import StoreDataset
-from usjepa.train.masks.multiblock import sample_masks
-from usjepa.train.model.predictor import Predictor
-from usjepa.train.model.student import Student
+from usjepa.train import Predictor, StoreDataset, Student, sample_masks
 
 
 def main(path: str, steps: int) -> None:

@@ -18,8 +18,8 @@ from usjepa.cache.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from usjepa.cache import Table
     from usjepa.cache.recipes.train import TrainSettings
-    from usjepa.cache.store.origins import Table
 
     Ints = NDArray[np.int64]
     Column = NDArray[Any]

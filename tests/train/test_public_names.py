@@ -1,0 +1,34 @@
+"""What `usjepa.train` offers for loops of your own: every name is there, and nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import usjepa.train
+from tests.cli.test_packaging import HEAVY
+
+
+def test_every_public_name_is_the_one_that_its_module_defines() -> None:
+    for name in usjepa.train.__all__:
+        assert getattr(usjepa.train, name).__name__ == name
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    program = f"import sys, usjepa.train\nassert not set(sys.modules) & set({HEAVY!r})\n"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_masks_and_datasets_do_not_import_timm() -> None:
+    program = (
+        "import sys\nfrom usjepa.train import StoreDataset, sample_masks\n"
+        "assert not set(sys.modules) & {'timm', 'matplotlib', 'distributed'}, sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Model'"):
+        usjepa.train.Model  # noqa: B018
