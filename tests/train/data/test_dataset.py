@@ -22,7 +22,7 @@ from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings
-from usjepa.train.data.dataset import StoreDataset
+from usjepa.train import StoreDataset, load_encoder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,6 +104,23 @@ def test_wrong_use_is_told(phantom_store: Path) -> None:
         StoreDataset(phantom_store, teacher="urfm")
     with pytest.raises(IndexError):
         StoreDataset(phantom_store)[10_000]
+
+
+def test_the_loop_of_the_tutorial_trains_as_printed_and_its_encoder_loads(phantom_store: Path, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "tutorials" / "your-training-loop.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_loop.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "my_loop.py", str(phantom_store), "mine", "4"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]
+    model, config = load_encoder(tmp_path / "mine")
+    assert (config.architecture, config.model_args["img_size"]) == ("vit_tiny_patch16_224", 32)
+    assert not model.training
 
 
 def test_the_example_under_accelerate_runs_in_forty_lines(phantom_store: Path) -> None:
