@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 import usjepa.train
 from tests.cli.test_packaging import HEAVY
+from tests.support.commands import run_python
 
 
 def test_every_public_name_is_the_one_that_its_module_defines() -> None:
@@ -18,7 +16,7 @@ def test_every_public_name_is_the_one_that_its_module_defines() -> None:
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
     program = f"import sys, usjepa.train\nassert not set(sys.modules) & set({HEAVY!r})\n"
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_python("-c", program)
 
 
 def test_masks_and_datasets_do_not_import_timm() -> None:
@@ -26,7 +24,7 @@ def test_masks_and_datasets_do_not_import_timm() -> None:
         "import sys\nfrom usjepa.train import StoreDataset, sample_masks\n"
         "assert not set(sys.modules) & {'timm', 'matplotlib', 'distributed'}, sys.modules.keys()\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    run_python("-c", program)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -110,11 +110,7 @@ def test_the_loop_of_the_tutorial_trains_as_printed_and_its_encoder_loads(phanto
     page = (ROOT / "docs" / "tutorials" / "your-training-loop.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "my_loop.py").write_text(code)
-    done = subprocess.run(
-        [sys.executable, "my_loop.py", str(phantom_store), "mine", "4"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = run_python("my_loop.py", phantom_store, "mine", 4, cwd=tmp_path)
     losses = [float(line.rsplit(" ", 1)[1]) for line in done.stdout.splitlines()]
     assert len(losses) == 4
     assert losses[-1] < losses[0]
