@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -85,3 +86,11 @@ class Registry(Generic[T]):
                 raise UsageError(f"{self.group}: two are called {one.name!r}. Rename or uninstall one of them.")
             found[one.name] = one
         return found
+
+
+def raised_at(error: Exception) -> str:
+    """Return where other people's code raised, as " (file, line n)"; "" where nothing tells."""
+    if error.__traceback__ is None:
+        return ""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f" ({place.filename}, line {place.lineno})"

@@ -99,6 +99,22 @@ class Predictions:
     predict: Callable[[NDArray[np.float32]], NDArray[np.int64]] | None = None
     """Predicts other standardised features [n, F] -> [S, n]: needed to score corrupted frames."""
 
+    def faults(self, given: ProbeInput) -> list[str]:
+        """Return what is wrong with predictions for the test frames of an input, as phrases; none: nothing."""
+        predicted, found = self.predicted_SN, []
+        seeds, frames = len(predicted), len(given.test)
+        if predicted.shape != (seeds, frames) or not seeds or predicted.dtype != np.int64:
+            found.append(f"predicted_SN is {predicted.dtype} {list(predicted.shape)}, not int64 [seeds, {frames}]")
+        elif not ((predicted >= 0) & (predicted < given.classes)).all():
+            found.append(f"predicted_SN has classes outside of 0 to {given.classes - 1}")
+        if not self.seeded and seeds > 1:
+            found.append(f"it has {seeds} rows of predictions, though seeded is False")
+        if self.probability_SNC is not None and self.probability_SNC.shape != (seeds, frames, given.classes):
+            wanted = [seeds, frames, given.classes]
+            found.append(f"probability_SNC has the shape {list(self.probability_SNC.shape)}, not {wanted}")
+        taken = sorted({"macro_f1", "balanced_accuracy", "auroc"} & set(self.measures))
+        return [*found, *[f"{name} is computed from the predictions and can't be given" for name in taken]]
+
 
 class NotScoredError(Exception):
     """A probe can't score an encoder; the message is the reason, as "it gives no patch tokens"."""

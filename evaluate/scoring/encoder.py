@@ -9,10 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from usjepa.cache.errors import UsjepaError
 from usjepa.cache.identity import Json
 from usjepa.evaluate.encoders.pooling import pooled_by
 from usjepa.evaluate.encoders.tokens import TokenSource
-from usjepa.evaluate.probes.base import PRIMARY, NotScoredError, Part, ProbeInput
+from usjepa.evaluate.extensions import raised_at
+from usjepa.evaluate.probes.base import PRIMARY, NotScoredError, Part, Predictions, ProbeInput
 from usjepa.evaluate.probes.scaler import fit_scaler
 from usjepa.evaluate.scores.bootstrap import interval
 from usjepa.evaluate.scores.calibration import Calibration
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.evaluate import Corruption, EvaluateSettings
     from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.encoders.features import KeptFeatures
-    from usjepa.evaluate.probes.base import Predictions, Probe
+    from usjepa.evaluate.probes.base import Probe
     from usjepa.evaluate.scores.bootstrap import Draws
     from usjepa.evaluate.tasks.task import Task
 
@@ -134,7 +136,7 @@ class EncoderScoring:
             live: gives the encoder that sees corrupted frames.
 
         Raises:
-            UsjepaError: the encoder gave a number that is not finite.
+            UsjepaError: the encoder gave a number that is not finite, or another package's probe failed.
             Interrupted: a stop was requested; features computed so far are kept.
         """
         pooled = pooled_by(encoder, self.settings.pooling)
@@ -184,10 +186,25 @@ class EncoderScoring:
         made, notes = {}, []
         for probe in self.probes:
             try:
-                made[probe.name] = probe.score(given)
+                made[probe.name] = self._predicted(probe, given)
             except NotScoredError as error:
                 notes.append(f"{probe.described.title}: {title} is left out: {error}")
         return made, notes
+
+    def _predicted(self, probe: Probe, given: ProbeInput) -> Predictions:
+        """Return what a probe predicts; whatever another package's probe does wrong is named by it."""
+        if probe.name not in self.settings.probes:
+            return probe.score(given)
+        try:
+            made = probe.score(given)
+        except (NotScoredError, UsjepaError):
+            raise
+        except Exception as error:  # other people's code raises any type there is
+            raise UsjepaError(f"{self.task.name}: probe {probe.name} failed{raised_at(error)}: {error!r}") from error
+        faults = made.faults(given) if isinstance(made, Predictions) else [f"it returned a {type(made).__name__}"]
+        if faults:
+            raise UsjepaError(f"{self.task.name}: probe {probe.name} broke its contract: {'; '.join(faults)}.")
+        return made
 
     def _robustness(
         self, title: str, made: Predictions, given: ProbeInput, live: Live

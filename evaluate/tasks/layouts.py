@@ -15,8 +15,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import UsageError
-from usjepa.evaluate.extensions import Registry
+from usjepa.cache.errors import UsageError, UsjepaError
+from usjepa.evaluate.extensions import Registry, raised_at
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder
 from usjepa.evaluate.tasks.busbra import BusBra
 from usjepa.evaluate.tasks.tn5000 import Tn5000
@@ -76,7 +76,14 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
     layout = next(one for one in known.values() if one.fits(Path(path))) if name is None else known[name]
     if not layout.fits(Path(path)):
         raise UsageError(f"{place}: not of the layout `{layout.name}`: {layout.wanted}")
-    return layout.read(Path(path), settings)
+    if layout.name in (_PLAIN.name, *(one.name for one in _BUILT_IN)):
+        return layout.read(Path(path), settings)
+    try:
+        return layout.read(Path(path), settings)
+    except UsjepaError:
+        raise
+    except Exception as error:  # other people's code raises any type there is
+        raise UsageError(f"{place}: layout `{layout.name}` failed{raised_at(error)}: {error!r}") from error
 
 
 def known_layouts() -> str:

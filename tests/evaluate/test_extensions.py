@@ -9,25 +9,33 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
 from tests.support.evaluations import FAST, call, export_run
 from tests.support.labelled import patients, write_labelled
 from tests.support.published import write_image
-from usjepa.cache.errors import UsageError
+from tests.support.scoring import scored
+from usjepa.cache.errors import UsageError, UsjepaError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.extensions import Registry
+from usjepa.evaluate.probes.base import Predictions, ProbeInput, ProbeRecord
 from usjepa.evaluate.probes.registry import PROBES, register_probe
+from usjepa.evaluate.scores.records import Measure
 from usjepa.evaluate.scoring.evaluation import wanted_probes
+from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.evaluate.tasks.layouts import LAYOUTS, recognise, register_layout
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from usjepa.evaluate.tasks.base import TaskFolder
 
 KINDS = ("probe", "layout")
 SIZE = ("--set", "cache.image_size=32", "--set", "cache.rows_per_shard=16", "--set", "cache.decode_processes=1")
@@ -172,3 +180,71 @@ def test_an_installed_probe_that_can_not_be_imported_is_named(tmp_path: Path, mo
     registry: Registry[Any] = Registry("usjepa.probes", ("name",), ())
     with pytest.raises(UsageError, match=r"centroid \(lab_probes:CentroidProbe\).*no_such_library.*uninstall it"):
         registry.all()
+
+
+@dataclass
+class Wrong:
+    """A probe that returns, or raises, what it is told to."""
+
+    made: Any
+    name: str = "wrong"
+    version: int = 1
+    described: ProbeRecord = field(default_factory=lambda: ProbeRecord(title="Wrong", column="wrong", meaning=""))
+
+    def score(self, given: ProbeInput) -> Predictions:
+        if isinstance(self.made, Exception):
+            raise self.made
+        made: Predictions = self.made(len(given.test))
+        return made
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        pytest.param(
+            ZeroDivisionError("x / 0"), r"failed \(.*test_extensions\.py, line \d+\): ZeroDivision", id="raises"
+        ),
+        pytest.param(lambda n: np.zeros(n), "it returned a ndarray", id="no predictions"),
+        pytest.param(
+            lambda n: Predictions(cast("Any", np.zeros((1, n)))), "is float64 .*, not int64", id="no integers"
+        ),
+        pytest.param(lambda n: Predictions(np.zeros(n, np.int64)), r"not int64 \[seeds, \d+\]", id="no row per seed"),
+        pytest.param(lambda n: Predictions(np.full((1, n), 2)), "classes outside of 0 to 1", id="unknown class"),
+        pytest.param(
+            lambda n: Predictions(np.zeros((2, n), np.int64), seeded=False),
+            "2 rows of predictions",
+            id="rows, no seeds",
+        ),
+        pytest.param(
+            lambda n: Predictions(np.zeros((1, n), np.int64), np.zeros((1, n, 3))),
+            "probability_SNC",
+            id="probabilities",
+        ),
+        pytest.param(
+            lambda n: Predictions(np.zeros((1, n), np.int64), measures={"macro_f1": Measure(mean=1.0)}),
+            "macro_f1 is computed from the predictions",
+            id="a measure that is ours",
+        ),
+    ],
+)
+def test_what_another_packages_probe_does_wrong_is_named(
+    made: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PROBES, "_added", [])
+    register_probe(Wrong(made))
+    settings = EvaluateSettings(seeds=1, epochs=1, probes=("wrong",), few_shot=(), corruptions=())
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", patients(12, ["a", "b"])), settings).tasks
+    with pytest.raises(UsjepaError, match=f"toy: probe wrong .*{told}"):
+        scored(task, np.ones((len(task), 2), np.float32), settings, tmp_path)
+
+
+def test_what_another_packages_layout_raises_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: Path, settings: CacheSettings) -> list[TaskFolder]:
+        raise KeyError("finding")
+
+    monkeypatch.setattr(LAYOUTS, "_added", [])
+    register_layout(SimpleNamespace(name="lab", wanted="anything.", fits=lambda path: True, read=read))
+    with pytest.raises(
+        UsageError, match=r"layout `lab` failed \(.*test_extensions\.py, line \d+\): KeyError\('finding'\)"
+    ):
+        recognise(str(tmp_path), CacheSettings())
