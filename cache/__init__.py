@@ -1,4 +1,10 @@
-"""Stage one: sources -> views -> frozen teacher -> store; and the store's reader, `open_store`."""
+"""Cache a frozen teacher's latents once: sources -> views -> teacher -> store.
+
+`open_store` reads a store and `build` makes one. The rooms, along the way of a row: `sources` and `scanning` list and
+count files, `decoding` and `frames` cut views, `teacher` computes latents, `building` drives them, `store` and `storage`
+write, `reading` reads. `planning` predicts a build, `upkeep` checks and repairs a store, `recipes` has the settings and
+`commands` the command line.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +12,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from usjepa.cache.building.build import build
+    from usjepa.cache.building.request import BuildRequest
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store, open_store
     from usjepa.cache.store.origins import Table
 
-__all__ = ["Batch", "Store", "Table", "open_store"]
+__all__ = ["Batch", "BuildRequest", "Store", "Table", "build", "open_store"]
 
 _MODULES = {
     "Batch": "reading.batch",
+    "BuildRequest": "building.request",
     "Store": "reading.store",
     "Table": "store.origins",
+    "build": "building.build",
     "open_store": "reading.store",
 }
 

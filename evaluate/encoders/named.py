@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.teacher.model_input import ModelInput
+from usjepa.cache.teacher.model_input import RESIZE, ModelInput
 from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder
 
 if TYPE_CHECKING:
@@ -95,7 +95,8 @@ def _of_file(file: Path, architecture: str, recipe: Recipe, device: str) -> Name
         settings = _settings_of(architecture)
     settings = settings.model_copy(update={"weights": str(file), "image_size": settings.image_size or 224})
     teacher = load_teacher(settings, settings.image_size or 224, device)
-    teacher.identity["input"] = {**teacher.identity["input"], "resize": "bicubic, antialiased, where sizes differ"}
+    if "input" in teacher.identity:
+        teacher.identity["input"] = {**teacher.identity["input"], "resize": f"{RESIZE}, where sizes differ"}
     return Named(file.stem, f"{file.stem} ({settings.architecture})", LiveTeacher(teacher, file.stem))
 
 
@@ -139,10 +140,14 @@ def _timm_model(name: str, pretrained: bool) -> Any:
     import timm
     import torch
 
+    from usjepa.cache.teacher.vit import build_timm
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)
+        if not pretrained:
+            return build_timm(name, {}, "--encoder")
         try:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0)
+            return timm.create_model(name, pretrained=True, num_classes=0)
         except Exception as error:  # whatever the hub, the network or timm raise
             reason = " ".join(str(error).split())[:300] or type(error).__name__
             raise UsageError(
