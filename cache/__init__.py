@@ -1,9 +1,9 @@
 """Cache a frozen teacher's latents once: sources -> views -> teacher -> store.
 
 `open_store` reads a store and `build` makes one. The rooms, along the way of a row: `sources` and `scanning` list and
-count files, `decoding` and `frames` cut views, `teacher` computes latents, `building` drives them, `store` and `storage`
-write, `reading` reads. `planning` predicts a build, `upkeep` checks and repairs a store, `recipes` has the settings and
-`commands` the command line.
+count files, `decoding` and `frames` cut views, `teacher` computes latents, `building` drives them, `store` and
+`storage` write, `reading` reads. `planning` predicts a build, `upkeep` checks and repairs a store, `recipes` has the
+settings and `commands` the command line.
 """
 
 from __future__ import annotations
