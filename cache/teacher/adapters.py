@@ -11,12 +11,13 @@ import importlib.metadata
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import torch
 import xxhash
 
 from usjepa.cache.errors import TeacherError, UsageError, UsjepaError
+from usjepa.cache.recipes.base import ComputePrecision
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.checkpoints import weights_hash
 from usjepa.cache.teacher.teacher import Teacher
@@ -77,6 +78,12 @@ def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: t
         raise TeacherError(
             f"teacher {settings.architecture}: its adapter gave a {type(made).__name__}, which is not a teacher: it "
             f"lacks {', '.join(lacking) or '__call__'}."
+        )
+    stated = made.identity.get("compute")
+    if stated != made.compute or stated not in get_args(ComputePrecision):
+        raise TeacherError(
+            f"teacher {settings.architecture}: it computes in {made.compute} and its identity states {stated}. Give "
+            f"both the same: {', '.join(get_args(ComputePrecision))}."
         )
     return made
 

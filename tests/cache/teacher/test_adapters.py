@@ -144,6 +144,15 @@ def test_latents_of_another_shape_than_the_teacher_states_are_refused_before_the
     assert not list((lab / "s.zarr" / "latents").glob("*/c.*"))
 
 
+def test_a_precision_that_the_identity_does_not_state_is_refused(lab: Path) -> None:
+    module = lab / "lab_teachers.py"
+    module.write_text(module.read_text().replace("dim=32,", 'dim=32, compute="bf16",'))
+    sys.modules.pop("lab_teachers")
+    settings = TeacherSettings(architecture=ADAPTER, weights=str(lab / "tiny.safetensors"))
+    with pytest.raises(TeacherError, match="it computes in bf16 and its identity states fp32"):
+        load_teacher(settings, 32, "cpu")
+
+
 def test_a_recipe_may_name_the_adapter_as_its_architecture(lab: Path) -> None:
     wanted = small(f"cache.teacher.architecture={ADAPTER}", f"cache.teacher.weights={lab / 'tiny.safetensors'}").cache
     assert wanted.teacher is not None
