@@ -21,17 +21,19 @@ from __future__ import annotations
 import argparse
 import tempfile
 import threading
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from benchmarks.machine import Goal, describe, report
 from benchmarks.read.bench import FRESH, ONE, OURS, REUSED, UNCHECKED, Bench, Samples, make
+from benchmarks.read.beside import beside, beside_peers
 from benchmarks.read.limits import BARE, DIM, HASHED, MM, PLAIN, TAKE, TOKENS
-from benchmarks.read.peers import PEERS, Read, files_below
 from usjepa.cache.reading.turns import short_turns
+
+if TYPE_CHECKING:
+    from benchmarks.read.peers import Read
 
 PACKAGES = "zarr zarrs tensorstore h5py datasets mosaicml-streaming safetensors annbatch numpy xxhash"
 THROUGH = "files read through before: "
@@ -74,40 +76,6 @@ def after_copying(bench: Bench, batch: int, large: int) -> Samples:
     bench.through()
     samples = bench.measure(bench.readers(batch), batch, bench.sweep)
     return named(THROUGH, samples | named(f"{large} rows: ", bench.measure(bench.readers(large), large, bench.sweep)))
-
-
-def beside_peers(root: Path, rounds: int, batch: int) -> tuple[Samples, dict[str, str]]:
-    """Peers, ourselves and np.take beside each of them; and which peers are missing, and why."""
-    samples: Samples = {}
-    missing: dict[str, str] = {}
-    for peer in PEERS:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            try:
-                samples |= process.submit(_beside_peer, peer.__name__, root, rounds, batch).result()
-            except (ImportError, AttributeError) as error:
-                missing[peer.__name__] = f"{type(error).__name__}: {error}"
-    return samples, missing
-
-
-def _beside_peer(name: str, root: Path, rounds: int, batch: int) -> Samples:
-    """In a process of its own: a peer's contenders, after an epoch of the store, the flat file and the peer's files."""
-    bench, known = Bench(root, rounds), files_below(root)
-    (peer,) = (peer for peer in PEERS if peer.__name__ == name)
-    found = peer(root / "store", bench.latents)
-    own = sorted(files_below(root) - known)
-    try:
-        bench.epoch(batch)
-        bench.an_epoch(next(iter(found.values())), own, batch)
-        mine = {who: read for who, read in bench.readers(batch).items() if who in (OURS + FRESH, TAKE)}
-        samples = bench.measure({**mine, **found}, batch, bench.sweep)
-    finally:
-        for path in own:
-            path.unlink()
-    return {beside(who, name) if who in mine else who: values for who, values in samples.items()}
-
-
-def beside(who: str, peer: str) -> str:
-    return f"{who}, beside {peer}"
 
 
 def named(prefix: str, samples: Samples) -> Samples:
