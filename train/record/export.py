@@ -1,10 +1,10 @@
 """Export an encoder as files that plain timm loads, and load it again.
 
-The files are `encoder.safetensors` and `config.json`:
+    model = timm.create_model("local-dir:RUN", pretrained=True)
 
-config = json.loads(pathlib.Path("config.json").read_text())
-model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
-model.load_state_dict(safetensors.torch.load_file("encoder.safetensors"), strict=True)
+The files are `encoder.safetensors` and `config.json`. The class token of a student is never trained, so the model is
+configured to pool by the mean of its patch tokens: `model(x)` gives the features to use. Training itself needs no
+pooling, and the weights are the same with any.
 """
 
 from __future__ import annotations
@@ -58,12 +58,13 @@ def export_encoder(model: torch.nn.Module, config: EncoderConfig, folder: Path) 
     """
     edge = int(config.model_args["img_size"])
     channels = int(config.model_args.get("in_chans", 3))
+    model_args = config.model_args | _mean_pooling(model)
     content = {
         "architecture": config.architecture,
         "num_classes": 0,
         "num_features": int(model.num_features),  # type: ignore[arg-type]
-        "global_pool": "token",
-        "model_args": config.model_args,
+        "global_pool": model_args.get("global_pool", model.global_pool),
+        "model_args": model_args,
         "pretrained_cfg": {
             "input_size": [channels, edge, edge],
             "fixed_input_size": True,
@@ -79,6 +80,16 @@ def export_encoder(model: torch.nn.Module, config: EncoderConfig, folder: Path) 
     write_durably(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
     # The configuration comes last: a folder that has one has the weights too.
     write_durably(folder / CONFIG, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _mean_pooling(model: torch.nn.Module) -> dict[str, Any]:
+    """Return the timm arguments under which the same weights pool by the mean of the patch tokens.
+
+    Architectures without a class token to replace keep their pooling: those that pool by attention, whose weights would
+    be left over, and those with a norm behind the mean.
+    """
+    pools_by_token = getattr(model, "global_pool", None) == "token" and not hasattr(model, "dist_token")
+    return {"global_pool": "avg", "fc_norm": False} if pools_by_token else {}
 
 
 def read_config(folder: Path) -> EncoderConfig:

@@ -10,14 +10,12 @@ if TYPE_CHECKING:
     from usjepa.train.run.plan import TrainingPlan
 
 _LOAD = """```python
-import json, pathlib, timm
-from safetensors.torch import load_file
+import timm
 
-config = json.loads(pathlib.Path("config.json").read_text())
-model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
-model.load_state_dict(load_file("encoder.safetensors"), strict=True)
-cfg = config["pretrained_cfg"]  # input: [0, 1], minus mean, over std, per channel
-tokens = model.eval().forward_features(images)[:, model.num_prefix_tokens:]  # patch tokens [B, T, D]
+model = timm.create_model("local-dir:.", pretrained=True).eval()  # this folder
+cfg = model.pretrained_cfg  # input: pixels in [0, 1], minus cfg["mean"], over cfg["std"], per channel
+features = model(images)  # the mean of the patch tokens [B, D]
+tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # patch tokens [B, T, D]
 ```"""
 
 
@@ -59,7 +57,7 @@ tags: [ultrasound, self-supervised, jepa]
 # Ultrasound encoder
 
 Trained with usjepa by masked prediction (US-JEPA, arXiv 2602.19322). The features to use are the mean of the patch
-tokens: the class token was never trained.
+tokens, which `model(x)` gives: the class token was never trained.
 
 | | |
 |---|---|

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from usjepa.cache.errors import TrainingError, UsageError
-from usjepa.train.record.export import EncoderConfig, export_encoder, load_encoder
+from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
+from usjepa.train.record.export import EncoderConfig, export_encoder, load_encoder, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,6 +35,56 @@ def test_plain_timm_loads_it_strictly_and_gives_the_same_features(tmp_path: Path
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(plain.forward_features(images), model.forward_features(images), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param("vit_tiny_patch16_224", id="class token"),
+        pytest.param("vit_small_patch14_reg4_dinov2", id="registers"),
+        pytest.param("test_vit2", id="mean, then a norm"),
+    ],
+)
+def test_a_model_that_timm_loads_from_the_folder_gives_the_mean_of_its_patch_tokens(
+    tmp_path: Path, architecture: str
+) -> None:
+    model: Any = timm.create_model(architecture, num_classes=0, **ARGS).eval()
+    export_encoder(model, EncoderConfig(architecture, ARGS, (0.5,) * 3, (0.25,) * 3, {}), tmp_path)
+    loaded: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        tokens_BTD = model.forward_features(images)[:, model.num_prefix_tokens :]
+        torch.testing.assert_close(loaded(images), model.fc_norm(tokens_BTD.mean(1)), rtol=0, atol=1e-6)
+
+
+def test_a_model_without_a_trained_class_token_keeps_its_own_pooling(tmp_path: Path) -> None:
+    args: dict[str, Any] = {"img_size": 32, "patch_size": 8, "in_chans": 3}
+    model: Any = timm.create_model("test_vit3", num_classes=0, **args).eval()  # pools by attention
+    export_encoder(model, EncoderConfig("test_vit3", args, (0.5,) * 3, (0.25,) * 3, {}), tmp_path)
+    assert read_config(tmp_path).model_args == args
+    assert load_encoder(tmp_path)[0].state_dict().keys() == model.state_dict().keys()
+
+
+def test_an_encoder_exported_before_its_pooling_was_named_still_loads(tmp_path: Path) -> None:
+    model = export(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_args"] = ARGS
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    loaded: Any = load_encoder(tmp_path)[0]
+    with torch.no_grad():
+        torch.testing.assert_close(loaded.forward_features(images), model.forward_features(images), rtol=0, atol=0)
+
+
+def test_the_pooling_of_the_export_is_no_part_of_a_teachers_identity(tmp_path: Path) -> None:
+    export(tmp_path)
+    settings = resolve_teacher(str(tmp_path), None)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_args"] = ARGS
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    before = resolve_teacher(str(tmp_path), None)
+    assert settings == before
+    assert load_teacher(settings, 32, "cpu").identity == load_teacher(before, 32, "cpu").identity
 
 
 def test_timms_own_checkpoint_argument_loads_it(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_the_cards_code_loads_the_encoder(run: Path, monkeypatch: pytest.MonkeyP
     names: dict[str, Any] = {"images": torch.zeros(2, 3, 32, 32)}
     exec(code, names)
     assert names["tokens"].shape == (2, 16, names["model"].num_features)
+    torch.testing.assert_close(names["features"], names["tokens"].mean(1))
 
 
 def history_of(
