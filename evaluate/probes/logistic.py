@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
-"""Values of scikit-learn's C, the inverse of the penalty's weight, from strongly held back to nearly free."""
+"""Values of scikit-learn's C, the inverse of the penalty's weight, from strong to weak regularisation."""
 _UNCHOSEN = 1e-2
 _STEPS = 500
 

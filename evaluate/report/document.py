@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Final, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json
-from usjepa.evaluate.probes.base import ProbeRecord
+from usjepa.evaluate.probes.base import PRIMARY, ProbeRecord
 from usjepa.evaluate.report.feature_map import FeatureMap
 from usjepa.evaluate.report.published import Published
+from usjepa.evaluate.scores.metrics import PackedNumbers, unpacked
 from usjepa.evaluate.scores.records import Interval, Record
 from usjepa.evaluate.scoring.encoder import EncoderScores
 from usjepa.evaluate.scoring.segmentation import SegmentationScores
@@ -54,9 +55,9 @@ class EncoderRecord(Record):
 class FramesRecord(Record):
     """The test frames, for comparisons between reports."""
 
-    labels: str
+    labels: PackedNumbers
     """Class numbers separated by spaces."""
-    groups: str
+    groups: PackedNumbers
     """Group numbers separated by spaces."""
     digest: str
     """Of which frames these are, the same in every store that holds them."""
@@ -150,6 +151,22 @@ class Document(Record):
     files: dict[str, str] = {}
     """Name of each other file of the report -> its xxh3-128 (hex)."""
 
+    @model_validator(mode="after")
+    def _belongs_together(self) -> Document:
+        tasks = {task.name: task for task in self.tasks}
+        for scores in self.scores:
+            encoder, task = self.encoders.get(scores.encoder), tasks.get(scores.task)
+            if encoder is None or task is None or scores.task not in encoder.identities:
+                raise ValueError(f"it has scores of {scores.encoder} on {scores.task}, but not both of them")
+            if PRIMARY not in scores.probes or not set(scores.probes) <= set(self.probes):
+                raise ValueError(f"the probes of {scores.encoder} on {scores.task} are not those of the report")
+            frames, classes = len(unpacked(task.test.labels)), len(task.classes)
+            for name, probe in scores.probes.items():
+                predicted = [unpacked(line) for line in probe.predicted]
+                if any(len(one) != frames or (one >= classes).any() for one in predicted) or not predicted:
+                    raise ValueError(f"{name} of {scores.encoder} on {scores.task} does not predict its test frames")
+        return self
+
     def find(self, task: str, encoder: str) -> EncoderScores | None:
         """Return the scores of an encoder on a task; None where it has none."""
         return next((s for s in self.scores if s.task == task and s.encoder == encoder), None)
@@ -192,5 +209,6 @@ def read_document(path: Path) -> Document:
         return Document.model_validate_json(content, strict=True)
     except ValidationError as error:
         first, more = error.errors()[0], error.error_count() - 1
-        fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}{f', and {more} more faults' if more else ''}"
+        place = ".".join(map(str, first["loc"]))
+        fault = f"{f'{place}: ' if place else ''}{first['msg']}{f', and {more} more faults' if more else ''}"
         raise UsageError(f"{path}: not a whole report: {fault}. Make the report again.") from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.scores.metrics import packed
+from usjepa.evaluate.scores.metrics import PackedNumbers, packed
 from usjepa.evaluate.scores.records import Record
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class FeatureMap(Record):
 
     names: tuple[str, ...]
     """Of the kinds of frames: classes, or tasks."""
-    x: str
+    x: PackedNumbers
     """Numbers separated by spaces, as `y` and `kind`."""
-    y: str
-    kind: str
+    y: PackedNumbers
+    kind: PackedNumbers
     """Index into `names`."""
     explained: tuple[float, float]
     """Share of the variation along each axis."""

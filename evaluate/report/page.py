@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _TENS = ("tenth", "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth")
-_SHARES = ("whole", "half", "third", "quarter", *_ORDINALS[4:], *_TENS)
+_SHARES = ("", "half", "third", "quarter", *_ORDINALS[4:], *_TENS)
 _NAMED_COLUMNS = 5
 """Classes whose names fit over the columns of a confusion matrix."""
 

@@ -7,10 +7,11 @@ as an F1 of 0 that no encoder could mend; the task's notes name such a class ins
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from usjepa.evaluate.scores.records import Measure
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Labels = NDArray[np.int64]
 """Class numbers, [n]."""
+PackedNumbers = Annotated[str, Field(pattern=r"^(\d+( \d+)*)?$")]
+"""Numbers as `packed` writes them."""
 Matrix = tuple[tuple[int, ...], ...]
 """Frames, [truth][prediction]."""
 

@@ -18,7 +18,7 @@ from usjepa.evaluate.probes.base import PRIMARY, NotScoredError, Part, Predictio
 from usjepa.evaluate.probes.scaler import fit_scaler
 from usjepa.evaluate.scores.bootstrap import interval
 from usjepa.evaluate.scores.calibration import Calibration
-from usjepa.evaluate.scores.metrics import Matrix, auroc, over_seeds, packed, score, summed
+from usjepa.evaluate.scores.metrics import Matrix, PackedNumbers, auroc, over_seeds, packed, score, summed
 from usjepa.evaluate.scores.records import Measure, Record
 from usjepa.evaluate.scoring.few_shot import FewShot, few_shot
 from usjepa.evaluate.scoring.robustness import Corrupted, Robustness, robustness, seen_corrupted
@@ -49,7 +49,7 @@ class ProbeScores(Record):
     """Summed over seeds."""
     constant: tuple[int, ...]
     """Seeds that give every test frame the same class: their scores tell nothing about the encoder."""
-    predicted: tuple[str, ...]
+    predicted: tuple[PackedNumbers, ...]
     """Class of every test frame, numbers separated by spaces; one text per seed."""
     about: dict[str, Json]
     """What the probe reports about its training."""

@@ -48,11 +48,9 @@ def tables(made: dict[str, Any]) -> str:
     return table_tex(Document.model_validate(made))
 
 
-def scored(**changed: Any) -> dict[str, Any]:
-    made = document()
-    made["tasks"][0] |= {"name": "pocus", **changed}
-    for scores in made["scores"]:
-        scores["task"] = "pocus"
+def scored(task: str = "pocus", **changed: Any) -> dict[str, Any]:
+    made = document(task)
+    made["tasks"][0] |= changed
     return made
 
 
@@ -128,6 +126,7 @@ def test_a_score_that_is_missing_is_a_dash_and_tasks_are_columns() -> None:
     assert other is not None
     made["tasks"].append({**made["tasks"][0], "name": "mmotu", "published": other.model_dump()})
     made["scores"].append({**made["scores"][0], "task": "mmotu"})
+    made["encoders"]["student"]["identities"]["mmotu"] = {}
     ((head, *rows),) = parsed(tables(made))
     assert head == ["Encoder", "pocus", "mmotu"]
     assert {row[0]: row[2] for row in rows}["Random weights"] == "--"
@@ -150,10 +149,8 @@ def test_attentive_probes_and_segmentations_have_tables_of_their_own() -> None:
 
 
 def test_names_from_the_data_are_printed_and_are_no_commands() -> None:
-    made = scored(name=NASTY)
+    made = scored(NASTY)
     made["encoders"]["student"]["title"] = NASTY
-    for scores in made["scores"]:
-        scores["task"] = NASTY
     made["probes"]["probe"]["caption"] = NASTY
     text = tables(made)
     parsed(text)
@@ -168,10 +165,8 @@ def test_the_same_scores_give_the_same_bytes() -> None:
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here; Debian: texlive-latex-recommended")
 def test_latex_takes_it_without_a_complaint(tmp_path: Path) -> None:
-    made = scored(name=NASTY)
+    made = scored(NASTY)
     made["encoders"]["hog"]["title"] = NASTY
-    for scores in made["scores"]:
-        scores["task"] = NASTY
     add_attentive(made, *made["scores"])
     (tmp_path / "table.tex").write_text(tables(made))
     (tmp_path / "paper.tex").write_text(PAPER)

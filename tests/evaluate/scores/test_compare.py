@@ -30,8 +30,9 @@ def write(path: Path, right: float, seed: int = 1, weights: str = "", **changed:
     made["tasks"][0] |= {"test": test, "identity": {"store": "0", "frames": "0"}, **changed}
     name = made["tasks"][0]["name"]
     made["scores"] = [{**made["scores"][0], "task": name}]
+    for probe in made["scores"][0]["probes"].values():
+        probe["predicted"] = predicted[:1]
     made["scores"][0]["probes"]["probe"]["predicted"] = predicted
-    made["scores"][0]["probes"]["knn"]["predicted"] = predicted[:1]
     student = {**made["encoders"]["student"], "identities": {name: {"weights": weights or path.name}}}
     made |= {"encoders": {"student": student}, "settings": {"seeds": 3, "lr": 1e-3}}
     path.write_text(json.dumps(made))
@@ -122,6 +123,14 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "newer.json").write_text(json.dumps({**whole, "format": 4}))
     (tmp_path / "no.json").write_text("[]")
     (tmp_path / "more.json").write_text(json.dumps({**whole, "mood": "good"}))
+    stranger = json.loads(a.read_text())
+    stranger["scores"][0]["encoder"] = "nobody"
+    (tmp_path / "stranger.json").write_text(json.dumps(stranger))
+    short = json.loads(a.read_text())
+    short["scores"][0]["probes"]["knn"]["predicted"] = ["0 1"]
+    (tmp_path / "short.json").write_text(json.dumps(short))
+    short["scores"][0]["probes"]["knn"]["predicted"] = ["0 one"]
+    (tmp_path / "word.json").write_text(json.dumps(short))
     whole["tasks"][0]["floor"]["macro_f1"] = "0.5"
     (tmp_path / "text.json").write_text(json.dumps(whole))
     del whole["tasks"]
@@ -134,6 +143,9 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
         ("more.json", "mood: Extra inputs are not permitted"),
         ("text.json", "tasks.0.floor.macro_f1: Input should be a valid number"),
         ("less.json", "tasks: Field required"),
+        ("stranger.json", "scores of nobody on lung, but not both of them"),
+        ("short.json", "knn of student on lung does not predict its test frames"),
+        ("word.json", "predicted.0: String should match pattern"),
     ):
         result = call(a, tmp_path / name)
         assert result.exit_code == 2
