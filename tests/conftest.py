@@ -68,3 +68,15 @@ def phantom_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = tmp_path_factory.mktemp("phantom") / "store.zarr"
     build(str(store), load_recipe("demo", TINY_STORE), BuildRequest(teacher="random"))
     return store
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sealed store of `tests.support.builds.small()`, built without a fault; tests must not change it."""
+    from tests.support.builds import small
+    from usjepa.cache.building.build import build
+    from usjepa.cache.building.request import BuildRequest
+
+    store = tmp_path_factory.mktemp("small") / "s"
+    build(str(store), small(), BuildRequest(teacher="random"))
+    return store

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tests.support.stores import single_frames
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.layers import Layer
-from usjepa.cache.store.tables import RowTable, SourceTable
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -67,7 +67,17 @@ def write_labelled(
     writer = StoreWriter(LocalStorage(root))
     writer.create_or_open(ROWS_PER_SHARD)
     count = len(files) * views
-    writer.add_segment(*_tables(files, views, size), count)
+    segment = single_frames(
+        views,
+        size,
+        path=[f"{file.dataset}/{i:04d}.png" for i, file in enumerate(files)],
+        dataset=[file.dataset for file in files],
+        group=[file.group for file in files],
+        label=[file.label for file in files],
+        split=[file.split for file in files],
+        content_hash=[file.content or f"{i:032x}" for i, file in enumerate(files)],
+    )
+    writer.add_segment(*segment, count)
     pixels = np.repeat(pixels_of(files, size, seed) if pixels is None else pixels, views, axis=0)
     content: dict[str, NDArray[np.generic]] = {
         "pixels": pixels,
@@ -87,35 +97,3 @@ def write_labelled(
             writer.write_shard(layer, shard, content[layer.name][numbers.start : numbers.stop], [], {"torch": "x"})
     writer.seal()
     return open_store(root)
-
-
-def _tables(files: Sequence[File], views: int, size: int) -> tuple[bytes, bytes]:
-    def strings(values: Sequence[str]) -> NDArray[np.object_]:
-        return np.array(list(values), dtype=object)
-
-    n, rows = len(files), len(files) * views
-    sources = SourceTable(
-        path=strings([f"{file.dataset}/{i:04d}.png" for i, file in enumerate(files)]),
-        dataset=strings([file.dataset for file in files]),
-        group=strings([file.group for file in files]),
-        label=strings([file.label for file in files]),
-        split=strings([file.split for file in files]),
-        reader=strings(["images"] * n),
-        content_hash=strings([file.content or f"{i:032x}" for i, file in enumerate(files)]),
-        frames=np.ones(n, np.int32),
-        height=np.full(n, size, np.int32),
-        width=np.full(n, size, np.int32),
-        error=strings([""] * n),
-    )
-    zeros, full, flags = np.zeros(rows, np.int32), np.full(rows, size, np.int32), np.zeros(rows, bool)
-    return sources.to_parquet(), RowTable(
-        source=np.repeat(np.arange(n, dtype=np.int32), views),
-        frame=zeros,
-        view=np.tile(np.arange(views, dtype=np.int32), n),
-        top=zeros,
-        left=zeros,
-        height=full,
-        width=full,
-        flip_horizontal=flags,
-        flip_vertical=flags,
-    ).to_parquet()

@@ -12,6 +12,7 @@ from usjepa.cache.store.tables import RowTable, SourceTable
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -45,35 +46,46 @@ def layers(rows_per_shard: int = ROWS_PER_SHARD, precision: str = "float16") -> 
 
 def tables(rows: int, tag: str = "a") -> tuple[bytes, bytes]:
     """Return the Parquet bytes of a segment of `rows` single-frame sources."""
-    strings = [f"{tag}/{i:04d}.png" for i in range(rows)]
-    sources = SourceTable(
-        path=np.array(strings, dtype=object),
-        dataset=np.array([tag] * rows, dtype=object),
-        group=np.array([f"group-{i // 2}" for i in range(rows)], dtype=object),
-        label=np.array(["cyst" if i % 2 else "none" for i in range(rows)], dtype=object),
-        split=np.array(["test" if i % 5 == 0 else "train" for i in range(rows)], dtype=object),
-        reader=np.array(["images"] * rows, dtype=object),
-        content_hash=np.array([f"{i:032x}" for i in range(rows)], dtype=object),
-        frames=np.ones(rows, np.int32),
-        height=np.full(rows, 32, np.int32),
-        width=np.full(rows, 32, np.int32),
-        error=np.array([""] * rows, dtype=object),
+    return single_frames(
+        path=[f"{tag}/{i:04d}.png" for i in range(rows)],
+        dataset=[tag] * rows,
+        group=[f"group-{i // 2}" for i in range(rows)],
+        label=["cyst" if i % 2 else "none" for i in range(rows)],
+        split=["test" if i % 5 == 0 else "train" for i in range(rows)],
+        content_hash=[f"{i:032x}" for i in range(rows)],
     )
-    zeros = np.zeros(rows, np.int32)
-    full = np.full(rows, 32, np.int32)
-    flags = np.zeros(rows, bool)
-    row_table = RowTable(
-        source=np.arange(rows, dtype=np.int32),
+
+
+def single_frames(views: int = 1, size: int = 32, **strings: Sequence[str]) -> tuple[bytes, bytes]:
+    """Return the Parquet bytes of a segment of single-frame images with whole frames as views.
+
+    Args:
+        views: of each frame.
+        size: edge of the frames, in pixels.
+        strings: the columns path, dataset, group, label, split and content_hash.
+    """
+    columns = {name: np.array(list(values), dtype=object) for name, values in strings.items()}
+    n, rows = len(columns["path"]), len(columns["path"]) * views
+    sources = SourceTable(
+        reader=np.array(["images"] * n, dtype=object),
+        frames=np.ones(n, np.int32),
+        height=np.full(n, size, np.int32),
+        width=np.full(n, size, np.int32),
+        error=np.array([""] * n, dtype=object),
+        **columns,
+    )
+    zeros, full, flags = np.zeros(rows, np.int32), np.full(rows, size, np.int32), np.zeros(rows, bool)
+    return sources.to_parquet(), RowTable(
+        source=np.repeat(np.arange(n, dtype=np.int32), views),
         frame=zeros,
-        view=zeros,
+        view=np.tile(np.arange(views, dtype=np.int32), n),
         top=zeros,
         left=zeros,
         height=full,
         width=full,
         flip_horizontal=flags,
         flip_vertical=flags,
-    )
-    return sources.to_parquet(), row_table.to_parquet()
+    ).to_parquet()
 
 
 def arrays(layer: Layer, rows: int, seed: int = 0) -> NDArray[Any]:

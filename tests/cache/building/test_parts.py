@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("undisturbed") / "s"
-    build(str(root), small(), BuildRequest(teacher="random"))
-    return root
-
-
 @given(st.integers(1, 50), st.integers(0, 300))
 def test_parts_are_disjoint_and_cover_every_shard(count: int, shards: int) -> None:
     dealt = [shard for i in range(count) for shard in Part(i + 1, count).of(range(shards))]
@@ -47,13 +40,13 @@ def test_a_part_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_parts_one_after_the_other_give_the_bytes_of_a_single_build(tmp_path: Path, undisturbed: Path) -> None:
+def test_parts_one_after_the_other_give_the_bytes_of_a_single_build(tmp_path: Path, small_store: Path) -> None:
     root = tmp_path / "s"
     assert build(str(root), small(), BuildRequest(teacher="random", part="2/2")) is None
     with pytest.raises(NotSealedError, match=r"latents/demo has 1 of 3 shards"):
         seal(str(root))
     assert build(str(root), small(), BuildRequest(teacher="random", part="1/2")) is not None
-    assert tree(root) == tree(undisturbed)
+    assert tree(root) == tree(small_store)
 
 
 def _build_part(root: str, part: str, precision: str) -> None:
@@ -78,13 +71,13 @@ def _build_part_and_die(root: str, part: str, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", [5, 40, 62])
-def test_a_part_that_was_killed_is_run_again_and_nothing_is_lost(tmp_path: Path, undisturbed: Path, step: int) -> None:
+def test_a_part_that_was_killed_is_run_again_and_nothing_is_lost(tmp_path: Path, small_store: Path, step: int) -> None:
     root = tmp_path / "s"
     assert forked.run(_build_part_and_die, str(root), "1/2", step) == -signal.SIGKILL
     for part in ("2/2", "1/2"):
         build(str(root), small(), BuildRequest(teacher="random", part=part))
     seal(str(root))
-    assert tree(root) == tree(undisturbed)
+    assert tree(root) == tree(small_store)
 
 
 def _hold(root: str, name: str) -> None:
@@ -121,14 +114,14 @@ def test_builders_whose_work_overlaps_refuse_each_other(
             refuse_rivals(storage, mine, False)
 
 
-def test_a_dead_rival_is_no_rival(tmp_path: Path, undisturbed: Path) -> None:
+def test_a_dead_rival_is_no_rival(tmp_path: Path, small_store: Path) -> None:
     root = tmp_path / "s"
     holder = forked.start(_hold, str(root), "part-000001-of-000002")
     wait_until((root / "claims/part-000001-of-000002.json").exists, holder)
     holder.kill()
     holder.join()
     build(str(root), small(), BuildRequest(teacher="random"))
-    assert tree(root) == tree(undisturbed)
+    assert tree(root) == tree(small_store)
 
 
 def test_a_part_waits_while_another_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
@@ -144,9 +137,9 @@ def test_a_part_waits_while_another_scans(tmp_path: Path, monkeypatch: pytest.Mo
     assert "host other" in said[0]
 
 
-def test_a_sealed_store_of_parts_reads_like_any_other(tmp_path: Path, undisturbed: Path) -> None:
+def test_a_sealed_store_of_parts_reads_like_any_other(tmp_path: Path, small_store: Path) -> None:
     root = tmp_path / "s"
     for part in ("1/3", "2/3", "3/3"):
         build(str(root), small(), BuildRequest(teacher="random", part=part))
-    rows = open_store(undisturbed).rows
-    assert open_store(root).read(rows).latents.tobytes() == open_store(undisturbed).read(rows).latents.tobytes()
+    rows = open_store(small_store).rows
+    assert open_store(root).read(rows).latents.tobytes() == open_store(small_store).read(rows).latents.tobytes()

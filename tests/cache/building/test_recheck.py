@@ -21,18 +21,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole") / "s"
-    build(str(root), small(), BuildRequest(teacher="random"))
-    return root
-
-
 @pytest.fixture
-def half(tmp_path: Path, whole: Path) -> Path:
+def half(tmp_path: Path, small_store: Path) -> Path:
     """Return a store whose last shard is not built."""
     root = tmp_path / "s"
-    shutil.copytree(whole, root)
+    shutil.copytree(small_store, root)
     for name in ("pixels/c.2.0.0.0", "regions/c.2.0", "latents/demo/c.2.0.0", "manifest.json"):
         (root / name).unlink()
     shutil.rmtree(root / "manifests")
@@ -47,7 +40,9 @@ def later(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("later")
-def test_equal_numbers_are_recorded_as_such_and_the_build_goes_on(half: Path, whole: Path, said: list[str]) -> None:
+def test_equal_numbers_are_recorded_as_such_and_the_build_goes_on(
+    half: Path, small_store: Path, said: list[str]
+) -> None:
     manifest = build(str(half), small(), BuildRequest(teacher="random"))
     reported = "\n".join(said)
     assert "8 rows of pixels made again, equal" in reported
@@ -55,7 +50,7 @@ def test_equal_numbers_are_recorded_as_such_and_the_build_goes_on(half: Path, wh
     assert manifest is not None
     assert [first for first, _ in manifest.soft["latents/demo"]] == [0, 2]
     assert verify(str(half)).damages == []
-    assert tree(half)["latents/demo/c.2.0.0"] == tree(whole)["latents/demo/c.2.0.0"]
+    assert tree(half)["latents/demo/c.2.0.0"] == tree(small_store)["latents/demo/c.2.0.0"]
 
 
 def _louder(factor: float) -> Any:

@@ -55,13 +55,6 @@ def space_of(root: Path) -> int:
     return sum(p.lstat().st_blocks * 512 for p in root.rglob("*") if p.is_file())
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole") / "s"
-    build(str(root), small(), BuildRequest(teacher="random"))
-    return root
-
-
 def needed(root: Path, done: dict[str, set[int]] | None = None) -> room.Need:
     writer = StoreWriter(LocalStorage(root))
     writer.attach()
@@ -69,19 +62,19 @@ def needed(root: Path, done: dict[str, set[int]] | None = None) -> room.Need:
     return need_of_build(writer.state, layers, {layer.name: (done or {}).get(layer.name, set()) for layer in layers})
 
 
-def test_the_need_is_what_a_build_writes(whole: Path) -> None:
-    need = needed(whole)
-    written = [p for p in whole.rglob("*") if p.is_file() and p.parts[-2] != "000001" and p.name != "zarr.json"]
+def test_the_need_is_what_a_build_writes(small_store: Path) -> None:
+    need = needed(small_store)
+    written = [p for p in small_store.rglob("*") if p.is_file() and p.parts[-2] != "000001" and p.name != "zarr.json"]
     taken = sum(p.lstat().st_blocks * 512 for p in written)
     assert taken <= need.nbytes <= 1.2 * taken + 4 * 4096
     assert len(written) <= need.files <= len(written) + 3
 
 
-def test_only_what_is_still_to_be_written_counts(whole: Path) -> None:
-    all_done = {name: {0, 1, 2} for name in open_store(whole).layers}
-    assert needed(whole, all_done) == room.Need(0, 0)
+def test_only_what_is_still_to_be_written_counts(small_store: Path) -> None:
+    all_done = {name: {0, 1, 2} for name in open_store(small_store).layers}
+    assert needed(small_store, all_done) == room.Need(0, 0)
     one_left = {**all_done, "pixels": {0, 2}}
-    assert 0 < needed(whole, one_left).nbytes < needed(whole).nbytes / 3
+    assert 0 < needed(small_store, one_left).nbytes < needed(small_store).nbytes / 3
 
 
 def test_a_build_that_does_not_fit_is_refused_before_the_first_shard(disk: Callable[..., Path]) -> None:
@@ -101,18 +94,18 @@ def test_a_build_for_which_inodes_do_not_suffice_is_refused_and_told_of_larger_s
     assert not list((place / "s").rglob("c.*"))
 
 
-def test_a_build_that_just_fits_is_not_refused(disk: Callable[..., Path], whole: Path) -> None:
-    place = disk(size=needed(whole).nbytes + 96 * 1024)
+def test_a_build_that_just_fits_is_not_refused(disk: Callable[..., Path], small_store: Path) -> None:
+    place = disk(size=needed(small_store).nbytes + 96 * 1024)
     build(str(place / "s"), small(), BuildRequest(teacher="random"))
-    assert tree(place / "s") == tree(whole)
+    assert tree(place / "s") == tree(small_store)
 
 
 def test_a_disk_that_fills_up_mid_build_ends_in_one_message_and_goes_on_once_there_is_room(
-    disk: Callable[..., Path], whole: Path
+    disk: Callable[..., Path], small_store: Path
 ) -> None:
     place = disk(size=2 * MIB)
     ballast = place / "ballast"
-    ballast.write_bytes(bytes(2 * MIB - space_of(whole) * 2 // 3 // 4096 * 4096))
+    ballast.write_bytes(bytes(2 * MIB - space_of(small_store) * 2 // 3 // 4096 * 4096))
     sets = [part for item in SMALL for part in ("--set", item)]
     command = ["build", str(place / "s"), "--pipeline", "demo", "--teacher", "random", *sets]
     refused = CliRunner().invoke(main, command)
@@ -127,7 +120,7 @@ def test_a_disk_that_fills_up_mid_build_ends_in_one_message_and_goes_on_once_the
     assert not list((place / "s").rglob("*.tmp"))
     ballast.unlink()
     assert CliRunner().invoke(main, command).exit_code == 0
-    assert tree(place / "s") == tree(whole)
+    assert tree(place / "s") == tree(small_store)
 
 
 class Told:

@@ -34,16 +34,9 @@ if TYPE_CHECKING:
 LATENTS, PIXELS, REGIONS = "latents/demo/c.1.0.0", "pixels/c.1.0.0.0", "regions/c.1.0"
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole") / "s"
-    build(str(root), small(), BuildRequest(teacher="random"))
-    return root
-
-
 @pytest.fixture
-def store(tmp_path: Path, whole: Path) -> Path:
-    shutil.copytree(whole, tmp_path / "s")
+def store(tmp_path: Path, small_store: Path) -> Path:
+    shutil.copytree(small_store, tmp_path / "s")
     return tmp_path / "s"
 
 
@@ -60,13 +53,15 @@ def same_but_manifests(a: Path, b: Path) -> bool:
 
 @pytest.mark.parametrize("shard", [LATENTS, PIXELS, REGIONS])
 @pytest.mark.parametrize("injury", INJURIES)
-def test_a_damaged_shard_is_mended_with_the_bytes_it_had(store: Path, whole: Path, shard: str, injury: str) -> None:
+def test_a_damaged_shard_is_mended_with_the_bytes_it_had(
+    store: Path, small_store: Path, shard: str, injury: str
+) -> None:
     INJURIES[injury](store / shard)
     assert verify(str(store)).damages
     report = mend(store)
     assert not report.left
     assert verify(str(store)).damages == []
-    assert same_but_manifests(store, whole)
+    assert same_but_manifests(store, small_store)
     assert open_store(store).generation == 2
 
 
@@ -77,15 +72,15 @@ def test_only_damaged_rows_are_made_again_and_the_manifest_says_which(store: Pat
     assert record == {"layer": "pixels", "shard": 1, "rows": [8], "exact": True}
 
 
-def test_the_generation_of_before_still_reads_after_an_exact_repair(store: Path, whole: Path) -> None:
+def test_the_generation_of_before_still_reads_after_an_exact_repair(store: Path, small_store: Path) -> None:
     flip(store / LATENTS, 700)
     mend(store)
     old, new = open_store(store, generation=1), open_store(store)
-    assert old.digest == open_store(whole).digest != new.digest
+    assert old.digest == open_store(small_store).digest != new.digest
     assert old.read(old.rows).latents.tobytes() == new.read(new.rows).latents.tobytes()
 
 
-def test_a_store_damaged_everywhere_at_once_is_mended(store: Path, whole: Path) -> None:
+def test_a_store_damaged_everywhere_at_once_is_mended(store: Path, small_store: Path) -> None:
     for name in (LATENTS, PIXELS, REGIONS):
         (store / name).unlink()
     for name in ("manifest.json", "zarr.json", "pixels/zarr.json", "latents/zarr.json", "latents/demo/zarr.json"):
@@ -98,13 +93,13 @@ def test_a_store_damaged_everywhere_at_once_is_mended(store: Path, whole: Path) 
     report = mend(store)
     assert report.left == []
     assert verify(str(store)).damages == []
-    assert same_but_manifests(store, whole)
+    assert same_but_manifests(store, small_store)
 
 
-def test_a_whole_store_is_left_as_it_is(store: Path, whole: Path) -> None:
+def test_a_whole_store_is_left_as_it_is(store: Path, small_store: Path) -> None:
     report = mend(store)
     assert (report.found, report.mended, report.left) == ([], [], [])
-    assert tree(store) == tree(whole)
+    assert tree(store) == tree(small_store)
 
 
 def test_int8_latents_are_mended_with_their_scales(tmp_path: Path) -> None:
@@ -217,13 +212,13 @@ def _repair_and_die(root: str, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", [4, 9, 14, 19, 24])
-def test_a_repair_that_is_killed_is_run_again(store: Path, whole: Path, step: int) -> None:
+def test_a_repair_that_is_killed_is_run_again(store: Path, small_store: Path, step: int) -> None:
     for name in (LATENTS, PIXELS):
         flip(store / name, 700)
     assert forked.run(_repair_and_die, str(store), step) in (0, -9)
     mend(store)
     assert verify(str(store)).damages == []
-    assert same_but_manifests(store, whole)
+    assert same_but_manifests(store, small_store)
 
 
 def cli(*args: str) -> Result:
