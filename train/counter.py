@@ -1,11 +1,11 @@
-"""Compute random draws of whole batches as pure functions of purpose, seed, step, row and index.
+"""Draw random numbers for whole batches as pure functions of seed, step and row.
 
-Any draw of any row can be computed alone, anywhere, in any order. The generator is SplitMix64 (Steele, Lea and Flood,
-"Fast splittable pseudorandom number generators", OOPSLA 2014; finaliser constants by D. Stafford): the words that name
-a stream are absorbed into a 64-bit key, and draw i of the stream is `mix(key + (i + 1) * GOLDEN)`, which is the i-th
-output of SplitMix64 seeded with the key. It is plain integer arithmetic modulo 2**64, so NumPy, torch on a CPU and
-torch on a GPU give the same bits. NumPy's Philox, which `usjepa.cache.randomness` uses, can't be vectorised over keys:
-a batch would need a generator for each row.
+Purpose and index of a draw count too. Any draw of any row can be computed alone, anywhere, in any order. The generator
+is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014; finaliser constants
+by D. Stafford): the words that name a stream are absorbed into a 64-bit key, and draw i of the stream is
+`mix(key + (i + 1) * GOLDEN)`, which is the i-th output of SplitMix64 seeded with the key. It is plain integer
+arithmetic modulo 2**64, so NumPy, torch on a CPU and torch on a GPU give the same bits. NumPy's Philox, which
+`usjepa.cache.randomness` uses, can't be vectorised over keys: a batch would need a generator for each row.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
-"""Seconds of a training step: `python -m benchmarks.step [--steps 2] [--rounds 5] [--student vit_tiny_patch16_224]`.
+"""Time a training step with cached targets, targets in memory and a teacher in the loop.
+
+`python -m benchmarks.step [--steps 2] [--rounds 5] [--student vit_tiny_patch16_224]`
 
 In one process and in turns, the same student learns from latents read from the store (cached), from the same batches
 already in memory (the bound), and with the teacher in the loop (online); cached also from a teacher twice as deep. A
-turn is a few steps as `usjepa-train` takes them, the first wait for data included. The teacher's bare forward and the
-parts of a step are timed on the same batches. The order of the contenders rotates; ratios are of turns of one round,
-and how far one contender's turns lie apart is told as the noise.
+turn is a few steps as `usjepa-train` takes them, including the first wait for data. The teacher's bare forward pass and
+the parts of a step are timed on the same batches. The order of the contenders rotates; ratios are of turns of one
+round, and the ratio of neighbouring turns of one contender is reported as noise.
 """
 
 from __future__ import annotations
@@ -84,7 +86,7 @@ class Contender:
             yield batch
 
     def turn(self) -> float:
-        """Seconds a step."""
+        """Return the seconds per step."""
         start = time.perf_counter()
         for batch in self.batches():
             train_step(self.learner, [batch], len(batch))
@@ -92,9 +94,9 @@ class Contender:
         return (time.perf_counter() - start) / self.steps
 
     def peak_mib(self) -> float:
-        """MiB that a turn takes at its worst, beyond weights and optimizer, which are there before (Linux, glibc)."""
+        """Return the peak MiB of a turn, beyond weights and optimizer, which are there before (Linux, glibc)."""
         self.turn()
-        ctypes.CDLL(None).malloc_trim(0)  # what earlier turns left with the C library would hide this one's
+        ctypes.CDLL(None).malloc_trim(0)  # memory that earlier turns left with the C library would hide this turn's
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = _resident("VmRSS")
         self.turn()
@@ -112,7 +114,7 @@ def _settle(device: torch.device) -> None:
 
 
 def bare_forward(online: Contender, batch: TrainBatch) -> float:
-    """Seconds of the teacher alone on a batch."""
+    """Return the seconds of the teacher alone on a batch."""
     teacher = online.plan.targets.online
     assert teacher is not None
     return timed(lambda: teacher(batch.pixels_BCSS), online.plan.device)
@@ -126,7 +128,7 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 def parts(of: Contender, batch: TrainBatch) -> dict[str, float]:
-    """Seconds of each part of a cached step, one after the other; reading and masks run beside the rest in a run."""
+    """Return the seconds of each part of a cached step, in turn; in a run, reading and masks run beside the rest."""
     plan, model, device = of.plan, of.model, of.plan.device
     settings, rows = plan.settings, batch.rows_B
     layers = ["pixels", f"latents/{plan.targets.name}"]
@@ -149,7 +151,7 @@ def parts(of: Contender, batch: TrainBatch) -> dict[str, float]:
 
 @contextmanager
 def _timing(module: torch.nn.Module, into: dict[str, float], name: str, device: torch.device) -> Iterator[None]:
-    """Sum up the seconds of a module's calls: it is called once for each group of images."""
+    """Add up the seconds of a module's calls: it is called once per group of images."""
     begun: list[float] = []
     into[name] = 0.0
 
@@ -168,7 +170,7 @@ def _timing(module: torch.nn.Module, into: dict[str, float], name: str, device: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--steps", type=int, default=2, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patients", type=int, default=8, help="groups of 16 phantom frames")
@@ -222,22 +224,22 @@ def measure(contenders: dict[str, Contender], args: argparse.Namespace) -> None:
 
 
 def beside_each(samples: dict[str, list[float]], peaks: dict[str, float], batch: int, row: int) -> dict[str, str]:
-    """What each contender holds at its worst and reads a second."""
-    told = {}
+    """Return each contender's peak memory and the rate at which it reads."""
+    found = {}
     for name, peak in peaks.items():
         rate = batch * row / statistics.median(samples[name]) / 1e6 if name in (SHALLOW, DEEP) else 0.0
-        told[name] = f"peak +{peak:.0f} MiB, {rate:.1f} MB/s of fp16 latents read"
-    return told
+        found[name] = f"peak +{peak:.0f} MiB, {rate:.1f} MB/s of fp16 latents read"
+    return found
 
 
 def shares_of(split: dict[str, list[float]], step: list[float]) -> dict[str, str]:
-    """Each part's share of a cached step; reading and masks run beside the rest, and need not add up."""
+    """Return each part's share of a cached step; reading and masks run beside the rest, so they need not add up."""
     whole = statistics.median(step)
     return {name: f"{100 * statistics.median(values) / whole:.1f} %" for name, values in split.items()}
 
 
 def goals_of(samples: dict[str, list[float]]) -> list[Goal]:
-    """Ratios of turns of the same round: what slows one down slows the other down too."""
+    """Return ratios of turns of the same round: whatever slows one down slows the other down too."""
     bound, shallow, deep, online, bare = (samples[name] for name in (BOUND, SHALLOW, DEEP, ONLINE, BARE))
     summed = [a + b for a, b in zip(shallow, bare, strict=True)]
     return [

@@ -1,10 +1,11 @@
-"""Images a second of training steps, ours and SALT's of stable-pretraining: `python -m benchmarks.step.peers`.
+"""Compare the images per second of training steps with SALT's in stable-pretraining.
 
-Run by `make bench` in an environment of its own (benchmarks/requirements-step.txt). Equal on both sides: the timm ViT
-of the student, the same as teacher, depth, width and heads of the predictor, scales of the masks, batch, fp32, AdamW,
-threads, process. The peer's code is its own `SALT`: one mask for the whole batch, all targets predicted jointly
-(`train.predictor.joint` here), the teacher asked in every step. Ours reads pixels and latents from the store, draws a
-mask an image, augments, stops at numbers that are not finite. Turns rotate; ratios are of turns of one round.
+`python -m benchmarks.step.peers`, run by `make bench` in an environment of its own (benchmarks/requirements-step.txt).
+Equal on both sides: the timm ViT of the student, the same as teacher, depth, width and heads of the predictor, scales
+of the masks, batch, fp32, AdamW, threads, process. The peer's code is its own `SALT`: one mask for the whole batch, all
+targets predicted jointly (`train.predictor.joint` here), the teacher run in every step. Ours reads pixels and latents
+from the store, draws a mask per image, augments, and stops at numbers that are not finite. Turns rotate; ratios are of
+turns of one round.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ DEPTH = 12
 
 
 class Salt:
-    """The peer's training step on batches in memory, normalised and of three channels as its transforms give them."""
+    """The peer's training step on batches in memory, normalised and with three channels as its transforms give them."""
 
     def __init__(self, recipe: Recipe, pixels: list[torch.Tensor]) -> None:
         from stable_pretraining.methods.salt import SALT
@@ -75,7 +76,7 @@ class Salt:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--steps", type=int, default=2, help="steps a turn")
+    parser.add_argument("--steps", type=int, default=2, help="steps per turn")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--patients", type=int, default=4, help="groups of 16 phantom frames")
@@ -122,7 +123,7 @@ def measure(ours: dict[str, Contender], args: argparse.Namespace) -> None:
     machine = describe(("torch", "timm", "numpy", "usjepa", "stable-pretraining", "lightning", "transformers"))
     note = f"student and teacher {args.student}, batch {args.batch}, 224 px, fp32; learnt parameters {sizes}"
     report("step-peers", "images/s", rates, machine | {"threads": torch.get_num_threads()}, note, goals, missing)
-    print(f"seconds a step: { {name: round(statistics.median(values), 3) for name, values in seconds.items()} }")
+    print(f"seconds per step: { {name: round(statistics.median(values), 3) for name, values in seconds.items()} }")
 
 
 def _parameters(of: Contender | Salt) -> int:

@@ -26,15 +26,18 @@ Keys = NDArray[np.uint64]
 
 
 class BlockSizes(NamedTuple):
-    """The block size of each image and the patches that each of its blocks must keep: int64 [B] each."""
+    """The blocks that each image gets, all of one size: int64 [B] each."""
 
+    blocks: int
+    """M, blocks per image."""
     height_B: Ints
     width_B: Ints
     need_B: Ints
+    """Patches that each block must keep."""
 
     def take(self, at: Ints) -> BlockSizes:
         """Return the sizes of the images `at`."""
-        return BlockSizes(*(part[at] for part in self))
+        return BlockSizes(self.blocks, self.height_B[at], self.width_B[at], self.need_B[at])
 
 
 class Blocks(NamedTuple):
@@ -82,12 +85,7 @@ def draw_sizes(
 
 
 def place_blocks(
-    keys_B: Keys,
-    blocks: int,
-    size: BlockSizes,
-    kept_KHB: Sets | None,
-    grid: tuple[int, int],
-    give_up: bool = False,
+    keys_B: Keys, size: BlockSizes, kept_KHB: Sets | None, grid: tuple[int, int], give_up: bool = False
 ) -> tuple[Blocks, Ints]:
     """Return M blocks per image, [M, B], and the patches that the worst of them lacks, int64 [B].
 
@@ -97,14 +95,13 @@ def place_blocks(
 
     Args:
         keys_B: uint64 [B], the stream of each image.
-        blocks: M.
-        size: of the blocks of each image.
+        size: number and size of the blocks of each image.
         kept_KHB: patches that may be kept; None: all of them.
         grid: patches down and across.
         give_up: leave an image that has too few patches anywhere at its first position.
     """
+    blocks, height_B, width_B, need_B = size
     block_M1 = np.arange(blocks)[:, None]
-    height_B, width_B, need_B = size
     top_MB = (uniforms(keys_B, block_M1) * (grid[0] - height_B + 1)).astype(np.int64)
     left_MB = (uniforms(keys_B, blocks + block_M1) * (grid[1] - width_B + 1)).astype(np.int64)
     found = Blocks(top_MB, left_MB, *(np.repeat(side_B[None], blocks, axis=0) for side_B in (height_B, width_B)))
@@ -133,7 +130,7 @@ def _second_position(
     Where no position keeps enough, those that keep the most take their place. Positions are counted for all images of
     one block height at once.
     """
-    height_b, width_b, need_b = size
+    _, height_b, width_b, need_b = size
     top_Mb, left_Mb = np.empty((2, *draw_Mb.shape), dtype=np.int64)
     missing_b = np.empty_like(need_b)
     for at in _grouped(height_b):

@@ -186,16 +186,16 @@ def _attempt(keys_B: Keys, region_KHB: Sets | None, grid: tuple[int, int], setti
     height_B, width_B = draw_sizes(
         uniforms(sizes_B, 0), uniforms(sizes_B, 1), settings.target_scale, settings.target_aspect, grid
     )
-    size = BlockSizes(height_B, width_B, np.minimum(tau, height_B * width_B))
+    size = BlockSizes(settings.target_blocks, height_B, width_B, np.minimum(tau, height_B * width_B))
     # With regions an image that lacks patches is not trained on: the positions of its blocks do not matter.
     give_up = region_KHB is not None
-    targets, lacking_B = place_blocks(targets_B, settings.target_blocks, size, region_KHB, grid, give_up)
+    targets, lacking_B = place_blocks(targets_B, size, region_KHB, grid, give_up)
 
     taken_KHB = np.bitwise_or.reduce(rectangles(*targets, grid), axis=2)
     free_KHB = (whole(grid) if region_KHB is None else region_KHB) & ~taken_KHB
     height_B, width_B = draw_sizes(uniforms(sizes_B, 2), None, settings.context_scale, (1.0, 1.0), grid)
-    size = BlockSizes(height_B, width_B, np.full_like(height_B, tau))
-    context, missing_B = place_blocks(context_B, 1, size, free_KHB, grid, give_up)
+    size = BlockSizes(1, height_B, width_B, np.full_like(height_B, tau))
+    context, missing_B = place_blocks(context_B, size, free_KHB, grid, give_up)
     kept_KHB = free_KHB & rectangles(*Blocks(*(part[0] for part in context)), grid)
     return _Draw(targets, kept_KHB, np.maximum(missing_B, lacking_B))
 

@@ -60,21 +60,25 @@ def augment(
         (_CONTRAST, settings.contrast_probability, settings.contrast_factor),
     ):
         chosen_n = np.flatnonzero(uniforms(keys_B, 2 * effect) < probability)
-        if not chosen_n.size:
-            continue
-        low, high = strengths
-        strength = low + (high - low) * uniforms(keys_B[chosen_n], 2 * effect + 1)
-        at_n = torch.from_numpy(chosen_n).to(result.device)
-        strength_n = torch.from_numpy(strength).to(result.device, result.dtype)
-        images = result.index_select(0, at_n)
-        if effect == _BLUR:
-            images = _blur(images, strength_n, math.ceil(3 * high))
-        elif effect == _SPECKLE:
-            images = _speckle(images, strength_n, absorb(keys_B[chosen_n], _NOISE))
-        else:
-            images = _contrast(images, strength_n)
-        result.index_copy_(0, at_n, images)
+        if chosen_n.size:
+            at_n = torch.from_numpy(chosen_n).to(result.device)
+            images_nCSS = result.index_select(0, at_n)
+            result.index_copy_(0, at_n, _changed(images_nCSS, effect, strengths, keys_B[chosen_n]))
     return result
+
+
+def _changed(
+    images_nCSS: torch.Tensor, effect: int, strengths: tuple[float, float], keys_n: NDArray[np.uint64]
+) -> torch.Tensor:
+    """Return images under one effect, its strength drawn uniformly for each."""
+    low, high = strengths
+    strength = low + (high - low) * uniforms(keys_n, 2 * effect + 1)
+    strength_n = torch.from_numpy(strength).to(images_nCSS.device, images_nCSS.dtype)
+    if effect == _BLUR:
+        return _blur(images_nCSS, strength_n, math.ceil(3 * high))
+    if effect == _SPECKLE:
+        return _speckle(images_nCSS, strength_n, absorb(keys_n, _NOISE))
+    return _contrast(images_nCSS, strength_n)
 
 
 def _blur(images_nCSS: torch.Tensor, sigma_n: torch.Tensor, radius: int) -> torch.Tensor:

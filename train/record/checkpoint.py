@@ -1,4 +1,4 @@
-"""Save and restore a run as checkpoints: tensors as safetensors, the rest as JSON, never pickle.
+"""Save and restore a run as checkpoints of safetensors and JSON, never pickle.
 
 A checkpoint is two files: `step-00000012.safetensors`, then `step-00000012.json`, which names the first with its
 xxh3-128 and carries a hash of itself. Each is written to a temporary name, fsynced and renamed, and the folder fsynced;

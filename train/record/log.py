@@ -1,8 +1,8 @@
-"""Write and read the log of a run, one JSON object per line, and TensorBoard events beside it.
+"""Write and read the log of a run, one JSON object per line.
 
 `lines.py` defines the lines: one for every optimizer step and one for the validation at the end of every epoch. Floats
 are written so that they read back as the same bits. A resumed run first removes the lines behind its checkpoint, so no
-step is ever there twice.
+step is ever there twice. On request, TensorBoard events are written beside the log.
 """
 
 from __future__ import annotations

@@ -29,22 +29,7 @@ def model_card(plan: TrainingPlan, architecture: str, best: Json, epochs: int, n
         epochs: that the run has begun.
         notes: summary of the run, in lines.
     """
-    settings, store = plan.settings, plan.store
-    pixels = settings.objective == "pixels"
-    learnt = "its own masked pixels" if pixels else f"the patch latents of the frozen teacher `{plan.targets.name}`"
-    masks = "inside the scan region" if settings.masks.regions else "over the whole frame"
-    held = f"{len(plan.validation_rows):,} frames of other groups held out"
-    chosen = "the last step"
-    if best is not None:
-        chosen = f"lowest validation loss, {best['loss']:.5f} after epoch {best['epoch'] + 1}"
-    rows = {
-        "encoder": f"`{architecture}`, {store.size} x {store.size} pixels",
-        "objective": f"`{settings.loss}` on {learnt}, multiblock masks {masks}",
-        "frames": f"{plan.order.length:,} per epoch, {epochs} epochs; {held}",
-        "chosen": chosen,
-        "store": f"generation {store.generation}, digest `{store.digest}`",
-        "versions": ", ".join(f"{name} {value}" for name, value in sorted(plan.soft.items())),
-    }
+    rows = _facts(plan, architecture, best, epochs)
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
     recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
@@ -81,3 +66,23 @@ medical device, and has been tested on no patient.
 {recipe}
 ```
 """
+
+
+def _facts(plan: TrainingPlan, architecture: str, best: Json, epochs: int) -> dict[str, str]:
+    """Return the rows of the card's table, by their titles."""
+    settings, store = plan.settings, plan.store
+    pixels = settings.objective == "pixels"
+    learnt = "its own masked pixels" if pixels else f"the patch latents of the frozen teacher `{plan.targets.name}`"
+    masks = "inside the scan region" if settings.masks.regions else "over the whole frame"
+    held = f"{len(plan.validation_rows):,} frames of other groups held out"
+    chosen = "the last step"
+    if best is not None:
+        chosen = f"lowest validation loss, {best['loss']:.5f} after epoch {best['epoch'] + 1}"
+    return {
+        "encoder": f"`{architecture}`, {store.size} x {store.size} pixels",
+        "objective": f"`{settings.loss}` on {learnt}, multiblock masks {masks}",
+        "frames": f"{plan.order.length:,} per epoch, {epochs} epochs; {held}",
+        "chosen": chosen,
+        "store": f"generation {store.generation}, digest `{store.digest}`",
+        "versions": ", ".join(f"{name} {value}" for name, value in sorted(plan.soft.items())),
+    }

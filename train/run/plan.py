@@ -1,4 +1,4 @@
-"""TrainingPlan a run before its first step: store, targets, rows, schedule and identity."""
+"""Plan a run before its first step: store, targets, rows, schedule and identity."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Take one optimizer step, and stop before a number that is not finite reaches the weights.
+"""Take one optimizer step, unless a number that is not finite would reach the weights.
 
 Shape suffixes: B images, C channels, S edge of stored pixels, M target blocks, P target length, D width.
 """
