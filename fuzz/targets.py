@@ -205,7 +205,7 @@ def _texts(folder: Path) -> list[Target]:
     for name in ("a.png", "b.png", "c.mp4"):
         (listed / name).write_bytes(b"x")
     manifest = "path,dataset,label,group,split\na.png,d,none,p1,train\nb.png,d,cyst,p2,test\nc.mp4,e,,p3,\n"
-    import usjepa.cache.recipes.recipe as recipe_module
+    from usjepa.cache.recipes import recipe as recipe_module
 
     recipes = (Path(recipe_module.__file__).resolve().parents[2] / "pipelines.yaml").read_text()
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
-import usjepa.train
 from tests.cli.test_packaging import HEAVY
 from tests.support.commands import run_python
 
+PACKAGE = importlib.import_module("usjepa.train")
+
 
 def test_every_public_name_is_the_one_that_its_module_defines() -> None:
-    for name in usjepa.train.__all__:
-        assert getattr(usjepa.train, name).__name__ == name
+    for name in PACKAGE.__all__:
+        assert getattr(PACKAGE, name).__name__ == name
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:
@@ -29,4 +32,4 @@ def test_masks_and_datasets_do_not_import_timm() -> None:
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Model'"):
-        usjepa.train.Model  # noqa: B018
+        PACKAGE.Model  # noqa: B018
