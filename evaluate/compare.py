@@ -36,7 +36,7 @@ _PROTOCOL = ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", 
 
 @dataclass(frozen=True)
 class Question:
-    """What is compared."""
+    """Which scores of two reports are compared."""
 
     probe: str = "probe"
     """Name of a probe that both reports hold."""
@@ -68,18 +68,18 @@ class EncoderDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What came of a comparison."""
+    """The tested differences between two reports."""
 
     differences: list[EncoderDifference]
     notes: list[str]
     """What was not compared and why, and what differs beside the encoders."""
 
     def to_json(self) -> dict[str, Json]:
-        """Return it for a JSON file."""
+        """Return the comparison for a JSON file."""
         return {"level": LEVEL, "differences": [asdict(one) for one in self.differences], "notes": self.notes}
 
     def as_text(self) -> str:
-        """Return it as lines for a terminal: percent, and a verdict in words."""
+        """Return lines for a terminal: percent, and a verdict in words."""
         lines = [["task", "encoder", "first", "second", "difference [95 %]", "p (Holm)", "verdict"]]
         for one in self.differences:
             low, high = one.interval or (float("nan"), float("nan"))

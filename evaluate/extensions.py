@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 class Named(Protocol):
-    """What can be registered."""
+    """Anything with a name, as a probe or a layout."""
 
     @property
     def name(self) -> str:
-        """What commands and recipes call it."""
+        """Its name in commands and recipes."""
         ...
 
 

@@ -21,7 +21,7 @@ class Encoder(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in progress and errors."""
+        """Its name in progress and errors."""
         ...
 
     @property
@@ -31,12 +31,12 @@ class Encoder(Protocol):
 
     @property
     def given(self) -> str:
-        """What it is given of a frame: size, channels, normalisation."""
+        """Its input: size, channels, normalisation."""
         ...
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What its features depend on, beside the frames."""
+        """Everything that its features depend on, beside the frames."""
         ...
 
     @property

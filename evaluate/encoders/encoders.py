@@ -55,7 +55,7 @@ class Encoders:
         return (STUDENT, *self._recipe.evaluate.baselines, *[one.key for one in self.named])
 
     def title(self, name: str) -> str:
-        """Return what an encoder is called in tables."""
+        """Return the name of an encoder in tables."""
         return _TITLES.get(name) or next(one.title for one in self.named if one.key == name)
 
     @property
@@ -78,7 +78,7 @@ class Encoders:
         return self._made[name], ""
 
     def seeing(self, name: str, store: Store) -> tuple[Encoder | None, str]:
-        """Return an encoder that looks at pixels, so that they may be changed first, or None and why there is none."""
+        """Return an encoder that reads pixels, so that they can be corrupted first, or None and why there is none."""
         return self._teachers.live(store) if name == "teacher" else self.make(name, store)
 
     def _student(self) -> Encoder:
@@ -96,7 +96,7 @@ class Encoders:
 
 
 def _untrained(config: EncoderConfig, seed: int) -> torch.nn.Module:
-    """Return the architecture as a run would begin with it, from a seed of its own."""
+    """Return the architecture as a run would begin with it, from another seed."""
     from usjepa.cache.recipes.train import StudentSettings
     from usjepa.train.model.student import Student
 

@@ -47,12 +47,12 @@ class FinishedRun:
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What a report takes from the run."""
+        """Everything that a report takes from the run."""
         return {"name": self.name, "encoder": self.encoder, "log": self.log, "trained": self.config.extra}
 
     @property
     def encoder(self) -> dict[str, Json]:
-        """What the encoder's features depend on."""
+        """Everything that the encoder's features depend on."""
         return {
             "architecture": self.config.architecture,
             "model_args": self.config.model_args,
@@ -63,13 +63,13 @@ class FinishedRun:
 
     @property
     def input(self) -> ModelInput:
-        """What its encoder wants to be given."""
+        """The input of its encoder: size, channels, normalisation."""
         args = self.config.model_args
         return ModelInput(int(args["img_size"]), int(args.get("in_chans", 3)), self.config.mean, self.config.std)
 
     @property
     def teacher(self) -> dict[str, Json] | None:
-        """Hard identity of the teacher it learnt from; None where the export doesn't say."""
+        """Hard identity of the teacher it learnt from; None where the export does not name it."""
         found: dict[str, Json] | None = self.config.extra.get("identity", {}).get("teacher", {}).get("teacher")
         return found
 

@@ -43,7 +43,7 @@ class _FlatTokens:
 
     @property
     def identity(self) -> dict[str, Json]:
-        """The encoder's, and that its tokens are meant."""
+        """The encoder's, marked as that of its tokens."""
         return {"kind": "patch tokens", "encoder": self.encoder.identity}
 
     def features(self, batch: Batch) -> NDArray[np.float32]:

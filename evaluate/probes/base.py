@@ -62,7 +62,7 @@ class Part:
 
 @dataclass(frozen=True)
 class ProbeInput:
-    """What a probe is given: one encoder's features of one task."""
+    """One encoder's features of one task, as a probe gets them."""
 
     train: Part
     validation: Part
@@ -83,7 +83,7 @@ class ProbeInput:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a probe returns: the classes it gives the test frames."""
+    """The classes that a probe gives the test frames."""
 
     predicted_SN: NDArray[np.int64]
     """A row per seed; one row for a probe without seeds."""

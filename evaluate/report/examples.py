@@ -21,7 +21,7 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class Example:
-    """A test frame and what the student's probes make of it."""
+    """A test frame and its prediction by the student's probes."""
 
     task: str
     truth: str

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SegmentationResult:
-    """A segmentation task and what came of it."""
+    """The scores of a segmentation task."""
 
     task: Segmentation
     leakage: Leakage
@@ -45,7 +45,7 @@ class SegmentationResult:
 
 @dataclass
 class Results:
-    """What an evaluation measured, one record per (task, encoder)."""
+    """The scores of an evaluation, one record per (task, encoder)."""
 
     facts: dict[str, Facts]
     """Task's name -> what was found out about it."""

@@ -25,7 +25,7 @@ REPORT_VERSION = 5
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is evaluated, and how."""
+    """Run, recipe, encoders, probes and tasks of an evaluation."""
 
     run: FinishedRun
     """Whose encoder is scored."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labelled:
-    """One file of a task, and what is known of it."""
+    """One file of a task with its label, group, split and masks."""
 
     path: str
     """Relative to the task's root, POSIX."""
@@ -39,7 +39,7 @@ class Labelled:
 
 @dataclass(frozen=True)
 class TaskFolder:
-    """What a layout found: one dataset, or for `plain` all that lie under a root."""
+    """The files of one task, or for `plain` of all datasets under a root."""
 
     layout: str
     name: str
@@ -56,7 +56,7 @@ class Layout(Protocol):
 
     @property
     def name(self) -> str:
-        """What `--task NAME=PATH` calls it."""
+        """The NAME of `--task NAME=PATH`."""
         ...
 
     @property
@@ -65,7 +65,7 @@ class Layout(Protocol):
         ...
 
     def fits(self, path: Path) -> bool:
-        """Return whether a path is of this layout; looks at names alone, so that asking every layout is cheap."""
+        """Return whether a path is of this layout; looks at names alone, so that trying every layout is cheap."""
         ...
 
     def read(self, path: Path, settings: CacheSettings) -> list[TaskFolder]:

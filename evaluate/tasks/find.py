@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to score."""
+    """The tasks to score, and what can't be scored."""
 
     tasks: list[Task]
     left_out: list[str]

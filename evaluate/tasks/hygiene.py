@@ -40,7 +40,7 @@ class ClassCount(Record):
 
 
 class Hygiene(Record):
-    """What is wrong with a task's labels."""
+    """The faults of a task's labels."""
 
     frames: int
     """Of the dataset, labelled or not."""
@@ -96,7 +96,7 @@ def _too_few(count: ClassCount) -> str:
 
 
 def _hygiene_of(task: Task, contents: Contents) -> Hygiene:
-    """Return what is wrong with a task's labels, given what its frames show."""
+    """Return the faults of a task's labels, given the content of its frames."""
     parts = {split: task.positions(split) for split in (TRAIN, VALIDATION, TEST)}
     counts = [_count(task, number, split) for split in parts for number in range(len(task.classes))]
     truth = task.labels[parts[TEST]]
@@ -143,7 +143,7 @@ def torn(contents: Contents, labels: NDArray[np.int64]) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Facts:
-    """What was found out about a task."""
+    """Leakage, faults of the labels and notes of a task."""
 
     hygiene: Hygiene
     leakage: Leakage

@@ -30,7 +30,7 @@ PHANTOM = "phantom"
 
 
 class Plain:
-    """What stage one's own listing reads: manifests, class folders, single files, the phantom."""
+    """Whatever stage one lists by itself: manifests, class folders, single files, the phantom."""
 
     name = "plain"
     wanted = "`manifest.csv` with a column `label`, or a folder per class."

@@ -31,7 +31,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Contents:
-    """What frames show, in the task's order, to find frames that show the same."""
+    """The content of frames, in the task's order, to find frames that show the same."""
 
     pixels: NDArray[np.object_]
     """[n] xxh3-128 of the stored pixels."""

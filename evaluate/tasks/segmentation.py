@@ -70,12 +70,12 @@ class Segmentation:
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What the scores rest on."""
+        """Everything that the scores rest on."""
         frames = [self.rows.tolist(), self.splits.tolist(), self.groups.tolist(), list(self.values)]
         return {"store": self.store.digest, "frames": digest_of(frames), "masks": self.content}
 
     def frames(self, positions: NDArray[np.int64]) -> Task:
-        """Return frames as a task of one class, for what looks at frames and not at masks."""
+        """Return frames as a task of one class, for code that reads frames and no masks."""
         return Task(
             self.name,
             self.store,

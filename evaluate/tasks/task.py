@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class SplitCounts(Record):
-    """What a split holds."""
+    """Frames and groups of a split."""
 
     frames: int
     groups: int
@@ -66,7 +66,7 @@ class Task:
 
     @property
     def identity(self) -> dict[str, Json]:
-        """What the scores rest on: the store's content and which rows, labels and splits of it."""
+        """Everything that the scores rest on: the store's content and which rows, labels and splits of it."""
         frames = [self.rows.tolist(), self.labels.tolist(), self.splits.tolist(), self.groups.tolist()]
         return {"store": self.store.digest, "frames": digest_of(frames), "classes": list(self.classes)}
 

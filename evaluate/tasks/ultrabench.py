@@ -126,7 +126,7 @@ def _item(folder: Path, name: str, item: dict[str, Any], split: str, where: str)
 
 
 def _label(name: str, item: dict[str, Any], where: str) -> str:
-    """Return the name of an item's class; "" where it bears none."""
+    """Return the name of an item's class; "" where it has none."""
     number = item.get("label")
     if number is None:
         return ""
