@@ -108,10 +108,11 @@ def _section(path: str, section: type[Settings]) -> Iterator[str]:
     yield from (f"## `{path}`", "", _prose(section.__doc__ or ""), "")
     fields = {name: field for name, field in section.model_fields.items() if section_model(field.annotation) is None}
     if fields:
-        yield from ("| field | default | kind | identity | meaning |", "|---|---|---|---|---|")
+        yield from ("| field | default | meaning; kind; identity |", "|---|---|---|")
     for name, field in fields.items():
-        default, marks = html.escape(json.dumps(field.default, default=list)), describe_marks(field)
-        yield f"| `{name}` | `{default}` | {_kind(field)} | {marks} | {_prose(field.description or '')} |"
+        default, marks = json.dumps(field.default, default=list), describe_marks(field)
+        meaning = f"{_prose(field.description or '')}<br>*{_kind(field)}*; **{marks}**"
+        yield f"| `{name}` | `{default}` | {meaning} |"
     yield ""
     for name, field in section.model_fields.items():
         below = section_model(field.annotation)
