@@ -9,6 +9,7 @@ import contextlib
 import errno
 import functools
 import logging
+import re
 import resource
 import sys
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -38,6 +39,9 @@ RAISE_TO = 65536
 """Open files that a command asks for. Not all that the system would give, often millions: there are programs that close
 every number up to the limit before they start another."""
 _OTHERWISE = "See the system's log; run the same command again."
+_SMALLER = "smaller batches (cache.teacher.batch_size, train.batch_size)"
+_CPU_OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator: .*(tried to allocate \d+ bytes)")
+"""Matches the plain RuntimeError that torch raises when the CPU has too little memory."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,13 +151,12 @@ def _refusal(error: OSError | MemoryError | RuntimeError) -> str | None:
         return f"{where}{error.strerror or error}. {_ADVICE.get(error.errno or 0, _OTHERWISE)}"
     if isinstance(error, MemoryError):
         return f"out of memory ({error}). {_ADVICE[errno.ENOMEM]}"
+    if found := _CPU_OUT_OF_MEMORY.search(str(error)):
+        return f"out of memory ({found[1]}). Set {_SMALLER}, or free some memory."
     torch = sys.modules.get("torch")  # if it is not imported, the error is not its
     if torch is None or not isinstance(error, (torch.OutOfMemoryError, torch.AcceleratorError)):
         return None
     first = str(error).strip().splitlines()[0].rstrip(".")
     if isinstance(error, torch.OutOfMemoryError):
-        return (
-            f"{first}. Set smaller batches (cache.teacher.batch_size, train.batch_size), free the GPU, or use --device "
-            "cpu."
-        )
+        return f"{first}. Set {_SMALLER}, free the GPU, or use --device cpu."
     return f"{first}. {_OTHERWISE}"

@@ -96,6 +96,17 @@ def test_a_gpu_out_of_memory_ends_with_what_to_do() -> None:
     )
 
 
+def test_a_cpu_out_of_memory_ends_with_what_to_do() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    result = ended(caught.value)
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "error: out of memory (tried to allocate 4503599627370496 bytes). Set smaller batches "
+        "(cache.teacher.batch_size, train.batch_size), or free some memory.\n"
+    )
+
+
 def test_a_reader_that_closed_the_pipe_is_no_error_to_report() -> None:
     assert ended(BrokenPipeError(errno.EPIPE, "Broken pipe")).stderr == ""
 

@@ -12,6 +12,7 @@ from usjepa.cache.errors import IdentityError, StoreError, UsageError
 from usjepa.cache.identity import Json, canonical, differences, explain, soft_versions
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.marks import hard_values
+from usjepa.cache.teacher.device import choose_device
 from usjepa.train.data.clip_runs import frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
 from usjepa.train.data.split import Split, split_rows
@@ -131,21 +132,14 @@ def refuse_differences(resumed: RunProgress, wanted: dict[str, Json]) -> None:
 
 
 def _device(name: str | None, settings: TrainSettings, ranks: Ranks) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise UsageError(f"--device {name}: {error}") from error
+    """Return the device that `--device` names; of several ranks, each takes the GPU of its number."""
+    device = choose_device(name)
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--device {name}: training runs on cpu or cuda.")
-    if device.type == "cuda":
-        if ranks.size > 1 and device.index is None:
-            device = torch.device("cuda", ranks.local)
-        if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-            raise UsageError(f"--device {name}: torch finds {torch.cuda.device_count()} GPUs on this machine.")
-        if settings.compute == "fp16":
-            raise UsageError(
-                "train.compute=fp16 is not supported, because it needs scaled gradients: use bf16 or fp32."
-            )
+    if device.type == "cuda" and settings.compute == "fp16":
+        raise UsageError("train.compute=fp16 is not supported, because it needs scaled gradients: use bf16 or fp32.")
+    if device.type == "cuda" and device.index is None and ranks.size > 1:
+        return choose_device(f"cuda:{ranks.local}")
     return device
 
 

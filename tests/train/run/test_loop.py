@@ -344,6 +344,15 @@ def test_a_recipe_that_does_not_fit_the_store_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "cpu:x"])
+def test_a_device_that_cannot_train_is_refused_with_those_that_can(
+    phantom_store: Path, tmp_path: Path, device: str
+) -> None:
+    with pytest.raises(UsageError, match=rf"--device {device}: .*\bcpu\b.*\bcuda\b"):
+        train(str(phantom_store), str(tmp_path / "run"), recipe(), device)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_online_teacher_that_is_not_the_stored_one_is_refused_by_field(phantom_store: Path, tmp_path: Path) -> None:
     with pytest.raises(IdentityError, match=r"weights: "):
         train(str(phantom_store), str(tmp_path), recipe("train.targets=online", "cache.teacher.seed=1"), "cpu")
