@@ -55,5 +55,12 @@ def run(step: Step, folder: Path) -> list[str]:
 
 def not_printed(step: Step, printed: list[str]) -> list[str]:
     """Return the shown lines that were not printed in that order, numbers aside."""
-    lines = iter([masked(line) for line in printed])
-    return [line for line in step.shown if line != OMITTED and not any(masked(line) == other for other in lines)]
+    lines, start, missing = [masked(line) for line in printed], 0, []
+    for line in step.shown:
+        if line == OMITTED:
+            continue
+        if masked(line) in lines[start:]:
+            start = lines.index(masked(line), start) + 1
+        else:
+            missing.append(line)
+    return missing
