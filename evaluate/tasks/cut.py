@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from usjepa.cache.identity import digest_of
-from usjepa.evaluate.tasks.layouts import PHANTOM
+from usjepa.cache.sources.base import PHANTOM
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

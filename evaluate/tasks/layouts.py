@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError, UsjepaError
+from usjepa.cache.sources.base import PHANTOM
 from usjepa.evaluate.extensions import Registry, raised_at
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder
 from usjepa.evaluate.tasks.busbra import BusBra
@@ -25,8 +26,6 @@ from usjepa.evaluate.tasks.ultrabench import UltraBench
 if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.evaluate.tasks.base import Layout
-
-PHANTOM = "phantom"
 
 
 class Plain:
