@@ -1,4 +1,5 @@
 """Predict bytes, inodes and hours of a build before it starts.
 
-Read `plan.py` first, then `sample.py`, `trial.py` and `estimate.py`. Others import `plan`.
+Read `plan.py` first, then what it measures with: `sample.py` (frames and scan), `target.py` (the disk) and `trial.py`
+(a build in small); `estimate.py` has the arithmetic and `report.py` the text. Others import `plan`.
 """
