@@ -52,7 +52,7 @@ def split_rows(table: Table, settings: TrainSettings) -> Split:
     columns = {name: np.empty(len(sources), dtype=object) for name in ("dataset", "group", "split", "path")}
     for name, column in columns.items():
         column[:] = [getattr(source, name) for source in sources]
-    of_sources = split_groups(columns["dataset"], columns["group"], columns["split"], settings, columns["path"])
+    of_sources = _split_groups(columns["dataset"], columns["group"], columns["split"], settings, columns["path"])
     part_S = np.zeros(len(rows_S), dtype=np.int8)
     part_S[used[of_sources.train]], part_S[used[of_sources.validation]] = 1, 2
     part_R = part_S[table.source]
@@ -72,7 +72,7 @@ def _far_more(train: int, held: int, settings: TrainSettings) -> str:
     )
 
 
-def split_groups(
+def _split_groups(
     dataset_R: Column, group_R: Column, split_R: Column, settings: TrainSettings, path_R: Column | None = None
 ) -> Split:
     """Hold out the groups whose hash lies under `validation_fraction`, so that growing a store moves none of them.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
+_Floats = NDArray[np.float64]
 Keys = NDArray[np.uint64]
 
 
@@ -59,8 +59,8 @@ class Blocks(NamedTuple):
 
 
 def draw_sizes(
-    scale_B: Floats,
-    aspect_B: Floats | None,
+    scale_B: _Floats,
+    aspect_B: _Floats | None,
     scale: tuple[float, float],
     aspect: tuple[float, float],
     grid: tuple[int, int],
@@ -123,7 +123,7 @@ def place_blocks(
 
 
 def _second_position(
-    draw_Mb: Floats, size: BlockSizes, kept_KHb: Sets, grid: tuple[int, int]
+    draw_Mb: _Floats, size: BlockSizes, kept_KHb: Sets, grid: tuple[int, int]
 ) -> tuple[Ints, Ints, Ints]:
     """Return top and left [M, b] at positions that keep enough patches, and the patches a block lacks there, [b].
 

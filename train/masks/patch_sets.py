@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 Sets = NDArray[np.unsignedinteger[Any]]
-Counts = NDArray[np.unsignedinteger[Any]]
+_Counts = NDArray[np.unsignedinteger[Any]]
 
 
 def _word(columns: int) -> np.dtype[Any]:
@@ -91,7 +91,7 @@ def sizes(sets: Sets) -> Ints:
     return found.astype(np.int64)
 
 
-def sizes_within(sets_KHn: Sets, height: int, width_n: Ints, grid: tuple[int, int]) -> tuple[Counts, Bools]:
+def sizes_within(sets_KHn: Sets, height: int, width_n: Ints, grid: tuple[int, int]) -> tuple[_Counts, Bools]:
     """Count the patches of each set inside its rectangle, at every position of the rectangle.
 
     Args:
@@ -101,7 +101,7 @@ def sizes_within(sets_KHn: Sets, height: int, width_n: Ints, grid: tuple[int, in
         grid: patches down and across.
 
     Returns:
-        Counts, unsigned [D, A, n], at each position down and across, A being the positions of the narrowest rectangle;
+        _Counts, unsigned [D, A, n], at each position down and across, A being the positions of the narrowest rectangle;
         and which positions across fit, bool [A, n].
     """
     before = _left_of(grid[1])

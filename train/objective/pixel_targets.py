@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
 
 NAME = "pixels"
-VERSION = 1
-EPSILON = 1e-6
+_VERSION = 1
+_EPSILON = 1e-6
 PixelNorm = Literal["patch", "none"]
 _NORM_IN_IDENTITY: dict[PixelNorm, str] = {"patch": "mean and variance of the patch", "none": "none"}
 
@@ -60,7 +60,7 @@ class PixelTargets:
     def identity(self) -> dict[str, Json]:
         """Everything that changes the targets, beside the pixels."""
         described: dict[str, Json] = {
-            "version": VERSION,
+            "version": _VERSION,
             "patch": self.patch,
             "normalisation": _NORM_IN_IDENTITY[self.norm],
         }
@@ -77,4 +77,4 @@ class PixelTargets:
         if self.norm == "none":
             return patches_BTD
         centred = patches_BTD - patches_BTD.mean(dim=-1, keepdim=True)
-        return centred / (centred.square().mean(dim=-1, keepdim=True) + EPSILON).sqrt()
+        return centred / (centred.square().mean(dim=-1, keepdim=True) + _EPSILON).sqrt()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+_FORMAT = 1
 _KEPT = 2
 Tensors = dict[str, "torch.Tensor"]
 
@@ -81,7 +81,7 @@ class Checkpoints:
         name = f"step-{progress.step:08d}"
         data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
         record = {
-            "format": FORMAT,
+            "format": _FORMAT,
             "file": f"{name}.safetensors",
             "bytes": len(data),
             "xxh3_128": xxhash.xxh3_128_hexdigest(data),
@@ -171,10 +171,10 @@ def _record(path: Path) -> dict[str, Any]:
         raise _NotWholeError(f"{path} can't be read ({error})") from error
     if not isinstance(record, dict) or record.pop("digest", None) != digest_of(record):
         raise _NotWholeError(f"{path} changed after it was written")
-    if record.get("format") != FORMAT:
+    if record.get("format") != _FORMAT:
         raise TrainingError(
-            f"{path}: has checkpoint format {record.get('format')}, and this version of usjepa reads {FORMAT}. Install "
-            "the version that wrote it."
+            f"{path}: has checkpoint format {record.get('format')}, and this version of usjepa reads {_FORMAT}. "
+            "Install the version that wrote it."
         )
     return record
 

@@ -30,8 +30,8 @@ _K = 20
 _AT_ONCE = 64
 _RANKME_EPSILON = 1e-7
 
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float32]
+_Ints = NDArray[np.int64]
+_Floats = NDArray[np.float32]
 
 
 class FeatureMeasures(TypedDict, total=False):
@@ -54,7 +54,7 @@ def measure_features(student: Student, plan: TrainingPlan, epoch: int) -> Featur
         return {}
     features_NF = _features(student, plan, held)
     found: FeatureMeasures = {
-        "rankme": round(rank_me(features_NF), 3),
+        "rankme": round(_rank_me(features_NF), 3),
         "feature_std": round(float(features_NF.std(0).mean()), 6),
     }
     every = plan.settings.knn_every
@@ -65,7 +65,7 @@ def measure_features(student: Student, plan: TrainingPlan, epoch: int) -> Featur
     return found
 
 
-def _features(student: Student, plan: TrainingPlan, positions: Ints) -> Floats:
+def _features(student: Student, plan: TrainingPlan, positions: _Ints) -> _Floats:
     """Return the mean patch tokens of whole frames, float32 [N, D]."""
     was_training = student.training
     student.eval()
@@ -80,14 +80,14 @@ def _features(student: Student, plan: TrainingPlan, positions: Ints) -> Floats:
     return np.concatenate(pooled)
 
 
-def rank_me(features_NF: Floats) -> float:
+def _rank_me(features_NF: _Floats) -> float:
     """Return RankMe (arXiv 2210.02885, equation 2): exp of the entropy of the singular values' shares."""
     values = np.linalg.svd(features_NF.astype(np.float64), compute_uv=False)
     shares = values / max(float(values.sum()), 1e-300) + _RANKME_EPSILON
     return math.exp(-float((shares * np.log(shares)).sum()))
 
 
-def _probe(student: Student, plan: TrainingPlan, held: Ints, held_NF: Floats) -> float | None:
+def _probe(student: Student, plan: TrainingPlan, held: _Ints, held_NF: _Floats) -> float | None:
     """Return the macro F1 of k-NN on labelled held-out frames; None with fewer than two classes on either side."""
     classes_R, count = _classes(plan)
     queries = classes_R[held] >= 0
@@ -96,10 +96,10 @@ def _probe(student: Student, plan: TrainingPlan, held: Ints, held_NF: Floats) ->
     if len(set(classes_R[held][queries])) < 2 or len(set(classes_R[known])) < 2:
         return None
     predicted = knn_predict(_features(student, plan, known), classes_R[known], held_NF[queries], _K, count)
-    return macro_f1(classes_R[held][queries], predicted)
+    return _macro_f1(classes_R[held][queries], predicted)
 
 
-def macro_f1(true: Ints, predicted: Ints) -> float:
+def _macro_f1(true: _Ints, predicted: _Ints) -> float:
     """Return the mean of 2 TP / (2 TP + FP + FN) over the classes that occur, as true or as predicted ones."""
     scores = []
     for label in np.union1d(true, predicted):
@@ -108,7 +108,7 @@ def macro_f1(true: Ints, predicted: Ints) -> float:
     return float(np.mean(scores))
 
 
-def _classes(plan: TrainingPlan) -> tuple[Ints, int]:
+def _classes(plan: TrainingPlan) -> tuple[_Ints, int]:
     """Return each row's class, int64 [R], and their number; -1 without a label. Datasets share no class."""
     table = plan.store.table
     numbers: dict[tuple[str, str], int] = {}
@@ -119,7 +119,7 @@ def _classes(plan: TrainingPlan) -> tuple[Ints, int]:
     return of_source[table.source], len(numbers)
 
 
-def _evenly(positions: Ints, most: int) -> Ints:
+def _evenly(positions: _Ints, most: int) -> _Ints:
     if len(positions) <= most:
         return positions
     return positions[np.linspace(0, len(positions) - 1, most).astype(np.int64)]

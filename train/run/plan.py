@@ -111,11 +111,11 @@ def make_plan(
     schedule = Schedule(settings, order.steps_per_epoch())
     plan = TrainingPlan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size)
     if resumed is not None:
-        refuse_differences(resumed, plan.identity)
+        _refuse_differences(resumed, plan.identity)
     return plan
 
 
-def refuse_differences(resumed: RunProgress, wanted: dict[str, Json]) -> None:
+def _refuse_differences(resumed: RunProgress, wanted: dict[str, Json]) -> None:
     """Raise IdentityError, with every field, if a run would go on with other numbers than it began with."""
     found = differences(resumed.identity, wanted)
     if any(field.split(".")[0] == "order" for field, _, _ in found):

@@ -14,9 +14,9 @@ from usjepa.cache.recipes.train import TrainSettings
 from usjepa.cache.store.origins import Source, Table
 from usjepa.train.data.clip_runs import Frames, Positions, frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
-from usjepa.train.data.split import split_groups, split_rows
+from usjepa.train.data.split import _split_groups, split_rows
 from usjepa.train.record.checkpoint import RunProgress
-from usjepa.train.run.plan import refuse_differences
+from usjepa.train.run.plan import _refuse_differences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -274,7 +274,7 @@ def groups(
 
 def test_groups_are_never_cut_and_five_percent_are_held_out() -> None:
     dataset, group, split = groups(4000)
-    parts = split_groups(dataset, group, split, TrainSettings())
+    parts = _split_groups(dataset, group, split, TrainSettings())
     assert sorted([*parts.train, *parts.validation]) == list(range(12_000))
     assert not set(group[parts.train]) & set(group[parts.validation])
     assert len(parts.validation) / 12_000 == pytest.approx(0.05, abs=0.015)
@@ -285,11 +285,11 @@ def test_groups_are_never_cut_and_five_percent_are_held_out() -> None:
 
 def test_growth_moves_no_group() -> None:
     dataset, group, split = groups(500)
-    held = set(group[split_groups(dataset, group, split, TrainSettings()).validation])
+    held = set(group[_split_groups(dataset, group, split, TrainSettings()).validation])
     dataset, group, split = groups(900)
     backwards = group[::-1]
-    grown = set(backwards[split_groups(dataset, backwards, split, TrainSettings()).validation])
-    larger = set(group[split_groups(dataset, group, split, TrainSettings(validation_fraction=0.1)).validation])
+    grown = set(backwards[_split_groups(dataset, backwards, split, TrainSettings()).validation])
+    larger = set(group[_split_groups(dataset, group, split, TrainSettings(validation_fraction=0.1)).validation])
     assert held == {name for name in grown if int(name[7:]) < 500}
     assert grown < larger
 
@@ -297,7 +297,7 @@ def test_growth_moves_no_group() -> None:
 def test_groups_of_one_name_in_two_datasets_are_two_groups() -> None:
     dataset, group, split = groups(300, frames=2)
     dataset[::2] = "e"
-    held = split_groups(dataset, group, split, TrainSettings(validation_fraction=0.5)).validation
+    held = _split_groups(dataset, group, split, TrainSettings(validation_fraction=0.5)).validation
     pairs = {(dataset[p], group[p]) for p in held}
     assert len({name for _, name in pairs}) < len(pairs) < 2 * len({name for _, name in pairs})
 
@@ -305,27 +305,27 @@ def test_groups_of_one_name_in_two_datasets_are_two_groups() -> None:
 def test_excluded_splits_are_in_neither_part() -> None:
     dataset, group, split = groups(100)
     split[30:90] = "test"
-    parts = split_groups(dataset, group, split, TrainSettings())
+    parts = _split_groups(dataset, group, split, TrainSettings())
     assert parts.excluded == 60
     assert not set(range(30, 90)) & {*parts.train, *parts.validation}
     with pytest.raises(UsageError, match="excluded splits"):
-        split_groups(dataset, group, column(["test"] * 300), TrainSettings())
+        _split_groups(dataset, group, column(["test"] * 300), TrainSettings())
 
 
 def test_the_smallest_hash_is_held_out_where_none_lies_under_the_fraction_and_it_is_said() -> None:
     dataset, group, split = groups(4)
-    parts = split_groups(dataset, group, split, TrainSettings(validation_fraction=1e-9))
+    parts = _split_groups(dataset, group, split, TrainSettings(validation_fraction=1e-9))
     assert len(parts.validation) == 3
     assert "smallest hash" in parts.note
-    assert len(split_groups(dataset, group, split, TrainSettings(validation_fraction=0.0)).validation) == 0
+    assert len(_split_groups(dataset, group, split, TrainSettings(validation_fraction=0.0)).validation) == 0
 
 
 def test_a_lone_group_is_trained_on_and_never_is_all_held_out() -> None:
     dataset, group, split = groups(1)
-    parts = split_groups(dataset, group, split, TrainSettings(validation_fraction=1.0))
+    parts = _split_groups(dataset, group, split, TrainSettings(validation_fraction=1.0))
     assert (len(parts.train), len(parts.validation)) == (3, 0)
     assert "without a validation loss" in parts.note
-    parts = split_groups(*groups(5), TrainSettings(validation_fraction=1.0))
+    parts = _split_groups(*groups(5), TrainSettings(validation_fraction=1.0))
     assert (len(parts.train), len(parts.validation)) == (3, 12)
     assert "largest hash" in parts.note
 
@@ -335,10 +335,10 @@ def test_rows_without_a_group_belong_to_their_source() -> None:
     path = group.copy()
     group[:] = ""
     recipe = TrainSettings(validation_fraction=0.3)
-    by_source = split_groups(dataset, group, split, recipe, path)
+    by_source = _split_groups(dataset, group, split, recipe, path)
     assert 0 < len(by_source.validation) < 200
     assert not set(path[by_source.train]) & set(path[by_source.validation])
-    assert len(split_groups(dataset, group, split, recipe).train) == 200  # one group: the dataset
+    assert len(_split_groups(dataset, group, split, recipe).train) == 200  # one group: the dataset
 
 
 def test_held_out_groups_are_not_those_of_another_split_by_the_bare_hash() -> None:
@@ -346,7 +346,7 @@ def test_held_out_groups_are_not_those_of_another_split_by_the_bare_hash() -> No
 
     names = [f"patient{k}" for k in range(5000)]
     bare = np.array([xxhash.xxh3_64_intdigest(f"d\0{name}".encode()) / 2**64 < 0.05 for name in names])
-    held = split_groups(*groups(5000, frames=1), TrainSettings()).validation
+    held = _split_groups(*groups(5000, frames=1), TrainSettings()).validation
     assert bare[held].mean() == pytest.approx(0.05, abs=0.05)
 
 
@@ -357,7 +357,7 @@ def test_rows_follow_their_sources_and_sources_without_rows_do_not_count() -> No
     stored = Table(sources, source, np.tile([0, 1], 150).astype(np.int32), np.zeros(300, np.int16))
     parts = split_rows(stored, TrainSettings(validation_fraction=0.2))
     path = np.array([s.path for s in sources], dtype=object)[source]
-    by_row = split_groups(stored.dataset, stored.group, stored.split, TrainSettings(validation_fraction=0.2), path)
+    by_row = _split_groups(stored.dataset, stored.group, stored.split, TrainSettings(validation_fraction=0.2), path)
     assert parts.train.tolist() == by_row.train.tolist()
     assert parts.validation.tolist() == by_row.validation.tolist()
     assert len(parts.validation) > 0
@@ -366,7 +366,7 @@ def test_rows_follow_their_sources_and_sources_without_rows_do_not_count() -> No
 
 def test_it_is_told_when_large_groups_hold_out_far_more_than_was_asked_for() -> None:
     sources = tuple(Source(f"{k}.mp4", "d", f"patient{k}", "", "", "0" * 32, 50, "") for k in range(40))
-    held = {sources[p].group for p in split_groups(*sources_columns(sources), TrainSettings()).validation}
+    held = {sources[p].group for p in _split_groups(*sources_columns(sources), TrainSettings()).validation}
     assert 0 < len(held) < 4
     frames = [50 if source.group in held else 5 for source in sources]  # the clips held out are the long ones
     source = np.repeat(np.arange(40), frames).astype(np.int32)
@@ -387,6 +387,6 @@ def sources_columns(
 
 def test_a_run_of_the_order_before_is_refused_with_the_reason() -> None:
     identity = {"train": {"seed": 0}, "order": {"version": ORDER_VERSION}}
-    refuse_differences(RunProgress(0, 0, identity, {}), identity)
+    _refuse_differences(RunProgress(0, 0, identity, {}), identity)
     with pytest.raises(IdentityError, match=r"another order[\s\S]*order: null \| \{.version.: 2\}[\s\S]*another RUN"):
-        refuse_differences(RunProgress(0, 0, {"train": {"seed": 0}}, {}), identity)
+        _refuse_differences(RunProgress(0, 0, {"train": {"seed": 0}}, {}), identity)

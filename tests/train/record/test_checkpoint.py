@@ -115,7 +115,7 @@ def test_a_run_that_has_begun_and_lost_its_checkpoints_stops(tmp_path: Path, sai
 def test_a_checkpoint_of_a_newer_format_is_refused_by_its_number(
     kept: Checkpoints, said: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("usjepa.train.record.checkpoint.FORMAT", 2)
+    monkeypatch.setattr("usjepa.train.record.checkpoint._FORMAT", 2)
     kept.save(tensors(40), progress(40))
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="has checkpoint format 2"):

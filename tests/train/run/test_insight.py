@@ -19,7 +19,7 @@ from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.train.record.history import History
 from usjepa.train.record.summary import summary
 from usjepa.train.run import loop
-from usjepa.train.run.insight import macro_f1, rank_me
+from usjepa.train.run.insight import _macro_f1, _rank_me
 from usjepa.train.run.loop import train
 from usjepa.train.run.step import train_step
 
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 def test_rankme_counts_equally_strong_directions() -> None:
     directions = np.linalg.qr(np.random.default_rng(0).standard_normal((64, 12)))[0]
     for rank in (1, 3, 12):
-        assert rank_me(directions[:, :rank].astype(np.float32)) == pytest.approx(rank, rel=1e-3)
+        assert _rank_me(directions[:, :rank].astype(np.float32)) == pytest.approx(rank, rel=1e-3)
 
 
 def test_rankme_of_collapsed_features_is_1() -> None:
-    assert rank_me(np.ones((32, 8), np.float32)) == pytest.approx(1.0, rel=1e-3)
+    assert _rank_me(np.ones((32, 8), np.float32)) == pytest.approx(1.0, rel=1e-3)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=40))
 def test_macro_f1_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
     true, predicted = (np.array(column) for column in zip(*pairs, strict=True))
-    assert macro_f1(true, predicted) == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
+    assert _macro_f1(true, predicted) == pytest.approx(f1_score(true, predicted, average="macro", zero_division=0))
 
 
 @pytest.fixture(scope="module")
