@@ -46,7 +46,7 @@ class StoreDataset(Dataset[Item]):
 
     Attributes:
         store: the open store.
-        teacher: whose latents are served.
+        teacher: name of the latents.
         grid: patches down and across.
         dim: D, width of the latents.
         positions: int64, the rows of this part as ascending positions in the store's table.
@@ -66,7 +66,7 @@ class StoreDataset(Dataset[Item]):
             store: folder or URL.
             part: `train` (every view of the frames trained on), `validation` (view 0 of the frames of held-out
                 groups), or `all` rows, test ones included.
-            teacher: whose latents; None: the store's only teacher.
+            teacher: name of the latents; None: those of the store's only teacher.
             settings: `exclude_splits` and `validation_fraction` decide the parts, as in `usjepa-train`; None: defaults.
             generation: of the store; None: the newest. Record it to read the same rows again from a store that grows.
 

@@ -134,7 +134,7 @@ class Checkpoints:
         if found is None and (records or begun):
             raise TrainingError(
                 f"{self.folder}: the run has begun, but none of its {len(records)} checkpoints can be read. Restore "
-                "this folder from a copy, or give another RUN folder to train anew."
+                "this folder from a copy, or give another RUN folder to train again."
             )
         return found
 
@@ -151,7 +151,7 @@ class Checkpoints:
 
 
 _LOST = (
-    "The encoder of lowest validation loss is lost: restore this file from a copy, or train anew in another RUN folder."
+    "The encoder of lowest validation loss is lost: restore this file from a copy, or train again in a new RUN folder."
 )
 
 

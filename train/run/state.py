@@ -70,7 +70,7 @@ class TrainingRun:
             folder: of the run.
             found: the newest whole checkpoint; None: the run begins.
             ranks: of the run.
-            stop: raised by a signal, looked at by `safe_point`.
+            stop: set by a signal, checked by `safe_point`.
 
         Raises:
             TrainingError: the log is damaged.
