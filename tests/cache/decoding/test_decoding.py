@@ -174,6 +174,7 @@ class _AbandonedAtWork(Cutters):
 
 def test_rows_that_are_abandoned_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("usjepa.cache.decoding.child._ENDS_WITHIN_S", 0)
+    monkeypatch.setattr("usjepa.cache.decoding.child._POLL_S", 0.001)  # it looks many times while the child starts
     monkeypatch.setattr(cutting, "_SMALL_ROWS", 0)
     build(str(tmp_path / "s"), small("cache.phantom.frames_per_patient=300", "cache.rows_per_shard=4096"))
     store = open_store(tmp_path / "s")
