@@ -30,7 +30,7 @@ from benchmarks.machine import Goal, describe, report
 from benchmarks.read.bench import FRESH, ONE, OURS, REUSED, UNCHECKED, Bench, Samples, make
 from benchmarks.read.beside import beside, beside_peers
 from benchmarks.read.limits import BARE, DIM, HASHED, MM, PLAIN, TAKE, TOKENS
-from usjepa.cache.reading.turns import short_turns
+from usjepa.cache.reading.process import short_turns
 
 if TYPE_CHECKING:
     from benchmarks.read.peers import Read

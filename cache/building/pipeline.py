@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.building.shard_maker import WRITERS
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.progress import ProgressBar
-from usjepa.cache.reading.turns import short_turns
+from usjepa.cache.reading.process import short_turns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

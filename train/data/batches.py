@@ -23,7 +23,7 @@ import torch
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.batch_memory import Ring
-from usjepa.cache.reading.turns import short_turns
+from usjepa.cache.reading.process import short_turns
 from usjepa.train.data.fingerprint import fingerprint
 from usjepa.train.masks.multiblock import Masks, sample_masks
 from usjepa.train.masks.tensors import MaskTensors
