@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.base import PHANTOM, Reader
-from usjepa.cache.sources.dicom import DicomReader
-from usjepa.cache.sources.hdf5 import Hdf5Reader
-from usjepa.cache.sources.images import ImageReader
-from usjepa.cache.sources.video import VideoReader
+from usjepa.cache.sources.formats.dicom import DicomReader
+from usjepa.cache.sources.formats.hdf5 import Hdf5Reader
+from usjepa.cache.sources.formats.images import ImageReader
+from usjepa.cache.sources.formats.video import VideoReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

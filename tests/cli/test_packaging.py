@@ -39,7 +39,7 @@ def test_the_wheel_holds_usjepa_alone_with_its_recipes_and_licence(wheel: Path) 
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"usjepa", "usjepa-0.1.0.dist-info"}
     assert "usjepa/pipelines.yaml" in names
-    assert {"usjepa/cache/py.typed", "usjepa/cache/sources/images.py", "usjepa/train/cli.py"} <= set(names)
+    assert {"usjepa/cache/py.typed", "usjepa/cache/sources/formats/images.py", "usjepa/train/cli.py"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

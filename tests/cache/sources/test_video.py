@@ -16,8 +16,8 @@ from tests.support.decoded import frames, probe
 from tests.support.forked import in_own_process
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.sources.formats.video import VideoReader
 from usjepa.cache.sources.registry import reader_of_file
-from usjepa.cache.sources.video import VideoReader
 
 if TYPE_CHECKING:
     from pathlib import Path

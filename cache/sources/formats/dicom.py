@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.sources.base import FileFacts, Reader
-from usjepa.cache.sources.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

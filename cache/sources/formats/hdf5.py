@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
-from usjepa.cache.sources.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
