@@ -1,4 +1,4 @@
-"""End long work at a safe point on Ctrl-C or SIGTERM, with what is finished kept."""
+"""End long work at a safe point on Ctrl-C or SIGTERM, keeping what is finished."""
 
 from __future__ import annotations
 

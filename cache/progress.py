@@ -1,4 +1,4 @@
-"""Show the progress of long work: a bar to a person, plain lines to a log."""
+"""Show progress of long work: a bar to a person, lines to a log."""
 
 from __future__ import annotations
 

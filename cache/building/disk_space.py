@@ -1,4 +1,4 @@
-"""Check that the target has enough free space and inodes for the rest of a build."""
+"""Check that the target has space and inodes for the rest of a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Share one build among processes that do not know of one another, as the tasks of a job array.
+"""Share one build among independent processes, such as tasks of a job array.
 
 Part i of n makes every n-th shard, the i-th first. A part holds a claim of its own, so that it is built once; the scan,
 which comes before any shard, is made by whichever part comes first while the others wait. The part that finds all

@@ -1,4 +1,4 @@
-"""Make one shard: cut its pixels or read them back, compute its latents, publish all of it.
+"""Make one shard: cut or read back its pixels, compute latents, publish it.
 
 A build in one process, in parts or on a cluster, and a repair: all make shards here, so they make the same bytes.
 Batches of the teacher never cross a shard, hence a shard's latents do not depend on which shards were made before it.

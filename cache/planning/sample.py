@@ -1,4 +1,4 @@
-"""Scan a sample of a source, to estimate all its frames and the time of its scan."""
+"""Scan a sample of a source, to estimate its frames and scan time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Time a build in small: shards of a sample, made on the target by the build's own pipeline.
+"""Time a small build: shards of a sample, made by the build's own pipeline.
 
 Decoding, teacher and writing share cores, memory and disk, so what they reach together can't be computed from what
 each reaches alone. The rate between the first finished shard and the last is that of a long build.

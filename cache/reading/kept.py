@@ -1,4 +1,4 @@
-"""Keep an array that is dear to compute: resumed after a kill, checked when read, found by its identity.
+"""Keep arrays that are dear to compute: resumable, checked, found by identity.
 
 It is a store of our own format with one layer, one token per row. Its folder is named by the hash of the identity, so
 that a finished one is known to fit. It is written shard by shard by the writer of stage one: what was computed before a

@@ -1,4 +1,4 @@
-"""Hold a claim on a part of a store, so that only one process writes it.
+"""Claim a part of a store, so that only one process writes it.
 
 A claim is a file created with O_EXCL that names its holder (host, pid, a random id) and has a counter that the holder
 rewrites every 20 s. A process that finds one waits: when the counter has not moved for 90 s of the waiter's own clock,

@@ -1,4 +1,4 @@
-"""Write a local file so that a crash leaves the old file or the new one, whole.
+"""Write a local file so that a crash leaves the old or the new, whole.
 
 Order of publishing, and why a crash at any point is harmless: bytes go to a unique sibling temp name, are flushed and
 fsynced, renamed over the final name, and the folder is fsynced. Before the rename nobody sees the file; after the

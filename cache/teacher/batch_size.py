@@ -1,4 +1,4 @@
-"""Find the largest useful teacher batch by trial, and reuse it for the rest of the store.
+"""Find the largest useful teacher batch by trial, and keep it for the store.
 
 The batch size is part of how a store was computed (other sizes may choose other kernels, hence other last bits), so
 a size that was found is kept in the commit records, and every later build of the store uses it again. A trial that

@@ -1,4 +1,4 @@
-"""Repair one shard: keep its proven rows, make the others again, publish only what is proven.
+"""Repair one shard: keep proven rows, remake the others, publish only what is proven.
 
 Pixels and regions must come out with the very bytes of before. So must latents, where the same library versions ran
 on the same CPU; elsewhere they may differ within the recheck's tolerance, measured on rows that survived.

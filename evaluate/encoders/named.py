@@ -1,4 +1,4 @@
-"""Load the encoders that `--encoder RUN | FILE[@ARCHITECTURE] | NAME` names, each with its own input.
+"""Load the encoders that `--encoder` names, each with its own input.
 
 | text                     | what it is                                                                            |
 |--------------------------|---------------------------------------------------------------------------------------|

@@ -1,4 +1,4 @@
-"""Write the scores as LaTeX tables for a paper, published rows under ours with their source.
+"""Write scores as LaTeX tables for a paper, published rows under ours with sources.
 
 `table.tex` is read by `\\input{table}` in a document with `\\usepackage{booktabs}`; UTF-8, as LaTeX reads by default
 since 2018. Bold is the best mean of a column among our rows, and among the published ones: those were measured on

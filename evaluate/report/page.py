@@ -1,4 +1,4 @@
-"""Render the page that a person reads from the document, the run's losses and stored frames.
+"""Render the report's page from the document, the run's losses and stored frames.
 
 The templates lie in `templates/`; every value is escaped there. The page can show nothing that the numbers don't hold,
 and the same inputs give the same bytes: no clock, no path of this machine. It fetches nothing.

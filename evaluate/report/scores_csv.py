@@ -1,4 +1,4 @@
-"""Write every score as a line of CSV, with the identities, settings and seed it rests on."""
+"""Write every score as a CSV line, with its identities, settings and seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write scores as text: numbers as every table shows them, and the tables of the terminal."""
+"""Write scores as text: numbers for every table, and tables for the terminal."""
 
 from __future__ import annotations
 

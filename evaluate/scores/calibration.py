@@ -1,4 +1,4 @@
-"""Measure whether a probe is right as often as it is sure, and fit the temperature that corrects it.
+"""Measure how well a probe's confidence is calibrated, and fit the correcting temperature.
 
 * **Expected calibration error** of the named class (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599): frames are
   put into bins by the probability of the class that is named; the error is the mean distance between how sure a bin

@@ -1,4 +1,4 @@
-"""Score encoders on segmentation tasks: a linear head per seed on patch tokens, Dice over groups."""
+"""Score encoders on segmentation: a linear head per seed on patch tokens, Dice over groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count what a test split shares with the frames that a probe is trained and stopped on.
+"""Count what a test split shares with a probe's training and validation frames.
 
 Three kinds, from certain to likely: a group (patient, clip) on both sides; the very same frame; a frame that looks the
 same (see `near_duplicates.py`). Nothing is removed, because scores on the published split are what others report;

@@ -1,4 +1,4 @@
-"""Read TN5000 as its authors published it: thyroid nodules as PASCAL VOC, with splits and no patients."""
+"""Read TN5000 as published: thyroid nodules as PASCAL VOC, with splits but no patients."""
 
 from __future__ import annotations
 

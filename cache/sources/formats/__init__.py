@@ -1,4 +1,4 @@
-"""Decode each format of files that laboratories have: one reader a format, one rule for depth.
+"""Decode each file format that labs have: one reader per format, one rule for depth.
 
 `depth.py` turns samples of any type into 8 bits and is read first. Readers keep the protocol of `sources/base.py`; only
 `sources/registry.py` imports them.
