@@ -86,8 +86,8 @@ def evaluate(
     if finished is not None:
         logger.info(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
-    with graceful_interrupts() as stop:
-        kept = KeptFeatures(folder / "features", inputs.settings.encode_batch_size, lambda: stop.check(_GO_ON))
+    with graceful_interrupts(_GO_ON):
+        kept = KeptFeatures(folder / "features", inputs.settings.encode_batch_size)
         results = Evaluation(inputs, kept).run()
     return _write(folder, compose(inputs, results), inputs, results)
 

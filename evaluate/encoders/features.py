@@ -13,10 +13,10 @@ import numpy as np
 import xxhash
 
 from usjepa.cache.errors import UsjepaError
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.reading.kept import KeptArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -38,8 +38,6 @@ class KeptFeatures:
     folder: Path
     batch_size: int
     """Frames per forward pass."""
-    check: Callable[[], None] = lambda: None
-    """Called before every batch; may raise to stop, and the same call goes on from there later."""
 
     def features(self, encoder: Encoder, task: Task) -> NDArray[np.float32]:
         """Return float32 [n, F] for a task's frames: from an earlier call, or computed and kept for the next.
@@ -55,7 +53,7 @@ class KeptFeatures:
         """Return the features of some of the task's frames, float32 [n, F], all finite."""
         rows, parts = task.rows[numbers.start : numbers.stop], []
         for start in range(0, len(rows), self.batch_size):
-            self.check()
+            safe_point()  # the same call goes on from here later
             some = rows[start : start + self.batch_size]
             features = encoder.features(task.store.read(some, layers=encoder.layers))
             finite = np.isfinite(features).all(axis=1)

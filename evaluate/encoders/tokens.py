@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from usjepa.evaluate.encoders.models import ModelEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -73,11 +71,6 @@ class TokenSource:
     def available(self) -> bool:
         """Whether the encoder has patch tokens; loads its model."""
         return _gives_tokens(self._encoder)
-
-    @property
-    def check(self) -> Callable[[], None]:
-        """Raises Interrupted once a stop was requested."""
-        return self._kept.check
 
     def tokens(self, task: Task) -> NDArray[np.float32]:
         """Return the patch tokens of a task's frames, float32 [n, H, W, D]."""

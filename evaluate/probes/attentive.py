@@ -76,8 +76,7 @@ class AttentiveProbe:
         held = Part(scale_in_place(_flat(read(chosen[1])), scaler) if len(chosen[1]) else x_NTD[:0], chosen[1].labels)
         with one_thread():
             trained = [
-                train_attentive(train, held, given.classes, Fitting(settings, seed, given.check))
-                for seed in range(settings.seeds)
+                train_attentive(train, held, given.classes, Fitting(settings, seed)) for seed in range(settings.seeds)
             ]
             parts = []
             for some in _in_pieces(given.task, given.task.positions(TEST)):

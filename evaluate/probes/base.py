@@ -77,8 +77,6 @@ class ProbeInput:
     """The frames behind the features, whose order `train`, `validation` and `test` follow."""
     tokens: TokenSource | None = None
     """Reads the encoder's patch tokens of any frames of the task; None: the encoder has none."""
-    check: Callable[[], None] = field(default=lambda: None)
-    """Raises Interrupted once a stop was requested: call it in every long loop."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.evaluate.probes.linear import epoch_order, learning_rate
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ class Fitting:
     """Learning rate, weight decay, batch, epochs and patience."""
     seed: int
     """Of the order of frames."""
-    check: Callable[[], None] = lambda: None
-    """Called before every epoch; may raise to stop."""
 
     def run(
         self,
@@ -52,7 +51,7 @@ class Fitting:
         lowest, best, kept = float("inf"), 0, _copies(parameters)
         epochs = 0
         for epoch in range(settings.epochs):
-            self.check()
+            safe_point()
             optimizer.param_groups[0]["lr"] = learning_rate(settings, epoch)
             for some in torch.split(torch.from_numpy(epoch_order(self.seed, epoch, count)), settings.batch_size):
                 optimizer.zero_grad(set_to_none=True)

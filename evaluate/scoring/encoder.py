@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.identity import Json
+from usjepa.cache.interrupt import safe_point
 from usjepa.evaluate.encoders.pooling import pooled_by
 from usjepa.evaluate.encoders.tokens import TokenSource
 from usjepa.evaluate.extensions import raised_at
@@ -178,7 +179,6 @@ class EncoderScoring:
             scaler=scaler,
             task=task,
             tokens=tokens,
-            check=self.kept.check,
         )
 
     def _predictions(self, title: str, given: ProbeInput) -> tuple[dict[str, Predictions], list[str]]:
@@ -219,7 +219,7 @@ class EncoderScoring:
         tested = self.task.only(self.task.positions(TEST)[chosen])
 
         def under(corruption: Corruption) -> NDArray[np.float32]:
-            self.kept.check()
+            safe_point()
             return self.kept.features(Corrupted(seeing, corruption), tested)
 
         return robustness(made, given, chosen, under), []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.evaluate.encoders.tokens import TokenSource
 from usjepa.evaluate.probes.base import PRIMARY
 from usjepa.evaluate.probes.registry import PROBES
@@ -61,7 +62,7 @@ class Evaluation:
 
     inputs: Inputs
     kept: KeptFeatures
-    """Where features are kept; its `check` ends the evaluation once a stop was requested."""
+    """Where features are kept."""
 
     def run(self) -> Results:
         """Score everything.
@@ -72,7 +73,7 @@ class Evaluation:
         """
         inputs, settings = self.inputs, self.inputs.settings
         tasks = inputs.found.tasks
-        facts = {task.name: facts_of(task, self.kept.check) for task in tasks}
+        facts = {task.name: facts_of(task) for task in tasks}
         results = Results(facts, notes=[*inputs.found.left_out])
         scorings = [EncoderScoring(task, inputs.probes, self._draws(task), settings, self.kept) for task in tasks]
         for name in inputs.encoders.names:
@@ -87,7 +88,7 @@ class Evaluation:
 
     def _score(self, name: str, scoring: EncoderScoring, results: Results) -> None:
         """Score an encoder on a task; one that can't be had is noted, not fatal, unless it is the student."""
-        self.kept.check()
+        safe_point()
         task, title = scoring.task, self.inputs.encoders.title(name)
         encoder, why = self.inputs.encoders.make(name, task.store)
         if encoder is None:
@@ -102,10 +103,10 @@ class Evaluation:
     def _segment(self, task: Segmentation) -> SegmentationResult:
         """Score every encoder that gives patch tokens on a segmentation task."""
         frames = task.frames(np.arange(len(task.rows)))
-        leakage = leakage_of(frames, contents_of(frames, self.kept.check))
+        leakage = leakage_of(frames, contents_of(frames))
         scores, described, notes = [], [], []
         for name in self.inputs.encoders.names:
-            self.kept.check()
+            safe_point()
             title = self.inputs.encoders.title(name)
             encoder, why = self.inputs.encoders.make(name, task.store)
             tokens = None if encoder is None else TokenSource(encoder, self.kept)

@@ -113,9 +113,7 @@ def _trained(
         Patches(scale_in_place(one, scaler), class_shares(task.read_masks(some), grid, len(task.classes)))
         for one, some in zip((first, held), positions, strict=True)
     )
-    return [
-        train_head(train, validation, Fitting(settings, seed, tokens.check)) for seed in range(settings.seeds)
-    ], scaler
+    return [train_head(train, validation, Fitting(settings, seed)) for seed in range(settings.seeds)], scaler
 
 
 def _thinned(positions: NDArray[np.int64], most: int) -> NDArray[np.int64]:

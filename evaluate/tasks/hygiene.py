@@ -18,8 +18,6 @@ from usjepa.evaluate.tasks.near_duplicates import NEAR_BITS
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from usjepa.evaluate.tasks.task import Task
@@ -155,15 +153,7 @@ class Facts:
         return [*self.leakage.sentences(), *self.notes, *self.hygiene.sentences()]
 
 
-def facts_of(task: Task, check: Callable[[], None] = lambda: None) -> Facts:
-    """Find what must be known of a task.
-
-    Args:
-        task: the task.
-        check: called between pieces of work; may raise to stop.
-
-    Raises:
-        DamageError: the task's store is damaged.
-    """
-    contents = contents_of(task, check)
+def facts_of(task: Task) -> Facts:
+    """Find what must be known of a task; DamageError where its store is damaged."""
+    contents = contents_of(task)
     return Facts(_hygiene_of(task, contents), leakage_of(task, contents), task.notes)

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.tasks.near_duplicates import BITS, NEAR_BITS, frame_bits, nearest
 from usjepa.evaluate.tasks.splits import TEST, VALIDATION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from numpy.typing import NDArray
 
     from usjepa.evaluate.tasks.task import Task
@@ -37,8 +36,6 @@ class Contents:
     """[n] xxh3-128 of the stored pixels."""
     bits: NDArray[np.float32]
     """[n, 256] perceptual hash."""
-    check: Callable[[], None] = lambda: None
-    """Called between blocks of frames; may raise to stop."""
 
     def nearest(
         self, frames: NDArray[np.int64], among: NDArray[np.int64], labels: NDArray[np.int64] | None = None
@@ -52,7 +49,7 @@ class Contents:
         """
         parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64))]
         for start in range(0, len(frames), _COMPARED_AT_ONCE):
-            self.check()
+            safe_point()
             some = frames[start : start + _COMPARED_AT_ONCE]
             barred = None if labels is None else labels[some, None] == labels[among]
             parts.append(nearest(self.bits[some], self.bits[among], barred))
@@ -117,16 +114,16 @@ class Leakage(Record):
         return notes
 
 
-def contents_of(task: Task, check: Callable[[], None] = lambda: None) -> Contents:
+def contents_of(task: Task) -> Contents:
     """Read a task's stored pixels once and return what they show; DamageError where they are damaged."""
     hashes: list[str] = []
     bits = [np.zeros((0, BITS), np.float32)]
     for start in range(0, len(task.rows), _READ_AT_ONCE):
-        check()
+        safe_point()
         pixels = task.store.read(task.rows[start : start + _READ_AT_ONCE], layers=("pixels",)).pixels
         hashes += [xxhash.xxh3_128_hexdigest(frame.tobytes()) for frame in pixels]
         bits.append(frame_bits(pixels))
-    return Contents(np.array(hashes, dtype=object), np.concatenate(bits), check)
+    return Contents(np.array(hashes, dtype=object), np.concatenate(bits))
 
 
 def leakage_of(task: Task, contents: Contents) -> Leakage:

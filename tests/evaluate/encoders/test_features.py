@@ -16,6 +16,7 @@ from tests.support import forked
 from tests.support.labelled import DIM, patients, write_labelled
 from usjepa.cache.errors import Interrupted, UsjepaError
 from usjepa.cache.frames.prepare import grey_of
+from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.baselines import Hog, Pixels
@@ -156,15 +157,22 @@ def test_features_in_anothers_place_are_computed_again(task: Task, tmp_path: Pat
     assert encoder.asked == 8  # the shard that is not the one its record names counts as not computed
 
 
+def _stopped_after(frames: int, task: Task, folder: Path) -> None:
+    """Compute features, four frames at a time, until Ctrl-C arrives with `frames` done."""
+
+    class Stopping(Counting):
+        def features(self, batch: Batch) -> NDArray[np.float32]:
+            found = super().features(batch)
+            if self.asked == frames:
+                signal.raise_signal(signal.SIGINT)
+            return found
+
+    with graceful_interrupts(), pytest.raises(Interrupted):
+        KeptFeatures(folder, 4).features(Stopping(), task)
+
+
 def test_a_stopped_call_goes_on_where_it_was(task: Task, tmp_path: Path, said: list[str]) -> None:
-    calls = iter(range(100))
-
-    def stop() -> None:
-        if next(calls) == 5:
-            raise Interrupted("enough")
-
-    with pytest.raises(Interrupted):
-        KeptFeatures(tmp_path / "features", 4, stop).features(Counting(), task)
+    _stopped_after(20, task, tmp_path / "features")
     encoder = Counting()
     resumed = KeptFeatures(tmp_path / "features", 4).features(encoder, task)
     assert encoder.asked == 24 - 16  # one shard of four batches was finished
@@ -172,12 +180,8 @@ def test_a_stopped_call_goes_on_where_it_was(task: Task, tmp_path: Path, said: l
 
 
 def test_what_a_killed_call_left_damaged_is_begun_anew(task: Task, tmp_path: Path, said: list[str]) -> None:
-    def stop() -> None:
-        if any("commits" in path.parts for path in files_of(tmp_path / "features")):
-            raise Interrupted("enough")
-
-    with pytest.raises(Interrupted):
-        KeptFeatures(tmp_path / "features", 4, stop).features(Counting(), task)
+    _stopped_after(20, task, tmp_path / "features")
+    assert any("commits" in path.parts for path in files_of(tmp_path / "features"))
     (segment,) = tmp_path.glob("features/*/segments/000001/segment.json")
     segment.write_bytes(b"{")
     said.clear()
