@@ -27,6 +27,10 @@ class SourceError(UsjepaError):
     """A source file can't be read as the format that it claims, or changed since it was scanned."""
 
 
+class NoImageError(SourceError):
+    """A file of a format that is read, which is whole but holds no image: it is left out and told, never an error."""
+
+
 class TeacherError(UsjepaError):
     """A checkpoint can't be loaded whole, or the teacher's output must not be stored."""
 

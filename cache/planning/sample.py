@@ -14,7 +14,7 @@ from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.scanning.row_table import chosen_frames
-from usjepa.cache.scanning.scan import scan
+from usjepa.cache.scanning.scan import scan_all
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.registry import split_path
 
@@ -121,7 +121,7 @@ def _scan(
         safe_point()
 
     entries = tuple(listing.entries[i] for block in blocks for i in block)
-    table = scan(replace(listing, entries=entries), settings, None, "skip", at_source, child)
+    table = scan_all(replace(listing, entries=entries), settings, None, "skip", at_source, child).table
     spans = np.diff([*marks, time.perf_counter()])
     return table, np.add.reduceat(spans, np.cumsum([0, *map(len, blocks[:-1])]))
 

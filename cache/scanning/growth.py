@@ -57,6 +57,8 @@ def grow(
         SourceError: a file is unreadable (unless on_error is "skip"), or was edited since it was built.
     """
     described = scan(listing, settings, journal, on_error)
+    if not len(described):
+        raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
     known = _known(writer.storage, writer.state.segments)
     fresh = described.take(_new(described, known))
     if not len(fresh):

@@ -16,7 +16,12 @@ _MOST_LINES = 20
 
 
 def describe(
-    source: str, listing: Listing, table: SourceTable, rows: int, straddling: Sequence[tuple[str, str]]
+    source: str,
+    listing: Listing,
+    table: SourceTable,
+    rows: int,
+    straddling: Sequence[tuple[str, str]],
+    imageless: Sequence[str] = (),
 ) -> str:
     """Return the report.
 
@@ -26,6 +31,7 @@ def describe(
         table: what the scan found, splits assigned.
         rows: number of rows that the recipe would cut from it.
         straddling: groups that had sources both in test and elsewhere.
+        imageless: a line per file that was left out, for it holds no image.
     """
     readable = table.take(table.error == "")
     lines = [
@@ -40,6 +46,7 @@ def describe(
         named = [f"{dataset}/{group}" for dataset, group in straddling]
         lines += _section("groups with sources in and outside `test`, now wholly test", named)
     lines += _section("duplicates (same content)", _duplicates(readable))
+    lines += _section("left out, without an image", imageless)
     failed = table.take(table.error != "")
     lines += _section("unreadable", [str(error) for error in failed.error])
     return "\n".join(lines)

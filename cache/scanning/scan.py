@@ -7,12 +7,13 @@ between, and decodes no counted file again.
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from usjepa.cache.decoding.child import DecodingProcess
-from usjepa.cache.errors import SourceError
+from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.progress import ProgressBar
 from usjepa.cache.scanning.journal import ScanJournal
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.recipe import Recipe
 
 
+logger = logging.getLogger(__name__)
+
+_NAMED = 5
+"""Files without an image that a build names; it counts the others."""
+
+
 class _Line(NamedTuple):
     """What a scan finds of one source."""
 
@@ -41,6 +48,8 @@ class _Line(NamedTuple):
     facts: FileFacts
     error: str
     """Why it can't be read; empty where it can."""
+    imageless: bool = False
+    """Whether it can be read, and holds no image."""
 
 
 def list_source(source: str, settings: CacheSettings) -> Listing:
@@ -49,14 +58,48 @@ def list_source(source: str, settings: CacheSettings) -> Listing:
         return make_listing(source, settings, child.images_in)
 
 
+class Scanned(NamedTuple):
+    """Every source of a listing, also those that hold no image."""
+
+    table: SourceTable
+    """A line per entry; one that holds no image has no frames, and the reason as its error."""
+    imageless: NDArray[np.bool_]
+    """Which lines these are."""
+
+    @property
+    def images(self) -> SourceTable:
+        """The table without them."""
+        return self.table.take(~self.imageless)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Why each of them is left out."""
+        return [str(error) for error in self.table.error[self.imageless]]
+
+
 def scan(
     listing: Listing,
     settings: CacheSettings,
     journal: ScanJournal | None,
     on_error: Literal["stop", "skip"],
     check: Callable[[], None] = safe_point,
-    child: DecodingProcess | None = None,
 ) -> SourceTable:
+    """Hash and count every source of a listing that holds an image, and assign the splits; see `scan_all`."""
+    scanned = scan_all(listing, settings, journal, on_error, check)
+    if reasons := scanned.left_out:
+        more = f"; and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
+        logger.info(f"left out, without an image: {len(reasons):,}: {'; '.join(reasons[:_NAMED])}{more}")
+    return scanned.images
+
+
+def scan_all(
+    listing: Listing,
+    settings: CacheSettings,
+    journal: ScanJournal | None,
+    on_error: Literal["stop", "skip"],
+    check: Callable[[], None] = safe_point,
+    child: DecodingProcess | None = None,
+) -> Scanned:
     """Hash and count every source of a listing, and assign the splits.
 
     Args:
@@ -82,16 +125,19 @@ def scan(
             check()
             lines.append(_line(entry, reader, process, journal, on_error))
             progress.update(1)
-    return assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
+    table = assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
+    return Scanned(table, np.array([line.imageless for line in lines], dtype=np.bool_))
 
 
 def scan_report(source: str, recipe: Recipe) -> str:
     """Scan a source and return a report for the user; unreadable files are listed, not raised."""
     settings = recipe.cache
     listing = list_source(source, settings)
-    table = scan(listing, settings, None, "skip")
+    scanned = scan_all(listing, settings, None, "skip")
+    table = scanned.images
     taken = (len(chosen_frames(int(count), settings.max_frames_per_source)) for count in table.frames)
-    return describe(source, listing, table, sum(taken) * settings.views.count, straddling_groups(listing.entries))
+    rows = sum(taken) * settings.views.count
+    return describe(source, listing, table, rows, straddling_groups(listing.entries), scanned.left_out)
 
 
 def _line(
@@ -112,6 +158,8 @@ def _line(
             facts = probe(entry.path, entry.reader)
             journal.add(key, facts)
         return _Line(content_hash, facts, "")
+    except NoImageError as error:
+        return _Line(content_hash, FileFacts(0, 0, 0), str(error), imageless=True)
     except SourceError as error:
         if on_error == "stop":
             raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from usjepa.cache.errors import SourceError, UsjepaError
+from usjepa.cache.errors import NoImageError, SourceError, UsjepaError
 from usjepa.cache.identity import hash_file
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.folders import confined
@@ -163,6 +163,8 @@ def _naming(path: str, file: Path, image: str, title: str) -> Iterator[None]:
     """Turn whatever a reader raises into a SourceError that names the source by its path, and the reason."""
     try:
         yield
+    except NoImageError as error:
+        raise NoImageError(f"{path}: {_renamed(_reason(error), path, file, image)}") from error
     except SourceError as error:
         raise SourceError(_renamed(str(error), path, file, image)) from error
     except UsjepaError:

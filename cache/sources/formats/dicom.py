@@ -1,36 +1,47 @@
-"""Read DICOM, single and multi-frame, through pydicom: uncompressed, RLE, JPEG and JPEG 2000.
+"""Read DICOM, single and multi-frame: uncompressed, deflated, RLE, all kinds of JPEG, and encapsulated video.
 
-Frames are decoded one at a time from the open file, so memory does not grow with the clip. YBR becomes RGB, palettes
-are looked up, MONOCHROME1 is inverted (0 is black afterwards), deeper samples follow `depth.py`. Only pixel attributes
-(group 0028) are parsed, and nothing but pixels leaves the reader: no name, date or number of a patient.
+pydicom decodes, one frame at a time. YBR becomes RGB, palettes are looked up, MONOCHROME1 is inverted (0 is black
+afterwards), deeper samples follow `depth.py`. Nothing but pixels leaves the reader: no name, date or number of a
+patient is even parsed.
 """
 
 from __future__ import annotations
 
+import io
+import struct
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from usjepa.cache.sources.base import FileFacts, Reader
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.dicom_codecs import add_codecs
+from usjepa.cache.sources.formats.dicom_file import Opened, frame_nbytes, open_pixels
+from usjepa.cache.sources.formats.dicom_palette import colours_of
+from usjepa.cache.sources.formats.video import Decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from pydicom.dataset import Dataset
 
 _MAGIC_AT = 128
 """Bytes before the letters DICM (PS3.10, 7.1)."""
+_EARLY = {(group, element) for group in (2, 8) for element in (0, 1, 5, 8, 16, 18, 20, 22)}
+"""Elements that files without a preamble begin with."""
+_JPEG = "1.2.840.10008.1.2.4."
+_READ = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_IN_JPEG = ("YBR_PARTIAL_422", "YBR_PARTIAL_420")
+"""Retired names that old writers give to the YCbCr of JPEG files, which has but one kind."""
 
 
 class DicomReader(Reader):
     """Read DICOM files."""
 
     name = "dicom"
-    version = 1
+    version = 2
     title = "DICOM"
     endings = (".dcm", ".dicom")
 
@@ -40,21 +51,23 @@ class DicomReader(Reader):
         # Files that break the letter of the standard are common and readable; and the warnings that pydicom would
         # print otherwise quote the values they complain about.
         pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+        add_codecs()
         self._span: tuple[Path, Span] | None = None
 
     @classmethod
     def recognises(cls, file: Path) -> bool:
-        """Return whether a file begins as DICOM files do; a DICOMDIR does too, but holds no image."""
-        if file.name == "DICOMDIR":
+        """Return whether a file begins as DICOM files do, with or without a preamble; a DICOMDIR is no image."""
+        if file.name.lower() == "dicomdir":
             return False
         try:
             with file.open("rb") as opened:
-                return opened.read(_MAGIC_AT + 4)[_MAGIC_AT:] == b"DICM"
+                head = opened.read(_MAGIC_AT + 4)
         except OSError:
             return False  # nothing suggests that it is an image
+        return head[_MAGIC_AT:] == b"DICM" or _begins_bare(head)
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
-        """Decode every frame and return the facts; ValueError when the file holds no image."""
+        """Decode every frame and return the facts; NoImageError or ValueError when the file holds no image."""
         count = 0
         shape: tuple[int, int] | None = None
         for frame, _ in _stored(file, None):
@@ -68,8 +81,8 @@ class DicomReader(Reader):
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames in 8 bits, grey or RGB."""
         del image
-        for frame, attributes in _stored(file, wanted):
-            yield _shown(frame, attributes, self._span_of(file) if _is_deep(frame, attributes) else None)
+        for frame, opened in _stored(file, wanted):
+            yield _shown(frame, opened, self._span_of(file) if _is_deep(frame, opened) else None)
 
     def _span_of(self, file: Path) -> Span:
         """Return the span of the whole file, remembered for the file that is being read."""
@@ -78,39 +91,122 @@ class DicomReader(Reader):
         return self._span[1]
 
 
-def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[Any], Dataset]]:
-    """Yield frames as stored, palettes not looked up, and the pixel attributes; all frames when `wanted` is None."""
-    from pydicom.dataset import Dataset
-    from pydicom.pixels.utils import iter_pixels
-
-    if wanted is not None and not wanted:
-        return  # an empty list of indices means all of them to pydicom
-    attributes = Dataset()
-    with file.open("rb") as opened:
-        frames = iter_pixels(opened, ds_out=attributes, indices=wanted)
-        while (frame := _next_quietly(frames)) is not None:
-            yield frame, attributes
+def _begins_bare(head: bytes) -> bool:
+    """Return whether bytes begin with an element of a header: its tag, then letters of a kind or a small length."""
+    if len(head) < 12:
+        return False
+    for order in ("<", ">"):
+        group, element, length = struct.unpack(f"{order}HHL", head[:8])
+        if (group, element) in _EARLY and (head[4:6].isalpha() or length <= 64):
+            return True
+    return False
 
 
-def _next_quietly(frames: Iterator[NDArray[Any]]) -> NDArray[Any] | None:
-    """Return the next frame, None after the last, without pydicom's warnings, which may quote the file."""
+def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[Any], Opened]]:
+    """Yield frames as stored, palettes not looked up, and the file; all frames when `wanted` is None."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return next(frames, None)
+        warnings.simplefilter("ignore")  # pydicom's, which may quote the file
+        with file.open("rb") as source:
+            opened = open_pixels(source)
+            if opened.is_video:
+                yield from ((frame, opened) for frame in _video(opened, wanted))
+                return
+            options = _options(opened)
+            for number in range(len(opened)) if wanted is None else wanted:
+                yield _decoded(opened, options, number), opened
 
 
-def _is_deep(frame: NDArray[Any], attributes: Dataset) -> bool:
-    return attributes.get("PhotometricInterpretation") != "PALETTE COLOR" and needs_span(frame.dtype)
+def _video(opened: Opened, wanted: Sequence[int] | None) -> Iterator[NDArray[np.uint8]]:
+    """Yield frames of an encapsulated stream; ValueError where it ends before one that is wanted."""
+    decoder = Decoder(io.BytesIO(opened.encoded(0)))
+    try:
+        if wanted is None:
+            while decoder.advance():
+                yield to_uint8(decoder.samples(), None)
+            return
+        for number in wanted:
+            decoder.go_to(number)
+            yield to_uint8(decoder.samples(), None)
+    finally:
+        decoder.close()
 
 
-def _shown(frame: NDArray[Any], attributes: Dataset, span: Span | None) -> NDArray[np.uint8]:
+def _options(opened: Opened) -> dict[str, Any]:
+    """Return what pydicom needs to know of a file's frames, with what its header leaves out or names wrongly."""
+    from pydicom.pixels.utils import as_pixel_options
+
+    header = opened.attributes
+    photometric = str(header.get("PhotometricInterpretation") or "").strip().upper()
+    if photometric in _IN_JPEG and str(opened.syntax).startswith(_JPEG):
+        photometric = "YBR_FULL_422"
+    if photometric not in _READ:
+        raise ValueError(f"its photometric interpretation is {photometric or 'not given'}, which is not read")
+    header.PhotometricInterpretation = photometric
+    options = as_pixel_options(header, pixel_keyword=opened.keyword, number_of_frames=1)
+    options.setdefault("pixel_representation", 0)
+    options.setdefault("planar_configuration", 0)
+    options.setdefault("bits_stored", options.get("bits_allocated"))
+    if not opened.parts:
+        options.update(number_of_frames=len(opened), pixel_vr="OW" if opened.words else "OB")
+        frame_nbytes(header)
+    return options
+
+
+def _decoded(opened: Opened, options: dict[str, Any], number: int) -> NDArray[Any]:
+    """Return a frame as stored, in the machine's byte order, unused bits cleared."""
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels.decoders.base import get_decoder
+
+    if number >= len(opened):
+        raise ValueError(f"it has {len(opened)} frames, none with number {number}")
+    try:
+        decoder: Any = get_decoder(opened.syntax)
+    except NotImplementedError as error:
+        raise ValueError(f"its transfer syntax is {opened.syntax.name}, which is not read") from error
+    high_bit = None
+    if opened.parts:
+        # One frame at a time, wrapped anew: the tables of offsets that files carry are not needed.
+        source: BinaryIO = io.BytesIO(encapsulate([opened.encoded(number)], has_bot=False))
+        index = 0
+    else:
+        source, index, high_bit = opened.source, number, opened.attributes.get("HighBit")
+        source.seek(opened.start)
+    try:
+        samples, _ = decoder.as_array(source, index=index, correct_unused_bits=False, **options)
+    except ValueError as error:
+        if "reshape" not in str(error) and "broadcast" not in str(error):
+            raise
+        size = f"{options['rows']}x{options['columns']}x{options['samples_per_pixel']}"
+        raise ValueError(f"frame {number} does not decode to the {size} samples that its header names") from error
+    return _used_bits(samples, options, high_bit)
+
+
+def _used_bits(samples: NDArray[Any], options: dict[str, Any], high_bit: int | None) -> NDArray[Any]:
+    """Return samples with the bits that they don't use cleared, which may hold an overlay, and moved down.
+
+    `high_bit` is the number of the highest bit in use; None where it is the one that the bits stored reach to.
+    """
+    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
+    stored, allocated = options["bits_stored"], samples.dtype.itemsize * 8
+    if samples.dtype.kind not in "iu" or stored >= allocated or options.get("bits_allocated") == 1:
+        return samples
+    if high_bit is None or not stored - 1 <= high_bit < allocated:
+        high_bit = stored - 1
+    above = allocated - 1 - high_bit
+    moved: NDArray[Any] = (samples << above) >> (allocated - stored)  # of signed samples the sign comes along
+    return moved
+
+
+def _is_deep(frame: NDArray[Any], opened: Opened) -> bool:
+    return opened.attributes.get("PhotometricInterpretation") != "PALETTE COLOR" and needs_span(frame.dtype)
+
+
+def _shown(frame: NDArray[Any], opened: Opened, span: Span | None) -> NDArray[np.uint8]:
     """Return a stored frame as a viewer without window or level would show it."""
-    from pydicom.pixels.processing import apply_color_lut
-
-    photometric = attributes.get("PhotometricInterpretation")
-    if photometric == "PALETTE COLOR":
-        colours = apply_color_lut(frame, attributes)[..., :3]
-        # Entries of 16 bits use their whole range (PS3.3 C.7.6.3.1.6): the upper byte is the colour.
-        return np.asarray(colours >> 8 if colours.dtype == np.uint16 else colours, dtype=np.uint8)
-    shown = to_uint8(frame.astype(np.bool_) if attributes.get("BitsStored") == 1 else frame, span)
-    return np.asarray(255 - shown, dtype=np.uint8) if photometric == "MONOCHROME1" else shown
+    if opened.is_video:
+        return frame
+    header = opened.attributes
+    if header.PhotometricInterpretation == "PALETTE COLOR":
+        return colours_of(frame, header, opened.little)
+    shown = to_uint8(frame.astype(np.bool_) if header.get("BitsStored") == 1 else frame, span)
+    return np.asarray(255 - shown, dtype=np.uint8) if header.PhotometricInterpretation == "MONOCHROME1" else shown

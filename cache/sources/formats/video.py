@@ -4,47 +4,58 @@ Frames are numbered as they come out of the decoder, from 0, in the order they a
 about counts and times, and a seek lands where an index says. So that a build that walks through a clip in pieces
 decodes it once, the decoder of the last file stays open at the frame it has reached.
 
-A clip that was cut short is recognised by the length that its container declares. Decoders don't notice: they return
-the frames that are there and stop, or fill the rest of the last one with the frame before. Frame counts of headers
-don't help, since they are wrong in whole files too.
+A clip is shown as a player shows it: turned as its display matrix says, over black where it is transparent. Metadata
+are of no concern, whatever their encoding. A clip that was cut short is recognised by its container (`clip_ends.py`).
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, BinaryIO
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
+from usjepa.cache.sources.formats.clip_ends import cut_short
+from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     import av
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
 
+_WORDS = {"gray16le": "gray16le", "gray16be": "gray16le", "rgb48le": "rgb48le", "rgb48be": "rgb48le"} | dict.fromkeys(
+    ("gbrp16le", "gbrp16be", "rgba64le", "rgba64be", "bgr48le", "bgr48be", "bgra64le", "bgra64be"), "rgb48le"
+)
+"""Layouts of 16 bits a sample, in which cameras and scanners store 12, and the one that each is read as."""
+_IGNORED_ALPHA = {"rawvideo", "bmp"}
+"""Codecs whose fourth byte fills up a word; what it holds is left to chance."""
+
+
 class VideoReader(Reader):
     """Read clips; keep the decoder of the last file open."""
 
     name = "video"
-    version = 1
+    version = 2
     title = "a video"
     endings = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".gif")
 
     def __init__(self) -> None:
-        self._decoder: _Decoder | None = None
+        self._decoder: Decoder | None = None
+        self._span: tuple[Path, Span] | None = None
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every frame and return the facts; ValueError when the clip is cut short, damaged, or changes size."""
         del image
-        reason = _cut_short(file)
+        reason = cut_short(file)
         if reason is not None:
             raise ValueError(reason)
-        decoder = _Decoder(file)
+        decoder = Decoder(file)
         try:
             while decoder.advance():
                 pass
@@ -52,40 +63,52 @@ class VideoReader(Reader):
             decoder.close()
         if decoder.shape is None:
             raise ValueError("it holds no frame that can be decoded")
-        return FileFacts(decoder.number + 1, *decoder.shape)
+        return FileFacts(decoder.number + 1, *decoder.shown_shape)
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames: [H, W] where the clip is stored in grey, [H, W, 3] otherwise."""
         del image
         for number in wanted:
             decoder = self._decoder_at(file, number)
-            while decoder.number < number:
-                if not decoder.advance():
-                    raise ValueError(f"it ends before frame {number} (it has {decoder.number + 1})")
-            yield decoder.pixels()
+            decoder.go_to(number)
+            samples = decoder.samples()
+            yield to_uint8(samples, self._span_of(file) if needs_span(samples.dtype) else None)
 
-    def _decoder_at(self, file: Path, number: int) -> _Decoder:
+    def _span_of(self, file: Path) -> Span:
+        """Return the span of the whole clip, remembered for the one that is being read."""
+        if self._span is None or self._span[0] != file:
+            decoder = Decoder(file)
+            try:
+                self._span = (file, span_of(decoder.rest()))
+            finally:
+                decoder.close()
+        return self._span[1]
+
+    def _decoder_at(self, file: Path, number: int) -> Decoder:
         """Return a decoder of this file, in this process, that has not gone past the frame."""
         decoder = self._decoder
         if decoder is None or decoder.file != file or decoder.number > number or decoder.pid != os.getpid():
             if decoder is not None:
                 decoder.close()
-            self._decoder = decoder = _Decoder(file)
+            self._decoder = decoder = Decoder(file)
         return decoder
 
 
-class _Decoder:
+class Decoder:
     """One open clip and the frame its decoder has reached; `number` is -1 before the first."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path | BinaryIO) -> None:
+        """Open a clip; of one that another file holds, its bytes."""
         import av
 
         self.file, self.pid = file, os.getpid()
         self.number = -1
         self.shape: tuple[int, int] | None = None
+        """(height, width) as stored."""
         self._frame: VideoFrame | None = None
-        self._pixels: NDArray[np.uint8] | None = None
-        self._container = av.open(str(file))
+        self._samples: NDArray[Any] | None = None
+        # Titles and comments come in the encoding of whoever typed them; they are not wanted.
+        self._container: Any = av.open(str(file) if isinstance(file, Path) else file, metadata_errors="replace")
         try:
             self._frames = self._decode()
         except BaseException:
@@ -103,17 +126,36 @@ class _Decoder:
             raise ValueError(
                 f"frame {self.number + 1} is {height}x{width} pixels, the first {first_height}x{first_width}"
             )
-        self.shape, self._frame, self._pixels = shape, frame, None
+        self.shape, self._frame, self._samples = shape, frame, None
         self.number += 1
         return True
 
-    def pixels(self) -> NDArray[np.uint8]:
-        """Return the frame that was decoded last; only frames that are wanted are converted to colours."""
-        if self._pixels is None:
+    def go_to(self, number: int) -> None:
+        """Decode up to a frame; ValueError where the clip ends before it."""
+        while self.number < number:
+            if not self.advance():
+                raise ValueError(f"it ends before frame {number} (it has {self.number + 1})")
+
+    @property
+    def shown_shape(self) -> tuple[int, int]:
+        """(height, width) as shown; a display matrix may lay a clip on its side."""
+        if self._frame is None or self.shape is None:
+            raise ValueError("it holds no frame that can be decoded")
+        transposed, _, _ = _turn(self._frame)
+        return (self.shape[1], self.shape[0]) if transposed else self.shape
+
+    def samples(self) -> NDArray[Any]:
+        """Return the frame decoded last, 8 or 16 bits; only frames that are wanted are converted to colours."""
+        if self._samples is None:
             if self._frame is None:
                 raise ValueError("no frame was decoded yet")
-            self._pixels = _pixels(self._frame)
-        return self._pixels
+            self._samples = _upright(_samples(self._frame, self._codec), self._frame)
+        return self._samples
+
+    def rest(self) -> Iterator[NDArray[Any]]:
+        """Yield the samples of all further frames."""
+        while self.advance():
+            yield self.samples()
 
     def close(self) -> None:
         """Close the file."""
@@ -126,6 +168,7 @@ class _Decoder:
         stream = self._container.streams.video[0]
         # No threads of FFmpeg's own: they would not live on in a forked worker, and readers run side by side anyway.
         stream.thread_type = "NONE"
+        self._codec = stream.codec_context.name
         return self._checked(stream)
 
     def _checked(self, stream: av.VideoStream) -> Iterator[VideoFrame]:
@@ -138,58 +181,38 @@ class _Decoder:
                 raise ValueError(f"it is damaged or cut short after frame {self.number}")
 
 
-def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
+def _samples(frame: VideoFrame, codec: str) -> NDArray[Any]:
     """Return a decoded frame as grey or RGB, with one thread: a fork has none of the scaler's either."""
     layout = frame.format.name
+    if layout in _WORDS:
+        return np.asarray(frame.to_ndarray(format=_WORDS[layout], threads=1), dtype=np.uint16)
     if layout.startswith("gray"):
         return np.asarray(frame.to_ndarray(format="gray", threads=1), dtype=np.uint8)
-    if any(component.is_alpha for component in frame.format.components):
-        return over_black(np.asarray(frame.to_ndarray(format="rgba", threads=1), dtype=np.uint8))
+    if codec not in _IGNORED_ALPHA and any(component.is_alpha for component in frame.format.components):
+        rgba = np.asarray(frame.to_ndarray(format="rgba", threads=1), dtype=np.uint8)
+        # Only a GIF is known to mean it when all of a frame is transparent; elsewhere the byte was never written.
+        return over_black(rgba) if codec == "gif" or rgba[..., 3].any() else np.ascontiguousarray(rgba[..., :3])
     return np.asarray(frame.to_ndarray(format="rgb24", threads=1), dtype=np.uint8)
 
 
-def _cut_short(file: Path) -> str | None:
-    """Return why the file can't be whole, None when nothing speaks against it."""
-    size = file.stat().st_size
-    with file.open("rb") as opened:
-        head = opened.read(12)
-        if head[4:8] == b"ftyp":
-            return _boxes_past_the_end(opened, size)
-        if head[:4] == b"RIFF":
-            declared = int.from_bytes(head[4:8], "little") + 8
-            return _shortfall(declared, size) if declared > size else None
-        if head[:3] == b"GIF":
-            return _lacks_gif_trailer(opened, size)
-    return None
+def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
+    """Return whether a frame is shown transposed, then mirrored top-bottom, then left-right.
+
+    The display matrix maps (x, y) to (a x + c y, b x + d y), in 16.16 fixed point (ISO 14496-12, 6.2.2).
+    """
+    side_data: Any = frame.side_data
+    matrix = next((bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = np.frombuffer(matrix, "<i4" if sys.byteorder == "little" else ">i4")[:5].tolist()
+    along, across = min(abs(a), abs(d)), min(abs(b), abs(c))
+    if min(along, across) > 0.02 * max(along, across):
+        raise ValueError("it is to be shown turned by an angle that is no multiple of 90 degrees")
+    return (False, d < 0, a < 0) if along >= across else (True, b < 0, c < 0)
 
 
-def _shortfall(declared: int, size: int) -> str:
-    return f"it is cut short: it should hold {declared:,} bytes and holds {size:,}"
-
-
-def _boxes_past_the_end(file: BinaryIO, size: int) -> str | None:
-    """Walk the top-level boxes of an MP4 or MOV file (ISO 14496-12: 4 bytes size, 4 bytes type)."""
-    start = 0
-    kinds = set()
-    while start + 8 <= size:
-        file.seek(start)
-        header = file.read(16)
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:  # the size did not fit: it stands in the 8 bytes after the type
-            length = int.from_bytes(header[8:16], "big")
-        if length == 0:  # the box reaches to the end of the file
-            length = size - start
-        if length < 8:
-            return None  # no box: trailing bytes, which players ignore
-        if start + length > size:
-            return _shortfall(start + length, size)
-        kinds.add(header[4:8])
-        start += length
-    return None if b"moov" in kinds else "it is cut short: it holds no table of its frames (no moov box)"
-
-
-def _lacks_gif_trailer(file: BinaryIO, size: int) -> str | None:
-    """Look for the byte 0x3B that ends a GIF; some writers pad behind it with zeros."""
-    file.seek(max(0, size - 4096))
-    tail = file.read().rstrip(b"\0")
-    return None if tail.endswith(b"\x3b") else "it is cut short: the byte that ends a GIF is missing"
+def _upright(image: NDArray[Any], frame: VideoFrame) -> NDArray[Any]:
+    """Return the samples of a frame turned as it is shown."""
+    transposed, down, across = _turn(frame)
+    image = image.swapaxes(0, 1) if transposed else image
+    return np.ascontiguousarray(image[:: -1 if down else 1, :: -1 if across else 1])

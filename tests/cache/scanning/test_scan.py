@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from tests.support.clips import grey_steps, write_clip
 from tests.support.damage import cut
+from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.frames.views import draw_view
@@ -279,3 +282,27 @@ def test_real_files_decode_to_the_counts_of_their_manifest(dev_data: Path) -> No
     assert dict(zip(found.path, found.frames.tolist(), strict=True)) == counts
     assert (len(found), int(found.frames.sum())) == (313, 5551)
     assert not any(found.error)
+
+
+def test_files_without_an_image_are_left_out_and_told(folder: Path, said: list[str]) -> None:
+    for name, shipped in (("report.dcm", "test-SR.dcm"), ("plan.dcm", "rtplan.dcm")):
+        shutil.copy(str(get_testdata_file(shipped, download=False)), folder / name)
+    found = scanned(folder)
+    assert found.path.tolist() == ["cyst/a.png", "none/b.png", "none/c.mp4"]
+    (line,) = [line for line in said if "without an image" in line]
+    assert "2: plan.dcm: it holds no image but: RT Plan Storage; report.dcm: it holds no image but: Comp" in line
+    report = scan_report(str(folder), Recipe())
+    assert "left out, without an image: 2\n  plan.dcm: it holds" in report
+    assert "unreadable" not in report
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir", "DicomDir"])
+def test_the_directory_of_a_dicom_study_is_no_error_however_it_is_written(folder: Path, name: str) -> None:
+    shutil.copy(str(get_testdata_file("dicomdirtests/DICOMDIR", download=False)), folder / name)
+    assert len(scanned(folder)) == 3
+
+
+def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
+    shutil.copy(str(get_testdata_file("test-SR.dcm", download=False)), tmp_path / "report.dcm")
+    with pytest.raises(SourceError, match="none of its 1 files holds an image"):
+        build(str(tmp_path / "store.zarr"), Recipe(), BuildRequest(str(tmp_path)))

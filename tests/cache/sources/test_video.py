@@ -83,7 +83,7 @@ def test_successive_ascending_reads_decode_a_clip_once(tmp_path: Path, monkeypat
     path = write_clip(tmp_path / "a.mp4", grey_steps(20))
     opened = []
     original = av.open
-    monkeypatch.setattr(av, "open", lambda *args: opened.append(args) or original(*args))
+    monkeypatch.setattr(av, "open", lambda *args, **how: opened.append(args) or original(*args, **how))
     reader = VideoReader()
     seen = [levels(list(reader.frames(path, "", wanted))) for wanted in ([0, 1, 2], [2, 3], [7, 8], [19])]
     assert seen == [[0, 1, 2], [2, 3], [7, 8], [19]]
