@@ -74,6 +74,7 @@ def evaluate(
         UsjepaError: damage in the run or in a task's store.
     """
     run, folder = open_run(Path(run_dir)), Path(out)
+    curve = run.curve()  # damage in its log is found before hours of scoring, not after
     inputs = Inputs(
         run,
         recipe,
@@ -89,7 +90,9 @@ def evaluate(
     with graceful_interrupts(_GO_ON):
         kept = KeptFeatures(folder / "features", inputs.settings.encode_batch_size)
         results = Evaluation(inputs, kept).run()
-    return _write(folder, compose(inputs, results), inputs, results)
+    document = compose(inputs, results)
+    page = render(document, curve, _examples(inputs, results), scores_csv(document).encode())
+    return _write(folder, document, page)
 
 
 def _finished(folder: Path, digest: str) -> Document | None:
@@ -107,11 +110,9 @@ def _finished(folder: Path, digest: str) -> Document | None:
     return document if document.inputs_digest == digest and document.files == files else None
 
 
-def _write(folder: Path, document: Document, inputs: Inputs, results: Results) -> Document:
+def _write(folder: Path, document: Document, page: str) -> Document:
     """Write page, tables and scores; the scores last, because their presence shows that the report is finished."""
-    table = scores_csv(document).encode()
-    page = render(document, inputs.run.curve(), _examples(inputs, results), table).encode()
-    files = {PAGE: page, TABLE: table, LATEX: table_tex(document).encode()}
+    files = {PAGE: page.encode(), TABLE: scores_csv(document).encode(), LATEX: table_tex(document).encode()}
     for name, content in files.items():
         write_durably(folder / name, content)
     document = document.model_copy(update={"files": {name: _hash(content) for name, content in files.items()}})

@@ -36,7 +36,8 @@ def main(
     if pipeline is None:
         raise UsageError(f"usjepa-train needs --pipeline NAME, one of: {', '.join(recipe_names(recipes))}.")
     recipe = load_recipe(pipeline, overrides, recipes)
-    from usjepa.train.record.folder import CURVE, WEIGHTS, RunFolder
+    from usjepa.cache.teacher.exported import WEIGHTS
+    from usjepa.train.record.folder import CURVE, RunFolder
     from usjepa.train.run.loop import train
 
     train(store, run, recipe, device, stop_after_steps)

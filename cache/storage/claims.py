@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import ClaimedError, DamageError, StoreError, WriteError
 from usjepa.cache.identity import canonical, parse_json
+from usjepa.cache.interrupt import safe_point
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,6 +67,7 @@ class Claim:
         self._since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         self._done = threading.Event()
         self._lost: BaseException | None = None
+        self._kept_at = time.monotonic()
         self._thread = threading.Thread(target=self._beat, name="claim", daemon=True)
 
     def _content(self) -> bytes:
@@ -90,9 +92,12 @@ class Claim:
                 self.check()
                 self._count += 1
                 self._storage.publish(self.name, self._content(), self.check)
+                self._kept_at = time.monotonic()
             except (StoreError, OSError) as error:
-                self._lost = error  # raised by the next check, in the builder's own thread
-                return
+                # A share that fails once loses no claim: nobody takes it over before the counter stood for 90 s.
+                if isinstance(error, ClaimedError) or time.monotonic() - self._kept_at > TAKEOVER_S / 2:
+                    self._lost = error  # raised by the next check, in the holder's own thread
+                    return
 
     def take(self, steal: bool, patient: bool = False) -> None:
         """Create the claim, taking over a dead holder's.
@@ -106,6 +111,7 @@ class Claim:
         """
         while not self._storage.create(self.name, self._content()):
             wait_until_free(self._storage, self.name, steal, patient, self._doing)
+        self._kept_at = time.monotonic()
         self._thread.start()
 
     def release(self) -> None:
@@ -145,10 +151,15 @@ def check_claim(storage: Storage, token: tuple[str, str]) -> None:
     """Raise ClaimedError unless the claim with this (file name, id) still stands."""
     name, mine = token
     holder = _read(storage, name)
+    if not holder:
+        raise ClaimedError(
+            f"{storage.url}: the claim {name} of this process is gone: the folder was removed or moved, or another "
+            "process took over this part and ended. Nothing more is written from here."
+        )
     if holder.get("id") != mine:
         raise ClaimedError(
-            f"{storage.url}: another builder ({_describe(holder)}) took over this part; "
-            "nothing more is written from here."
+            f"{storage.url}: another process ({_describe(holder)}) took over this part; nothing more is written from "
+            "here."
         )
 
 
@@ -164,6 +175,7 @@ def wait_until_free(storage: Storage, name: str, steal: bool, patient: bool = Fa
 
     Raises:
         ClaimedError: the holder is alive.
+        Interrupted: a stop was requested while waiting.
     """
     holder = _read(storage, name)
     if not holder:
@@ -184,6 +196,7 @@ def _wait_until_dead(storage: Storage, name: str, holder: dict[str, Any], patien
     last, seen_since = holder, time.monotonic()
     while time.monotonic() - seen_since < TAKEOVER_S:
         time.sleep(min(1.0, TAKEOVER_S / 10))
+        safe_point()
         now = _read(storage, name)
         if not now or (patient and now.get("id") != holder.get("id")):
             return

@@ -64,12 +64,32 @@ def write_durably(path: Path, data: Buffer, guard: Guard = unguarded) -> None:
         WriteError: the target is full, read-only or gone; the temp file is removed, an older file is untouched.
     """
     view = memoryview(data).cast("B")
+    with new_file(path, view.nbytes, guard) as handle:
+        write_all(handle, view)
+
+
+@contextlib.contextmanager
+def new_file(path: Path, nbytes: int, guard: Guard = unguarded) -> Iterator[int]:
+    """Yield the descriptor of a file that is written piece by piece and published when the `with` block ends well.
+
+    Args:
+        path: its place.
+        nbytes: its size, for messages.
+        guard: called just before the rename; may raise.
+
+    Raises:
+        WriteError: as `write_durably` does.
+    """
     temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
-    with explained(path, view.nbytes):
+    with explained(path, nbytes):
         make_folders(path.parent)
         handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
-            _fill(handle, view)
+            try:
+                yield handle
+                os.fsync(handle)
+            finally:
+                os.close(handle)
             guard()
             os.replace(temp, path)
         except BaseException:
@@ -95,13 +115,14 @@ def create_durably(path: Path, data: Buffer) -> bool:
 def _fill(handle: int, view: memoryview) -> None:
     """Write all bytes to a new file, make them durable and close it."""
     try:
-        _write_all(handle, view)
+        write_all(handle, view)
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
-def _write_all(handle: int, view: memoryview) -> None:
+def write_all(handle: int, view: memoryview) -> None:
+    """Write all bytes to a descriptor; raises OSError."""
     done = 0
     while done < view.nbytes:
         wrote = os.write(handle, view[done : done + _WRITE_PIECE])

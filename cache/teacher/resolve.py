@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import timm
 
 from usjepa.cache.errors import TeacherError, UsageError
-from usjepa.cache.identity import parse_json
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.adapters import find_adapter, is_adapter, make
 from usjepa.cache.teacher.device import choose_device
+from usjepa.cache.teacher.exported import WEIGHTS, check_exported
 from usjepa.cache.teacher.vit import nearest_models
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
     Raises:
         UsageError: the text is none of these.
         TeacherError: a run's folder holds no readable encoder.
+        DamageError: the run's encoder is not as it was exported.
     """
     base = settings or TeacherSettings()
     path = Path(text)
@@ -90,7 +91,7 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
 def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
     """Return the settings of an encoder that usjepa-train exported."""
     try:
-        config = parse_json((folder / "config.json").read_bytes(), str(folder / "config.json"))
+        config = check_exported(folder, (WEIGHTS,))
     except FileNotFoundError as error:
         raise UsageError(f"--teacher {folder}: holds no config.json: not the folder of a finished run.") from error
     try:

@@ -17,6 +17,7 @@ import torch
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.teacher.checkpoints import load_into, read_tensors, weights_hash
+from usjepa.cache.teacher.exported import weights_file
 from usjepa.cache.teacher.model_input import RESIZE, ModelInput
 from usjepa.cache.teacher.teacher import ModuleTeacher
 
@@ -95,6 +96,7 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
     Raises:
         UsageError: unknown architecture, missing weights, a block it does not have, or a precision the device lacks.
         TeacherError: the checkpoint does not fit.
+        DamageError: the weights are an exported encoder's, and not as they were exported.
     """
     if settings.compute == "fp16" and device.type == "cpu":
         raise UsageError("cache.teacher.compute=fp16 needs a GPU. Use fp32 or bf16 on a CPU.")
@@ -164,7 +166,7 @@ def _load_weights(model: torch.nn.Module, settings: TeacherSettings) -> tuple[st
         )
         return weights_hash(model.state_dict()), warning
     path = Path(settings.weights)
-    file = path / "encoder.safetensors" if path.is_dir() else path
+    file = weights_file(path)
     tensors = read_tensors(file)
     report = load_into(model, tensors, str(file))
     note = report.summary() if report.dropped or report.resampled else None

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import hash_file
 from usjepa.cache.teacher.model_input import ModelInput
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.train.record.export import EncoderConfig
 
+logger = logging.getLogger(__name__)
 
 Points = list[tuple[float, float]]
 """(x, y)."""
@@ -87,22 +89,31 @@ class FinishedRun:
     def curve(self) -> Curve:
         """Return the losses of the run's log, by epoch; empty where there is no log.
 
+        Training losses of a long run are means over equally many steps, so that neither memory nor page grows.
+
         Raises:
-            TrainingError: the log is damaged.
+            DamageError: the log is damaged.
         """
         from usjepa.train.record.folder import LOG
+        from usjepa.train.record.history import LossCurve
         from usjepa.train.record.log import read_log
 
-        path = self.folder / LOG
-        try:
-            lines = read_log(path)
-            steps = [line for line in lines if line["kind"] == "step"]
-            an_epoch = sum(line["epoch"] == 0 for line in steps)
-            train = [((line["step"] + 1) / an_epoch, line["loss"]) for line in steps if line["loss"] is not None]
-            held = [(line["epoch"] + 1.0, line["loss"]) for line in lines if line["kind"] == "validation"]
-        except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-            raise TrainingError(f"{path}: not a training run's log ({error!r}). Remove it to go without.") from error
-        return Curve(train, held)
+        losses, an_epoch, lost = LossCurve(), 0, 0
+        held: Points = []
+        for line in read_log(self.folder / LOG):
+            if line["kind"] == "validation":
+                held.append((line["epoch"] + 1.0, line["loss"]))
+                continue
+            steps = line["steps"] if line["kind"] == "lost" else 1
+            an_epoch += steps * (line["epoch"] == 0)
+            if line["kind"] == "lost":
+                lost += steps
+            elif line["loss"] is not None:
+                losses.add(line["step"], line["loss"])
+        if lost:
+            logger.warning(f"{self.folder / LOG}: the lines of {lost:,} steps are lost; the curve is without them.")
+        train = [((step + 1) / max(1, an_epoch), loss) for step, loss in zip(*losses.points(), strict=True)]
+        return Curve([(float(at), float(loss)) for at, loss in train], held)
 
 
 def open_run(folder: Path) -> FinishedRun:
@@ -110,10 +121,12 @@ def open_run(folder: Path) -> FinishedRun:
 
     Raises:
         UsageError: there is no such folder, or its training has not finished.
-        TrainingError: its files are damaged.
+        DamageError: one of its files is not as it was exported.
+        TrainingError: its configuration is not one that usjepa-train writes.
     """
+    from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, check_exported
     from usjepa.train.record.export import read_config
-    from usjepa.train.record.folder import CONFIG, LOG, WEIGHTS
+    from usjepa.train.record.folder import LOG
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. RUN is the folder that usjepa-train wrote.")
@@ -124,17 +137,27 @@ def open_run(folder: Path) -> FinishedRun:
             f"`usjepa-train STORE {folder} --pipeline NAME`, the same command that began it."
         )
     log = hash_file(folder / LOG) if (folder / LOG).is_file() else None
+    if log is None:
+        logger.info(f"{folder}: holds no {LOG}: reports have no loss curve.")
+    check_exported(folder, (WEIGHTS, *([LOG] if log is not None else [])))
     return FinishedRun(folder, read_config(folder), hash_file(folder / WEIGHTS), log)
 
 
 def run_recipe(folder: Path) -> Recipe:
-    """Return the recipe that a run was trained with; raises UsageError when the folder holds none to read."""
+    """Return the recipe that a run was trained with.
+
+    Raises:
+        UsageError: the folder holds none to read.
+        DamageError: it is not as it was written.
+    """
     from pydantic import ValidationError
 
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.teacher.exported import check_exported
     from usjepa.train.record.folder import RECIPE
 
     path = folder / RECIPE
+    check_exported(folder, [RECIPE] if path.exists() else [])
     try:
         return Recipe.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.support.evaluations import FAST, SIZE, Place, add_latents, call, export_run
 from tests.support.labelled import patients, write_labelled
+from usjepa.cache.errors import DamageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -230,5 +231,6 @@ def test_a_damaged_log_is_named(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.run, run)
     (run / "log.jsonl").write_text("{\n")
     result = call(run, "--task", place.store, "-o", tmp_path / "out", *FAST)
-    assert result.exit_code == 1
-    assert "log.jsonl: not a training run's log" in result.stderr
+    assert result.exit_code == DamageError.exit_code
+    assert "log.jsonl: line 1 (byte 0) is not as usjepa-train wrote it" in result.stderr
+    assert not (tmp_path / "out").exists()

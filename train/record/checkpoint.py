@@ -11,8 +11,10 @@ whole, the run stops: it never silently starts over.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +24,9 @@ from safetensors.torch import load, save
 
 from usjepa.cache.errors import TrainingError
 from usjepa.cache.identity import Json, digest_of
-from usjepa.cache.storage.durable import TEMP_SUFFIX, write_durably
+from usjepa.cache.storage.durable import explained, write_durably
+from usjepa.cache.storage.protocol import Guard, unguarded
+from usjepa.train.record.log import LogMark
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,13 +71,17 @@ class RunProgress:
     best: Best | None = None
     soft: dict[str, Json] = field(default_factory=dict)
     """Versions, device and threads: recorded, never compared."""
+    log: LogMark | None = None
+    """Length and hash of the log; None in checkpoints of earlier versions, as is the history."""
+    history: dict[str, Json] | None = None
+    """`History.to_json` of the log."""
 
 
 class Checkpoints:
-    """The `state/` folder of a run."""
+    """The `state/` folder of a run; the guard raises unless this process holds the run's claim."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, guard: Guard = unguarded) -> None:
+        self.folder, self._guard = folder, guard
         self._good: dict[int, str | None] = {}  # steps of whole checkpoints -> file of the encoder they name
 
     def save(self, tensors: Tensors, progress: RunProgress) -> None:
@@ -87,8 +95,8 @@ class Checkpoints:
             "xxh3_128": xxhash.xxh3_128_hexdigest(data),
             "progress": asdict(progress),
         }
-        write_durably(self.folder / f"{name}.safetensors", data)
-        write_durably(self.folder / f"{name}.json", _text({**record, "digest": digest_of(record)}))
+        self._write(f"{name}.safetensors", data)
+        self._write(f"{name}.json", _text({**record, "digest": digest_of(record)}))
         self._good[progress.step] = None if progress.best is None else progress.best.file
         self._good = dict(sorted(self._good.items())[-_KEPT:])
         self._prune()
@@ -97,8 +105,12 @@ class Checkpoints:
         """Write the encoder's weights; they count only once a checkpoint names them."""
         data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
         best = Best(loss, step, epoch, f"best-{step:08d}.safetensors", xxhash.xxh3_128_hexdigest(data))
-        write_durably(self.folder / best.file, data)
+        self._write(best.file, data)
         return best
+
+    def _write(self, name: str, data: bytes) -> None:
+        self._guard()  # before anything is created: a folder that was removed stays removed
+        write_durably(self.folder / name, data, self._guard)
 
     def load_best(self, best: Best) -> Tensors:
         """Return the weights that `save_best` wrote; raises TrainingError if they are not whole."""
@@ -139,15 +151,26 @@ class Checkpoints:
         return found
 
     def _prune(self) -> None:
-        """Remove all but the kept checkpoints and the encoders they name; records go before what they name."""
-        kept, stale = {f"step-{step:08d}" for step in self._good}, []
-        for path in self.folder.iterdir():
-            if path.stem.startswith("step-") and path.stem not in kept:
-                stale.append(path)
-        stale += [path for path in self.folder.glob("best-*.safetensors") if path.name not in self._good.values()]
-        stale += list(self.folder.glob(f".*{TEMP_SUFFIX}"))
-        for path in sorted(stale, key=lambda path: path.suffix != ".json"):
-            path.unlink(missing_ok=True)
+        """Remove all but the kept checkpoints and the encoders they name; records go before what they name.
+
+        Files are removed through a descriptor of the folder, opened before the last look at the claim: a process that
+        is stopped there, its folder removed and begun anew, removes nothing of its successor's.
+        """
+        with explained(self.folder, 0):
+            place = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                stale = [name for name in os.listdir(place) if self._is_stale(name)]
+                self._guard()
+                for name in sorted(stale, key=lambda name: not name.endswith(".json")):
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=place)
+            finally:
+                os.close(place)
+
+    def _is_stale(self, name: str) -> bool:
+        if name.startswith("step-"):
+            return name.partition(".")[0] not in {f"step-{step:08d}" for step in self._good}
+        return name.startswith("best-") and name not in self._good.values()
 
 
 _LOST = (
@@ -196,4 +219,5 @@ def _read(path: Path) -> tuple[RunProgress, Tensors]:
         raise _NotWholeError(f"{file} is not a safetensors file ({error})") from error
     stored = record["progress"]
     best = None if stored["best"] is None else Best(**stored["best"])
-    return RunProgress(**{**stored, "best": best}), tensors
+    log = None if stored.get("log") is None else LogMark(**stored["log"])
+    return RunProgress(**{**stored, "best": best, "log": log}), tensors

@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.storage.durable import write_durably
-
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from matplotlib.axes import Axes
 
     from usjepa.train.record.history import History, LossCurve
@@ -21,12 +17,8 @@ _SMOOTHED = 50
 """Most points that the smoothed training loss is drawn with."""
 
 
-def draw_curve(history: History, steps_per_epoch: int, path: Path) -> None:
-    """Write the training loss and its running mean, and the validation loss of every epoch.
-
-    Raises:
-        WriteError: the folder can't take the file.
-    """
+def draw_curve(history: History, steps_per_epoch: int) -> bytes:
+    """Return a PNG of the training loss and its running mean, and the validation loss of every epoch."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
@@ -42,7 +34,7 @@ def draw_curve(history: History, steps_per_epoch: int, path: Path) -> None:
         axes.legend(frameon=False, fontsize=8)
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
-    write_durably(path, picture.getvalue())
+    return picture.getvalue()
 
 
 def _draw_training(axes: Axes, curve: LossCurve, steps_per_epoch: int) -> None:

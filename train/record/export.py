@@ -9,7 +9,6 @@ pooling, and the weights are the same with any.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,12 @@ from safetensors.torch import load_file, save
 
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.cache.storage.durable import write_durably
+from usjepa.cache.storage.protocol import Guard, unguarded
+from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, check_exported, config_text, exported_config
 from usjepa.cache.teacher.vit import build_timm
-from usjepa.train.record.folder import CONFIG, WEIGHTS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import torch
@@ -45,13 +46,21 @@ class EncoderConfig:
     """Provenance, kept under "usjepa": recipe, store, step."""
 
 
-def export_encoder(model: torch.nn.Module, config: EncoderConfig, folder: Path) -> None:
+def export_encoder(
+    model: torch.nn.Module,
+    config: EncoderConfig,
+    folder: Path,
+    beside: Iterable[str] = (),
+    guard: Guard = unguarded,
+) -> None:
     """Write a timm model's weights and configuration; each file appears complete or not at all.
 
     Args:
         model: the timm model itself, such as `Student.vit`.
         config: how it was created, its input and provenance.
         folder: existing or new.
+        beside: other files of the folder whose hashes the configuration shall name.
+        guard: called just before each file is published; may raise.
 
     Raises:
         WriteError: the folder can't take the files.
@@ -77,9 +86,9 @@ def export_encoder(model: torch.nn.Module, config: EncoderConfig, folder: Path) 
         "usjepa": config.extra,
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    write_durably(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-    # The configuration comes last: a folder that has one has the weights too.
-    write_durably(folder / CONFIG, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
+    write_durably(folder / WEIGHTS, save(weights, metadata={"format": "pt"}), guard)
+    # The configuration comes last: a folder that has one has the weights too, and it proves them.
+    write_durably(folder / CONFIG, config_text(content, folder, (WEIGHTS, *beside)), guard)
 
 
 def _mean_pooling(model: torch.nn.Module) -> dict[str, Any]:
@@ -97,11 +106,12 @@ def read_config(folder: Path) -> EncoderConfig:
 
     Raises:
         UsageError: the folder has none.
+        DamageError: it is not as it was written.
         TrainingError: it is not one that `export_encoder` wrote.
     """
     path = folder / CONFIG
     try:
-        data = json.loads(path.read_text())
+        data = exported_config(folder)
         cfg = data["pretrained_cfg"]
         return EncoderConfig(
             str(data["architecture"]),
@@ -112,7 +122,7 @@ def read_config(folder: Path) -> EncoderConfig:
         )
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no {CONFIG}, so it holds no finished encoder. Let usjepa-train finish.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise TrainingError(f"{path}: not the configuration of an exported encoder ({error!r}).") from error
 
 
@@ -121,14 +131,16 @@ def load_encoder(folder: Path) -> tuple[torch.nn.Module, EncoderConfig]:
 
     Raises:
         UsageError: the folder holds no finished encoder.
-        TrainingError: its files are damaged or do not fit each other.
+        DamageError: its files are not as they were written.
+        TrainingError: they do not fit each other.
     """
     config = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise UsageError(f"{folder}: no {WEIGHTS}. Let usjepa-train finish.")
+    check_exported(folder, (WEIGHTS,))
     model = build_timm(config.architecture, config.model_args, f"{folder / CONFIG}: architecture")
     try:
         model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder}: no {WEIGHTS}. Let usjepa-train finish.") from error
     except (SafetensorError, RuntimeError) as error:
         raise TrainingError(f"{folder / WEIGHTS}: can't be loaded into {config.architecture}: {error}") from error
     return model.eval(), config

@@ -4,24 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from usjepa.cache.storage.durable import write_durably
+from usjepa.cache.errors import DamageError
+from usjepa.cache.storage.durable import TEMP_SUFFIX, write_durably
+from usjepa.cache.storage.protocol import Guard, unguarded
+from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, difference, exported_config, proves
 from usjepa.train.record.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.storage.protocol import Buffer
 
 RECIPE, LOG, CURVE, CARD, STATE, EVENTS = "recipe.json", "log.jsonl", "curve.png", "README.md", "state", "tensorboard"
-WEIGHTS, CONFIG = "encoder.safetensors", "config.json"
+CLAIMS = "claims"
+BESIDE = (RECIPE, LOG, CURVE, CARD)
+"""What a run leaves beside the encoder, proved by its configuration."""
 
 
 class RunFolder:
-    """A run's folder, existing or new, and its checkpoints."""
+    """A run's folder, existing or new, and its checkpoints.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.checkpoints = Checkpoints(path / STATE)
+    Attributes:
+        path: of the folder.
+        guard: raises unless this process holds the run's claim; called before anything is written.
+        checkpoints: in its folder `state/`.
+    """
+
+    def __init__(self, path: Path, guard: Guard = unguarded) -> None:
+        self.path, self.guard = path, guard
+        self.checkpoints = Checkpoints(path / STATE, guard)
+
+    def write(self, name: str, data: Buffer) -> None:
+        """Write a file durably; raises WriteError, or what the guard raises."""
+        self.guard()  # before anything is created: a folder that was removed stays removed
+        write_durably(self.path / name, data, self.guard)
+
+    def sweep(self) -> None:
+        """Remove what earlier holders of the claim were about to publish; call it with the claim just taken.
+
+        One that was stopped between its last look at the claim and its rename then finds nothing left to rename.
+        """
+        for folder in (self.path, self.path / STATE, self.path / CLAIMS):
+            for path in folder.glob(f".*{TEMP_SUFFIX}"):
+                path.unlink(missing_ok=True)
 
     @property
     def begun(self) -> bool:
@@ -35,4 +61,15 @@ class RunFolder:
 
     def begin(self, recipe: Recipe) -> None:
         """Mark the run as begun; raises WriteError if the folder can't take the file."""
-        write_durably(self.path / RECIPE, (recipe.model_dump_json(indent=1) + "\n").encode())
+        self.write(RECIPE, (recipe.model_dump_json(indent=1) + "\n").encode())
+
+    def differences(self) -> dict[str, str]:
+        """Return what of the export is not as it was written: file -> how it differs; {} where all is whole."""
+        try:
+            config = exported_config(self.path)
+        except (FileNotFoundError, DamageError) as error:
+            return {CONFIG: "is gone" if isinstance(error, FileNotFoundError) else str(error)}
+        if not proves(config, WEIGHTS):
+            return {CONFIG: "names no hashes: it is of an earlier version"}
+        found = {name: difference(self.path, config, name) for name in (WEIGHTS, *BESIDE)}
+        return {name: how for name, how in found.items() if how is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from usjepa.cache.identity import Json
     from usjepa.train.record.lines import Line, StepLine, ValidationLine
 
 RECENT = 100
@@ -70,6 +71,19 @@ class LossCurve:
         steps, losses = np.array(points, dtype=np.float64).reshape(-1, 2).T
         return steps, losses
 
+    def to_json(self) -> dict[str, Json]:
+        """Return everything that `from_json` needs to go on to the same numbers."""
+        return {"most": self._most, "width": self.width, "points": self._points, "open": self._open}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Json]) -> LossCurve:
+        """Return the curve that `to_json` described."""
+        curve = cls(int(stored["most"]))
+        curve.width = int(stored["width"])
+        curve._points = [(step, loss) for step, loss in stored["points"]]
+        curve._open = [(step, loss) for step, loss in stored["open"]]
+        return curve
+
 
 def _mean(points: list[tuple[float, float]]) -> tuple[float, float]:
     return sum(step for step, _ in points) / len(points), sum(loss for _, loss in points) / len(points)
@@ -87,13 +101,39 @@ class History:
         self.curve = LossCurve()
         self.epochs = 0
         """Epochs begun."""
+        self.steps = 0
+        """Steps done, those that no line is left of among them."""
 
     def add(self, line: Line) -> None:
         """Take in the next line of the log."""
         self.epochs = line["epoch"] + 1
         if line["kind"] == "validation":
             self.checks.append(line)
-        elif line["loss"] is not None:
+            return
+        self.steps = line["step"] + (line["steps"] if line["kind"] == "lost" else 1)
+        if line["kind"] == "step" and line["loss"] is not None:
             self.recent.append(line["loss"])
             self.totals.add(line)
             self.curve.add(line["step"], line["loss"])
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the history for a checkpoint: with it, a log that was lost costs no more than its lines."""
+        return {
+            "recent": list(self.recent),
+            "checks": self.checks,
+            "totals": asdict(self.totals),
+            "curve": self.curve.to_json(),
+            "epochs": self.epochs,
+            "steps": self.steps,
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Json]) -> History:
+        """Return the history that `to_json` described."""
+        history = cls()
+        history.recent.extend(stored["recent"])
+        history.checks = list(stored["checks"])
+        history.totals = StepTotals(**stored["totals"])
+        history.curve = LossCurve.from_json(stored["curve"])
+        history.epochs, history.steps = int(stored["epochs"]), int(stored["steps"])
+        return history

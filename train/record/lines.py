@@ -1,8 +1,12 @@
-"""Define the lines of a run's log."""
+"""Define the lines of a run's log, and the sum by which each proves itself."""
 
 from __future__ import annotations
 
-from typing import Literal, NotRequired, TypedDict
+import json
+import re
+from typing import Any, Literal, NotRequired, TypedDict, cast
+
+import xxhash
 
 
 class StepLine(TypedDict):
@@ -47,4 +51,55 @@ class ValidationLine(TypedDict):
     """Macro F1 of the k-NN probe, 0 to 1."""
 
 
-Line = StepLine | ValidationLine
+class LostLine(TypedDict):
+    """Stands for steps whose lines were lost or damaged after they were written."""
+
+    kind: Literal["lost"]
+    step: int
+    """The first of them."""
+    steps: int
+    epoch: int
+
+
+Line = StepLine | ValidationLine | LostLine
+
+_SUM = re.compile(rb', "sum": "([0-9a-f]{16})"\}\n\Z')
+_SUM_LENGTH = 31
+_NUMBER = (int, float)
+_NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "step": {"step": int, "epoch": int, "loss": (*_NUMBER, type(None))},
+    "validation": {"step": int, "epoch": int, "loss": _NUMBER},
+    "lost": {"step": int, "epoch": int, "steps": int},
+}
+_KNOWN = {*StepLine.__annotations__, *ValidationLine.__annotations__, *LostLine.__annotations__}
+
+
+def to_text(line: Line) -> bytes:
+    """Return a line as it stands in the log: JSON, its last field the xxh3-64 of the text without that field.
+
+    Floats read back as the same bits.
+    """
+    body = json.dumps(line, allow_nan=False)
+    return f'{body[:-1]}, "sum": "{xxhash.xxh3_64_hexdigest(body.encode())}"}}\n'.encode()
+
+
+def from_text(text: bytes) -> tuple[Line, bool]:
+    """Return a line, and whether a sum proves it: earlier versions wrote none.
+
+    Raises:
+        ValueError: it is not a line that usjepa-train wrote, as it wrote it.
+    """
+    found = _SUM.search(text, max(0, len(text) - _SUM_LENGTH))
+    body = text if found is None else text[: found.start()] + b"}"
+    if found is not None and xxhash.xxh3_64_hexdigest(body).encode() != found[1]:
+        raise ValueError("its sum is that of another text")
+    try:
+        value: Any = json.loads(body)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    needed = _NEEDED.get(value.get("kind", "")) if isinstance(value, dict) else None
+    if needed is None or not all(isinstance(value.get(name, ""), of) for name, of in needed.items()):
+        raise ValueError("no step and no validation")
+    if found is None and not _KNOWN.issuperset(value):
+        raise ValueError("a field that no version wrote")
+    return cast("Line", value), found is not None

@@ -1,145 +1,243 @@
-"""Write and read the log of a run, one JSON object per line.
+"""Write the log of a run, one JSON object per line, so that no line is lost, changed or there twice unseen.
 
-`lines.py` defines the lines: one for every optimizer step and one for the validation at the end of every epoch. Floats
-are written so that they read back as the same bits. A resumed run first removes the lines behind its checkpoint, so no
-step is ever there twice. On request, TensorBoard events are written beside the log.
+Every line carries its own sum (`lines.py`), and every checkpoint marks the log's length and hash. A resumed run goes on
+with a copy of what its checkpoint covers: a process that was stopped and overtaken appends to the old file, which
+nobody reads. Where the log is not as it was marked, `salvage.py` writes again what can be.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from usjepa.cache.errors import TrainingError, UsageError
-from usjepa.cache.storage.durable import write_durably
+import xxhash
+
+from usjepa.cache.errors import DamageError
+from usjepa.cache.storage.durable import explained, new_file, write_all
+from usjepa.cache.storage.protocol import Guard, unguarded
 from usjepa.train.record.history import History
+from usjepa.train.record.lines import from_text, to_text
+from usjepa.train.record.salvage import Covered, salvage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from usjepa.train.record.events import Events
     from usjepa.train.record.lines import Line
 
-_NOT_SCALARS = ("kind", "step", "epoch", "batch", "best")
+logger = logging.getLogger(__name__)
+
+_PIECE = 1 << 18
 
 
-def read_log(path: Path) -> list[Line]:
-    """Return the complete lines of a log, in order; [] if there is none. A last line that was cut is left out.
+@dataclass(frozen=True)
+class LogMark:
+    """The log as a checkpoint found it."""
+
+    bytes: int
+    xxh3_128: str
+    """Of its first `bytes` bytes, 32 hex digits."""
+
+
+def read_log(path: Path) -> Iterator[Line]:
+    """Yield the lines of a log, in order; nothing if there is none. A last line that was cut off is left out.
+
+    Lines of earlier versions carry no sum; in one log either all lines do or none.
 
     Raises:
-        ValueError: a line is not JSON.
+        DamageError: a line is not as usjepa-train wrote it; its number and place are named.
     """
-    return [line for line, _ in _lines(path)]
-
-
-def _lines(path: Path) -> Iterator[tuple[Line, int]]:
-    """Yield the complete lines of a log, each with the offset in bytes of its end."""
     if not path.exists():
         return
-    end = 0
+    place = 0
+    all_proved: bool | None = None
     with path.open("rb") as file:
-        for text in file:
+        for number, text in enumerate(file, 1):
             if not text.endswith(b"\n"):
                 return
-            end += len(text)
-            yield cast("Line", json.loads(text)), end
+            try:
+                line, proved = from_text(text)
+                if all_proved not in (None, proved):
+                    raise ValueError(
+                        "it has no sum, and others do" if all_proved else "it has a sum, and others do not"
+                    )
+            except ValueError as error:
+                raise DamageError(
+                    f"{path}: line {number} (byte {place:,}) is not as usjepa-train wrote it ({error}). The same "
+                    "usjepa-train command mends the file and names what is lost; without the file, reports have no "
+                    "loss curve."
+                ) from error
+            all_proved, place = proved, place + len(text)
+            yield line
 
 
 class RunLog:
     """Appends to a log, and summarises it in `history`."""
 
-    def __init__(self, path: Path, step: int, validated: int, events: Events | None = None) -> None:
-        """Open a log at a checkpoint and remove the lines behind it.
+    def __init__(
+        self,
+        path: Path,
+        covered: Covered,
+        mark: LogMark | None = None,
+        guard: Guard = unguarded,
+        events: Events | None = None,
+    ) -> None:
+        """Open a log at a checkpoint; what lies behind it is removed with the first line that is written.
 
         Args:
             path: of `log.jsonl`, existing or new.
-            step: steps that the checkpoint covers.
-            validated: epochs whose validation the checkpoint covers.
+            covered: steps and epochs of the checkpoint, and its history.
+            mark: of the checkpoint; None: it is of a version that marked no log.
+            guard: called before anything is written; may raise.
             events: written beside the log.
 
         Raises:
-            TrainingError: a line that the checkpoint covers is not JSON.
+            WriteError: the folder can't take the file.
         """
+        self._path, self._covered, self._guard, self._events = path, covered, guard, events
+        self._file: BinaryIO | None = None
+        self._bytes, self._hash = 0, xxhash.xxh3_128()
         self.history = History()
-        self._events = events
-        if not path.exists():
-            write_durably(path, b"")
-        kept = self._read(path, step, validated)
-        if kept != path.stat().st_size:
-            with path.open("r+b") as file:
-                file.truncate(kept)
-                os.fsync(file.fileno())
-        self._file: BinaryIO = path.open("ab")
-
-    def _read(self, path: Path, step: int, validated: int) -> int:
-        """Take in the lines that a checkpoint covers; return the offset in bytes of their end.
-
-        Lines are written in the order of the checkpoints, so those behind one are the end of the file.
-        """
-        kept = 0
-        try:
-            for line, end in _lines(path):
-                if not _before(line, step, validated):
-                    break
-                self.history.add(line)
-                kept = end
-        except (ValueError, KeyError, TypeError) as error:
-            raise TrainingError(
-                f"{path}: the line at byte {kept:,} is not one that usjepa-train wrote ({error!r}). Restore the file "
-                "from a copy, or delete it to go on with an empty log."
-            ) from error
-        return kept
+        self.mended = False
+        """Whether the log was not whole and was written again."""
+        if mark is None or covered.history is None:
+            self._adopt()
+        elif self._is_whole(path, mark):
+            self.history = covered.history
+        else:
+            with self._source(path) as source:
+                self._mend(source, covered.history)
 
     def write(self, line: Line) -> None:
         """Append a line; other processes see it at once, and it is durable after `sync`."""
+        self._guard()
+        file, text = self._opened(), to_text(line)
+        with explained(self._path, len(text)):
+            write_all(file.fileno(), memoryview(text))
+        self._hash.update(text)
+        self._bytes += len(text)
         self.history.add(line)
-        self._file.write((json.dumps(line, allow_nan=False) + "\n").encode())
-        self._file.flush()
         if self._events is not None:
             self._events.write(line)
 
-    def sync(self) -> None:
-        """Make the lines so far outlive a power cut."""
-        os.fsync(self._file.fileno())
+    def sync(self, thorough: bool = False) -> LogMark:
+        """Make the lines so far outlive a power cut, and return their mark.
+
+        A log that was removed, replaced or cut while this process wrote to it is written again. `thorough` also reads
+        all of it, so that a changed byte is noticed.
+        """
+        self._guard()
+        file = self._opened()
+        if not self._is_mine(file) or (thorough and not self._is_whole(self._path, self._mark)):
+            file = self._restored(file)
+        with explained(self._path, 0):
+            os.fsync(file.fileno())
+        return self._mark
 
     def close(self) -> None:
         """Close the file and the events."""
         if self._events is not None:
             self._events.close()
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
+    @property
+    def _mark(self) -> LogMark:
+        return LogMark(self._bytes, self._hash.hexdigest())
 
-def _before(line: Line, step: int, validated: int) -> bool:
-    """Return whether a checkpoint of `step` steps and `validated` epochs covers this line."""
-    return line["step"] < step if line["kind"] == "step" else line["epoch"] < validated
+    def _adopt(self) -> None:
+        """Take over the lines of a version that marked no log, if there are any; each gets its sum."""
+        if self._path.exists() or self._covered.step:
+            with self._source(self._path) as source:
+                self._mend(source, None)
 
+    def _opened(self) -> BinaryIO:
+        """Return the file to append to: a copy of this process's own, made at the first use."""
+        if self._file is None:
+            with self._source(self._path) as source:
+                self._file = self._copied(source)
+        return self._file
 
-class Events:
-    """Writes lines of the log as TensorBoard scalars `train/*` and `validation/*`, by step."""
+    def _copied(self, source: BinaryIO) -> BinaryIO:
+        """Publish a copy of what is the log's of a file, and return it, to append to."""
+        with new_file(self._path, self._bytes, self._guard) as handle:
+            for piece in _pieces(source, self._bytes):
+                write_all(handle, memoryview(piece))
+        # Readable too: what it holds can be written again if its name is removed.
+        return self._path.open("a+b", buffering=0)
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Begin or resume at a step: TensorBoard then ignores later events of earlier calls.
-
-        Raises:
-            UsageError: tensorboard is not installed.
-        """
+    def _is_mine(self, file: BinaryIO) -> bool:
+        """Return whether the name still leads to the file that is written, with the length that was written."""
+        own = os.fstat(file.fileno())
         try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError(
-                f"train.tensorboard needs the package tensorboard ({error}): pip install 'usjepa[tensorboard]', or "
-                "leave it off: log.jsonl and curve.png are always written."
-            ) from error
-        self._writer: Any = SummaryWriter(str(folder), purge_step=step)
+            named = self._path.stat()
+        except OSError:
+            return False
+        return os.path.samestat(own, named) and own.st_size == self._bytes
 
-    def write(self, line: Line) -> None:
-        """Write the numbers of one line."""
-        group = "train" if line["kind"] == "step" else "validation"
-        for name, value in line.items():
-            if name not in _NOT_SCALARS and value is not None:
-                self._writer.add_scalar(f"{group}/{name}", value, line["step"])
+    def _is_whole(self, path: Path, mark: LogMark) -> bool:
+        """Return whether the log begins with what was marked; the hash then goes on from there."""
+        with self._source(path) as source:
+            found = self._hashed(source, mark.bytes)
+        if found is None or found.hexdigest() != mark.xxh3_128:
+            return False
+        self._bytes, self._hash = mark.bytes, found
+        return True
 
-    def close(self) -> None:
-        """Write buffered events and close the file."""
-        self._writer.close()
+    def _hashed(self, source: BinaryIO, length: int) -> Any:
+        """Return the running hash of the first bytes of a file; None where it has fewer."""
+        hasher, left = xxhash.xxh3_128(), length
+        for piece in _pieces(source, length):
+            hasher.update(piece)
+            left -= len(piece)
+        return None if left else hasher
+
+    def _restored(self, file: BinaryIO) -> BinaryIO:
+        """Write the log again from the open file, which outlives its name; what is lost there too is named."""
+        with os.fdopen(os.dup(file.fileno()), "rb") as source:
+            found = self._hashed(source, self._bytes)
+            if found is not None and found.hexdigest() == self._hash.hexdigest():
+                self._file = self._copied(source)
+                logger.warning(f"{self._path}: was removed or changed while this run wrote to it; it is whole again.")
+            else:
+                self._covered = Covered(self.history.steps, len(self.history.checks), self.history)
+                self._mend(source, self.history)
+        file.close()
+        return self._opened()
+
+    def _mend(self, source: BinaryIO, history: History | None) -> None:
+        """Write the log again from its whole lines and the history."""
+        rebuilt, hasher, length = History(), xxhash.xxh3_128(), 0
+        with new_file(self._path, 0, self._guard) as handle:
+
+            def take(line: Line) -> None:
+                nonlocal length
+                text = to_text(line)
+                write_all(handle, memoryview(text))
+                hasher.update(text)
+                length += len(text)
+                rebuilt.add(line)
+
+            found = salvage(source, self._covered, take)
+        self.history = history or rebuilt
+        self._bytes, self._hash, self.mended = length, hasher, True
+        self._file = self._path.open("a+b", buffering=0)
+        found.report(self._path, marked=history is not None)
+
+    def _source(self, path: Path) -> BinaryIO:
+        """Return the log for reading; an empty file where there is none."""
+        try:
+            return path.open("rb", buffering=_PIECE)
+        except FileNotFoundError:
+            return open(os.devnull, "rb")
+
+
+def _pieces(source: BinaryIO, length: int) -> Iterator[bytes]:
+    """Yield the first bytes of a file, piece by piece; fewer where it ends."""
+    source.seek(0)
+    while length and (piece := source.read(min(_PIECE, length))):
+        length -= len(piece)
+        yield piece

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,9 @@ from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.train.data.batches import BatchRequest, TrainBatch
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
-from usjepa.train.record.folder import RunFolder
+from usjepa.train.record.folder import CARD, CLAIMS, RECIPE, RunFolder
 from usjepa.train.record.summary import summary
-from usjepa.train.run.insight import measure_features
+from usjepa.train.run.insight import FeatureMeasures, measure_features
 from usjepa.train.run.plan import TrainingPlan, describe, make_plan
 from usjepa.train.run.ranks import ranks_of_this_run
 from usjepa.train.run.state import RESUME, TrainingRun
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.storage.claims import Claim
     from usjepa.train.record.lines import StepLine, ValidationLine
     from usjepa.train.run.ranks import Ranks
 
@@ -60,7 +61,7 @@ def train(
         UsageError: recipe, store and device do not fit each other.
         NotSealedError: the store's build has not finished.
         IdentityError: the run began on another store or with other numbers.
-        ClaimedError: another process is training in this folder.
+        ClaimedError: another process is training in this folder, or took it over, or the folder was removed.
         TrainingError: a loss is not finite, or no checkpoint of a run that has begun is whole.
         WriteError: the folder can't take a file.
         Interrupted: SIGINT or SIGTERM; the state is saved.
@@ -71,9 +72,8 @@ def train(
         graceful_interrupts(RESUME) as stop,
         ranks_of_this_run(device) as ranks,
         _rank_0_reports(ranks),
-        _alone_in(run_dir, ranks),
+        _alone_in(Path(run_dir), ranks) as folder,
     ):
-        folder = RunFolder(Path(run_dir))
         found = folder.checkpoints.newest(folder.begun)
         ranks.agree("checkpoint", -1 if found is None else found[0].step)
         plan = make_plan(store_path, recipe, device, None if found is None else found[0], ranks)
@@ -97,26 +97,35 @@ def _rank_0_reports(ranks: Ranks) -> Iterator[None]:
 
 
 @contextmanager
-def _alone_in(run_dir: str, ranks: Ranks) -> Iterator[None]:
-    """Hold the run's claim: two runs in one folder would overwrite each other's checkpoints."""
-    if not ranks.leads:
-        yield
-        return
-    folder = Path(run_dir)
-    make_folders(folder)
-    try:
-        with hold_claim(LocalStorage(folder), "run", steal=False, doing="trained"):
-            yield
-    finally:
-        # A call that was refused leaves nothing behind: `rmdir` fails on folders that are not empty.
-        for empty in (folder / "claims", folder):
-            with suppress(OSError):
-                empty.rmdir()
+def _alone_in(path: Path, ranks: Ranks) -> Iterator[RunFolder]:
+    """Hold the run's claim: two runs in one folder would overwrite each other's checkpoints.
+
+    Nothing is written to the folder without a look at the claim: a process that was stopped may have been overtaken.
+    """
+    held: list[Claim] = []
+    with ExitStack() as stack:
+
+        def claim() -> None:
+            stack.callback(_leave_nothing, path)
+            make_folders(path)
+            storage = LocalStorage(path)
+            held.append(stack.enter_context(hold_claim(storage, "run", steal=False, doing="trained")))
+            RunFolder(path).sweep()
+
+        ranks.while_rank_0(claim)
+        yield RunFolder(path, held[0].check) if held else RunFolder(path)
+
+
+def _leave_nothing(path: Path) -> None:
+    """Remove the folders that a refused call made: `rmdir` fails on those that are not empty."""
+    for empty in (path / CLAIMS, path):
+        with suppress(OSError):
+            empty.rmdir()
 
 
 def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     """Train the remaining steps, then write the encoder."""
-    if run.finished and run.folder.exported:
+    if run.finished and run.folder.exported and not _to_mend(run):
         logger.info(f"{run.folder.path}: this run is finished ({run.step:,} steps); there is nothing left to do.")
         return
     for note in describe(run.plan):
@@ -132,6 +141,21 @@ def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     run.export()
     for note in summary(run.history, run.plan.settings.epochs):
         logger.info(note)
+
+
+def _to_mend(run: TrainingRun) -> bool:
+    """Return whether something of a finished run's export is not as it was written, and must be written again."""
+    found = run.folder.differences() if run.ranks.leads else {}
+    if CARD in found and (run.folder.path / CARD).exists():
+        logger.info(
+            f"{run.folder.path / CARD}: {found.pop(CARD)}. It is left as it is, since it may have been edited; remove "
+            "it and run the same command again to have it written anew."
+        )
+    for name, how in found.items():
+        logger.warning(f"{run.folder.path / name}: {how}; the export is written again from the last checkpoint.")
+    if RECIPE in found:
+        run.folder.begin(run.plan.recipe)
+    return bool(run.ranks.add([len(found)])[0])
 
 
 def _epochs(run: TrainingRun, last: int) -> bool:
@@ -225,7 +249,8 @@ def _end_epoch(run: TrainingRun) -> None:
     run.safe_point()
     if len(run.plan.validation_rows):
         result = validate(run)
-        measures = measure_features(run.model.student, run.plan, epoch) if run.ranks.leads else {}
+        measures: FeatureMeasures = {}
+        run.ranks.while_rank_0(lambda: measures.update(measure_features(run.model.student, run.plan, epoch)))
         lowest = run.count_epoch(result.loss)
         line: ValidationLine = {
             "kind": "validation",

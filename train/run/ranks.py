@@ -5,7 +5,8 @@ augmentation, and losses that agree up to the order in which floats are added. R
 gradients (DistributedDataParallel), and a handful of integers (how many images, whether to stop) over gloo on the host,
 so that all ranks take the same decisions.
 
-A rank that dies or hangs ends the others within 55 seconds, with a message; nothing waits forever.
+A rank that dies or is stopped ends the others within 55 seconds, with a message, also while rank 0 writes: that is done
+in a thread, beside which all ranks go on to exchange signs of life. Nothing waits forever.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import datetime
 import math
 import os
 import re
+import threading
+import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,13 +30,15 @@ from torch.nn.parallel import DistributedDataParallel
 from usjepa.cache.errors import TrainingError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
 Ints = NDArray[np.int64]
 _TIMEOUT_S = 55.0
-"""Longest wait for another rank; waiting for a checkpoint's write has its own limit."""
-_SAVING_TIMEOUT_S = 1800.0
-"""Longest wait for rank 0 to write a checkpoint or an export to slow storage."""
+"""Longest wait for another rank to answer."""
+_WORKING_TIMEOUT_S = 1800.0
+"""Longest wait for rank 0, which answers, to end what it does alone, such as writing to slow storage."""
+_SIGN_EVERY_S = 1.0
+"""Time between two signs of life while rank 0 works alone."""
 _OF_COLLECTIVES = re.compile("gloo|nccl|TCPStore|Connection (closed|reset)|timed out", re.IGNORECASE)
 """Matches the plain RuntimeErrors that gloo raises."""
 _NEEDED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -49,8 +54,6 @@ class Ranks:
     """Number among the ranks of this machine, and of the GPU that it takes."""
     host: distributed.ProcessGroup | None = None
     """Adds numbers on the host; None when alone."""
-    patient: distributed.ProcessGroup | None = None
-    """Waits until rank 0 has written a file; None when alone."""
 
     @property
     def leads(self) -> bool:
@@ -70,11 +73,30 @@ class Ranks:
         padded = [*values, *[math.nan] * (most - len(values))] if self.leads else [0.0] * most
         return [value for value in self.add_floats(padded) if not math.isnan(value)]
 
-    def wait(self) -> None:
-        """Return once every rank has called this: rank 0 may have been writing."""
-        if self.patient is not None:
-            with _reporting():
-                distributed.barrier(self.patient)
+    def while_rank_0(self, work: Callable[[], object]) -> None:
+        """Let rank 0 do something alone, such as writing; return on every rank once it is done.
+
+        Raises:
+            TrainingError: a rank does not answer, or, on the other ranks, the work failed.
+            Exception: on rank 0, whatever the work raised.
+        """
+        if self.host is None:
+            work()
+            return
+        thread = _Work(work) if self.leads else None
+        end = time.monotonic() + _WORKING_TIMEOUT_S
+        ended = failed = 0
+        while not ended:
+            ended, failed = self.add([0, 0] if thread is None else thread.state(_SIGN_EVERY_S))
+            if not ended and time.monotonic() > end:
+                raise TrainingError(
+                    f"rank {self.rank}: rank 0 has been writing for {_WORKING_TIMEOUT_S / 60:.0f} minutes. Check the "
+                    "disk or share of the RUN folder, then run the same command again."
+                )
+        if thread is not None:
+            thread.result()
+        elif failed:
+            raise TrainingError(f"rank {self.rank}: rank 0 failed; its own message says why.")
 
     def shares(self, positions: Ints, parts: int = 1) -> list[Ints]:
         """Return this rank's share of a batch, int64, cut into `parts`; the ranks' shares in order are the batch."""
@@ -129,17 +151,38 @@ def ranks_of_this_run(device: str | None) -> Iterator[Ranks]:
     with _reporting():
         timeout = datetime.timedelta(seconds=_TIMEOUT_S)
         distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=timeout)
-        host, patient = _gloo(_TIMEOUT_S), _gloo(_SAVING_TIMEOUT_S)
+        host = distributed.new_group(backend="gloo", timeout=timeout)
+        assert isinstance(host, distributed.ProcessGroup)  # a number only for ranks outside the group
     try:
-        yield Ranks(distributed.get_rank(), size, local, host, patient)
+        yield Ranks(distributed.get_rank(), size, local, host)
     finally:
         distributed.destroy_process_group()
 
 
-def _gloo(timeout_s: float) -> distributed.ProcessGroup:
-    group = distributed.new_group(backend="gloo", timeout=datetime.timedelta(seconds=timeout_s))
-    assert isinstance(group, distributed.ProcessGroup)  # a number only for ranks outside the group
-    return group
+class _Work:
+    """Something that rank 0 does in a thread of its own, so that it can answer the others meanwhile."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self._work, self._ended = work, threading.Event()
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="rank 0 alone", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001  # raised again by `result`, in the main thread
+            self._error = error
+        self._ended.set()
+
+    def state(self, most_s: float) -> list[int]:
+        """Return [1, whether it failed] once it ended, [0, 0] if it has not after `most_s`."""
+        ended = self._ended.wait(most_s)
+        return [int(ended), int(ended and self._error is not None)]
+
+    def result(self) -> None:
+        """Raise what the work raised."""
+        if self._error is not None:
+            raise self._error
 
 
 @contextmanager

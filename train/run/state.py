@@ -13,16 +13,19 @@ import numpy as np
 import torch
 
 from usjepa.cache.errors import Interrupted
-from usjepa.cache.storage.durable import make_folders, write_durably
+from usjepa.cache.storage.durable import make_folders
+from usjepa.cache.teacher.exported import CONFIG
 from usjepa.train.data.batches import BatchMaker
 from usjepa.train.model.jepa import Jepa, make_optimizer, restore, training_state
 from usjepa.train.objective.target_norm import TargetNorm, measured
 from usjepa.train.record.checkpoint import Best, RunProgress, Tensors
 from usjepa.train.record.curve import draw_curve
+from usjepa.train.record.events import Events
 from usjepa.train.record.export import EncoderConfig, export_encoder
-from usjepa.train.record.folder import CARD, CURVE, EVENTS, LOG, RunFolder
+from usjepa.train.record.folder import BESIDE, CARD, CURVE, EVENTS, LOG, RunFolder
 from usjepa.train.record.history import RECENT, History
-from usjepa.train.record.log import Events, RunLog
+from usjepa.train.record.log import RunLog
+from usjepa.train.record.salvage import Covered
 from usjepa.train.record.summary import summary
 from usjepa.train.run.card import model_card
 from usjepa.train.run.step import Learner
@@ -73,8 +76,8 @@ class TrainingRun:
             stop: set by a signal, checked by `safe_point`.
 
         Raises:
-            TrainingError: the log is damaged.
             WriteError: the folder can't take a file.
+            ClaimedError: another process took the folder over.
         """
         self.plan, self.folder, self.ranks, self._stop = plan, folder, ranks, stop
         self.model = Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
@@ -90,9 +93,11 @@ class TrainingRun:
             self.norm = TargetNorm.restored(plan.settings.target_norm, found[1])
         self.learner = Learner(ranks.parallel(self._compiled()), optimizer, plan, ranks)
         self.batches = BatchMaker(plan.store, plan.targets, plan.settings, plan.device, self.norm)
-        self._log = self._open_log() if ranks.leads else None
-        recent = [] if self._log is None else self._log.history.recent
-        self._recent = deque(ranks.of_rank_0(recent, RECENT), maxlen=RECENT)
+        self._log: RunLog | None = None
+        ranks.while_rank_0(self._open_log)
+        self.progress = replace(self.progress, log=None, history=None)  # the log has them from here on
+        self._recent = deque(ranks.of_rank_0(self.history.recent, RECENT), maxlen=RECENT)
+        self._best: Best | None = None
         self._saved = time.monotonic()
         self._drawn = float("-inf")
         if found is None:
@@ -100,11 +105,14 @@ class TrainingRun:
         if ranks.leads and not folder.begun:
             folder.begin(plan.recipe)
 
-    def _open_log(self) -> RunLog:
+    def _open_log(self) -> None:
         path, progress = self.folder.path, self.progress
+        self.folder.guard()
         make_folders(path)
         events = Events(path / EVENTS, progress.step) if self.plan.settings.tensorboard else None
-        return RunLog(path / LOG, progress.step, progress.validated, events)
+        history = None if progress.history is None else History.from_json(progress.history)
+        covered = Covered(progress.step, progress.validated, history)
+        self._log = RunLog(path / LOG, covered, progress.log, self.folder.guard, events)
 
     @property
     def step(self) -> int:
@@ -146,10 +154,13 @@ class TrainingRun:
         lowest = loss is not None and (best is None or loss < best.loss)
         if loss is not None and lowest:
             best = Best(loss, self.step, epoch, "", "")  # the other ranks only need the loss
-            if self.ranks.leads:
-                best = self.folder.checkpoints.save_best(self._encoder(), loss, self.step, epoch)
+            self.ranks.while_rank_0(lambda: self._keep_best(loss))
+            best = self._best or best
         self.progress = replace(self.progress, validated=epoch + 1, best=best)
         return lowest
+
+    def _keep_best(self, loss: float) -> None:
+        self._best = self.folder.checkpoints.save_best(self._encoder(), loss, self.step, self.progress.validated)
 
     def safe_point(self, periodic: bool = False) -> None:
         """Let the run end here on request: all ranks save and raise Interrupted, whichever of them got the signal.
@@ -170,28 +181,35 @@ class TrainingRun:
 
         The log is on disk before it, so that a resume finds every line that the checkpoint covers.
         """
-        if self._log is not None:
-            self._log.sync()
-            state = {**training_state(self.model, self.learner.optimizer), **self.norm.state()}
-            self.folder.checkpoints.save(state, self.progress)
-        self.ranks.wait()
+        self.ranks.while_rank_0(self._save)
         self._saved = time.monotonic()
+
+    def _save(self) -> None:
+        assert self._log is not None
+        mark = self._log.sync()
+        state = {**training_state(self.model, self.learner.optimizer), **self.norm.state()}
+        progress = replace(self.progress, log=mark, history=self._log.history.to_json())
+        self.folder.checkpoints.save(state, progress)
 
     def draw(self, always: bool = False) -> None:
         """Draw the loss curve again, at most once per minute unless `always`."""
         if self._log is None:
             return
         if always or time.monotonic() - self._drawn >= _DRAW_EVERY_S:
-            draw_curve(self._log.history, self.plan.steps_per_epoch, self.folder.path / CURVE)
+            self.folder.write(CURVE, draw_curve(self._log.history, self.plan.steps_per_epoch))
             self._drawn = time.monotonic()
 
     def export(self) -> None:
-        """Write the encoder of lowest validation loss, or the last one if nothing was held out."""
-        if self.ranks.leads:
-            self._export()
-        self.ranks.wait()
+        """Write the encoder of lowest validation loss, or the last one if nothing was held out; its proofs come last.
+
+        Curve and card are drawn again, but for a card that is already there beside an export: it may have been edited.
+        """
+        self.ranks.while_rank_0(self._export)
 
     def _export(self) -> None:
+        assert self._log is not None
+        self._log.sync(thorough=True)
+        self.draw(always=True)
         best, student = self.progress.best, self.model.student
         if best is not None:
             student.vit.load_state_dict(self.folder.checkpoints.load_best(best), strict=True)
@@ -199,7 +217,8 @@ class TrainingRun:
         found = None if best is None else {key: asdict(best)[key] for key in ("loss", "step", "epoch")}
         notes = summary(self.history, self.plan.settings.epochs)
         card = model_card(self.plan, settings.architecture, found, self.history.epochs, notes)
-        write_durably(self.folder.path / CARD, card.encode())
+        if not ((self.folder.path / CONFIG).exists() and (self.folder.path / CARD).exists()):
+            self.folder.write(CARD, card.encode())
         extra = {
             "trained": {"steps": self.step, "epochs": self.progress.validated},
             "best": found,
@@ -210,7 +229,7 @@ class TrainingRun:
         }
         mean, std = settings.mean[:channels], settings.std[:channels]
         config = EncoderConfig(settings.architecture, student.model_args, mean, std, extra)
-        export_encoder(student.vit, config, self.folder.path)
+        export_encoder(student.vit, config, self.folder.path, BESIDE, self.folder.guard)
 
     def close(self) -> None:
         """Close the log."""

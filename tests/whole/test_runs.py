@@ -1,0 +1,154 @@
+"""A training that was stopped, overtaken, or lost its folder writes nothing more; what it left proves itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support import forked
+from tests.support.builds import tree
+from tests.support.commands import wait_until
+from tests.support.runs import EVERY_STEP, numbers, recipe
+from usjepa.cache.command_line import ends_well
+from usjepa.cache.storage import claims
+from usjepa.train.record import log
+from usjepa.train.run.loop import train
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+
+def trained(store: str, run: str, *overrides: str) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    ends_well(train)(store, run, recipe(EVERY_STEP, *overrides), "cpu")
+
+
+def impatient(store: str, run: str) -> None:
+    """Take over soon from one that does not move."""
+    claims.TAKEOVER_S = 0.3
+    trained(store, run)
+
+
+def stopped_at_durable_step(store: str, run: str, step: int) -> None:
+    forked.signal_at_durable_step(step, signal.SIGSTOP)
+    trained(store, run)
+
+
+def stopped_at_removal(store: str, run: str, call: int) -> None:
+    """Stop where an old checkpoint is about to be removed."""
+    real, count = os.unlink, 0
+
+    def unlink(*args: Any, **kwargs: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == call:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        real(*args, **kwargs)
+
+    os.unlink = unlink
+    trained(store, run)
+
+
+def stopped_at_line(store: str, run: str, line: int) -> None:
+    """Stop between the look at the claim and the writing of a line of the log."""
+    real, count = log.to_text, 0
+
+    def to_text(*args: Any) -> bytes:
+        nonlocal count
+        count += 1
+        if count == line:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return real(*args)
+
+    vars(log)["to_text"] = to_text
+    trained(store, run)
+
+
+def is_stopped(process: BaseProcess) -> bool:
+    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "undisturbed"
+    assert forked.run(trained, str(phantom_store), str(run)) == 0
+    return run
+
+
+def assert_same(run: Path, other: Path) -> None:
+    for kind in ("step", "validation", "lost"):
+        assert numbers(run, kind) == numbers(other, kind)
+    for name in ("encoder.safetensors", "recipe.json"):
+        assert (run / name).read_bytes() == (other / name).read_bytes()
+    assert {path.name for path in (run / "state").iterdir()} == {path.name for path in (other / "state").iterdir()}
+
+
+SLOW = [pytest.param(stopped_at_durable_step, at, marks=pytest.mark.slow) for at in range(8, 128, 3)]
+
+
+@pytest.mark.parametrize("deleted", [False, True], ids=["overtaken", "its folder begun anew"])
+@pytest.mark.parametrize(
+    ("stop", "at"),
+    [
+        (stopped_at_durable_step, 31),
+        (stopped_at_durable_step, 32),
+        (stopped_at_removal, 5),
+        (stopped_at_line, 8),
+        *SLOW,
+    ],
+)
+def test_a_training_stopped_and_woken_later_writes_nothing_over_its_successor(
+    phantom_store: Path,
+    undisturbed: Path,
+    tmp_path: Path,
+    stop: Any,
+    at: int,
+    deleted: bool,
+) -> None:
+    run = tmp_path / "run"
+    sleeper = forked.start(stop, str(phantom_store), str(run), at, stderr=tmp_path / "told")
+    try:
+        wait_until(partial(is_stopped, sleeper), sleeper)
+        if deleted:
+            shutil.rmtree(run)
+        assert not deleted or not run.exists()
+        assert forked.run(impatient, str(phantom_store), str(run)) == 0
+        after = tree(run)
+        os.kill(sleeper.pid, signal.SIGCONT)  # type: ignore[arg-type]
+        sleeper.join(120)
+    finally:
+        sleeper.kill()
+    told = (tmp_path / "told").read_text()
+    assert sleeper.exitcode == 1, told
+    assert "error: " in told
+    assert "Traceback" not in told
+    assert tree(run) == after
+    assert_same(run, undisturbed)
+
+
+def test_a_training_whose_folder_is_removed_ends_with_a_message_and_leaves_it_removed(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    first = forked.start(trained, str(phantom_store), str(run), "train.epochs=1000", stderr=tmp_path / "told")
+    try:
+        wait_until(lambda: (run / "log.jsonl").exists() and len(numbers(run)) > 3, first)
+        run.rename(tmp_path / "aside")  # all at once; rmtree would race with the training's own renames
+        shutil.rmtree(tmp_path / "aside", ignore_errors=True)
+        assert forked.run(trained, str(phantom_store), str(run)) == 0  # beside the first, which lives or has noticed
+        first.join(120)
+    finally:
+        first.kill()
+    assert first.exitcode == 1
+    told = (tmp_path / "told").read_text()
+    assert "nothing more is written from here" in told.lower()
+    assert "Traceback" not in told
+    assert_same(run, undisturbed)
