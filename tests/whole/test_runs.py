@@ -91,20 +91,21 @@ def assert_same(run: Path, other: Path) -> None:
     assert {path.name for path in (run / "state").iterdir()} == {path.name for path in (other / "state").iterdir()}
 
 
-SLOW = [pytest.param(stopped_at_durable_step, at, marks=pytest.mark.slow) for at in range(8, 128, 3)]
+QUICK = [
+    pytest.param(stopped_at_durable_step, 32, False, id="overtaken before a rename"),
+    pytest.param(stopped_at_line, 8, False, id="overtaken before a line"),
+    pytest.param(stopped_at_removal, 5, True, id="its folder begun anew before a removal"),
+]
+STOPS = ((stopped_at_durable_step, range(8, 128, 3)), (stopped_at_line, (2, 9)), (stopped_at_removal, (2, 7)))
+SLOW = [
+    pytest.param(stop, at, deleted, marks=pytest.mark.slow)
+    for deleted in (False, True)
+    for stop, moments in STOPS
+    for at in moments
+]
 
 
-@pytest.mark.parametrize("deleted", [False, True], ids=["overtaken", "its folder begun anew"])
-@pytest.mark.parametrize(
-    ("stop", "at"),
-    [
-        (stopped_at_durable_step, 31),
-        (stopped_at_durable_step, 32),
-        (stopped_at_removal, 5),
-        (stopped_at_line, 8),
-        *SLOW,
-    ],
-)
+@pytest.mark.parametrize(("stop", "at", "deleted"), [*QUICK, *SLOW])
 def test_a_training_stopped_and_woken_later_writes_nothing_over_its_successor(
     phantom_store: Path,
     undisturbed: Path,
