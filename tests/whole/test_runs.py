@@ -59,7 +59,7 @@ def stopped_at_removal(store: str, run: str, call: int) -> None:
 
 def stopped_at_line(store: str, run: str, line: int) -> None:
     """Stop between the look at the claim and the writing of a line of the log."""
-    real, count = log.to_text, 0
+    real, count = vars(log)["to_text"], 0
 
     def to_text(*args: Any) -> bytes:
         nonlocal count
