@@ -1,17 +1,19 @@
 """Read still images (PNG, JPEG, TIFF, BMP) through Pillow; TIFF pages are frames.
 
 Grey stays grey; palettes become RGB; transparency is laid over black; deeper samples follow `depth.py`. The orientation
-that a camera or scanner recorded is applied, so that depth runs downwards as a viewer shows it.
+that a camera or scanner recorded is applied, so that depth runs downwards as a viewer shows it. Samples that Pillow
+would cut down to 8 bits, or take for others, are decoded by tifffile (`tiff.py`) and imagecodecs.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.tiff import Layout, layout_of, samples_of, upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,16 +24,19 @@ if TYPE_CHECKING:
 
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 """Only these decoders are tried: Pillow has dozens, some of which start other programs."""
-
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""How TIFF files begin, the last two with places of 64 bits."""
 _FIRST_PAGE_ONLY = {"PNG", "MPO"}
 """Formats whose further pages are animation or (MPO, a kind of JPEG) previews, not images of their own."""
+_ORIENTATION = 274
+"""EXIF tag."""
 
 
 class ImageReader(Reader):
     """Read still images."""
 
     name = "images"
-    version = 1
+    version = 2
     title = "an image"
     endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -40,7 +45,8 @@ class ImageReader(Reader):
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every page and return the facts; ValueError when pages differ in size."""
-        shapes = [page.shape[:2] for page in _pages(file, None)]
+        layout = _layout(file)
+        shapes = [page.shape[:2] for page in _pages(file, layout, None)]
         if len(set(shapes)) > 1:
             odd = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
             raise ValueError(f"page {odd} is {shapes[odd]} pixels, the first {shapes[0]}")
@@ -51,31 +57,57 @@ class ImageReader(Reader):
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted pages in 8 bits."""
         del image
-        for page in _pages(file, wanted):
-            frame = to_uint8(page, self._span_of(file) if needs_span(page.dtype) else None)
-            yield over_black(frame) if frame.ndim == 3 and frame.shape[2] == 4 else frame
+        layout = _layout(file)
+        for page in _pages(file, layout, wanted):
+            span = self._span_of(file, layout) if needs_span(page.dtype) else None
+            frame = _over_black(page, span)
+            yield np.asarray(255 - frame, np.uint8) if layout is not None and layout.inverted else frame
 
-    def _span_of(self, file: Path) -> Span:
+    def _span_of(self, file: Path, layout: Layout | None) -> Span:
         """Return the span of the whole file, remembered for the file that is being read."""
         if self._span is None or self._span[0] != file:
-            self._span = (file, span_of(_pages(file, None)))
+            self._span = (file, span_of(_intensities(page) for page in _pages(file, layout, None)))
         return self._span[1]
 
 
-def _pages(file: Path, wanted: Sequence[int] | None) -> Iterator[NDArray[Any]]:
+def _layout(file: Path) -> Layout | None:
+    """Return how a TIFF is to be read, None for other formats."""
+    with file.open("rb") as opened:
+        return layout_of(file) if opened.read(4) in _TIFF else None
+
+
+def _intensities(page: NDArray[Any]) -> NDArray[Any]:
+    """Return the samples of a page that are not transparency."""
+    return page[..., :3] if page.ndim == 3 else page
+
+
+def _over_black(page: NDArray[Any], span: Span | None) -> NDArray[np.uint8]:
+    """Return a page in 8 bits, what is transparent as black."""
+    if page.ndim < 3 or page.shape[2] != 4:
+        return to_uint8(page, span)
+    alpha = page[..., 3:]
+    if alpha.dtype != np.uint8:
+        alpha = to_uint8(alpha, Span(0, float(alpha.max())))
+    return over_black(np.concatenate([to_uint8(page[..., :3], span), alpha], axis=-1))
+
+
+def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> Iterator[NDArray[Any]]:
     """Yield pages as stored: [H, W], [H, W, 3] or [H, W, 4]; all of them when `wanted` is None."""
-    from PIL import ImageOps
+    if layout is not None and (layout.deep or layout.stacked):
+        every = range(layout.stacked or len(layout.pages))
+        yield from samples_of(file, layout, every if wanted is None else wanted)
+        return
+    # An open file, not its path: Pillow maps uncompressed files that it can find, and scrambles those to be turned.
+    with file.open("rb") as opened, _opened(opened) as image:
+        single = image.format in _FIRST_PAGE_ONLY
+        places = range(1 if single else getattr(image, "n_frames", 1)) if layout is None else layout.pages
+        for place in places if wanted is None else (places[number] for number in wanted):
+            if place:
+                image.seek(place)
+            yield _samples(image, opened)
 
-    with _opened(file) as image:
-        if wanted is None:
-            wanted = range(1 if image.format in _FIRST_PAGE_ONLY else getattr(image, "n_frames", 1))
-        for number in wanted:
-            if number:
-                image.seek(number)
-            yield _samples(ImageOps.exif_transpose(image))
 
-
-def _opened(file: Path) -> Image.Image:
+def _opened(file: BinaryIO) -> Image.Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -84,8 +116,15 @@ def _opened(file: Path) -> Image.Image:
         raise ValueError("its bytes are none of a PNG, JPEG, TIFF or BMP") from error
 
 
-def _samples(image: Image.Image) -> NDArray[Any]:
-    """Return an opened page's samples; modes that NumPy has no equal for are converted first."""
+def _samples(image: Image.Image, file: BinaryIO) -> NDArray[Any]:
+    """Return an opened page's samples, upright; modes that NumPy has no equal for are converted first."""
+    from PIL import ImageOps
+
+    bitmap = image.format == "BMP"
+    tiles: Any = getattr(image, "tile", ())
+    if image.format == "PNG" and any("16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I"):
+        return _words_of_png(image, file)
+    image = ImageOps.exif_transpose(image)
     if image.mode == "1":
         image = image.convert("L")
     elif image.mode in ("LA", "La", "PA") or (image.mode == "P" and "transparency" in image.info):
@@ -93,5 +132,19 @@ def _samples(image: Image.Image) -> NDArray[Any]:
     elif image.mode not in ("L", "RGB", "RGBA", "F") and not image.mode.startswith("I"):
         image = image.convert("RGB")
     samples = np.asarray(image)
+    if bitmap and image.mode == "RGBA" and not samples[..., 3].any():
+        samples = np.ascontiguousarray(samples[..., :3])  # it fills up a word of 32 bits, and was never written
     # Pillow's big-endian 16-bit mode comes as >u2; the rest of the code expects the machine's own order.
     return samples.astype(samples.dtype.newbyteorder("="), copy=False)
+
+
+def _words_of_png(image: Image.Image, file: BinaryIO) -> NDArray[Any]:
+    """Return the 16-bit samples of a PNG in colour or with transparency, which Pillow cuts down to their upper byte."""
+    import imagecodecs
+
+    image.load()  # checks that it is whole
+    file.seek(0)
+    words = imagecodecs.png_decode(file.read())
+    if words.shape[2] == 2:
+        words = words[..., [0, 0, 0, 1]]
+    return upright(words, image.getexif().get(_ORIENTATION, 1))

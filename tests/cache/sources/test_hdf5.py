@@ -74,13 +74,44 @@ def test_other_types_are_scaled_by_the_range_of_the_whole_dataset(
     assert [int(frame[0, 0]) for frame in frames(tmp_path / "a.h5", [1], "x")] == expected[1:2]
 
 
-def test_values_that_are_not_finite_are_refused_by_frame(tmp_path: Path) -> None:
-    data = np.zeros((5, 16, 16), np.float32)
-    data[3, 2, 2] = np.nan
+@pytest.mark.parametrize("outside", [np.nan, -np.inf])
+def test_what_is_not_finite_is_shown_as_the_smallest_value(tmp_path: Path, outside: float) -> None:
+    decibels = np.linspace(-60, 0, 3 * 20 * 24).reshape(3, 20, 24).astype(np.float32)
+    expected = np.floor((decibels + 60) * 4.25 + 0.5)
+    decibels[:, :, :5], expected[:, :, :5] = outside, 0
     with h5py.File(tmp_path / "a.h5", "w") as opened:
-        opened["x"] = data
-    with pytest.raises(SourceError, match="frame 3 holds values that are not finite"):
+        opened["x"] = decibels
+    assert np.abs(np.stack(frames(tmp_path / "a.h5", range(3), "x")) - expected).max() <= 1
+
+
+def test_a_dataset_without_a_finite_value_is_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        opened["x"] = np.full((2, 16, 16), np.nan, np.float32)
+    with pytest.raises(SourceError, match="it holds no finite value"):
         probe(tmp_path / "a.h5", "x")
+
+
+@pytest.mark.parametrize(
+    ("factor", "offset", "expected"),
+    [
+        pytest.param(1.0000002, 0.0, 255, id="just above 1"),
+        pytest.param(1.009, -0.005, 255, id="a hundredth beyond 0 and 1"),
+        pytest.param(256.5, -1.0, 255, id="a hundredth beyond 0 and 255"),
+        pytest.param(3e-5, 0.0, 255, id="an envelope in volts"),
+        pytest.param(4.0, 0.0, 255, id="an envelope of another scale"),
+        pytest.param(1e9, 0.0, 255, id="an envelope of squares"),
+        pytest.param(0.5, 0.0, 128, id="a dark clip in 0 to 1"),
+        pytest.param(128.0, 0.0, 128, id="a dark clip in 0 to 255"),
+    ],
+)
+def test_floats_of_any_scale_keep_their_levels(tmp_path: Path, factor: float, offset: float, expected: int) -> None:
+    ramp = np.linspace(0, 1, 2 * 40 * 50).reshape(2, 40, 50)
+    with h5py.File(tmp_path / "a.h5", "w") as opened:
+        opened["x"] = (ramp * factor + offset).astype(np.float64)
+    found = np.stack(frames(tmp_path / "a.h5", range(2), "x"))
+    assert abs(int(found.max()) - expected) <= 1
+    assert len(np.unique(found)) >= expected / 2
+    assert np.abs(found - ramp * expected).max() <= 3
 
 
 @in_own_process
