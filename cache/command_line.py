@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 import click
 
 from usjepa.cache.errors import Interrupted, UsjepaError
+from usjepa.cache.interrupt import sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,15 +114,15 @@ def log_lines_on_stderr() -> Iterator[None]:
 def ends_well(command: Callable[P, T]) -> Callable[P, T]:
     """End a command with one readable message and the error's exit code; only a bug of ours keeps its traceback.
 
-    What the system or the GPU refuses ends with 1. Ctrl-C that reaches no safe point of its own still ends with 75: run
-    the same command again. The limit of open files is raised first: stores have many.
+    What the system or the GPU refuses ends with 1. Ctrl-C or SIGTERM that reaches no safe point of its own still ends
+    with 75: run the same command again. The limit of open files is raised first: stores have many.
     """
 
     @functools.wraps(command)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         allow_many_files()
         try:
-            with log_lines_on_stderr():
+            with sigterm_as_ctrl_c(), log_lines_on_stderr():
                 return command(*args, **kwargs)
         except Interrupted as error:
             click.echo(f"interrupted: {error}", err=True)

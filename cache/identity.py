@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from usjepa.cache.errors import DamageError
+from usjepa.cache.interrupt import safe_point
+from usjepa.cache.plain_files import open_plain
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,11 +50,17 @@ def digest_of(value: Json) -> str:
 
 
 def hash_file(path: Path) -> str:
-    """Return the xxh3-128 of a file's bytes, 32 hex digits; raises OSError."""
+    """Return the xxh3-128 of a plain file's bytes, 32 hex digits.
+
+    Raises:
+        OSError: it can't be read, or is a pipe, a device or the like.
+        Interrupted: a stop was asked for.
+    """
     hasher = xxhash.xxh3_128()
-    with path.open("rb", buffering=0) as file:
+    with open_plain(path) as file:
         while piece := file.read(_PIECE):
             hasher.update(piece)
+            safe_point()
     return hasher.hexdigest()
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 
@@ -43,7 +43,7 @@ class StopFlag:
             raise Interrupted(f"stopped by {name}. {how_to_go_on or self._how_to_go_on}")
 
 
-_flags: list[StopFlag] = []
+_checks: list[Callable[[], None]] = []
 """Of the `with` blocks that the main thread is in, the innermost last."""
 
 
@@ -53,8 +53,18 @@ def safe_point() -> None:
     A signal reaches the process, not an object in it, and so does the flag that it raises: nothing has to be handed
     down to the loops that end early.
     """
-    if _flags:
-        _flags[-1].check()
+    if _checks:
+        _checks[-1]()
+
+
+@contextmanager
+def at_safe_points(check: Callable[[], None]) -> Iterator[None]:
+    """Have `safe_point` call `check`, which may raise to stop, for the length of a `with` block."""
+    _checks.append(check)
+    try:
+        yield
+    finally:
+        _checks.remove(check)
 
 
 @contextmanager
@@ -75,11 +85,27 @@ def graceful_interrupts(how_to_go_on: str = "Run the same command again to go on
         flag.request(number)
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    _flags.append(flag)
     try:
-        yield flag
+        with at_safe_points(flag.check):
+            yield flag
     finally:
-        _flags.remove(flag)
         for number, handler in before.items():
             # None: set from outside Python, which can't be put back from here; the default comes nearest.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM raise KeyboardInterrupt, as SIGINT does, for the length of a `with` block in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

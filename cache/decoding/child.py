@@ -1,25 +1,22 @@
 """Decode sources in a child process, so that a crash costs one file.
 
-A source whose decoder ends the child is unreadable: the error stops the build or is recorded, by `cache.on_error`.
-Decoding in other processes also leaves the interpreter to the thread that feeds the teacher.
+A source whose decoder ends the child is unreadable: the error stops the build or is recorded, by `cache.on_error`. So
+is one whose decoder gives no sign of life for `cache.decode_timeout` seconds; its child is killed. Decoding in other
+processes also leaves the interpreter to the thread that feeds the teacher.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import weakref
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from usjepa.cache import errors
+from usjepa.cache.decoding.lifeline import Child
+from usjepa.cache.decoding.wire import Wire
 from usjepa.cache.errors import SourceError, StoreError
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.interrupt import safe_point
@@ -37,12 +34,12 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 """Seconds between two calls of `check` while the child is at work."""
-_ENDS_WITHIN_S = 5.0
-"""Seconds that a child has to end by itself once its socket is closed."""
+_STARTS_WITHIN_S = 300.0
+"""Seconds that a child has at least to import what it needs."""
 
 
 class _ChildDied(Exception):
-    """The child ended without an answer."""
+    """The child ended, or had to be ended, without an answer."""
 
     def __init__(self, opened: str | None, how: str) -> None:
         super().__init__(how)
@@ -58,7 +55,7 @@ class DecodingProcess:
 
     def __init__(self, listing: Listing, settings: CacheSettings, check: Callable[[], None] = safe_point) -> None:
         """Describe the child; `check` is called while it is at work, and may raise Interrupted to end it."""
-        self._check = check
+        self._check, self._timeout_s = check, settings.decode_timeout
         self._setup = {
             "root": None if listing.root is None else str(listing.root),
             "settings": settings.model_dump_json(),
@@ -66,10 +63,11 @@ class DecodingProcess:
             "sys_path": sys.path,
             "readers": registered(),
         }
-        self._wire: Connection | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._wire: Wire | None = None
+        self._child: Child | None = None
         self._owner = -1
-        self._end: Callable[[], object] = lambda: None
+        self._quiet_s = 0.0
+        """Seconds since the child last gave a sign of life, not counting those for which this process was stopped."""
 
     def __enter__(self) -> DecodingProcess:
         return self
@@ -104,82 +102,72 @@ class DecodingProcess:
                 if not skip_errors:
                     raise SourceError(reason) from death
                 bad[death.opened] = reason
-        # Arrays of bytes of their own: what comes off the wire can't be written to.
         return PixelShard(
-            np.frombuffer(bytearray(pixels), np.uint8).reshape(answer["pixels"]),
-            np.frombuffer(bytearray(regions), np.uint8).reshape(answer["regions"]),
+            np.frombuffer(pixels, np.uint8).reshape(answer["pixels"]),
+            np.frombuffer(regions, np.uint8).reshape(answer["regions"]),
             [(int(row), str(reason)) for row, reason in answer["holes"]],
         )
 
     def close(self) -> None:
         """End the child; the next request starts it again."""
-        if self._owner == os.getpid():
-            self._end()
-        self._wire = self._process = None
+        if self._child is not None and self._owner == os.getpid():
+            self._child.end()
+        self._wire = self._child = None
 
-    def _request_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytes]]:
+    def _request_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytearray]]:
         try:
             return self._request(request)
         except _ChildDied as death:
             raise SourceError(_crashed(path, death.how)) from death
 
-    def _request(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def _request(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytearray]]:
         """Send a request and return the answer and the bytes behind it; raise what the child raised, or _ChildDied."""
-        wire, opened = self._connected(), None
+        opened: str | None = None
+        self._quiet_s = 0.0
+
+        def idle() -> None:
+            self._check()
+            self._quiet_s += _POLL_S
+            if self._quiet_s > (max(self._timeout_s, _STARTS_WITHIN_S) if opened is None else self._timeout_s):
+                self.close()
+                raise _ChildDied(opened, f"gave no sign of life for {self._quiet_s:.0f} s and was ended")
+
         try:
-            wire.send_bytes(json.dumps(request).encode())
+            wire = self._connected(idle)
+            wire.send(json.dumps(request).encode(), idle)
             while True:
-                while not wire.poll(_POLL_S):
-                    self._check()
-                answer = json.loads(wire.recv_bytes())
+                answer = json.loads(wire.receive(idle))
+                self._quiet_s = 0.0
                 if "opens" in answer:
-                    opened = answer["opens"]
+                    opened = answer["opens"] or opened
                     continue
                 if "error" in answer:
                     raise getattr(errors, answer["error"])(answer["message"])
-                return answer, [wire.recv_bytes() for name in ("pixels", "regions") if name in answer]
+                return answer, [wire.receive(idle) for name in ("pixels", "regions") if name in answer]
         except (EOFError, ConnectionError) as error:
             raise _ChildDied(opened, self._how_it_ended()) from error
         except errors.Interrupted:
             self.close()  # it still works on an answer that nobody wants any more
             raise
 
-    def _connected(self) -> Connection:
+    def _connected(self, idle: Callable[[], None]) -> Wire:
         if self._owner != os.getpid():  # a forked copy starts a child of its own
-            self._wire = self._process = None
+            self._wire = self._child = None
             self._owner = os.getpid()
         if self._wire is None:
-            mine, theirs = socket.socketpair()
-            command = [sys.executable, "-m", "usjepa.cache.decoding.worker", str(theirs.fileno())]
-            # A session of its own: Ctrl-C reaches the leading process alone.
-            self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
-            theirs.close()
-            self._wire = Connection(mine.detach())
-            self._end = weakref.finalize(self, _end, self._wire, self._process)
-            self._wire.send_bytes(json.dumps(self._setup).encode())
+            self._child = Child("usjepa.cache.decoding.worker")
+            self._wire = Wire(self._child.socket, _POLL_S)
+            self._wire.send(json.dumps(self._setup).encode(), idle)
         return self._wire
 
     def _how_it_ended(self) -> str:
-        process = self._process
+        how = "" if self._child is None else self._child.how_it_ended()
         self.close()
-        code = process.returncode if process is not None else None
-        if code is not None and code < 0:
-            return f"died of {signal.Signals(-code).name}"
-        return f"ended with exit code {code}"
-
-
-def _end(wire: Connection, process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(OSError):
-        wire.close()
-    try:
-        process.wait(_ENDS_WITHIN_S)
-    except subprocess.TimeoutExpired:  # deep in a decoder: its result is not wanted any more
-        process.kill()
-        process.wait()
+        return how
 
 
 def _crashed(path: str, how: str) -> str:
     return (
         f"{path}: can't be read: the process that decoded it {how}, so the file crashes its parser or needs more "
-        "memory than there is. Replace or remove the file, or leave it out with --on-error skip."
+        "memory or time than there is. Replace or remove the file, or leave it out with --on-error skip."
     )

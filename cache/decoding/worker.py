@@ -1,24 +1,34 @@
 """Answer decoding requests in a child process, where a crashing parser ends this process alone.
 
-Started as `python -m usjepa.cache.decoding.worker FD` by `child.py`. Requests and answers go over the socket FD as one
-line of JSON each, pixels behind them as plain bytes; nothing is pickled. The first message describes where the sources
-lie. The process ends when the other side closes the socket, also when that side was killed.
+Started as `python -m usjepa.cache.decoding.worker SOCKET PIPE` by `child.py`. Requests and answers go over the socket
+as JSON, pixels behind them as plain bytes; nothing is pickled. The first message describes where the sources lie. At
+every safe point of the work a sign of life is sent, once a second at most. The process ends when the other side closes
+the pipe, also when that side was killed.
 """
 
 from __future__ import annotations
 
 import json
 import signal
+import socket
 import sys
+import time
 from importlib import import_module
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from usjepa.cache.decoding.lifeline import end_with_parent
+from usjepa.cache.decoding.wire import Wire
 from usjepa.cache.errors import UsjepaError
+from usjepa.cache.interrupt import at_safe_points
 
 if TYPE_CHECKING:
     from usjepa.cache.sources.reader import SourceReader
+
+
+_SIGN_EVERY_S = 1.0
+_SIGNS = 4
+"""Signs of life that fit into `cache.decode_timeout` at least."""
 
 
 class _Closed(BaseException):
@@ -28,13 +38,15 @@ class _Closed(BaseException):
 class _Decoder:
     """Answer requests about one folder of sources."""
 
-    def __init__(self, wire: Connection, setup: dict[str, Any]) -> None:
+    def __init__(self, wire: Wire, setup: dict[str, Any]) -> None:
         from usjepa.cache.recipes.cache import CacheSettings
         from usjepa.cache.sources.reader import SourceReader
 
         _add_readers(setup["sys_path"], setup["readers"])
         self._wire, self._opened = wire, ""
         self._settings = CacheSettings.model_validate_json(setup["settings"])
+        self._sign_every_s = min(_SIGN_EVERY_S, self._settings.decode_timeout / _SIGNS)
+        self._signed = time.monotonic()
         root = Path(setup["root"]) if setup["root"] is not None else None
         self._reader: SourceReader = SourceReader(root, self._settings, setup["real"])
 
@@ -48,7 +60,15 @@ class _Decoder:
             self._send({"error": type(error).__name__, "message": str(error)})
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._wire.send_bytes(json.dumps(message).encode())
+        self._wire.send(json.dumps(message).encode())
+        self._signed = time.monotonic()
+
+    def lives(self) -> None:
+        """Give a sign of life, unless one was given just now."""
+        if self._wire.is_readable():  # no second request comes before the answer: the other side has closed
+            raise _Closed
+        if time.monotonic() - self._signed >= self._sign_every_s:
+            self._send({"opens": None})
 
     def _opens(self, path: str) -> None:
         """Report which source is opened next, so that its name is known when this process dies of it."""
@@ -56,8 +76,7 @@ class _Decoder:
         self._send({"opens": path})
 
     def _before_frame(self, path: str) -> None:
-        if self._wire.poll():  # no second request comes before the answer: the other side has closed
-            raise _Closed
+        self.lives()
         if path != self._opened:
             self._opens(path)
 
@@ -78,8 +97,8 @@ class _Decoder:
         block, skip_errors, bad = RowBlock.from_json(request["block"]), request["skip_errors"], request["bad"]
         made = cut_rows(block, self._reader, self._settings, skip_errors, self._before_frame, bad)
         self._send({"holes": made.holes, "pixels": made.pixels.shape, "regions": made.regions.shape})
-        self._wire.send_bytes(made.pixels.reshape(-1).data)
-        self._wire.send_bytes(made.regions.reshape(-1).data)
+        self._wire.send(made.pixels.reshape(-1).data)
+        self._wire.send(made.regions.reshape(-1).data)
 
 
 def _add_readers(sys_path: list[str], readers: list[str]) -> None:
@@ -92,18 +111,20 @@ def _add_readers(sys_path: list[str], readers: list[str]) -> None:
         register(getattr(import_module(module), name))
 
 
-def _main(handle: int) -> None:
+def _main(handle: int, pipe: int) -> None:
     """Answer until the other side closes."""
     # Ctrl-C is for the process that leads: it decides what is still finished.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    with Connection(handle) as wire:
-        try:
-            decoder = _Decoder(wire, json.loads(wire.recv_bytes()))
+    end_with_parent(pipe)
+    wire = Wire(socket.socket(fileno=handle), None)
+    try:
+        decoder = _Decoder(wire, json.loads(wire.receive()))
+        with at_safe_points(decoder.lives):
             while True:
-                decoder.answer(json.loads(wire.recv_bytes()))
-        except (EOFError, ConnectionError, _Closed):
-            return
+                decoder.answer(json.loads(wire.receive()))
+    except (EOFError, ConnectionError, _Closed):
+        return
 
 
 if __name__ == "__main__":
-    _main(int(sys.argv[1]))
+    _main(int(sys.argv[1]), int(sys.argv[2]))

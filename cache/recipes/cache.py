@@ -127,6 +127,8 @@ class CacheSettings(Settings):
     """Most frames taken from one file, evenly spaced; null: all."""
     decode_processes: Annotated[Count | None, NoEffect()] = None
     """Number of child processes that decode sources; null: half the cores, at most 8."""
+    decode_timeout: Annotated[float, Field(ge=1, le=86400), NoEffect()] = 300.0
+    """Seconds without a sign of life (a frame decoded, a piece hashed) after which a file counts as unreadable."""
     hash_paths: Annotated[bool, Soft("rows")] = False
     """Name sources and groups by hashes in store, logs and reports, because paths may contain names of patients."""
     teacher: TeacherSettings | None = None

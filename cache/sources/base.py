@@ -67,6 +67,8 @@ class Reader(Protocol):
     A reader is made without arguments, in the process that decodes, and belongs to one thread. It may keep the last
     file open between calls, but must not use it on the other side of a fork. Its methods may raise any exception:
     the caller turns it into a SourceError whose reason is the exception's text, so the text need not name the file.
+    A file that gives no frame, and on which `usjepa.cache.interrupt.safe_point` is not called, for
+    `cache.decode_timeout` seconds counts as unreadable: call it between the frames that `probe` decodes.
     Every process that lists sources imports the class: import the decoding library inside the methods.
     """
 

@@ -83,7 +83,9 @@ def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listin
         raise UsageError(f"{source}: no such file or folder. SOURCE is a folder, a file, a manifest CSV, or `phantom`.")
     path = path.resolve()
     if path.is_dir():
-        return _from_manifest(path / _MANIFEST, images_in) if (path / _MANIFEST).is_file() else _folder(path, images_in)
+        manifest = path / _MANIFEST
+        has_manifest = manifest.exists() and not manifest.is_dir()
+        return _from_manifest(manifest, images_in) if has_manifest else _folder(path, images_in)
     return _from_manifest(path, images_in) if path.suffix.lower() == ".csv" else _file(path, images_in)
 
 

@@ -10,9 +10,11 @@ for all of them.
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path, PurePosixPath
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.plain_files import open_plain
 from usjepa.cache.sources.base import Entry
 from usjepa.cache.sources.folders import confined, metadata_of
 from usjepa.cache.sources.registry import accepted, join_path, reader_of_file, split_path
@@ -43,7 +45,7 @@ def read_manifest(manifest: Path) -> list[Entry]:
 def _table(manifest: Path) -> list[tuple[int, dict[str, str]]]:
     """Return (line number, column -> cell) of every line that is not empty."""
     try:
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(io.BufferedReader(open_plain(manifest)), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             columns = [name.strip().lower() for name in next(reader, [])]
             _require_columns(manifest, columns)
@@ -82,7 +84,7 @@ def _entry(manifest: Path, number: int, cells: dict[str, str]) -> Entry:
         full = confined(manifest.parent, file)
     except ValueError as error:
         raise _wrong(manifest, number, f"path {file!r} is refused: {error}") from error
-    if not full.is_file():
+    if full.is_dir() or not full.exists():  # a pipe or a device is recorded as unreadable, as it is in a folder
         reason = "is a folder" if full.is_dir() else "does not exist"
         raise _wrong(manifest, number, f"{file!r} {reason} in {manifest.parent}")
     reader = reader_of_file(full)

@@ -17,6 +17,7 @@ import xxhash
 
 from usjepa.cache.errors import NoImageError, SourceError, UsjepaError
 from usjepa.cache.identity import hash_file
+from usjepa.cache.plain_files import require_plain
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.registry import join_path, reader_named, split_path
@@ -87,6 +88,7 @@ class SourceReader:
         file, image = self._located(path, reader)
         decoder = self._reader(reader)
         with _naming(path, file, image, decoder.title):
+            _require_plain(file, reader)
             facts = decoder.probe(file, image)
             if facts.frames < 1:
                 raise ValueError("it holds no frames")
@@ -115,6 +117,7 @@ class SourceReader:
         file, image = self._located(path, reader)
         decoder = self._reader(reader)
         with _naming(path, file, image, decoder.title):
+            _require_plain(file, reader)
             for number, frame in itertools.zip_longest(wanted, decoder.frames(file, image, wanted)):
                 yield _checked(frame, number)
 
@@ -155,7 +158,14 @@ def images_in(file: Path, reader: str) -> list[str]:
     """Return the names of the images in a container's file; SourceError when it can't be read."""
     container = reader_named(reader)()
     with _naming(str(file), file, "", container.title):
+        require_plain(file)
         return list(container.images(file))
+
+
+def _require_plain(file: Path, reader: str) -> None:
+    """Refuse what a decoder would wait for, or read without end; the phantom has no files."""
+    if reader != PHANTOM:
+        require_plain(file)
 
 
 @contextlib.contextmanager

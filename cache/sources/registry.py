@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.plain_files import require_plain
 from usjepa.cache.sources.base import PHANTOM, Reader
 from usjepa.cache.sources.formats.dicom import DicomReader
 from usjepa.cache.sources.formats.hdf5 import Hdf5Reader
@@ -85,9 +86,17 @@ def reader_of_file(file: Path) -> type[Reader] | None:
     if ending.lower() in _by_ending():
         return _by_ending()[ending.lower()]
     # Archives name files after UIDs, whose last number looks like an ending: 1.2.840.113619.2.5
-    if ending and not ending[1:].isdigit():
+    if (ending and not ending[1:].isdigit()) or not _is_plain(file):
         return None
     return next((reader for reader in readers().values() if reader.recognises(file)), None)
+
+
+def _is_plain(file: Path) -> bool:
+    try:
+        require_plain(file)
+    except OSError:
+        return False  # nothing suggests that it is an image
+    return True
 
 
 def ending_of(name: str) -> str:

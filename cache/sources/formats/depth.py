@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -51,6 +53,7 @@ def span_of(frames: Iterable[NDArray[Any]]) -> Span:
     """Return the span of all finite samples; ValueError when they are no real numbers, or none is finite."""
     low, high, count = np.inf, -np.inf, 0
     for frame in frames:
+        safe_point()
         count += 1
         if frame.dtype.kind not in "buif":
             raise ValueError(f"samples of type {frame.dtype} are not intensities")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 from usjepa.cache.sources.formats.dicom_codecs import add_codecs
@@ -113,6 +114,7 @@ def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[
                 return
             options = _options(opened)
             for number in range(len(opened)) if wanted is None else wanted:
+                safe_point()
                 yield _decoded(opened, options, number), opened
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 
@@ -50,6 +51,7 @@ class Hdf5Reader(Reader):
         found: list[str] = []
 
         def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+            safe_point()
             if _holds_images(item):
                 found.append(name)
 
@@ -63,6 +65,7 @@ class Hdf5Reader(Reader):
         count, height, width = dataset.shape[:3]
         for number in range(count):
             dataset[number]
+            safe_point()
         if needs_span(dataset.dtype):
             self._span_of(file, image, dataset)
         return FileFacts(int(count), int(height), int(width))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 from usjepa.cache.sources.formats.tiff import Layout, layout_of, samples_of, upright
@@ -102,6 +103,7 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
         single = image.format in _FIRST_PAGE_ONLY
         places = range(1 if single else getattr(image, "n_frames", 1)) if layout is None else layout.pages
         for place in places if wanted is None else (places[number] for number in wanted):
+            safe_point()
             if place:
                 image.seek(place)
             yield _samples(image, opened)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
@@ -65,6 +67,7 @@ def samples_of(file: Path, layout: Layout, wanted: Sequence[int]) -> Iterator[ND
             return
         size = tiff.filehandle.size
         for number in wanted:
+            safe_point()
             page = _page(tiff, layout.pages[number])
             ends = [start + count for start, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
             if max(ends, default=0) > size:
@@ -125,6 +128,7 @@ def _of_stack(tiff: TiffFile, wanted: Sequence[int]) -> Iterator[NDArray[Any]]:
     if whole > tiff.filehandle.size:
         raise ValueError(f"it is cut short: it should hold {whole:,} bytes and holds {tiff.filehandle.size:,}")
     for number in wanted:
+        safe_point()
         tiff.filehandle.seek(series.dataoffset + number * nbytes)
         picture = np.frombuffer(tiff.filehandle.read(nbytes), dtype).reshape(shape)
         yield picture.astype(dtype.newbyteorder("="))

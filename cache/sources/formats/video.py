@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.formats.clip_ends import cut_short
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
@@ -173,6 +174,7 @@ class Decoder:
 
     def _checked(self, stream: av.VideoStream) -> Iterator[VideoFrame]:
         for packet in self._container.demux(stream):
+            safe_point()
             for frame in packet.decode():
                 if frame.is_corrupt or packet.is_corrupt:
                     raise ValueError(f"frame {self.number + 1} is damaged or cut short")

@@ -128,9 +128,9 @@ def test_a_child_killed_by_another_is_started_again(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png"])
     with DecodingProcess(Listing(tmp_path / "in", ()), CacheSettings()) as child:
         assert child.probe("a/1.png", "images").frames == 1
-        assert child._process is not None
-        os.kill(child._process.pid, signal.SIGKILL)
-        child._process.wait()
+        assert child._child is not None
+        os.kill(child._child.process.pid, signal.SIGKILL)
+        child._child.process.wait()
         with pytest.raises(SourceError, match="SIGKILL"):
             child.probe("a/1.png", "images")
         assert child.probe("a/1.png", "images").frames == 1
@@ -142,7 +142,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         "import sys, time; from pathlib import Path; from usjepa.cache.decoding.child import DecodingProcess;"
         "from usjepa.cache.recipes.cache import CacheSettings; from usjepa.cache.sources.base import Listing;"
         f"child = DecodingProcess(Listing(Path({str(tmp_path / 'in')!r}), ()), CacheSettings());"
-        "child.probe('a/1.png', 'images'); print(child._process.pid, flush=True); time.sleep(60)"
+        "child.probe('a/1.png', 'images'); print(child._child.process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
@@ -168,12 +168,12 @@ class _AbandonedAtWork(Cutters):
     def _check(self) -> None:
         if self.process is not None:
             self.abandon()
-        self.process = self._children[0]._process
+        child = self._children[0]._child
+        self.process = child.process if child is not None else None
         super()._check()
 
 
 def test_rows_that_are_abandoned_are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usjepa.cache.decoding.child._ENDS_WITHIN_S", 0)
     monkeypatch.setattr("usjepa.cache.decoding.child._POLL_S", 0.001)  # it looks many times while the child starts
     monkeypatch.setattr(cutting, "_SMALL_ROWS", 0)
     build(str(tmp_path / "s"), small("cache.phantom.frames_per_patient=300", "cache.rows_per_shard=4096"))
@@ -197,8 +197,8 @@ def test_a_child_is_given_its_rows_and_holds_no_table_of_the_store(
     cutters = Cutters(LocalStorage(tmp_path / "s"), segments, list_source("phantom", settings), settings)
     made = cutters.cut(1, range(5, 8), False)
     assert np.array_equal(made.pixels, store.read([5, 6, 7]).pixels)
-    assert cutters._children[0]._process is not None
-    libraries = Path(f"/proc/{cutters._children[0]._process.pid}/maps").read_text()
+    assert cutters._children[0]._child is not None
+    libraries = Path(f"/proc/{cutters._children[0]._child.process.pid}/maps").read_text()
     assert "cv2" in libraries
     assert "arrow" not in libraries  # nothing in the child reads tables
     cutters.close()
