@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import FileFacts, Listing, Reader
 
+_MOST_FRAMES = (1 << 31) - 1
+"""Of a source: tables count them in 32 bits."""
 _REMEDY = "Replace or remove the file, or leave it out with --on-error skip."
 
 
@@ -92,6 +94,8 @@ class SourceReader:
             facts = decoder.probe(file, image)
             if facts.frames < 1:
                 raise ValueError("it holds no frames")
+            if facts.frames > _MOST_FRAMES:
+                raise ValueError(f"it has {facts.frames:,} frames; at most {_MOST_FRAMES:,} of a source are read")
             return facts
 
     def frames(self, path: str, reader: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:

@@ -20,6 +20,7 @@ from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uin
 from usjepa.cache.sources.formats.dicom_codecs import add_codecs
 from usjepa.cache.sources.formats.dicom_file import Opened, frame_nbytes, open_pixels
 from usjepa.cache.sources.formats.dicom_palette import colours_of
+from usjepa.cache.sources.formats.plausible import require_frame
 from usjepa.cache.sources.formats.video import Decoder
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[
         warnings.simplefilter("ignore")  # pydicom's, which may quote the file
         with file.open("rb") as source:
             opened = open_pixels(source)
+            require_frame(int(opened.attributes.get("Rows") or 0), int(opened.attributes.get("Columns") or 0))
             if opened.is_video:
                 yield from ((frame, opened) for frame in _video(opened, wanted))
                 return

@@ -10,12 +10,14 @@ Handles never cross a fork: a child closes its copy and opens the file itself.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.plausible import require_frame, require_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 _DTYPES = {"uint8", "uint16", "float16", "float32", "float64"}
 _SMALLEST_EDGE = 16
-_CHUNK_CACHE = 64 << 20
-"""Bytes; a compressed chunk of many frames is unpacked once, not once per frame."""
+_CHUNK_CACHE_NBYTES = 1 << 30
+"""A compressed chunk of many frames is unpacked once, not once per frame, where the chunks of a frame fit in here."""
+_CHUNK_SLOTS = 10007
+"""A prime above the chunks of a frame: two that share a slot of the cache drive each other out."""
 
 
 class Hdf5Reader(Reader):
@@ -63,6 +67,9 @@ class Hdf5Reader(Reader):
         """Read every frame and return the facts; ValueError when `image` names no image dataset."""
         dataset = self._dataset(file, image)
         count, height, width = dataset.shape[:3]
+        require_frame(height, width)
+        require_room(math.prod(dataset.shape) * dataset.dtype.itemsize, file)  # `nbytes` overflows
+        _require_small_chunks(dataset)
         for number in range(count):
             dataset[number]
             safe_point()
@@ -103,7 +110,7 @@ class Hdf5Reader(Reader):
             # would otherwise recognise the file and share the inherited handle.
             self._open = None
             opened.close()
-        opened = h5py.File(file, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE)
+        opened = h5py.File(file, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_NBYTES, rdcc_nslots=_CHUNK_SLOTS)
         self._open = (os.getpid(), file, opened)
         return opened
 
@@ -124,6 +131,20 @@ def _holds_images(item: object) -> bool:
     if item.dtype.name not in _DTYPES or len(shape) not in (3, 4) or shape[0] < 1:
         return False
     return min(shape[1:3]) >= _SMALLEST_EDGE and (len(shape) == 3 or shape[3] in (1, 3, 4))
+
+
+def _require_small_chunks(dataset: h5py.Dataset) -> None:
+    """Refuse chunks of so many frames that all of them would have to be unpacked again for each frame."""
+    chunks: tuple[int, ...] | None = dataset.chunks
+    if chunks is None or chunks[0] == 1:
+        return
+    tiles = math.prod(-(-edge // chunk) for edge, chunk in zip(dataset.shape[1:], chunks[1:], strict=True))
+    nbytes = tiles * math.prod(chunks) * dataset.dtype.itemsize
+    if nbytes > _CHUNK_CACHE_NBYTES:
+        raise ValueError(
+            f"one frame of it lies in chunks {chunks} of {nbytes:,} bytes together, at most {_CHUNK_CACHE_NBYTES:,} "
+            "are unpacked; write it again with chunks of one frame"
+        )
 
 
 def _is_hard_linked(file: h5py.File, image: str) -> bool:

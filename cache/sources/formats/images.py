@@ -14,6 +14,7 @@ import numpy as np
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.plausible import require_frame, require_room
 from usjepa.cache.sources.formats.tiff import Layout, layout_of, samples_of, upright
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ class ImageReader(Reader):
     endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
     def __init__(self) -> None:
+        from PIL import Image
+
+        Image.MAX_IMAGE_PIXELS = None  # its limit lies below 16,384 x 16,384; `plausible.py` has ours
         self._span: tuple[Path, Span] | None = None
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
@@ -106,6 +110,9 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
             safe_point()
             if place:
                 image.seek(place)
+            if layout is None:  # of a TIFF, all pages were looked at
+                require_frame(image.height, image.width)
+                require_room(image.height * image.width * len(image.getbands()), file)
             yield _samples(image, opened)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from usjepa.cache.interrupt import safe_point
+from usjepa.cache.sources.formats.plausible import require_frame, require_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -49,6 +50,9 @@ def layout_of(file: Path) -> Layout:
     """Return how a TIFF is to be read; ValueError when it is cut short, or its samples are no intensities."""
     with _opened(file) as tiff:
         pages = [_page(tiff, number) for number in range(len(tiff.pages))]
+        for page in pages:
+            require_frame(page.imagelength, page.imagewidth)
+        require_room(max(sum(page.nbytes for page in pages), tiff.series[0].nbytes if len(pages) == 1 else 0), file)
         kept = [number for number, page in enumerate(pages) if not _kind(page) & (_REDUCED | _MASK)]
         first = pages[kept[0]] if kept else pages[0]
         deep = first.bitspersample > 8 or first.sampleformat not in (_UNSIGNED, None, 4)
