@@ -1,4 +1,4 @@
-"""Open plain files only: a named pipe would be waited for, a device read without end."""
+"""Open plain files only, since pipes and devices may be waited for without end."""
 
 from __future__ import annotations
 
