@@ -17,7 +17,7 @@ from usjepa.cache.building.cluster import WorkOrder, check_address, make_shards_
 from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.building.pipeline import make_shards
 from usjepa.cache.building.prepare import Prepared, absolute, prepare
-from usjepa.cache.building.recheck import recheck_latents, recheck_pixels
+from usjepa.cache.building.recheck import recheck_latents, recheck_pixels, refuse_other_readers
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.frames.layers import pixel_soft
@@ -94,6 +94,8 @@ def _fill(prepared: Prepared, settings: CacheSettings, request: BuildRequest, pa
     if not todo:
         logger.info(f"nothing to do: every shard of every wanted layer{f' of {part}' if part else ''} is built")
         return
+    if maker.cutters is not None:
+        refuse_other_readers(maker.writer, maker.commits["pixels"])
     _recheck(maker)
     if request.dask is not None:
         state = maker.writer.state

@@ -14,7 +14,9 @@ import numpy as np
 
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.reading.batch_reader import BatchReader
+from usjepa.cache.sources.reader import name_of, stamp_of
 from usjepa.cache.store.commits import Commit, committed
+from usjepa.cache.store.origins import read_tables
 from usjepa.cache.teacher.computing import compute_latents
 
 if TYPE_CHECKING:
@@ -66,6 +68,30 @@ def _sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int)
     rows = [row for shard in sorted(commits) for row in writer.state.rows_of_shard(shard) if row not in holes]
     places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return [rows[i] for i in places]
+
+
+def refuse_other_readers(writer: StoreWriter, commits: Mapping[int, Commit]) -> None:
+    """Refuse to go on with a segment that another version of a reader scanned; say so where it is finished.
+
+    Raises:
+        IdentityError: shards are missing, and this version might count or decode the frames of their files otherwise.
+    """
+    for segment in writer.state.segments:
+        sources, _ = read_tables(writer.storage, segment)
+        others = {stamp for stamp in sources.reader[sources.error == ""] if stamp != stamp_of(name_of(stamp))}
+        if not others:
+            continue
+        named = ", ".join(f"{stamp} (here {stamp_of(name_of(stamp))})" for stamp in sorted(others))
+        if any(shard not in commits for shard in segment.shards(writer.state.rows_per_shard)):
+            raise IdentityError(
+                f"{writer.storage.url}: segment {segment.number} was scanned by other versions of readers: {named}. "
+                "They may count or decode frames differently, and its pixels are not all built. Finish it with the "
+                "version of usjepa that began it, or build anew."
+            )
+        logger.warning(
+            f"segment {segment.number} was scanned by other versions of readers: {named}. Its rows stay as they are; "
+            "new files are read by the readers here."
+        )
 
 
 def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: Cutters) -> None:

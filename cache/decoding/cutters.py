@@ -12,7 +12,7 @@ from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.rows import PixelShard, RowBlock, cut_rows
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import PHANTOM
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.reader import SourceReader, name_of
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Cutters:
         self._first_rows = {segment.number: segment.first_row for segment in segments}
         self._tables = {segment.number: read_tables(storage, segment) for segment in segments}
         small = sum(segment.rows for segment in segments) <= _SMALL_ROWS
-        here = small and all(set(sources.reader) == {PHANTOM} for sources, _ in self._tables.values())
+        here = small and all(set(map(name_of, sources.reader)) == {PHANTOM} for sources, _ in self._tables.values())
         # A reader belongs to one thread.
         self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
         self._here = SourceReader.of(listing, settings) if here else None

@@ -29,4 +29,5 @@ def pixel_layers(settings: CacheSettings, rows_per_shard: int) -> tuple[Layer, L
 
 def pixel_soft() -> dict[str, Json]:
     """Return the library versions that pixels are made with: the soft identity of these layers."""
-    return soft_versions(["av", "numpy", "opencv-python-headless", "pillow", "pydicom", "usjepa"])
+    names = ["av", "imagecodecs", "numpy", "opencv-python-headless", "pillow", "pydicom", "tifffile", "usjepa"]
+    return soft_versions(names)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from usjepa.cache.sources.reader import name_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -37,7 +39,7 @@ def describe(
     lines = [
         f"{source}: {len(table):,} sources, {int(table.frames.sum()):,} decoded frames, {rows:,} rows",
         *[f"note: {note}" for note in listing.notes],
-        f"readers: {_counted(table.reader)}",
+        f"readers: {_counted(name_of(stamp) for stamp in table.reader)}",
         f"sizes (height x width): {_sizes(readable)}",
         "",
         *_groups_table(readable),

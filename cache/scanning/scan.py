@@ -22,7 +22,7 @@ from usjepa.cache.scanning.row_table import chosen_frames
 from usjepa.cache.scanning.splits import assign_splits, straddling_groups
 from usjepa.cache.sources.base import PHANTOM, Entry, FileFacts, Listing
 from usjepa.cache.sources.listing import make_listing
-from usjepa.cache.sources.reader import SourceReader, version_of
+from usjepa.cache.sources.reader import SourceReader, stamp_of, version_of
 from usjepa.cache.store.tables import SourceTable
 
 if TYPE_CHECKING:
@@ -167,8 +167,10 @@ def _line(
 
 
 def _source_table(entries: Sequence[Entry], lines: Sequence[_Line]) -> SourceTable:
+    described = {name: _strings(getattr(entry, name) for entry in entries) for name in Entry.__dataclass_fields__}
+    described["reader"] = _strings(stamp_of(entry.reader) for entry in entries)
     return SourceTable(
-        **{name: _strings(getattr(entry, name) for entry in entries) for name in Entry.__dataclass_fields__},
+        **described,
         content_hash=_strings(line.content_hash for line in lines),
         frames=np.array([line.facts.frames for line in lines], dtype=np.int32),
         height=np.array([line.facts.height for line in lines], dtype=np.int32),

@@ -73,7 +73,7 @@ class SourceReader:
         An image in a file has the hash of the file's hash and the image's name, so that images of one file differ.
         Images of one file that are hashed one after the other cost one pass over it.
         """
-        if reader == PHANTOM:
+        if name_of(reader) == PHANTOM:
             from usjepa.cache.sources.phantom.source import Phantom
 
             return Phantom(self._settings.phantom).content_hash(self._real.get(path, path))
@@ -103,7 +103,7 @@ class SourceReader:
 
         Args:
             path: the entry's path, relative to the root.
-            reader: name of the reader that scanned it.
+            reader: the reader that scanned it, as tables name it.
             wanted: ascending frame numbers from 0.
             content_hash: what the scan found; checked once per process and source.
 
@@ -125,7 +125,8 @@ class SourceReader:
             for number, frame in itertools.zip_longest(wanted, decoder.frames(file, image, wanted)):
                 yield _checked(frame, number)
 
-    def _reader(self, name: str) -> Reader:
+    def _reader(self, stamp: str) -> Reader:
+        name = name_of(stamp)
         if name not in self._readers:
             self._readers[name] = self._phantom() if name == PHANTOM else reader_named(name)()
         return self._readers[name]
@@ -138,7 +139,7 @@ class SourceReader:
     def _located(self, path: str, reader: str = "") -> tuple[Path, str]:
         """Return the file of a source and the image within it; SourceError when it lies outside the root."""
         real = self._real.get(path, path)
-        if reader == PHANTOM:
+        if name_of(reader) == PHANTOM:
             return Path(real), ""
         if self._root is None:
             raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
@@ -147,6 +148,20 @@ class SourceReader:
             return confined(self._root, file), image
         except ValueError as error:
             raise SourceError(f"{path}: refused: {error}.") from error
+
+
+def stamp_of(reader: str) -> str:
+    """Return how a table names a reader: `name`, or `name:version` from version 2 on.
+
+    So a store tells which version counted a source's frames, and no other version goes on cutting them unnoticed.
+    """
+    version = version_of(reader)
+    return reader if version == 1 else f"{reader}:{version}"
+
+
+def name_of(stamp: str) -> str:
+    """Return the name of the reader that a table names."""
+    return stamp.partition(":")[0]
 
 
 def version_of(reader: str) -> int:

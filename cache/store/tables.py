@@ -166,7 +166,7 @@ class SourceTable(_Columns):
     split: NDArray[np.object_]
     """Empty for none."""
     reader: NDArray[np.object_]
-    """Name of the reader that decodes it."""
+    """Name of the reader that decodes it, followed by `:version` from version 2 on."""
     content_hash: NDArray[np.object_]
     """xxh3-128, 32 hex digits."""
     frames: NDArray[np.int32]

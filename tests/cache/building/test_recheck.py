@@ -5,20 +5,28 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
-from tests.support.builds import small, tree
+from tests.support.builds import pictures, small, tree
 from usjepa.cache.building import build as build_module
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError
 from usjepa.cache.frames import rows as pixels_module
 from usjepa.cache.frames.views import apply_view
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.sources.formats.images import ImageReader
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.state import read_state
 from usjepa.cache.teacher.vit import ViT
 from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from usjepa.cache.recipes.recipe import Recipe
 
 
 @pytest.fixture
@@ -91,3 +99,43 @@ def test_pixels_that_come_out_differently_are_refused_and_the_row_named(
 def test_without_a_change_nothing_is_asked_again(half: Path, said: list[str]) -> None:
     build(str(half), small(), BuildRequest(teacher="random"))
     assert not [line for line in said if "again" in line]
+
+
+@pytest.fixture
+def stills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Recipe, pytest.MonkeyPatch]:
+    """Return a folder of images that an earlier version of their reader scans, until the patch is undone."""
+    root = tmp_path / "stills"
+    pictures(root, [f"{number}.png" for number in range(6)])
+    monkeypatch.setattr(ImageReader, "version", 1)
+    return root, small("cache.rows_per_shard=4"), monkeypatch
+
+
+def test_a_segment_that_another_version_of_a_reader_scanned_is_not_gone_on_with(
+    tmp_path: Path, stills: tuple[Path, Recipe, pytest.MonkeyPatch]
+) -> None:
+    root, recipe, patch = stills
+    store = str(tmp_path / "s")
+    build(store, recipe, BuildRequest(str(root), part="1/2"))
+    patch.undo()
+    before = tree(tmp_path / "s")
+    with pytest.raises(IdentityError, match=r"segment 1 was scanned by other .*: images \(here images:2\)"):
+        build(store, recipe, BuildRequest(str(root), part="2/2"))
+    assert tree(tmp_path / "s") == before
+
+
+def test_a_finished_store_of_another_version_of_a_reader_is_read_and_grows_and_says_so(
+    tmp_path: Path, stills: tuple[Path, Recipe, pytest.MonkeyPatch], said: list[str]
+) -> None:
+    root, recipe, patch = stills
+    store = str(tmp_path / "s")
+    build(store, recipe, BuildRequest(str(root)))
+    patch.undo()
+    first = open_store(store).read([0], layers=["pixels"]).pixels
+    pictures(root, ["7.png"], seed=1)
+    build(store, recipe, BuildRequest(str(root)))
+    assert any("Its rows stay as they are" in line for line in said)
+    assert np.array_equal(open_store(store).read([0], layers=["pixels"]).pixels, first)
+    storage = LocalStorage(tmp_path / "s")
+    stamps = [set(read_tables(storage, segment)[0].reader) for segment in read_state(storage).segments]
+    assert stamps == [{"images"}, {"images:2"}]
+    assert verify(store).damages == []
