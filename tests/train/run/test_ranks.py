@@ -175,12 +175,14 @@ def test_two_runs_into_one_folder_are_refused(
             [sys.executable, "-c", MAIN, *command(phantom_store, run)], stderr=subprocess.PIPE, text=True
         )
         assert process.stderr is not None
-        told = process.stderr.readline()
-        assert f"is being trained by host {held['host']}, pid {started[0].pid}" in told
-        claim.write_text(json.dumps({**held, "count": held["count"] + 2}))
-        assert process.wait(120) == ClaimedError.exit_code
-        assert "its counter moves" in process.stderr.read()
-        process.stderr.close()
+        with process.stderr as said:
+            lines: list[str] = []
+            while f"is being trained by host {held['host']}, pid {started[0].pid}" not in "".join(lines):
+                lines.append(said.readline())
+                assert lines[-1], lines  # it ended without that line
+            claim.write_text(json.dumps({**held, "count": held["count"] + 2}))
+            assert process.wait(120) == ClaimedError.exit_code
+            assert "its counter moves" in said.read()
 
 
 def test_shares_of_the_ranks_are_the_batch_in_order() -> None:
