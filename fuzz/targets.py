@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
+import io
 import json
 import struct
 import tempfile
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +35,7 @@ from usjepa.cache.store.generations import Manifest, Segment
 from usjepa.cache.store.layers import Layer, check_format, parse_array_json
 from usjepa.cache.store.shard import parse_trailer, table_hash
 from usjepa.cache.store.tables import Places, RowTable, SourceTable
-from usjepa.cache.teacher.checkpoints import read_tensors
+from usjepa.cache.teacher.checkpoints.weights import read_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,14 +261,31 @@ def _weights(folder: Path) -> list[Target]:
     tensors = {"blocks.0.w": torch.ones(3, 4), "norm": torch.zeros(4)}
     save_file(tensors, folder / "w.safetensors")
     torch.save({"model": tensors}, folder / "w.pth")
+    content = {"ema": tensors, "model": tensors, "args": argparse.Namespace(lr=0.1), "best": np.float64(1)}
+    torch.save(content, folder / "old.pth", _use_new_zipfile_serialization=False)
 
     def target(name: str, share: float) -> Target:
         original = (folder / name).read_bytes()
 
         def run(data: bytes) -> None:
             (folder / f"x{name}").write_bytes(data)
-            read_tensors(folder / f"x{name}")
+            read_weights(folder / f"x{name}")
 
-        return Target(f"checkpoint ({Path(name).suffix})", share, lambda rng: mutate_bytes(rng, original, 4), run)
+        return Target(f"checkpoint ({name})", share, lambda rng: mutate_bytes(rng, original, 4), run)
 
-    return [target("w.safetensors", 0.03), target("w.pth", 0.02)]
+    def pickled(rng: Random) -> bytes:
+        """Return a torch file whose pickle is changed and whose zip is whole."""
+        out = io.BytesIO()
+        torch.save(content, plain := io.BytesIO())
+        with zipfile.ZipFile(plain) as file, zipfile.ZipFile(out, "w") as changed:
+            for name in file.namelist():
+                data = file.read(name)
+                changed.writestr(name, mutate_bytes(rng, data, 2) if name.endswith("data.pkl") else data)
+        return out.getvalue()
+
+    def read(data: bytes) -> None:
+        (folder / "p.pth").write_bytes(data)
+        read_weights(folder / "p.pth")
+
+    files = [target("w.safetensors", 0.03), target("w.pth", 0.01), target("old.pth", 0.02)]
+    return [*files, Target("checkpoint (its pickle)", 0.02, pickled, read)]

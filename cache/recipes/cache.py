@@ -80,7 +80,9 @@ class TeacherSettings(Settings):
     architecture: Annotated[str, Hard("latents", "evaluation")] = "vit_base_patch16_224"
     """timm model name, name of an installed adapter, or `module:function` of one (docs/how-to/add-a-teacher.md)."""
     weights: Annotated[str | None, Hard("latents", "evaluation")] = None
-    """Checkpoint file (safetensors, or torch read with weights_only) or folder of a run; null: random weights."""
+    """Checkpoint file (safetensors or torch, of which only tensors are loaded) or folder of a run; null: random."""
+    key: Annotated[str | None, Hard("latents", "evaluation", when_set=True)] = None
+    """Which set of a checkpoint's weights to take, as `target_encoder`; null: an average before others."""
     patch_size: Annotated[Count | None, Hard("latents", "evaluation")] = None
     """Edge of a patch in pixels; null: the architecture's."""
     depth: Annotated[Count | None, Hard("latents", "evaluation")] = None

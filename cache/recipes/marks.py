@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from usjepa.cache.recipes.base import Settings, section_model
+from usjepa.cache.recipes.base import Settings
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -39,6 +39,11 @@ class Hard(Mark):
 
     kind = "hard"
 
+    def __init__(self, *artifacts: Artifact, when_set: bool = False) -> None:
+        """Mark a field; one that came later counts `when_set`, so that identities made before it stay as they are."""
+        super().__init__(*artifacts)
+        self.when_set = when_set
+
 
 class Soft(Mark):
     """Changes rounding, or only what is added later: the value used is recorded and another one is never refused."""
@@ -67,15 +72,16 @@ def describe_marks(field: FieldInfo) -> str:
 
 def hard_values(settings: Settings, artifact: Artifact) -> dict[str, Json]:
     """Return the fields that are hard for an identity, JSON-able; sections nest, those without any are left out."""
-    values: dict[str, Json] = settings.model_dump(mode="json", include=_hard_fields(type(settings), artifact))
+    values: dict[str, Json] = settings.model_dump(mode="json", include=_hard_fields(settings, artifact))
     return values
 
 
-def _hard_fields(settings: type[Settings], artifact: Artifact) -> Included:
+def _hard_fields(settings: Settings, artifact: Artifact) -> Included:
     found: Included = {}
-    for name, field in settings.model_fields.items():
-        section = section_model(field.annotation)
-        hard = any(isinstance(mark, Hard) and artifact in mark.artifacts for mark in _marks_of(field))
-        if below := hard if section is None else _hard_fields(section, artifact):
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        marks = [mark for mark in _marks_of(field) if isinstance(mark, Hard) and artifact in mark.artifacts]
+        hard = any(not mark.when_set or value != field.default for mark in marks)
+        if below := _hard_fields(value, artifact) if isinstance(value, Settings) else hard:
             found[name] = below
     return found

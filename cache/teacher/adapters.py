@@ -19,7 +19,7 @@ import xxhash
 from usjepa.cache.errors import TeacherError, UsageError, UsjepaError
 from usjepa.cache.recipes.base import ComputePrecision
 from usjepa.cache.recipes.cache import TeacherSettings
-from usjepa.cache.teacher.checkpoints import weights_hash
+from usjepa.cache.teacher.checkpoints.weights import weights_hash
 from usjepa.cache.teacher.teacher import Teacher
 from usjepa.cache.teacher.vit import load_vit
 

@@ -16,7 +16,8 @@ import torch
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.marks import hard_values
-from usjepa.cache.teacher.checkpoints import load_into, read_tensors, weights_hash
+from usjepa.cache.teacher.checkpoints.loading import load_into
+from usjepa.cache.teacher.checkpoints.weights import read_weights, weights_hash
 from usjepa.cache.teacher.exported import weights_file
 from usjepa.cache.teacher.model_input import RESIZE, ModelInput
 from usjepa.cache.teacher.teacher import ModuleTeacher
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _INPUT_VERSION = 1
 _SETTING = "cache.teacher.architecture"
-_RESOLVED = {"name", "weights", "seed", "patch_size", "depth", "image_size", "mean", "std"}
+_RESOLVED = {"name", "weights", "key", "seed", "patch_size", "depth", "image_size", "mean", "std"}
 """Hard fields that count by what they become: the layer's name, a hash of weights, arguments for timm, the input."""
 
 
@@ -167,7 +168,8 @@ def _load_weights(model: torch.nn.Module, settings: TeacherSettings) -> tuple[st
         return weights_hash(model.state_dict()), warning
     path = Path(settings.weights)
     file = weights_file(path)
-    tensors = read_tensors(file)
-    report = load_into(model, tensors, str(file))
-    note = report.summary() if report.dropped or report.resampled else None
-    return weights_hash(tensors), f"{file}: {note}" if note else None
+    weights = read_weights(file, settings.key)
+    report = load_into(model, weights.tensors, str(file))
+    told = [weights.summary(), report.summary() if report.dropped or report.resampled else ""]
+    note = "; ".join(text for text in told if text)
+    return weights.hash, f"{file}: {note}" if note else None

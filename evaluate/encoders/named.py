@@ -163,6 +163,6 @@ def _input_of(config: dict[str, Any]) -> ModelInput:
 
 
 def _hash(model: torch.nn.Module) -> str:
-    from usjepa.cache.teacher.checkpoints import weights_hash
+    from usjepa.cache.teacher.checkpoints.weights import weights_hash
 
     return weights_hash(model.state_dict())

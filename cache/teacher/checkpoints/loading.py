@@ -1,32 +1,24 @@
-"""Read a teacher's weights from other people's files, and account for every key.
+"""Load a set of weights into a model strictly, and account for every key.
 
-safetensors, or torch files read with weights_only (no pickled object is ever run). Layouts differ: a flat state
-dict, a dict with the weights under `ema_state_dict`, `state_dict`, `model`, ..., wrapped prefixes, an MAE decoder
-beside the encoder. What is dropped is counted with its reason; a key that is missing or left over is an error.
+Wrapping prefixes come off, an MAE decoder and heads are dropped and counted with the reason, and a key that is missing
+or left over is an error.
 """
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import torch
-import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from usjepa.cache.errors import TeacherError, UsageError
+from usjepa.cache.errors import TeacherError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
-Tensors = dict[str, torch.Tensor]
+    import torch
 
-# The exponential moving average is what its authors evaluate; plain weights come after it.
-_NESTED = ("ema_state_dict", "model_ema", "state_dict", "model_state_dict", "model", "teacher", "encoder")
-_PREFIXES = ("module.", "model.", "encoder.", "backbone.", "teacher.", "student.")
+    from usjepa.cache.teacher.checkpoints.sets import Tensors
+
+_PREFIXES = ("module.", "model.", "encoder.", "backbone.", "teacher.", "student.", "target_encoder.")
 _DECODER = ("decoder", "mask_token")
 _HEAD = ("head.", "head_dist.", "fc_norm.", "projector.", "predictor.")
 _SHOWN = 10
@@ -48,68 +40,6 @@ class LoadReport:
         counts = ", ".join(f"{list(self.dropped.values()).count(reason)} {reason}" for reason in reasons)
         resampled = f"; resampled {', '.join(self.resampled)}" if self.resampled else ""
         return f"{len(self.loaded)} tensors loaded" + (f"; dropped {counts}" if counts else "") + resampled
-
-
-def read_tensors(path: Path) -> Tensors:
-    """Return the tensors of a checkpoint under their own names.
-
-    Raises:
-        UsageError: there is no such file.
-        TeacherError: it can't be read safely, holds no tensors, or one that is not finite.
-    """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such checkpoint file.")
-    if path.suffix == ".safetensors":
-        try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise TeacherError(
-                f"{path}: not readable as safetensors ({error}): cut, damaged or another format."
-            ) from error
-    else:
-        tensors = _nested_tensors(_torch_load(path), path)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise TeacherError(f"{path}: tensor {name} holds values that are not finite.")
-    return tensors
-
-
-def _torch_load(path: Path) -> object:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise TeacherError(
-            f"{path}: holds Python objects beside tensors, which are never loaded because they could run code. "
-            f"Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
-        ) from error
-    except Exception as error:  # on hostile bytes, the unpickler raises any type there is
-        raise TeacherError(
-            f"{path}: not readable as a torch checkpoint ({error}): cut, damaged or another format."
-        ) from error
-
-
-def _nested_tensors(value: object, path: Path) -> Tensors:
-    """Return the state dict within a checkpoint; `model` may be a string (URFM keeps the architecture's name there)."""
-    if not isinstance(value, Mapping):
-        raise TeacherError(f"{path}: holds a {type(value).__name__}, not a dict of tensors.")
-    for key in _NESTED:
-        below = value.get(key)
-        if isinstance(below, Mapping) and any(isinstance(v, torch.Tensor) for v in below.values()):
-            return _nested_tensors(below, path)
-    tensors = {str(key): item for key, item in value.items() if isinstance(item, torch.Tensor)}
-    if not tensors:
-        raise TeacherError(f"{path}: holds no tensors; its keys are {', '.join(map(str, list(value)[:_SHOWN]))}.")
-    return tensors
-
-
-def weights_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the xxh3-128 (hex) over name, shape, dtype and bytes of every tensor, in name order."""
-    hasher = xxhash.xxh3_128()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        hasher.update(f"{name}\0{list(tensor.shape)}\0{str(tensor.dtype).removeprefix('torch.')}\0".encode())
-        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return hasher.hexdigest()
 
 
 def _stripped(tensors: Tensors, wanted: set[str]) -> Tensors:
@@ -137,7 +67,7 @@ def load_into(model: torch.nn.Module, tensors: Tensors, where: str) -> LoadRepor
 
     Args:
         model: built without a head.
-        tensors: as `read_tensors` gave them.
+        tensors: a set of weights, under the names of its file.
         where: names the checkpoint in messages.
 
     Raises:
