@@ -74,8 +74,14 @@ def read_commit(storage: Storage, layer: Layer, shard: int) -> Commit | None:
         commit = Commit.from_bytes(storage.read(name), where)
     except FileNotFoundError:
         return None
+    except DamageError as error:
+        error.layer, error.shard = layer.name, shard
+        raise
     if commit.shard != shard or commit.layer_digest != layer.digest:
-        raise DamageError(f"{where}: it records shard {commit.shard} of another place or layer: swapped or forged.")
+        raise DamageError(
+            f"{where}: it records shard {commit.shard} of another place or layer: swapped or forged.",
+            layer=layer.name, shard=shard,
+        )  # fmt: skip
     return commit
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.store.generations import Segment
 
 
 def newest_readable(storage: Storage) -> Manifest | None:
@@ -67,11 +68,10 @@ def derivable(manifest: Manifest) -> Iterator[tuple[str, bytes]]:
         yield f"{name}/zarr.json", array_json(layer, manifest.extent)
 
 
-def table_hashes(manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """Yield (file name, xxh3-128) of every segment's tables."""
-    for segment in manifest.segments:
-        yield f"{segment.folder}/sources.parquet", segment.sources_hash
-        yield f"{segment.folder}/rows.parquet", segment.rows_hash
+def table_hashes(segment: Segment) -> Iterator[tuple[str, str]]:
+    """Yield (file name, xxh3-128) of a segment's tables."""
+    yield f"{segment.folder}/sources.parquet", segment.sources_hash
+    yield f"{segment.folder}/rows.parquet", segment.rows_hash
 
 
 def damaged_description(storage: Storage, name: str, wanted: bytes, manifest: Manifest) -> str | None:
@@ -119,12 +119,12 @@ def commit_of(manifest: Manifest, layer: Layer, shard: int, size: int) -> Commit
     return Commit(shard, size, manifest.tables[layer.name][shard], layer.digest, dict(soft), holes)
 
 
-def present_rows(manifest: Manifest, shard: int) -> list[int]:
+def present_rows(manifest: Manifest, shard: int) -> tuple[int, ...]:
     """Return the rows of a shard that exist, ascending: everything but holes and what lies beyond its segment."""
     first = shard * manifest.rows_per_shard
     with contextlib.suppress(StopIteration):
         segment = next(s for s in manifest.segments if shard in s.shards(manifest.rows_per_shard))
         stop = min(first + manifest.rows_per_shard, segment.first_row + segment.rows)
         holes = {row for row, _ in manifest.holes}
-        return [row for row in range(first, stop) if row not in holes]
-    raise DamageError(f"shard {shard} belongs to no segment.")
+        return tuple(row for row in range(first, stop) if row not in holes)
+    raise DamageError(f"shard {shard} belongs to no segment.", shard=shard)

@@ -41,7 +41,7 @@ class State:
         for segment in self.segments:
             if first in range(segment.first_row, segment.first_row + segment.rows):
                 return segment
-        raise DamageError(f"shard {shard} belongs to no segment.")
+        raise DamageError(f"shard {shard} belongs to no segment.", shard=shard)
 
     def rows_of_shard(self, shard: int) -> range:
         """Return the row numbers of a shard; those of a ragged last one stop at its segment's end."""

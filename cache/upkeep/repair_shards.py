@@ -76,9 +76,13 @@ class ShardRepair:
             SourceError: its source can't be read or is another one.
         """
         damaged = self._manifest.layers[layer]
-        if damaged.teacher is None:
-            return [self._cut_again(damaged, shard)]
-        return self._compute_again(damaged.teacher, shard)
+        try:
+            if damaged.teacher is None:
+                return [self._cut_again(damaged, shard)]
+            return self._compute_again(damaged.teacher, shard)
+        except DamageError as error:
+            error.layer, error.shard = layer, shard
+            raise
 
     def _salvage(self, layer: Layer, shard: int) -> Salvaged:
         present, table = present_rows(self._manifest, shard), self._manifest.tables[layer.name][shard]

@@ -25,6 +25,7 @@ from usjepa.cache.store.descriptions import (
     damaged_table,
     derivable,
     newest_readable,
+    present_rows,
     table_hashes,
 )
 from usjepa.cache.store.origins import read_tables
@@ -33,7 +34,7 @@ from usjepa.cache.store.shard import Trailer, parse_trailer
 from usjepa.cache.store.state import root_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,13 +60,21 @@ class Damage:
     layer: str | None = None
     shard: int | None = None
     row: int | None = None
+    lost: Sequence[int] = ()
+    """Rows that can't be read, or not be told apart, since the table or index that all of them need is damaged."""
     source: str = ""
-    """Which source, frame and view a damaged row shows."""
+    """Which source, frame and view a damaged row shows; of several rows, the first and the last."""
 
     def __str__(self) -> str:
         place = self.file if self.shard is None else f"{self.file} (shard {self.shard})"
         row = "" if self.row is None else f"row {self.row} "
-        return f"{place}: {row}{self.what}{f' ({self.source})' if self.source else ''}"
+        lost = f"; it takes {_named(self.lost)} with it" if self.lost else ""
+        return f"{place}: {row}{self.what.rstrip('.')}{lost}{f' ({self.source})' if self.source else ''}"
+
+
+def _named(rows: Sequence[int]) -> str:
+    """Return rows for a message."""
+    return f"row {rows[0]}" if len(rows) == 1 else f"{len(rows):,} rows from {rows[0]} to {rows[-1]}"
 
 
 @dataclass
@@ -128,10 +137,11 @@ def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) ->
 
 def _with_source(damage: Damage, origin: Store) -> Damage:
     """Add what a damaged row shows, where the tables can still be read."""
-    if damage.row is None:
-        return damage
     try:
-        return replace(damage, source=f"it shows {origin.origin_of(damage.row)}")
+        if damage.row is not None:
+            return replace(damage, source=f"it shows {origin.origin_of(damage.row)}")
+        ends = [str(origin.origin_of(row)) for row in dict.fromkeys((*damage.lost[:1], *damage.lost[-1:]))]
+        return replace(damage, source=f"showing {' to '.join(ends)}") if ends else damage
     except (DamageError, HoleError) as error:
         return replace(damage, source=f"its source is unknown: {error}")
 
@@ -142,10 +152,12 @@ def _descriptions(storage: Storage, manifest: Manifest) -> Iterator[Damage]:
         what = damaged_description(storage, name, wanted, manifest)
         if what is not None:
             yield Damage(name, what)
-    for name, expected in table_hashes(manifest):
-        what = damaged_table(storage, name, expected)
-        if what is not None:
-            yield Damage(name, what)
+    for segment in manifest.segments:
+        rows = range(segment.first_row, segment.first_row + segment.rows)
+        for name, expected in table_hashes(segment):
+            what = damaged_table(storage, name, expected)
+            if what is not None:
+                yield Damage(name, what, lost=rows)
 
 
 def _shard(storage: Storage, manifest: Manifest, quick: bool, layer: Layer, shard: int) -> tuple[list[Damage], int]:
@@ -154,13 +166,14 @@ def _shard(storage: Storage, manifest: Manifest, quick: bool, layer: Layer, shar
     damages = _commit_damage(storage, layer, shard, manifest)
     size = storage.size(name)
     if size is None:
-        return [*damages, Damage(name, "missing", layer.name, shard)], 0
+        return [*damages, Damage(name, "missing", layer.name, shard, lost=present_rows(manifest, shard))], 0
     length = layer.layout.trailer_nbytes
     trailer_bytes = storage.read_range(name, max(0, size - length), length)
     try:
         trailer = parse_trailer(trailer_bytes, size, layer.layout, manifest.tables[layer.name][shard], "")
     except DamageError as error:
-        return [*damages, Damage(name, str(error).removeprefix(": "), layer.name, shard)], len(trailer_bytes)
+        lost, what = present_rows(manifest, shard), str(error).removeprefix(": ")
+        return [*damages, Damage(name, what, layer.name, shard, lost=lost)], len(trailer_bytes)
     if quick:
         return damages, len(trailer_bytes)
     what = "is not what was built"

@@ -12,14 +12,18 @@ import cv2
 import pytest
 
 from tests.support.stores import layers, write_store
-from usjepa.cache.errors import NotSealedError, UsageError
+from usjepa.cache.errors import DamageError, NotSealedError, UsageError
 from usjepa.cache.progress import ProgressBar
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.commits import read_commit
 from usjepa.cache.upkeep import verify as verifying
 from usjepa.cache.upkeep.inspect import write_sheet
 from usjepa.cache.upkeep.status import status_report
 from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -88,6 +92,49 @@ def test_a_lost_or_changed_file_is_found(tmp_path: Path, name: str, how: str) ->
         _flip(path, path.stat().st_size // 2)
     damages = [str(damage) for damage in verify(str(tmp_path / "s")).damages]
     assert any(name in line for line in damages), damages
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+@pytest.mark.parametrize("how", ["table", "index", "cut", "deleted"])
+def test_a_shard_that_is_damaged_as_a_whole_names_the_rows_that_go_with_it(tmp_path: Path, how: str) -> None:
+    write_store(tmp_path / "s", 10, holes=((5, "torn"),))
+    path, layout = tmp_path / "s/pixels/c.1.0.0.0", layers()["pixels"].layout
+    damage: dict[str, Callable[[], object]] = {
+        "table": lambda: _flip(path, path.stat().st_size - layout.trailer_nbytes + 70),
+        "index": lambda: _flip(path, path.stat().st_size - 9),
+        "cut": lambda: _cut(path),
+        "deleted": path.unlink,
+    }
+    damage[how]()
+    (found,) = verify(str(tmp_path / "s")).damages
+    assert list(found.lost) == [4, 6, 7]
+    assert "it takes 3 rows from 4 to 7 with it (showing a/0004.png, frame 0, view 0 to a/0007.png" in str(found)
+    with pytest.raises(DamageError, match=r"shard 1.*It shows a/0006\.png") as raised:
+        open_store(tmp_path / "s").read([6])
+    error = raised.value
+    assert (error.layer, error.shard, error.row) == ("pixels", 1, 6)
+    assert error.source is not None
+    assert "a/0006.png" in error.source
+
+
+def test_a_damaged_table_of_a_segment_names_the_rows_that_nothing_else_describes(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", 10)
+    (tmp_path / "s/segments/000001/rows.parquet").unlink()
+    (damage,) = verify(str(tmp_path / "s")).damages
+    assert damage.lost == range(10)
+    assert "10 rows from 0 to 9" in str(damage)
+
+
+def test_a_damaged_record_names_its_shard_as_a_field(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", 10)
+    _flip(tmp_path / "s/commits/pixels/000002.json", 12)
+    storage, layer = LocalStorage(tmp_path / "s"), layers()["pixels"]
+    with pytest.raises(DamageError) as raised:
+        read_commit(storage, layer, 2)
+    assert (raised.value.layer, raised.value.shard) == ("pixels", 2)
 
 
 def test_quick_reads_no_row_but_finds_a_stale_shard(tmp_path: Path) -> None:
