@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -10,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.support import forked
 from tests.support.builds import tree
 from tests.support.commands import wait_until
 from tests.support.runs import EVERY_STEP, numbers, recipe
 from usjepa.cache.command_line import ends_well
+from usjepa.cache.errors import DamageError, TrainingError
 from usjepa.cache.storage import claims
 from usjepa.train.record import log
 from usjepa.train.run.loop import train
@@ -153,3 +156,106 @@ def test_a_training_whose_folder_is_removed_ends_with_a_message_and_leaves_it_re
     assert "nothing more is written from here" in told.lower()
     assert "Traceback" not in told
     assert_same(run, undisturbed)
+
+
+# -- a finished run proves itself --------------------------------------------------------------------------------------
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 2
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def again(store: Path, run: Path) -> None:
+    train(str(store), str(run), recipe(EVERY_STEP), "cpu")
+
+
+@pytest.mark.parametrize("damage", [flip, cut, remove])
+@pytest.mark.parametrize("name", ["encoder.safetensors", "config.json", "recipe.json", "curve.png", "README.md"])
+def test_a_finished_run_names_what_changed_and_writes_it_again_to_the_same_bytes(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, said: list[str], name: str, damage: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    before = tree(run)
+    damage(run / name)
+    again(phantom_store, run)
+    assert any(f"{run / name}: " in line for line in said) or (name, damage) == ("recipe.json", remove)
+    edited = name == "README.md" and damage is not remove
+    assert (tree(run) == before) is not edited, "a card may have been edited by hand: it is named and left"
+    said.clear()
+    again(phantom_store, run)
+    assert any("there is nothing left to do" in line for line in said)
+
+
+@pytest.mark.parametrize("damage", [flip, cut, remove])
+def test_a_finished_run_says_which_lines_its_log_lost_and_proves_the_mended_one(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, said: list[str], damage: Any
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    damage(run / "log.jsonl")
+    again(phantom_store, run)
+    assert any("log.jsonl: was cut, removed or changed" in line for line in said)
+    lost = sum(line["steps"] for line in numbers(run, "lost"))
+    assert lost + len(numbers(run)) == 15
+    assert lost > 0 or damage is cut  # the last 100 bytes are of a validation, which the checkpoint has too
+    assert numbers(run, "validation") == numbers(undisturbed, "validation")
+    assert (run / "curve.png").read_bytes() == (undisturbed / "curve.png").read_bytes()
+    said.clear()
+    again(phantom_store, run)
+    assert any("there is nothing left to do" in line for line in said)
+
+
+def test_a_finished_run_of_an_earlier_version_gets_its_hashes(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, said: list[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    config = json.loads((run / "config.json").read_text())
+    del config["files"], config["digest"]
+    (run / "config.json").write_text(json.dumps(config))
+    again(phantom_store, run)
+    assert any("names no hashes: it is of an earlier version" in line for line in said)
+    assert tree(run) == tree(undisturbed)
+
+
+def test_damage_of_a_finished_run_without_a_whole_encoder_anywhere_is_named(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, said: list[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    best = max((run / "state").glob("best-*"))
+    flip(best)
+    again(phantom_store, run)
+    assert any(f"{best}: its bytes changed" in line for line in said)
+    flip(run / "encoder.safetensors")
+    with pytest.raises(TrainingError, match=best.name):
+        again(phantom_store, run)
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "config.json", "recipe.json", "log.jsonl"])
+def test_an_evaluation_refuses_a_run_with_a_flipped_bit_by_file_name(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, name: str
+) -> None:
+    from usjepa.evaluate.cli import main
+
+    shutil.copytree(undisturbed, tmp_path / "run")
+    flip(tmp_path / "run" / name)
+    task = ["--task", str(phantom_store), "-o", str(tmp_path / "out")]
+    for call in ([str(tmp_path / "run"), *task], [str(undisturbed), *task, "--encoder", str(tmp_path / "run")]):
+        if name == "recipe.json" and "--encoder" in call:
+            continue  # a rival's recipe is not read
+        found = CliRunner().invoke(main, call)
+        assert found.exit_code == DamageError.exit_code, found.output
+        assert f"{tmp_path / 'run' / name}" in found.stderr
+    assert not (tmp_path / "out").exists()

@@ -114,13 +114,20 @@ class Checkpoints:
 
     def load_best(self, best: Best) -> Tensors:
         """Return the weights that `save_best` wrote; raises TrainingError if they are not whole."""
+        return load(self._best_bytes(best))
+
+    def check_best(self, best: Best) -> None:
+        """Raise TrainingError if what `save_best` wrote is not whole."""
+        self._best_bytes(best)
+
+    def _best_bytes(self, best: Best) -> bytes:
         try:
             data = (self.folder / best.file).read_bytes()
         except OSError as error:
             raise TrainingError(f"{self.folder / best.file}: can't be read ({error.strerror}). {_LOST}") from error
         if xxhash.xxh3_128_hexdigest(data) != best.xxh3_128:
             raise TrainingError(f"{self.folder / best.file}: its bytes changed after they were written. {_LOST}")
-        return load(data)
+        return data
 
     def newest(self, begun: bool) -> tuple[RunProgress, Tensors] | None:
         """Return the newest whole checkpoint; None for a run that has not begun.

@@ -59,6 +59,11 @@ class RunFolder:
         """Whether the encoder was exported. Its configuration is the last file."""
         return (self.path / WEIGHTS).exists() and (self.path / CONFIG).exists()
 
+    @property
+    def export_begun(self) -> bool:
+        """Whether the encoder was exported, though part of it may be gone."""
+        return (self.path / WEIGHTS).exists() or (self.path / CONFIG).exists()
+
     def begin(self, recipe: Recipe) -> None:
         """Mark the run as begun; raises WriteError if the folder can't take the file."""
         self.write(RECIPE, (recipe.model_dump_json(indent=1) + "\n").encode())

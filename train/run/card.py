@@ -19,17 +19,21 @@ tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # patch to
 ```"""
 
 
-def model_card(plan: TrainingPlan, architecture: str, best: Json, epochs: int, notes: list[str]) -> str:
+def model_card(
+    plan: TrainingPlan, versions: dict[str, Json], architecture: str, best: Json, epochs: int, notes: list[str]
+) -> str:
     """Return the card: what the encoder is, what it learnt from, how it was trained, how far it can be trusted.
 
     Args:
         plan: of the run.
+        versions: that trained it.
         architecture: timm name of the encoder.
         best: loss, step and epoch of lowest validation loss; None if nothing was held out.
         epochs: that the run has begun.
         notes: summary of the run, in lines.
     """
     rows = _facts(plan, architecture, best, epochs)
+    rows["versions"] = ", ".join(f"{name} {value}" for name, value in sorted(versions.items()))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
     recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
@@ -84,5 +88,4 @@ def _facts(plan: TrainingPlan, architecture: str, best: Json, epochs: int) -> di
         "frames": f"{plan.order.length:,} per epoch, {epochs} epochs; {held}",
         "chosen": chosen,
         "store": f"generation {store.generation}, digest `{store.digest}`",
-        "versions": ", ".join(f"{name} {value}" for name, value in sorted(plan.soft.items())),
     }

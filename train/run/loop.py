@@ -125,7 +125,7 @@ def _leave_nothing(path: Path) -> None:
 
 def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     """Train the remaining steps, then write the encoder."""
-    if run.finished and run.folder.exported and not _to_mend(run):
+    if run.finished and run.folder.export_begun and not _to_mend(run):
         logger.info(f"{run.folder.path}: this run is finished ({run.step:,} steps); there is nothing left to do.")
         return
     for note in describe(run.plan):
@@ -146,6 +146,8 @@ def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
 def _to_mend(run: TrainingRun) -> bool:
     """Return whether something of a finished run's export is not as it was written, and must be written again."""
     found = run.folder.differences() if run.ranks.leads else {}
+    if run.ranks.leads and not found:
+        _warn_of_a_lost_best(run)
     if CARD in found and (run.folder.path / CARD).exists():
         logger.info(
             f"{run.folder.path / CARD}: {found.pop(CARD)}. It is left as it is, since it may have been edited; remove "
@@ -156,6 +158,16 @@ def _to_mend(run: TrainingRun) -> bool:
     if RECIPE in found:
         run.folder.begin(run.plan.recipe)
     return bool(run.ranks.add([len(found)])[0])
+
+
+def _warn_of_a_lost_best(run: TrainingRun) -> None:
+    """Say that the encoder could not be written again, where only its export is still whole."""
+    if run.progress.best is None:
+        return
+    try:
+        run.folder.checkpoints.check_best(run.progress.best)
+    except TrainingError as error:
+        logger.warning(f"{error} The exported encoder is whole: copy the folder now.")
 
 
 def _epochs(run: TrainingRun, last: int) -> bool:

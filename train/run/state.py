@@ -88,7 +88,9 @@ class TrainingRun:
             self.progress = RunProgress(0, 0, plan.identity, store, None, plan.soft)
             self.norm = _new_norm(plan)
         else:
-            self.progress = replace(found[0], soft=plan.soft, store={**found[0].store, **content})
+            # An export that is written again states the versions that trained it.
+            soft = found[0].soft if found[0].validated == plan.settings.epochs else plan.soft
+            self.progress = replace(found[0], soft=soft, store={**found[0].store, **content})
             restore(self.model, optimizer, found[1])
             self.norm = TargetNorm.restored(plan.settings.target_norm, found[1])
         self.learner = Learner(ranks.parallel(self._compiled()), optimizer, plan, ranks)
@@ -216,7 +218,7 @@ class TrainingRun:
         settings, channels = student.settings, student.settings.channels
         found = None if best is None else {key: asdict(best)[key] for key in ("loss", "step", "epoch")}
         notes = summary(self.history, self.plan.settings.epochs)
-        card = model_card(self.plan, settings.architecture, found, self.history.epochs, notes)
+        card = model_card(self.plan, self.progress.soft, settings.architecture, found, self.history.epochs, notes)
         if not ((self.folder.path / CONFIG).exists() and (self.folder.path / CARD).exists()):
             self.folder.write(CARD, card.encode())
         extra = {
@@ -225,7 +227,7 @@ class TrainingRun:
             "identity": self.progress.identity,
             "store": self.progress.store,
             "teacher": self.plan.targets.name,
-            "versions": self.plan.soft,
+            "versions": self.progress.soft,
         }
         mean, std = settings.mean[:channels], settings.std[:channels]
         config = EncoderConfig(settings.architecture, student.model_args, mean, std, extra)
