@@ -45,7 +45,9 @@ def command(store: Path, run: Path, *overrides: str, options: Sequence[str] = ()
 
 
 @contextmanager
-def ranks(size: int, arguments: Sequence[str], log: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+def ranks(
+    size: int, arguments: Sequence[str], log: Path, program: str = MAIN
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start ranks as torchrun does, but watched by nobody; none outlives the block."""
     port = str(free_port())
     started = []
@@ -54,7 +56,9 @@ def ranks(size: int, arguments: Sequence[str], log: Path) -> Iterator[list[subpr
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
         env = {**os.environ, **place, **meeting}
         with (log / f"rank{rank}.log").open("ab") as out:
-            started.append(subprocess.Popen([sys.executable, "-c", MAIN, *arguments], env=env, stdout=out, stderr=out))
+            started.append(
+                subprocess.Popen([sys.executable, "-c", program, *arguments], env=env, stdout=out, stderr=out)
+            )
     try:
         yield started
     finally:
@@ -144,15 +148,83 @@ def test_a_dead_rank_ends_the_others_with_a_message_within_a_minute(phantom_stor
     assert "Traceback" not in told
 
 
+STOPPED_AT_A_CHECKPOINT = f"""
+import os, signal
+from usjepa.train.run import ranks
+ranks._TIMEOUT_S, real, calls = 4.0, ranks.Ranks.while_rank_0, []
+def while_rank_0(self, work):
+    calls.append(work)
+    if self.rank == int(os.environ["STOPPED"]) and len(calls) == 6:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    real(self, work)
+ranks.Ranks.while_rank_0 = while_rank_0
+{MAIN}
+"""
+
+
+@pytest.mark.parametrize("stopped", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_rank_stopped_while_a_checkpoint_is_awaited_ends_the_others_as_any_lost_rank_does(
+    phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
+) -> None:
+    monkeypatch.setenv("STOPPED", str(stopped))
+    run = tmp_path / "run"
+    arguments = command(phantom_store, run, "train.epochs=1000", EVERY_STEP)
+    with ranks(2, arguments, tmp_path, STOPPED_AT_A_CHECKPOINT) as started:
+        assert started[1 - stopped].wait(120) == 1
+        assert started[stopped].poll() is None
+    told = (tmp_path / f"rank{1 - stopped}.log").read_text()
+    assert "another rank died or does not answer" in told
+    assert "Traceback" not in told
+    train(str(phantom_store), str(run), recipe("train.epochs=1000"), "cpu", stop_after_steps=1)
+
+
+SLOW_STORAGE = f"""
+import time
+from usjepa.train.record.checkpoint import Checkpoints
+from usjepa.train.run import ranks
+ranks._TIMEOUT_S, real, saves = 4.0, Checkpoints.save, []
+def save(*args):
+    saves.append(args)
+    if len(saves) == 2:
+        time.sleep(2 * ranks._TIMEOUT_S)  # the share, not a wait for anybody
+    real(*args)
+Checkpoints.save = save
+{MAIN}
+"""
+
+
 @pytest.mark.slow
-def test_torchrun_starts_ranks_and_sigterm_to_it_saves(phantom_store: Path, tmp_path: Path) -> None:
+def test_storage_slower_than_the_longest_wait_for_a_rank_ends_nothing(phantom_store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with ranks(2, command(phantom_store, run, options=("--stop-after-steps", "3")), tmp_path, SLOW_STORAGE) as started:
+        assert [process.wait(120) for process in started] == [0, 0]
+    assert len(numbers(run)) == 3
+
+
+@pytest.mark.slow
+def test_what_rank_0_could_not_write_ends_the_others_at_once_and_its_own_message_says_why(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "state").write_text("a file in the way")
+    with ranks(2, command(phantom_store, run), tmp_path) as started:
+        assert [process.wait(120) for process in started] == [1, 1]
+    assert "rank 0 failed; its own message says why" in (tmp_path / "rank1.log").read_text()
+    assert f"{run / 'state'}" in (tmp_path / "rank0.log").read_text()
+    assert "Traceback" not in (tmp_path / "rank0.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [0, 3, 4, 9, 17])
+def test_torchrun_starts_ranks_and_sigterm_to_it_saves(phantom_store: Path, tmp_path: Path, at: int) -> None:
     run = tmp_path / "run"
     arguments = command(phantom_store, run, "train.epochs=1000")
     script = tmp_path / "main.py"
     script.write_text(MAIN)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     process = subprocess.Popen([*torchrun, str(script), *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    wait_for_step(run, 3, [process])
+    wait_for_step(run, at, [process])
     process.send_signal(signal.SIGTERM)
     process.wait(120)
     saved = json.loads(max((run / "state").glob("step-*.json")).read_text())["progress"]["step"]
