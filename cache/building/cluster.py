@@ -210,7 +210,7 @@ def _job(order: WorkOrder, writer: StoreWriter) -> LatentJob | None:
 
 def _listing(order: WorkOrder, source: str) -> Listing:
     # Aliases are only known from the whole listing, which is not worth making when there are none.
-    return list_source(source, order.settings) if order.settings.hash_paths else Listing(order.root, ())
+    return list_source(source, order.settings, groups=False) if order.settings.hash_paths else Listing(order.root, ())
 
 
 def _own_gpu() -> str | None:

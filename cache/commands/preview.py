@@ -50,7 +50,7 @@ def scan(
 
     settings = load_recipe(pipeline or "us-jepa", hashed(overrides, hash_paths), recipes)
     if names:
-        for hidden, path in list_source(source, settings.cache).real.items():
+        for hidden, path in list_source(source, settings.cache, groups=False).real.items():
             click.echo(f"{hidden}  {path}")
         return
     click.echo(scan_report(source, settings))

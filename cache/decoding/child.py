@@ -82,6 +82,11 @@ class DecodingProcess:
         answer, _ = self._request_once({"job": "probe", "path": path, "reader": reader}, path)
         return FileFacts(*answer["facts"])
 
+    def patient_of(self, file: Path, reader: str) -> str:
+        """Return what a file says of its patient (see `Reader.patient`); SourceError as `probe`."""
+        answer, _ = self._request_once({"job": "patient", "file": str(file), "reader": reader}, str(file))
+        return str(answer["patient"])
+
     def images_in(self, file: Path, reader: str) -> list[str]:
         """Return the names of the images in a container's file; SourceError as `probe`."""
         answer, _ = self._request_once({"job": "images", "file": str(file), "reader": reader}, str(file))

@@ -51,9 +51,10 @@ class _Decoder:
         self._reader: SourceReader = SourceReader(root, self._settings, setup["real"])
 
     def answer(self, request: dict[str, Any]) -> None:
-        """Do the requested job and send its result: facts, names of images, or the rows of a shard."""
+        """Do the requested job and send its result: facts, names of images, a patient, or the rows of a shard."""
         self._opened = ""
-        job = {"probe": self._probe, "images": self._images, "cut": self._cut}[request["job"]]
+        jobs = {"probe": self._probe, "images": self._images, "patient": self._patient, "cut": self._cut}
+        job = jobs[request["job"]]
         try:
             job(request)
         except UsjepaError as error:
@@ -90,6 +91,12 @@ class _Decoder:
 
         self._opens(request["file"])
         self._send({"images": images_in(Path(request["file"]), request["reader"])})
+
+    def _patient(self, request: dict[str, Any]) -> None:
+        from usjepa.cache.sources.reader import patient_in
+
+        self._opens(request["file"])
+        self._send({"patient": patient_in(Path(request["file"]), request["reader"])})
 
     def _cut(self, request: dict[str, Any]) -> None:
         from usjepa.cache.frames.rows import RowBlock, cut_rows

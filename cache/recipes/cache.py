@@ -5,6 +5,7 @@ Defaults follow US-JEPA (arXiv 2602.19322) where the paper specifies them; docs/
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -31,6 +32,23 @@ def _apart(pair: tuple[float, float]) -> tuple[float, float]:
     if pair[0] >= pair[1]:
         raise PydanticCustomError("reversed", "the first number must be below the second")
     return pair
+
+
+def _rule_of_groups(rule: str) -> str:
+    """Return a rule of groups; an expression without parentheses is more likely a misspelt word."""
+    if rule in ("auto", "file", "folder", "dicom-patient"):
+        return rule
+    try:
+        groups = re.compile(rule).groups
+    except re.error as error:
+        raise PydanticCustomError("group", "is no regular expression ({reason})", {"reason": str(error)}) from error
+    if not groups:
+        raise PydanticCustomError(
+            "group",
+            "must be auto, file, folder, dicom-patient, or a regular expression with parentheses around what names the "
+            "group, such as (patient\\d+)",
+        )
+    return rule
 
 
 class PhantomSettings(Settings):
@@ -121,6 +139,9 @@ class CacheSettings(Settings):
     """Rows per shard, the unit of work, commit and repair. A store keeps the value it was created with."""
     seed: Annotated[int, Hard("pixels")] = 0
     """Seed of the views' crops and flips."""
+    group: Annotated[str, AfterValidator(_rule_of_groups), Soft("rows")] = "auto"
+    """What is never torn apart between training and test: `auto` (as the data names patients; a DICOM's patient; else
+    the file), `file`, `folder`, `dicom-patient`, or a regular expression whose parentheses find it in the path."""
     on_error: Annotated[Literal["stop", "skip"], Soft("rows")] = "stop"
     """On an unreadable source: stop and name it, or skip it and record the reason."""
     test_fraction: Annotated[Fraction, Soft("rows")] = 0.0

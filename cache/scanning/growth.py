@@ -1,8 +1,9 @@
 """Add a segment for the sources that a store does not have yet.
 
-A source is identified by (dataset, path, content). Rows of built sources never move. A file whose content changed under
-a built path is refused: its rows show the old content. A file that only moved keeps its rows. A file that was recorded
-as unreadable has no rows; once it can be read, it is a new source.
+A source is identified by (dataset, path, content), and keeps the group that the store has for it (`known_groups.py`).
+Rows of built sources never move. A file whose content changed under a built path is refused: its rows show the old
+content. A file that only moved keeps its rows. A file that was recorded as unreadable has no rows; once it can be read,
+it is a new source.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import numpy as np
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.known_groups import KnownGroups, SourceKey
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.scanning.scan import scan
+from usjepa.cache.sources.grouping import describe_groups
+from usjepa.cache.sources.splits import TEST
 from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
@@ -32,16 +36,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_Key = tuple[str, str]
-"""Dataset and path of a source."""
-
 
 class _Known(NamedTuple):
     """Sources of segments, with the content hash of each."""
 
-    built: dict[_Key, str]
-    unreadable: dict[_Key, str]
+    built: dict[SourceKey, str]
+    unreadable: dict[SourceKey, str]
     """Those that have no rows because they could not be read."""
+    groups: KnownGroups
 
 
 def grow(
@@ -56,11 +58,14 @@ def grow(
     Raises:
         SourceError: a file is unreadable (unless on_error is "skip"), or was edited since it was built.
     """
+    for line in (*listing.notes, *describe_groups(listing.entries)):
+        logger.info(line)
     described = scan(listing, settings, journal, on_error)
     if not len(described):
         raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
     known = _known(writer.storage, writer.state.segments)
-    fresh = described.take(_new(described, known))
+    new = _new(described, known)
+    fresh = known.groups.joined(described, new, _marked_test(listing)).take(new)
     if not len(fresh):
         return 0
     rows = row_table(fresh, settings)
@@ -96,18 +101,25 @@ def regrown(
         and key not in earlier.built
         and (key not in earlier.unreadable or not described.error[i])
     ]
-    sources = described.take(np.array(fresh, dtype=np.int64))
+    new = np.array(fresh, dtype=np.int64)
+    others = KnownGroups.of(read_tables(storage, segment)[0] for segment in segments if segment.number != number)
+    sources = others.joined(described, new, _marked_test(listing)).take(new)
     return {"sources": sources.to_parquet(), "rows": row_table(sources, settings).to_parquet()}
 
 
-def _keys(table: SourceTable) -> Iterable[_Key]:
+def _marked_test(listing: Listing) -> set[SourceKey]:
+    """Return the sources that the data itself marks `test`."""
+    return {(entry.dataset, entry.path) for entry in listing.entries if entry.split == TEST}
+
+
+def _keys(table: SourceTable) -> Iterable[SourceKey]:
     return zip(table.dataset, table.path, strict=True)
 
 
 def _known(storage: Storage, segments: Iterable[Segment]) -> _Known:
-    known = _Known({}, {})
-    for segment in segments:
-        table, _ = read_tables(storage, segment)
+    tables = [read_tables(storage, segment)[0] for segment in segments]
+    known = _Known({}, {}, KnownGroups.of(tables))
+    for table in tables:
         for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
             (known.unreadable if error else known.built)[key] = content
     return known

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.reader import name_of
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ def describe(
         f"{source}: {len(table):,} sources, {int(table.frames.sum()):,} decoded frames, {rows:,} rows",
         *[f"note: {note}" for note in listing.notes],
         f"readers: {_counted(name_of(stamp) for stamp in table.reader)}",
+        *describe_groups(listing.entries),
         f"sizes (height x width): {_sizes(readable)}",
         "",
         *_groups_table(readable),
     ]
     if straddling:
-        named = [f"{dataset}/{group}" for dataset, group in straddling]
+        named = [f"{dataset}/{group}" if dataset else group for dataset, group in straddling]
         lines += _section("groups with sources in and outside `test`, now wholly test", named)
     lines += _section("duplicates (same content)", _duplicates(readable))
     lines += _section("left out, without an image", imageless)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from usjepa.cache.decoding.child import DecodingProcess
+from usjepa.cache.decoding.many import ManyChildren
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.progress import ProgressBar
@@ -27,6 +28,7 @@ from usjepa.cache.store.tables import SourceTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 _NAMED = 5
 """Files without an image that a build names; it counts the others."""
+_STORED = [name for name in Entry.__dataclass_fields__ if name != "grouped_by"]
+"""Fields of an entry that are columns of the table."""
 
 
 class _Line(NamedTuple):
@@ -52,10 +56,28 @@ class _Line(NamedTuple):
     """Whether it can be read, and holds no image."""
 
 
-def list_source(source: str, settings: CacheSettings) -> Listing:
-    """Return the sources of a folder, manifest or file, containers opened in a child process; see `make_listing`."""
-    with DecodingProcess(Listing(None, ()), settings) as child:
-        return make_listing(source, settings, child.images_in)
+def list_source(source: str, settings: CacheSettings, groups: bool = True) -> Listing:
+    """Return the sources of a folder, manifest or file; files are opened in child processes. See `make_listing`.
+
+    Args:
+        source: folder, manifest, file or `phantom`.
+        settings: of the phantom, of groups, and whether paths are hidden.
+        groups: whether groups are wanted; without, no file is opened to find its patient.
+    """
+    settings = settings if groups else settings.model_copy(update={"group": "file"})
+    with ManyChildren(Listing(None, ()), settings) as children:
+
+        def patients_in(files: Sequence[tuple[Path, str]]) -> list[str]:
+            return list(children.each(_patient, files, len(files)))
+
+        return make_listing(source, settings, children.first.images_in, patients_in)
+
+
+def _patient(child: DecodingProcess, file: tuple[Path, str]) -> str:
+    try:
+        return child.patient_of(*file)
+    except SourceError:
+        return ""  # the scan finds out why, under its own policy
 
 
 class Scanned(NamedTuple):
@@ -167,7 +189,7 @@ def _line(
 
 
 def _source_table(entries: Sequence[Entry], lines: Sequence[_Line]) -> SourceTable:
-    described = {name: _strings(getattr(entry, name) for entry in entries) for name in Entry.__dataclass_fields__}
+    described = {name: _strings(getattr(entry, name) for entry in entries) for name in _STORED}
     described["reader"] = _strings(stamp_of(entry.reader) for entry in entries)
     return SourceTable(
         **described,

@@ -13,16 +13,17 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from usjepa.cache.sources.patients import KEY_VARIABLE, group_key, is_patient, patient_group
+
 if TYPE_CHECKING:
     from usjepa.cache.sources.base import Entry, Listing
 
-_KEY_VARIABLE = "USJEPA_PATH_KEY"
 _DIGEST_NBYTES = 16
 
 
 def with_aliases(listing: Listing) -> Listing:
     """Return a listing whose entries are named by aliases, in the order that their paths gave."""
-    key = os.environ.get(_KEY_VARIABLE, "").encode()
+    key = os.environ.get(KEY_VARIABLE, "").encode()
     entries = [_with_aliases(entry, key) for entry in listing.entries]
     real = {new.path: old.path for new, old in zip(entries, listing.entries, strict=True)}
     return replace(listing, entries=tuple(entries), real=real)
@@ -30,9 +31,9 @@ def with_aliases(listing: Listing) -> Listing:
 
 def _with_aliases(entry: Entry, key: bytes) -> Entry:
     # Groups are unique within a dataset only: two patients of one name in two datasets stay two.
-    return replace(
-        entry, path=_alias("path", entry.path, key), group=_alias("group", f"{entry.dataset}\0{entry.group}", key)
-    )
+    group = _alias("group", "\0".join(group_key(entry.dataset, entry.group)), key)
+    group = patient_group(group) if is_patient(entry.group) else group
+    return replace(entry, path=_alias("path", entry.path, key), group=group)
 
 
 def _alias(kind: str, name: str, key: bytes) -> str:

@@ -29,9 +29,11 @@ class Entry:
     label: str
     """Empty for none."""
     split: str
-    """Lower case, empty for none."""
+    """One of `train`, `val`, `test`, `train_val`; empty for none."""
     reader: str
     """Name of the reader that decodes it."""
+    grouped_by: str = field(default="", compare=False)
+    """Where the group comes from, for the user; never stored."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Reader(Protocol):
     """Endings of file names that belong to the format, lower case, with the dot."""
     container: ClassVar[bool] = False
     """Whether a file may hold several images; `images` then names them, and each is a source of its own."""
+    tells_patient: ClassVar[bool] = False
+    """Whether `patient` is worth a call."""
 
     @classmethod
     def recognises(cls, file: Path) -> bool:
@@ -93,6 +97,15 @@ class Reader(Protocol):
         """Return the names of the images in a container's file, in a fixed order; called for containers only."""
         del file
         return ()
+
+    def patient(self, file: Path) -> str:
+        """Return what the file itself says to tell its patient from others; "" where it says nothing.
+
+        It may be a patient's number: it stays in memory, and nothing but a keyed hash of it is ever stored. Formats
+        that can tell set `tells_patient`.
+        """
+        del file
+        return ""
 
     def probe(self, file: Path, image: str) -> FileFacts:
         """Decode all frames of a source and return its facts.

@@ -6,27 +6,20 @@
 | `label/file`                | SOURCE's name    | `label` |
 | `dataset/.../label/file`    | `dataset`        | `label` |
 
-Folders named train, val, validation, test and the like set the split and count for nothing else: a test set that lies
-in its own folder is never trained on by accident. The group is the file's name without its ending, so one clip. Where
-several files belong to one patient, name the patient in a manifest.
+Folders named train, val, test and the like (see `splits.py`) set the split and count for nothing else: a test set that
+lies in its own folder is never trained on by accident. The group is the path without its ending, so one clip: names
+restart in every folder. Where several files belong to one patient, `cache.group` or a manifest says so.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from usjepa.cache.sources.registry import ending_of, split_path
-
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
+from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.registry import split_path, without_ending
+from usjepa.cache.sources.splits import split_of_folder
 
 
 @dataclass(frozen=True)
@@ -39,21 +32,55 @@ class Metadata:
     label: str
     """Empty for none."""
     split: str
-    """Lower case, empty for none."""
+    """One of `train`, `val`, `test`, `train_val`; empty for none."""
 
 
-def metadata_of(path: str, root_name: str) -> Metadata:
-    """Return the metadata that a file's folders give; its path is POSIX, relative to a root of that name."""
+def metadata_of(path: str, root_name: str, strict: bool = True) -> Metadata:
+    """Return the metadata that a file's folders give.
+
+    Args:
+        path: POSIX, relative to the root.
+        root_name: the root's name.
+        strict: whether the folders decide the split, so that a doubtful name matters.
+
+    Raises:
+        UsageError: a folder's name may say that its files are for testing, or may not.
+    """
     file = PurePosixPath(split_path(path)[0])
-    folders = file.parts[:-1]
-    splits = [_SPLIT_FOLDERS[folder.lower()] for folder in folders if folder.lower() in _SPLIT_FOLDERS]
-    folders = tuple(folder for folder in folders if folder.lower() not in _SPLIT_FOLDERS)
+    splits = [_split_of(folder, path, strict) for folder in file.parts[:-1]]
+    folders = [folder for folder, split in zip(file.parts[:-1], splits, strict=True) if not split]
     return Metadata(
         dataset=folders[0] if len(folders) > 1 else root_name,
-        group=file.name.removesuffix(ending_of(file.name)),
+        group=without_ending(file.as_posix()),
         label=folders[-1] if folders else "",
-        split=splits[-1] if splits else "",
+        split=next((split for split in reversed(splits) if split), ""),
     )
+
+
+def folder_group(path: str) -> str:
+    """Return the group of a file where folders are patients: its folder, without those that name splits.
+
+    A patient's files in `train/p7` and `test/p7` are of one group, which is then wholly test.
+    """
+    folders = PurePosixPath(split_path(path)[0]).parts[:-1]
+    return "/".join(folder for folder in folders if not _split_of(folder, path, False)) or "."
+
+
+@lru_cache(maxsize=4096)
+def _folder_split(folder: str) -> str:
+    return split_of_folder(folder)
+
+
+def _split_of(folder: str, path: str, strict: bool) -> str:
+    try:
+        return _folder_split(folder)
+    except ValueError as error:
+        if not strict:
+            return ""
+        raise UsageError(
+            f"{path}: {error}. Rename it `test` or something without that word, or list the files in a manifest.csv "
+            "with a column `split`."
+        ) from error
 
 
 def confined(root: Path, file: str) -> Path:

@@ -18,7 +18,8 @@ from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.sources.aliases import with_aliases
 from usjepa.cache.sources.base import PHANTOM, Entry, Listing
 from usjepa.cache.sources.folders import Metadata, confined, metadata_of
-from usjepa.cache.sources.manifest_csv import read_manifest
+from usjepa.cache.sources.grouping import PatientsIn, with_groups
+from usjepa.cache.sources.manifest_csv import find_manifest, read_manifest
 from usjepa.cache.sources.registry import accepted, join_path, reader_named, reader_of_file, split_path
 
 if TYPE_CHECKING:
@@ -27,21 +28,23 @@ if TYPE_CHECKING:
 ImagesIn = Callable[[Path, str], Sequence[str]]
 """(file, reader) -> names of the images in a container's file; SourceError when it can't be read."""
 
-_MANIFEST = "manifest.csv"
 
-
-def make_listing(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listing:
+def make_listing(source: str, settings: CacheSettings, images_in: ImagesIn, patients_in: PatientsIn) -> Listing:
     """Return the sources of a folder, manifest or file, or those of the phantom.
 
     Args:
         source: folder, manifest, file or `phantom`.
-        settings: of the phantom, and whether paths are hidden.
+        settings: of the phantom, of groups, and whether paths are hidden.
         images_in: opens containers; a parser of hostile files, so one that works in a child process.
+        patients_in: opens files of formats that tell their patient; likewise.
 
     Raises:
-        UsageError: the source does not exist, contains nothing that is read, or its manifest is wrong.
+        UsageError: the source does not exist, contains nothing that is read, its manifest is wrong, or a file has no
+            group.
     """
     listing = _listed(source, settings, images_in)
+    if listing.root is not None:
+        listing = replace(listing, entries=with_groups(listing.root, listing.entries, settings.group, patients_in))
     return with_aliases(listing) if settings.hash_paths else listing
 
 
@@ -75,6 +78,10 @@ def _entry(path: str, known: Metadata, reader: str) -> Entry:
     return Entry(path, known.dataset, known.group, known.label, known.split, reader)
 
 
+def _ungrouped(path: str, known: Metadata, reader: str) -> Entry:
+    return _entry(path, replace(known, group=""), reader)
+
+
 def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listing:
     if source == PHANTOM:
         return _phantom(settings)
@@ -83,17 +90,16 @@ def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listin
         raise UsageError(f"{source}: no such file or folder. SOURCE is a folder, a file, a manifest CSV, or `phantom`.")
     path = path.resolve()
     if path.is_dir():
-        manifest = path / _MANIFEST
-        has_manifest = manifest.exists() and not manifest.is_dir()
-        return _from_manifest(manifest, images_in) if has_manifest else _folder(path, images_in)
-    return _from_manifest(path, images_in) if path.suffix.lower() == ".csv" else _file(path, images_in)
+        manifest = find_manifest(path, [entry.name for entry in os.scandir(path) if not entry.is_dir()])
+        return _from_manifest(manifest, images_in) if manifest is not None else _folder(path, images_in)
+    return _from_manifest(path, images_in) if path.suffix.lower() in (".csv", ".tsv") else _file(path, images_in)
 
 
 def _phantom(settings: CacheSettings) -> Listing:
     from usjepa.cache.sources.phantom.source import Phantom
 
     patients = Phantom(settings.phantom).patients()
-    entries = [Entry(p.path, p.dataset, p.group, p.label, p.split, PHANTOM) for p in patients]
+    entries = [Entry(p.path, p.dataset, p.group, p.label, p.split, PHANTOM, "the phantom") for p in patients]
     return Listing(None, _ordered(entries))
 
 
@@ -109,8 +115,7 @@ def _from_manifest(manifest: Path, images_in: ImagesIn) -> Listing:
 
 
 def _file(file: Path, images_in: ImagesIn) -> Listing:
-    group = metadata_of(file.name, file.parent.name).group
-    entry = Entry(file.name, file.parent.name, group, "", "", _reader_of(file))
+    entry = Entry(file.name, file.parent.name, "", "", "", _reader_of(file))
     return Listing(file.parent, _ordered(_expanded(file.parent, [entry], images_in)))
 
 
@@ -124,7 +129,7 @@ def _folder(root: Path, images_in: ImagesIn) -> Listing:
         if reader is None:
             ignored[file.suffix.lower() or file.name] += 1
             continue
-        entries.append(_entry(path, metadata_of(path, root.name), reader.name))
+        entries.append(_ungrouped(path, metadata_of(path, root.name), reader.name))
     if not entries:
         raise UsageError(f"{root}: no file in it is of a kind that is read. Read are: {accepted()}.")
     notes = []

@@ -1,106 +1,85 @@
 """Read a manifest: a CSV that names the sources and describes each.
 
 Columns, in any order: `path` (relative to the manifest's folder), and optionally `dataset`, `label`, `group` and
-`split`. The group is also taken from a column called patient_or_video_id, patient_id, patient, subject, video_id or
-clip_id. Other columns are ignored. Where a column is missing, or a dataset or group cell is empty, the file's folder
-decides (see `folders.py`). A path may name one of several images in a file, `file.h5::name`; a plain `file.h5` stands
-for all of them.
+`split`. The group is also taken from a column called patient_id, subject, mrn, video_id and the like; splits from the
+one column whose cells are names of splits. Other columns are ignored. Where a column is missing, or a dataset or group
+cell is empty, the file's folder decides (see `folders.py`). Cells are parted by commas, semicolons, tabs or bars. A
+path may name one of several images in a file, `file.h5::name`; a plain `file.h5` stands for all of them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from pathlib import Path, PurePosixPath
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.plain_files import open_plain
 from usjepa.cache.sources.base import Entry
+from usjepa.cache.sources.csv_tables import Line, Table, read_table
 from usjepa.cache.sources.folders import confined, metadata_of
 from usjepa.cache.sources.registry import accepted, join_path, reader_of_file, split_path
 
-_GROUP_COLUMNS = ("group", "patient_or_video_id", "patient_id", "patient", "subject", "video_id", "clip_id")
+_NAME = "manifest"
+_ENDINGS = (".csv", ".tsv")
+
+
+def find_manifest(folder: Path, names: list[str]) -> Path | None:
+    """Return the manifest among the files of a folder, however it is spelt; UsageError where there are several."""
+    found = [name for name in names if Path(name).stem.lower() == _NAME and Path(name).suffix.lower() in _ENDINGS]
+    if len(found) > 1:
+        raise UsageError(f"{folder}: it holds {' and '.join(sorted(found))}. Keep one of them, or name it as SOURCE.")
+    return folder / found[0] if found else None
 
 
 def read_manifest(manifest: Path) -> list[Entry]:
-    """Return the manifest's entries in its own order, paths checked and normalised.
+    """Return the manifest's entries in its own order, paths checked and normalised; groups only where it names them.
 
     Raises:
-        UsageError: naming the line: a column is missing, or a path is absolute, leaves the folder, does not exist, is
-            of a kind that is not read, or stands there twice.
+        UsageError: naming the line: a column is missing, a split is not known, or a path is absolute, leaves the
+            folder, does not exist, is of a kind that is not read, or stands there twice.
     """
+    table = read_table(manifest)
+    if "path" not in table.columns:
+        found = ", ".join(table.columns) or "none"
+        raise UsageError(f"{manifest}: it has no column `path`; its columns are: {found}.")
+    group, split = table.group_column(), table.split_column()
     entries: list[Entry] = []
     seen: dict[str, int] = {}
-    for number, cells in _table(manifest):
-        entry = _entry(manifest, number, cells)
+    for line in table.lines:
+        entry = _entry(table, line, group, split)
         if entry.path in seen:
-            raise _wrong(manifest, number, f"path {entry.path!r} stands in line {seen[entry.path]} already")
-        seen[entry.path] = number
+            raise table.wrong(line, f"path {entry.path!r} stands in line {seen[entry.path]} already")
+        seen[entry.path] = line.number
         entries.append(entry)
     if not entries:
         raise UsageError(f"{manifest}: it lists no files.")
     return entries
 
 
-def _table(manifest: Path) -> list[tuple[int, dict[str, str]]]:
-    """Return (line number, column -> cell) of every line that is not empty."""
-    try:
-        with io.TextIOWrapper(io.BufferedReader(open_plain(manifest)), encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            columns = [name.strip().lower() for name in next(reader, [])]
-            _require_columns(manifest, columns)
-            table = []
-            for cells in reader:
-                if not any(cell.strip() for cell in cells):
-                    continue
-                if len(cells) != len(columns):
-                    reason = f"{len(cells)} cells where there are {len(columns)} columns; quote cells that hold commas"
-                    raise _wrong(manifest, reader.line_num, reason)
-                table.append((reader.line_num, dict(zip(columns, map(str.strip, cells), strict=True))))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{manifest}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise UsageError(f"{manifest}, line {reader.line_num}: not CSV ({error}).") from error
-    except OSError as error:
-        raise UsageError(f"{manifest}: can't be read ({error.strerror}).") from error
-    return table
-
-
-def _require_columns(manifest: Path, columns: list[str]) -> None:
-    if "path" not in columns:
-        found = ", ".join(columns) or "none"
-        raise UsageError(f"{manifest}: it has no column `path`; its columns are: {found}.")
-    twice = sorted({name for name in columns if columns.count(name) > 1 and name})
-    if twice:
-        raise UsageError(f"{manifest}: column `{twice[0]}` stands there twice.")
-
-
-def _entry(manifest: Path, number: int, cells: dict[str, str]) -> Entry:
+def _entry(table: Table, line: Line, group: str | None, split: str | None) -> Entry:
     """Return the entry that a line describes."""
+    folder, cells = table.file.parent, line.cells
     if not cells["path"]:
-        raise _wrong(manifest, number, "its path is empty")
+        raise table.wrong(line, "its path is empty")
     file, image = split_path(cells["path"])
     try:
-        full = confined(manifest.parent, file)
+        full = confined(folder, file)
     except ValueError as error:
-        raise _wrong(manifest, number, f"path {file!r} is refused: {error}") from error
+        raise table.wrong(line, f"path {file!r} is refused: {error}") from error
     if full.is_dir() or not full.exists():  # a pipe or a device is recorded as unreadable, as it is in a folder
         reason = "is a folder" if full.is_dir() else "does not exist"
-        raise _wrong(manifest, number, f"{file!r} {reason} in {manifest.parent}")
+        slashes = "; write paths with / and not with \\" if "\\" in file else ""
+        raise table.wrong(line, f"{file!r} {reason} in {folder}{slashes}")
     reader = reader_of_file(full)
     if reader is None:
-        raise _wrong(manifest, number, f"{file!r} is of a kind that is not read. Read are: {accepted()}")
+        raise table.wrong(line, f"{file!r} is of a kind that is not read. Read are: {accepted()}")
     path = PurePosixPath(file).as_posix()
-    folder = metadata_of(path, manifest.parent.resolve().name)
+    placed = metadata_of(path, folder.resolve().name, strict=split is None)
+    named = cells[group] if group else ""
     return Entry(
         path=join_path(path, image),
-        dataset=cells.get("dataset") or folder.dataset,
-        group=next((cells[name] for name in _GROUP_COLUMNS if cells.get(name)), folder.group),
-        label=cells.get("label", folder.label),
-        split=cells.get("split", folder.split).lower(),
+        dataset=cells.get("dataset") or placed.dataset,
+        group=named,
+        label=cells.get("label", placed.label),
+        split=table.split_of(line, split) if split else placed.split,
         reader=reader.name,
+        grouped_by=f"column `{group}` of {table.file.name}" if named else "",
     )
-
-
-def _wrong(manifest: Path, number: int, reason: str) -> UsageError:
-    return UsageError(f"{manifest}, line {number}: {reason}.")

@@ -187,6 +187,14 @@ def _require_plain(file: Path, reader: str) -> None:
         require_plain(file)
 
 
+def patient_in(file: Path, reader: str) -> str:
+    """Return what a file itself says of its patient, "" for nothing; SourceError when it can't be read."""
+    opened = reader_named(reader)()
+    with _naming(str(file), file, "", opened.title):
+        _require_plain(file, reader)
+        return opened.patient(file)
+
+
 @contextlib.contextmanager
 def _naming(path: str, file: Path, image: str, title: str) -> Iterator[None]:
     """Turn whatever a reader raises into a SourceError that names the source by its path, and the reason."""

@@ -106,6 +106,12 @@ def ending_of(name: str) -> str:
     return next((ending for ending in joined if ending.lower() in _by_ending()), joined[-1] if joined else "")
 
 
+def without_ending(path: str) -> str:
+    """Return a file's path without the ending that a reader takes; any other stays, a UID's last number above all."""
+    ending = ending_of(PurePosixPath(path).name)
+    return path[: -len(ending)] if ending.lower() in _by_ending() and len(ending) < len(path) else path
+
+
 def accepted() -> str:
     """Return which files are read, for messages."""
     return f"{', '.join(sorted(_by_ending()))}, and DICOM files without an ending"

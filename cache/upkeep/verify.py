@@ -234,7 +234,7 @@ def verify_sources(store: str, source: str, settings: CacheSettings) -> list[Dam
     """
     storage = open_storage(store)
     manifest = sealed_manifest(storage)
-    reader = SourceReader.of(list_source(source, settings), settings)
+    reader = SourceReader.of(list_source(source, settings, groups=False), settings)
     found = []
     tables = [(segment, _with_rows(read_tables(storage, segment)[0])) for segment in manifest.segments]
     with ProgressBar(sum(len(table) for _, table in tables), "verify sources", unit="files") as progress:

@@ -16,6 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from usjepa.cache.randomness import keyed_generator
+from usjepa.cache.sources.splits import VAL, canonical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Mask = NDArray[np.bool_]
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
-_VALIDATION_NAMES = ("val", "valid", "validation")
 _DRAW_TAG = 0x666577
 GIVEN, DEALT = "given by the data", "dealt by group and class"
 
@@ -67,8 +67,8 @@ def split_frames(frames: Frames, test_fraction: float, validation_fraction: floa
         test_fraction: share of the groups to test on, where no test split is given.
         validation_fraction: share of the training groups to stop on, where no validation split is given.
     """
-    given = frames.given.astype(str)
-    test, validation = given == TEST, np.isin(given, _VALIDATION_NAMES)
+    given = np.array([canonical(str(name)) for name in frames.given.tolist()], dtype=object)
+    test, validation = given == TEST, given == VAL
     origin = {TEST: GIVEN if test.any() else DEALT, VALIDATION: GIVEN if validation.any() else DEALT}
     notes: list[str] = []
     if test.any():

@@ -37,6 +37,8 @@ def another(field: FieldInfo, value: Any) -> Any:
         return 2 * value or 1
     if isinstance(value, float):
         return value / 2 or 0.5
+    if value == "auto":
+        return "file"
     if isinstance(value, str):
         return "vit_small_patch16_224" if "vit" in value else f"{value}x"
     if isinstance(value[0], float):

@@ -14,6 +14,8 @@ import numpy as np
 import xxhash
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.patients import group_key
+from usjepa.cache.sources.splits import canonical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,7 +87,8 @@ def _split_groups(
     Raises:
         UsageError: every row belongs to an excluded split.
     """
-    taken = ~np.isin(split_R.astype(str), np.asarray(settings.exclude_splits, dtype=str))
+    excluded = {canonical(name) for name in settings.exclude_splits}
+    taken = np.array([canonical(str(name)) not in excluded for name in split_R.tolist()], dtype=np.bool_)
     positions = np.flatnonzero(taken).astype(np.int64)
     if not positions.size:
         raise UsageError(
@@ -107,7 +110,10 @@ def _groups(dataset_n: Column, group_n: Column, path_n: Column | None) -> tuple[
     columns = [dataset_n.tolist(), group_n.tolist()]
     columns.append([""] * len(group_n) if path_n is None else path_n.tolist())
     numbers: dict[tuple[object, object, object], int] = {}
-    keys = ((dataset, group, "" if group != "" else path) for dataset, group, path in zip(*columns, strict=True))
+    keys = (
+        (*group_key(str(dataset), str(group)), "" if group != "" else path)
+        for dataset, group, path in zip(*columns, strict=True)
+    )
     number_n = np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(group_n))
     names = ("\0".join(("usjepa validation", *map(str, key))) for key in numbers)
     return number_n, np.fromiter((xxhash.xxh3_64_intdigest(name.encode()) for name in names), np.uint64, len(numbers))

@@ -20,6 +20,7 @@ from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uin
 from usjepa.cache.sources.formats.dicom_codecs import add_codecs
 from usjepa.cache.sources.formats.dicom_file import Opened, frame_nbytes, open_pixels
 from usjepa.cache.sources.formats.dicom_palette import colours_of
+from usjepa.cache.sources.formats.dicom_patient import patient_of
 from usjepa.cache.sources.formats.plausible import require_frame
 from usjepa.cache.sources.formats.video import Decoder
 
@@ -46,6 +47,7 @@ class DicomReader(Reader):
     version = 2
     title = "DICOM"
     endings = (".dcm", ".dicom")
+    tells_patient = True
 
     def __init__(self) -> None:
         import pydicom.config
@@ -67,6 +69,10 @@ class DicomReader(Reader):
         except OSError:
             return False  # nothing suggests that it is an image
         return head[_MAGIC_AT:] == b"DICM" or _begins_bare(head)
+
+    def patient(self, file: Path) -> str:
+        """Return the patient, or else the study, that the header names."""
+        return patient_of(file)
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every frame and return the facts; NoImageError or ValueError when the file holds no image."""

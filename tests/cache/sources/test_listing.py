@@ -44,11 +44,11 @@ def test_places_in_a_folder_become_dataset_label_group_and_split(tmp_path: Path)
         image(root / name)
     assert listed(root).entries == (
         Entry("a.png", "clinic", "a", "", "", "images"),
-        Entry("cyst/b.png", "clinic", "b", "cyst", "", "images"),
-        Entry("heart/Test/2CH/e.png", "heart", "e", "2CH", "test", "images"),
-        Entry("lung/covid/c.png", "lung", "c", "covid", "", "images"),
-        Entry("lung/deep/er/d.png", "lung", "d", "er", "", "images"),
-        Entry("train/f.png", "clinic", "f", "", "train", "images"),
+        Entry("cyst/b.png", "clinic", "cyst/b", "cyst", "", "images"),
+        Entry("heart/Test/2CH/e.png", "heart", "heart/Test/2CH/e", "2CH", "test", "images"),
+        Entry("lung/covid/c.png", "lung", "lung/covid/c", "covid", "", "images"),
+        Entry("lung/deep/er/d.png", "lung", "lung/deep/er/d", "er", "", "images"),
+        Entry("train/f.png", "clinic", "train/f", "", "train", "images"),
     )
 
 

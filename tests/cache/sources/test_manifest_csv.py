@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import Entry
 from usjepa.cache.sources.manifest_csv import read_manifest
 
@@ -48,9 +50,37 @@ def test_all_columns_are_taken_over(folder: Path) -> None:
 
 def test_missing_columns_fall_back_on_the_place_in_the_folder(folder: Path) -> None:
     assert read_manifest(manifest(folder, "path\nlung/a.png\nc.png\n")) == [
-        Entry("lung/a.png", "clinic", "a", "lung", "", "images"),
-        Entry("c.png", "clinic", "c", "", "", "images"),
+        Entry("lung/a.png", "clinic", "", "lung", "", "images"),
+        Entry("c.png", "clinic", "", "", "", "images"),
     ]
+
+
+@pytest.mark.parametrize("name", ["Manifest.csv", "MANIFEST.CSV", "manifest.TSV"])
+def test_a_manifest_is_used_however_its_name_is_spelt(folder: Path, name: str) -> None:
+    (folder / name).write_text("path\tpatient\nc.png\t7\n")
+    (entry,) = list_source(str(folder), CacheSettings()).entries
+    assert (entry.path, entry.group) == ("c.png", "7")
+    (folder / "manifest.csv").write_text("path\nc.png\n")
+    with pytest.raises(UsageError, match=r"it holds .* and .*\. Keep one of them"):
+        list_source(str(folder), CacheSettings())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;label;PatientID\nc.png;a, b;7\n",
+        "path\tlabel\tpid\nc.png\ta, b\t7\n",
+        "sep=;\npath;label;mrn\nc.png;a, b;7\n",
+    ],
+)
+def test_semicolons_tabs_and_other_names_of_patients_are_understood(folder: Path, text: str) -> None:
+    (entry,) = read_manifest(manifest(folder, text))
+    assert (entry.path, entry.label, entry.group) == ("c.png", "a, b", "7")
+    assert entry.grouped_by.startswith("column `")
+
+
+def test_backslashes_are_named(folder: Path) -> None:
+    assert "write paths with / and not with" in refused(folder, "path\nlung\\a.png\n")
 
 
 @pytest.mark.parametrize(

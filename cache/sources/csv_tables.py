@@ -1,0 +1,166 @@
+"""Read tables that describe files: CSV with commas, semicolons, tabs or bars; and know their columns."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.plain_files import open_plain
+from usjepa.cache.sources.splits import KNOWN, TEST, TRAIN, names_split, split_named
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_DELIMITERS = ",;\t|"
+_GROUPS = """
+group groupid patientorvideoid patientid patient patid ptid pid patientkey subject subjectid subj participant
+participantid mrn caseid casenumber studyid studyuid studyinstanceuid examid accession accessionnumber videoid video
+videoname clipid clip sequenceid
+"""
+_GROUP_COLUMNS = tuple(_GROUPS.split())
+"""Columns that name a group, the coarsest first, in the form of `plain`."""
+_MOST_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a table that is not empty."""
+
+    number: int
+    cells: dict[str, str]
+    """Column, as `Table.columns` has it -> cell, stripped."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a header."""
+
+    file: Path
+    columns: tuple[str, ...]
+    """Lower case, stripped."""
+    lines: tuple[Line, ...]
+
+    def column(self, *names: str) -> str | None:
+        """Return the first column that is called one of these, in the form of `plain`; None where none is."""
+        by_name = {plain(column): column for column in reversed(self.columns)}
+        return next((by_name[name] for name in names if name in by_name), None)
+
+    def group_column(self) -> str | None:
+        """Return the column that names patients or clips; None where none does."""
+        return self.column(*_GROUP_COLUMNS)
+
+    def split_column(self) -> str | None:
+        """Return the column of splits: `split`, or the one whose cells are names of splits.
+
+        Raises:
+            UsageError: several may be it, or one is called like a split and its cells are none.
+        """
+        if (own := self.column("split")) is not None:
+            return own
+        found = [column for column in self.columns if column and self._holds_splits(column)]
+        if len(found) > 1:
+            raise UsageError(f"{self.file}: columns {_quoted(found)} may be splits. Call the right one `split`.")
+        unclear = [column for column in self.columns if names_split(column) and self._varies(column)]
+        if not found and unclear:
+            raise UsageError(
+                f"{self.file}: column `{unclear[0]}` looks like a split, and its cells are not understood. Add a "
+                f"column `split` that says {KNOWN}, or rename it."
+            )
+        return found[0] if found else None
+
+    def _holds_splits(self, column: str) -> bool:
+        cells = {line.cells[column] for line in self.lines}
+        known = {split_named(cell) for cell in cells}
+        return None not in known and bool(known & {TRAIN, TEST})
+
+    def _varies(self, column: str) -> bool:
+        return len({line.cells[column] for line in self.lines}) > 1
+
+    def split_of(self, line: Line, column: str | None) -> str:
+        """Return the split of a line; UsageError where its name is not known."""
+        name = line.cells[column] if column else ""
+        known = split_named(name)
+        if known is None:
+            raise self.wrong(
+                line,
+                f"the split {name!r} is not known; write {KNOWN}, or leave the cell empty. Nothing is trained on"
+                " that may be for testing",
+            )
+        return known
+
+    def wrong(self, line: Line, reason: str) -> UsageError:
+        """Return the error of a line."""
+        return UsageError(f"{self.file}, line {line.number}: {reason}.")
+
+
+def plain(name: str) -> str:
+    """Return the name of a column in the form that names are compared in: `Patient_ID` gives patientid."""
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def read_table(file: Path) -> Table:
+    """Return the table of a file; its first line that is not empty names the columns.
+
+    Raises:
+        UsageError: it is no such table: naming the line, where there is one.
+    """
+    text = read_text(file)
+    delimiter, text, skipped = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    try:
+        columns = tuple(name.strip().lower() for name in next(reader, []))
+        _require_columns(file, columns)
+        lines = []
+        for cells in reader:
+            number = reader.line_num + skipped
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(columns):
+                raise UsageError(
+                    f"{file}, line {number}: {len(cells)} cells where there are {len(columns)} columns; quote cells "
+                    f"that hold {_NAMES[delimiter]}."
+                )
+            lines.append(Line(number, dict(zip(columns, map(str.strip, cells), strict=True))))
+    except csv.Error as error:
+        raise UsageError(f"{file}, line {reader.line_num + skipped}: not CSV ({error}).") from error
+    return Table(file, columns, tuple(lines))
+
+
+_NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def read_text(file: Path) -> str:
+    """Return the text of a file that describes others; UsageError where it is none."""
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise UsageError(f"{file}: more than {_MOST_BYTES >> 30} GiB are no list of files.")
+        with io.TextIOWrapper(io.BufferedReader(open_plain(file)), encoding="utf-8-sig", newline="") as opened:
+            return opened.read()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
+    except OSError as error:
+        raise UsageError(f"{file}: can't be read ({error.strerror}).") from error
+
+
+def _delimiter(text: str) -> tuple[str, str, int]:
+    """Return the delimiter, the text from the header on, and the lines before it (Excel's `sep=;`)."""
+    first, _, rest = text.partition("\n")
+    said = re.fullmatch(r"sep=(.)\r?", first)
+    if said and said[1] in _DELIMITERS:
+        return said[1], rest, 1
+    header = re.sub(r'"[^"]*"', "", first)
+    return max(_DELIMITERS, key=header.count), text, 0
+
+
+def _require_columns(file: Path, columns: tuple[str, ...]) -> None:
+    twice = sorted({name for name in columns if columns.count(name) > 1 and name})
+    if twice:
+        raise UsageError(f"{file}: column `{twice[0]}` stands there twice.")
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
