@@ -40,8 +40,8 @@ def describe(
     lines = [
         f"{source}: {len(table):,} sources, {int(table.frames.sum()):,} decoded frames, {rows:,} rows",
         *[f"note: {note}" for note in listing.notes],
-        f"readers: {_counted(name_of(stamp) for stamp in table.reader)}",
         *describe_groups(listing.entries),
+        f"readers: {_counted(name_of(stamp) for stamp in table.reader)}",
         f"sizes (height x width): {_sizes(readable)}",
         "",
         *_groups_table(readable),

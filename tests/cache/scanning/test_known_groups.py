@@ -26,7 +26,7 @@ def grown(store: Path, source: Path, *more: str) -> dict[str, tuple[str, str]]:
     writer = StoreWriter(LocalStorage(store))
     writer.create_or_open(settings.rows_per_shard)
     grow(writer, list_source(str(source), settings), settings, ScanJournal(None), "stop")
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for segment in writer.state.segments:
         table, _ = read_tables(writer.storage, segment)
         found |= dict(zip(table.path, zip(table.group, table.split, strict=True), strict=True))
