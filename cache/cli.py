@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import click
 
+from usjepa.cache.command_line import Group
 from usjepa.cache.commands import build, preview, upkeep
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def main() -> None:
     """Stage one: run a frozen teacher over ultrasound frames once, into a checked Zarr store."""
 

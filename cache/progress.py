@@ -23,7 +23,7 @@ class ProgressBar:
         self._start = self._last = time.monotonic()
         self._stats: dict[str, object] = {}
         self._bar: tqdm[Any] | None = None
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             self._bar = tqdm(total=total, desc=label, unit=f" {unit}", dynamic_ncols=True, mininterval=0.3)
 
     def __enter__(self) -> ProgressBar:
@@ -49,6 +49,8 @@ class ProgressBar:
             self._line()
 
     def _line(self) -> None:
+        if sys.stderr is None:  # a library user's process without one; `print` would take standard output
+            return
         self._last, self._reported = time.monotonic(), self._done
         seconds = max(self._last - self._start, 1e-9)
         rate = self._done / seconds

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.command_line import Command, ends_well, recipe_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-class _WithCompare(click.Command):
+class _WithCompare(Command):
     """A command whose first word may be `compare`; a run of that name is `./compare`."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
@@ -105,7 +105,7 @@ def main(
     click.echo(f"for a paper: {out.rstrip('/')}/table.tex")
 
 
-@click.command("compare", context_settings=_HELP)
+@click.command("compare", cls=Command, context_settings=_HELP)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())
 @click.option(
@@ -150,9 +150,12 @@ def compare(
     import json
     from pathlib import Path
 
-    from usjepa.cache.storage.durable import write_durably
+    from usjepa.cache.storage.durable import check_output, write_durably
     from usjepa.evaluate.compare import Question
     from usjepa.evaluate.compare import compare as compared
+
+    if out is not None:
+        check_output(Path(out))
 
     found = compared(Path(first), Path(second), Question(classifier, measure, draws, encoders))
     click.echo(found.as_text())

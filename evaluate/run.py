@@ -14,13 +14,13 @@ import xxhash
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.interrupt import graceful_interrupts
-from usjepa.cache.storage.durable import write_durably
+from usjepa.cache.storage.durable import check_output, write_durably
 from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.encoders.encoders import Encoders
 from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.encoders.finished_run import open_run
 from usjepa.evaluate.report.compose import compose
-from usjepa.evaluate.report.document import SCORES, read_document
+from usjepa.evaluate.report.document import SCORES, is_document, read_document
 from usjepa.evaluate.report.examples import examples_of
 from usjepa.evaluate.report.latex import table_tex
 from usjepa.evaluate.report.page import render
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-TABLE, LATEX, PAGE = "scores.csv", "table.tex", "index.html"
+TABLE, LATEX, PAGE, FEATURES = "scores.csv", "table.tex", "index.html", "features"
 _GO_ON = "Features computed so far are kept: run the same command again to go on."
 
 
@@ -69,12 +69,13 @@ def evaluate(
         The document that scores.json holds.
 
     Raises:
-        UsageError: the run has not finished training, or a task can't be found or scored.
+        UsageError: the run has not finished training, a task can't be found or scored, or `out` holds something else.
         Interrupted: SIGINT or SIGTERM; features computed so far stay for the next call.
         UsjepaError: damage in the run or in a task's store.
     """
     run, folder = open_run(Path(run_dir)), Path(out)
     curve = run.curve()  # damage in its log is found before hours of scoring, not after
+    _refuse_foreign(folder)
     inputs = Inputs(
         run,
         recipe,
@@ -88,11 +89,23 @@ def evaluate(
         logger.info(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
     with graceful_interrupts(_GO_ON):
-        kept = KeptFeatures(folder / "features", inputs.settings.encode_batch_size)
+        kept = KeptFeatures(folder / FEATURES, inputs.settings.encode_batch_size)
         results = Evaluation(inputs, kept).run()
     document = compose(inputs, results)
     page = render(document, curve, _examples(inputs, results), scores_csv(document).encode())
     return _write(folder, document, page)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Raise UsageError where a report would replace what is no report's."""
+    for name in (PAGE, TABLE, LATEX, SCORES):
+        check_output(folder / name)
+    found = [name for name in (PAGE, TABLE, LATEX, SCORES) if (folder / name).exists()]
+    if found and not (folder / FEATURES).is_dir() and not is_document(folder / SCORES):
+        raise UsageError(
+            f"-o {folder}: holds {', '.join(found)} of something else, which a report would replace. Give a new "
+            "folder, or that of an earlier report."
+        )
 
 
 def _finished(folder: Path, digest: str) -> Document | None:

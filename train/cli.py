@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.command_line import Command, ends_well, recipe_options
 from usjepa.cache.errors import UsageError
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.command(cls=Command, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("store")
 @click.argument("run", type=click.Path(file_okay=False))
 @click.option("--device", default=None, help="cpu, cuda or cuda:N. Default: a GPU if there is one.")

@@ -16,20 +16,25 @@ from typing import TYPE_CHECKING
 from usjepa.cache.building.cluster import WorkOrder, check_address, make_shards_on
 from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.building.pipeline import make_shards
-from usjepa.cache.building.prepare import Prepared, absolute, prepare
+from usjepa.cache.building.prepare import JOURNAL, Prepared, absolute, prepare
 from usjepa.cache.building.recheck import recheck_latents, recheck_pixels, refuse_other_readers
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.storage.claims import Claim, hold_claim
+from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
+from usjepa.cache.store.state import exists
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from usjepa.cache.building.shard_maker import ShardMaker
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
 
 logger = logging.getLogger(__name__)
@@ -59,9 +64,10 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
         check_address(request.dask)
     storage = open_storage(store)
     name = part.claim if part else WHOLE
-    with graceful_interrupts(_GO_ON), hold_claim(storage, name, request.steal) as claim:
+    with graceful_interrupts(_GO_ON), _no_empty_folder(storage), hold_claim(storage, name, request.steal) as claim:
         refuse_rivals(storage, name, request.steal)
         writer = StoreWriter(storage, claim.check)
+        exists(storage)  # refuses a folder of other things before anything in it is touched
         if part is None:
             storage.sweep()
             prepared = prepare(writer, recipe.cache, request)
@@ -75,11 +81,24 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
         return _seal_or_wait(writer, part)
 
 
+@contextlib.contextmanager
+def _no_empty_folder(storage: Storage) -> Iterator[None]:
+    """Remove the store's folder after a build that wrote nothing into it; `rmdir` leaves one that is not empty."""
+    there = isinstance(storage, LocalStorage) and storage.root.exists()
+    try:
+        yield
+    finally:
+        if isinstance(storage, LocalStorage) and not there:
+            with contextlib.suppress(OSError):
+                storage.root.rmdir()
+
+
 def seal(store: str, steal: bool = False) -> Manifest:
     """Seal a store whose parts have all ended; raises NotSealedError when shards are missing."""
     storage = open_storage(store)
     with hold_claim(storage, WHOLE, steal) as claim:
         refuse_rivals(storage, WHOLE, steal)
+        exists(storage)
         storage.sweep()
         writer = StoreWriter(storage, claim.check)
         writer.attach()
@@ -145,6 +164,8 @@ def _seal_or_wait(writer: StoreWriter, part: Part | None) -> Manifest | None:
 
 
 def _sealed(writer: StoreWriter) -> Manifest:
+    if isinstance(writer.storage, LocalStorage):
+        writer.storage.delete(JOURNAL)  # of a scan that was killed when its segment was whole, or that never went on
     manifest = writer.seal()
     rows, layers = len(manifest.row_numbers()), ", ".join(manifest.layers)
     logger.info(f"sealed: generation {manifest.generation}, {rows:,} rows, {layers}")

@@ -95,13 +95,24 @@ def connect(address: str) -> Iterator[Client]:
         return
     check_address(address)
     workers = int(address.removeprefix(_LOCAL))
-    with (
-        LocalCluster(
+    try:
+        cluster = LocalCluster(
             n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+        )
+    except Exception as error:  # whatever psutil, multiprocessing or a worker's start raises
+        raise StoreError(
+            f"--dask {address}: the worker processes did not start ({_first_cause(error)}). They need /dev/shm and "
+            "/proc, free memory and free ports. Or build with --part I/N, one process each."
+        ) from error
+    with cluster, Client(cluster) as client:
         yield client
+
+
+def _first_cause(error: BaseException) -> str:
+    """Return what an error of the cluster began with."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
 
 
 def make_shards_on(address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int]) -> None:

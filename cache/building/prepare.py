@@ -21,8 +21,9 @@ from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.commits import Commit, committed
+from usjepa.cache.store.state import exists
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
-from usjepa.cache.teacher.computing import compute_latents
+from usjepa.cache.teacher.computing import compute_latents, try_teacher
 from usjepa.cache.teacher.layers import calibration_rows, teacher_layers, with_calibration
 from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_JOURNAL = "scan/journal.jsonl"
+JOURNAL = "scan/journal.jsonl"
 Done = dict[str, dict[int, Commit]]
 """Layer name -> finished shards."""
 
@@ -55,6 +56,14 @@ class OpenSources:
         """End the processes that decode."""
         if self.cutters is not None:
             self.cutters.close()
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """A teacher that is loaded, and has shown that it works."""
+
+    teacher: Teacher
+    settings: TeacherSettings
 
 
 @dataclass(frozen=True)
@@ -76,23 +85,26 @@ def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest)
         SourceError: a source can't be read.
         WriteError: the target has too little space or too few inodes.
     """
+    begun = exists(writer.storage)
+    tried = None if begun else _tried_teacher(writer, settings, request)
+    listing = None if begun else _listing(settings, request, request.source or settings.source)
     writer.create_or_open(settings.rows_per_shard)
     wanted = pixel_layers(settings, writer.state.rows_per_shard)
     for layer in wanted:
         if layer.name in writer.state.layers:
             writer.add_layer(layer)  # refuses another recipe before anything is scanned
+    tried = tried or _tried_teacher(writer, settings, request)
     done: Done = {layer.name: committed(writer.storage, layer) for layer in wanted}
-    sources = _open_sources(writer, settings, request, done)
+    sources = _open_sources(writer, settings, request, done, listing)
     try:
         for layer in wanted:
             writer.add_layer(layer)
         skip_errors = request.skip_errors(settings)
         maker = ShardMaker(writer, done, sources.cutters, skip_errors)
-        if request.teacher is None:
+        if tried is None:
             _check_room(maker, request)
             return Prepared(maker, sources, None)
-        chosen = resolve_teacher(request.teacher, settings.teacher)
-        job, chosen = _latent_job(writer, settings, request, chosen, done)
+        job, chosen = _latent_job(writer, settings, request, tried, done)
         maker = replace(maker, job=job)
         _check_room(maker, request)
         return Prepared(_calibrated(maker, job), sources, chosen)
@@ -106,16 +118,39 @@ def _check_room(maker: ShardMaker, request: BuildRequest) -> None:
         check_room(maker.writer.storage, need_of_build(maker.writer.state, maker.layers, maker.commits))
 
 
+def _tried_teacher(writer: StoreWriter, settings: CacheSettings, request: BuildRequest) -> _Tried | None:
+    """Load the teacher that is asked for; one that has no layer in the store yet must answer for one image.
+
+    A wrong checkpoint or adapter then costs seconds, not a scan. The caller reads the store's state first, if there is
+    one.
+    """
+    if request.teacher is None:
+        return None
+    chosen = resolve_teacher(request.teacher, settings.teacher)
+    teacher = load_teacher(chosen, settings.image_size, request.device)
+    if f"latents/{teacher.name}" not in writer.state.layers:
+        try_teacher(teacher, 1 if settings.preprocess.grey else 3, settings.image_size)
+    return _Tried(teacher, chosen)
+
+
+def _listing(settings: CacheSettings, request: BuildRequest, source: str | None) -> Listing | None:
+    if request.listing is not None or source is None:
+        return request.listing
+    return list_source(source, settings)
+
+
 def _open_sources(
-    writer: StoreWriter, settings: CacheSettings, request: BuildRequest, done: Mapping[str, Mapping[int, Commit]]
+    writer: StoreWriter,
+    settings: CacheSettings,
+    request: BuildRequest,
+    done: Mapping[str, Mapping[int, Commit]],
+    listing: Listing | None,
 ) -> OpenSources:
     """Open the sources, and scan for growth when all earlier pixels are built."""
     shards = writer.state.shard_count
     complete = shards > 0 and all(len(found) == shards for found in done.values())
     source = request.source or (None if complete else settings.source)
-    listing = request.listing
-    if listing is None and source is not None:
-        listing = list_source(source, settings)
+    listing = listing or _listing(settings, request, source)
     if listing is None:
         if complete:
             return OpenSources()
@@ -131,21 +166,21 @@ def _open_sources(
 
 def _scan(writer: StoreWriter, settings: CacheSettings, request: BuildRequest, listing: Listing) -> None:
     storage = writer.storage
-    journal = ScanJournal(storage.path(_JOURNAL) if isinstance(storage, LocalStorage) else None)
+    journal = ScanJournal(storage.path(JOURNAL) if isinstance(storage, LocalStorage) else None)
     grow(writer, listing, settings, journal, "skip" if request.skip_errors(settings) else "stop")
     journal.close()
-    storage.delete(_JOURNAL)  # the segment's tables have all of it
+    storage.delete(JOURNAL)  # the segment's tables have all of it
 
 
 def _latent_job(
-    writer: StoreWriter, settings: CacheSettings, request: BuildRequest, chosen: TeacherSettings, done: Done
+    writer: StoreWriter, settings: CacheSettings, request: BuildRequest, tried: _Tried, done: Done
 ) -> tuple[LatentJob, TeacherSettings]:
-    """Load the teacher, make sure that its layers exist and are the same, and read which of their shards are done.
+    """Make sure that the teacher's layers exist and are the same, and read which of their shards are done.
 
     Returns:
         The work, and the teacher's settings; with the batch size, where several processes share the work.
     """
-    teacher = load_teacher(chosen, settings.image_size, request.device)
+    teacher, chosen = tried.teacher, tried.settings
     if teacher.warning:
         logger.warning(f"{teacher.warning}")
     layers = teacher_layers(teacher, settings.precision, writer.state)

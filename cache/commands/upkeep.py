@@ -141,9 +141,11 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
     import json
     from pathlib import Path
 
-    from usjepa.cache.storage.durable import write_durably
+    from usjepa.cache.storage.durable import check_output, write_durably
     from usjepa.cache.upkeep.stats import stats as stats_of
 
+    if output is not None:
+        check_output(Path(output))
     found = stats_of(store, teacher, dask)
     if output is not None:
         write_durably(Path(output).absolute(), json.dumps(found.to_json(), indent=1).encode() + b"\n")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.errors import DamageError, FormatError, StoreError
+from usjepa.cache.errors import DamageError, FormatError, HoleError, StoreError
 from usjepa.cache.identity import Json, digest_of
 from usjepa.cache.progress import ProgressBar
 from usjepa.cache.reading.store import open_store
@@ -85,7 +85,7 @@ class KeptArray:
             return None
         try:
             return self._read()
-        except StoreError as error:
+        except (DamageError, FormatError, HoleError) as error:  # not what the system refuses: that may pass
             self._discard(error)
             return None
 

@@ -25,16 +25,25 @@ def _ascending(pair: tuple[float, float]) -> tuple[float, float]:
 
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, le=1e9)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
-Count = Annotated[int, Field(ge=1)]
-Range = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+Processes = Annotated[int, Field(ge=1, le=1024)]
+"""Of the machine, or threads."""
+Depth = Annotated[int, Field(ge=1, le=1024)]
+"""Transformer blocks."""
+Edge = Annotated[int, Field(ge=1, le=4096)]
+"""In pixels."""
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+_Factor = Annotated[float, Field(ge=1e-6, le=1e3)]
+Range = Annotated[tuple[_Factor, _Factor], AfterValidator(_ascending)]
 """(low, high), both included."""
 ShareRange = Annotated[tuple[Share, Share], AfterValidator(_ascending)]
 """(low, high), both included, of shares of a whole."""
 Mean = tuple[Fraction, Fraction, Fraction]
 """Per channel, of pixels scaled to [0, 1]."""
-Deviation = tuple[Positive, Positive, Positive]
+_Spread = Annotated[float, Field(ge=1e-4, le=1.0)]
+Deviation = tuple[_Spread, _Spread, _Spread]
 """Per channel, of pixels scaled to [0, 1]."""
 
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
@@ -47,9 +56,11 @@ def known_patch(architecture: str, patch_size: int | None) -> int | None:
 
 
 class Settings(BaseModel):
-    """Base of every section: frozen, unknown keys refused, field docstrings kept as descriptions."""
+    """Base of every section: frozen, unknown keys and numbers without end refused, field docstrings kept."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 def section_model(annotation: Any) -> type[Settings] | None:

@@ -14,9 +14,13 @@ from pydantic_core import PydanticCustomError
 from usjepa.cache.recipes.base import (
     ComputePrecision,
     Count,
+    Depth,
     Deviation,
+    Edge,
     Fraction,
     Mean,
+    Processes,
+    Seed,
     Settings,
     ShareRange,
     known_patch,
@@ -25,6 +29,7 @@ from usjepa.cache.recipes.base import (
 from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
 
 LatentPrecision = Literal["fp32", "fp16", "int8"]
+_LayerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
@@ -60,7 +65,7 @@ class PhantomSettings(Settings):
     """Frames per patient, with independent lesions and speckle."""
     size: Annotated[int, Field(ge=64, le=1024), Hard("rows")] = 224
     """Height and width of a frame in pixels, including the interface around the scan."""
-    seed: Annotated[int, Hard("rows")] = 0
+    seed: Annotated[Seed, Hard("rows")] = 0
     """Seed of the whole source: the same seed gives the same bytes."""
 
 
@@ -93,7 +98,7 @@ class PreprocessSettings(Settings):
 class TeacherSettings(Settings):
     """The frozen encoder whose patch tokens are stored as latents."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$"), Hard("latents", "evaluation")] = "teacher"
+    name: Annotated[_LayerName, Hard("latents", "evaluation")] = "teacher"
     """Name of its layer in the store: `latents/<name>`."""
     architecture: Annotated[str, Hard("latents", "evaluation")] = "vit_base_patch16_224"
     """timm model name, name of an installed adapter, or `module:function` of one (docs/how-to/add-a-teacher.md)."""
@@ -101,15 +106,15 @@ class TeacherSettings(Settings):
     """Checkpoint file (safetensors or torch, of which only tensors are loaded) or folder of a run; null: random."""
     key: Annotated[str | None, Hard("latents", "evaluation", when_set=True)] = None
     """Which set of a checkpoint's weights to take, as `target_encoder`; null: an average before others."""
-    patch_size: Annotated[Count | None, Hard("latents", "evaluation")] = None
+    patch_size: Annotated[Edge | None, Hard("latents", "evaluation")] = None
     """Edge of a patch in pixels; null: the architecture's."""
-    depth: Annotated[Count | None, Hard("latents", "evaluation")] = None
+    depth: Annotated[Depth | None, Hard("latents", "evaluation")] = None
     """Number of transformer blocks; null: the architecture's."""
-    block: Annotated[Count | None, Hard("latents", "evaluation")] = None
+    block: Annotated[Depth | None, Hard("latents", "evaluation")] = None
     """Take tokens after this many transformer blocks; null: after the last."""
     norm: Annotated[bool, Hard("latents", "evaluation")] = True
     """Apply the model's final normalisation to the tokens."""
-    image_size: Annotated[Count | None, Hard("latents", "evaluation")] = None
+    image_size: Annotated[Edge | None, Hard("latents", "evaluation")] = None
     """Edge of the teacher's input in pixels; null: that of the stored pixels."""
     mean: Annotated[Mean, Hard("latents", "evaluation")] = (0.485, 0.456, 0.406)
     """Per channel, subtracted from pixels scaled to [0, 1]."""
@@ -119,7 +124,7 @@ class TeacherSettings(Settings):
     """Precision of the forward pass."""
     batch_size: Annotated[Count | None, Soft("latents"), Hard("evaluation")] = None
     """Images per forward pass, within one shard; null: 32 on a CPU, found by trial on a GPU and kept for the store."""
-    seed: Annotated[int, Hard("latents", "evaluation")] = 0
+    seed: Annotated[Seed, Hard("latents", "evaluation")] = 0
     """Seed of random weights; without effect when `weights` names a checkpoint."""
 
 
@@ -137,7 +142,7 @@ class CacheSettings(Settings):
     """Stored precision of latents."""
     rows_per_shard: Annotated[int, Field(ge=1, le=65536), Soft("latents")] = 512
     """Rows per shard, the unit of work, commit and repair. A store keeps the value it was created with."""
-    seed: Annotated[int, Hard("pixels")] = 0
+    seed: Annotated[Seed, Hard("pixels")] = 0
     """Seed of the views' crops and flips."""
     group: Annotated[str, AfterValidator(_rule_of_groups), Soft("rows")] = "auto"
     """What is never torn apart between training and test: `auto` (as the data names patients; a DICOM's patient; else
@@ -148,7 +153,7 @@ class CacheSettings(Settings):
     """Share of groups, by hash, that the scan marks `test` in datasets without a test split of their own; 0: none."""
     max_frames_per_source: Annotated[Count | None, Soft("rows")] = None
     """Most frames taken from one file, evenly spaced; null: all."""
-    decode_processes: Annotated[Count | None, NoEffect()] = None
+    decode_processes: Annotated[Processes | None, NoEffect()] = None
     """Number of child processes that decode sources; null: half the cores, at most 8."""
     decode_timeout: Annotated[float, Field(ge=1, le=86400), NoEffect()] = 300.0
     """Seconds without a sign of life (a frame decoded, a piece hashed) after which a file counts as unreadable."""

@@ -23,7 +23,7 @@ class EvaluateSettings(Settings):
     """Number of probes trained per (encoder, task)."""
     lr: Annotated[Positive, Hard("evaluation")] = 1e-3
     """Learning rate of a probe's first step, cosine to 0 [paper: 1e-3]."""
-    weight_decay: Annotated[float, Field(ge=0), Hard("evaluation")] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e9), Hard("evaluation")] = 1e-4
     """Weight decay of a probe's AdamW [paper: 1e-4]."""
     batch_size: Annotated[Count, Hard("evaluation")] = 32
     """Feature vectors per probe step."""
@@ -49,9 +49,9 @@ class EvaluateSettings(Settings):
         "hog",
     )
     """Encoders scored beside the student."""
-    random_seed: Annotated[int, Field(ge=0), Hard("evaluation")] = 0
+    random_seed: Annotated[int, Field(ge=0, lt=2**31), Hard("evaluation")] = 0
     """Seed of the random baseline's weights; results over several training seeds need as many of it."""
-    bootstrap: Annotated[int, Field(ge=0), Hard("evaluation")] = 10000
+    bootstrap: Annotated[int, Field(ge=0, lt=2**31), Hard("evaluation")] = 10000
     """Resamples of whole test groups for 95 % intervals and paired differences; 0: none. With 2,000 the smallest p is
     0.001, which does not survive a correction for 50 comparisons."""
     few_shot: Annotated[tuple[Annotated[float, Field(gt=0, lt=1)], ...], Hard("evaluation")] = (0.01, 0.05, 0.1, 0.5)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import importlib.resources
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import ValidationError
@@ -23,8 +23,14 @@ from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.marks import NoEffect
 from usjepa.cache.recipes.train import TrainSettings
+from usjepa.cache.refusals import advice
 
 _EXTENDS = "extends"
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80
+"""How a wrong value is shown."""
+_MOST_NBYTES = 1 << 20
+"""Of a file of recipes; the built-in one has 10 kB."""
 
 
 class Recipe(Settings):
@@ -73,10 +79,16 @@ def _entries(file: str | None) -> dict[str, Any]:
         built_in = importlib.resources.files("usjepa").joinpath("pipelines.yaml")
         return _parse(built_in.read_text(encoding="utf-8"), "pipelines.yaml")
     try:
-        text = Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{file}: the recipe file can't be read ({error}).") from error
-    return _parse(text, file)
+        with open(file, "rb") as opened:  # not as a whole: a device has no end
+            data = opened.read(_MOST_NBYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"{file}: the recipe file can't be read ({error.strerror}). {advice(error)}") from error
+    if len(data) > _MOST_NBYTES:
+        raise RecipeError(f"{file}: more than {_MOST_NBYTES:,} bytes, so no file of recipes.")
+    try:
+        return _parse(data.decode(), file)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{file}: the recipe file can't be read: it is not UTF-8 ({error.reason}).") from error
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:
@@ -89,6 +101,8 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         raise RecipeError(f"{where}{line}: {error.problem}") from error
     except (YAMLError, ValueError) as error:
         raise RecipeError(f"{where}: not readable as YAML: {error}") from error
+    except RecursionError as error:
+        raise RecipeError(f"{where}: not readable as YAML: it is nested too deep.") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{where}: contains no recipes. An entry is `name:` with sections cache, train and evaluate.")
     return value
@@ -154,7 +168,7 @@ def _message(item: Any, where: str) -> str:
     if item["type"] == "extra_forbidden":
         valid = _fields_at(path[:-1])
         return f"{where}: unknown key {field}{_nearest(path[-1], valid)} Valid here: {', '.join(valid)}."
-    return f"{where}: {field or 'the recipe'} = {item['input']!r}: {item['msg'][0].lower()}{item['msg'][1:]}"
+    return f"{where}: {field or 'the recipe'} = {_BRIEF.repr(item['input'])}: {item['msg'][0].lower()}{item['msg'][1:]}"
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:

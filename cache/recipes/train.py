@@ -13,11 +13,15 @@ from pydantic import Field, model_validator
 from usjepa.cache.recipes.base import (
     ComputePrecision,
     Count,
+    Depth,
     Deviation,
+    Edge,
     Fraction,
     Mean,
     Positive,
+    Processes,
     Range,
+    Seed,
     Settings,
     ShareRange,
     known_patch,
@@ -31,7 +35,7 @@ _Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 class MaskSettings(Settings):
     """Multiblock masks as in I-JEPA [paper: masks; USrc-JEPA for `regions`]."""
 
-    target_blocks: Annotated[Count, Hard("training")] = 4
+    target_blocks: Annotated[Annotated[int, Field(ge=1, le=256)], Hard("training")] = 4
     """Number of target blocks per image."""
     target_scale: Annotated[ShareRange, Hard("training")] = (0.075, 0.125)
     """Range of a target block's area as a share of the patch grid."""
@@ -69,9 +73,9 @@ class StudentSettings(Settings):
 
     architecture: Annotated[str, Hard("training")] = "vit_base_patch16_224"
     """timm name of a ViT."""
-    patch_size: Annotated[Count | None, Hard("training")] = None
+    patch_size: Annotated[Edge | None, Hard("training")] = None
     """Edge of a patch in pixels; null: the architecture's."""
-    depth: Annotated[Count | None, Hard("training")] = None
+    depth: Annotated[Depth | None, Hard("training")] = None
     """Number of transformer blocks; null: the architecture's."""
     channels: Annotated[Literal[1, 3], Hard("training")] = 3
     """Input channels; grey images are repeated to three."""
@@ -84,9 +88,9 @@ class StudentSettings(Settings):
 class PredictorSettings(Settings):
     """A narrow ViT that predicts the teacher's latents from context tokens and mask tokens."""
 
-    depth: Annotated[Count, Hard("training")] = 12
+    depth: Annotated[Depth, Hard("training")] = 12
     """Number of transformer blocks [paper: 12]."""
-    dim: Annotated[int, Field(ge=16, multiple_of=4), Hard("training")] = 384
+    dim: Annotated[int, Field(ge=16, le=65536, multiple_of=4), Hard("training")] = 384
     """Width [paper: 384]."""
     heads: Annotated[Count, Hard("training")] = 12
     """Attention heads. Not stated in the paper; I-JEPA uses the encoder's."""
@@ -113,7 +117,7 @@ class TrainSettings(Settings):
     pixel_norm: Annotated[Literal["patch", "none"], Hard("training")] = "patch"
     """For `objective: pixels`: normalise each patch to mean 0 and variance 1 over its pixels (MAE), or leave grey
     levels as they are (`target_norm: standardised` then brings them to one scale over the data)."""
-    pixel_cell: Annotated[Count, Hard("training")] = 1
+    pixel_cell: Annotated[Edge, Hard("training")] = 1
     """For `objective: pixels`: edge in pixels of the square cells whose mean grey levels are predicted, a divisor of
     the patch's edge; 1: single pixels. Speckle can't be predicted, and cells larger than its grain average it out."""
     student: StudentSettings = StudentSettings()
@@ -142,9 +146,9 @@ class TrainSettings(Settings):
     """Peak learning rate, at the end of the warmup."""
     lr_final: Annotated[Positive, Hard("training")] = 5e-7
     """Learning rate of the last step."""
-    weight_decay: Annotated[float, Field(ge=0), Hard("training")] = 0.04
+    weight_decay: Annotated[float, Field(ge=0, le=1e9), Hard("training")] = 0.04
     """Weight decay of the first step, cosine to the final value; none on biases and norms."""
-    weight_decay_final: Annotated[float, Field(ge=0), Hard("training")] = 0.4
+    weight_decay_final: Annotated[float, Field(ge=0, le=1e9), Hard("training")] = 0.4
     """Weight decay of the last step [paper: 0.4]."""
     betas: Annotated[tuple[_Beta, _Beta], Hard("training")] = (0.9, 0.999)
     """AdamW's betas. Not stated in the paper; torch's default, as in I-JEPA's code."""
@@ -156,7 +160,7 @@ class TrainSettings(Settings):
     """Compile student and predictor (torch.compile, dynamic shapes): slower to start, faster afterwards."""
     recompute: Annotated[bool, Soft("training")] = False
     """Activation checkpointing: compute blocks again in the backward pass, to save memory."""
-    seed: Annotated[int, Hard("training")] = 0
+    seed: Annotated[Seed, Hard("training")] = 0
     """Seed of weights, order, masks and augmentation."""
     dataset_cap: Annotated[Count, Hard("training")] = 50_000
     """N_t: most frames drawn from one dataset per epoch [paper: 50,000]."""
@@ -164,7 +168,7 @@ class TrainSettings(Settings):
     """Share of groups, by hash, held out for validation [paper: 5 %]."""
     exclude_splits: Annotated[tuple[str, ...], Hard("training")] = ("test",)
     """Splits whose rows are used neither for training nor for validation."""
-    knn_every: Annotated[int, Field(ge=0), NoEffect()] = 10
+    knn_every: Annotated[int, Field(ge=0, lt=2**31), NoEffect()] = 10
     """Epochs between k-NN probes on held-out groups, for frames with labels; 0: never."""
     explosion: Annotated[Annotated[float, Field(gt=1)] | None, NoEffect()] = 20.0
     """Stop when a loss reaches this many times the median of the last 100; null: only when it is not finite."""
@@ -172,7 +176,7 @@ class TrainSettings(Settings):
     """Write TensorBoard events into the run's folder as well (pip install 'usjepa[tensorboard]')."""
     checkpoint_minutes: Annotated[Positive, NoEffect()] = 10.0
     """Minutes of wall-clock time between checkpoints; one is also written at the end of every epoch."""
-    read_threads: Annotated[Count, NoEffect()] = 2
+    read_threads: Annotated[Processes, NoEffect()] = 2
     """Number of threads that read the store."""
 
     @model_validator(mode="after")

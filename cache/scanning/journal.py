@@ -8,9 +8,11 @@ tried again, since the reason may lie outside the file. A line holds for one pat
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import WriteError
+from usjepa.cache.refusals import advice
 from usjepa.cache.sources.base import FileFacts
 
 if TYPE_CHECKING:
@@ -35,10 +37,12 @@ class ScanJournal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             whole = self._load(path)
-            self._file = path.open("ab")
+            self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666), "ab")
             self._file.truncate(whole)
         except OSError as error:
-            raise WriteError(f"{path}: the scan's journal can't be written ({error.strerror}).") from error
+            raise WriteError(
+                f"{path}: the scan's journal can't be written ({error.strerror}). {advice(error)}"
+            ) from error
 
     def __len__(self) -> int:
         return len(self._facts)
@@ -57,12 +61,17 @@ class ScanJournal:
             self._file.write(line.encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise WriteError(f"{self.path}: the scan's journal can't be written ({error.strerror}).") from error
+            raise WriteError(
+                f"{self.path}: the scan's journal can't be written ({error.strerror}). {advice(error)}"
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+    def _refused(self, error: OSError) -> WriteError:
+        return WriteError(f"{self.path}: the scan's journal can't be written ({error.strerror}). {advice(error)}")
 
     def _load(self, path: Path) -> int:
         """Read the lines of an earlier scan; return how many bytes of the file are whole lines."""
@@ -72,7 +81,7 @@ class ScanJournal:
             try:
                 *key, frames, height, width = json.loads(line)
                 self._facts[_key(key)] = FileFacts(int(frames), int(height), int(width))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 continue  # a damaged line costs one more decode, nothing else
         return whole
 

@@ -89,6 +89,7 @@ def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listin
     if not path.exists():
         raise UsageError(f"{source}: no such file or folder. SOURCE is a folder, a file, a manifest CSV, or `phantom`.")
     path = path.resolve()
+    _require_utf8(path.name, f"{path}: the name of this folder or file")
     if path.is_dir():
         manifest = find_manifest(path, [entry.name for entry in os.scandir(path) if not entry.is_dir()])
         return _from_manifest(manifest, images_in) if manifest is not None else _folder(path, images_in)
@@ -153,15 +154,19 @@ def _refuse_folder(error: OSError) -> None:
 
 def _require_inside(root: Path, file: Path, path: str) -> None:
     """Refuse names that no table can hold, and links that lead out of the source."""
-    try:
-        path.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{root}: the file name {path!r} is not UTF-8. Rename the file.") from error
+    _require_utf8(path, f"{root}: the file name {path!r}")
     if file.is_symlink():
         try:
             confined(root, path)
         except ValueError as error:
             raise UsageError(f"{file}: refused: {error}. Copy the files in, or name their own folder.") from error
+
+
+def _require_utf8(name: str, what: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{what} is not UTF-8. Rename it.") from error
 
 
 def _expanded(root: Path, entries: Iterable[Entry], images_in: ImagesIn) -> Iterator[Entry]:

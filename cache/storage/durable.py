@@ -9,12 +9,14 @@ flock, no clocks: this works on NFS.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
+import stat
 import uuid
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import WriteError
+from usjepa.cache.errors import UsageError, WriteError
+from usjepa.cache.refusals import FULL, advice
 from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
 
 if TYPE_CHECKING:
@@ -22,9 +24,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEMP_SUFFIX = ".tmp"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_TEMP = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)
+_KINDS = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFDIR: "folder",
+    stat.S_IFIFO: "named pipe",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "device",
+    stat.S_IFBLK: "device",
+}
 _WRITE_PIECE = 1 << 23
 """Bytes written per call, so that the disk works while the next piece is copied."""
+
+
+def is_temp(name: str) -> bool:
+    """Return whether a file is one that `write_durably` left when it was killed, and nobody else's."""
+    return _TEMP.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
@@ -33,14 +49,12 @@ def explained(path: Path, nbytes: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise WriteError(
                 f"{path}: no room for {nbytes:,} bytes ({error.strerror}). Everything committed before is whole: "
                 "free some space and run the same command again."
             ) from error
-        raise WriteError(
-            f"{path}: can't write ({error.strerror}). Check that the target exists, is writable and is still mounted."
-        ) from error
+        raise WriteError(f"{path}: can't write ({error.strerror}). {advice(error)}") from error
 
 
 def _sync_folder(folder: Path) -> None:
@@ -97,6 +111,23 @@ def new_file(path: Path, nbytes: int, guard: Guard = unguarded) -> Iterator[int]
                 os.unlink(temp)
             raise
         _sync_folder(path.parent)
+
+
+def check_output(path: Path) -> None:
+    """Refuse a place for a result where something lies that must not be replaced.
+
+    Raises:
+        UsageError: a link, a device, a pipe, a socket or a folder lies there, or the path is a URL.
+    """
+    if _URL.match(str(path)):
+        raise UsageError(f"{path}: results are written to files on this machine, not to a URL. Give a path.")
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if not stat.S_ISREG(mode):
+        kind = _KINDS.get(stat.S_IFMT(mode), "special file")
+        raise UsageError(f"{path}: a {kind}, which is not replaced by a result. Give the name of a new file.")
 
 
 def create_durably(path: Path, data: Buffer) -> bool:

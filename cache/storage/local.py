@@ -6,15 +6,16 @@ import contextlib
 import errno
 import os
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from usjepa.cache.errors import DamageError, StoreError
-from usjepa.cache.storage.durable import TEMP_SUFFIX, create_durably, explained, write_durably
+from usjepa.cache.refusals import advice
+from usjepa.cache.storage.durable import TEMP_SUFFIX, create_durably, explained, is_temp, write_durably
 from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Guard, unguarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
 T = TypeVar("T")
 _TRIES = 3
@@ -23,10 +24,13 @@ _TRIES = 3
 def unreadable(path: Path | str, error: OSError) -> StoreError:
     """Return the StoreError for an OSError met while reading, with what to do about it."""
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        for place in reversed(Path(path).parents):
+            if not place.is_dir() and not place.is_symlink():
+                return StoreError(f"{place}: a file where a folder of the store should be. The store is damaged.")
         return StoreError(
             f"{path}: a symbolic link; a store has none, and none is followed. The store is damaged or forged."
         )
-    return StoreError(f"{path}: can't be read ({error.strerror}). Check that the disk or share is whole and mounted.")
+    return StoreError(f"{path}: can't be read ({error.strerror}). {advice(error)}")
 
 
 class LocalStorage:
@@ -186,7 +190,7 @@ class LocalStorage:
 
     def sweep(self) -> int:
         """Remove the temp files of killed writers and return how many."""
-        stale = [path for path in self.root.rglob(f".*{TEMP_SUFFIX}") if path.is_file()]
+        stale = [path for path in self.root.rglob(f".*{TEMP_SUFFIX}") if is_temp(path.name) and path.is_file()]
         for path in stale:
             with explained(path, 0):
                 path.unlink(missing_ok=True)

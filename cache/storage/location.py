@@ -2,20 +2,56 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
+from usjepa.cache.errors import FormatError, UsageError
 from usjepa.cache.storage.local import LocalStorage
 
 if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Storage
 
+_FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/(?!/).*|/)", re.IGNORECASE | re.DOTALL)
+_BEGINNINGS_OF_ARCHIVES = (b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z")
+
 
 def open_storage(location: str | Path) -> Storage:
-    """Return the storage behind a path or a URL (`s3://...`, `gs://...`, `az://...`, `memory://...`)."""
+    """Return the storage behind a path or a URL (`s3://...`, `gs://...`, `az://...`, `memory://...`, `file:///...`).
+
+    Raises:
+        UsageError: a file URL names another machine.
+        FormatError: a file lies where the folder should be.
+    """
     text = str(location)
-    if "://" in text and not text.startswith("file://"):
+    if text.lower().startswith("file:"):
+        return LocalStorage(_folder(_path_of(text)))
+    if "://" in text:
         from usjepa.cache.storage.objects import ObjectStorage
 
         return ObjectStorage(text)
-    return LocalStorage(Path(text.removeprefix("file://")))
+    return LocalStorage(_folder(Path(text)))
+
+
+def _path_of(url: str) -> Path:
+    """Return the path that a file URL names: percent escapes decoded, no host."""
+    parts = _FILE_URL.fullmatch(url)
+    if parts is None or parts["host"]:
+        raise UsageError(f"{url}: a file URL is file:///absolute/path, without a host. Give it so, or as a plain path.")
+    return Path(unquote(parts["path"]))
+
+
+def _folder(path: Path) -> Path:
+    """Return the path of a folder, which need not exist yet."""
+    if path.is_dir() or not path.exists():
+        return path
+    raise FormatError(f"{path}: a file, and a store is a folder. {_what_it_is(path)}")
+
+
+def _what_it_is(path: Path) -> str:
+    if path.is_file():
+        with path.open("rb") as file:
+            if file.read(6).startswith(_BEGINNINGS_OF_ARCHIVES):
+                return "It is an archive: unpack it, and give the folder that comes out."
+    return "Check the path."

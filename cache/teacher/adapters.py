@@ -63,6 +63,7 @@ def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: t
 
     Raises:
         UsjepaError: what the adapter raised of its own accord.
+        OSError: the system refuses a file.
         TeacherError: it failed in another way, or gave something that is no teacher.
     """
     try:
@@ -70,6 +71,8 @@ def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: t
     except UsjepaError:
         raise
     except Exception as error:  # other people's code raises any type there is
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.filename is not None):
+            raise  # the system's refusal says more: which file, and why
         place = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
         where = f" ({place.filename}, line {place.lineno})" if place else ""
         raise TeacherError(f"teacher {settings.architecture}: its adapter failed{where}: {error!r}") from error

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from usjepa.cache.errors import TeacherError
+from usjepa.cache.errors import TeacherError, UsjepaError
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.store.precision import check_finite
+from usjepa.cache.refusals import refusal
+from usjepa.cache.store.precision import LatentError, check_finite
 from usjepa.cache.teacher.quantiser import DeviceQuantiser
 
 if TYPE_CHECKING:
@@ -57,6 +58,36 @@ def compute_latents(
         into[:] = _forward(teacher, torch.from_numpy(pixels[start : start + batch_size])).cpu().numpy()
         check_finite(into, numbers[start : start + batch_size])
     return found
+
+
+def try_teacher(teacher: Teacher, channels: int, edge: int) -> None:
+    """Compute one image of grey levels, so that a teacher that can't work fails in seconds.
+
+    Args:
+        teacher: the loaded teacher.
+        channels: C of the pixels that it will be given.
+        edge: S of them, in pixels.
+
+    Raises:
+        TeacherError: its forward pass fails, or gives latents that are not finite or of another shape than it states.
+    """
+    levels = np.arange(channels * edge * edge, dtype=np.uint32).reshape(1, channels, edge, edge)
+    try:
+        compute_latents(teacher, (levels % 251).astype(np.uint8), np.zeros(1, np.int64), 1)
+    except LatentError as error:
+        raise TeacherError(
+            f"teacher {teacher.name}: can't be used, tried on one image before the scan: {error}"
+        ) from error
+    except (UsjepaError, OSError, MemoryError):
+        raise
+    except Exception as error:  # an adapter's own
+        if isinstance(error, RuntimeError) and refusal(error) is not None:
+            raise
+        first = str(error).strip().partition("\n")[0]
+        raise TeacherError(
+            f"teacher {teacher.name}: its forward pass fails on one image of {channels} x {edge} x {edge} "
+            f"({type(error).__name__}: {first}). Is cache.teacher.image_size the one that it takes?"
+        ) from error
 
 
 def _forward(teacher: Teacher, pixels_BCSS: torch.Tensor) -> torch.Tensor:

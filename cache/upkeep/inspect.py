@@ -6,6 +6,7 @@ equal colours mean similar latents within one sheet; colours of two sheets do no
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 from usjepa.cache.errors import UsageError, WriteError
 from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.reading.store import Store, open_store
+from usjepa.cache.storage.durable import check_output, write_durably
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,11 +35,12 @@ def write_sheet(store: str, output: str, rows: int = 8, teacher: str | None = No
         teacher: whose latents to show; none: the store's only teacher.
 
     Raises:
-        UsageError: the store has no rows yet, or `output` is no .png.
+        UsageError: the store has no rows yet, or `output` is no .png or no place for a file.
         WriteError: the picture can't be written.
     """
     if not output.lower().endswith(".png"):
         raise UsageError(f"{output}: give a file name that ends in .png")
+    check_output(Path(output))
     opened = open_store(store, allow_partial=True)
     if not len(opened):
         raise UsageError(f"{store}: no shard is finished yet, so there is nothing to show.")
@@ -46,11 +49,7 @@ def write_sheet(store: str, output: str, rows: int = 8, teacher: str | None = No
     ok, data = cv2.imencode(".png", np.concatenate(strips, axis=0)[:, :, ::-1])
     if not ok:
         raise WriteError(f"{output}: the sheet could not be encoded as PNG.")
-    try:
-        with open(output, "wb") as file:
-            file.write(data.tobytes())
-    except OSError as error:
-        raise WriteError(f"{output}: can't write ({error.strerror}).") from error
+    write_durably(Path(output), data.tobytes())
 
 
 def _strips(store: Store, numbers: NDArray[np.int64], teacher: str | None) -> list[NDArray[np.uint8]]:

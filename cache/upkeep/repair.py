@@ -75,8 +75,8 @@ def repair(
     storage = open_storage(store)
     with graceful_interrupts(_GO_ON), hold_claim(storage, WHOLE, steal) as claim:
         refuse_rivals(storage, WHOLE, steal)
-        storage.sweep()
         manifest = sealed_manifest(storage)
+        storage.sweep()
         report = RepairReport(verify_against(storage, manifest).damages)
         if not report.found:
             return report

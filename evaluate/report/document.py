@@ -13,6 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json
+from usjepa.cache.refusals import advice
 from usjepa.evaluate.probes.base import PRIMARY, ProbeRecord
 from usjepa.evaluate.report.feature_map import FeatureMap
 from usjepa.evaluate.report.published import Published
@@ -184,6 +185,15 @@ class Document(Record):
         return (json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n").encode()
 
 
+def is_document(path: Path) -> bool:
+    """Return whether a file is a report's `scores.json`, of any format, whole or not."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and "format" in content and "scores" in content
+
+
 def read_document(path: Path) -> Document:
     """Return the document of a report.
 
@@ -194,13 +204,17 @@ def read_document(path: Path) -> Document:
         UsageError: there is no such file, or it is not a report's scores of this format.
     """
     path = path / SCORES if path.is_dir() else path
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: not a file. Name the scores.json of a report, or its folder.")
     try:
         content = path.read_bytes()
         version = json.loads(content)["format"]
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file. Name the scores.json of a report, or its folder.") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: not a report's scores.json ({type(error).__name__}).") from error
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror}). {advice(error)}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: not a report's scores.json: damaged, or another program's.") from error
     if version != FORMAT:
         raise UsageError(
             f"{path}: format {version}, this version reads {FORMAT}. Make the report again with this version."

@@ -8,6 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.identity import digest_of
+from usjepa.cache.terminal import shown_name
 from usjepa.evaluate.probes.base import PRIMARY
 from usjepa.evaluate.scores.records import Measure
 
@@ -43,6 +44,8 @@ _COLUMNS = (
 
 `class` is that of a Dice; empty: the mean over classes.
 """
+_FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""Beginnings of text that spreadsheets compute (OWASP, CSV injection), the full-width ones too."""
 _LINEAR = {"classifier": PRIMARY, "measure": "macro_f1"}
 
 
@@ -68,8 +71,16 @@ def scores_csv(document: Document) -> str:
             "report_identity": document.inputs_digest,
             **settings,
         }
-        writer.writerows({**fixed, **line} for line in some)
+        writer.writerows({name: _defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
     return out.getvalue()
+
+
+def _defused(cell: Json) -> Json:
+    """Return a cell on one line that no spreadsheet computes: text that begins like a formula gets an apostrophe."""
+    if not isinstance(cell, str):
+        return cell
+    text = shown_name(cell)
+    return f"'{text}" if text.startswith(_FORMULAS) else text
 
 
 def _plain(value: Json) -> Json:

@@ -12,6 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.refusals import advice
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked, refuse_twice
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def _splits(folder: Path) -> list[Path]:
 def _array(path: Path) -> list[dict[str, Any]]:
     try:
         items = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read ({error.strerror}). {advice(error)}") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: can't be read as JSON ({error}).") from error
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise UsageError(f"{path}: not an array of objects, as UltraBench writes it.")

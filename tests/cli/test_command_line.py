@@ -70,7 +70,7 @@ def test_ctrl_c_anywhere_ends_with_75_and_no_traceback() -> None:
         pytest.param(errno.ENOSPC, "Free some space and run the same command again.", id="full"),
         pytest.param(errno.EACCES, "Change its permissions, or give another place.", id="permission"),
         pytest.param(errno.EROFS, "It can't be written: give another place.", id="read-only"),
-        pytest.param(errno.ENOTDIR, "Check the path.", id="a file where a folder should be"),
+        pytest.param(errno.ENOTDIR, "A file lies where a folder should be. Check the path.", id="no folder"),
         pytest.param(errno.EIO, "See the system's log; run the same command again.", id="a disk that fails"),
     ],
 )
@@ -107,8 +107,11 @@ def test_a_cpu_out_of_memory_ends_with_what_to_do() -> None:
     )
 
 
-def test_a_reader_that_closed_the_pipe_is_no_error_to_report() -> None:
-    assert ended(BrokenPipeError(errno.EPIPE, "Broken pipe")).stderr == ""
+def test_a_pipe_that_breaks_inside_the_work_does_not_end_it_in_silence() -> None:
+    result = ended(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    assert (result.exit_code, result.stderr) == (
+        1, "error: Broken pipe. See the system's log; run the same command again.\n"
+    )  # fmt: skip
 
 
 def test_a_store_that_is_a_file_ends_every_command_with_a_message(tmp_path: Path) -> None:

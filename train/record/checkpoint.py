@@ -16,6 +16,7 @@ import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -138,7 +139,9 @@ class Checkpoints:
         Raises:
             TrainingError: there are checkpoints, or the run has begun, but none is whole.
         """
-        records = sorted(self.folder.glob("step-*.json"), reverse=True)
+        # Not `glob`, to which a folder that may not be read is an empty one.
+        names = os.listdir(self.folder) if self.folder.exists() else []
+        records = sorted((self.folder / name for name in names if fnmatch(name, "step-*.json")), reverse=True)
         found: tuple[RunProgress, Tensors] | None = None
         for record in records:
             try:
@@ -197,7 +200,7 @@ def _record(path: Path) -> dict[str, Any]:
     """Return a checkpoint's JSON, checked against its own hash."""
     try:
         record = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _NotWholeError(f"{path} can't be read ({error})") from error
     if not isinstance(record, dict) or record.pop("digest", None) != digest_of(record):
         raise _NotWholeError(f"{path} changed after it was written")

@@ -122,7 +122,7 @@ def read_config(folder: Path) -> EncoderConfig:
         )
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no {CONFIG}, so it holds no finished encoder. Let usjepa-train finish.") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise TrainingError(f"{path}: not the configuration of an exported encoder ({error!r}).") from error
 
 

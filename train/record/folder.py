@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import DamageError
+from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.storage.durable import TEMP_SUFFIX, write_durably
 from usjepa.cache.storage.protocol import Guard, unguarded
 from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, difference, exported_config, proves
@@ -63,6 +64,17 @@ class RunFolder:
     def export_begun(self) -> bool:
         """Whether the encoder was exported, though part of it may be gone."""
         return (self.path / WEIGHTS).exists() or (self.path / CONFIG).exists()
+
+    def refuse_foreign(self) -> None:
+        """Raise UsageError where files lie that a run would replace, though no run began here."""
+        if self.begun or self.checkpoints.folder.exists():
+            return
+        found = [name for name in (WEIGHTS, CONFIG, CURVE, CARD, LOG) if os.path.lexists(self.path / name)]
+        if found:
+            raise UsageError(
+                f"{self.path}: holds {', '.join(found)}, but no run began here, so a training would replace what is "
+                "not its own. Give a new folder as RUN."
+            )
 
     def begin(self, recipe: Recipe) -> None:
         """Mark the run as begun; raises WriteError if the folder can't take the file."""

@@ -68,6 +68,9 @@ def train(
     """
     if Path(run_dir).exists() and not Path(run_dir).is_dir():
         raise UsageError(f"{run_dir}: is a file. Give a folder as RUN, new or of an earlier call.")
+    if "://" in run_dir or run_dir.startswith("file:"):
+        raise UsageError(f"{run_dir}: a run lies in a folder on this machine, not behind a URL. Give a path.")
+    RunFolder(Path(run_dir)).refuse_foreign()
     with (
         graceful_interrupts(RESUME) as stop,
         ranks_of_this_run(device) as ranks,

@@ -48,6 +48,8 @@ def read_content(path: Path) -> Content:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint file.")
+    with path.open("rb"):  # safetensors calls a file that may not be read one that is not there
+        pass
     if path.name.endswith(INDEX_ENDING):
         return Content(_shards(path))
     if path.suffix == ".safetensors":

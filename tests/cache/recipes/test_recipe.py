@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 
 from usjepa.cache.errors import RecipeError
+from usjepa.cache.recipes.base import Settings, section_model
 from usjepa.cache.recipes.describe import describe_recipe
-from usjepa.cache.recipes.recipe import Recipe, load_recipe, override_recipe, recipe_names
+from usjepa.cache.recipes.recipe import Recipe, _validated, load_recipe, override_recipe, recipe_names
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -144,8 +148,6 @@ def test_the_printed_recipe_is_itself_a_recipe_and_documents_its_fields(tmp_path
 
 
 def _undocumented(model: type[Recipe], path: str = "") -> list[str]:
-    from usjepa.cache.recipes.base import section_model
-
     found = []
     for name, field in model.model_fields.items():
         section = section_model(field.annotation)
@@ -158,3 +160,59 @@ def _undocumented(model: type[Recipe], path: str = "") -> list[str]:
 
 def test_every_field_has_its_meaning() -> None:
     assert _undocumented(Recipe) == []
+
+
+def _numbers(model: type[Settings], path: str = "") -> Iterator[str]:
+    """Yield the fields that are a number, and the elements of those that are several."""
+    for name, field in model.model_fields.items():
+        section = section_model(field.annotation)
+        if section is not None:
+            yield from _numbers(section, f"{path}{name}.")
+        elif any(kind in str(field.annotation) for kind in ("int", "float")):
+            yield path + name
+
+
+def test_no_setting_takes_a_number_without_end_or_one_that_no_machine_can_mean() -> None:
+    """Each would be met hours later, by torch, NumPy or the system."""
+    values = load_recipe("us-jepa").model_dump()
+    fields = [field for field in _numbers(Recipe) if field != "train.explosion"]  # a limit, which may be high
+    assert len(fields) > 70
+    for field in fields:
+        *sections, name = field.split(".")
+        below = values
+        for section in sections:
+            below = below[section]
+        for wrong in (math.nan, math.inf, -math.inf, 10**30, -(10**30)):
+            kept = below[name]
+            below[name] = [*kept[:-1], wrong] if isinstance(kept, tuple) else wrong
+            with pytest.raises(RecipeError, match=re.escape(field)):
+                _validated(values, "recipe")
+            below[name] = kept
+    assert _validated(values, "recipe") == load_recipe("us-jepa")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        pytest.param("train.lr=1e999", "train.lr = inf: ", id="a number beyond floats"),
+        pytest.param(f"train.lr={'[' * 500}", "nested too deep", id="nested too deep"),
+        pytest.param(f"train.epochs={'1' * 5000}", "not readable as YAML", id="an integer of 5,000 digits"),
+        pytest.param(f"cache.teacher.name={'x' * 300}", "cache.teacher.name = 'xxx", id="a name that no file can have"),
+        pytest.param("cache.teacher.mean=[1.5, 0.5, 0.5]", "cache.teacher.mean.0 = 1.5", id="a mean above 1"),
+        pytest.param("cache.teacher.std=[0.0, 1.0, 1.0]", "cache.teacher.std.0 = 0.0", id="a deviation of 0"),
+        pytest.param("cache.views.crop_scale=[1.0, 0.6]", "must not be above the second", id="a reversed range"),
+        pytest.param("cache.preprocess.percentiles=[98, 2]", "must be below the second", id="reversed percentiles"),
+        pytest.param("train.betas=[0.9, 1.0]", "train.betas.1 = 1.0", id="a beta that AdamW refuses"),
+        pytest.param("cache.image_size=100", "must be a multiple of 16", id="no multiple of the patch"),
+        pytest.param("cache.decode_processes=100000", "cache.decode_processes", id="more processes than any machine"),
+    ],
+)
+def test_a_value_that_can_not_work_is_refused_when_it_is_read(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(message)) as caught:
+        load_recipe("demo", [override])
+    assert len(str(caught.value)) < 500
+
+
+def test_a_file_of_recipes_without_end_is_refused() -> None:
+    with pytest.raises(RecipeError, match="/dev/zero: more than 1,048,576 bytes"):
+        load_recipe("demo", (), "/dev/zero")

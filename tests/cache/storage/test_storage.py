@@ -170,7 +170,8 @@ def test_only_one_of_two_creates_the_same_file(tmp_path: Path) -> None:
 def test_sweeping_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     storage.publish("pixels/c.0", b"x")
-    (tmp_path / "pixels" / ".c.1.0123.tmp").write_bytes(b"half")
+    (tmp_path / "pixels" / f".c.1.{'0123' * 8}.tmp").write_bytes(b"half")
+    (tmp_path / "pixels" / ".draft.tmp").write_bytes(b"a person's own")
     assert storage.names("pixels") == ["c.0"]
     assert storage.sweep() == 1
-    assert [p.name for p in (tmp_path / "pixels").iterdir()] == ["c.0"]
+    assert sorted(p.name for p in (tmp_path / "pixels").iterdir()) == [".draft.tmp", "c.0"]

@@ -140,7 +140,7 @@ def test_latents_of_another_shape_than_the_teacher_states_are_refused_before_the
     sys.modules.pop("lab_teachers")
     refused = call(lab, "build")
     assert refused.exit_code == 1
-    assert "gave latents of shape [4, 16, 32] float32, not the [4, 16, 64] float32 that it states" in refused.output
+    assert "gave latents of shape [1, 16, 32] float32, not the [1, 16, 64] float32 that it states" in refused.output
     assert not list((lab / "s.zarr" / "latents").glob("*/c.*"))
 
 
