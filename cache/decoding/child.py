@@ -20,7 +20,7 @@ from usjepa.cache.decoding.wire import Wire
 from usjepa.cache.errors import SourceError, StoreError
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.sources.base import Contents, FileFacts
 from usjepa.cache.sources.registry import registered
 
 if TYPE_CHECKING:
@@ -87,10 +87,10 @@ class DecodingProcess:
         answer, _ = self._request_once({"job": "patient", "file": str(file), "reader": reader}, str(file))
         return str(answer["patient"])
 
-    def images_in(self, file: Path, reader: str) -> list[str]:
-        """Return the names of the images in a container's file; SourceError as `probe`."""
+    def images_in(self, file: Path, reader: str) -> Contents:
+        """Return what a container's file holds; SourceError as `probe`."""
         answer, _ = self._request_once({"job": "images", "file": str(file), "reader": reader}, str(file))
-        return [str(name) for name in answer["images"]]
+        return Contents(list(answer["images"]), dict(answer["doubts"]))
 
     def cut(self, block: RowBlock, skip_errors: bool) -> PixelShard:
         """Return rows, as `cut_rows` does; a source that kills the child counts as unreadable."""

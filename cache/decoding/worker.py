@@ -84,13 +84,14 @@ class _Decoder:
     def _probe(self, request: dict[str, Any]) -> None:
         self._opens(request["path"])
         facts = self._reader.probe(request["path"], request["reader"])
-        self._send({"facts": [facts.frames, facts.height, facts.width]})
+        self._send({"facts": [facts.frames, facts.height, facts.width, facts.levels]})
 
     def _images(self, request: dict[str, Any]) -> None:
         from usjepa.cache.sources.reader import images_in
 
         self._opens(request["file"])
-        self._send({"images": images_in(Path(request["file"]), request["reader"])})
+        contents = images_in(Path(request["file"]), request["reader"])
+        self._send({"images": contents.images, "doubts": contents.doubts})
 
     def _patient(self, request: dict[str, Any]) -> None:
         from usjepa.cache.sources.reader import patient_in

@@ -153,6 +153,8 @@ class CacheSettings(Settings):
     """Share of groups, by hash, that the scan marks `test` in datasets without a test split of their own; 0: none."""
     max_frames_per_source: Annotated[Count | None, Soft("rows")] = None
     """Most frames taken from one file, evenly spaced; null: all."""
+    hdf5: Annotated[tuple[str, ...] | None, Soft("rows")] = None
+    """Data sets to take from HDF5 files, by name or glob (`bmode`, `*/images`); null: those that look like images."""
     decode_processes: Annotated[Processes | None, NoEffect()] = None
     """Number of child processes that decode sources; null: half the cores, at most 8."""
     decode_timeout: Annotated[float, Field(ge=1, le=86400), NoEffect()] = 300.0

@@ -22,6 +22,9 @@ Key = tuple[str, str, str, int]
 """(path, content hash, reader, reader version)"""
 
 
+_KEY_CELLS = 4
+
+
 class ScanJournal:
     """The counts of one scan; without a path they are kept in memory only.
 
@@ -56,7 +59,7 @@ class ScanJournal:
         self._facts[key] = facts
         if self._file is None:
             return
-        line = json.dumps([*key, facts.frames, facts.height, facts.width], ensure_ascii=True)
+        line = json.dumps([*key, facts.frames, facts.height, facts.width, facts.levels], ensure_ascii=True)
         try:
             self._file.write(line.encode() + b"\n")
             self._file.flush()
@@ -79,8 +82,10 @@ class ScanJournal:
         whole = data.rfind(b"\n") + 1
         for line in data[:whole].splitlines():
             try:
-                *key, frames, height, width = json.loads(line)
-                self._facts[_key(key)] = FileFacts(int(frames), int(height), int(width))
+                cells = json.loads(line)
+                frames, height, width, levels = cells[_KEY_CELLS:]
+                facts = FileFacts(int(frames), int(height), int(width), None if levels is None else int(levels))
+                self._facts[_key(cells[:_KEY_CELLS])] = facts
             except (ValueError, TypeError, RecursionError):
                 continue  # a damaged line costs one more decode, nothing else
         return whole

@@ -18,6 +18,7 @@ from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.progress import ProgressBar
 from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.label_maps import label_maps
 from usjepa.cache.scanning.report import describe
 from usjepa.cache.scanning.row_table import chosen_frames
 from usjepa.cache.scanning.splits import assign_splits, straddling_groups
@@ -147,6 +148,8 @@ def scan_all(
             check()
             lines.append(_line(entry, reader, process, journal, on_error))
             progress.update(1)
+    if not listing.named:
+        lines = _without_label_maps(listing.entries, lines)
     table = assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
     return Scanned(table, np.array([line.imageless for line in lines], dtype=np.bool_))
 
@@ -186,6 +189,16 @@ def _line(
         if on_error == "stop":
             raise
         return _Line(content_hash, FileFacts(0, 0, 0), str(error))
+
+
+def _without_label_maps(entries: Sequence[Entry], lines: Sequence[_Line]) -> list[_Line]:
+    """Return what a scan found, label maps marked as holding no image."""
+    lines = list(lines)
+    for place, image in label_maps(entries, [line.facts for line in lines]).items():
+        what = f"a label map of {lines[place].facts.levels} levels, beside {entries[image].path}"
+        error = f"{entries[place].path}: {what}"
+        lines[place] = lines[place]._replace(facts=FileFacts(0, 0, 0), error=error, imageless=True)
+    return lines
 
 
 def _source_table(entries: Sequence[Entry], lines: Sequence[_Line]) -> SourceTable:

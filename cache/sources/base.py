@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
@@ -47,8 +47,18 @@ class Listing:
     """Files that no reader takes; hidden files are not counted."""
     notes: tuple[str, ...] = ()
     """Remarks for the user on how the list came about."""
+    named: bool = False
+    """Whether the user named every file, so that none is left out for what it looks like."""
     real: Mapping[str, str] = field(default_factory=dict)
     """Alias -> path, where `cache.hash_paths` replaces the paths; never stored."""
+
+
+class Contents(NamedTuple):
+    """What a container's file holds."""
+
+    images: Sequence[str]
+    doubts: Mapping[str, str]
+    """Name -> why it is left out unless it is named."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,8 @@ class FileFacts:
     """Pixels, of the first frame; every other frame of the source is as large."""
     width: int
     """Pixels, of the first frame."""
+    levels: int | None = field(default=None, compare=False)
+    """Grey levels that the first frame has; None: not counted. The caller of `probe` counts them."""
 
 
 class Reader(Protocol):
@@ -107,6 +119,14 @@ class Reader(Protocol):
         del file
         return ""
 
+    def doubts(self, file: Path) -> Mapping[str, str]:
+        """Return which of `images` hold no ultrasound images (masks, raw signals): name -> why.
+
+        They are left out and told, unless `cache.hdf5` or a manifest names them.
+        """
+        del file
+        return {}
+
     def probe(self, file: Path, image: str) -> FileFacts:
         """Decode all frames of a source and return its facts.
 
@@ -134,3 +154,10 @@ def over_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if alpha.min() == 255:
         return np.ascontiguousarray(colour)
     return ((colour.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+
+
+def levels_of(frame: NDArray[np.uint8]) -> int:
+    """Return how many grey levels, or colours of one brightness, a frame [H, W] or [H, W, 3] has."""
+    if frame.ndim == 3:
+        frame = frame[..., 0] // 4 + frame[..., 1] // 2 + frame[..., 2] // 4
+    return int(np.count_nonzero(np.bincount(frame.reshape(-1), minlength=256)))

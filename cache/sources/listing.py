@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,16 +16,17 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.sources.aliases import with_aliases
 from usjepa.cache.sources.base import PHANTOM, Entry, Listing
+from usjepa.cache.sources.containers import Expansion, ImagesIn
 from usjepa.cache.sources.folders import Metadata, confined, metadata_of
 from usjepa.cache.sources.grouping import PatientsIn, with_groups
 from usjepa.cache.sources.manifest_csv import find_manifest, read_manifest
-from usjepa.cache.sources.registry import accepted, join_path, reader_named, reader_of_file, split_path
+from usjepa.cache.sources.not_images import beside_images, is_system_folder, notes_on
+from usjepa.cache.sources.registry import accepted, reader_of_file, split_path
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.cache import CacheSettings
+    from collections.abc import Iterable, Iterator
 
-ImagesIn = Callable[[Path, str], Sequence[str]]
-"""(file, reader) -> names of the images in a container's file; SourceError when it can't be read."""
+    from usjepa.cache.recipes.cache import CacheSettings
 
 
 def make_listing(source: str, settings: CacheSettings, images_in: ImagesIn, patients_in: PatientsIn) -> Listing:
@@ -63,7 +63,7 @@ def list_files(root: Path | None, files: Iterable[tuple[str, Metadata]], setting
         _entry(path, known, PHANTOM if root is None else _reader_of(root / split_path(path)[0]))
         for path, known in files
     ]
-    listing = Listing(root, tuple(entries))
+    listing = Listing(root, tuple(entries), named=True)
     return with_aliases(listing) if settings.hash_paths else listing
 
 
@@ -90,10 +90,13 @@ def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listin
         raise UsageError(f"{source}: no such file or folder. SOURCE is a folder, a file, a manifest CSV, or `phantom`.")
     path = path.resolve()
     _require_utf8(path.name, f"{path}: the name of this folder or file")
+    expand = Expansion(images_in, settings.hdf5)
     if path.is_dir():
         manifest = find_manifest(path, [entry.name for entry in os.scandir(path) if not entry.is_dir()])
-        return _from_manifest(manifest, images_in) if manifest is not None else _folder(path, images_in)
-    return _from_manifest(path, images_in) if path.suffix.lower() in (".csv", ".tsv") else _file(path, images_in)
+        if manifest is not None:
+            return _from_manifest(manifest, expand)
+        return _folder(path, expand, settings.hash_paths)
+    return _from_manifest(path, expand) if path.suffix.lower() in (".csv", ".tsv") else _file(path, expand)
 
 
 def _phantom(settings: CacheSettings) -> Listing:
@@ -104,26 +107,28 @@ def _phantom(settings: CacheSettings) -> Listing:
     return Listing(None, _ordered(entries))
 
 
-def _from_manifest(manifest: Path, images_in: ImagesIn) -> Listing:
+def _from_manifest(manifest: Path, expand: Expansion) -> Listing:
     listed = read_manifest(manifest)
-    entries = list(_expanded(manifest.parent, listed, images_in))
+    entries = list(expand(manifest.parent, listed))
     paths = Counter(entry.path for entry in entries)
     twice = next((path for path, count in paths.items() if count > 1), None)
     if twice is not None:
         raise UsageError(f"{manifest}: {twice!r} is listed by name and again through its whole file; keep one of them.")
     note = f"{manifest.name} is used; it names {len(listed):,} files."
-    return Listing(manifest.parent, _ordered(entries), notes=(note,))
+    return Listing(manifest.parent, _ordered(entries), notes=(note, *expand.notes()), named=True)
 
 
-def _file(file: Path, images_in: ImagesIn) -> Listing:
+def _file(file: Path, expand: Expansion) -> Listing:
     entry = Entry(file.name, file.parent.name, "", "", "", _reader_of(file))
-    return Listing(file.parent, _ordered(_expanded(file.parent, [entry], images_in)))
+    entries = _ordered(expand(file.parent, [entry]))
+    return Listing(file.parent, entries, notes=tuple(expand.notes()), named=True)
 
 
-def _folder(root: Path, images_in: ImagesIn) -> Listing:
+def _folder(root: Path, expand: Expansion, hidden: bool) -> Listing:
     entries = []
     ignored: Counter[str] = Counter()
-    for file in _walk(root):
+    system: Counter[str] = Counter()
+    for file in _walk(root, system):
         path = file.relative_to(root).as_posix()
         _require_inside(root, file, path)
         reader = reader_of_file(file)
@@ -133,18 +138,26 @@ def _folder(root: Path, images_in: ImagesIn) -> Listing:
         entries.append(_ungrouped(path, metadata_of(path, root.name), reader.name))
     if not entries:
         raise UsageError(f"{root}: no file in it is of a kind that is read. Read are: {accepted()}.")
-    notes = []
+    left_out = beside_images([entry.path for entry in entries])
+    entries = [entry for entry in entries if entry.path not in left_out]
+    notes = notes_on(left_out, system, hidden)
     if ignored:
         counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(ignored.items()))
         notes.append(f"files of kinds that are not read were ignored: {counts}.")
-    return Listing(root, _ordered(_expanded(root, entries, images_in)), ignored.total(), tuple(notes))
+    ordered = _ordered(expand(root, entries))
+    return Listing(root, ordered, ignored.total(), (*notes, *expand.notes()))
 
 
-def _walk(root: Path) -> Iterator[Path]:
-    """Yield the files under a folder, hidden ones left out; links to folders are not followed but yielded."""
+def _walk(root: Path, system: Counter[str]) -> Iterator[Path]:
+    """Yield the files under a folder, hidden ones left out; links to folders are not followed but yielded.
+
+    Folders that systems make are left out, and counted in `system`.
+    """
     for folder, folders, files in os.walk(root, onerror=_refuse_folder):
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in links)
+        system.update(name for name in folders if is_system_folder(name))
+        folders[:] = [name for name in folders if not is_system_folder(name)]
         yield from (Path(folder, name) for name in sorted(files + links) if not name.startswith("."))
 
 
@@ -167,23 +180,6 @@ def _require_utf8(name: str, what: str) -> None:
         name.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"{what} is not UTF-8. Rename it.") from error
-
-
-def _expanded(root: Path, entries: Iterable[Entry], images_in: ImagesIn) -> Iterator[Entry]:
-    """Yield entries, a container replaced by its images; one that has none, or can't be opened, stays.
-
-    Its probe then raises with the reason, under the same policy as for any other unreadable file.
-    """
-    for entry in entries:
-        file, image = split_path(entry.path)
-        if image or not reader_named(entry.reader).container:
-            yield entry
-            continue
-        try:
-            names = images_in(root / file, entry.reader)
-        except SourceError:
-            names = []
-        yield from [replace(entry, path=join_path(file, name)) for name in names] or [entry]
 
 
 def _ordered(entries: Iterable[Entry]) -> tuple[Entry, ...]:

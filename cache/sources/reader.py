@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ import xxhash
 from usjepa.cache.errors import NoImageError, SourceError, UsjepaError
 from usjepa.cache.identity import hash_file
 from usjepa.cache.plain_files import require_plain
-from usjepa.cache.sources.base import PHANTOM
+from usjepa.cache.sources.base import PHANTOM, Contents, levels_of
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.registry import join_path, reader_named, split_path
 
@@ -96,7 +97,11 @@ class SourceReader:
                 raise ValueError("it holds no frames")
             if facts.frames > _MOST_FRAMES:
                 raise ValueError(f"it has {facts.frames:,} frames; at most {_MOST_FRAMES:,} of a source are read")
-            return facts
+            if name_of(reader) == PHANTOM:
+                return facts
+            # What can't be shown in 8 bits is found out here too, not in the middle of a build.
+            (first,) = decoder.frames(file, image, [0])
+            return replace(facts, levels=levels_of(_checked(first, 0)))
 
     def frames(self, path: str, reader: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:
         """Yield frames of one source: uint8 [H, W] grey or [H, W, 3] RGB.
@@ -173,12 +178,12 @@ def version_of(reader: str) -> int:
     return reader_named(reader).version
 
 
-def images_in(file: Path, reader: str) -> list[str]:
-    """Return the names of the images in a container's file; SourceError when it can't be read."""
+def images_in(file: Path, reader: str) -> Contents:
+    """Return what a container's file holds; SourceError when it can't be read."""
     container = reader_named(reader)()
     with _naming(str(file), file, "", container.title):
         require_plain(file)
-        return list(container.images(file))
+        return Contents(list(container.images(file)), dict(container.doubts(file)))
 
 
 def _require_plain(file: Path, reader: str) -> None:

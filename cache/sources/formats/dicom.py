@@ -82,8 +82,6 @@ class DicomReader(Reader):
             shape, count = shape or frame.shape[:2], count + 1
         if shape is None:
             raise ValueError("it holds no frames")
-        for _ in self.frames(file, image, [0]):
-            pass  # palettes and photometric interpretations that can't be shown are found out here
         return FileFacts(count, *shape)
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:

@@ -1,8 +1,7 @@
 """Read the image datasets of HDF5 files through h5py; each is a source, `file.h5::path/of/dataset`.
 
-An image dataset holds intensities [N, H, W] or [N, H, W, C] of type uint8, uint16 or float (see `depth.py`). C is 1, 3
-or 4 (RGBA, laid over black), and H and W are at least 16, which excludes tables of boxes or outlines.
-Everything else in a file is ignored. Links out of the file, virtual datasets and external storage are not followed: a
+Which data sets hold images, and how their axes are read, is told in `hdf5_sets.py`; C is 1, 3 or 4 (RGBA, laid over
+black), and samples follow `depth.py`. Links out of the file, virtual datasets and external storage are not followed: a
 content hash vouches for one file only.
 
 Handles never cross a fork: a child closes its copy and opens the file itself.
@@ -17,6 +16,14 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.hdf5_sets import (
+    Axes,
+    axes_of,
+    doubts_of,
+    frame_of,
+    image_sets,
+    without_images,
+)
 from usjepa.cache.sources.formats.plausible import require_frame, require_room
 
 if TYPE_CHECKING:
@@ -27,8 +34,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_DTYPES = {"uint8", "uint16", "float16", "float32", "float64"}
-_SMALLEST_EDGE = 16
 _CHUNK_CACHE_NBYTES = 1 << 30
 """A compressed chunk of many frames is unpacked once, not once per frame, where the chunks of a frame fit in here."""
 _CHUNK_SLOTS = 10007
@@ -39,7 +44,7 @@ class Hdf5Reader(Reader):
     """Read datasets of HDF5 files; keep the last file open."""
 
     name = "hdf5"
-    version = 1
+    version = 2
     title = "HDF5"
     endings = (".h5", ".hdf5")
     container = True
@@ -52,52 +57,52 @@ class Hdf5Reader(Reader):
         """Return the names of a file's image datasets in codepoint order."""
         import h5py
 
-        found: list[str] = []
+        with h5py.File(file, "r", locking=False) as opened:
+            return list(image_sets(opened))
 
-        def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-            safe_point()
-            if _holds_images(item):
-                found.append(name)
+    def doubts(self, file: Path) -> dict[str, str]:
+        """Return which of them hold something else, by what their names and samples say."""
+        import h5py
 
         with h5py.File(file, "r", locking=False) as opened:
-            opened.visititems(visit)
-        return sorted(found)
+            return doubts_of({name: item for name, item in image_sets(opened).items() if not _is_elsewhere(item)})
 
     def probe(self, file: Path, image: str) -> FileFacts:
         """Read every frame and return the facts; ValueError when `image` names no image dataset."""
-        dataset = self._dataset(file, image)
-        count, height, width = dataset.shape[:3]
-        require_frame(height, width)
+        dataset, axes = self._dataset(file, image)
+        require_frame(axes.height, axes.width)
         require_room(math.prod(dataset.shape) * dataset.dtype.itemsize, file)  # `nbytes` overflows
         _require_small_chunks(dataset)
-        for number in range(count):
-            dataset[number]
+        for number in range(axes.frames):
+            frame_of(dataset, axes, number)
             safe_point()
         if needs_span(dataset.dtype):
-            self._span_of(file, image, dataset)
-        return FileFacts(int(count), int(height), int(width))
+            self._span_of(file, image, dataset, axes)
+        return FileFacts(axes.frames, axes.height, axes.width)
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames in 8 bits, grey or RGB."""
         for number in wanted:
             # Looked up anew for every frame: between two of them the process may have forked.
-            dataset = self._dataset(file, image)
-            if number >= dataset.shape[0]:
-                raise ValueError(f"it has {dataset.shape[0]} frames, none with number {number}")
-            span = self._span_of(file, image, dataset) if needs_span(dataset.dtype) else None
-            yield _plain(to_uint8(dataset[number], span))
+            dataset, axes = self._dataset(file, image)
+            if number >= axes.frames:
+                raise ValueError(f"it has {axes.frames} frames, none with number {number}")
+            span = self._span_of(file, image, dataset, axes) if needs_span(dataset.dtype) else None
+            yield _plain(to_uint8(frame_of(dataset, axes, number), span))
 
-    def _dataset(self, file: Path, image: str) -> h5py.Dataset:
-        """Return the open dataset, through a handle of this process."""
+    def _dataset(self, file: Path, image: str) -> tuple[h5py.Dataset, Axes]:
+        """Return the open dataset, through a handle of this process, and how its axes are read."""
         opened = self._file(file)
         if not image:
-            raise ValueError("it holds no dataset [N, H, W] or [N, H, W, C] of uint8, uint16 or float")
+            raise ValueError(_without_wanted(opened))
         dataset: Any = opened.get(image, getlink=False) if _is_hard_linked(opened, image) else None
-        if not _holds_images(dataset):
-            raise ValueError(f"it holds no dataset of images named {image!r}")
-        if dataset.is_virtual or dataset.external:
+        axes = axes_of(dataset)
+        if axes is None:
+            found = f": it is {dataset.dtype} {list(dataset.shape or ())}" if hasattr(dataset, "dtype") else ""
+            raise ValueError(f"it holds no dataset of images named {image!r}{found}")
+        if _is_elsewhere(dataset):
             raise ValueError(f"the bytes of {image!r} lie in other files, which its hash can't vouch for")
-        return dataset
+        return dataset, axes
 
     def _file(self, file: Path) -> h5py.File:
         import h5py
@@ -114,29 +119,31 @@ class Hdf5Reader(Reader):
         self._open = (os.getpid(), file, opened)
         return opened
 
-    def _span_of(self, file: Path, image: str, dataset: h5py.Dataset) -> Span:
+    def _span_of(self, file: Path, image: str, dataset: h5py.Dataset, axes: Axes) -> Span:
         """Return the span of the whole dataset, remembered for the one that is being read."""
         if self._span is None or self._span[:2] != (file, image):
-            self._span = (file, image, span_of(dataset[number] for number in range(dataset.shape[0])))
+            self._span = (file, image, span_of(frame_of(dataset, axes, number) for number in range(axes.frames)))
         return self._span[2]
 
 
-def _holds_images(item: object) -> bool:
-    """Return whether an item of a file is an image dataset."""
-    import h5py
+def _without_wanted(file: h5py.File) -> str:
+    """Return why no image of a file is read: it holds none, or all that could be were left out."""
+    doubts = doubts_of({name: item for name, item in image_sets(file).items() if not _is_elsewhere(item)})
+    if not doubts:
+        return without_images(file)
+    left_out = "; ".join(f"{name} ({reason})" for name, reason in doubts.items())
+    return f"none of its data sets is wanted, or looks like images: {left_out}. Name one with cache.hdf5"
 
-    if not isinstance(item, h5py.Dataset):
-        return False
-    shape: tuple[int, ...] = item.shape or ()
-    if item.dtype.name not in _DTYPES or len(shape) not in (3, 4) or shape[0] < 1:
-        return False
-    return min(shape[1:3]) >= _SMALLEST_EDGE and (len(shape) == 3 or shape[3] in (1, 3, 4))
+
+def _is_elsewhere(dataset: h5py.Dataset) -> bool:
+    """Return whether the bytes of a dataset lie in other files."""
+    return bool(dataset.is_virtual or dataset.external)
 
 
 def _require_small_chunks(dataset: h5py.Dataset) -> None:
     """Refuse chunks of so many frames that all of them would have to be unpacked again for each frame."""
     chunks: tuple[int, ...] | None = dataset.chunks
-    if chunks is None or chunks[0] == 1:
+    if chunks is None or chunks[0] == 1 or len(chunks) == 2:
         return
     tiles = math.prod(-(-edge // chunk) for edge, chunk in zip(dataset.shape[1:], chunks[1:], strict=True))
     nbytes = tiles * math.prod(chunks) * dataset.dtype.itemsize

@@ -55,8 +55,6 @@ class ImageReader(Reader):
         if len(set(shapes)) > 1:
             odd = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
             raise ValueError(f"page {odd} is {shapes[odd]} pixels, the first {shapes[0]}")
-        for _ in self.frames(file, image, [0]):
-            pass  # deeper samples that can't become intensities are found out here, not in the middle of a build
         return FileFacts(len(shapes), *shapes[0])
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:

@@ -153,9 +153,13 @@ def test_what_is_wrong_with_a_file_is_said(file: Path, tmp_path: Path) -> None:
     text.write_text("no HDF5\n" * 100)
     with pytest.raises(SourceError, match=r"notes\.h5: can't be read as HDF5"):
         probe(text)
-    with pytest.raises(SourceError, match="it holds no dataset"):
-        probe(file)
-    with pytest.raises(SourceError, match="no dataset of images named 'train/labels'"):
+    with h5py.File(tmp_path / "b.h5", "w") as opened:
+        opened["a/btchw"], opened["bool"] = np.zeros((2, 3, 1, 20, 24), np.float32), np.zeros((2, 20, 24), bool)
+    with pytest.raises(
+        SourceError, match=r"no data set of images .*: it has a/btchw float32 \[2, 3, 1, 20, 24\], bool"
+    ):
+        probe(tmp_path / "b.h5")
+    with pytest.raises(SourceError, match=r"no dataset of images named 'train/labels': it is int64 \[6\]"):
         probe(file, "train/labels")
     with pytest.raises(SourceError, match="it has 6 frames, none with number 6"):
         frames(file, [6], "train/images")
@@ -171,3 +175,67 @@ def test_paths_of_datasets_are_split_only_behind_a_file_ending() -> None:
     assert split_path("d/a.h5::train/x") == ("d/a.h5", "train/x")
     assert split_path("d/A.HDF5::x::y") == ("d/A.HDF5", "x::y")
     assert split_path("odd::name.png") == ("odd::name.png", "")
+
+
+def written(path: Path, **sets: np.ndarray) -> Path:
+    with h5py.File(path, "w") as opened:
+        for name, samples in sets.items():
+            opened[name.replace("__", "/")] = samples
+    return path
+
+
+@pytest.mark.parametrize(
+    ("stored", "shown"),
+    [
+        pytest.param(GREY[:, None], GREY, id="N1HW"),
+        pytest.param(GREY[..., None], GREY, id="NHW1"),
+        pytest.param(COLOUR.transpose(0, 3, 1, 2), COLOUR, id="N3HW"),
+        pytest.param(GREY[0], GREY[:1], id="HW"),
+        pytest.param(COLOUR[0], COLOUR[:1], id="HW3"),
+        pytest.param(GREY[:1], GREY[:1], id="1HW"),
+        pytest.param((GREY.astype(np.int32) * 256 - 32768).astype(np.int16), GREY, id="int16"),
+        pytest.param(GREY.astype(">u2") * 257, GREY, id="big-endian"),
+        pytest.param(GREY[:, None].astype(np.float32) / 255, GREY, id="N1HW-float"),
+    ],
+)
+def test_frames_are_found_whatever_the_order_of_axes(tmp_path: Path, stored: np.ndarray, shown: np.ndarray) -> None:
+    path = written(tmp_path / "a.h5", images=stored)
+    assert Hdf5Reader().images(path) == ["images"]
+    assert probe(path, "images") == FileFacts(*shown.shape[:3])
+    assert np.array_equal(frames(path, range(len(shown)), "images"), shown)
+
+
+def signal(frames: int = 5, depth: int = 192, lines: int = 32) -> np.ndarray:
+    """Return what a transducer receives: a carrier of four samples a period under an envelope that varies."""
+    rng = np.random.default_rng(0)
+    carrier = np.cos(np.arange(depth) * np.pi / 2)[None, :, None]
+    return (carrier * rng.rayleigh(1000, (frames, depth, lines))).astype(np.float32)
+
+
+def bmode(frames: int = 5, depth: int = 192, lines: int = 32) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.clip(20 * np.log10(rng.rayleigh(1, (frames, depth, lines))) - 20, -60, 0).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("sets", "left_out"),
+    [
+        pytest.param({"data__real": signal(), "data__imag": signal()}, {"data/real", "data/imag"}, id="picmus"),
+        pytest.param({"x": signal()}, {"x"}, id="rf by its samples"),
+        pytest.param({"x": signal().astype(np.int16)}, {"x"}, id="rf of integers"),
+        pytest.param({"x": signal().transpose(0, 2, 1)}, {"x"}, id="rf with depth last"),
+        pytest.param({"x": bmode()}, set(), id="decibels"),
+        pytest.param({"x": (bmode() - bmode().mean()) / bmode().std()}, set(), id="z-scores"),
+        pytest.param({"envelope": 10 ** (bmode() / 20)}, set(), id="an envelope alone"),
+        pytest.param({"envelope": 10 ** (bmode() / 20), "bmode": bmode()}, {"envelope"}, id="envelope and b-mode"),
+        pytest.param({"image": GREY, "beamformed_data": bmode(), "rf": signal()}, {"beamformed_data", "rf"}, id="zea"),
+        pytest.param({"image": GREY, "mask": GREY // 255}, {"mask"}, id="a mask by its name"),
+        pytest.param({"x": GREY, "y": GREY // 100}, {"y"}, id="a label map by its levels"),
+        pytest.param({"y": GREY // 100}, set(), id="few levels alone"),
+        pytest.param({"image": GREY, "features": np.ones((200, 64), np.float32)}, set(), id="a table beside images"),
+        pytest.param({"features": np.ones((200, 64), np.float32)}, {"features"}, id="a table alone"),
+        pytest.param({"train_images": GREY, "test_images": GREY[:2]}, set(), id="two of images"),
+    ],
+)
+def test_what_is_no_image_is_doubted(tmp_path: Path, sets: dict[str, np.ndarray], left_out: set[str]) -> None:
+    assert set(Hdf5Reader().doubts(written(tmp_path / "a.h5", **sets))) == left_out

@@ -1,0 +1,69 @@
+"""Replace containers by the images in them, and say which of their data sets are left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from usjepa.cache.errors import SourceError
+from usjepa.cache.sources.base import Contents
+from usjepa.cache.sources.registry import join_path, reader_named, split_path
+
+if TYPE_CHECKING:
+    from usjepa.cache.sources.base import Entry
+
+ImagesIn = Callable[[Path, str], Contents]
+"""(file, reader) -> what a container's file holds; SourceError when it can't be read."""
+
+_SHOWN = 5
+"""Kinds of left-out data sets that a note names."""
+
+
+class Expansion:
+    """Replace containers by their images, and remember what of them was left out."""
+
+    def __init__(self, images_in: ImagesIn, wanted: Sequence[str] | None) -> None:
+        self._images_in, self._wanted = images_in, wanted
+        self._left_out: Counter[str] = Counter()
+
+    def __call__(self, root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
+        """Yield entries, a container replaced by its images; one that has none, or can't be opened, stays.
+
+        Its probe then raises with the reason, under the same policy as for any other unreadable file.
+        """
+        for entry in entries:
+            file, image = split_path(entry.path)
+            if image or not reader_named(entry.reader).container:
+                yield entry
+                continue
+            try:
+                names = self._chosen(self._images_in(root / file, entry.reader))
+            except SourceError:
+                names = []
+            yield from [replace(entry, path=join_path(file, name)) for name in names] or [entry]
+
+    def _chosen(self, held: Contents) -> list[str]:
+        """Return those images of a file that the recipe names, or that look like images where it names none."""
+        if self._wanted is not None:
+            return [name for name in held.images if any(_matches(name, pattern) for pattern in self._wanted)]
+        taken = [name for name in held.images if name not in held.doubts]
+        if taken:  # else the file stays as it is, and its reason is told with it
+            self._left_out.update(f"{name.rpartition('/')[2]} ({reason})" for name, reason in held.doubts.items())
+        return taken
+
+    def notes(self) -> list[str]:
+        """Return a note on what was left out, for the user; it names no file."""
+        if not self._left_out:
+            return []
+        named = ", ".join(f"{count:,} {what}" for what, count in sorted(self._left_out.items())[:_SHOWN])
+        more = f" and {len(self._left_out) - _SHOWN:,} other kinds" if len(self._left_out) > _SHOWN else ""
+        return [f"data sets beside images were left out: {named}{more}. cache.hdf5 names others to take."]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Return whether a data set is meant by a name or glob: of its whole path, or of its own name."""
+    return fnmatchcase(name, pattern.strip("/")) or fnmatchcase(name.rpartition("/")[2], pattern)
