@@ -1,4 +1,4 @@
-"""Find label maps by their few grey levels, where the image that they belong to lies beside them."""
+"""Find label maps by their few grey levels and the image beside them."""
 
 from __future__ import annotations
 

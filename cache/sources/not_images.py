@@ -1,4 +1,4 @@
-"""Leave out what lies in a folder and is no image: masks, thumbnails, folders that systems make.
+"""Leave out what is no image: masks, thumbnails, folders that systems make.
 
 Masks and thumbnails are told by their names, and only where the image that they belong to lies beside them: a class of
 images called `mask` stays. What names don't tell, the scan tells by few grey levels (`scanning/label_maps.py`). Files

@@ -1,4 +1,4 @@
-"""Tell the data sets of an HDF5 file that hold images from those that lie beside them.
+"""Tell the image data sets of an HDF5 file from those beside them.
 
 Which axes count frames, rows, columns and colours shows in the shape. What is left out unless a recipe names it
 (`cache.hdf5`): channel and radio-frequency data, label maps, and envelopes and the like where the file has a B-mode,
