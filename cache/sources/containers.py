@@ -1,4 +1,4 @@
-"""Replace containers by the images in them, and say which of their data sets are left out."""
+"""Replace containers by the images in them; say which data sets are left out."""
 
 from __future__ import annotations
 
