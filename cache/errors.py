@@ -31,6 +31,10 @@ class NoImageError(SourceError):
     """A file of a format that is read, which is whole but holds no image: it is left out and told, never an error."""
 
 
+class BlankError(UsjepaError):
+    """A frame shows no echo, and the recipe says to stop there (`cache.on_blank`)."""
+
+
 class TeacherError(UsjepaError):
     """A checkpoint can't be loaded whole, or the teacher's output must not be stored."""
 

@@ -20,16 +20,18 @@ from usjepa.cache.building.prepare import JOURNAL, Prepared, absolute, prepare
 from usjepa.cache.building.recheck import recheck_latents, recheck_pixels, refuse_other_readers
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import NotSealedError, UsageError
+from usjepa.cache.frames.blank import blank_lines
 from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.storage.claims import Claim, hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
+from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.state import exists
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from usjepa.cache.building.shard_maker import ShardMaker
     from usjepa.cache.recipes.cache import CacheSettings
@@ -124,6 +126,18 @@ def _fill(prepared: Prepared, settings: CacheSettings, request: BuildRequest, pa
         start = time.perf_counter()
         make_shards(maker, todo)
         logger.info(maker.stages.report(time.perf_counter() - start))
+    _tell_blank(maker, [shard for shard in todo if not maker.has_pixels(shard)])
+
+
+def _tell_blank(maker: ShardMaker, cut: Sequence[int]) -> None:
+    """Count and name the rows that show no echo, among those of the shards that were cut."""
+    writer = maker.writer
+    commits = [read_commit(writer.storage, writer.state.layers["pixels"], shard) for shard in cut]
+    blank = [row for commit in commits if commit is not None for row in commit.blank]
+    if blank:
+        count = sum(len(writer.state.rows_of_shard(shard)) for shard in cut)
+        listed = "\n".join(blank_lines(blank))
+        logger.warning(f"{len(blank):,} of {count:,} rows show no echo (cache.on_blank: keep, skip or stop):\n{listed}")
 
 
 def _work_order(prepared: Prepared, settings: CacheSettings, request: BuildRequest, claim: Claim) -> WorkOrder:

@@ -24,7 +24,7 @@ from usjepa.cache.sources.base import Contents, FileFacts
 from usjepa.cache.sources.registry import registered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -87,6 +87,12 @@ class DecodingProcess:
         answer, _ = self._request_once({"job": "patient", "file": str(file), "reader": reader}, str(file))
         return str(answer["patient"])
 
+    def why_blank(self, path: str, reader: str, frames: Sequence[int], content_hash: str) -> list[str]:
+        """Return of each of these frames why it shows no echo, "" where it may; SourceError as `probe`."""
+        request = {"job": "look", "path": path, "reader": reader, "frames": frames, "content_hash": content_hash}
+        answer, _ = self._request_once(request, path)
+        return [str(why) for why in answer["blank"]]
+
     def images_in(self, file: Path, reader: str) -> Contents:
         """Return what a container's file holds; SourceError as `probe`."""
         answer, _ = self._request_once({"job": "images", "file": str(file), "reader": reader}, str(file))
@@ -111,6 +117,7 @@ class DecodingProcess:
             np.frombuffer(pixels, np.uint8).reshape(answer["pixels"]),
             np.frombuffer(regions, np.uint8).reshape(answer["regions"]),
             [(int(row), str(reason)) for row, reason in answer["holes"]],
+            [(int(row), str(what)) for row, what in answer["blank"]],
         )
 
     def close(self) -> None:

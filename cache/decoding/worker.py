@@ -53,8 +53,8 @@ class _Decoder:
     def answer(self, request: dict[str, Any]) -> None:
         """Do the requested job and send its result: facts, names of images, a patient, or the rows of a shard."""
         self._opened = ""
-        jobs = {"probe": self._probe, "images": self._images, "patient": self._patient, "cut": self._cut}
-        job = jobs[request["job"]]
+        jobs = {"images": self._images, "patient": self._patient, "probe": self._probe, "look": self._look}
+        job = (jobs | {"cut": self._cut})[request["job"]]
         try:
             job(request)
         except UsjepaError as error:
@@ -86,6 +86,19 @@ class _Decoder:
         facts = self._reader.probe(request["path"], request["reader"])
         self._send({"facts": [facts.frames, facts.height, facts.width, facts.levels]})
 
+    def _look(self, request: dict[str, Any]) -> None:
+        from usjepa.cache.frames.blank import why_blank
+        from usjepa.cache.frames.regions import find_region
+
+        self._opens(request["path"])
+        wanted = request["frames"]
+        decoded = self._reader.frames(request["path"], request["reader"], wanted, request["content_hash"])
+        whys = []
+        for frame in decoded:
+            self._before_frame(request["path"])
+            whys.append(why_blank(frame, find_region(frame)))
+        self._send({"blank": whys})
+
     def _images(self, request: dict[str, Any]) -> None:
         from usjepa.cache.sources.reader import images_in
 
@@ -104,7 +117,9 @@ class _Decoder:
 
         block, skip_errors, bad = RowBlock.from_json(request["block"]), request["skip_errors"], request["bad"]
         made = cut_rows(block, self._reader, self._settings, skip_errors, self._before_frame, bad)
-        self._send({"holes": made.holes, "pixels": made.pixels.shape, "regions": made.regions.shape})
+        self._send(
+            {"holes": made.holes, "blank": made.blank, "pixels": made.pixels.shape, "regions": made.regions.shape}
+        )
         self._wire.send(made.pixels.reshape(-1).data)
         self._wire.send(made.regions.reshape(-1).data)
 

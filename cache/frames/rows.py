@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.errors import SourceError
+from usjepa.cache.errors import BlankError, SourceError
+from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.cells import pack_cells, packed_nbytes
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.views import View, apply_view
@@ -90,6 +91,8 @@ class PixelShard:
     """[n, bytes of packed cells]"""
     holes: list[tuple[int, str]]
     """Row number, and why the row is missing."""
+    blank: list[tuple[int, str]] = field(default_factory=list)
+    """Row number, which frame it shows and why that is blank; where the recipe skips them, they are holes too."""
 
     def exists(self, first_row: int) -> NDArray[np.bool_]:
         """Return [n], false at holes; `first_row` is the number of the first row."""
@@ -111,18 +114,20 @@ def cut_rows(
     Args:
         block: what to cut.
         reader: of the folder that the sources lie in.
-        settings: size, preprocessing and de-identification.
+        settings: size, preprocessing, de-identification, and what becomes of blank frames.
         skip_errors: an unreadable source turns its rows into holes with the reason instead of ending the build.
         before_frame: called with a source's path before it is opened and after each decoded frame; may raise to stop.
         bad: path -> reason of sources that are known to be unreadable, not to be tried again.
 
     Raises:
         SourceError: a source can't be read, or is not the file that was scanned.
+        BlankError: a frame shows no echo, and `on_blank` is "stop".
     """
     size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
     pixels = np.zeros((len(block.rows), channels, size, size), np.uint8)
     regions = np.zeros((len(block.rows), packed_nbytes(size)), np.uint8)
     holes: list[tuple[int, str]] = []
+    blank: list[tuple[int, str]] = []
     for number, run in itertools.groupby(range(len(block.rows)), key=lambda place: block.rows[place].source):
         places, source = list(run), block.sources[number]
         try:
@@ -130,14 +135,20 @@ def cut_rows(
                 raise SourceError(bad[source.path])
             before_frame(source.path)
             rows = [(place, block.rows[place]) for place in places]
-            for place, image, region in _cut(source, rows, reader, settings, before_frame):
-                pixels[place], regions[place] = image, region
+            for place, image, region, why in _cut(source, rows, reader, settings, before_frame):
+                if why:
+                    blank.append((block.first + place, f"{source.path}, frame {block.rows[place].frame}: {why}"))
+                if not why or settings.on_blank == "keep":
+                    pixels[place], regions[place] = image, region
         except SourceError as error:
             if not skip_errors:
                 raise
             # The whole source is left out of this shard: its frames are not to be trusted in part.
             holes += [(block.first + place, str(error)) for place in places]
-    return PixelShard(pixels, regions, holes)
+    if settings.on_blank == "skip":
+        lost = {row for row, _ in holes}
+        holes += [(row, f"{what}: left out, for it shows no echo") for row, what in blank if row not in lost]
+    return PixelShard(pixels, regions, holes, blank)
 
 
 def _cut(
@@ -146,18 +157,24 @@ def _cut(
     reader: SourceReader,
     settings: CacheSettings,
     before_frame: Callable[[str], None],
-) -> Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield (place, pixels [C, S, S], packed region) of rows of one source, a frame after the other."""
+) -> Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8], str]]:
+    """Yield (place, pixels [C, S, S], packed region, why it is blank) of rows of one source, frame after frame."""
     wanted = sorted({row.frame for _, row in rows})
     decoded = reader.frames(source.path, source.reader, wanted, source.content_hash)
     for number, frame in zip(wanted, decoded, strict=True):
         before_frame(source.path)
         _require_size(source, number, frame)
         prepared = prepare(frame, settings.preprocess)
+        why = why_blank(frame, prepared.region)
+        if why and settings.on_blank == "stop":
+            raise BlankError(
+                f"{source.path}: frame {number} shows no echo ({why}). Remove the file if it is no ultrasound image, "
+                "or leave such frames out with --set cache.on_blank=skip."
+            )
         for place, row in rows:
             if row.frame == number:
                 image, region = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)
-                yield place, image, pack_cells(region)
+                yield place, image, pack_cells(region), why
 
 
 def _require_size(source: SourceRef, number: int, frame: NDArray[np.uint8]) -> None:

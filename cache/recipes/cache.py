@@ -149,6 +149,9 @@ class CacheSettings(Settings):
     the file), `file`, `folder`, `dicom-patient`, or a regular expression whose parentheses find it in the path."""
     on_error: Annotated[Literal["stop", "skip"], Soft("rows")] = "stop"
     """On an unreadable source: stop and name it, or skip it and record the reason."""
+    on_blank: Annotated[Literal["keep", "skip", "stop"], Soft("rows")] = "keep"
+    """On a frame of one colour, of fewer than 8 levels, or whose scan region covers under 2 %: keep it, leave it out
+    and record why, or stop and name it. All are counted and named."""
     test_fraction: Annotated[Fraction, Soft("rows")] = 0.0
     """Share of groups, by hash, that the scan marks `test` in datasets without a test split of their own; 0: none."""
     max_frames_per_source: Annotated[Count | None, Soft("rows")] = None

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+from usjepa.cache.frames.blank import frames_lines
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.reader import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from usjepa.cache.scanning.blank_frames import Looked
     from usjepa.cache.sources.base import Listing
     from usjepa.cache.store.tables import SourceTable
 
@@ -25,6 +27,7 @@ def describe(
     rows: int,
     straddling: Sequence[tuple[str, str]],
     imageless: Sequence[str] = (),
+    looked: Looked | None = None,
 ) -> str:
     """Return the report.
 
@@ -35,6 +38,7 @@ def describe(
         rows: number of rows that the recipe would cut from it.
         straddling: groups that had sources both in test and elsewhere.
         imageless: a line per file that was left out, for it holds no image.
+        looked: which frames show no echo, of those that were looked at.
     """
     readable = table.take(table.error == "")
     lines = [
@@ -51,6 +55,9 @@ def describe(
         lines += _section("groups with sources in and outside `test`, now wholly test", named)
     lines += _section("duplicates (same content)", _duplicates(readable))
     lines += _section("left out, without an image", imageless)
+    if looked is not None and looked.blank:
+        title = f"blank frames (no echo; cache.on_blank says what becomes of them), of {looked.frames:,} looked at"
+        lines += ["", f"{title}: {len(looked.blank):,}", *frames_lines(looked.blank)]
     failed = table.take(table.error != "")
     lines += _section("unreadable", [str(error) for error in failed.error])
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from usjepa.cache.decoding.many import ManyChildren
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.progress import ProgressBar
+from usjepa.cache.scanning.blank_frames import look_at
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.label_maps import label_maps
 from usjepa.cache.scanning.report import describe
@@ -158,11 +159,13 @@ def scan_report(source: str, recipe: Recipe) -> str:
     """Scan a source and return a report for the user; unreadable files are listed, not raised."""
     settings = recipe.cache
     listing = list_source(source, settings)
-    scanned = scan_all(listing, settings, None, "skip")
-    table = scanned.images
+    with DecodingProcess(listing, settings) as child:
+        scanned = scan_all(listing, settings, None, "skip", child=child)
+        table = scanned.images
+        looked = look_at(table, settings, child)
     taken = (len(chosen_frames(int(count), settings.max_frames_per_source)) for count in table.frames)
     rows = sum(taken) * settings.views.count
-    return describe(source, listing, table, rows, straddling_groups(listing.entries), scanned.left_out)
+    return describe(source, listing, table, rows, straddling_groups(listing.entries), scanned.left_out, looked)
 
 
 def _line(

@@ -31,11 +31,13 @@ class Commit:
     soft: dict[str, Json]
     """Versions and device it was computed with."""
     holes: tuple[tuple[int, str], ...] = ()
-    """(row, reason) of rows of this shard whose frame could not be read."""
+    """(row, reason) of rows of this shard whose frame could not be read, or was left out."""
+    blank: tuple[tuple[int, str], ...] = ()
+    """(row, which frame and why) of rows of this shard that show no echo; recorded with pixels only."""
 
     def to_bytes(self) -> bytes:
         """Return the record's file content; it carries its own digest."""
-        body = {
+        body: dict[str, Json] = {
             "shard": self.shard,
             "size": self.size,
             "table": self.table,
@@ -43,6 +45,8 @@ class Commit:
             "soft": self.soft,
             "holes": [list(hole) for hole in self.holes],
         }
+        if self.blank:  # absent in records of earlier versions
+            body["blank"] = [list(row) for row in self.blank]
         return canonical({**body, "digest": digest_of(body)}) + b"\n"
 
     @classmethod
@@ -61,6 +65,7 @@ class Commit:
                 str(body["layer_digest"]),
                 body["soft"],
                 holes,
+                tuple((int(row), str(what)) for row, what in body.get("blank", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamageError(f"{where}: the commit record is not whole ({error}).") from error

@@ -98,7 +98,13 @@ class StoreWriter:
             self.storage.publish(name, data)
 
     def write_shard(
-        self, layer: Layer, shard: int, rows: NDArray[np.generic], holes: Holes, soft: Mapping[str, Json]
+        self,
+        layer: Layer,
+        shard: int,
+        rows: NDArray[np.generic],
+        holes: Holes,
+        soft: Mapping[str, Json],
+        blank: Holes = (),
     ) -> Commit:
         """Publish one whole shard, then its commit record.
 
@@ -108,6 +114,7 @@ class StoreWriter:
             rows: [n, *layer.shape] in row order, n the rows of this shard; what lies at a hole is not written.
             holes: rows of this shard that hold no data.
             soft: what it was computed with.
+            blank: rows that show no echo, for the record.
 
         Raises:
             TeacherError: a float row is not finite.
@@ -126,7 +133,8 @@ class StoreWriter:
         ]
         check, digest = _finite_check(rows, layer, numbers.start), bytes.fromhex(layer.digest)
         data, table = pack_shard(buffers, layer.layout, digest, numbers.start, self._memory.room, check)
-        commit = Commit(shard, len(data), table, layer.digest, dict(soft), tuple(sorted(holes)))
+        noted = tuple(sorted(holes)), tuple(sorted(blank))
+        commit = Commit(shard, len(data), table, layer.digest, dict(soft), *noted)
         self._publish(layer, commit, data)
         return commit
 

@@ -15,6 +15,8 @@ import xxhash
 
 from usjepa.cache.building.recheck import as_float
 from usjepa.cache.errors import UsageError
+from usjepa.cache.frames.blank import blank_lines, why_blank
+from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.reading.store import open_store
 
 if TYPE_CHECKING:
@@ -77,6 +79,8 @@ class Part:
     rows: list[NDArray[np.int64]] = field(default_factory=list)
     hashes: list[NDArray[np.uint64]] = field(default_factory=list)
     """[n, 2] xxh3-128 of each row's pixels, aligned with `rows`."""
+    blank: list[tuple[int, str]] = field(default_factory=list)
+    """Rows that show no echo, and why."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Stats:
     moments: dict[str, Moments]
     duplicates: list[list[int]]
     """Groups of rows whose pixels are the same, each ascending."""
+    blank: list[tuple[int, str]] = field(default_factory=list)
+    """Rows that show no echo, ascending, with the frame that each shows and why it is blank."""
 
     def to_json(self) -> dict[str, Json]:
         """Return everything, channel by channel."""
@@ -97,7 +103,8 @@ class Stats:
             }
             for name, m in sorted(self.moments.items())
         }  # fmt: skip
-        return {"teacher": self.teacher, "datasets": datasets, "duplicates": self.duplicates}
+        blank = [list(row) for row in self.blank]
+        return {"teacher": self.teacher, "datasets": datasets, "duplicates": self.duplicates, "blank": blank}
 
     def __str__(self) -> str:
         width = max(len(name) for name in [*self.moments, "dataset"])
@@ -111,6 +118,7 @@ class Stats:
             )
         extra = sum(len(group) - 1 for group in self.duplicates)
         lines.append(f"rows whose pixels another row has too: {extra:,}" + self._examples())
+        lines += [f"rows that show no echo: {len(self.blank):,}", *blank_lines(self.blank)]
         return "\n".join(lines)
 
     def _examples(self) -> str:
@@ -144,12 +152,18 @@ def stats(store: str, teacher: str | None = None, dask: str | None = None) -> St
     blocks = zip(*(array.to_delayed().ravel() for array in arrays), strict=True)
     parts = zip(np.split(opened.rows, ends[:-1]), np.split(codes, ends[:-1]), blocks, strict=True)
     layer = opened.layers[f"latents/{name}"]
-    level = [delayed(_part_of)(layer, rows, datasets, code, *stored) for rows, code, stored in parts]
+    cells = opened.dask_array("regions").to_delayed().ravel() if "regions" in opened.layers else [None] * len(ends)
+    level = [
+        delayed(_part_of)(layer, rows, datasets, code, region, *stored)
+        for (rows, code, stored), region in zip(parts, cells, strict=True)
+    ]
     while len(level) > 1:
         level = [delayed(_join)(level[i : i + _FAN_IN]) for i in range(0, len(level), _FAN_IN)]
     with _scheduler(dask):
         (whole,) = compute(level[0])
-    return Stats(str(name), whole.moments, _duplicates(whole))
+    position = {int(row): place for place, row in enumerate(opened.rows)} if whole.blank else {}
+    blank = [(row, f"{opened.table.origin(position[row])}: {why}") for row, why in sorted(whole.blank)]
+    return Stats(str(name), whole.moments, _duplicates(whole), blank)
 
 
 @contextlib.contextmanager
@@ -172,6 +186,7 @@ def _part_of(
     rows: NDArray[np.int64],
     datasets: NDArray[np.str_],
     dataset: NDArray[np.int64],
+    cells: NDArray[np.uint8] | None,
     pixels: NDArray[np.uint8],
     latents: NDArray[Any],
     scales: NDArray[np.float32] | None = None,
@@ -183,7 +198,19 @@ def _part_of(
         {str(datasets[code]): moments_of(values[dataset == code]) for code in np.unique(dataset)},
         [rows],
         [np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)],
+        _blank_rows(rows, pixels, cells),
     )
+
+
+def _blank_rows(
+    rows: NDArray[np.int64], pixels_RCSS: NDArray[np.uint8], cells_Rn: NDArray[np.uint8] | None
+) -> list[tuple[int, str]]:
+    """Return the rows whose stored pixels or region show no echo, and why."""
+    size = pixels_RCSS.shape[-1]
+    region = np.ones((len(rows), 1, 1), np.bool_) if cells_Rn is None else unpack_cells(cells_Rn, size)
+    images = pixels_RCSS[:, 0] if pixels_RCSS.shape[1] == 1 else pixels_RCSS.transpose(0, 2, 3, 1)
+    whys = ((int(row), why_blank(image, part)) for row, image, part in zip(rows, images, region, strict=True))
+    return [(row, why) for row, why in whys if why]
 
 
 def _join(parts: list[Part]) -> Part:
@@ -193,6 +220,7 @@ def _join(parts: list[Part]) -> Part:
             joined.moments[name] = merged(joined.moments[name], moments) if name in joined.moments else moments
         joined.rows += part.rows
         joined.hashes += part.hashes
+        joined.blank += part.blank
     return joined
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from usjepa.cache.frames.blank import blank_lines
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.origins import read_tables
@@ -34,10 +35,14 @@ def status_report(store: str) -> str:
             f"segment {segment.number}: rows {segment.first_row:,} to {segment.first_row + segment.rows - 1:,}"
         )
     holes: set[tuple[int, str]] = set()
+    blank: set[tuple[int, str]] = set()
     for name, layer in sorted(state.layers.items()):
         done = committed(storage, layer)
         lines += _layer_lines(name, layer, state, done)
         holes |= {hole for commit in done.values() for hole in commit.holes}
+        blank |= {row for commit in done.values() for row in commit.blank}
+    lines += _blank(blank, holes)
+    holes -= {hole for hole in holes if hole[0] in dict(blank)}
     lines += _history(state)
     lines += _failures(storage, state, holes)
     return "\n".join(lines)
@@ -82,6 +87,14 @@ def _history(state: State) -> list[str]:
             f"{entry['cosine']:.4f} (shuffled rows {entry['control']:.4f})"
         )
     return lines
+
+
+def _blank(blank: set[tuple[int, str]], holes: set[tuple[int, str]]) -> list[str]:
+    """Return the lines about rows that show no echo, kept or left out."""
+    if not blank:
+        return []
+    left_out = len({row for row, _ in blank} & {row for row, _ in holes})
+    return [f"blank rows: {len(blank):,}, of these {left_out:,} left out", *blank_lines(sorted(blank))]
 
 
 def _distinct(done: Mapping[int, Commit]) -> list[dict[str, object]]:
