@@ -1,4 +1,4 @@
-"""Tell frames that show no echo: of one colour, of few levels, or without a scan region.
+"""Tell frames that show no echo: one colour, few levels, or no scan region.
 
 Forms, test patterns, label maps, empty recordings and files that were read wrongly all look like this, and nobody sees
 them among a million rows.
