@@ -46,6 +46,9 @@ _Spread = Annotated[float, Field(ge=1e-4, le=1.0)]
 Deviation = tuple[_Spread, _Spread, _Spread]
 """Per channel, of pixels scaled to [0, 1]."""
 
+ModelArguments = dict[str, bool | int | float | str | list[int] | None]
+"""Arguments of a timm class by name."""
+
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
 
 

@@ -15,10 +15,10 @@ from usjepa.cache.recipes.base import (
     ComputePrecision,
     Count,
     Depth,
-    Deviation,
     Edge,
     Fraction,
-    Mean,
+    ModelArguments,
+    Positive,
     Processes,
     Seed,
     Settings,
@@ -54,6 +54,31 @@ def _rule_of_groups(rule: str) -> str:
             "group, such as (patient\\d+)",
         )
     return rule
+
+
+def _per_channel(values: tuple[float, ...]) -> tuple[float, ...]:
+    if len(values) not in (1, 3):
+        raise PydanticCustomError("channels", "must have one value per channel of the input, 1 or 3")
+    return values
+
+
+_FIELDS_OF_THEIR_OWN = {
+    "img_size": "cache.teacher.image_size",
+    "patch_size": "cache.teacher.patch_size",
+    "depth": "cache.teacher.depth",
+    "checkpoint_path": "cache.teacher.weights",
+    "pretrained": "--teacher NAME.TAG",
+}
+
+
+def _told_apart(args: ModelArguments) -> ModelArguments:
+    """Refuse what has a field of its own, and what has no place in a teacher."""
+    for name in args:
+        if name in _FIELDS_OF_THEIR_OWN:
+            raise PydanticCustomError("elsewhere", f"{name} is said by {_FIELDS_OF_THEIR_OWN[name]}")
+        if name.startswith(("pretrained", "num_classes", "features_only", "cache_dir", "scriptable", "exportable")):
+            raise PydanticCustomError("no_part", f"{name} is no part of a teacher's model")
+    return args
 
 
 class PhantomSettings(Settings):
@@ -110,15 +135,29 @@ class TeacherSettings(Settings):
     """Edge of a patch in pixels; null: the architecture's."""
     depth: Annotated[Depth | None, Hard("latents", "evaluation")] = None
     """Number of transformer blocks; null: the architecture's."""
+    args: Annotated[ModelArguments, AfterValidator(_told_apart), Hard("latents", "evaluation", when_set=True)] = {}
+    """Arguments for timm beside these fields, as `{num_heads: 12}`, for what a file can't tell; also `eps`."""
+    positions: Annotated[
+        Literal["antialiased", "plain", "offset"] | None, Hard("latents", "evaluation", when_set=True)
+    ] = None
+    """How positions of another grid are resampled; null: antialiased, as timm does; offset: as DINOv2's hub does."""
     block: Annotated[Depth | None, Hard("latents", "evaluation")] = None
     """Take tokens after this many transformer blocks; null: after the last."""
     norm: Annotated[bool, Hard("latents", "evaluation")] = True
     """Apply the model's final normalisation to the tokens."""
     image_size: Annotated[Edge | None, Hard("latents", "evaluation")] = None
     """Edge of the teacher's input in pixels; null: that of the stored pixels."""
-    mean: Annotated[Mean, Hard("latents", "evaluation")] = (0.485, 0.456, 0.406)
+    mean: Annotated[tuple[Fraction, ...], AfterValidator(_per_channel), Hard("latents", "evaluation")] = (
+        0.485,
+        0.456,
+        0.406,
+    )
     """Per channel, subtracted from pixels scaled to [0, 1]."""
-    std: Annotated[Deviation, Hard("latents", "evaluation")] = (0.229, 0.224, 0.225)
+    std: Annotated[tuple[Positive, ...], AfterValidator(_per_channel), Hard("latents", "evaluation")] = (
+        0.229,
+        0.224,
+        0.225,
+    )
     """Per channel, divides what is left after the mean."""
     compute: Annotated[ComputePrecision, Hard("latents", "evaluation")] = "fp32"
     """Precision of the forward pass."""
@@ -126,6 +165,12 @@ class TeacherSettings(Settings):
     """Images per forward pass, within one shard; null: 32 on a CPU, found by trial on a GPU and kept for the store."""
     seed: Annotated[Seed, Hard("latents", "evaluation")] = 0
     """Seed of random weights; without effect when `weights` names a checkpoint."""
+
+    @model_validator(mode="after")
+    def _one_normalisation_per_channel(self) -> TeacherSettings:
+        if len(self.mean) != len(self.std):
+            raise misfit("std", self.std, f"must have as many values as mean, which has {len(self.mean)}")
+        return self
 
 
 class CacheSettings(Settings):

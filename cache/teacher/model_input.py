@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
 
 RESIZE = "bicubic, antialiased"
+_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class ModelInput:
         Deterministic, and part of the identity of whatever the model computes.
         """
         x = pixels_BCSS.to(device, non_blocking=True).to(torch.float32) / 255.0
-        x = x.expand(-1, self.channels, -1, -1)
+        x = _grey(x) if x.shape[1] > self.channels else x.expand(-1, self.channels, -1, -1)
         if x.shape[-1] != self.size:
             edge = (self.size, self.size)
             x = torch.nn.functional.interpolate(x, edge, mode="bicubic", antialias=True, align_corners=False)
@@ -51,6 +52,12 @@ class ModelInput:
         """Return pixels in [0, 1], float32 [B, 1 or channels, S, S], with grey repeated, less mean and over std."""
         mean, std = (_channels(values, x_BCSS.device) for values in (self.mean, self.std))
         return (x_BCSS.expand(-1, self.channels, -1, -1) - mean) / std
+
+
+def _grey(x_BCSS: torch.Tensor) -> torch.Tensor:
+    """Return the luma of colour pixels by Rec. 601, [B, 1, S, S]."""
+    shares = torch.tensor(_LUMA, device=x_BCSS.device).reshape(1, 3, 1, 1)
+    return (x_BCSS * shares).sum(dim=1, keepdim=True)
 
 
 @lru_cache(maxsize=64)

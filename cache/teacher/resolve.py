@@ -12,7 +12,7 @@ from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.adapters import find_adapter, is_adapter, make
 from usjepa.cache.teacher.device import choose_device
 from usjepa.cache.teacher.exported import WEIGHTS, check_exported
-from usjepa.cache.teacher.vit import nearest_models
+from usjepa.cache.teacher.timm_models import nearest_models
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json

@@ -1,4 +1,4 @@
-"""Build timm vision transformers, and run one as a frozen teacher.
+"""Run a timm vision transformer as a frozen teacher.
 
 Prefix tokens (class, registers) are dropped; patch tokens come row-major over the grid. The input derivation (scale,
 grey repeated, resize, mean and std) is part of the identity: a wrong normalisation is another teacher.
@@ -6,65 +6,30 @@ grey repeated, resize, mean and std) is part of the identity: a wrong normalisat
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import timm
 import torch
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.marks import hard_values
-from usjepa.cache.teacher.checkpoints.loading import load_into
-from usjepa.cache.teacher.checkpoints.weights import read_weights, weights_hash
-from usjepa.cache.teacher.exported import weights_file
+from usjepa.cache.teacher.fitting import fit
 from usjepa.cache.teacher.model_input import RESIZE, ModelInput
 from usjepa.cache.teacher.teacher import ModuleTeacher
+from usjepa.cache.teacher.timm_models import gives_maps, is_vit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import TeacherSettings
+    from usjepa.cache.teacher.fitting import Fitted
 
 _INPUT_VERSION = 1
-_SETTING = "cache.teacher.architecture"
-_RESOLVED = {"name", "weights", "key", "seed", "patch_size", "depth", "image_size", "mean", "std"}
+_RESOLVED = {
+    "name", "weights", "key", "seed", "patch_size", "depth", "args", "positions", "image_size", "mean", "std",
+}  # fmt: skip
 """Hard fields that count by what they become: the layer's name, a hash of weights, arguments for timm, the input."""
-
-
-def build_timm(architecture: str, args: Mapping[str, Any], setting: str = _SETTING) -> torch.nn.Module:
-    """Build a timm model without a head, with random weights drawn from torch's generator as it stands.
-
-    Args:
-        architecture: timm name.
-        args: what `timm.create_model` takes beside it: img_size, patch_size, ...
-        setting: the field that named the architecture, for messages.
-
-    Raises:
-        UsageError: timm has no such model, or can't build it with these arguments.
-    """
-    if not timm.is_model(architecture):
-        raise UsageError(f"{setting}={architecture}: timm has no such model{nearest_models(architecture)}")
-    try:
-        model: torch.nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, **args)
-    except (TypeError, RuntimeError, AssertionError, ValueError) as error:
-        listed = ", ".join(f"{name}={value}" for name, value in args.items())
-        raise UsageError(f"{setting}={architecture}: timm can't build it with {listed}: {error}") from error
-    return model
-
-
-def is_vit(model: torch.nn.Module) -> bool:
-    """Return whether a timm model gives prefix and patch tokens on one grid, as its vision transformers do."""
-    needed = ("blocks", "patch_embed", "num_prefix_tokens", "forward_intermediates")
-    return all(hasattr(model, name) for name in needed)
-
-
-def nearest_models(name: str) -> str:
-    """Return a hint at the timm names closest to a misspelt one."""
-    close = difflib.get_close_matches(name, timm.list_models(), n=3)
-    return f"; did you mean {', '.join(close)}?" if close else "."
 
 
 @dataclass(frozen=True)
@@ -78,16 +43,38 @@ class ViT(ModuleTeacher):
 
     def tokens(self, x_BCSS: torch.Tensor) -> torch.Tensor:
         """Return patch tokens [B, T, D] after the chosen block."""
-        last = len(self.model.blocks) - 1 if self.block is None else self.block - 1  # type: ignore[arg-type]
-        forward: Callable[..., list[torch.Tensor]] = self.model.forward_intermediates  # type: ignore[assignment]
-        found = forward(
-            x_BCSS, indices=[last], norm=self.norm, stop_early=True, output_fmt="NLC", intermediates_only=True
-        )
-        return found[0]
+        return _intermediate(self.model, x_BCSS, self.block, self.norm, "NLC", len(self.model.blocks))  # type: ignore[arg-type]
 
 
-def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -> ViT:
-    """Build a timm ViT as a teacher.
+@dataclass(frozen=True)
+class Maps(ModuleTeacher):
+    """Another timm model as a teacher: the places of its last map of features, or of an earlier stage's, row by row."""
+
+    block: int | None = None
+    """Which stage's map (of SAM: which block's), counted from 1; none: the last."""
+    norm: bool = True
+    """Apply the model's final normalisation, if it has one for maps; SAM's is its neck."""
+
+    def tokens(self, x_BCSS: torch.Tensor) -> torch.Tensor:
+        """Return the map's places [B, H W, D]."""
+        found = _intermediate(self.model, x_BCSS, self.block, self.norm, "NCHW", _stages(self.model))
+        return found.flatten(2).transpose(1, 2)
+
+
+def _stages(model: torch.nn.Module) -> int:
+    return len(model.feature_info)  # type: ignore[arg-type]
+
+
+def _intermediate(
+    model: torch.nn.Module, x_BCSS: torch.Tensor, block: int | None, norm: bool, form: str, count: int
+) -> torch.Tensor:
+    last = (block or count) - 1
+    forward: Callable[..., list[torch.Tensor]] = model.forward_intermediates  # type: ignore[assignment]
+    return forward(x_BCSS, indices=[last], norm=norm, stop_early=True, output_fmt=form, intermediates_only=True)[0]
+
+
+def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -> ViT | Maps:
+    """Build a timm model as a teacher.
 
     Args:
         settings: its architecture, weights, layer and normalisation.
@@ -102,14 +89,16 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
     if settings.compute == "fp16" and device.type == "cpu":
         raise UsageError("cache.teacher.compute=fp16 needs a GPU. Use fp32 or bf16 on a CPU.")
     edge = settings.image_size or pixel_size
-    model, args = _build(settings, edge)
-    weights, warning = _load_weights(model, settings)
-    given = ModelInput(edge, 3, settings.mean, settings.std)
+    fitted = fit(settings, edge)
+    model = fitted.model
+    _check_blocks(model, settings)
+    given = ModelInput(edge, _channels(fitted, settings), settings.mean, settings.std)
     hard = {name: value for name, value in hard_values(settings, "latents").items() if name not in _RESOLVED}
     identity: dict[str, Json] = {
         **hard,
-        "model_args": args,
-        "weights": weights,
+        **fitted.more,
+        "model_args": fitted.args,
+        "weights": fitted.weights,
         "tokens": "patch",
         "input": {
             "version": _INPUT_VERSION,
@@ -120,56 +109,59 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
             "std": list(given.std),
         },
     }
-    rows, columns = (int(n) for n in model.patch_embed.grid_size)  # type: ignore[union-attr]
-    return ViT(
+    if is_vit(model):
+        rows, columns = (int(n) for n in model.patch_embed.grid_size)  # type: ignore[union-attr]
+        dim = int(model.num_features)  # type: ignore[arg-type]
+    else:
+        dim, rows, columns = _tried(model, given.channels, settings, edge)
+    kind = ViT if is_vit(model) else Maps
+    return kind(
         settings.name,
         model,
         given,
         identity,
         (rows, columns),
-        int(model.num_features),  # type: ignore[arg-type]
+        dim,
         device,
         settings.compute,
-        warning,
+        fitted.note,
         settings.block,
         settings.norm,
     )
 
 
-def _build(settings: TeacherSettings, edge: int) -> tuple[torch.nn.Module, dict[str, Json]]:
-    """Return the timm model with seeded random weights, and the arguments it was made with."""
-    name = settings.architecture
-    if "." in name:
-        raise UsageError(f"{_SETTING}={name}: a tag names weights, which come from a file. Give {name.split('.')[0]}.")
-    args: dict[str, Json] = {"img_size": edge}
-    if settings.patch_size is not None:
-        args["patch_size"] = settings.patch_size
-    if settings.depth is not None:
-        args["depth"] = settings.depth
-    # A model's random weights must not depend on what was drawn before it was built.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        model = build_timm(name, args)
-    if not is_vit(model):
-        raise UsageError(f"{_SETTING}={name}: not a ViT. A teacher must give patch tokens on one grid.")
-    blocks = len(model.blocks)  # type: ignore[arg-type]
-    if settings.block is not None and settings.block > blocks:
-        raise UsageError(f"cache.teacher.block={settings.block}: {name} has {blocks} blocks.")
-    return model, args
+def _tried(model: torch.nn.Module, channels: int, settings: TeacherSettings, edge: int) -> tuple[int, int, int]:
+    """Return width, rows and columns of the map that a model gives, from one black image."""
+    try:
+        with torch.no_grad():
+            black = torch.zeros(1, channels, edge, edge)
+            found = _intermediate(model.eval(), black, settings.block, settings.norm, "NCHW", _stages(model))
+    except (RuntimeError, AssertionError, TypeError, ValueError, IndexError) as error:
+        raise UsageError(
+            f"{settings.architecture}: gives no map of features for images of {edge} x {edge} ({error}). Set "
+            "cache.teacher.image_size to a size it takes."
+        ) from error
+    return int(found.shape[1]), int(found.shape[2]), int(found.shape[3])
 
 
-def _load_weights(model: torch.nn.Module, settings: TeacherSettings) -> tuple[str, str | None]:
-    """Fill in the weights; return their hash and the warning that a person must read."""
-    if settings.weights is None:
-        warning = (
-            f"teacher {settings.name!r} ({settings.architecture}) has RANDOM weights (seed {settings.seed}): its "
-            "latents carry no learned knowledge. Give a checkpoint with --teacher FILE for real work."
+def _check_blocks(model: torch.nn.Module, settings: TeacherSettings) -> None:
+    """Refuse a model that gives no tokens on a grid, and a block that it does not have."""
+    if not is_vit(model) and not gives_maps(model):
+        raise UsageError(
+            f"cache.teacher.architecture={settings.architecture}: gives neither patch tokens nor maps of features."
         )
-        return weights_hash(model.state_dict()), warning
-    path = Path(settings.weights)
-    file = weights_file(path)
-    weights = read_weights(file, settings.key)
-    report = load_into(model, weights.tensors, str(file))
-    told = [weights.summary(), report.summary() if report.dropped or report.resampled else ""]
-    note = "; ".join(text for text in told if text)
-    return weights.hash, f"{file}: {note}" if note else None
+    count = len(model.blocks) if is_vit(model) else _stages(model)  # type: ignore[arg-type]
+    if settings.block is not None and settings.block > count:
+        kind = "blocks" if hasattr(model, "blocks") else "stages"
+        raise UsageError(f"cache.teacher.block={settings.block}: {settings.architecture} has {count} {kind}.")
+
+
+def _channels(fitted: Fitted, settings: TeacherSettings) -> int:
+    """Return the channels that the model takes; UsageError where the normalisation has another number of them."""
+    channels = int(fitted.args.get("in_chans", 3))
+    if channels != len(settings.mean):
+        raise UsageError(
+            f"cache.teacher.mean: {len(settings.mean)} values, and the model takes {channels} "
+            f"{'channel' if channels == 1 else 'channels'}. Give mean and std one value per channel."
+        )
+    return channels

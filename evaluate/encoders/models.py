@@ -96,7 +96,7 @@ class ModelEncoder:
         """Return patch tokens, float32 [B, H, W, D]; UsjepaError where the model has none on a grid."""
         import torch
 
-        from usjepa.cache.teacher.vit import is_vit
+        from usjepa.cache.teacher.timm_models import is_vit
 
         model: Any = self.model
         if not is_vit(model):

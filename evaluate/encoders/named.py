@@ -67,7 +67,7 @@ def _named(text: str, recipe: Recipe, device: str) -> Named:
         return _of_file(Path(text if whole else path), "" if whole else architecture, recipe, device)
     if timm.is_model(text):
         return _of_timm(text, device)
-    from usjepa.cache.teacher.vit import nearest_models
+    from usjepa.cache.teacher.timm_models import nearest_models
 
     raise UsageError(
         f"--encoder {text}: no such run folder or checkpoint, and timm has no such model{nearest_models(text)} Give "
@@ -105,7 +105,7 @@ def _settings_of(architecture: str) -> TeacherSettings:
     import timm
 
     from usjepa.cache.recipes.cache import TeacherSettings
-    from usjepa.cache.teacher.vit import nearest_models
+    from usjepa.cache.teacher.timm_models import nearest_models
 
     config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
     if config is None:
@@ -119,7 +119,7 @@ def _settings_of(architecture: str) -> TeacherSettings:
 
 def _of_timm(name: str, device: str) -> Named:
     from usjepa.cache.identity import soft_versions
-    from usjepa.cache.teacher.vit import is_vit
+    from usjepa.cache.teacher.timm_models import is_vit
 
     architecture, _, tag = name.partition(".")
     model = _timm_model(name, bool(tag))
@@ -140,7 +140,7 @@ def _timm_model(name: str, pretrained: bool) -> Any:
     import timm
     import torch
 
-    from usjepa.cache.teacher.vit import build_timm
+    from usjepa.cache.teacher.timm_models import build_timm
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(RANDOM_SEED)

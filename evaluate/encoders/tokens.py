@@ -55,7 +55,7 @@ class _FlatTokens:
 def _gives_tokens(encoder: Encoder) -> bool:
     """Return whether an encoder has patch tokens on a grid."""
     if isinstance(encoder, ModelEncoder):
-        from usjepa.cache.teacher.vit import is_vit
+        from usjepa.cache.teacher.timm_models import is_vit
 
         return is_vit(encoder.model)
     return isinstance(encoder, TokenGiver)

@@ -29,8 +29,11 @@ def another(field: FieldInfo, value: Any) -> Any:
     kind = field.annotation
     if get_origin(kind) is Literal:
         return next(one for one in get_args(kind) if one != value)
+    choice = next((one for one in get_args(kind) if get_origin(one) is Literal), None)
     if value is None:
-        return "x" if str in get_args(kind) else 2
+        return get_args(choice)[0] if choice else "x" if str in get_args(kind) else 2
+    if isinstance(value, dict):
+        return {"eps": 1e-3}
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.teacher.model_input import ModelInput
-from usjepa.cache.teacher.vit import build_timm
+from usjepa.cache.teacher.timm_models import build_timm
 from usjepa.train.model.initial import seeded, sincos_positions
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.cache.storage.durable import write_durably
 from usjepa.cache.storage.protocol import Guard, unguarded
 from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, check_exported, config_text, exported_config
-from usjepa.cache.teacher.vit import build_timm
+from usjepa.cache.teacher.timm_models import build_timm
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,17 +10,17 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import TeacherError
+from usjepa.cache.teacher.checkpoints.positions import resampled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import torch
 
+    from usjepa.cache.teacher.checkpoints.positions import Positions
     from usjepa.cache.teacher.checkpoints.sets import Tensors
 
 _PREFIXES = ("module.", "model.", "encoder.", "backbone.", "teacher.", "student.", "target_encoder.")
 _DECODER = ("decoder", "mask_token")
-_HEAD = ("head.", "head_dist.", "fc_norm.", "projector.", "predictor.")
+_HEAD = ("head.", "head_dist.", "fc_norm.", "projector.", "predictor.", "dino_head.", "ibot_head.")
 _SHOWN = 10
 
 
@@ -42,7 +42,7 @@ class LoadReport:
         return f"{len(self.loaded)} tensors loaded" + (f"; dropped {counts}" if counts else "") + resampled
 
 
-def _stripped(tensors: Tensors, wanted: set[str]) -> Tensors:
+def stripped(tensors: Tensors, wanted: set[str]) -> Tensors:
     """Return the tensors without wrapping prefixes: one comes off while that makes more keys known to the model."""
     best = tensors
     known = len(wanted & set(best))
@@ -62,22 +62,23 @@ def _stripped(tensors: Tensors, wanted: set[str]) -> Tensors:
     return best
 
 
-def load_into(model: torch.nn.Module, tensors: Tensors, where: str) -> LoadReport:
+def load_into(model: torch.nn.Module, tensors: Tensors, where: str, positions: Positions | None = None) -> LoadReport:
     """Load a checkpoint's tensors into a timm model, strictly.
 
     Args:
         model: built without a head.
-        tensors: a set of weights, under the names of its file.
+        tensors: a set of weights, under timm's names, perhaps behind prefixes.
         where: names the checkpoint in messages.
+        positions: how positions of another grid are resampled; none: as timm does.
 
     Raises:
         TeacherError: a key of the model is missing, a key of the checkpoint is left over, or a shape differs.
     """
     wanted = model.state_dict()
-    found = _stripped(tensors, set(wanted))
+    found = stripped(tensors, set(wanted))
     dropped = {key: reason for key in found if key not in wanted and (reason := _why_dropped(key))}
     kept = {key: tensor for key, tensor in found.items() if key not in dropped}
-    resampled = _resample_positions(model, kept, wanted)
+    fitted = resampled(kept, model, positions)
     missing = [key for key in wanted if key not in kept]
     unexpected = [key for key in kept if key not in wanted]
     shapes = [
@@ -87,13 +88,9 @@ def load_into(model: torch.nn.Module, tensors: Tensors, where: str) -> LoadRepor
     ]
     problems = _listed("missing", missing) + _listed("unexpected", unexpected) + _listed("of another shape", shapes)
     if problems:
-        raise TeacherError(
-            f"{where}: does not fit {type(model).__name__} as asked for:\n"
-            + "\n".join(problems)
-            + "\nIs cache.teacher.architecture (and patch_size) that of the checkpoint?"
-        )
+        raise TeacherError(f"{where}: does not fit {type(model).__name__} as asked for:\n" + "\n".join(problems))
     model.load_state_dict(kept, strict=True)
-    return LoadReport(tuple(sorted(kept)), dropped, resampled)
+    return LoadReport(tuple(sorted(kept)), dropped, fitted)
 
 
 def _why_dropped(key: str) -> str:
@@ -105,22 +102,6 @@ def _why_dropped(key: str) -> str:
     if bare.startswith(_HEAD):
         return "of a head"
     return ""
-
-
-def _resample_positions(model: torch.nn.Module, kept: Tensors, wanted: Mapping[str, torch.Tensor]) -> tuple[str, ...]:
-    """Interpolate absolute position embeddings of another grid, as timm does for its own weights."""
-    from timm.layers.pos_embed import resample_abs_pos_embed
-
-    stored, target = kept.get("pos_embed"), wanted.get("pos_embed")
-    if stored is None or target is None or stored.shape == target.shape or stored.shape[-1] != target.shape[-1]:
-        return ()
-    prefix = 0 if getattr(model, "no_embed_class", False) else int(getattr(model, "num_prefix_tokens", 0))
-    edge = (stored.shape[1] - prefix) ** 0.5
-    if edge != int(edge):
-        return ()
-    grid = list(model.patch_embed.grid_size)  # type: ignore[union-attr, arg-type]
-    kept["pos_embed"] = resample_abs_pos_embed(stored.float(), new_size=grid, num_prefix_tokens=prefix)
-    return ("pos_embed",)
 
 
 def _listed(kind: str, names: list[str]) -> list[str]:

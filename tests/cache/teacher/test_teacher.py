@@ -25,7 +25,9 @@ TINY = TeacherSettings(architecture="vit_tiny_patch16_224")
 
 
 def vit(settings: TeacherSettings, size: int) -> ViT:
-    return load_vit(settings, size, torch.device("cpu"))
+    made = load_vit(settings, size, torch.device("cpu"))
+    assert isinstance(made, ViT)
+    return made
 
 
 def pixels(count: int = 3, size: int = 32, channels: int = 1) -> torch.Tensor:

@@ -1,0 +1,141 @@
+"""Build the timm model that settings and a checkpoint describe together, and load it.
+
+What a file can't tell (heads, activation, epsilon) is the stated architecture's or `cache.teacher.args`'. Where the
+number of heads is stated there, everything that shapes tell is taken from them; where it is not, the architecture must
+fit as it is, and a refusal names what would.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from usjepa.cache.errors import TeacherError, UsageError
+from usjepa.cache.teacher.checkpoints.loading import load_into, stripped
+from usjepa.cache.teacher.checkpoints.weights import read_weights, weights_hash
+from usjepa.cache.teacher.exported import weights_file
+from usjepa.cache.teacher.layouts.known import LAYOUTS
+from usjepa.cache.teacher.layouts.layout import translated
+from usjepa.cache.teacher.layouts.proposing import proposal
+from usjepa.cache.teacher.layouts.shapes import FAMILIES, USUAL, family_of, structure
+from usjepa.cache.teacher.timm_models import build_timm
+
+if TYPE_CHECKING:
+    from usjepa.cache.identity import Json
+    from usjepa.cache.recipes.cache import TeacherSettings
+    from usjepa.cache.teacher.checkpoints.loading import LoadReport
+    from usjepa.cache.teacher.checkpoints.weights import Weights
+    from usjepa.cache.teacher.layouts.layout import Translated
+
+LAYOUT_VERSION = 1
+"""Raised when a layout's translation gives other numbers."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A timm model with its weights."""
+
+    model: torch.nn.Module
+    args: dict[str, Json]
+    """What it was built with, beside the architecture's name."""
+    weights: str
+    """Content hash of the weights, as the file names them."""
+    note: str | None
+    """What became of the file's keys, or that the weights are random."""
+    more: dict[str, Json] = field(default_factory=dict)
+    """More of its identity: the layout where the file has other names than timm's, and how positions were resampled."""
+
+
+def fit(settings: TeacherSettings, edge: int) -> Fitted:
+    """Return the model that settings describe, for square inputs of `edge` pixels.
+
+    Raises:
+        UsageError: unknown architecture or arguments, missing weights, or a setting that no file of its kind tells.
+        TeacherError: the checkpoint does not fit; the message proposes what would.
+        DamageError: the weights are an exported encoder's, and not as they were exported.
+    """
+    stated: dict[str, Json] = {"img_size": edge}
+    stated |= {name: value for name in ("patch_size", "depth") if (value := getattr(settings, name)) is not None}
+    more: dict[str, Json] = {} if settings.positions is None else {"positions": settings.positions}
+    if settings.weights is None:
+        args = stated | settings.args
+        model = _seeded(settings, args)
+        return Fitted(model, args, weights_hash(model.state_dict()), _random_note(settings), more)
+    weights = read_weights(weights_file(Path(settings.weights)), settings.key)
+    found = translated(weights.tensors, LAYOUTS, weights.where)
+    _check_asked(settings, found, weights)
+    args = stated | _told_by_shapes(settings, found, weights) | settings.args
+    model = _seeded(settings, args)
+    try:
+        report = load_into(model, found.tensors, weights.where, settings.positions)
+    except TeacherError as error:
+        raise TeacherError(f"{error}\n{proposal(found, settings.architecture, weights.where)}") from error
+    if found.layout is not None:
+        more["layout"] = f"{found.layout.name}/{LAYOUT_VERSION}"
+    return Fitted(model, args, weights.hash, _note(settings, model, weights, report, found), more)
+
+
+def _random_note(settings: TeacherSettings) -> str:
+    return (
+        f"teacher {settings.name!r} ({settings.architecture}) has RANDOM weights (seed {settings.seed}): its latents "
+        "carry no learned knowledge. Give a checkpoint with --teacher FILE for real work."
+    )
+
+
+def _note(
+    settings: TeacherSettings, model: torch.nn.Module, weights: Weights, report: LoadReport, found: Translated
+) -> str:
+    """Return what became of every key, and what the file could not tell, for the log."""
+    whole = replace(report, dropped=report.dropped | found.dropped)
+    layout = f"layout of {found.layout.name}" if found.layout is not None else ""
+    heads = "" if "num_heads" in settings.args else _assumed(settings.architecture, model)
+    told = [weights.summary(), layout, whole.summary(), heads]
+    return f"{weights.where}: " + "; ".join(text for text in told if text)
+
+
+def _assumed(architecture: str, model: torch.nn.Module) -> str:
+    """Return what was taken from the architecture because no file tells it."""
+    heads = getattr(getattr(getattr(model, "blocks", [None])[0], "attn", None), "num_heads", None)
+    return f"{heads} heads, as in {architecture}" if heads else ""
+
+
+def _seeded(settings: TeacherSettings, args: dict[str, Any]) -> torch.nn.Module:
+    """Return the timm model with random weights, which must not depend on what was drawn before it was built."""
+    name = settings.architecture
+    if "." in name:
+        raise UsageError(
+            f"cache.teacher.architecture={name}: a tag names weights, which come from a file. Give "
+            f"{name.split('.')[0]}."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        return build_timm(name, args)
+
+
+def _check_asked(settings: TeacherSettings, found: Translated, weights: Weights) -> None:
+    """Refuse a file of a kind whose input is mostly another than the default, until the settings state it."""
+    lacking = [name for name in (found.layout.asks if found.layout else ()) if name not in settings.model_fields_set]
+    if lacking and found.layout is not None:
+        flags = " ".join(f"--set 'cache.teacher.{name}=[...]'" for name in lacking)
+        raise UsageError(
+            f"{weights.where}: an encoder in the layout of {found.layout.name}, whose {' and '.join(lacking)} of the "
+            f"input no file tells. State them: {flags}, or name a preset: --teacher PRESET={weights.where} "
+            "(usjepa-cache teachers lists them)."
+        )
+
+
+def _told_by_shapes(settings: TeacherSettings, found: Translated, weights: Weights) -> dict[str, Json]:
+    """Return the arguments that follow from a file: those of its layout and, where the heads are stated, of shapes."""
+    implied = {} if found.layout is None else dict(found.layout.args)
+    if "num_heads" not in settings.args:
+        return implied
+    family = family_of(settings.architecture)
+    if found.layout is not None and found.layout.family != family:
+        raise TeacherError(
+            f"{weights.where}: its layout ({found.layout.name}) is not of {settings.architecture}'s kind: "
+            f"--set cache.teacher.architecture={FAMILIES[found.layout.family]}."
+        )
+    return structure(stripped(found.tensors, USUAL), family, weights.where) | implied

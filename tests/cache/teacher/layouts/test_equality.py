@@ -1,0 +1,304 @@
+"""Files in their authors' layout give the tokens that their authors' model gives.
+
+Each is a model of `tests/support/authors.py` with random weights, saved as its authors save theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.authors import (
+    BEIT,
+    CHUNKED,
+    CLIP,
+    DINOV3,
+    META,
+    TIMM,
+    Plan,
+    Sam,
+    clip_tokens,
+    clip_weights,
+    prefixed,
+    smaller,
+    tokens,
+    weights,
+)
+from usjepa.cache.errors import TeacherError, UsageError
+from usjepa.cache.recipes.cache import TeacherSettings
+from usjepa.cache.teacher.vit import load_vit
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MEAN, STD = (0.3, 0.4, 0.5), (0.2, 0.25, 0.3)
+CLOSE = 2e-5
+"""Largest difference of tokens of order 1, fp32: rounding of another order of sums."""
+
+
+def pixels(size: int, channels: int = 1) -> torch.Tensor:
+    drawn = np.random.default_rng(0).integers(0, 256, (2, channels, size, size), dtype=np.uint8)
+    return torch.from_numpy(drawn)
+
+
+def normalised(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    wanted = [(images[:, 0] / 255.0 - m) / s for m, s in zip(mean, std, strict=True)]
+    return torch.stack(wanted, dim=1)
+
+
+def settings(file: Path, heads: int = 6, architecture: str = "vit_base_patch16_224", **more: Any) -> TeacherSettings:
+    args = {"num_heads": heads, **more.pop("args", {})}
+    stated = {"mean": MEAN, "std": STD, "architecture": architecture, "args": args, **more}
+    return TeacherSettings(weights=str(file), **stated)
+
+
+def mae(w: dict[str, Any]) -> dict[str, Any]:
+    return {**w, "mask_token": torch.ones(1, 1, 8), "decoder_embed.weight": torch.ones(8, 48)}
+
+
+PLAIN = Plan()
+HUB = Plan(META, scales=True)
+HUB4 = smaller(HUB, registers=4)
+ROPE = Plan(DINOV3, scales=True, registers=4, positions=False, rope=True, eps=1e-5)
+SHARED = Plan(BEIT, scales=True, positions=False, bias="beit", table="shared")
+NO_CLS = smaller(PLAIN, cls=False)
+OTHER = {name: t + 1 for name, t in weights(NO_CLS).items()}
+EVA = "vit_base_patch16_dinov3_qkvb"
+
+
+def dinov3_file(w: dict[str, Any], plan: Plan) -> dict[str, Any]:
+    """Return weights with what DINOv3's hub keeps beside them: a mask over the keys' biases, and the periods."""
+    mask = torch.ones(3 * plan.width)
+    mask[plan.width : 2 * plan.width] = 0
+    masks = {f"blocks.{n}.attn.qkv.bias_mask": mask for n in range(plan.depth)}
+    quarter = plan.width // plan.heads // 4
+    periods = (100.0 ** (torch.arange(quarter) / quarter)).to(torch.bfloat16)
+    return w | masks | {"rope_embed.periods": periods, "mask_token": torch.ones(1, plan.width)}
+
+
+def without_key_bias(w: dict[str, Any]) -> dict[str, Any]:
+    found = dict(w)
+    for name, bias in w.items():
+        if name.endswith("qkv.bias"):
+            found[name] = bias.clone()
+            found[name][48:96] = 0
+    return found
+
+
+CASES: dict[str, tuple[Plan, Any, dict[str, Any]]] = {
+    # name: (the authors' model, what their code saves of its weights, settings)
+    "mae": (PLAIN, lambda w: {"model": mae(w)}, {}),
+    "mae's training run": (
+        PLAIN,
+        lambda w: {"model": mae(w), "optimizer": {"state": {0: w}}, "args": argparse.Namespace(lr=1), "epoch": 4},
+        {},
+    ),
+    "urfm": (PLAIN, lambda w: {"ema_state_dict": prefixed(mae(w), "module."), "state_dict": OTHER, "model": "x"}, {}),
+    "tinyusfm": (PLAIN, lambda w: prefixed(w, "module.model."), {}),
+    "mae, pooled": (
+        smaller(PLAIN, final_norm=False),
+        lambda w: {"model": w | {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}},
+        {},
+    ),
+    "i-jepa": (
+        NO_CLS,
+        lambda w: {"encoder": prefixed(OTHER, "module."), "predictor": {"x.weight": torch.ones(2)},
+                   "target_encoder": prefixed(w, "module."), "opt": {"state": {}}, "epoch": 3},
+        {},
+    ),
+    "dinov2": (HUB, lambda w: w | {"mask_token": torch.ones(1, 48)}, {}),
+    "dinov2, registers": (HUB4, lambda w: w | {"mask_token": torch.ones(1, 48)}, {}),
+    "dinov2, swiglu": (
+        smaller(HUB, mlp="swiglu", names={**META, "fc1": "mlp.w12", "fc2": "mlp.w3"}), lambda w: w, {},
+    ),
+    "dinov2's training run": (
+        smaller(HUB4, names=CHUNKED),
+        lambda w: {"teacher": prefixed(w, "backbone.") | {"dino_head.mlp.0.weight": torch.ones(2)}, "iteration": 9},
+        {},
+    ),
+    "dinov1's training run": (
+        PLAIN,
+        lambda w: {
+            "student": prefixed(OTHER, "module.backbone."),
+            "teacher": prefixed(w, "backbone.") | {"head.mlp.0.weight": torch.ones(2)},
+        },
+        {},
+    ),
+    "ultradino": (
+        smaller(HUB4, names=CHUNKED, channels=1),
+        lambda w: {"teacher": prefixed(w, "backbone.") | {"ibot_head.last_layer.weight": torch.ones(2)}},
+        {"mean": (0.1842924807,), "std": (0.2187705424,)},
+    ),
+    "usfm": (SHARED, lambda w: w | {"mask_token": torch.ones(1, 1, 48),
+             "rel_pos_bias.relative_position_index": torch.zeros(17, 17)}, {"architecture": "beit_base_patch16_224"}),
+    "beit": (
+        smaller(SHARED, table="each"),
+        lambda w: {"model": w | {"blocks.0.attn.relative_position_index": torch.zeros(17, 17),
+                                 "blocks.1.attn.relative_position_index": torch.zeros(17, 17)}},
+        {"architecture": "beit_base_patch16_224"},
+    ),
+    "fetalclip": (
+        Plan(CLIP, pre_norm=True, eps=1e-5), lambda w: w, {"architecture": "vit_base_patch16_clip_224"},
+    ),
+    "openai's clip": (
+        Plan(CLIP, pre_norm=True, eps=1e-5, act="quick_gelu"),
+        lambda w: {"state_dict": prefixed(w, "module.")},
+        {"args": {"act_layer": "quick_gelu", "eps": 1e-5}},
+    ),
+    "biomedclip": (
+        PLAIN,
+        lambda w: prefixed(w, "visual.trunk.")
+        | {"visual.head.proj.weight": torch.ones(2), "text.transformer.x": torch.ones(2), "logit_scale": torch.ones(1)},
+        {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_file_in_its_authors_layout_gives_their_tokens(tmp_path: Path, case: str) -> None:
+    plan, saved, more = CASES[case]
+    clip = "visual.conv1" in plan.names.values()
+    w = clip_weights(plan) if clip else weights(plan)
+    torch.save(saved(w), tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth", **more), plan.size, torch.device("cpu"))
+    given = normalised(pixels(plan.size), more.get("mean", MEAN), more.get("std", STD))
+    wanted = (clip_tokens if clip else tokens)(plan, w, given)
+    assert wanted.std() > 0.1
+    assert (teacher(pixels(plan.size)) - wanted).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("mlp", ["plain", "gated"])
+def test_a_dinov3_file_gives_its_authors_tokens(tmp_path: Path, mlp: str) -> None:
+    names = {**DINOV3, "fc2": "mlp.w3"} if mlp == "gated" else DINOV3
+    plan = smaller(ROPE, mlp=mlp, names=names, heads=3)
+    w = weights(plan)
+    torch.save(dinov3_file(w, plan), tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth", 3, EVA), plan.size, torch.device("cpu"))
+    wanted = tokens(plan, without_key_bias(w), normalised(pixels(plan.size), MEAN, STD))
+    assert (teacher(pixels(plan.size)) - wanted).abs().max() < 5 * CLOSE
+    wrong = dinov3_file(w, plan) | {"rope_embed.periods": torch.ones(4)}
+    torch.save(wrong, tmp_path / "c.pth")
+    with pytest.raises(TeacherError, match="are none of base 100"):
+        load_vit(settings(tmp_path / "c.pth", 3, EVA), plan.size, torch.device("cpu"))
+
+
+MMDET = (("patch_embed.proj", "patch_embed.projection"), ("blocks.", "layers."), ("norm", "ln"),
+         ("mlp.lin1", "ffn.layers.0.0"), ("mlp.lin2", "ffn.layers.1"))  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["sam", "encoder alone", "mmdet"])
+def test_a_sam_file_gives_its_authors_tokens(tmp_path: Path, kind: str) -> None:
+    sam = Sam().eval()
+    w: dict[str, Any] = sam.state_dict()
+    if kind == "sam":
+        w = prefixed(w, "image_encoder.") | {"mask_decoder.x.weight": torch.ones(2), "prompt_encoder.y": torch.ones(2)}
+    if kind == "mmdet":
+        w = {name: tensor for name, tensor in w.items() if not name.startswith("neck")}
+        for ours, theirs in MMDET:
+            w = {name.replace(ours, theirs): tensor for name, tensor in w.items()}
+        w = {"meta": {}, "state_dict": prefixed(w, "backbone.") | {"bbox_head.x.weight": torch.ones(2)}}
+    torch.save(w, tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth", 6, "samvit_base_patch16"), 80, torch.device("cpu"))
+    with torch.no_grad():
+        given = normalised(pixels(80), MEAN, STD)
+        wanted = sam.maps(given).flatten(1, 2) if kind == "mmdet" else sam(given)
+    assert teacher.grid == (5, 5)
+    assert teacher.dim == wanted.shape[-1]
+    assert (teacher(pixels(80)) - wanted).abs().max() < 1e-4
+
+
+def test_a_video_mae_of_one_still_frame_gives_its_authors_tokens(tmp_path: Path) -> None:
+    plan = smaller(PLAIN, packed=False)
+    w = weights(plan)
+    video = dict(w)
+    kernel = torch.randn(48, 3, 4, 16, 16, generator=torch.Generator().manual_seed(1)) * 0.05
+    video["patch_embed.proj.weight"] = kernel
+    positions = video.pop("pos_embed")
+    time = torch.randn(1, 8, 48, generator=torch.Generator().manual_seed(2))
+    video |= {"pos_embed_class": positions[:, :1], "pos_embed_spatial": positions[:, 1:], "pos_embed_temporal": time}
+    torch.save({"model": mae(video), "args": argparse.Namespace()}, tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth"), plan.size, torch.device("cpu"))
+    # Four equal frames through the authors' 3-D convolution.
+    given = normalised(pixels(plan.size), MEAN, STD)
+    seen = torch.nn.functional.conv3d(given[:, :, None].expand(-1, -1, 4, -1, -1), kernel, stride=(4, 16, 16))
+    flat = {**w, "pos_embed": torch.cat([positions[:, :1], positions[:, 1:] + time[:, :1]], dim=1)}
+    flat["patch_embed.proj.weight"] = kernel.sum(dim=2)
+    single = torch.nn.functional.conv2d(given, flat["patch_embed.proj.weight"], stride=16)
+    assert (seen[:, :, 0] - single).abs().max() < 5 * CLOSE
+    assert (teacher(pixels(plan.size)) - tokens(plan, flat, given)).abs().max() < CLOSE
+
+
+def test_every_key_is_loaded_dropped_with_a_reason_or_another_towers(tmp_path: Path) -> None:
+    plan, saved, _ = CASES["biomedclip"]
+    w = weights(plan)
+    torch.save(saved(w), tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth"), plan.size, torch.device("cpu"))
+    assert teacher.warning is not None
+    assert f"{len(w)} tensors loaded; dropped 1 of a head, 2 of another tower" in teacher.warning
+    torch.save(saved(w) | {"visual.trunk.new.weight": torch.ones(1), "odd": torch.ones(1)}, tmp_path / "c.pth")
+    with pytest.raises(TeacherError, match=r"2 unexpected: new\.weight, outside visual\.trunk\. odd"):
+        load_vit(settings(tmp_path / "c.pth"), plan.size, torch.device("cpu"))
+
+
+def test_a_layout_and_what_it_was_built_with_are_part_of_the_identity(tmp_path: Path) -> None:
+    torch.save(weights(HUB4), tmp_path / "c.pth")
+    identity = load_vit(settings(tmp_path / "c.pth"), 64, torch.device("cpu")).identity
+    assert identity["layout"] == "DINOv2/1"
+    assert identity["model_args"] == {
+        "img_size": 64, "embed_dim": 48, "depth": 2, "patch_size": 16, "mlp_ratio": 4, "class_token": True,
+        "reg_tokens": 4, "no_embed_class": True, "init_values": 1e-5, "num_heads": 6,
+    }  # fmt: skip
+
+
+def test_what_no_file_of_a_kind_tells_is_asked_for(tmp_path: Path) -> None:
+    torch.save(clip_weights(CASES["fetalclip"][0]), tmp_path / "c.pth")
+    unsaid = TeacherSettings(weights=str(tmp_path / "c.pth"), args={"num_heads": 6})
+    with pytest.raises(UsageError, match=r"mean and std of the input no file tells.*--set 'cache\.teacher\.mean"):
+        load_vit(unsaid, 64, torch.device("cpu"))
+
+
+def test_a_refusal_proposes_the_architecture_that_fits(tmp_path: Path) -> None:
+    torch.save(weights(Plan(width=192, heads=3, depth=12, size=32)), tmp_path / "c.pth")
+    base = TeacherSettings(weights=str(tmp_path / "c.pth"))
+    with pytest.raises(TeacherError, match=r"192 wide, 12 blocks.*architecture=vit_tiny_patch16_224.*can't be seen"):
+        load_vit(base, 32, torch.device("cpu"))
+    torch.save(weights(Plan(META, scales=True, registers=4, size=32)), tmp_path / "d.pth")
+    with pytest.raises(TeacherError, match=r"48 wide, 2 blocks.*cache\.teacher\.args\.num_heads=N"):
+        load_vit(base.model_copy(update={"weights": str(tmp_path / "d.pth")}), 32, torch.device("cpu"))
+    torch.save(weights(SHARED), tmp_path / "e.pth")
+    with pytest.raises(TeacherError, match=r"not of vit_base_patch16_224's kind.*architecture=beit_base_patch16_224"):
+        load_vit(settings(tmp_path / "e.pth"), 64, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("how", ["plain", "offset", "antialiased"])
+def test_positions_are_resampled_the_stated_way(tmp_path: Path, how: Any) -> None:
+    w = weights(PLAIN)  # a grid of 4 x 4
+    torch.save(w, tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth", positions=how), 96, torch.device("cpu"))
+    maps = w["pos_embed"][:, 1:].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)
+    if how == "offset":  # DINOv2's hub: the scale is (patches + 0.1) / patches that were learnt
+        fitted = torch.nn.functional.interpolate(maps, scale_factor=(6.1 / 4, 6.1 / 4), mode="bicubic")
+    else:
+        fitted = torch.nn.functional.interpolate(maps, size=(6, 6), mode="bicubic", antialias=how == "antialiased")
+    flat = {**w, "pos_embed": torch.cat([w["pos_embed"][:, :1], fitted.flatten(2).transpose(1, 2)], dim=1)}
+    wanted = tokens(smaller(PLAIN, size=96), flat, normalised(pixels(96), MEAN, STD))
+    assert (teacher(pixels(96)) - wanted).abs().max() < CLOSE
+    assert teacher.identity["positions"] == how
+
+
+def test_a_wrong_number_of_heads_gives_other_tokens(tmp_path: Path) -> None:
+    torch.save(weights(PLAIN), tmp_path / "c.pth")
+    right, wrong = (load_vit(settings(tmp_path / "c.pth", h), 64, torch.device("cpu")) for h in (6, 3))
+    assert right.identity["weights"] == wrong.identity["weights"]
+    assert right.identity != wrong.identity
+    assert (right(pixels(64)) - wrong(pixels(64))).abs().max() > 0.1
+
+
+def test_names_of_timm_are_still_no_layout(tmp_path: Path) -> None:
+    assert TIMM["patch"] == "patch_embed.proj"
+    torch.save(weights(PLAIN), tmp_path / "c.pth")
+    assert "layout" not in load_vit(settings(tmp_path / "c.pth"), 64, torch.device("cpu")).identity
