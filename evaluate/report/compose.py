@@ -168,7 +168,7 @@ def _drawn(scored: Scored) -> NDArray[np.float64]:
 
 def _maps(tasks: Sequence[Task], scored: Sequence[Scored]) -> dict[str, FeatureMap | None]:
     """Return a map of the student's features for each task, and under "" one of all tasks where there are several."""
-    features = {one.record.task: one.test_NF for one in scored if one.record.encoder == STUDENT}
+    features = {one.record.task: one.test_NF for one in scored if one.test_NF is not None}
     maps = {
         task.name: class_map(features[task.name], task.labels[task.positions(TEST)], task.classes)
         for task in tasks

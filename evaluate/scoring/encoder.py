@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.identity import Json
 from usjepa.cache.interrupt import safe_point
+from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.encoders.pooling import pooled_by
 from usjepa.evaluate.encoders.tokens import TokenSource
 from usjepa.evaluate.extensions import raised_at
@@ -110,8 +111,8 @@ class Scored:
     """Of the test frames, mean over the linear probe's seeds."""
     drawn_R: Floats | None
     """The linear probe's macro F1 in each bootstrap draw; None without draws."""
-    test_NF: NDArray[np.float32]
-    """Features of the test frames."""
+    test_NF: NDArray[np.float32] | None
+    """The student's features of the test frames; None for others, whose features nobody needs any more."""
     notes: tuple[str, ...]
     """What could not be measured and why."""
 
@@ -143,6 +144,8 @@ class EncoderScoring:
         pooled = pooled_by(encoder, self.settings.pooling)
         features = self.kept.features(pooled, self.task)
         given = self._given(encoder, features)
+        dim, test_NF = features.shape[1], features[self.task.positions(TEST)] if name == STUDENT else None
+        del features  # `given` holds them standardised: one copy is enough
         made, notes = self._predictions(title, given)
         scored = {key: _scores_of(given, one, self.draws) for key, one in made.items()}
         robust, note = self._robustness(title, made[PRIMARY], given, live)
@@ -157,10 +160,10 @@ class EncoderScoring:
         assert probability_SNC is not None
         return Scored(
             record=record,
-            described=Described.of(name, title, pooled, self.task.name, features.shape[1]),
+            described=Described.of(name, title, pooled, self.task.name, dim),
             probability_NC=probability_SNC.mean(axis=0),
             drawn_R=scored[PRIMARY][1].get("macro_f1"),
-            test_NF=features[self.task.positions(TEST)],
+            test_NF=test_NF,
             notes=(*notes, *note),
         )
 

@@ -76,7 +76,8 @@ def stopped_at_line(store: str, run: str, line: int) -> None:
 
 
 def is_stopped(process: BaseProcess) -> bool:
-    return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    state = Path(f"/proc/{process.pid}/stat")
+    return process.is_alive() and state.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @pytest.fixture(scope="module")

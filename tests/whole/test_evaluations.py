@@ -1,0 +1,81 @@
+"""An evaluation killed at any moment and run again leaves the bytes of an undisturbed one."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support import forked
+from tests.support.builds import tree
+from tests.support.evaluations import FAST, SIZE, Place, add_latents, export_run
+from tests.support.labelled import patients, write_labelled
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CALLS = (*FAST, "--set", "evaluate.encode_batch_size=4")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_labelled(folder / "store.zarr", patients(8, ["cyst", "none", "stone"]), size=SIZE)
+    add_latents(folder / "store.zarr")
+    export_run(folder / "run", folder / "store.zarr")
+    return Place(folder / "run", folder / "store.zarr")
+
+
+def evaluated(place: Place, out: Path) -> None:
+    import torch
+
+    from usjepa.evaluate.cli import main
+
+    torch.set_num_threads(1)
+    main([str(place.run), "--task", str(place.store), "-o", str(out), *CALLS], standalone_mode=False)
+
+
+def counting(place: Place, out: Path) -> None:
+    """Write the number of durable steps and of scored probes of an undisturbed evaluation."""
+    steps = 0
+    real = {"fsync": os.fsync, "replace": os.replace}
+    for name, function in real.items():
+
+        def counted(*args: object, function: object = function, **kwargs: object) -> object:
+            nonlocal steps
+            steps += 1
+            return function(*args, **kwargs)  # type: ignore[operator]
+
+        setattr(os, name, counted)
+    evaluated(place, out)
+    (out.parent / "steps").write_text(str(steps))
+
+
+def killed_at_durable_step(place: Place, out: Path, step: int) -> None:
+    forked.die_at_durable_step(step)
+    evaluated(place, out)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    out = tmp_path_factory.mktemp("undisturbed") / "report"
+    assert forked.run(counting, place, out) == 0
+    return out, int((out.parent / "steps").read_text())
+
+
+MOMENTS = 20
+
+
+@pytest.mark.parametrize("moment", [7, MOMENTS - 1, *[pytest.param(n, marks=pytest.mark.slow) for n in range(MOMENTS)]])
+def test_an_evaluation_killed_and_run_again_leaves_the_bytes_of_an_undisturbed_one(
+    place: Place, undisturbed: tuple[Path, int], tmp_path: Path, moment: int
+) -> None:
+    whole, steps = undisturbed
+    at = 1 + round(moment * (steps - 1) / (MOMENTS - 1))
+    out = tmp_path / "report"
+    assert forked.run(killed_at_durable_step, place, out, at) == -signal.SIGKILL
+    assert not (out / "scores.json").exists() or moment == MOMENTS - 1
+    assert forked.run(evaluated, place, out) == 0
+    assert tree(out) == tree(whole)
