@@ -26,7 +26,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from usjepa.cache.errors import ClaimedError, DamageError, StoreError, WriteError
+from usjepa.cache.errors import ClaimedError, DamageError, Interrupted, StoreError, WriteError
 from usjepa.cache.identity import canonical, parse_json
 from usjepa.cache.interrupt import safe_point
 
@@ -41,6 +41,7 @@ HEARTBEAT_S = 20.0
 """Time between two increments of a holder's counter."""
 TAKEOVER_S = 90.0
 """Time without one after which a holder counts as dead: over four heartbeats, for slow shares."""
+_READS, _BETWEEN_READS_S = 3, 0.05
 _STEAL = "; `--steal` takes over from a builder that you know is dead"
 
 
@@ -93,7 +94,7 @@ class Claim:
                 self._count += 1
                 self._storage.publish(self.name, self._content(), self.check)
                 self._kept_at = time.monotonic()
-            except (StoreError, OSError) as error:
+            except (StoreError, Interrupted, OSError) as error:
                 # A share that fails once loses no claim: nobody takes it over before the counter stood for 90 s.
                 if isinstance(error, ClaimedError) or time.monotonic() - self._kept_at > TAKEOVER_S / 2:
                     self._lost = error  # raised by the next check, in the holder's own thread
@@ -124,12 +125,14 @@ class Claim:
 
 def _read(storage: Storage, name: str) -> dict[str, Any]:
     """Return the fields of a claim; {} where there is none."""
-    try:
-        return parse_json(storage.read(name), name)
-    except FileNotFoundError:
-        return {}
-    except DamageError:  # between O_EXCL and the first bytes: the holder is not known yet
-        return {"id": "unreadable"}
+    for _ in range(_READS):
+        try:
+            return parse_json(storage.read(name), name)
+        except FileNotFoundError:
+            return {}
+        except DamageError:
+            time.sleep(_BETWEEN_READS_S)  # it is being written, or the network gave it in part
+    return {"id": "unreadable"}
 
 
 def _is_dead_here(holder: dict[str, Any]) -> bool:

@@ -7,15 +7,17 @@ environment, under the names that the vendors' own tools use (AWS_ENDPOINT_URL, 
 
 from __future__ import annotations
 
+import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
 from obstore.store import from_url
 
 from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
 from usjepa.cache.storage.protocol import READ_LIMIT, Guard, unguarded
+from usjepa.cache.storage.waiting import waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +29,8 @@ _COALESCE_NBYTES = 1 << 20
 """Ranges nearer than this (bytes) are fetched in one request: about as much as transfers during a round trip."""
 _RETRIES = 5
 _RETRY_FOR = timedelta(seconds=60)
+_TRIES, _SOON_S = 3, 5.0
+"""Times that a request is made that fails within so many seconds, though obstore does not try it again itself."""
 
 
 class ObjectStorage:
@@ -47,7 +51,7 @@ class ObjectStorage:
     def _get(self, name: str, fetch: Callable[[str], T]) -> T:
         """Return what `fetch` returns; raises FileNotFoundError for a missing object, StoreError for anything else."""
         try:
-            return fetch(self._checked(name))
+            return self._tried(fetch, self._checked(name))
         except FileNotFoundError:
             raise
         except BaseError as error:
@@ -55,6 +59,17 @@ class ObjectStorage:
                 f"{self.url}/{name}: can't be read ({_short(error)}). "
                 "Check the bucket, the endpoint, the credentials and the network."
             ) from error
+
+    def _tried(self, fetch: Callable[[str], T], path: str) -> T:
+        """Return what `fetch` returns; again where the connection broke in the middle, which obstore takes as final."""
+        for _ in range(_TRIES - 1):
+            began = time.monotonic()
+            try:
+                return waited(lambda: fetch(path))
+            except GenericError:
+                if time.monotonic() - began > _SOON_S:  # obstore has tried for as long as it may
+                    raise
+        return waited(lambda: fetch(path))
 
     def read(self, name: str, most: int = READ_LIMIT) -> bytes:
         """Return a whole object; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
@@ -110,8 +125,9 @@ class ObjectStorage:
         return sorted(prefix.rpartition("/")[2] for prefix in listed["common_prefixes"])
 
     def _put(self, name: str, data: Buffer, create: bool) -> None:
+        path = self._checked(name)
         try:
-            obstore.put(self._store, self._checked(name), bytes(data), mode="create" if create else "overwrite")
+            waited(lambda: obstore.put(self._store, path, bytes(data), mode="create" if create else "overwrite"))
         except AlreadyExistsError:
             raise
         except (BaseError, FileNotFoundError) as error:
@@ -126,17 +142,31 @@ class ObjectStorage:
         self._put(name, data, create=False)
 
     def create(self, name: str, data: Buffer) -> bool:
-        """Create an object that must not exist yet; False when it does."""
+        """Create an object that must not exist yet; False when it does, with other content."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self._put(name, data, create=True)
+            except AlreadyExistsError:
+                return self._holds(name, data)  # by an earlier try, whose answer was lost: a claim has an id of its own
+            except WriteError:
+                if self._holds(name, data):
+                    return True
+                if not left:
+                    raise
+            else:
+                return True
+        return False
+
+    def _holds(self, name: str, data: Buffer) -> bool:
         try:
-            self._put(name, data, create=True)
-        except AlreadyExistsError:
+            return self.read(name) == bytes(data)
+        except (FileNotFoundError, StoreError):
             return False
-        return True
 
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens when there is none."""
         try:
-            obstore.delete(self._store, self._checked(name))
+            self._tried(lambda path: obstore.delete(self._store, path), self._checked(name))
         except FileNotFoundError:
             return
         except BaseError as error:

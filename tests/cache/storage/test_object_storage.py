@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import urllib.request
-from subprocess import DEVNULL, PIPE
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +10,7 @@ import pytest
 import zarr
 from obstore.store import from_url
 
+from tests.support.flaky_s3 import s3_behind_proxy
 from tests.support.stores import ROWS_PER_SHARD, arrays, build_all, layers, tables, write_store
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
@@ -29,32 +26,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SERVER = """
-from moto.server import ThreadedMotoServer
-server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-server.start()
-print("http://%s:%d" % server.get_host_and_port(), flush=True)
-input()
-"""
-
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    server = subprocess.Popen([sys.executable, "-c", SERVER], stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True)
-    assert server.stdout is not None
-    with server, pytest.MonkeyPatch.context() as patch:
-        endpoint = server.stdout.readline().strip()
-        patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        patch.setenv("AWS_ALLOW_HTTP", "true")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_REGION", "us-east-1")
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
-            urllib.request.Request(f"{endpoint}/frames", method="PUT"), timeout=60
-        ):
-            pass
+    with s3_behind_proxy("frames"):
         yield "s3://frames"
-        server.kill()
 
 
 def write(url: str, rows: int = 10) -> StoreWriter:

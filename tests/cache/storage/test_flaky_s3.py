@@ -1,0 +1,171 @@
+"""A bucket behind a bad network: resets, short and wrong answers, stalls, stale lists, kills. Nothing wrong is kept."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import signal
+from typing import TYPE_CHECKING
+
+import obstore
+import pytest
+from obstore.store import from_url
+
+from tests.support import forked
+from tests.support.builds import small
+from tests.support.flaky_s3 import Proxy, Request, no_fault, s3_behind_proxy
+from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.errors import Interrupted, UsjepaError
+from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.cache.storage import claims
+from usjepa.cache.storage.objects import ObjectStorage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_NAMES = (f"s3://frames/{number}" for number in itertools.count())
+_BROKEN = ("500", "503", "reset before", "reset after", "cut")
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    with s3_behind_proxy("frames") as started:
+        yield started
+
+
+@pytest.fixture
+def url(proxy: Proxy) -> Iterator[str]:
+    proxy.play(no_fault)
+    yield next(_NAMES)
+    proxy.play(no_fault)
+
+
+def tree(url: str) -> dict[str, bytes]:
+    """Return every object of a store."""
+    found = [entry["path"] for batch in obstore.list(from_url(url)) for entry in batch]
+    return {path: bytes(obstore.get(from_url(url), path).bytes()) for path in found}
+
+
+def first(fault: str) -> Callable[[Request], str]:
+    """Disturb the first request alone."""
+    return lambda request: fault if request.number == 0 else ""
+
+
+@pytest.mark.parametrize("fault", _BROKEN)
+def test_a_request_whose_connection_breaks_once_is_made_again(proxy: Proxy, url: str, fault: str) -> None:
+    storage = ObjectStorage(url)
+    storage.publish("a/b.json", b"0123456789")
+    calls: dict[str, tuple[Callable[[], object], object]] = {
+        "read": (lambda: storage.read("a/b.json"), b"0123456789"),
+        "range": (lambda: storage.read_range("a/b.json", 2, 3), b"234"),
+        "size": (lambda: storage.size("a/b.json"), 10),
+        "names": (lambda: storage.names("a"), ["b.json"]),
+        "folders": (lambda: storage.folders(""), ["a"]),
+        "publish": (lambda: storage.publish("a/b.json", b"0123456789"), None),
+        "create": (lambda: storage.create("claim.json", b"mine"), True),
+        "refused": (lambda: storage.create("claim.json", b"yours"), False),
+        "delete": (lambda: storage.delete("claim.json"), None),
+    }
+    for name, (call, wanted) in calls.items():
+        proxy.play(first(fault))
+        assert call() == wanted, name
+        assert proxy.done == [fault]
+    assert storage.size("claim.json") is None
+
+
+def test_a_claim_that_is_read_in_part_is_read_again(proxy: Proxy, url: str) -> None:
+    storage = ObjectStorage(url)
+    with claims.hold_claim(storage, "build", steal=False) as claim:
+        proxy.play(first("short"))
+        claim.check()
+    assert storage.names("claims") == []
+
+
+def test_a_stop_request_ends_a_wait_for_an_answer_that_never_comes(
+    proxy: Proxy, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usjepa.cache.storage.waiting._PATIENCE_S", 0.2)
+    storage = ObjectStorage(url)
+    proxy.play(lambda _: "no answer")
+    for call in (lambda: storage.read("a"), lambda: storage.publish("a", b"x"), lambda: storage.names("a")):
+        with graceful_interrupts() as stop:
+            stop.request(signal.SIGTERM)
+            with pytest.raises(Interrupted):
+                call()
+
+
+def built(url: str) -> str:
+    """Build a small store; return the error that ended it, if any."""
+    try:
+        build(url, small(), BuildRequest(teacher="random"))
+    except UsjepaError as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def test_a_build_through_a_network_that_breaks_every_eighth_request_is_byte_for_byte_the_same(proxy: Proxy) -> None:
+    proxy.play(no_fault)
+    assert built("s3://frames/whole") == ""
+    whole = tree("s3://frames/whole")
+    faults = itertools.cycle(("reset before", "reset after", "cut"))
+    proxy.play(lambda request: next(faults) if request.number % 8 == 3 else "")
+    assert built("s3://frames/broken") == ""
+    assert len(proxy.done) > 10
+    proxy.play(no_fault)
+    assert tree("s3://frames/broken") == whole
+
+
+def _build_in_a_bucket(url: str) -> None:
+    build(url, small(), BuildRequest(teacher="random"))
+
+
+def _killed_at(proxy: Proxy, url: str, number: int, when: str) -> bool:
+    """Kill a build at its n-th PUT; return whether it made so many."""
+    puts = itertools.count()
+    proxy.play(lambda request: f"kill {when}" if request.method == "PUT" and next(puts) == number else "")
+    process = forked.start(_build_in_a_bucket, url)
+    assert process.pid is not None
+    proxy.victim = process.pid
+    process.join()
+    proxy.play(no_fault)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+@pytest.mark.slow
+def test_a_build_killed_at_any_put_goes_on_to_the_same_bytes(proxy: Proxy) -> None:
+    proxy.play(no_fault)
+    assert built("s3://frames/undisturbed") == ""
+    undisturbed, killed = tree("s3://frames/undisturbed"), 0
+    for number, when in itertools.product(itertools.count(), ("before", "after")):
+        url = f"s3://frames/killed-{number}-{when}"
+        if not _killed_at(proxy, url, number, when):
+            break
+        killed += 1
+        assert built(url) == ""
+        assert tree(url) == undisturbed, (number, when)
+    assert killed > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["short", "wrong", "empty", "stale", *_BROKEN])
+def test_whatever_a_server_answers_the_store_in_the_end_is_byte_for_byte_the_same(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    monkeypatch.setattr(claims, "TAKEOVER_S", 1.0)  # the claim of a build that failed in this very process
+    proxy.play(no_fault)
+    assert built("s3://frames/truth") == ""
+    truth, rng, name = tree("s3://frames/truth"), random.Random(fault), next(_NAMES)
+
+    def faulty(request: Request) -> bool:
+        return request.lists if fault == "stale" else rng.random() < 0.15
+
+    reading = fault in ("short", "wrong", "empty", "cut")
+    proxy.play(lambda request: fault if (request.method == "GET" or not reading) and faulty(request) else "")
+    for _ in range(6):
+        built(name)  # may end with an error of ours
+    assert proxy.done
+    proxy.play(no_fault)
+    assert built(name) == ""
+    assert tree(name) == truth
