@@ -47,10 +47,12 @@ class ImageReader(Reader):
 
         Image.MAX_IMAGE_PIXELS = None  # its limit lies below 16,384 x 16,384; `plausible.py` has ours
         self._span: tuple[Path, Span] | None = None
+        self._layout: tuple[Path, Layout | None] | None = None
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every page and return the facts; ValueError when pages differ in size."""
-        layout = _layout(file)
+        self._layout = None
+        layout = self._layout_of(file)
         shapes = [page.shape[:2] for page in _pages(file, layout, None)]
         if len(set(shapes)) > 1:
             odd = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
@@ -60,11 +62,17 @@ class ImageReader(Reader):
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted pages in 8 bits."""
         del image
-        layout = _layout(file)
+        layout = self._layout_of(file)
         for page in _pages(file, layout, wanted):
             span = self._span_of(file, layout) if needs_span(page.dtype) else None
             frame = _over_black(page, span)
             yield np.asarray(255 - frame, np.uint8) if layout is not None and layout.inverted else frame
+
+    def _layout_of(self, file: Path) -> Layout | None:
+        """Return how a TIFF is to be read, remembered for the file that is being read."""
+        if self._layout is None or self._layout[0] != file:
+            self._layout = (file, _layout(file))
+        return self._layout[1]
 
     def _span_of(self, file: Path, layout: Layout | None) -> Span:
         """Return the span of the whole file, remembered for the file that is being read."""
