@@ -73,6 +73,7 @@ def evaluate(
         Interrupted: SIGINT or SIGTERM; features computed so far stay for the next call.
         UsjepaError: damage in the run or in a task's store.
     """
+    _refuse_odd_names((run_dir, *tasks, *encoders, *segmentations))
     run, folder = open_run(Path(run_dir)), Path(out)
     curve = run.curve()  # damage in its log is found before hours of scoring, not after
     _refuse_foreign(folder)
@@ -94,6 +95,15 @@ def evaluate(
     document = compose(inputs, results)
     page = render(document, curve, _examples(inputs, results), scores_csv(document).encode())
     return _write(folder, document, page)
+
+
+def _refuse_odd_names(names: Sequence[str]) -> None:
+    """Raise UsageError for a name that is not UTF-8: the report names runs and encoders, and could not be written."""
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{name}: this name is not UTF-8, and a report states it. Rename it.") from error
 
 
 def _refuse_foreign(folder: Path) -> None:

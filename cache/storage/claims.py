@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.errors import ClaimedError, DamageError, Interrupted, StoreError, WriteError
 from usjepa.cache.identity import canonical, parse_json
 from usjepa.cache.interrupt import safe_point
+from usjepa.cache.terminal import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -147,7 +148,7 @@ def _is_dead_here(holder: dict[str, Any]) -> bool:
 
 def _describe(holder: dict[str, Any]) -> str:
     """Return who holds a claim and since when (by the holder's clock), for messages."""
-    return f"host {holder.get('host', '?')}, pid {holder.get('pid', '?')}, since {holder.get('since', '?')}"
+    return ", ".join(f"{key} {shown_name(str(holder.get(key, '?')))}"[:200] for key in ("host", "pid", "since"))
 
 
 def check_claim(storage: Storage, token: tuple[str, str]) -> None:

@@ -10,6 +10,7 @@ from tests.support.endings import DEMO, ending, one_line
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.storage.claims import _describe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,6 +47,18 @@ def test_names_from_files_reach_the_terminal_escaped(tmp_path: Path) -> None:
         found = ending("usjepa-cache", *words, within=tmp_path, before=_with_a_key)
         assert "OWNED" in found.printed + found.told or "skip" in words
         assert not set("\x1b\x07\x9b") & set(found.printed + found.told), words
+
+
+def test_a_claim_can_not_write_lines_or_escapes_of_its_own() -> None:
+    forged = _describe({"host": "h\x1b[2J\nok: every byte is whole", "pid": "\x9b1m" * 999, "since": "x"})
+    assert forged.startswith("host h\\x1b[2J\\nok: every byte is whole, pid \\x9b1m")
+    assert forged.isprintable()
+    assert len(forged) < 700
+
+
+def test_a_report_of_a_name_that_is_not_utf8_is_refused_before_the_work(tmp_path: Path) -> None:
+    for words in (("run\udcff", "--task", "t"), ("run", "--task", "t", "--encoder", "e\udcff")):
+        one_line(ending("usjepa-evaluate", *words, within=tmp_path), 2)
 
 
 def _with_a_key() -> None:
