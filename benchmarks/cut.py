@@ -1,8 +1,9 @@
 """Processor time from a source to its rows: `python -m benchmarks.cut [SOURCE] [--files 40] [--frames 8]`.
 
-Of a sample of files: hashing and decoding the whole file (a scan does both), preparing a frame (grey, marks, region,
-percentiles), cutting a view. Milliseconds of one core, so that other work on the machine counts little. Without SOURCE
-it makes h264 clips of phantom frames, 640 x 480 and 60 frames each.
+Of a sample of files: hashing and decoding the whole file (a scan does both), finding the region (once a file, with the
+frames that it decodes for it), preparing a frame (grey, marks, percentiles), cutting a view. Milliseconds of one core,
+so that other work on the machine counts little. Without SOURCE it makes h264 clips of phantom frames, 640 x 480 and 60
+frames each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import cv2
 import numpy as np
 
 from benchmarks.machine import describe, report
+from usjepa.cache.frames.clips import ClipRegions, SourceRef
 from usjepa.cache.frames.prepare import prepare
+from usjepa.cache.frames.regions import find_region
 from usjepa.cache.frames.views import apply_view, draw_view
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.scanning.scan import list_source
@@ -53,6 +56,7 @@ def measure(source: str, files: int, frames: int) -> tuple[dict[str, list[float]
     samples: dict[str, list[float]] = {
         "hash, a frame": [],
         "decode, a frame": [],
+        "find a region, a file": [],
         "prepare, a frame": [],
         "cut, a view": [],
     }
@@ -66,10 +70,16 @@ def measure(source: str, files: int, frames: int) -> tuple[dict[str, list[float]
         samples["hash, a frame"].append((hashed - start) / facts.frames * 1e3)
         samples["decode, a frame"].append((decoded - hashed) / facts.frames * 1e3)
         seen += facts.frames
+        source = SourceRef(entry.path, entry.reader, content, facts.height, facts.width, facts.frames)
+        start = time.process_time()
+        region = ClipRegions(reader).of(source, lambda _: None)
+        if region is None and facts.frames == 1:
+            region = find_region(next(iter(reader.frames(entry.path, entry.reader, [0], content))))
+        samples["find a region, a file"].append((time.process_time() - start) * 1e3)
         wanted = np.unique(np.linspace(0, facts.frames - 1, frames).astype(int)).tolist()
         for number, frame in zip(wanted, reader.frames(entry.path, entry.reader, wanted, content), strict=True):
             start = time.process_time()
-            prepared = prepare(frame, settings.preprocess)
+            prepared = prepare(frame, settings.preprocess, region)
             middle = time.process_time()
             for k in range(settings.views.count):
                 view = draw_view(settings.seed, content, number, k, prepared.region.shape, settings.views)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import Interrupted
+from usjepa.cache.frames.clips import ClipRegions
 from usjepa.cache.frames.rows import PixelShard, RowBlock, cut_rows
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import PHANTOM
@@ -44,6 +45,7 @@ class Cutters:
         # A reader belongs to one thread.
         self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
         self._here = SourceReader.of(listing, settings) if here else None
+        self._regions_here = ClipRegions(self._here) if self._here is not None else None
         self._children = [] if here else [self._child(listing) for _ in range(self.lookahead)]
         self._free: queue.Queue[DecodingProcess] = queue.Queue()
         for child in self._children:
@@ -61,7 +63,9 @@ class Cutters:
         """
         block = RowBlock.of(*self._tables[segment], self._first_rows[segment], numbers)
         if self._here is not None:
-            return cut_rows(block, self._here, self._settings, skip_errors, lambda _: self._check())
+            return cut_rows(
+                block, self._here, self._settings, skip_errors, lambda _: self._check(), regions_of=self._regions_here
+            )
         child = self._free.get()
         try:
             return child.cut(block, skip_errors)

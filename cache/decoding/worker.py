@@ -39,6 +39,7 @@ class _Decoder:
     """Answer requests about one folder of sources."""
 
     def __init__(self, wire: Wire, setup: dict[str, Any]) -> None:
+        from usjepa.cache.frames.clips import ClipRegions
         from usjepa.cache.recipes.cache import CacheSettings
         from usjepa.cache.sources.reader import SourceReader
 
@@ -49,6 +50,7 @@ class _Decoder:
         self._signed = time.monotonic()
         root = Path(setup["root"]) if setup["root"] is not None else None
         self._reader: SourceReader = SourceReader(root, self._settings, setup["real"])
+        self._regions = ClipRegions(self._reader)
 
     def answer(self, request: dict[str, Any]) -> None:
         """Do the requested job and send its result: facts, names of images, a patient, or the rows of a shard."""
@@ -116,7 +118,7 @@ class _Decoder:
         from usjepa.cache.frames.rows import RowBlock, cut_rows
 
         block, skip_errors, bad = RowBlock.from_json(request["block"]), request["skip_errors"], request["bad"]
-        made = cut_rows(block, self._reader, self._settings, skip_errors, self._before_frame, bad)
+        made = cut_rows(block, self._reader, self._settings, skip_errors, self._before_frame, bad, self._regions)
         self._send(
             {"holes": made.holes, "blank": made.blank, "pixels": made.pixels.shape, "regions": made.regions.shape}
         )

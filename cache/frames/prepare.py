@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from usjepa.cache.frames.regions import find_marks, find_region
+from usjepa.cache.frames.marks import find_marks
+from usjepa.cache.frames.regions import Region, find_region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import PreprocessSettings
 
-PREPROCESS_VERSION = 1
+PREPROCESS_VERSION = 2
 """Raised when `prepare` gives other pixels for the same frame and settings; part of the pixels' identity."""
 
 _INPAINT_RADIUS = 3
@@ -100,16 +101,20 @@ def _histogram(grey: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np
     return np.asarray(counts, dtype=np.int64).reshape(-1)
 
 
-def prepare(frame: NDArray[np.uint8], settings: PreprocessSettings) -> Prepared:
+def prepare(frame: NDArray[np.uint8], settings: PreprocessSettings, region: Region | None = None) -> Prepared:
     """Return a frame [H, W] or [H, W, 3] RGB with its marks inpainted, grey or colour, rescaled, and its region.
 
-    The region is found on the frame as it came, where colour still separates marks from echo. Pixels outside the region
-    are kept; the views zero them where the recipe de-identifies.
+    Pixels outside the region are kept; the views zero them where the recipe de-identifies.
+
+    Args:
+        frame: as it came from its source.
+        settings: of the recipe.
+        region: of the clip that it belongs to; none: found on the frame by itself.
     """
-    region = find_region(frame)
+    mask = (find_region(frame) if region is None else region).mask
     pixels = _inpaint_marks(frame, settings.inpaint_below)
     if settings.grey:
         pixels = _to_grey(pixels)
     elif pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    return Prepared(_rescale(pixels, region, settings.percentiles), region)
+    return Prepared(_rescale(pixels, mask, settings.percentiles), mask)

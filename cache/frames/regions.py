@@ -1,137 +1,79 @@
-"""Find the part of a frame that holds echo, apart from text, rulers and borders.
+"""Find the part of a frame, or of a clip, that holds echo, apart from text, rulers, bars and borders.
 
-The search goes by texture, not by shape: a scan is a large, densely lit area, while text, rulers and icons are thin or
-small and borders are dark. No manufacturer's screen layout is built in.
+A scan is a large, densely lit area, while text, rulers and icons are thin or small; to it a sector, trapezoid or
+rectangle is fitted. No manufacturer's screen layout is built in.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import cv2
 import numpy as np
 
+from usjepa.cache.frames.fitting import fit_shape
+from usjepa.cache.frames.lit import Look, lit_in_clip, look_at
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-REGION_VERSION = 1
-"""Raised when `find_region` gives other regions for the same frames; part of the pixels' identity."""
+REGION_VERSION = 2
+"""Raised when regions of the same frames become others; part of the pixels' identity."""
 
-_EDGE = 256
-"""Longest edge, pixels, at which the region is sought: text is still thin there, and the cost is bounded."""
-_MARK_CHROMA = 64
-"""Largest minus smallest channel beyond which a pixel is coloured, after the image's own tint is taken off."""
-_MARK_SHARE = 0.05
-"""Coloured pixels that cover less of the frame than this are marks, more are a tint or colour Doppler [paper: 5 %]."""
-_DARK = 48
-"""A frame whose border is brighter than this has no dark border: it is echo to its edges."""
 _FILLED = 0.97
 """A region that covers more of the frame than this is the whole frame."""
 _SMALLEST = 0.02
 """A core that covers less of the frame than this is an icon or a line of text, not a scan."""
-
 _PIECE = 0.04
 """A densely lit area with at least this share of the largest one's pixels is a piece of the same scan."""
 
 
-def find_region(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return the scan area of a frame [H, W] or [H, W, 3] RGB as bool [H, W]: one filled convex shape, or nothing.
+class Region(NamedTuple):
+    """Where the scan lies in a frame."""
 
-    A frame without bright pixels gives the whole frame: there is nothing to hide. A frame that has bright pixels but no
-    densely lit area (a title page, a form) gives an empty region, so that text can never pass for a scan.
-    """
+    mask: NDArray[np.bool_]
+    """[H, W]"""
+    origin: Literal["fitted", "filled", "dark", "none", "given"]
+    """How it came about: a shape fitted to what is lit; the frame is lit to its edges, or has nothing lit, and is taken
+    whole; nothing lit looks like a scan, and the mask is empty; or it came with the source."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the whole frame was taken for the scan."""
+        return self.origin in ("filled", "dark")
+
+
+def find_region(frame: NDArray[np.uint8]) -> Region:
+    """Return the scan area of a frame [H, W] or [H, W, 3] RGB, seen by itself."""
     height, width = frame.shape[:2]
-    scale = min(1.0, _EDGE / max(height, width))
-    small = frame
-    if scale < 1.0:
-        shape = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = _uint8(cv2.resize(frame, shape, interpolation=cv2.INTER_AREA))
-    lit = _lit(small)
+    return region_of([look_at(frame)], height, width)
+
+
+def region_of(looks: Sequence[Look], height: int, width: int) -> Region:
+    """Return the one scan area of frames that show the same screen.
+
+    Args:
+        looks: of one frame, or of a sample of a clip.
+        height: of the frames, pixels.
+        width: of the frames, pixels.
+    """
+    lit = lit_in_clip(looks)
     if not lit.any():
-        return np.ones((height, width), np.bool_)
+        return Region(np.ones((height, width), np.bool_), "dark")
     core = _core(lit)
     if cv2.countNonZero(core) < _SMALLEST * core.size:
-        return np.zeros((height, width), np.bool_)
-    return _hull(_regrown(core, lit), (height, width))
-
-
-def find_marks(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the coloured pixels of a frame [H, W, 3] RGB as 0 or 255, uint8 [H, W]; none when the frame is grey.
-
-    Many scanners show echo through a tinted map. The tint, the usual difference of red and blue from green,
-    is taken off first, so that the brightest echoes of a tinted clip don't count as marks.
-    """
-    chroma = _chroma(frame)
-    if int(chroma.max()) <= _MARK_CHROMA:
-        return np.zeros(frame.shape[:2], np.uint8)
-    tint = _tint(frame)
-    if any(tint):
-        chroma = _chroma(_untinted(frame, tint))
-    return _uint8(cv2.threshold(chroma, _MARK_CHROMA, 255, cv2.THRESH_BINARY)[1])
-
-
-def _chroma(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the largest minus the smallest channel."""
-    red, green, blue = cv2.split(frame)
-    largest, smallest = cv2.max(cv2.max(red, green), blue), cv2.min(cv2.min(red, green), blue)
-    return _uint8(cv2.subtract(largest, smallest))
-
-
-def _tint(frame: NDArray[np.uint8]) -> tuple[float, float]:
-    """Return the median of (red - green) and (blue - green) of pixels that are lit.
-
-    Medians: marks cover little of what is lit. A ninth of the pixels is enough, and keeps large frames quick.
-    """
-    red, green, blue = (np.ascontiguousarray(frame[::3, ::3, c]) for c in range(3))
-    lit = cv2.max(cv2.max(red, green), blue) > _DARK
-    if not lit.any():
-        return 0.0, 0.0
-    base = green[lit].astype(np.int16)
-    return float(np.median(red[lit] - base)), float(np.median(blue[lit] - base))
-
-
-def _untinted(frame: NDArray[np.uint8], tint: tuple[float, float]) -> NDArray[np.uint8]:
-    """Return the frame with the tint taken from red and blue.
-
-    It is taken as levels: scanners' maps add a nearly constant step of colour to all but the darkest greys.
-    """
-    red, green, blue = cv2.split(frame)
-    channels = [cv2.addWeighted(c, 1.0, c, 0.0, -t) for c, t in ((red, tint[0]), (blue, tint[1]))]
-    return _uint8(cv2.merge([channels[0], green, channels[1]]))
-
-
-def _lit(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return 1 where a pixel is brighter than the background and is no coloured mark, uint8 [H, W]."""
-    grey = frame
-    marks = None
-    if frame.ndim == 3:
-        grey = _uint8(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))
-        marks = find_marks(frame)
-    background, noise = _background(grey)
-    lit = _uint8(cv2.threshold(grey, background + max(4, 3 * noise), 1, cv2.THRESH_BINARY)[1])
-    if marks is not None and 0 < cv2.countNonZero(marks) < _MARK_SHARE * marks.size:
-        # Video codecs smear colour over neighbours: what touches a mark is no echo either.
-        lit[cv2.dilate(marks, _square(3)) > 0] = 0
-    return lit
-
-
-def _background(grey: NDArray[np.uint8]) -> tuple[int, int]:
-    """Return the level of the dark border and its spread; (0, 0) when the frame has no dark border.
-
-    Black is 0 in PNG, 16 in a clip decoded without range expansion, dark grey on some screens: the commonest level of
-    the frame's outermost pixels, if dark, is taken for it.
-    """
-    border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
-    counts = np.bincount(border, minlength=256)
-    level = int(counts[:_DARK].argmax())
-    near = border[np.abs(border.astype(np.int16) - level) <= 6]
-    if len(near) < 0.1 * len(border):
-        return 0, 0
-    return level, round(float(np.abs(near.astype(np.int16) - level).mean()))
+        return Region(np.zeros((height, width), np.bool_), "none")
+    shape = fit_shape(_regrown(core, lit)).scaled(width / lit.shape[1], height / lit.shape[0])
+    mask = shape.drawn(height, width)
+    if cv2.countNonZero(mask.view(np.uint8)) > _FILLED * mask.size:
+        return Region(np.ones((height, width), np.bool_), "filled")
+    return Region(mask, "fitted")
 
 
 def _core(lit: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the largest densely lit area, holes filled, as 0 or 1.
+    """Return the largest densely lit areas, holes filled, as 0 or 1.
 
     Density in a window as high as a line of text: two thirds of its pixels or more for speckle, half for text. The
     opening then breaks off what is thinner than a paragraph: rulers, grey bars, logos, bridges from a scan to text.
@@ -139,26 +81,27 @@ def _core(lit: NDArray[np.uint8]) -> NDArray[np.uint8]:
     edge = max(lit.shape)
     window = max(3, edge // 32 | 1)
     density = cv2.boxFilter(lit * np.uint8(200), -1, (window, window), borderType=cv2.BORDER_REFLECT)
-    dense = _uint8(cv2.threshold(density, 120, 1, cv2.THRESH_BINARY)[1])
+    dense = _filled(_uint8(cv2.threshold(density, 120, 1, cv2.THRESH_BINARY)[1]))
     radius = max(2, edge // 26)
     # Padding repeats the edge, so that the opening does not eat at a scan that runs out of the frame.
-    padded = cv2.copyMakeBorder(_filled(dense), radius, radius, radius, radius, cv2.BORDER_REPLICATE)
-    opened = _dilated(_eroded(_uint8(padded), radius), radius)
-    return _largest(_uint8(opened[radius:-radius, radius:-radius]))
+    padded = cv2.copyMakeBorder(dense, radius, radius, radius, radius, cv2.BORDER_REPLICATE)
+    eroded = _eroded(_uint8(padded), radius)
+    opened = _uint8(_dilated(eroded, radius)[radius:-radius, radius:-radius])
+    # A bar along the frame's edge would be thick by that padding: only the largest area needs it.
+    thick = cv2.copyMakeBorder(dense, radius, radius, radius, radius, cv2.BORDER_CONSTANT, value=0)
+    return _largest(opened, _eroded(_uint8(thick), radius)[radius:-radius, radius:-radius])
 
 
 def _regrown(core: NDArray[np.uint8], lit: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the core with the lit pixels connected to it nearby: corners and tips that the opening cut off.
-
-    The opening by a disc of radius r cuts 0.4 r off a right angle and 0.7 r off the tip of a sector of 70 degrees.
-    """
+    """Return the core with the lit pixels connected to it: corners, tips and thin bands that the opening cut off."""
     # A little opening first: the strokes of letters and a ruler's ticks are thinner than it. No closing before it, that
     # would bridge the two or three dark pixels between a scan and the text beside it.
     edge = max(core.shape)
     solid = cv2.morphologyEx(lit, cv2.MORPH_OPEN, _square(max(3, edge // 80)))
-    near = cv2.bitwise_and(solid, _dilated(core, max(2, edge // 28)))
+    near = cv2.bitwise_and(solid, _dilated(core, max(2, edge // 2)))
     _, labels = cv2.connectedComponents(cv2.bitwise_or(near, core), connectivity=4)
     kept = np.bincount(labels[core > 0], minlength=int(labels.max()) + 1) > 0
+    kept[0] = False
     return _uint8(kept[labels])
 
 
@@ -178,36 +121,21 @@ def _filled(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return _uint8(cv2.drawContours(np.zeros_like(mask), contours, -1, 1, cv2.FILLED))
 
 
-def _largest(mask: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return the largest components of a mask as 0 or 1.
+def _largest(mask: NDArray[np.uint8], thick: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the largest components of a mask as 0 or 1; all but the largest must have a pixel that is `thick`.
 
     Several, because fluid or a full shadow across the sector splits a scan, and all pieces survive the opening.
     """
     count, labels, stats, _ = cv2.connectedComponentsWithStats(mask, connectivity=4)
     if count < 2:
         return mask
-    pieces = np.asarray(stats[:, cv2.CC_STAT_AREA]) >= _PIECE * stats[1:, cv2.CC_STAT_AREA].max()
+    areas = np.asarray(stats[:, cv2.CC_STAT_AREA]).copy()
+    areas[0] = 0
+    pieces = areas >= max(1, _PIECE * areas.max())
+    pieces &= np.bincount(labels[thick > 0], minlength=count) > 0
+    pieces[int(areas.argmax())] = True
     pieces[0] = False
     return _uint8(pieces[np.asarray(labels)])
-
-
-def _hull(mask: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """Return the convex hull of a small mask, drawn at the frame's own size."""
-    height, width = shape
-    contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    points = np.concatenate(contours).reshape(-1, 2)
-    # A small pixel is a square, not a point: its four corners bound the hull.
-    corners = np.concatenate([points + offset for offset in ((0, 0), (0, 1), (1, 0), (1, 1))])
-    corners = corners * np.array([width / mask.shape[1], height / mask.shape[0]])
-    hull = cv2.convexHull(np.rint(corners).astype(np.int32)).reshape(-1, 2)
-    # Corners lie between pixels, drawing covers the pixels it starts and ends on: step half a pixel inwards.
-    middle = hull.mean(0)
-    hull = np.where(hull > middle, hull - 1, hull)
-    found = np.zeros(shape, np.uint8)
-    cv2.fillConvexPoly(found, hull.astype(np.int32), 1)
-    if cv2.countNonZero(found) > _FILLED * found.size:
-        return np.ones(shape, np.bool_)
-    return found.astype(np.bool_)
 
 
 def _square(edge: int) -> NDArray[np.uint8]:

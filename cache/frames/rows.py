@@ -12,6 +12,7 @@ import numpy as np
 from usjepa.cache.errors import BlankError, SourceError
 from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.cells import pack_cells, packed_nbytes
+from usjepa.cache.frames.clips import ClipRegions, SourceRef, require_size
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.views import View, apply_view
 
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.reader import SourceReader
     from usjepa.cache.store.tables import RowTable, SourceTable
-
-
-class SourceRef(NamedTuple):
-    """A source, as it takes to read it."""
-
-    path: str
-    reader: str
-    content_hash: str
-    height: int
-    """Pixels of every frame, as the scan found."""
-    width: int
 
 
 class RowSpec(NamedTuple):
@@ -108,6 +98,7 @@ def cut_rows(
     skip_errors: bool,
     before_frame: Callable[[str], None],
     bad: Mapping[str, str] = MappingProxyType({}),
+    regions_of: ClipRegions | None = None,
 ) -> PixelShard:
     """Return the rows of a block.
 
@@ -118,12 +109,14 @@ def cut_rows(
         skip_errors: an unreadable source turns its rows into holes with the reason instead of ending the build.
         before_frame: called with a source's path before it is opened and after each decoded frame; may raise to stop.
         bad: path -> reason of sources that are known to be unreadable, not to be tried again.
+        regions_of: what is remembered between blocks; None: nothing is.
 
     Raises:
         SourceError: a source can't be read, or is not the file that was scanned.
         BlankError: a frame shows no echo, and `on_blank` is "stop".
     """
     size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
+    regions_of = ClipRegions(reader) if regions_of is None else regions_of
     pixels = np.zeros((len(block.rows), channels, size, size), np.uint8)
     regions = np.zeros((len(block.rows), packed_nbytes(size)), np.uint8)
     holes: list[tuple[int, str]] = []
@@ -135,7 +128,7 @@ def cut_rows(
                 raise SourceError(bad[source.path])
             before_frame(source.path)
             rows = [(place, block.rows[place]) for place in places]
-            for place, image, region, why in _cut(source, rows, reader, settings, before_frame):
+            for place, image, region, why in _cut(source, rows, reader, settings, before_frame, regions_of):
                 if why:
                     blank.append((block.first + place, f"{source.path}, frame {block.rows[place].frame}: {why}"))
                 if not why or settings.on_blank == "keep":
@@ -157,14 +150,16 @@ def _cut(
     reader: SourceReader,
     settings: CacheSettings,
     before_frame: Callable[[str], None],
+    regions_of: ClipRegions,
 ) -> Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8], str]]:
     """Yield (place, pixels [C, S, S], packed region, why it is blank) of rows of one source, frame after frame."""
     wanted = sorted({row.frame for _, row in rows})
+    shared = regions_of.of(source, before_frame)
     decoded = reader.frames(source.path, source.reader, wanted, source.content_hash)
     for number, frame in zip(wanted, decoded, strict=True):
         before_frame(source.path)
-        _require_size(source, number, frame)
-        prepared = prepare(frame, settings.preprocess)
+        require_size(source, number, frame)
+        prepared = prepare(frame, settings.preprocess, shared)
         why = why_blank(frame, prepared.region)
         if why and settings.on_blank == "stop":
             raise BlankError(
@@ -175,13 +170,3 @@ def _cut(
             if row.frame == number:
                 image, region = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)
                 yield place, image, pack_cells(region), why
-
-
-def _require_size(source: SourceRef, number: int, frame: NDArray[np.uint8]) -> None:
-    """Refuse a frame of another size: its views were drawn for the scanned one, and would be cut from a part of it."""
-    height, width = frame.shape[:2]
-    if (height, width) != (source.height, source.width):
-        raise SourceError(
-            f"{source.path}: frame {number} is {height}x{width} pixels, the scan found {source.height}x{source.width}. "
-            "Replace or remove the file, or leave it out with --on-error skip."
-        )

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from usjepa.cache.frames import prepare as preprocess
+from usjepa.cache.frames.marks import find_marks
 from usjepa.cache.frames.prepare import _inpaint_marks, _rescale, _to_grey, prepare
-from usjepa.cache.frames.regions import find_marks
 from usjepa.cache.recipes.cache import PreprocessSettings
 
 if TYPE_CHECKING:
@@ -177,3 +177,14 @@ def test_intensities_of_a_frame_too_large_for_float32_counts_are_counted_all_the
     expected = _rescale(grey, region, (2, 98))
     monkeypatch.setattr(preprocess, "_EXACT_COUNTS", 0)
     assert np.array_equal(_rescale(grey, region, (2, 98)), expected)
+
+
+@pytest.mark.parametrize("tint", [(1.0, 0.75, 0.4), (0.45, 0.7, 1.0), (1.0, 1.0, 0.5)])
+def test_a_map_that_multiplies_is_left_however_bright_its_echoes(tint: tuple[float, float, float]) -> None:
+    grey = np.random.default_rng(4).rayleigh(30, (120, 140)).clip(0, 255)
+    frame = (grey[..., None] * tint).astype(np.uint8)
+    few = np.ptp(frame.astype(int), axis=2) > 64
+    assert 0 < few.mean() < 0.05  # few enough to pass for marks
+    assert np.array_equal(_inpaint_marks(frame, 0.05), frame)
+    frame[50:54, 40:80] = (30, 220, 250)
+    assert np.ptp((_inpaint_marks(frame, 0.05)[50:54, 44:76] / tint).astype(int), axis=2).max() < 60

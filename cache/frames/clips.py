@@ -1,0 +1,93 @@
+"""Find the region of a clip once, from frames spread over all of it.
+
+A region depends on the source alone: which frames are looked at follows from their number. So it is the same in every
+shard, process and part of a build.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from usjepa.cache.errors import SourceError
+from usjepa.cache.frames.lit import is_one_scene, look_at
+from usjepa.cache.frames.regions import region_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.frames.regions import Region
+    from usjepa.cache.sources.reader import SourceReader
+
+_LOOKS = 8
+"""Frames of a clip that are looked at."""
+_REMEMBERED = 64
+"""Sources whose regions are kept: shards of a clip follow each other."""
+
+
+class SourceRef(NamedTuple):
+    """A source, as it takes to read it."""
+
+    path: str
+    reader: str
+    content_hash: str
+    height: int
+    """Pixels of every frame, as the scan found."""
+    width: int
+    frames: int
+    """Number of decoded frames, as the scan found."""
+
+
+class ClipRegions:
+    """Find and remember the regions of sources. Belongs to one thread."""
+
+    def __init__(self, reader: SourceReader) -> None:
+        """Take the frames from this reader."""
+        self._reader = reader
+        self._found: dict[tuple[str, str], Region | None] = {}
+
+    def of(self, source: SourceRef, before_frame: Callable[[str], None]) -> Region | None:
+        """Return the region that all frames of a source share; None where each has its own.
+
+        Args:
+            source: of one frame, or several: a clip, or a stack of images that may have nothing in common.
+            before_frame: called with the source's path before each frame that is looked at; may raise to stop.
+
+        Raises:
+            SourceError: as `SourceReader.frames`.
+        """
+        key = (source.path, source.content_hash)
+        if key not in self._found:
+            while len(self._found) >= _REMEMBERED:
+                del self._found[next(iter(self._found))]
+            self._found[key] = self._shared(source, before_frame)
+        return self._found[key]
+
+    def _shared(self, source: SourceRef, before_frame: Callable[[str], None]) -> Region | None:
+        if source.frames == 1:
+            return None
+        looks, numbers = [], sampled(source.frames)
+        frames = self._reader.frames(source.path, source.reader, numbers, source.content_hash)
+        for number, frame in zip(numbers, frames, strict=True):
+            before_frame(source.path)
+            require_size(source, number, frame)
+            looks.append(look_at(frame))
+        return region_of(looks, source.height, source.width) if is_one_scene(looks) else None
+
+
+def sampled(frames: int) -> Sequence[int]:
+    """Return the numbers of the frames of a clip that are looked at: the first, the last, the others evenly between."""
+    return sorted({round(number) for number in np.linspace(0, frames - 1, min(frames, _LOOKS)).tolist()})
+
+
+def require_size(source: SourceRef, number: int, frame: NDArray[np.uint8]) -> None:
+    """Refuse a frame of another size: its views were drawn for the scanned one, and would be cut from a part of it."""
+    height, width = frame.shape[:2]
+    if (height, width) != (source.height, source.width):
+        raise SourceError(
+            f"{source.path}: frame {number} is {height}x{width} pixels, the scan found {source.height}x{source.width}. "
+            "Replace or remove the file, or leave it out with --on-error skip."
+        )
