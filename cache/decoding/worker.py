@@ -90,7 +90,7 @@ class _Decoder:
 
     def _look(self, request: dict[str, Any]) -> None:
         from usjepa.cache.frames.blank import why_blank
-        from usjepa.cache.frames.regions import find_region
+        from usjepa.cache.frames.regions import rough_region
 
         self._opens(request["path"])
         wanted = request["frames"]
@@ -98,7 +98,7 @@ class _Decoder:
         whys = []
         for frame in decoded:
             self._before_frame(request["path"])
-            whys.append(why_blank(frame, find_region(frame)))
+            whys.append(why_blank(frame, rough_region(frame)))
         self._send({"blank": whys})
 
     def _images(self, request: dict[str, Any]) -> None:

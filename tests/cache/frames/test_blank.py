@@ -13,7 +13,7 @@ from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import BlankError
 from usjepa.cache.frames.blank import why_blank
-from usjepa.cache.frames.regions import find_region
+from usjepa.cache.frames.regions import find_region, rough_region
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.scanning.scan import scan_report
 from usjepa.cache.upkeep.stats import stats
@@ -56,7 +56,8 @@ def form() -> NDArray[np.uint8]:
     ],
 )
 def test_frames_that_show_no_echo_are_told(frame: NDArray[np.uint8], why: str) -> None:
-    assert why_blank(frame, find_region(frame)) == why
+    assert why_blank(frame, find_region(frame).mask) == why
+    assert why_blank(frame, rough_region(frame)) == why
 
 
 @pytest.fixture

@@ -79,7 +79,8 @@ def test_a_region_is_found_once_for_all_blocks_of_a_clip(tmp_path: Path) -> None
     write(tmp_path / "in", clip())
     reader = SourceReader(tmp_path / "in", load_recipe("demo").cache)
     content = reader.content_hash("clip.tiff", "images")
-    source, opened = SourceRef("clip.tiff", "images", content, 240, 240, 6), []
+    source = SourceRef("clip.tiff", "images", content, 240, 240, 6)
+    opened: list[str] = []
     regions = ClipRegions(reader)
     first, again = (regions.of(source, opened.append) for _ in range(2))
     assert first is again is not None
