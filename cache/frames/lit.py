@@ -143,7 +143,8 @@ def _lit(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     around = np.ones((_HALO, _HALO), np.uint8)
     beside = cv2.dilate(cv2.morphologyEx(dark, cv2.MORPH_OPEN, around), around)
     smear = cv2.compare(nearest, cv2.convertScaleAbs(cv2.dilate(nearest, around), alpha=_HALO_SHARE), cv2.CMP_LT)
-    return np.asarray(1 - (dark | (beside & smear)), np.uint8)
+    smear = cv2.bitwise_and(np.asarray(beside, np.uint8), np.asarray(smear, np.uint8))
+    return np.asarray(1 - cv2.bitwise_or(dark, smear), np.uint8)
 
 
 def find_backgrounds(frame: NDArray[np.uint8], contrast: NDArray[np.uint8]) -> list[Background]:
