@@ -1,4 +1,4 @@
-"""Find the part of a frame, or of a clip, that holds echo, apart from everything else.
+"""Find the part of a frame, or of a whole clip, that holds echo.
 
 A scan is a large, densely lit area, while text, rulers and icons are thin or small; to it a sector, trapezoid or
 rectangle is fitted. No manufacturer's screen layout is built in.
