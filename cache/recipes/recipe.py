@@ -6,8 +6,10 @@ stage reads the whole document and every command checks an override in the same 
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import importlib.resources
+import itertools
 import json
 import reprlib
 from collections.abc import Mapping, Sequence
@@ -16,6 +18,7 @@ from typing import Annotated, Any
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from usjepa.cache.errors import RecipeError
 from usjepa.cache.recipes.base import MISFIT, Settings, section_model
@@ -31,6 +34,8 @@ _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = 80
 """How a wrong value is shown."""
 _MOST_NBYTES = 1 << 20
 """Of a file of recipes; the built-in one has 10 kB."""
+_MOST_VALUES, _MOST_STEPS = 100_000, 100
+"""Values in a file, its aliases written out, and recipes that extend one another."""
 
 
 class Recipe(Settings):
@@ -94,6 +99,8 @@ def _entries(file: str | None) -> dict[str, Any]:
 def _parse(text: str, where: str) -> dict[str, Any]:
     """Parse YAML 1.2 without tags or objects; a repeated key is an error."""
     try:
+        if "*" in text:  # without an alias nothing is larger than it is written
+            _unfolded(YAML(typ="safe", pure=True).compose(text), where, {})
         value = YAML(typ="safe", pure=True).load(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark
@@ -105,11 +112,30 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         raise RecipeError(f"{where}: not readable as YAML: it is nested too deep.") from error
     if not isinstance(value, dict):
         raise RecipeError(f"{where}: contains no recipes. An entry is `name:` with sections cache, train and evaluate.")
+    if odd := [key for key in value if not isinstance(key, str)]:
+        raise RecipeError(f"{where}: a recipe is called by text, not {_BRIEF.repr(odd[0])}. Put it into quotes.")
     return value
+
+
+def _unfolded(node: Node | None, where: str, known: dict[int, int]) -> int:
+    """Return how many values a part of a document stands for, its aliases written out; RecipeError above a limit."""
+    if not isinstance(node, (MappingNode, SequenceNode)):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = _MOST_VALUES  # met again below itself: it has no end
+        parts = itertools.chain.from_iterable(node.value) if isinstance(node, MappingNode) else node.value
+        known[id(node)] = 1 + sum(_unfolded(part, where, known) for part in parts)
+        if known[id(node)] > _MOST_VALUES:
+            raise RecipeError(
+                f"{where}: its aliases stand for more than {_MOST_VALUES:,} values, so no file of recipes."
+            )
+    return known[id(node)]
 
 
 def _resolve(name: str, entries: Mapping[str, Any], where: str, seen: tuple[str, ...]) -> dict[str, Any]:
     """Return an entry merged over the entry that it extends."""
+    if len(seen) > _MOST_STEPS:
+        raise RecipeError(f"{where}: recipes extend each other over more than {_MOST_STEPS} steps.")
     if name in seen:
         raise RecipeError(f"{where}: recipes extend each other in a circle: {' -> '.join((*seen, name))}.")
     if name not in entries:
@@ -153,9 +179,18 @@ def _validated(values: dict[str, Any], where: str) -> Recipe:
     A YAML date is taken as text, the only kind of field that could mean one.
     """
     try:
-        return Recipe.model_validate_json(json.dumps(values, default=str), strict=True)
+        return Recipe.model_validate_json(json.dumps(values, default=_date), strict=True)
     except ValidationError as error:
         raise RecipeError("\n".join(_message(item, where) for item in error.errors())) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecipeError(f"{where}: it has a value that no field can have ({error}).") from error
+
+
+def _date(value: object) -> str:
+    """Return a YAML date as text; TypeError for sets, bytes and other kinds that JSON does not have."""
+    if isinstance(value, datetime.date):
+        return str(value)
+    raise TypeError(f"a {type(value).__name__}")
 
 
 def _message(item: Any, where: str) -> str:

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass, field
@@ -69,8 +70,8 @@ class Proxy:
     requests: list[Request] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     """Faults that were played."""
-    victim: int = 0
-    """Process that the fault "kill" kills."""
+    victim: int | None = None
+    """Process that the faults "kill before" and "kill after" kill; they wait until it is named."""
     stop: threading.Event = field(default_factory=threading.Event)
     _lists: dict[str, bytes] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -109,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.proxy.stop.wait()
             self._reset()
         elif fault == "kill before":
-            os.kill(self.proxy.victim, signal.SIGKILL)
+            self._kill()
             self._reset()
         else:
             self._pass_on(request, fault, body)
@@ -136,13 +137,18 @@ class _Handler(BaseHTTPRequestHandler):
             kept = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP}
             length = int(answer.getheader("Content-Length") or len(data))
         if fault == "kill after":
-            os.kill(self.proxy.victim, signal.SIGKILL)
+            self._kill()
         if fault in ("kill after", "reset after"):
             self._reset()
             return
         if request.lists and answer.status == 200:
             data = self._maybe_stale(request, fault, data)
         self._answer(answer.status, kept, data, fault, length)
+
+    def _kill(self) -> None:
+        while (victim := self.proxy.victim) is None:
+            time.sleep(0.01)
+        os.kill(victim, signal.SIGKILL)
 
     def _maybe_stale(self, request: Request, fault: str, data: bytes) -> bytes:
         """Return the first answer that such a listing ever got where the fault is "stale"."""

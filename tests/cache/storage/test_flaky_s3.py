@@ -122,7 +122,7 @@ def _build_in_a_bucket(url: str) -> None:
 
 def _killed_at(proxy: Proxy, url: str, number: int, when: str) -> bool:
     """Kill a build at its n-th PUT; return whether it made so many."""
-    puts = itertools.count()
+    puts, proxy.victim = itertools.count(), None
     proxy.play(lambda request: f"kill {when}" if request.method == "PUT" and next(puts) == number else "")
     process = forked.start(_build_in_a_bucket, url)
     assert process.pid is not None
