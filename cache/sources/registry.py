@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import UsageError
 from usjepa.cache.plain_files import require_plain
 from usjepa.cache.sources.base import PHANTOM, Reader
-from usjepa.cache.sources.formats.dicom import DicomReader
+from usjepa.cache.sources.formats.dicom.reader import DicomReader
 from usjepa.cache.sources.formats.hdf5 import Hdf5Reader
 from usjepa.cache.sources.formats.images import ImageReader
 from usjepa.cache.sources.formats.video import VideoReader

@@ -16,7 +16,7 @@ from tests.support.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources.base import FileFacts
-from usjepa.cache.sources.formats.dicom import DicomReader
+from usjepa.cache.sources.formats.dicom.reader import DicomReader
 from usjepa.cache.sources.reader import SourceReader
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ import numpy as np
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
-from usjepa.cache.sources.formats.dicom_codecs import add_codecs
-from usjepa.cache.sources.formats.dicom_file import Opened, frame_nbytes, open_pixels
-from usjepa.cache.sources.formats.dicom_palette import colours_of
-from usjepa.cache.sources.formats.dicom_patient import patient_of
+from usjepa.cache.sources.formats.dicom.codecs import add_codecs
+from usjepa.cache.sources.formats.dicom.palette import colours_of
+from usjepa.cache.sources.formats.dicom.patient import patient_of
+from usjepa.cache.sources.formats.dicom.pixels import Opened, frame_nbytes, open_pixels
 from usjepa.cache.sources.formats.plausible import require_frame
 from usjepa.cache.sources.formats.video import Decoder
 
@@ -36,6 +36,7 @@ _EARLY = {(group, element) for group in (2, 8) for element in (0, 1, 5, 8, 16, 1
 """Elements that files without a preamble begin with."""
 _JPEG = "1.2.840.10008.1.2.4."
 _READ = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_LOSSY_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _IN_JPEG = ("YBR_PARTIAL_422", "YBR_PARTIAL_420")
 """Retired names that old writers give to the YCbCr of JPEG files, which has but one kind."""
 
@@ -145,7 +146,11 @@ def _options(opened: Opened) -> dict[str, Any]:
 
     header = opened.attributes
     photometric = str(header.get("PhotometricInterpretation") or "").strip().upper()
-    if photometric in _IN_JPEG and str(opened.syntax).startswith(_JPEG):
+    if opened.components in (1, 3) and opened.components != header.get("SamplesPerPixel"):
+        header.SamplesPerPixel = opened.components
+        colour = "YBR_FULL_422" if opened.syntax in _LOSSY_JPEG else "RGB"
+        photometric = colour if opened.components == 3 else "MONOCHROME2"
+    if photometric in _IN_JPEG and opened.syntax.startswith(_JPEG):
         photometric = "YBR_FULL_422"
     if photometric not in _READ:
         raise ValueError(f"its photometric interpretation is {photometric or 'not given'}, which is not read")
@@ -164,13 +169,14 @@ def _decoded(opened: Opened, options: dict[str, Any], number: int) -> NDArray[An
     """Return a frame as stored, in the machine's byte order, unused bits cleared."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
+    from pydicom.uid import UID
 
     if number >= len(opened):
         raise ValueError(f"it has {len(opened)} frames, none with number {number}")
     try:
-        decoder: Any = get_decoder(opened.syntax)
+        decoder: Any = get_decoder(UID(opened.syntax))
     except NotImplementedError as error:
-        raise ValueError(f"its transfer syntax is {opened.syntax.name}, which is not read") from error
+        raise ValueError(f"its transfer syntax is {UID(opened.syntax).name}, which is not read") from error
     high_bit = None
     if opened.parts:
         # One frame at a time, wrapped anew: the tables of offsets that files carry are not needed.
