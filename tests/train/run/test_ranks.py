@@ -20,6 +20,7 @@ import pytest
 from tests.support.commands import wait_until
 from tests.support.runs import EVERY_STEP, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
 from usjepa.cache.errors import ClaimedError, UsageError
+from usjepa.cache.storage.durable import write_durably
 from usjepa.train.run.loop import train
 from usjepa.train.run.ranks import Ranks, ranks_of_this_run
 
@@ -242,7 +243,9 @@ def test_two_runs_into_one_folder_are_refused(
         wait_for_step(run, 1, started)
         claim = run / "claims" / "run.json"
         held = json.loads(claim.read_text())
-        claim.write_text(json.dumps({**held, "count": held["count"] + 1}))  # it lives: spare the test its 20 s
+        write_durably(
+            claim, json.dumps({**held, "count": held["count"] + 1}).encode()
+        )  # it lives: spare the test its 20 s
         process = subprocess.Popen(
             [sys.executable, "-c", MAIN, *command(phantom_store, run)], stderr=subprocess.PIPE, text=True
         )
@@ -252,7 +255,7 @@ def test_two_runs_into_one_folder_are_refused(
             while f"is being trained by host {held['host']}, pid {started[0].pid}" not in "".join(lines):
                 lines.append(said.readline())
                 assert lines[-1], lines  # it ended without that line
-            claim.write_text(json.dumps({**held, "count": held["count"] + 2}))
+            write_durably(claim, json.dumps({**held, "count": held["count"] + 2}).encode())
             assert process.wait(120) == ClaimedError.exit_code
             assert "its counter moves" in said.read()
 
