@@ -16,6 +16,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate, generate_fragments
 from pydicom.uid import (
+    MPEG4HP41,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
@@ -176,6 +177,13 @@ def test_a_syntax_that_lies_is_not_believed(tmp_path: Path) -> None:
         "native in a syntax of JPEG": (JPEGBaseline8Bit, ExplicitVRLittleEndian, pixels.tobytes()),
         "JPEG 2000 in a syntax of JPEG": (JPEGBaseline8Bit, JPEG2000Lossless, lossless),
         "JPEG in a syntax of JPEG 2000": (JPEG2000Lossless, JPEGBaseline8Bit, streams),
+        "JPEG in a syntax of MPEG": (MPEG4HP41, JPEGBaseline8Bit, streams),
+        "JPEG in a syntax of nobody": ("1.2.3.4", JPEGBaseline8Bit, streams),
+        "native in a syntax of nobody": ("1.2.3.4", ExplicitVRLittleEndian, pixels.tobytes()),
+        "low byte first in a syntax of the other": (ExplicitVRBigEndian, ExplicitVRLittleEndian, pixels.tobytes()),
+        "high byte first in a syntax of the other": (ExplicitVRLittleEndian, ExplicitVRBigEndian, pixels.tobytes()),
+        "plain in a deflated syntax": (DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, pixels.tobytes()),
+        "deflated in a plain syntax": (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian, pixels.tobytes()),
         "JPEG in a syntax of RLE": (RLELossless, JPEGBaseline8Bit, streams),
         "implicit in an explicit syntax": (ExplicitVRLittleEndian, ImplicitVRLittleEndian, pixels.tobytes()),
         "explicit in an implicit syntax": (ImplicitVRLittleEndian, ExplicitVRLittleEndian, pixels.tobytes()),
@@ -199,6 +207,29 @@ def test_samples_lie_below_the_high_bit_and_what_else_is_in_a_word_is_cleared(
     data = header(words.view(np.int16) if signed else words)
     path = save(tmp_path / "a.dcm", data, words.tobytes(), BitsStored=stored, HighBit=high)
     assert np.array_equal(read(path), ((values - low) >> (stored - 8)).astype(np.uint8))
+
+
+def test_the_components_of_a_stream_count_not_those_of_the_header(tmp_path: Path) -> None:
+    grey, rgb = echo(2), colours(2)
+    path = save(tmp_path / "a.dcm", header(rgb, "YBR_FULL_422", JPEGBaseline8Bit), [jpeg(frame) for frame in grey])
+    assert np.abs(read(path).astype(int) - grey).mean() < 2
+    streams = [jpeg(frame, subsampling=0) for frame in rgb]
+    path = save(tmp_path / "a.dcm", header(grey, "MONOCHROME2", JPEGBaseline8Bit), streams)
+    assert np.abs(read(path).astype(int) - rgb).mean() < 3
+
+
+def test_a_stream_that_nobody_wrapped_is_read(tmp_path: Path) -> None:
+    pixels = echo(1)
+    stream = jpeg(pixels[0])
+    path = save(tmp_path / "a.dcm", header(pixels), stream + b"\0" * (len(stream) % 2))
+    assert np.abs(read(path).astype(int) - pixels).mean() < 2
+
+
+def test_frames_of_another_size_than_the_header_says_are_refused(tmp_path: Path) -> None:
+    pixels = echo(2)
+    streams = [jpeg(frame[:20, :24]) for frame in pixels]
+    with pytest.raises(SourceError, match="frame 0 does not decode to the 32x48x1 samples that its header names"):
+        probe(save(tmp_path / "a.dcm", header(pixels, syntax=JPEGBaseline8Bit), streams))
 
 
 def test_what_a_header_may_leave_out_has_its_usual_value(tmp_path: Path) -> None:
