@@ -62,7 +62,8 @@ def _annotated(root: Path, name: str, split: Path) -> Labelled:
 
 def _nodule(path: Path) -> str:
     """Return the one class of an annotation's objects, "" where they are of none or of several."""
-    data = path.read_bytes()
+    with path.open("rb") as opened:
+        data = opened.read(_LARGEST_XML + 1)
     if len(data) > _LARGEST_XML or b"<!ENTITY" in data:
         raise UsageError(f"{path}: not a PASCAL VOC annotation: too large, or it defines entities.")
     try:
