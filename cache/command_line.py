@@ -16,8 +16,8 @@ import click
 
 from usjepa.cache.errors import Interrupted, UsjepaError
 from usjepa.cache.interrupt import sigterm_as_ctrl_c
-from usjepa.cache.refusals import refusal
-from usjepa.cache.terminal import shown, use_safe_streams
+from usjepa.cache.terminal.refusals import refusal
+from usjepa.cache.terminal.streams import shown, use_safe_streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

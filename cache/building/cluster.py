@@ -25,13 +25,13 @@ from usjepa.cache.building.stages import Stages
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import StoreError, UsageError
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.progress import ProgressBar
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import Listing
 from usjepa.cache.storage.claims import check_claim
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed_shard
 from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.building.shard_maker import WRITERS
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.progress import ProgressBar
 from usjepa.cache.reading.process import short_turns
+from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

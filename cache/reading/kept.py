@@ -17,7 +17,6 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError, FormatError, HoleError, StoreError
 from usjepa.cache.identity import Json, digest_of
-from usjepa.cache.progress import ProgressBar
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.local import LocalStorage
@@ -25,6 +24,7 @@ from usjepa.cache.store.commits import committed
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.tables import RowTable, SourceTable
 from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
     from collections.abc import Callable

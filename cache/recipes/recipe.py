@@ -26,7 +26,7 @@ from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.marks import NoEffect
 from usjepa.cache.recipes.train import TrainSettings
-from usjepa.cache.refusals import advice
+from usjepa.cache.terminal.refusals import advice
 
 _EXTENDS = "extends"
 _BRIEF = reprlib.Repr()

@@ -12,8 +12,8 @@ import os
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import WriteError
-from usjepa.cache.refusals import advice
 from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,6 @@ from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.decoding.many import ManyChildren
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.progress import ProgressBar
 from usjepa.cache.scanning.blank_frames import look_at
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.label_maps import label_maps
@@ -27,6 +26,7 @@ from usjepa.cache.sources.base import PHANTOM, Entry, FileFacts, Listing
 from usjepa.cache.sources.listing import make_listing
 from usjepa.cache.sources.reader import SourceReader, stamp_of, version_of
 from usjepa.cache.store.tables import SourceTable
+from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

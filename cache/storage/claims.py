@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.errors import ClaimedError, DamageError, Interrupted, StoreError, WriteError
 from usjepa.cache.identity import canonical, parse_json
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.terminal import shown_name
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

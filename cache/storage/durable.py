@@ -16,8 +16,8 @@ import uuid
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError, WriteError
-from usjepa.cache.refusals import FULL, advice
 from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
+from usjepa.cache.terminal.refusals import FULL, advice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from usjepa.cache.errors import DamageError, StoreError
-from usjepa.cache.refusals import advice
 from usjepa.cache.storage.durable import TEMP_SUFFIX, create_durably, explained, is_temp, write_durably
 from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Guard, unguarded
+from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -18,9 +18,9 @@ import torch
 
 from usjepa.cache.errors import TeacherError, UsjepaError
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.refusals import refusal
 from usjepa.cache.store.precision import LatentError, check_finite
 from usjepa.cache.teacher.quantiser import DeviceQuantiser
+from usjepa.cache.terminal.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.errors import DamageError, HoleError, NotSealedError, SourceError
-from usjepa.cache.progress import ProgressBar
 from usjepa.cache.reading.store import Store
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.reader import SourceReader
@@ -32,6 +31,7 @@ from usjepa.cache.store.origins import read_tables
 from usjepa.cache.store.row_check import is_intact, row_hash
 from usjepa.cache.store.shard import Trailer, parse_trailer
 from usjepa.cache.store.state import root_settings
+from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

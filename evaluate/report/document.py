@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json
-from usjepa.cache.refusals import advice
+from usjepa.cache.terminal.refusals import advice
 from usjepa.evaluate.probes.base import PRIMARY, ProbeRecord
 from usjepa.evaluate.report.feature_map import FeatureMap
 from usjepa.evaluate.report.published import Published

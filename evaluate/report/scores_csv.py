@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.identity import digest_of
-from usjepa.cache.terminal import shown_name
+from usjepa.cache.terminal.streams import shown_name
 from usjepa.evaluate.probes.base import PRIMARY
 from usjepa.evaluate.scores.records import Measure
 

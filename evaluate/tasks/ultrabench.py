@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.refusals import advice
+from usjepa.cache.terminal.refusals import advice
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked, refuse_twice
 
 if TYPE_CHECKING:

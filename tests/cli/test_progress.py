@@ -10,9 +10,9 @@ import termios
 import pytest
 
 from tests.support.commands import run_python
-from usjepa.cache import progress as progress_module
 from usjepa.cache.command_line import log_lines_on_stderr
-from usjepa.cache.progress import ProgressBar
+from usjepa.cache.terminal import progress as progress_module
+from usjepa.cache.terminal.progress import ProgressBar
 
 
 def test_a_log_gets_a_closing_line_with_count_rate_and_time(capsys: pytest.CaptureFixture[str]) -> None:
@@ -68,7 +68,7 @@ def test_what_the_package_reports_is_a_line_on_stderr_for_the_length_of_a_comman
 def test_a_terminal_gets_a_bar() -> None:
     program = (
         "import logging; from usjepa.cache.command_line import log_lines_on_stderr\n"
-        "from usjepa.cache.progress import ProgressBar\n"
+        "from usjepa.cache.terminal.progress import ProgressBar\n"
         "with log_lines_on_stderr(), ProgressBar(3, 'b') as p: p.update(3); logging.getLogger('usjepa.x').info('hello')"
     )
     main, side = pty.openpty()

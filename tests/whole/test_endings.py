@@ -243,7 +243,7 @@ def test_a_result_on_a_full_disk_is_an_error_and_a_message(tmp_path: Path) -> No
 
 def test_no_file_of_a_store_is_opened_under_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     script = (
-        "import os; from usjepa.cache.terminal import use_safe_streams; use_safe_streams();"
+        "import os; from usjepa.cache.terminal.streams import use_safe_streams; use_safe_streams();"
         f"os.write(3, str(os.open({str(tmp_path / 'x')!r}, os.O_CREAT | os.O_WRONLY)).encode())"
     )
     found = subprocess.run(

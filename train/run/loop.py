@@ -19,10 +19,10 @@ import torch
 
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.cache.interrupt import graceful_interrupts
-from usjepa.cache.progress import ProgressBar
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.terminal.progress import ProgressBar
 from usjepa.train.data.batches import BatchRequest, TrainBatch
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
 from usjepa.train.record.folder import CARD, CLAIMS, RECIPE, RunFolder
