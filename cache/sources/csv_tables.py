@@ -1,4 +1,4 @@
-"""Read tables that describe files: CSV with commas, semicolons, tabs or bars; and know their columns."""
+"""Read tables that describe files, whatever separates their columns, and know the columns."""
 
 from __future__ import annotations
 
