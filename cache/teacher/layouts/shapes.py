@@ -1,4 +1,4 @@
-"""Tell what the shapes of a set of weights tell of its model, in timm's arguments.
+"""Infer from the shapes of weights what they tell of a model, as timm's arguments.
 
 Width, depth, patch, channels, prefix tokens and the kind of MLP can be seen in shapes. The number of heads, the
 activation and the epsilon of normalisations can't: they are never part of the answer.
