@@ -1,4 +1,4 @@
-"""Write the log of a run so that no line is lost, changed or repeated unseen.
+"""Write a run's log so that no line is lost, changed or repeated unseen.
 
 Every line carries its own sum (`lines.py`), and every checkpoint marks the log's length and hash. A resumed run goes on
 with a copy of what its checkpoint covers: a process that was stopped and overtaken appends to the old file, which
