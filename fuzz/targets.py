@@ -28,7 +28,7 @@ from usjepa.cache.errors import FormatError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.cache.sources.manifest_csv import read_manifest
+from usjepa.cache.sources.layouts.manifest import read_manifest
 from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.store.commits import Commit
 from usjepa.cache.store.generations import Manifest, Segment

@@ -192,6 +192,9 @@ class CacheSettings(Settings):
     group: Annotated[str, AfterValidator(_rule_of_groups), Soft("rows")] = "auto"
     """What is never torn apart between training and test: `auto` (as the data names patients; a DICOM's patient; else
     the file), `file`, `folder`, `dicom-patient`, or a regular expression whose parentheses find it in the path."""
+    layout: Annotated[str, Soft("rows")] = "auto"
+    """How SOURCE lies on disk: `auto` (known layouts are recognised), `folders` (folder names alone), or a layout's
+    name."""
     on_error: Annotated[Literal["stop", "skip"], Soft("rows")] = "stop"
     """On an unreadable source: stop and name it, or skip it and record the reason."""
     on_blank: Annotated[Literal["keep", "skip", "stop"], Soft("rows")] = "keep"

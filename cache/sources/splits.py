@@ -69,6 +69,17 @@ def split_of_folder(name: str) -> str:
     return ""
 
 
+def split_within(name: str) -> str:
+    """Return the one split that a list's or folder's name contains among other words, "" where it is none or several.
+
+    For lists of known layouts only: `instances_train2017.json`, `my_test_paths.csv`.
+    """
+    found = {_NAMES[word] for word in _joined(_words(name)) if word in _NAMES and word not in _SHORT}
+    if found == {TRAIN, VAL}:
+        return TRAIN_VAL
+    return found.pop() if len(found) == 1 else ""
+
+
 def names_split(name: str) -> bool:
     """Return whether some word of a name is that of a split: `is_test`, `train_ids.txt`, `splits`."""
     words = _words(name)
@@ -84,10 +95,14 @@ def _words(name: str) -> list[str]:
 
 def _of_words(words: list[str]) -> str | None:
     """Return the one split that words name beside fillers; None where they name none, several, or say more."""
-    joined = " ".join(words).replace("hold out", "holdout").replace("held out", "heldout").split()
+    joined = _joined(words)
     found = {_NAMES[word] for word in joined if word in _NAMES}
     if not found or any(word not in _NAMES and word not in _FILLERS for word in joined):
         return None
     if found == {TRAIN, VAL}:
         return TRAIN_VAL
     return found.pop() if len(found) == 1 else None
+
+
+def _joined(words: list[str]) -> list[str]:
+    return " ".join(words).replace("hold out", "holdout").replace("held out", "heldout").split()

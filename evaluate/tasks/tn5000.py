@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ElementTree
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.layouts.voc import classes_of
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked, refuse_twice
 
 if TYPE_CHECKING:
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.recipes.cache import CacheSettings
 
-_LARGEST_XML = 1 << 20
 _ENDINGS = (".jpg", ".JPG", ".jpeg", ".png")
 _CLASSES = {"0": "benign", "1": "malignant"}
 _FOLDERS = ("JPEGImages", "Annotations", "ImageSets/Main")
@@ -62,13 +61,5 @@ def _annotated(root: Path, name: str, split: Path) -> Labelled:
 
 def _nodule(path: Path) -> str:
     """Return the one class of an annotation's objects, "" where they are of none or of several."""
-    with path.open("rb") as opened:
-        data = opened.read(_LARGEST_XML + 1)
-    if len(data) > _LARGEST_XML or b"<!ENTITY" in data:
-        raise UsageError(f"{path}: not a PASCAL VOC annotation: too large, or it defines entities.")
-    try:
-        names = {(found.text or "").strip().lower() for found in ElementTree.fromstring(data).iterfind("object/name")}
-    except ElementTree.ParseError as error:
-        raise UsageError(f"{path}: can't be read as XML ({error}).") from error
-    classes = {_CLASSES.get(name, name) for name in names}
+    classes = {_CLASSES.get(name, name) for name in classes_of(path)}
     return classes.pop() if len(classes) == 1 else ""

@@ -66,7 +66,10 @@ def test_a_manifest_in_the_folder_is_used_and_that_is_said(tmp_path: Path) -> No
     by_folder, by_file = listed(tmp_path), listed(tmp_path / "manifest.csv")
     assert by_folder == by_file
     assert [(entry.path, entry.label) for entry in by_folder.entries] == [("a.png", "x"), ("b.png", "y")]
-    assert by_folder.notes == ("manifest.csv is used; it names 2 files.",)
+    assert by_folder.notes == (
+        f"{tmp_path.name} is read as a manifest: 2 files; splits: none given (without 2); groups: each file, since the "
+        "data names no patients.",
+    )
 
 
 def test_other_kinds_are_counted_and_hidden_files_are_not(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from PIL import Image
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.scanning.scan import list_source
-from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.manifest_csv import read_manifest
+from usjepa.cache.sources.layouts.base import Row
+from usjepa.cache.sources.layouts.manifest import read_manifest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,15 +43,15 @@ def refused(folder: Path, text: str | bytes) -> str:
 def test_all_columns_are_taken_over(folder: Path) -> None:
     text = "split,path,label,extra,dataset,group\nTEST,lung/a.png,covid,x,pocus,p1\n,c.png,,y,other,p2\n"
     assert read_manifest(manifest(folder, text)) == [
-        Entry("lung/a.png", "pocus", "p1", "covid", "test", "images"),
-        Entry("c.png", "other", "p2", "", "", "images"),
+        Row("lung/a.png", "covid", "p1", "test", "pocus"),
+        Row("c.png", "", "p2", "", "other"),
     ]
 
 
 def test_missing_columns_fall_back_on_the_place_in_the_folder(folder: Path) -> None:
     assert read_manifest(manifest(folder, "path\nlung/a.png\nc.png\n")) == [
-        Entry("lung/a.png", "clinic", "", "lung", "", "images"),
-        Entry("c.png", "clinic", "", "", "", "images"),
+        Row("lung/a.png", "lung", dataset="clinic"),
+        Row("c.png", dataset="clinic"),
     ]
 
 
@@ -76,7 +76,6 @@ def test_a_manifest_is_used_however_its_name_is_spelt(folder: Path, name: str) -
 def test_semicolons_tabs_and_other_names_of_patients_are_understood(folder: Path, text: str) -> None:
     (entry,) = read_manifest(manifest(folder, text))
     assert (entry.path, entry.label, entry.group) == ("c.png", "a, b", "7")
-    assert entry.grouped_by.startswith("column `")
 
 
 def test_backslashes_are_named(folder: Path) -> None:

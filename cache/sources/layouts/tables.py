@@ -1,15 +1,17 @@
-"""Read tables that describe files, whatever separates their columns, and know the columns."""
+"""Read lists that describe files: CSV with its usual columns, JSON, and plain text."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.plain_files import open_plain
+from usjepa.cache.terminal.refusals import advice
 from usjepa.cache.sources.splits import KNOWN, TEST, TRAIN, names_split, split_named
 
 if TYPE_CHECKING:
@@ -21,9 +23,10 @@ group groupid patientorvideoid patientid patient patid ptid pid patientkey subje
 participantid mrn caseid casenumber studyid studyuid studyinstanceuid examid accession accessionnumber videoid video
 videoname clipid clip sequenceid
 """
-_GROUP_COLUMNS = tuple(_GROUPS.split())
+GROUP_COLUMNS = tuple(_GROUPS.split())
 """Columns that name a group, the coarsest first, in the form of `plain`."""
 _MOST_BYTES = 1 << 30
+_HEAD_NBYTES = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Table:
 
     def group_column(self) -> str | None:
         """Return the column that names patients or clips; None where none does."""
-        return self.column(*_GROUP_COLUMNS)
+        return self.column(*GROUP_COLUMNS)
 
     def split_column(self) -> str | None:
         """Return the column of splits: `split`, or the one whose cells are names of splits.
@@ -143,7 +146,21 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     except OSError as error:
-        raise UsageError(f"{file}: can't be read ({error.strerror}).") from error
+        raise UsageError(f"{file}: can't be read ({error.strerror}). {advice(error)}") from error
+
+
+def head_of(file: Path) -> str:
+    """Return the whole lines at the beginning of a text; "" where it is none."""
+    try:
+        with open_plain(file) as opened:
+            data = opened.read(_HEAD_NBYTES) or b""
+    except OSError:
+        return ""
+    whole = data if len(data) < _HEAD_NBYTES else data[: data.rfind(b"\n") + 1]
+    try:
+        return whole.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return ""
 
 
 def _delimiter(text: str) -> tuple[str, str, int]:
@@ -164,3 +181,24 @@ def _require_columns(file: Path, columns: tuple[str, ...]) -> None:
 
 def _quoted(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def read_json(file: Path) -> Any:
+    """Return what a JSON file holds; UsageError where it is none."""
+    try:
+        with open_plain(file) as opened:
+            data = opened.readall()
+        if len(data) > _MOST_BYTES:
+            raise UsageError(f"{file}: more than {_MOST_BYTES >> 30} GiB are no list of files.")
+        return json.loads(data)
+    except OSError as error:
+        raise UsageError(f"{file}: can't be read ({error.strerror}). {advice(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file}: can't be read as JSON ({error}).") from error
+
+
+def objects(value: object, where: str) -> list[dict[str, Any]]:
+    """Return an array of objects; UsageError where it is something else."""
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise UsageError(f"{where}: not an array of objects.")
+    return value

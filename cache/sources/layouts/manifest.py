@@ -12,25 +12,54 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.sources.base import Entry
-from usjepa.cache.sources.csv_tables import Line, Table, read_table
 from usjepa.cache.sources.folders import confined, metadata_of
+from usjepa.cache.sources.layouts.base import NO_PATIENTS, NO_SPLITS, Folder, Listed, Row
+from usjepa.cache.sources.layouts.tables import Line, Table, read_table
 from usjepa.cache.sources.registry import accepted, join_path, reader_of_file, split_path
 
 _NAME = "manifest"
 _ENDINGS = (".csv", ".tsv")
 
 
-def find_manifest(folder: Path, names: list[str]) -> Path | None:
-    """Return the manifest among the files of a folder, however it is spelt; UsageError where there are several."""
-    found = [name for name in names if Path(name).stem.lower() == _NAME and Path(name).suffix.lower() in _ENDINGS]
+class Manifest:
+    """`manifest.csv`, however it is spelt, or a CSV with a column `path` that is named as SOURCE."""
+
+    name = "manifest"
+    title = "a manifest"
+
+    def recognises(self, folder: Folder) -> bool:
+        """Return whether a folder holds a manifest."""
+        return _found(folder) is not None
+
+    def rows(self, folder: Folder) -> Listed:
+        """Return the files that the manifest names."""
+        table = read_table(_found(folder) or folder.path)
+        group, split = table.group_column(), table.split_column()
+        rows = tuple(read_manifest(table.file))
+        unused = [f"`{name}`" for name in table.columns if name and name not in (*_COLUMNS, group, split)]
+        notes = (f"columns {', '.join(unused)} are not used.",) if unused else ()
+        placed = "folders" if any(row.split for row in rows) else NO_SPLITS
+        groups = f"column `{group}`" if group else NO_PATIENTS
+        return Listed(rows, f"column `{split}`" if split else placed, groups, notes, is_complete=True)
+
+
+_COLUMNS = ("path", "dataset", "label")
+
+
+def _found(folder: Folder) -> Path | None:
+    """Return the manifest of a folder; UsageError where there are several."""
+    named = [name for name in folder.files if Path(name).suffix.lower() in _ENDINGS]
+    found = [name for name in named if Path(name).stem.lower() == _NAME]
+    if not found and folder.is_one_list and named and "path" in read_table(folder.path / named[0]).columns:
+        found = named
     if len(found) > 1:
-        raise UsageError(f"{folder}: it holds {' and '.join(sorted(found))}. Keep one of them, or name it as SOURCE.")
-    return folder / found[0] if found else None
+        both = " and ".join(found)
+        raise UsageError(f"{folder.path}: it holds {both}. Keep one of them, or name it as SOURCE.")
+    return folder.path / found[0] if found else None
 
 
-def read_manifest(manifest: Path) -> list[Entry]:
-    """Return the manifest's entries in its own order, paths checked and normalised; groups only where it names them.
+def read_manifest(manifest: Path) -> list[Row]:
+    """Return the manifest's rows in its own order, paths checked and normalised; groups only where it names them.
 
     Raises:
         UsageError: naming the line: a column is missing, a split is not known, or a path is absolute, leaves the
@@ -41,21 +70,21 @@ def read_manifest(manifest: Path) -> list[Entry]:
         found = ", ".join(table.columns) or "none"
         raise UsageError(f"{manifest}: it has no column `path`; its columns are: {found}.")
     group, split = table.group_column(), table.split_column()
-    entries: list[Entry] = []
+    rows: list[Row] = []
     seen: dict[str, int] = {}
     for line in table.lines:
-        entry = _entry(table, line, group, split)
-        if entry.path in seen:
-            raise table.wrong(line, f"path {entry.path!r} stands in line {seen[entry.path]} already")
-        seen[entry.path] = line.number
-        entries.append(entry)
-    if not entries:
+        row = _row(table, line, group, split)
+        if row.path in seen:
+            raise table.wrong(line, f"path {row.path!r} stands in line {seen[row.path]} already")
+        seen[row.path] = line.number
+        rows.append(row)
+    if not rows:
         raise UsageError(f"{manifest}: it lists no files.")
-    return entries
+    return rows
 
 
-def _entry(table: Table, line: Line, group: str | None, split: str | None) -> Entry:
-    """Return the entry that a line describes."""
+def _row(table: Table, line: Line, group: str | None, split: str | None) -> Row:
+    """Return the row that a line describes."""
     folder, cells = table.file.parent, line.cells
     if not cells["path"]:
         raise table.wrong(line, "its path is empty")
@@ -68,18 +97,14 @@ def _entry(table: Table, line: Line, group: str | None, split: str | None) -> En
         reason = "is a folder" if full.is_dir() else "does not exist"
         slashes = "; write paths with / and not with \\" if "\\" in file else ""
         raise table.wrong(line, f"{file!r} {reason} in {folder}{slashes}")
-    reader = reader_of_file(full)
-    if reader is None:
+    if reader_of_file(full) is None:
         raise table.wrong(line, f"{file!r} is of a kind that is not read. Read are: {accepted()}")
     path = PurePosixPath(file).as_posix()
     placed = metadata_of(path, folder.resolve().name, strict=split is None)
-    named = cells[group] if group else ""
-    return Entry(
+    return Row(
         path=join_path(path, image),
         dataset=cells.get("dataset") or placed.dataset,
-        group=named,
+        group=cells[group] if group else "",
         label=cells.get("label", placed.label),
         split=table.split_of(line, split) if split else placed.split,
-        reader=reader.name,
-        grouped_by=f"column `{group}` of {table.file.name}" if named else "",
     )

@@ -1,0 +1,119 @@
+"""Go through a source's folders: those of known layouts by their lists, others by their names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.base import Entry
+from usjepa.cache.sources.folders import metadata_of
+from usjepa.cache.sources.layouts.base import Folder, SourceLayout
+from usjepa.cache.sources.layouts.manifest import read_manifest
+from usjepa.cache.sources.layouts.registry import AUTO, listed, recognise
+from usjepa.cache.sources.layouts.unread import patient_tables, refuse_unread
+from usjepa.cache.sources.not_images import beside_images
+from usjepa.cache.sources.registry import accepted, reader_of_file
+from usjepa.cache.sources.tree import Tree
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LISTS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".lst", ".list")
+"""Endings of lists that may be named as SOURCE."""
+
+
+@dataclass
+class Found:
+    """Sources without readers, in no order, and what the user is told."""
+
+    entries: list[Entry] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    """Endings (or names) of files that no reader takes, outside of layouts."""
+    by_folders: list[str] = field(default_factory=list)
+    """Paths of the files that folders alone describe."""
+    system: list[str] = field(default_factory=list)
+    """Names of the folders that systems make; nothing in them counts."""
+
+    def beside_images(self) -> dict[str, str]:
+        """Return the masks and thumbnails among the files that no list names: path -> kind."""
+        return beside_images(self.by_folders)
+
+
+def find_rows(root: Folder, wanted: str) -> Found:
+    """Return the sources of a folder.
+
+    Args:
+        root: the source.
+        wanted: `cache.layout`.
+
+    Raises:
+        UsageError: a layout's list is wrong, a list that may hold splits is not understood, a name may be that of a
+            test split, or no folder is of the layout that is insisted on.
+    """
+    found = Found(system=root.system)
+    recognised = _add(found, root, wanted, root.name)
+    if not recognised and wanted not in (AUTO, "folders"):
+        raise UsageError(f"{root.path}: no folder in it is of the layout {wanted!r} that cache.layout insists on.")
+    return found
+
+
+def rows_of_list(file: Path, wanted: str) -> Found:
+    """Return the sources that a list names which the user gave as SOURCE.
+
+    Raises:
+        UsageError: as `find_rows`, or it is no list of a known layout.
+    """
+    folder = Folder(Tree(file.parent), only=file.name)
+    layout = recognise(folder, AUTO if wanted == "folders" else wanted)
+    if layout is None:
+        if file.suffix.lower() in (".csv", ".tsv"):
+            read_manifest(file)  # says what it lacks
+        raise UsageError(f"{file}: not a kind of file that is read, nor a list that is known. Read are: {accepted()}.")
+    found = Found()
+    _add_rows(found, folder, layout, folder.name)
+    return found
+
+
+def _add(found: Found, folder: Folder, wanted: str, root_name: str) -> bool:
+    """Add the sources of a folder and those below; return whether a layout was recognised."""
+    layout = recognise(folder, wanted)
+    if layout is not None:
+        _add_rows(found, folder, layout, root_name)
+        return True
+    if wanted == AUTO:
+        refuse_unread(folder)
+        found.notes += patient_tables(folder)
+    for name in folder.files:
+        _add_file(found, folder, name, root_name)
+    recognised = [_add(found, folder.child(name), wanted, root_name) for name in folder.folders]
+    return any(recognised)
+
+
+def _add_file(found: Found, folder: Folder, name: str, root_name: str) -> None:
+    file = folder.path / name
+    folder.require_usable(name)
+    if reader_of_file(file) is None:
+        found.ignored[file.suffix.lower() or file.name] += 1
+        return
+    path = f"{folder.place}/{name}" if folder.place else name
+    known = metadata_of(path, root_name)
+    found.by_folders.append(path)
+    found.entries.append(Entry(path, known.dataset, "", known.label, known.split, ""))
+
+
+def _add_rows(found: Found, folder: Folder, layout: SourceLayout, root_name: str) -> None:
+    """Add what a layout lists; folders above it may name a split where it names none."""
+    listing = listed(layout, folder)
+    found.notes += listing.notes
+    before = f"{folder.place}/" if folder.place else ""
+    inside = metadata_of(f"{before}x", root_name, strict=any(not row.split for row in listing.rows))
+    for row in listing.rows:
+        folder.require_usable(row.path)
+        source = f"{listing.groups} of {layout.title}" if row.group else ""
+        dataset = row.dataset or inside.label or root_name
+        found.entries.append(
+            Entry(before + row.path, dataset, row.group, row.label, row.split or inside.split, "", source)
+        )
