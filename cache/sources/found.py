@@ -1,4 +1,4 @@
-"""Go through a source's folders: those of known layouts by their lists, others by their names."""
+"""Go through a source's folders: known layouts by their lists, others by names."""
 
 from __future__ import annotations
 

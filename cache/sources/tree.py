@@ -64,7 +64,8 @@ class Tree:
                 ) from error
 
     def _list(self, folder: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        files, folders = [], []
+        files: list[str] = []
+        folders: list[str] = []
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:

@@ -1,4 +1,7 @@
-"""Read UltraBench's tasks for scoring, as its own tool writes them (see the layout in `usjepa.cache`)."""
+"""Read UltraBench's tasks for scoring, as its own tool writes them.
+
+The lists are read by the layout of stage one; here come the segmentations and what counts as a classification.
+"""
 
 from __future__ import annotations
 

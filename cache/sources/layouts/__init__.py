@@ -1,4 +1,4 @@
-"""Recognise how published and usual data sets lie on disk: their files, labels, groups and splits.
+"""Recognise how known data sets lie on disk: files, labels, groups and splits.
 
 `base.py` is read first (`Folder`, `Row`, and `SourceLayout`, the protocol); each layout has one file, and `registry.py`
 tries them in turn. `tables.py` reads CSV, and `unread.py` stops a scan at lists that no layout understands. Only

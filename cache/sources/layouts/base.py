@@ -1,4 +1,4 @@
-"""Define what a layout is: what recognises a folder of files, and which rows it then gives."""
+"""Define what recognises a folder as a layout, and which rows it then gives."""
 
 from __future__ import annotations
 

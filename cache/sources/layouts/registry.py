@@ -1,4 +1,4 @@
-"""Try the layouts on a folder, built in or added by another package, and say what was recognised."""
+"""Try the layouts on a folder, and say what was recognised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stop a scan at lists that may say what is for testing, and that no layout understands."""
+"""Stop a scan at lists of splits that no layout understands."""
 
 from __future__ import annotations
 

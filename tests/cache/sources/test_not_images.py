@@ -80,17 +80,17 @@ def listed(root: Path, **settings: object) -> Listing:
 
 
 def test_masks_are_left_out_of_a_folder_and_told_but_a_manifest_takes_them(tmp_path: Path) -> None:
-    for name in ("benign/benign (1).png", "benign/benign (1)_mask.png", "normal/normal (1).png"):
+    for name in ("cyst/cyst (1).png", "cyst/cyst (1)_mask.png", "none/none (1).png"):
         picture(tmp_path / name)
     listing = listed(tmp_path)
-    assert [entry.path for entry in listing.entries] == ["benign/benign (1).png", "normal/normal (1).png"]
+    assert [entry.path for entry in listing.entries] == ["cyst/cyst (1).png", "none/none (1).png"]
     assert listing.notes == (
-        "masks and label maps beside images were left out: 1 (such as benign/benign (1)_mask.png). "
+        "masks and label maps beside images were left out: 1 (such as cyst/cyst (1)_mask.png). "
         "A manifest that names them takes them.",
     )
-    assert "benign" not in listed(tmp_path, hash_paths=True).notes[0]
-    (tmp_path / "manifest.csv").write_text("path\nbenign/benign (1)_mask.png\n")
-    assert [entry.path for entry in listed(tmp_path).entries] == ["benign/benign (1)_mask.png"]
+    assert "cyst" not in listed(tmp_path, hash_paths=True).notes[0]
+    (tmp_path / "manifest.csv").write_text("path\ncyst/cyst (1)_mask.png\n")
+    assert [entry.path for entry in listed(tmp_path).entries] == ["cyst/cyst (1)_mask.png"]
 
 
 @pytest.mark.parametrize("folder", ["@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX", "@Recycle"])
