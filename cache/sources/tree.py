@@ -7,9 +7,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import SourceError, UsageError
-from usjepa.cache.terminal.refusals import advice
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.not_images import is_system_folder
+from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.plain_files import open_plain
-from usjepa.cache.terminal.refusals import advice
 from usjepa.cache.sources.splits import KNOWN, TEST, TRAIN, names_split, split_named
+from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.plain_files import open_plain
-from usjepa.cache.terminal.refusals import advice
 from usjepa.cache.sources.layouts.base import NO_PATIENTS, Folder, Listed, Row, missing
 from usjepa.cache.sources.layouts.tables import read_text
 from usjepa.cache.sources.splits import TEST, TRAIN_VAL, split_named
+from usjepa.cache.terminal.refusals import advice
 
 _IMAGES, _LISTS = "JPEGImages", "ImageSets"
 _LARGEST_XML = 1 << 20
