@@ -109,7 +109,14 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
         yield from samples_of(file, layout, every if wanted is None else wanted)
         return
     # An open file, not its path: Pillow maps uncompressed files that it can find, and scrambles those to be turned.
-    with file.open("rb") as opened, _opened(opened) as image:
+    with file.open("rb") as opened:
+        try:
+            image = _opened(opened)
+        except ValueError:
+            if (words := _words_of_jpeg(opened)) is None:
+                raise
+            yield from (words for _ in (wanted if wanted is not None else [0]))
+            return
         single = image.format in _FIRST_PAGE_ONLY
         places = range(1 if single else getattr(image, "n_frames", 1)) if layout is None else layout.pages
         for place in places if wanted is None else (places[number] for number in wanted):
@@ -120,6 +127,22 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
                 require_frame(image.height, image.width)
                 require_room(image.height * image.width * len(image.getbands()), file)
             yield _samples(image, opened)
+
+
+def _words_of_jpeg(file: BinaryIO) -> NDArray[Any] | None:
+    """Return the samples of a JPEG of 12 bits, which Pillow does not know; None where a file is no such JPEG."""
+    import imagecodecs
+
+    file.seek(0)
+    stream = file.read()
+    place = next((at for mark in (b"\xff\xc0", b"\xff\xc1", b"\xff\xc2") if (at := stream.find(mark)) >= 0), -1)
+    frame = stream[place : place + 9]  # marker, length, bits, height, width
+    if stream[:3] != b"\xff\xd8\xff" or place < 0 or frame[4:5] != b"\x0c":
+        return None
+    require_frame(int.from_bytes(frame[5:7], "big"), int.from_bytes(frame[7:9], "big"))
+    if stream.rfind(b"\xff\xd9") < stream.find(b"\xff\xda"):  # the decoder would make up what is missing
+        raise ValueError("it is cut short: the end of its samples is missing")
+    return np.asarray(imagecodecs.jpeg8_decode(stream))
 
 
 def _opened(file: BinaryIO) -> Image.Image:

@@ -29,6 +29,8 @@ _REDUCED, _MASK = 1, 4
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 """Values of SampleFormat."""
+_PILLOW_READS = {1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000, 50001}
+"""Values of Compression that libtiff decodes; imagecodecs decodes others, such as JPEG 2000."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 """Values of ExtraSamples: transparency whose colours are multiplied already, and whose are not."""
 
@@ -41,7 +43,7 @@ class Layout(NamedTuple):
     stacked: int
     """Pictures in the only directory of a stack; 0 where each directory holds one."""
     deep: bool
-    """Whether its samples are other than unsigned integers of up to 8 bits."""
+    """Whether its samples are other than unsigned integers of up to 8 bits, or compressed as Pillow can't undo."""
     inverted: bool
     """Whether 0 is white, in a file with deep samples."""
 
@@ -55,10 +57,11 @@ def layout_of(file: Path) -> Layout:
         require_room(max(sum(page.nbytes for page in pages), tiff.series[0].nbytes if len(pages) == 1 else 0), file)
         kept = [number for number, page in enumerate(pages) if not _kind(page) & (_REDUCED | _MASK)]
         first = pages[kept[0]] if kept else pages[0]
-        deep = first.bitspersample > 8 or first.sampleformat not in (_UNSIGNED, None, 4)
+        plain = first.bitspersample <= 8 and first.sampleformat in (_UNSIGNED, None, 4)
+        deep = not plain or first.compression not in _PILLOW_READS
         stacked = _stacked(tiff, first) if len(pages) == 1 else 0
         if (deep or stacked) and first.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
-            raise ValueError(f"its samples are {first.dtype} of a kind that is not read ({first.photometric})")
+            raise ValueError(f"its samples are {first.dtype} of a kind that is not read: {first.photometric!r}")
         inverted = (deep or stacked > 0) and first.photometric == _WHITE_IS_ZERO
         return Layout(tuple(kept or range(len(pages))), stacked, deep, inverted)
 

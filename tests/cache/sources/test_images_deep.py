@@ -156,6 +156,23 @@ def test_a_bitmap_whose_fourth_byte_was_never_written_is_not_black(tmp_path: Pat
     assert np.array_equal(found, rgba[..., :3])
 
 
+def test_a_jpeg_of_12_bits_keeps_the_upper_8(tmp_path: Path) -> None:
+    words = np.linspace(0, 4095, 32 * 48).reshape(32, 48).astype(np.uint16)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(imagecodecs.jpeg8_encode(words, level=98, bitspersample=12))
+    assert np.abs(read(path)[0].astype(int) - (words >> 4)).max() <= 2
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(SourceError, match="can't be read as an image"):
+        probe(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg2000", "jpegxl", "zstd", "lzma", "packbits"])
+def test_a_tiff_is_read_whatever_compressed_it(tmp_path: Path, compression: str) -> None:
+    how: dict[str, Any] = {"compression": compression}
+    tifffile.imwrite(tmp_path / "a.tif", GREY, **how)
+    assert np.abs(read(tmp_path / "a.tif")[0].astype(int) - GREY).mean() < 2
+
+
 def test_samples_that_are_no_intensities_are_refused_by_name(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.complex64))
     with pytest.raises(SourceError, match="complex64"):

@@ -25,6 +25,8 @@ def decode_frame(stream: bytes, runner: Any) -> bytes:
     if runner.transfer_syntax in _JPEG:
         if runner.samples_per_pixel != 1:
             raise ValueError("only grey JPEG of 12 bits is decoded")
+        if stream.rfind(b"\xff\xd9") < stream.find(b"\xff\xda"):  # the decoder would make up what is missing
+            raise ValueError("the stream is cut short")
         samples = imagecodecs.jpeg8_decode(stream)
     else:
         samples = imagecodecs.htj2k_decode(stream)
