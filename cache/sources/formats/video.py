@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-_WORDS = {"gray16le": "gray16le", "gray16be": "gray16le", "rgb48le": "rgb48le", "rgb48be": "rgb48le"} | dict.fromkeys(
-    ("gbrp16le", "gbrp16be", "rgba64le", "rgba64be", "bgr48le", "bgr48be", "bgra64le", "bgra64be"), "rgb48le"
-)
+_WORDS = dict.fromkeys(("gray16le", "gray16be"), "gray16le") | {
+    f"{layout}{order}": "rgb48le"
+    for layout in ("rgb48", "bgr48", "rgba64", "bgra64", "gbrp16", "gbrap16")
+    for order in ("le", "be")
+}
 """Layouts of 16 bits a sample, in which cameras and scanners store 12, and the one that each is read as."""
 _IGNORED_ALPHA = {"rawvideo", "bmp"}
 """Codecs whose fourth byte fills up a word; what it holds is left to chance."""

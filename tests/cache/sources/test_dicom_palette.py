@@ -58,11 +58,12 @@ def test_entries_that_are_words_give_their_colours(tmp_path: Path, form: str, sy
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ExplicitVRBigEndian])
-def test_entries_that_are_bytes_give_their_colours(tmp_path: Path, syntax: str) -> None:
+@pytest.mark.parametrize("bits", [8, 16])
+def test_entries_that_are_bytes_give_their_colours(tmp_path: Path, syntax: str, bits: int) -> None:
     tables = [COLOURS[:, channel].astype(np.uint8) for channel in range(3)]
     if syntax == ExplicitVRBigEndian:  # two entries a word, whose upper byte comes first
         tables = [table.reshape(-1, 2)[:, ::-1] for table in tables]
-    data = with_palette(header(NUMBERS, "PALETTE COLOR", syntax), [table.tobytes() for table in tables], 8)
+    data = with_palette(header(NUMBERS, "PALETTE COLOR", syntax), [table.tobytes() for table in tables], bits)
     assert np.array_equal(shown(save(tmp_path / "a.dcm", data, NUMBERS.tobytes())), COLOURS[NUMBERS[0]])
 
 

@@ -36,27 +36,27 @@ def colours_of(numbers: NDArray[Any], attributes: Dataset, little: bool) -> NDAr
     return np.stack(planes, axis=-1)
 
 
-def _descriptor(attributes: Dataset, colour: str) -> tuple[int, int, int]:
-    """Return (entries, number of the first one, bits of one); 0 entries stand for 65,536."""
+def _descriptor(attributes: Dataset, colour: str) -> tuple[int, int]:
+    """Return (entries, number of the first one); 0 entries stand for 65,536."""
     found = attributes.get(f"{colour}PaletteColorLookupTableDescriptor")
     if found is None or isinstance(found, int) or len(found) != 3:
         raise ValueError(f"its colours are in a palette, and the header has no {colour.lower()} one")
-    entries, first, bits = (int(number) for number in found)
+    entries, first, _ = (int(number) for number in found)
     if first >= 1 << 15 and attributes.get("PixelRepresentation") == 1:
         first -= 1 << 16
-    return entries or 1 << 16, first, bits
+    return entries or 1 << 16, first
 
 
 def _plain(attributes: Dataset, little: bool) -> list[NDArray[np.int64]]:
     """Return the three tables as they are written."""
     tables = []
     for colour in _COLOURS:
-        entries, _, bits = _descriptor(attributes, colour)
+        entries = _descriptor(attributes, colour)[0]
         name = f"{colour}PaletteColorLookupTableData"
         data = bytes(attributes.get(name) or b"")
         if len(data) >= 2 * entries:
             table = np.frombuffer(data, "<u2" if little else ">u2", entries)
-        elif len(data) >= entries and bits <= 8:
+        elif entries <= len(data) <= entries + 1:  # whatever depth the descriptor says
             table = np.frombuffer(data, np.uint8)
             if not little and attributes[name].VR == "OW" and not len(data) % 2:
                 table = table.reshape(-1, 2)[:, ::-1].reshape(-1)  # two entries a word
@@ -73,7 +73,7 @@ def _segmented(attributes: Dataset, little: bool) -> list[NDArray[np.int64]]:
     from pydicom.pixels.processing import apply_color_lut
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian
 
-    entries, first, _ = _descriptor(attributes, "Red")
+    entries, first = _descriptor(attributes, "Red")
     palette = Dataset({element.tag: element for element in attributes if "Palette" in element.keyword})
     palette.file_meta = FileMetaDataset()
     palette.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
