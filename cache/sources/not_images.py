@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-
-from usjepa.cache.sources.registry import ending_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -46,10 +43,13 @@ def beside_images(paths: Sequence[str]) -> dict[str, str]:
     Args:
         paths: POSIX, relative to one root.
     """
-    stems = {path: _stem(path) for path in paths}
     found: dict[str, str] = {}
     for kind, words in _KINDS.items():
-        found |= dict.fromkeys(_by_name(stems, words), kind) | dict.fromkeys(_by_folder(stems, words), kind)
+        hint = re.compile(words, re.I)
+        suspects = [path for path in paths if hint.search(path)]
+        if suspects:
+            found |= dict.fromkeys(_by_name(suspects, paths, words), kind)
+            found |= dict.fromkeys(_by_folder(suspects, paths, words), kind)
     return found
 
 
@@ -65,46 +65,48 @@ def notes_on(left_out: dict[str, str], system: Counter[str], hidden: bool) -> li
     return notes
 
 
-def _stem(path: str) -> str:
-    name = PurePosixPath(path).name
-    return name.removesuffix(ending_of(name)).lower()
+def _placed(path: str) -> tuple[str, str]:
+    """Return a file's folder, and its name in lower case without the ending."""
+    folder, _, name = path.rpartition("/")
+    return folder, (name.rpartition(".")[0] or name).lower()
 
 
-def _by_name(stems: dict[str, str], words: str) -> Iterable[str]:
+def _by_name(suspects: Sequence[str], paths: Sequence[str], words: str) -> Iterable[str]:
     """Yield `x_mask`, `x (mask 2)` and `mask_x` where there is an `x` in the same folder."""
     behind = re.compile(rf"(?P<of>.+?)[ _.-]+\(?(?:{words}){_COPY}\)?", re.I)
     before = re.compile(rf"(?:{words})[ _.-]+(?P<of>.+)", re.I)
-    there = {(PurePosixPath(path).parent, stem) for path, stem in stems.items()}
-    for path, stem in stems.items():
-        folder = PurePosixPath(path).parent
+    there = {_placed(path) for path in paths}
+    for path in suspects:
+        folder, stem = _placed(path)
         named = [form.fullmatch(stem) for form in (behind, before)]
         if any(match and (folder, match["of"]) in there for match in named):
             yield path
 
 
-def _by_folder(stems: dict[str, str], words: str) -> Iterable[str]:
+def _by_folder(suspects: Sequence[str], paths: Sequence[str], words: str) -> Iterable[str]:
     """Yield the files of a folder called so which has beside it a folder of images, or files of the same names."""
     called = re.compile(rf"(?:.*[ _-])?(?:{words})(?:[ _-].*)?", re.I)
-    beside: dict[PurePosixPath, set[str]] = {}
-    siblings: dict[PurePosixPath, set[str]] = {}
-    for path, stem in stems.items():
-        parts = PurePosixPath(path).parts
-        if any(called.fullmatch(part) for part in parts[:-1]):
+    above = {path: [at for at, name in _folders(path) if called.fullmatch(name)] for path in suspects}
+    beside: dict[str, set[str]] = {at: set() for places in above.values() for at in places}
+    siblings: dict[str, set[str]] = {at: set() for at in beside}
+    for path in paths if beside else ():
+        if above.get(path):
             continue
-        for depth in range(len(parts)):
-            above = PurePosixPath(*parts[:depth])
-            beside.setdefault(above, set()).add(stem)
-            siblings.setdefault(above, set()).update(parts[depth:-1][:1])
-    for path, stem in stems.items():
-        parts = PurePosixPath(path).parts
-        for depth, part in enumerate(parts[:-1]):
-            above = PurePosixPath(*parts[:depth])
-            if called.fullmatch(part) and (
-                _without(stem, words) & beside.get(above, set())
-                or any(_IMAGES.fullmatch(name) for name in siblings.get(above, ()))
-            ):
-                yield path
-                break
+        stem = _placed(path)[1]
+        for at, name in (*_folders(path), (path.rpartition("/")[0], "")):
+            if at in beside:
+                beside[at].add(stem)
+                siblings[at].add(name)
+    for path, places in above.items():
+        names = _without(_placed(path)[1], words)
+        if any(names & beside[at] or any(_IMAGES.fullmatch(name) for name in siblings[at]) for at in places):
+            yield path
+
+
+def _folders(path: str) -> list[tuple[str, str]]:
+    """Return each folder that a file lies in, as (the folder above it, its name)."""
+    parts = path.split("/")[:-1]
+    return [("/".join(parts[:depth]), name) for depth, name in enumerate(parts)]
 
 
 def _without(stem: str, words: str) -> set[str]:
