@@ -58,21 +58,28 @@ def _boxes_past_the_end(file: BinaryIO, size: int) -> str | None:
 def _chunks_past_the_end(file: BinaryIO, start: int, size: int) -> str | None:
     """Walk the chunks of an AVI file: 4 bytes type, 4 bytes size, low byte first, an odd one padded to even.
 
-    Where the size of a list is unknown or wrong, its members tell where it ends.
+    Where the size of a list is unknown, its members tell where it ends; where it reaches past the end of the file, the
+    list is whole only if the index that follows it is there.
     """
+    missing = None
     while start + 8 <= size:
         file.seek(start)
         header = file.read(12)
         kind, length = header[:4], int.from_bytes(header[4:8], "little")
         if not all(32 <= byte < 127 for byte in kind):
             return None  # no chunk: trailing bytes, which players ignore
-        if kind == b"RIFF" or (kind == b"LIST" and (length in _UNKNOWN or start + 8 + length > size)):
+        past_the_end = start + 8 + length > size
+        if kind == b"RIFF" or (kind == b"LIST" and (length in _UNKNOWN or past_the_end)):
+            if kind == b"LIST" and length not in _UNKNOWN:
+                missing = _shortfall(start + 8 + length, size)
             start += 12
             continue
-        if start + 8 + length > size:
+        if past_the_end:
             return _shortfall(start + 8 + length, size)
+        if kind == b"idx1":
+            missing = None
         start += 8 + length + length % 2
-    return None
+    return missing
 
 
 def _gif_past_the_end(file: BinaryIO, size: int) -> str | None:

@@ -167,6 +167,7 @@ def riff(path: Path, **sizes: int) -> Path:
         {"riff": 0xFFFFFFFF, "movi": 0xFFFFFFFF},
         {"riff": 0, "movi": 0},
         {"riff": 0x7FFFFFFF},
+        {"riff": 0x7FFFFFFF, "movi": 0x7FFFFFF0},
         {"riff": 100},
     ],
     ids=str,
@@ -186,6 +187,15 @@ def test_such_an_avi_that_is_cut_is_still_refused(tmp_path: Path, sizes: dict[st
     path = riff(write_clip(tmp_path / "a.avi", noise, "mjpeg", "yuvj420p"), **sizes)
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(SourceError, match="cut short"):
+        probe(path)
+
+
+def test_an_avi_that_is_cut_between_two_frames_is_refused(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "a.avi", picture(), "mjpeg", "yuvj420p")
+    content = path.read_bytes()
+    last = content.rindex(b"00dc", 0, content.index(b"idx1"))
+    path.write_bytes(content[:last])
     with pytest.raises(SourceError, match="cut short"):
         probe(path)
 
