@@ -14,7 +14,7 @@ def main() -> None:
 
 
 for command in (
-    preview.recipe, preview.scan, preview.plan,
+    preview.recipe, preview.teachers, preview.scan, preview.plan,
     build.build, build.seal, build.status,
     upkeep.verify, upkeep.audit, upkeep.diff, upkeep.stats, upkeep.inspect,
 ):  # fmt: skip

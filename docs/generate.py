@@ -19,6 +19,7 @@ from usjepa.cache.cli import main as cache_main
 from usjepa.cache.recipes.base import Settings, section_model
 from usjepa.cache.recipes.marks import describe_marks
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, recipe_names
+from usjepa.cache.teacher.names.describe import preset_table
 from usjepa.evaluate.cli import compare
 from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main
@@ -41,7 +42,11 @@ MARKER = "<!-- generated -->"
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Replace the marker of each generated page by what the code says; the page's own text stays."""
-    pages = {"reference/commands.md": command_reference, "reference/recipes.md": recipe_reference}
+    pages = {
+        "reference/commands.md": command_reference,
+        "reference/recipes.md": recipe_reference,
+        "reference/teachers.md": preset_table,
+    }
     for path, reference in pages.items():
         page = files.get_file_from_path(path)
         if page is None or page.content_string.count(MARKER) != 1:

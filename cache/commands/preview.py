@@ -1,4 +1,4 @@
-"""Define the commands that build nothing: recipe, scan and plan."""
+"""Define the commands that build nothing: recipe, teachers, scan and plan."""
 
 from __future__ import annotations
 
@@ -25,6 +25,20 @@ def recipe(name: str | None, recipes: str | None, overrides: tuple[str, ...]) ->
             click.echo(f"{known:12s} {load_recipe(known, (), recipes).description}")
         return
     click.echo(describe_recipe(load_recipe(name, overrides, recipes)), nl=False)
+
+
+@click.command()
+@click.argument("name", required=False)
+@ends_well
+def teachers(name: str | None) -> None:
+    """List the published teachers that are known by name; with NAME, all that is known of one.
+
+    `--teacher NAME=FILE` then gives its weights the architecture, input and normalisation that they need.
+    """
+    from usjepa.cache.teacher.names.describe import one_preset, preset_lines
+
+    for line in preset_lines() if name is None else one_preset(name):
+        click.echo(line)
 
 
 @click.command()

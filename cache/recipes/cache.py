@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from usjepa.cache.recipes.base import (
@@ -165,6 +165,19 @@ class TeacherSettings(Settings):
     """Images per forward pass, within one shard; null: 32 on a CPU, found by trial on a GPU and kept for the store."""
     seed: Annotated[Seed, Hard("latents", "evaluation")] = 0
     """Seed of random weights; without effect when `weights` names a checkpoint."""
+
+    _stated: frozenset[str] = PrivateAttr(default=frozenset())
+
+    @property
+    def stated(self) -> frozenset[str]:
+        """Fields that the user named for this call (`--set cache.teacher.mean=...`), not the recipe."""
+        return self._stated
+
+    def with_stated(self, names: frozenset[str]) -> TeacherSettings:
+        """Return these settings, marked as stated in some fields."""
+        marked = self.model_copy()
+        marked._stated = names
+        return marked
 
     @model_validator(mode="after")
     def _one_normalisation_per_channel(self) -> TeacherSettings:

@@ -63,7 +63,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), file: str | None = Non
     merged = _resolve(name, _entries(file), where, ())
     for override in overrides:
         _apply(merged, override)
-    return _validated(merged, f"{where}: recipe {name}")
+    return _marked(_validated(merged, f"{where}: recipe {name}"), overrides)
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
@@ -71,7 +71,18 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     values = recipe.model_dump()
     for override in overrides:
         _apply(values, override)
-    return _validated(values, "recipe of the run")
+    return _marked(_validated(values, "recipe of the run"), overrides)
+
+
+def _marked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe whose teacher knows which of its fields were overridden: a preset leaves these alone."""
+    teacher = recipe.cache.teacher
+    paths = [override.partition("=")[0].strip().split(".") for override in overrides]
+    stated = frozenset(path[2].strip() for path in paths if path[:2] == ["cache", "teacher"] and len(path) > 2)
+    if teacher is None or not stated:
+        return recipe
+    cache = recipe.cache.model_copy(update={"teacher": teacher.with_stated(stated)})
+    return recipe.model_copy(update={"cache": cache})
 
 
 def recipe_names(file: str | None = None) -> list[str]:

@@ -122,7 +122,7 @@ def _check_asked(settings: TeacherSettings, found: Translated, weights: Weights)
         flags = " ".join(f"--set 'cache.teacher.{name}=[...]'" for name in lacking)
         raise UsageError(
             f"{weights.where}: an encoder in the layout of {found.layout.name}, whose {' and '.join(lacking)} of the "
-            f"input no file tells. State them: {flags}, or name a preset: --teacher PRESET={weights.where} "
+            f"input no file tells. State them: {flags}, or name a preset, PRESET={weights.where} "
             "(usjepa-cache teachers lists them)."
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,11 +13,17 @@ from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.adapters import find_adapter, is_adapter, make
 from usjepa.cache.teacher.device import choose_device
 from usjepa.cache.teacher.exported import WEIGHTS, check_exported
-from usjepa.cache.teacher.timm_models import nearest_models
+from usjepa.cache.teacher.names.folders import folder_settings
+from usjepa.cache.teacher.names.hub import hub_folder, is_hub_name
+from usjepa.cache.teacher.names.preset import preset_settings
+from usjepa.cache.teacher.names.presets import PRESETS, is_preset
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.teacher.teacher import Teacher
+
+_OF_FIELDS = ("img_size", "patch_size", "depth")
+"""Arguments for timm that have fields of their own."""
 
 
 def load_teacher(settings: TeacherSettings, pixel_size: int, device: str | None = None) -> Teacher:
@@ -38,13 +45,14 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
     """Return the settings of the teacher that `--teacher` names.
 
     Args:
-        text: a checkpoint file, the folder of a training run, `random`, a timm model name (random weights), the name
-            of an installed adapter, or `module:function` of another one.
+        text: a checkpoint file; `PRESET=FILE`; the folder of a training run, or one that transformers, timm or
+            open_clip wrote; `hf-hub:ORG/NAME` or timm's `NAME.TAG`; `random`; the name of an installed adapter, or
+            `module:function` of another one.
         settings: the recipe's, for everything that the text does not name.
 
     Raises:
-        UsageError: the text is none of these.
-        TeacherError: a run's folder holds no readable encoder.
+        UsageError: the text is none of these, or a configuration leaves out what can't be guessed.
+        TeacherError: a folder holds no readable encoder.
         DamageError: the run's encoder is not as it was exported.
     """
     base = settings or TeacherSettings()
@@ -52,16 +60,35 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
     if text == "random":
         return base.model_copy(update={"weights": None})
     if path.is_dir():
-        return _of_run(path, base)
+        return _of_run(path, base) if _is_run(path) else folder_settings(path, base)
     if path.is_file():
         return base.model_copy(update={"weights": text})
+    name, named, file = text.partition("=")
+    if named:
+        return preset_settings(name, file, base, PRESETS)
     if is_adapter(text):
         return base.model_copy(update={"architecture": text})
-    if text in timm.list_models():
-        return base.model_copy(update={"architecture": text, "weights": None})
-    raise UsageError(
-        f"--teacher {text}: no such file or run folder, and timm has no such model{nearest_models(text)} Give a "
-        "checkpoint, the folder of a usjepa-train run, a timm name, `random`, or module:function of your own adapter."
+    if is_hub_name(text):
+        return folder_settings(hub_folder(text), base)
+    raise UsageError(f"--teacher {text}: {_what_it_lacks(text)}")
+
+
+def _what_it_lacks(text: str) -> str:
+    """Return why a text names no teacher, and what to write in its place; random weights must be asked for."""
+    if is_preset(text):
+        return f"a preset without weights. Write --teacher {text}=FILE; they are had from {PRESETS[text].where}."
+    if timm.is_model(text):
+        return (
+            f"names an architecture, not weights. Write {text}.TAG for timm's pretrained ones, --teacher FILE --set "
+            f"cache.teacher.architecture={text} for yours, or --teacher random --set cache.teacher.architecture={text} "
+            "for random ones."
+        )
+    close = difflib.get_close_matches(text, PRESETS, n=3)
+    hint = f" Is it the preset {' or '.join(close)}?" if close else ""
+    return (
+        f"no such file or folder.{hint} Give a checkpoint, PRESET=FILE (usjepa-cache teachers lists presets), the "
+        "folder of a usjepa-train run or of transformers, timm or open_clip, hf-hub:ORG/NAME, timm's NAME.TAG, "
+        "`random`, or module:function of your own adapter."
     )
 
 
@@ -78,6 +105,8 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
         update |= {
             "patch_size": identity["model_args"].get("patch_size"),
             "depth": identity["model_args"].get("depth"),
+            "args": {name: value for name, value in identity["model_args"].items() if name not in _OF_FIELDS},
+            "positions": identity.get("positions"),
             "block": identity["block"],
             "norm": identity["norm"],
             "image_size": identity["input"]["size"],
@@ -86,6 +115,11 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
             "compute": identity["compute"],
         }
     return (base or TeacherSettings()).model_copy(update=update)
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder is a training run's, or empty of what other libraries write."""
+    return (folder / WEIGHTS).is_file()
 
 
 def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
@@ -98,13 +132,12 @@ def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
         args, cfg = config["model_args"], config["pretrained_cfg"]
         channels = int(args.get("in_chans", 3))
         mean, std = (tuple(float(x) for x in cfg[key]) for key in ("mean", "std"))
-        if channels != 3:
-            raise UsageError(f"--teacher {folder}: an encoder of {channels} input channel can't be a teacher yet.")
         update = {
             "architecture": str(config["architecture"]),
             "weights": str(folder),
             "patch_size": args.get("patch_size"),
             "depth": args.get("depth"),
+            "args": {} if channels == 3 else {"in_chans": channels},
             "image_size": int(args["img_size"]),
             "mean": mean,
             "std": std,

@@ -4,7 +4,10 @@
 |--------------------------|---------------------------------------------------------------------------------------|
 | folder of a run of ours  | its exported encoder, with the input of its config.json                               |
 | `FILE`                   | a checkpoint of the recipe's teacher (`cache.teacher`: architecture, mean, std)       |
-| `FILE@ARCHITECTURE`      | a checkpoint of that timm ViT, with the input of timm's configuration of it           |
+| `FILE@ARCHITECTURE`      | a checkpoint of that timm model, with ImageNet's mean and deviation, as for --teacher |
+| `FILE@ARCHITECTURE.TAG`  | the same, with the input of timm's configuration of that name                         |
+| `PRESET=FILE`, a folder  | what `--teacher` takes: a preset, a folder of transformers, timm or open_clip         |
+| `hf-hub:ORG/NAME`        | the same from the hub, or its local cache                                             |
 | `NAME`, as `resnet50`    | the timm model with random weights                                                    |
 | `NAME.TAG`               | the timm model with those pretrained weights, loaded by timm (network, or its cache)  |
 """
@@ -60,8 +63,10 @@ def _named(text: str, recipe: Recipe, device: str) -> Named:
     import timm
 
     path, _, architecture = text.rpartition("@")
-    if Path(text).is_dir():
+    if (Path(text) / "encoder.safetensors").is_file():
         return _of_run(Path(text), device)
+    if Path(text).is_dir() or "=" in text or text.startswith("hf-hub:"):
+        return _as_teacher(text, recipe, device)
     if Path(text).is_file() or Path(path).is_file():
         whole = Path(text).is_file()
         return _of_file(Path(text if whole else path), "" if whole else architecture, recipe, device)
@@ -87,34 +92,58 @@ def _of_run(folder: Path, device: str) -> Named:
 
 def _of_file(file: Path, architecture: str, recipe: Recipe, device: str) -> Named:
     from usjepa.cache.recipes.cache import TeacherSettings
-    from usjepa.cache.teacher.resolve import load_teacher
-    from usjepa.evaluate.encoders.teachers import LiveTeacher
 
     settings = recipe.cache.teacher or TeacherSettings()
     if architecture:
         settings = _settings_of(architecture)
-    settings = settings.model_copy(update={"weights": str(file), "image_size": settings.image_size or 224})
-    teacher = load_teacher(settings, settings.image_size or 224, device)
+    settings = settings.model_copy(update={"weights": str(file)})
+    return _live(settings, file.stem, f"{file.stem} ({settings.architecture})", device)
+
+
+def _as_teacher(text: str, recipe: Recipe, device: str) -> Named:
+    """Return an encoder that is named as `--teacher` names a teacher."""
+    from usjepa.cache.recipes.cache import TeacherSettings
+    from usjepa.cache.teacher.names.presets import is_preset
+    from usjepa.cache.teacher.resolve import resolve_teacher
+
+    preset, _, file = text.partition("=")
+    stated = frozenset() if recipe.cache.teacher is None else recipe.cache.teacher.stated
+    settings = resolve_teacher(text, (recipe.cache.teacher or TeacherSettings()).with_stated(stated - {"name"}))
+    name = preset if is_preset(preset) and file else Path(text).name
+    return _live(settings, name, f"{name} ({settings.architecture})", device)
+
+
+def _live(settings: TeacherSettings, key: str, title: str, device: str) -> Named:
+    """Return a teacher as an encoder: the size of the frames that it will see is not part of what it is."""
+    from usjepa.cache.teacher.resolve import load_teacher
+    from usjepa.evaluate.encoders.teachers import LiveTeacher
+
+    sized = settings.model_copy(update={"image_size": settings.image_size or 224})
+    teacher = load_teacher(sized, sized.image_size or 224, device)
     if "input" in teacher.identity:
         teacher.identity["input"] = {**teacher.identity["input"], "resize": f"{RESIZE}, where sizes differ"}
-    return Named(file.stem, f"{file.stem} ({settings.architecture})", LiveTeacher(teacher, file.stem))
+    return Named(key, title, LiveTeacher(teacher, key))
 
 
 def _settings_of(architecture: str) -> TeacherSettings:
-    """Return an architecture with the input of timm's own configuration of it."""
+    """Return an architecture at its own size; with the rest of its input where a tag says whose weights they are.
+
+    One architecture has weights of several normalisations: without a tag none of them is guessed, and it is given
+    what `--teacher FILE` is given.
+    """
     import timm
 
     from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.timm_models import nearest_models
 
-    config = timm.get_pretrained_cfg(architecture) if timm.is_model(architecture) else None
+    known = timm.is_model(architecture) and ("." not in architecture or architecture in timm.list_pretrained())
+    config = timm.get_pretrained_cfg(architecture) if known else None
     if config is None:
         raise UsageError(f"--encoder FILE@{architecture}: timm has no such model{nearest_models(architecture)}")
     wanted = _input_of(dataclasses.asdict(config))
     name = architecture.partition(".")[0]
-    return TeacherSettings.model_validate(
-        {"architecture": name, "image_size": wanted.size, "mean": wanted.mean, "std": wanted.std}
-    )
+    input_of_tag = {"mean": wanted.mean, "std": wanted.std} if name != architecture else {}
+    return TeacherSettings.model_validate({"architecture": name, "image_size": wanted.size, **input_of_tag})
 
 
 def _of_timm(name: str, device: str) -> Named:

@@ -92,6 +92,8 @@ def dinov3(tensors: Tensors) -> None:
 
 def dinov3_transformers(tensors: Tensors) -> None:
     """Stack queries, keys and values, whose biases stay apart, and name the two layers of a gated MLP."""
+    if "reg_token" in tensors and tensors["reg_token"].shape[1] == 0:
+        del tensors["reg_token"]  # a model without registers has an empty tensor of them
     qkv(tensors)
     split_bias(tensors)
     for key in [key for key in tensors if ".mlp.fc1_g." in key]:

@@ -35,7 +35,7 @@ _TRANSFORMERS_BESIDE = (
     (r"(?:\w+\.)*(?:text_model|text_projection)\b.*", OTHER_TOWER),
     (r"logit_scale|logit_bias|visual_projection\..*", OTHER_TOWER),
     (r"decoder\..*|(?:embeddings\.)?mask_token", _MASK),
-    (r"(?:classifier|pooler|head|lm_head)\..*", _HEAD),
+    (r"(?:classifier|pooler(?!\.layernorm)|head|lm_head)\..*", _HEAD),
     (r"embeddings\.position_ids|rope_embeddings\..*|.*\.relative_position_index", _COMPUTED),
 )
 

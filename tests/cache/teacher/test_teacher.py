@@ -159,13 +159,14 @@ def test_wrong_use_is_said(settings: dict[str, object], message: str) -> None:
 
 def test_what_teacher_names_is_resolved_or_refused(tmp_path: Path) -> None:
     assert resolve_teacher("random", TINY.model_copy(update={"weights": "x"})).weights is None
-    assert resolve_teacher("vit_small_patch16_224", TINY).architecture == "vit_small_patch16_224"
+    with pytest.raises(UsageError, match=r"names an architecture, not weights.*--teacher random"):
+        resolve_teacher("vit_small_patch16_224", TINY)
     (tmp_path / "w.pth").write_bytes(b"")
     assert resolve_teacher(str(tmp_path / "w.pth"), None).weights == str(tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="not the folder of a finished run"):
+    with pytest.raises(UsageError, match="neither a finished run nor a folder of another library"):
         resolve_teacher(str(tmp_path), TINY)
-    with pytest.raises(UsageError, match="no such file or run folder"):
-        resolve_teacher("urfm_base.pht", TINY)
+    with pytest.raises(UsageError, match=r"no such file or folder\. Is it the preset urfm-b"):
+        resolve_teacher("urfm-base", TINY)
 
 
 def test_latents_that_form_no_square_grid_are_refused_naming_the_layer() -> None:

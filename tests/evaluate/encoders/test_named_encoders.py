@@ -97,9 +97,10 @@ def test_a_checkpoint_goes_through_the_teachers_adapters(batch: Batch, tmp_path:
     model: Any = timm.create_model(TINY, num_classes=0)
     wrapped = {f"module.encoder.{key}": value for key, value in model.state_dict().items()}
     torch.save({"state_dict": wrapped | {"module.decoder_pred.weight": torch.zeros(2)}}, tmp_path / "other.pth")
-    found = one(f"{tmp_path / 'other.pth'}@{TINY}")
+    found = one(f"{tmp_path / 'other.pth'}@{TINY}.augreg_in21k")
     assert (found.key, found.title) == ("other", f"other ({TINY})")
     assert found.encoder.identity["teacher"]["input"]["mean"] == [0.5] * 3
+    assert one(f"{tmp_path / 'other.pth'}@{TINY}").encoder.identity["teacher"]["input"]["mean"] == [0.485, 0.456, 0.406]
     x = ModelInput(224, 3, (0.5,) * 3, (0.5,) * 3)(torch.from_numpy(batch.pixels), "cpu")
     with torch.no_grad():
         wanted = model.eval().forward_features(x)[:, 1:].mean(dim=1)

@@ -1,0 +1,139 @@
+"""Read the folders of weights that transformers, timm and open_clip write.
+
+They lie on disk or in a hub's cache: a configuration beside the weights says what no file of weights tells.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from usjepa.cache.errors import TeacherError, UsageError
+from usjepa.cache.teacher.checkpoints.files import parse_foreign_json
+from usjepa.cache.teacher.names.transformers_config import settings_of_config
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from usjepa.cache.recipes.cache import TeacherSettings
+
+WEIGHTS = (
+    "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors", "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+)  # fmt: skip
+"""Files of weights in a folder, the first found is taken."""
+_OF_FIELDS = ("img_size", "patch_size", "depth", "num_classes")
+"""timm's arguments that have fields of their own or no part in a teacher."""
+_HEAD_WIDTH = 64
+"""open_clip's, where a configuration states no other."""
+
+
+def weights_in(folder: Path) -> Path:
+    """Return the file of weights in a folder; UsageError where it holds none of a known name."""
+    for name in WEIGHTS:
+        if (folder / name).is_file():
+            return folder / name
+    raise UsageError(f"{folder}: holds no weights: none of {', '.join(WEIGHTS)}. Name the file itself.")
+
+
+def folder_settings(folder: Path, base: TeacherSettings) -> TeacherSettings:
+    """Return the settings that a folder's configuration tells, over a recipe's; what `--set` stated stays.
+
+    Raises:
+        UsageError: no configuration that is known, or one that leaves out what can't be guessed.
+        TeacherError: a configuration is damaged.
+    """
+    try:
+        told = _told(folder)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        raise TeacherError(
+            f"{folder}: its configuration is none of transformers, timm or open_clip ({error!r})."
+        ) from error
+    lacking = [name for name in ("mean", "std") if name not in told and name not in base.stated]
+    if lacking:
+        flags = " ".join(f"--set 'cache.teacher.{name}=[...]'" for name in lacking)
+        raise UsageError(f"{folder}: says nothing of its input's {' and '.join(lacking)}. State them: {flags}")
+    args = {**told.pop("args", {}), **(base.args if "args" in base.stated else {})}
+    update = {name: value for name, value in told.items() if name not in base.stated}
+    return base.model_copy(update={**update, "args": args, "weights": str(weights_in(folder))})
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    open_clip, config = folder / "open_clip_config.json", folder / "config.json"
+    if open_clip.is_file():
+        return _of_open_clip(parse_foreign_json(open_clip), str(open_clip))
+    if not config.is_file():
+        raise UsageError(f"{folder}: holds no config.json: neither a finished run nor a folder of another library.")
+    content = parse_foreign_json(config)
+    if "pretrained_cfg" in content:
+        return _of_timm(content)
+    told: dict[str, Any] = settings_of_config(content, str(config))
+    preprocessor = folder / "preprocessor_config.json"
+    return told | (_input(parse_foreign_json(preprocessor), str(preprocessor)) if preprocessor.is_file() else {})
+
+
+def _of_timm(content: Mapping[str, Any]) -> dict[str, Any]:
+    cfg = content["pretrained_cfg"]
+    _, height, width = cfg["input_size"]
+    stated = {name: value for name, value in (content.get("model_args") or {}).items() if name not in _OF_FIELDS}
+    args = content.get("model_args") or {}
+    return {
+        "architecture": str(content["architecture"]),
+        "args": stated,
+        "patch_size": args.get("patch_size"),
+        "depth": args.get("depth"),
+        "image_size": _square(height, width, "pretrained_cfg.input_size"),
+        **_normalised(cfg["mean"], cfg["std"]),
+    }
+
+
+def _of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    model, preprocess = content["model_cfg"], content["preprocess_cfg"]
+    vision = model["vision_cfg"]
+    told = _normalised(preprocess["mean"], preprocess["std"])
+    size = vision.get("image_size", 224)
+    height, width = size if isinstance(size, list) else (size, size)
+    told["image_size"] = _square(height, width, "vision_cfg.image_size")
+    if "timm_model_name" in vision:
+        return {**told, "architecture": str(vision["timm_model_name"]), "args": {}}
+    if isinstance(vision.get("layers"), list):
+        raise UsageError(f"{where}: its vision tower is a ResNet of CLIP's own kind, which timm has no name for here.")
+    heads = int(vision["width"]) // int(vision.get("head_width", _HEAD_WIDTH))
+    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    return {
+        **told,
+        "architecture": "vit_base_patch16_clip_224",
+        "args": {"num_heads": heads, "eps": 1e-5, "act_layer": activation},
+    }
+
+
+def _input(content: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return size and normalisation that a preprocessor of transformers states."""
+    factor = content.get("rescale_factor", 1 / 255)
+    if content.get("do_rescale", True) and abs(float(factor) * 255 - 1) > 1e-3:
+        raise UsageError(f"{where}: rescale_factor = {factor}: a teacher is given pixels over 255.")
+    told: dict[str, Any] = {}
+    size = content.get("crop_size") if content.get("do_center_crop") else content.get("size")
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    if isinstance(size, dict):
+        edge = size.get("shortest_edge")
+        told["image_size"] = _square(size.get("height", edge), size.get("width", edge), "size")
+    if not content.get("do_normalize", True):
+        return {**told, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    if "image_mean" in content and "image_std" in content:
+        told |= _normalised(content["image_mean"], content["image_std"])
+    return told
+
+
+def _normalised(mean: Any, std: Any) -> dict[str, Any]:
+    pair = {"mean": tuple(float(x) for x in mean), "std": tuple(float(x) for x in std)}
+    if any(not 0 <= x <= 1 for x in pair["mean"]) or any(x <= 0 for x in pair["std"]):
+        raise ValueError(f"mean {mean} and std {std} are not of pixels in [0, 1]")
+    return pair
+
+
+def _square(height: Any, width: Any, name: str) -> int:
+    if height != width or not isinstance(height, int) or height < 1:
+        raise UsageError(f"{name}: {height} x {width}: a teacher's input must be square. Set cache.teacher.image_size.")
+    return height
