@@ -1,4 +1,4 @@
-"""Print the presets: all of them as a table, or one with everything that is known."""
+"""Print all presets as a table, or one with everything that is known."""
 
 from __future__ import annotations
 

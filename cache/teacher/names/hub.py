@@ -1,4 +1,4 @@
-"""Fetch the folder of a model on the Hugging Face hub, or find it in the hub's local cache."""
+"""Fetch a model's folder from the Hugging Face hub, or from its local cache."""
 
 from __future__ import annotations
 
