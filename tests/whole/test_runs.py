@@ -100,7 +100,7 @@ QUICK = [
     pytest.param(stopped_at_line, 8, False, id="overtaken before a line"),
     pytest.param(stopped_at_removal, 5, True, id="its folder begun anew before a removal"),
 ]
-STOPS = ((stopped_at_durable_step, range(8, 128, 3)), (stopped_at_line, (2, 9)), (stopped_at_removal, (2, 7)))
+STOPS = ((stopped_at_durable_step, range(8, 128, 6)), (stopped_at_line, (2, 9)), (stopped_at_removal, (2, 7)))
 SLOW = [
     pytest.param(stop, at, deleted, marks=pytest.mark.slow)
     for deleted in (False, True)
