@@ -24,7 +24,7 @@ def refused(result: Result, code: int, *parts: str) -> None:
     """The exit code is right, the message says these parts, and no traceback is shown."""
     assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit), result.exception
-    assert result.stderr.startswith("error: ")
+    assert any(line.startswith("error: ") for line in result.stderr.splitlines()), result.stderr
     for part in parts:
         assert part in result.stderr
 

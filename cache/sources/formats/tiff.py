@@ -1,7 +1,7 @@
 """Read the pages of TIFF files that a plain image library gets wrong, through tifffile.
 
-Which pages are pictures, which are thumbnails or masks of others, and how many pictures one directory holds (ImageJ,
-MetaMorph), is asked here for every TIFF. Samples of 8 bits are left to Pillow; all others (words, signed ones, floats)
+Which pages are pictures, which are thumbnails or masks of others, and how many pictures one directory holds (a stack
+of ImageJ), is asked here for every TIFF. Samples of 8 bits are left to Pillow; all others (words, signed ones, floats)
 are decoded here.
 """
 
