@@ -131,7 +131,10 @@ def _mend_tables(
                 storage.publish(names[part], made[part], writer.guard)
                 report.mended.append(f"{names[part]}: scanned again, the same bytes")
             else:
-                report.left.append(f"{names[part]}: a new scan gives another table: the sources changed since.")
+                report.left.append(
+                    f"{names[part]}: a new scan gives another table: the sources changed since, or "
+                    "another version of usjepa scanned them."
+                )
 
 
 def _maker(
