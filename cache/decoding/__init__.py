@@ -2,5 +2,5 @@
 
 Read `child.py` (the parent's side) first, then `worker.py` (the child's) and `cutters.py` (a pool of children that cuts
 rows); `wire.py` carries messages between them, and by `lifeline.py` a child ends with its parent. Others import
-`DecodingProcess` and `Cutters`.
+`DecodingProcess`, `ManyChildren` and `Cutters`.
 """

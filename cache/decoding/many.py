@@ -14,7 +14,7 @@ from usjepa.cache.errors import Interrupted
 from usjepa.cache.interrupt import safe_point
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
     from concurrent.futures import Future
     from types import TracebackType
 
@@ -30,11 +30,22 @@ _AHEAD = 4
 """Files a child that are asked for before the first of them is wanted: one slow file holds up no other."""
 
 
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def children_for(count: int, most: int) -> int:
+    """Return how many children share so many files."""
+    return max(1, min(most, count // _FILES_A_CHILD))
+
+
 class ManyChildren:
     """As many child processes as cores, or `cache.decode_processes`; a context manager. Each starts when needed."""
 
-    def __init__(self, listing: Listing, settings: CacheSettings) -> None:
-        self.most = settings.decode_processes or len(os.sched_getaffinity(0))
+    def __init__(self, listing: Listing, settings: CacheSettings, most: int | None = None) -> None:
+        """Describe the children: at most that many, where `most` is given."""
+        self.most = most or settings.decode_processes or cores()
         self._abandoned = threading.Event()
         self._children = [DecodingProcess(listing, settings, self._check) for _ in range(self.most)]
 
@@ -54,7 +65,7 @@ class ManyChildren:
 
     def each(
         self, work: Callable[[DecodingProcess, _Item], _Found], items: Iterable[_Item], count: int
-    ) -> Iterator[_Found]:
+    ) -> Generator[_Found, None, None]:
         """Yield what the work finds of each item, in their order.
 
         An item is taken from `items` only shortly before its result is wanted. What `work` raises is raised here, in
@@ -65,7 +76,7 @@ class ManyChildren:
             items: what to look at.
             count: about how many they are; a few are all left to one child.
         """
-        threads = max(1, min(self.most, count // _FILES_A_CHILD))
+        threads = children_for(count, self.most)
         if threads == 1:
             for item in items:
                 yield work(self.first, item)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.decoding.child import DecodingProcess
+from usjepa.cache.decoding.many import ManyChildren, children_for, cores
 from usjepa.cache.errors import SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.scanning.row_table import chosen_frames
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.decoding.child import DecodingProcess
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Entry, Listing
     from usjepa.cache.store.tables import SourceTable
@@ -69,13 +70,13 @@ def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: f
     order = [blocks[i] for i in np.random.default_rng(_SEED).permutation(len(blocks))]
     tables: list[SourceTable] = []
     took: list[NDArray[np.float64]] = []
-    with DecodingProcess(listing, settings) as child:
-        lead = _starting(child, listing.entries[order[0].start])
+    with ManyChildren(listing, settings, most=1) as one:
+        lead = _starting(one.first, listing.entries[order[0].start])
         start, found = time.perf_counter(), 0
         for few in _chunks(order):
             if tables and (time.perf_counter() - start >= seconds or found >= rows):
                 break
-            table, spans = _scan(few, listing, settings, child)
+            table, spans = _scan(few, listing, settings, one)
             tables.append(table)
             took.append(spans)
             found += _rows(table, settings).sum()
@@ -111,7 +112,7 @@ def _chunks(order: list[range]) -> Iterator[list[range]]:
 
 
 def _scan(
-    blocks: list[range], listing: Listing, settings: CacheSettings, child: DecodingProcess
+    blocks: list[range], listing: Listing, settings: CacheSettings, one: ManyChildren
 ) -> tuple[SourceTable, NDArray[np.float64]]:
     """Return what a scan of some blocks gives, and the seconds of each block."""
     marks: list[float] = []
@@ -121,7 +122,7 @@ def _scan(
         safe_point()
 
     entries = tuple(listing.entries[i] for block in blocks for i in block)
-    table = scan_all(replace(listing, entries=entries), settings, None, "skip", at_source, child).table
+    table = scan_all(replace(listing, entries=entries), settings, None, "skip", at_source, one).table
     spans = np.diff([*marks, time.perf_counter()])
     return table, np.add.reduceat(spans, np.cumsum([0, *map(len, blocks[:-1])]))
 
@@ -171,7 +172,9 @@ def _extrapolated(
     scanning = _estimate_sum(took, counts, sizes)
     datasets = Counter(entry.dataset for entry in listing.entries)
     by_dataset = {name: total.value * count / len(listing.entries) for name, count in datasets.items()}
-    return Sample(table, total, replace(scanning, value=scanning.value + lead), by_dataset)
+    share = children_for(len(listing.entries), settings.decode_processes or cores())
+    scanning = replace(scanning, value=scanning.value / share + lead, error=scanning.error / share)
+    return Sample(table, total, scanning, by_dataset)
 
 
 def _estimate_sum(sample: NDArray[np.floating], *known: NDArray[np.float64]) -> Estimate:

@@ -220,7 +220,7 @@ class CacheSettings(Settings):
     hdf5: Annotated[tuple[str, ...] | None, Soft("rows")] = None
     """Data sets to take from HDF5 files, by name or glob (`bmode`, `*/images`); null: those that look like images."""
     decode_processes: Annotated[Processes | None, NoEffect()] = None
-    """Number of child processes that decode sources; null: half the cores, at most 8."""
+    """Number of child processes that decode sources; null: a scan takes as many as cores, a build half, at most 8."""
     decode_timeout: Annotated[float, Field(ge=1, le=86400), NoEffect()] = 300.0
     """Seconds without a sign of life (a frame decoded, a piece hashed) after which a file counts as unreadable."""
     hash_paths: Annotated[bool, Soft("rows")] = False

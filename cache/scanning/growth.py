@@ -18,6 +18,7 @@ from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.known_groups import KnownGroups, SourceKey
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.scanning.scan import scan
+from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.splits import TEST
 from usjepa.cache.store.origins import read_tables
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from usjepa.cache.store.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
+
+
+_ENOUGH_LEVELS = 256
+"""What is built was taken for an image; tables do not say how many grey levels it has."""
 
 
 class _Known(NamedTuple):
@@ -60,10 +65,10 @@ def grow(
     """
     for line in (*listing.notes, *describe_groups(listing.entries)):
         logger.info(line)
+    known = _known(writer.storage, writer.state.segments, journal)
     described = scan(listing, settings, journal, on_error)
     if not len(described):
         raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
-    known = _known(writer.storage, writer.state.segments)
     new = _new(described, known)
     fresh = known.groups.joined(described, new, _marked_test(listing)).take(new)
     if not len(fresh):
@@ -116,13 +121,24 @@ def _keys(table: SourceTable) -> Iterable[SourceKey]:
     return zip(table.dataset, table.path, strict=True)
 
 
-def _known(storage: Storage, segments: Iterable[Segment]) -> _Known:
+def _known(storage: Storage, segments: Iterable[Segment], journal: ScanJournal | None = None) -> _Known:
+    """Return the sources of segments; the journal learns their counts, so that no built source is decoded again."""
     tables = [read_tables(storage, segment)[0] for segment in segments]
     known = _Known({}, {}, KnownGroups.of(tables))
     for table in tables:
         for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
             (known.unreadable if error else known.built)[key] = content
+        if journal is not None:
+            _teach(journal, table)
     return known
+
+
+def _teach(journal: ScanJournal, table: SourceTable) -> None:
+    readable = table.take(table.error == "")
+    columns = (readable.content_hash, readable.reader, readable.frames, readable.height, readable.width)
+    for content, stamp, frames, height, width in zip(*(column.tolist() for column in columns), strict=True):
+        name, _, version = stamp.partition(":")
+        journal.learn(content, name, int(version or 1), FileFacts(frames, height, width, _ENOUGH_LEVELS))
 
 
 def _new(described: SourceTable, known: _Known) -> NDArray[np.int64]:

@@ -34,6 +34,7 @@ class ScanJournal:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self._facts: dict[Key, FileFacts] = {}
+        self._known: dict[tuple[str, str, int], FileFacts] = {}
         if path is None:
             self._file = None
             return
@@ -51,8 +52,12 @@ class ScanJournal:
         return len(self._facts)
 
     def find(self, key: Key) -> FileFacts | None:
-        """Return the facts counted under the key, None when there are none."""
-        return self._facts.get(key)
+        """Return the facts counted under the key, or of the same content elsewhere in the store; None for neither."""
+        return self._facts.get(key) or self._known.get(key[1:])
+
+    def learn(self, content_hash: str, reader: str, version: int, facts: FileFacts) -> None:
+        """Take over what the tables of a store have of a source, whatever its path; it is not written again."""
+        self._known[content_hash, reader, version] = facts
 
     def add(self, key: Key, facts: FileFacts) -> None:
         """Add the facts of a file, on disk too."""

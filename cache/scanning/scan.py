@@ -1,39 +1,42 @@
 """Scan a listing into a table: hash every source and count its frames.
 
-Each source is hashed, then looked up in the journal, then decoded. So a resumed scan notices a file that was edited in
-between, and decodes no counted file again.
+Each source is hashed, then looked up in the journal, then decoded; several files at once, by as many children as cores.
+So a resumed scan notices a file that was edited in between, and decodes no counted file again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
+import threading
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.decoding.many import ManyChildren
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.scanning.blank_frames import look_at
-from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.journal import Key, ScanJournal
 from usjepa.cache.scanning.label_maps import label_maps
 from usjepa.cache.scanning.report import describe
 from usjepa.cache.scanning.row_table import chosen_frames
 from usjepa.cache.scanning.splits import assign_splits, straddling_groups
-from usjepa.cache.sources.base import PHANTOM, Entry, FileFacts, Listing
+from usjepa.cache.sources.base import PHANTOM, Contents, Entry, FileFacts, Listing
 from usjepa.cache.sources.listing import make_listing
 from usjepa.cache.sources.reader import SourceReader, stamp_of, version_of
+from usjepa.cache.sources.registry import split_path
 from usjepa.cache.store.tables import SourceTable
 from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.decoding.child import DecodingProcess
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
 
@@ -56,6 +59,8 @@ class _Line(NamedTuple):
     """Why it can't be read; empty where it can."""
     imageless: bool = False
     """Whether it can be read, and holds no image."""
+    fresh: Key | None = None
+    """What the journal is to know it by, where it was decoded just now."""
 
 
 def list_source(source: str, settings: CacheSettings, groups: bool = True) -> Listing:
@@ -72,7 +77,10 @@ def list_source(source: str, settings: CacheSettings, groups: bool = True) -> Li
         def patients_in(files: Sequence[tuple[Path, str]]) -> list[str]:
             return list(children.each(_patient, files, len(files)))
 
-        return make_listing(source, settings, children.first.images_in, patients_in)
+        def images_in(files: Sequence[tuple[Path, str]]) -> list[Contents | None]:
+            return list(children.each(_contents, files, len(files)))
+
+        return make_listing(source, settings, images_in, patients_in)
 
 
 def _patient(child: DecodingProcess, file: tuple[Path, str]) -> str:
@@ -80,6 +88,13 @@ def _patient(child: DecodingProcess, file: tuple[Path, str]) -> str:
         return child.patient_of(*file)
     except SourceError:
         return ""  # the scan finds out why, under its own policy
+
+
+def _contents(child: DecodingProcess, file: tuple[Path, str]) -> Contents | None:
+    try:
+        return child.images_in(*file)
+    except SourceError:
+        return None  # likewise
 
 
 class Scanned(NamedTuple):
@@ -122,7 +137,7 @@ def scan_all(
     journal: ScanJournal | None,
     on_error: Literal["stop", "skip"],
     check: Callable[[], None] = safe_point,
-    child: DecodingProcess | None = None,
+    children: ManyChildren | None = None,
 ) -> Scanned:
     """Hash and count every source of a listing, and assign the splits.
 
@@ -132,23 +147,26 @@ def scan_all(
         journal: what an earlier scan has counted, closed however this one ends; None: count everything.
         on_error: an unreadable file ends the scan, or is kept in the table with its reason and no frames.
         check: called before every source; may raise to stop. What was counted is in the journal.
-        child: a process that decodes; None: one is started, and ended with the scan.
+        children: processes that decode; None: they are started, and ended with the scan.
 
     Raises:
         SourceError: a file can't be read and `on_error` is "stop".
     """
-    reader = SourceReader.of(listing, settings)
     journal = ScanJournal(None) if journal is None else journal
+    counter = _Counter(listing, settings, journal, on_error)
     lines: list[_Line] = []
     with (
         contextlib.closing(journal),
-        contextlib.nullcontext(child) if child is not None else DecodingProcess(listing, settings) as process,
+        contextlib.nullcontext(children) if children is not None else ManyChildren(listing, settings) as processes,
+        contextlib.closing(processes.each(counter.count, _files(listing, check), len(listing.entries))) as found,
         ProgressBar(len(listing.entries), "scan", unit="files") as progress,
     ):
-        for entry in listing.entries:
-            check()
-            lines.append(_line(entry, reader, process, journal, on_error))
-            progress.update(1)
+        for counted in found:
+            for line in counted:
+                if line.fresh is not None:
+                    journal.add(line.fresh, line.facts)
+                lines.append(line)
+            progress.update(len(counted))
     if not listing.named:
         lines = _without_label_maps(listing.entries, lines)
     table = assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
@@ -159,39 +177,61 @@ def scan_report(source: str, recipe: Recipe) -> str:
     """Scan a source and return a report for the user; unreadable files are listed, not raised."""
     settings = recipe.cache
     listing = list_source(source, settings)
-    with DecodingProcess(listing, settings) as child:
-        scanned = scan_all(listing, settings, None, "skip", child=child)
+    with ManyChildren(listing, settings) as children:
+        scanned = scan_all(listing, settings, None, "skip", children=children)
         table = scanned.images
-        looked = look_at(table, settings, child)
+        looked = look_at(table, settings, children.first)
     taken = (len(chosen_frames(int(count), settings.max_frames_per_source)) for count in table.frames)
     rows = sum(taken) * settings.views.count
     return describe(source, listing, table, rows, straddling_groups(listing.entries), scanned.left_out, looked)
 
 
-def _line(
-    entry: Entry,
-    reader: SourceReader,
-    child: DecodingProcess,
-    journal: ScanJournal,
-    on_error: Literal["stop", "skip"],
-) -> _Line:
-    content_hash = ""
-    try:
-        content_hash = reader.content_hash(entry.path, entry.reader)
-        key = (entry.path, content_hash, entry.reader, version_of(entry.reader))
-        facts = journal.find(key)
-        if facts is None:
+def _files(listing: Listing, check: Callable[[], None]) -> Iterator[tuple[Entry, ...]]:
+    """Yield the sources of each file: one child reads them, and their file is hashed once."""
+    for _, entries in itertools.groupby(listing.entries, key=lambda entry: split_path(entry.path)[0]):
+        together = tuple(entries)
+        for _ in together:
+            check()
+        yield together
+
+
+class _Counter:
+    """Hash and count the sources of files, in any thread."""
+
+    def __init__(
+        self, listing: Listing, settings: CacheSettings, journal: ScanJournal, on_error: Literal["stop", "skip"]
+    ) -> None:
+        self._listing, self._settings, self._journal, self._on_error = listing, settings, journal, on_error
+        self._own = threading.local()
+
+    def _reader(self) -> SourceReader:
+        """Return this thread's reader."""
+        if not hasattr(self._own, "reader"):
+            self._own.reader = SourceReader.of(self._listing, self._settings)
+        reader: SourceReader = self._own.reader
+        return reader
+
+    def count(self, child: DecodingProcess, entries: Sequence[Entry]) -> list[_Line]:
+        """Return a line per source; SourceError where one can't be read and that is to stop the scan."""
+        return [self._line(child, entry) for entry in entries]
+
+    def _line(self, child: DecodingProcess, entry: Entry) -> _Line:
+        content_hash = ""
+        try:
+            content_hash = self._reader().content_hash(entry.path, entry.reader)
+            key = (entry.path, content_hash, entry.reader, version_of(entry.reader))
+            facts = self._journal.find(key)
+            if facts is not None:
+                return _Line(content_hash, facts, "")
             # The phantom parses nothing that could crash its parser.
-            probe = reader.probe if entry.reader == PHANTOM else child.probe
-            facts = probe(entry.path, entry.reader)
-            journal.add(key, facts)
-        return _Line(content_hash, facts, "")
-    except NoImageError as error:
-        return _Line(content_hash, FileFacts(0, 0, 0), str(error), imageless=True)
-    except SourceError as error:
-        if on_error == "stop":
-            raise
-        return _Line(content_hash, FileFacts(0, 0, 0), str(error))
+            probe = self._reader().probe if entry.reader == PHANTOM else child.probe
+            return _Line(content_hash, probe(entry.path, entry.reader), "", fresh=key)
+        except NoImageError as error:
+            return _Line(content_hash, FileFacts(0, 0, 0), str(error), imageless=True)
+        except SourceError as error:
+            if self._on_error == "stop":
+                raise
+            return _Line(content_hash, FileFacts(0, 0, 0), str(error))
 
 
 def _without_label_maps(entries: Sequence[Entry], lines: Sequence[_Line]) -> list[_Line]:

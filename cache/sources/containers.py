@@ -9,15 +9,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import Contents
 from usjepa.cache.sources.registry import join_path, reader_named, split_path
 
 if TYPE_CHECKING:
     from usjepa.cache.sources.base import Entry
 
-ImagesIn = Callable[[Path, str], Contents]
-"""(file, reader) -> what a container's file holds; SourceError when it can't be read."""
+ImagesIn = Callable[[Sequence[tuple[Path, str]]], Sequence[Contents | None]]
+"""(file, reader) of each -> what these containers hold; None for one that can't be read."""
 
 _SHOWN = 5
 """Kinds of left-out data sets that a note names."""
@@ -35,15 +34,15 @@ class Expansion:
 
         Its probe then raises with the reason, under the same policy as for any other unreadable file.
         """
+        entries = list(entries)
+        files = {entry.path: entry.reader for entry in entries if _is_whole_container(entry)}
+        held = dict(zip(files, self._images_in([(root / file, reader) for file, reader in files.items()]), strict=True))
         for entry in entries:
-            file, image = split_path(entry.path)
-            if image or not reader_named(entry.reader).container:
+            if entry.path not in held:
                 yield entry
                 continue
-            try:
-                names = self._chosen(self._images_in(root / file, entry.reader))
-            except SourceError:
-                names = []
+            file, contents = entry.path, held[entry.path]
+            names = [] if contents is None else self._chosen(contents)
             yield from [replace(entry, path=join_path(file, name)) for name in names] or [entry]
 
     def _chosen(self, held: Contents) -> list[str]:
@@ -62,6 +61,10 @@ class Expansion:
         named = ", ".join(f"{count:,} {what}" for what, count in sorted(self._left_out.items())[:_SHOWN])
         more = f" and {len(self._left_out) - _SHOWN:,} other kinds" if len(self._left_out) > _SHOWN else ""
         return [f"data sets beside images were left out: {named}{more}. cache.hdf5 names others to take."]
+
+
+def _is_whole_container(entry: Entry) -> bool:
+    return reader_named(entry.reader).container and not split_path(entry.path)[1]
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -13,6 +13,7 @@ restart in every folder. Where several files belong to one patient, `cache.group
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -92,10 +93,33 @@ def confined(root: Path, file: str) -> Path:
     if "\0" in file:
         raise ValueError("it contains a NUL character")
     try:
-        inside = (root / file).resolve().is_relative_to(root.resolve())
-        (root / file).is_file()  # a name that is too long is only noticed here
+        inside = _is_inside(root, root / file)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"it can't be followed: {error}") from error
     if not inside:
         raise ValueError("a symbolic link leads it out of the folder")
     return root / file
+
+
+_known_inside: dict[tuple[Path, Path], tuple[int, int]] = {}
+"""(root, folder) -> device and inode of a folder that was found to lie in the root: a share's every look is slow."""
+_MOST_KNOWN = 1 << 16
+
+
+def _is_inside(root: Path, full: Path) -> bool:
+    """Return whether a path leads into a root, links followed; raises OSError where that can't be told."""
+    try:
+        if stat.S_ISLNK(full.lstat().st_mode):
+            return full.resolve().is_relative_to(root.resolve())
+        folder = full.parent.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return full.resolve().is_relative_to(root.resolve())
+    key, found = (root, full.parent), (folder.st_dev, folder.st_ino)
+    if _known_inside.get(key) == found:  # the same folder as then, by whatever links the path leads to it now
+        return True
+    inside = full.parent.resolve().is_relative_to(root.resolve())
+    if inside:
+        if len(_known_inside) >= _MOST_KNOWN:
+            _known_inside.clear()
+        _known_inside[key] = found
+    return inside

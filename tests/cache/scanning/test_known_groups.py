@@ -25,7 +25,7 @@ def grown(store: Path, source: Path, *more: str) -> dict[str, tuple[str, str]]:
     settings = small("cache.views.count=1", "cache.test_fraction=0", *more).cache
     writer = StoreWriter(LocalStorage(store))
     writer.create_or_open(settings.rows_per_shard)
-    grow(writer, list_source(str(source), settings), settings, ScanJournal(None), "stop")
+    grow(writer, list_source(str(source), settings), settings, ScanJournal(None), settings.on_error)
     found: dict[str, tuple[str, str]] = {}
     for segment in writer.state.segments:
         table, _ = read_tables(writer.storage, segment)
