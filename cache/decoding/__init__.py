@@ -1,6 +1,6 @@
 """Decode other people's files in child processes, so that a crashing parser costs one file.
 
 Read `child.py` (the parent's side) first, then `worker.py` (the child's) and `cutters.py` (a pool of children that cuts
-rows); `wire.py` carries messages between them, and by `lifeline.py` a child ends with its parent. Others import
-`DecodingProcess`, `ManyChildren` and `Cutters`.
+rows); `many.py` has many files looked at by several children; `wire.py` carries messages between them, and by
+`lifeline.py` a child ends with its parent. Others import `DecodingProcess`, `ManyChildren` and `Cutters`.
 """
