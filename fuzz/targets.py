@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import json
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -26,7 +27,7 @@ from tests.support.clips import grey_steps, write_clip
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import FormatError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.sources.layouts.manifest import read_manifest
 from usjepa.cache.sources.reader import SourceReader
@@ -36,6 +37,7 @@ from usjepa.cache.store.layers import Layer, check_format, parse_array_json
 from usjepa.cache.store.shard import parse_trailer, table_hash
 from usjepa.cache.store.tables import Places, RowTable, SourceTable
 from usjepa.cache.teacher.checkpoints.weights import read_weights
+from usjepa.cache.teacher.names.folders import folder_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -287,5 +289,31 @@ def _weights(folder: Path) -> list[Target]:
         (folder / "p.pth").write_bytes(data)
         read_weights(folder / "p.pth")
 
-    files = [target("w.safetensors", 0.03), target("w.pth", 0.01), target("old.pth", 0.02)]
+    config = {"model_type": "vit", "num_attention_heads": 3, "hidden_act": "gelu", "layer_norm_eps": 1e-6}
+    input_of = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
+    cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
+    timm_config = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": cfg, "model_args": {"depth": 1}}
+    vision = {"vision_cfg": {"layers": 1, "width": 64, "image_size": 32, "patch_size": 16}}
+    clip = {"model_cfg": vision, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
+    save_file(tensors, folder / "model.safetensors")
+
+    def folder_of(rng: Random) -> bytes:
+        """Return configurations of a folder of weights, one of them changed."""
+        kind = rng.choice(("config.json", "preprocessor_config.json", "timm", "open_clip_config.json"))
+        files = {"config.json": timm_config if kind == "timm" else config, "preprocessor_config.json": input_of}
+        if kind == "open_clip_config.json":
+            files[kind] = clip
+        changed = "config.json" if kind == "timm" else kind
+        return _bytes({**files, changed: mutate_json(rng, files[changed])})
+
+    def read_folder(data: bytes) -> None:
+        place = Path(tempfile.mkdtemp(dir=folder))
+        for name, content in json.loads(data).items():
+            (place / name).write_bytes(_bytes(content))
+        (place / "model.safetensors").hardlink_to(folder / "model.safetensors")
+        folder_settings(place, TeacherSettings())
+        shutil.rmtree(place)
+
+    configurations = Target("teacher's configuration", 0.02, folder_of, read_folder)
+    files = [configurations, target("w.safetensors", 0.03), target("w.pth", 0.01), target("old.pth", 0.02)]
     return [*files, Target("checkpoint (its pickle)", 0.02, pickled, read)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -62,13 +62,13 @@ def fit(settings: TeacherSettings, edge: int) -> Fitted:
     more: dict[str, Json] = {} if settings.positions is None else {"positions": settings.positions}
     if settings.weights is None:
         args = stated | settings.args
-        model = _seeded(settings, args)
+        model, args = _seeded(settings, args)
         return Fitted(model, args, weights_hash(model.state_dict()), _random_note(settings), more)
     weights = read_weights(weights_file(Path(settings.weights)), settings.key)
     found = translated(weights.tensors, LAYOUTS, weights.where)
     _check_asked(settings, found, weights)
     args = stated | _told_by_shapes(settings, found, weights) | settings.args
-    model = _seeded(settings, args)
+    model, args = _seeded(settings, args)
     try:
         report = load_into(model, found.tensors, weights.where, settings.positions)
     except TeacherError as error:
@@ -102,8 +102,11 @@ def _assumed(architecture: str, model: torch.nn.Module) -> str:
     return f"{heads} heads, as in {architecture}" if heads else ""
 
 
-def _seeded(settings: TeacherSettings, args: dict[str, Any]) -> torch.nn.Module:
-    """Return the timm model with random weights, which must not depend on what was drawn before it was built."""
+def _seeded(settings: TeacherSettings, args: dict[str, Json]) -> tuple[torch.nn.Module, dict[str, Json]]:
+    """Return the timm model, and what it was built with: a convolutional one takes images of any size.
+
+    Its random weights must not depend on what was drawn before it was built.
+    """
     name = settings.architecture
     if "." in name:
         raise UsageError(
@@ -112,7 +115,13 @@ def _seeded(settings: TeacherSettings, args: dict[str, Any]) -> torch.nn.Module:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        return build_timm(name, args)
+        try:
+            return build_timm(name, args), args
+        except UsageError as error:
+            if not (isinstance(error.__cause__, TypeError) and "'img_size'" in str(error.__cause__)):
+                raise
+        sizeless = {name: value for name, value in args.items() if name != "img_size"}
+        return build_timm(name, sizeless), sizeless
 
 
 def _check_asked(settings: TeacherSettings, found: Translated, weights: Weights) -> None:

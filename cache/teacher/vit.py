@@ -91,7 +91,7 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
     edge = settings.image_size or pixel_size
     fitted = fit(settings, edge)
     model = fitted.model
-    _check_blocks(model, settings)
+    _check_fits(model, settings, edge)
     given = ModelInput(edge, _channels(fitted, settings), settings.mean, settings.std)
     hard = {name: value for name, value in hard_values(settings, "latents").items() if name not in _RESOLVED}
     identity: dict[str, Json] = {
@@ -141,14 +141,27 @@ def _tried(model: torch.nn.Module, channels: int, settings: TeacherSettings, edg
             f"{settings.architecture}: gives no map of features for images of {edge} x {edge} ({error}). Set "
             "cache.teacher.image_size to a size it takes."
         ) from error
-    return int(found.shape[1]), int(found.shape[2]), int(found.shape[3])
+    rows, columns = int(found.shape[2]), int(found.shape[3])
+    if edge % rows or edge % columns:
+        raise UsageError(
+            f"cache.teacher.image_size={edge}: {settings.architecture} gives a map of {rows} x {columns}, which does "
+            "not divide it evenly, so that latents would lie beside what they show. Take a multiple of its stride."
+        )
+    return int(found.shape[1]), rows, columns
 
 
-def _check_blocks(model: torch.nn.Module, settings: TeacherSettings) -> None:
-    """Refuse a model that gives no tokens on a grid, and a block that it does not have."""
+def _check_fits(model: torch.nn.Module, settings: TeacherSettings, edge: int) -> None:
+    """Refuse a model that gives no tokens on a grid, an input that it would cut, and a block that it does not have."""
     if not is_vit(model) and not gives_maps(model):
         raise UsageError(
             f"cache.teacher.architecture={settings.architecture}: gives neither patch tokens nor maps of features."
+        )
+    embed = getattr(getattr(model, "patch_embed", None), "proj", None)
+    kernel = getattr(embed, "kernel_size", None)
+    if isinstance(kernel, tuple) and kernel == getattr(embed, "stride", None) and edge % kernel[0]:
+        raise UsageError(
+            f"cache.teacher.image_size={edge}: {settings.architecture} has patches of {kernel[0]} pixels, and the rest "
+            f"would be cut off, so that latents lie beside what they show. Take a multiple of {kernel[0]}."
         )
     count = len(model.blocks) if is_vit(model) else _stages(model)  # type: ignore[arg-type]
     if settings.block is not None and settings.block > count:

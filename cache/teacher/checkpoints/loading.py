@@ -20,7 +20,17 @@ if TYPE_CHECKING:
 
 _PREFIXES = ("module.", "model.", "encoder.", "backbone.", "teacher.", "student.", "target_encoder.")
 _DECODER = ("decoder", "mask_token")
-_HEAD = ("head.", "head_dist.", "fc_norm.", "projector.", "predictor.", "dino_head.", "ibot_head.")
+_HEAD = (
+    "head.",
+    "head_dist.",
+    "fc_norm.",
+    "projector.",
+    "predictor.",
+    "dino_head.",
+    "ibot_head.",
+    "fc.",
+    "classifier.",
+)
 _SHOWN = 10
 
 

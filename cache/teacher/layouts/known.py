@@ -183,6 +183,7 @@ LAYOUTS: tuple[Layout, ...] = (
         "vit",
         dropped=((r"prj_norm\..*", "of training's projection"),),
         join=joining.still_frame,
+        asks=_NORMALISATION,
     ),
 )
 """The most particular first: the first whose mark is found is taken."""

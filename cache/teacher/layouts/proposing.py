@@ -33,8 +33,8 @@ def proposal(found: Translated, architecture: str, where: str) -> str:
         told = structure(tensors, family, where)
     except TeacherError:
         return (
-            "Its tensors are not named like a vision transformer's that usjepa knows. `usjepa-cache teachers` lists "
-            "known teachers; docs/how-to/add-a-teacher.md shows how to add another."
+            f"Is it a checkpoint of {architecture}? Its tensors are not named like a vision transformer's that usjepa "
+            "knows. `usjepa-cache teachers` lists known teachers; docs/how-to/add-a-teacher.md adds another."
         )
     fitting = [name for name in _candidates(told, family) if _fits(name, tensors)]
     size = f"{told['embed_dim']} wide, {told['depth']} blocks, patches of {told['patch_size']} pixels"

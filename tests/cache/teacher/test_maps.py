@@ -1,0 +1,75 @@
+"""Models of any kind that give maps of features are teachers at their own stride, or are refused with the reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.recipes.cache import TeacherSettings
+from usjepa.cache.teacher.vit import load_vit
+
+# name: (edge of the input, stage, strides of the map, more arguments)
+MODELS: dict[str, tuple[int, int | None, int, dict[str, Any]]] = {
+    "resnet18": (64, None, 32, {}),
+    "resnet26": (64, 4, 16, {}),
+    "convnext_atto": (64, 3, 16, {}),
+    "swin_tiny_patch4_window7_224": (64, 3, 16, {"window_size": 2}),
+    "swinv2_cr_tiny_224": (64, None, 32, {"window_size": 2}),
+    "hiera_tiny_224": (64, 3, 16, {}),
+    "mvitv2_tiny": (64, 3, 16, {}),
+    "efficientnet_b0": (64, 4, 16, {}),
+    "samvit_base_patch16": (64, 1, 16, {"embed_dim": 48, "num_heads": 6, "window_size": 2}),
+}
+
+
+def teacher(settings: TeacherSettings, size: int) -> Any:
+    return load_vit(settings, size, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_map_of_features_gives_tokens_row_by_row_at_its_own_stride(name: str) -> None:
+    size, stage, stride, args = MODELS[name]
+    made = teacher(TeacherSettings(architecture=name, block=stage, norm=False, args=args), size)
+    pixels = torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8)
+    model: Any = made.model
+    with torch.no_grad():
+        maps = model.forward_intermediates(made.input(pixels, "cpu"), intermediates_only=True)
+    wanted = maps[(stage or len(maps)) - 1]
+    assert made.grid == (size // stride, size // stride)
+    tokens = made(pixels)
+    assert tokens.shape == (2, made.grid[0] * made.grid[1], made.dim)
+    assert torch.allclose(tokens.reshape(2, *made.grid, -1).permute(0, 3, 1, 2), wanted, atol=1e-5)
+
+
+def test_the_same_weights_in_a_file_are_loaded_strictly(tmp_path: Any) -> None:
+    torch.manual_seed(3)
+    torch.save({"state_dict": timm.create_model("resnet18").state_dict()}, tmp_path / "r.pth")
+    made = teacher(TeacherSettings(architecture="resnet18", weights=str(tmp_path / "r.pth")), 64)
+    assert made.identity["weights"] != teacher(TeacherSettings(architecture="resnet18"), 64).identity["weights"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "told"),
+    [
+        ({"architecture": "resnet18", "block": 9}, 64, "resnet18 has 5 stages"),
+        ({"architecture": "mixer_s16_224"}, 230, "map of 14 x 14, which does not divide it evenly"),
+        ({"architecture": "test_vit"}, 90, "patches of 16 pixels, and the rest would be cut off"),
+    ],
+)
+def test_what_can_be_no_teacher_is_refused_with_the_reason(settings: dict[str, Any], size: int, told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        teacher(TeacherSettings.model_validate(settings), size)
+
+
+def test_a_one_channel_teacher_takes_grey_and_colour(tmp_path: Any) -> None:
+    args: dict[str, Any] = {"in_chans": 1}
+    made = teacher(TeacherSettings(architecture="test_vit", args=args, mean=(0.2,), std=(0.1,)), 32)
+    grey = torch.randint(0, 256, (2, 1, 32, 32), dtype=torch.uint8)
+    assert made.input(grey, "cpu").shape == (2, 1, 32, 32)
+    assert torch.allclose(made(grey), made(grey.expand(-1, 3, -1, -1)), atol=1e-4)
+    with pytest.raises(UsageError, match="3 values, and the model takes 1 channel"):
+        teacher(TeacherSettings(architecture="test_vit", args=args), 32)
