@@ -11,6 +11,7 @@ import numpy as np
 
 from usjepa.cache.building.disk_space import check_room, need_of_build
 from usjepa.cache.building.latent_job import LatentJob, make_job
+from usjepa.cache.building.reference import compare_reference, reference_name
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import SourceError, UsageError
@@ -64,6 +65,8 @@ class _Tried:
 
     teacher: Teacher
     settings: TeacherSettings
+    reference: bytes | None = None
+    """The file that it was compared with."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +128,20 @@ def _tried_teacher(writer: StoreWriter, settings: CacheSettings, request: BuildR
     one.
     """
     if request.teacher is None:
+        if request.reference is not None:
+            raise UsageError("--reference compares a teacher: give --teacher too.")
         return None
     chosen = resolve_teacher(request.teacher, settings.teacher)
     teacher = load_teacher(chosen, settings.image_size, request.device)
+    channels = 1 if settings.preprocess.grey else 3
     if f"latents/{teacher.name}" not in writer.state.layers:
-        try_teacher(teacher, 1 if settings.preprocess.grey else 3, settings.image_size)
-    return _Tried(teacher, chosen)
+        try_teacher(teacher, channels, settings.image_size)
+    if request.reference is None:
+        return _Tried(teacher, chosen)
+    path = Path(request.reference)
+    agreement = compare_reference(teacher, path, channels, settings.image_size)
+    logger.info(f"teacher {teacher.name} agrees with {path}: {agreement}")
+    return _Tried(teacher, chosen, path.read_bytes())
 
 
 def _listing(settings: CacheSettings, request: BuildRequest, source: str | None) -> Listing | None:
@@ -184,6 +195,8 @@ def _latent_job(
     if teacher.warning:
         logger.warning(f"{teacher.warning}")
     layers = teacher_layers(teacher, settings.precision, writer.state)
+    if tried.reference is not None:
+        writer.storage.publish(reference_name(teacher.name), tried.reference)
     for layer in layers:
         if layer.dtype != "int8" or layer.channel_scale:
             writer.add_layer(layer)

@@ -17,7 +17,9 @@ class BuildRequest:
     source: str | None = None
     """Folder, file, manifest CSV or `phantom`; none: the recipe's own, and once all pixels are built none is needed."""
     teacher: str | None = None
-    """Checkpoint file, run folder, timm name, `random` or `module:function`; none: pixels and regions only."""
+    """What `resolve_teacher` takes; none: pixels and regions only."""
+    reference: str | None = None
+    """File of pixels and tokens from the code of the teacher's authors; the teacher must give these tokens."""
     on_error: str | None = None
     """"stop" or "skip", in place of the recipe's."""
     steal: bool = False

@@ -16,7 +16,11 @@ from usjepa.cache.commands.options import device_option, hash_paths_option, hash
 @click.option(
     "--teacher",
     default=None,
-    help="Checkpoint file, run folder, timm name, `random`, or module:function. Default: pixels only.",
+    help="Checkpoint file, PRESET=FILE (see `teachers`), folder of a run, of transformers or timm, hf-hub:ORG/NAME, "
+    "timm's NAME.TAG, `random`, or module:function. Default: pixels only.",
+)
+@click.option(
+    "--reference", default=None, help="safetensors of pixels and tokens from the teacher's authors' own code."
 )
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default=None, help="What an unreadable file does.")
 @steal_option
