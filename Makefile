@@ -73,7 +73,7 @@ format: $(STAMP) ## Format and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench-faults: $(STAMP) ## Injure this store, zarr, HDF5 and .pt files alike; count what is noticed
+bench-faults: $(STAMP) ## Injure stores and runs, ours and others alike; count what is noticed
 	$(BIN)/python -m benchmarks.faults
 
 # Peers need a virtual environment of their own; one that can't be installed is named by the benchmark.
