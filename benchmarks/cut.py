@@ -72,7 +72,7 @@ def measure(source: str, files: int, frames: int) -> tuple[dict[str, list[float]
         seen += facts.frames
         ref = SourceRef(entry.path, entry.reader, content, facts.height, facts.width, facts.frames)
         start = time.process_time()
-        region = ClipRegions(reader).of(ref, lambda _: None)
+        region = ClipRegions(reader, settings.preprocess.deidentify).of(ref, lambda _: None)
         if region is None and facts.frames == 1:
             region = find_region(next(iter(reader.frames(entry.path, entry.reader, [0], content))))
         samples["find a region, a file"].append((time.process_time() - start) * 1e3)

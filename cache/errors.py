@@ -35,6 +35,10 @@ class BlankError(UsjepaError):
     """A frame shows no echo, and the recipe says to stop there (`cache.on_blank`)."""
 
 
+class TextError(UsjepaError):
+    """A scan region keeps marks that look like text, and the recipe says to stop there (`cache.preprocess.text`)."""
+
+
 class TeacherError(UsjepaError):
     """A checkpoint can't be loaded whole, or the teacher's output must not be stored."""
 

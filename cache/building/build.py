@@ -126,18 +126,20 @@ def _fill(prepared: Prepared, settings: CacheSettings, request: BuildRequest, pa
         start = time.perf_counter()
         make_shards(maker, todo)
         logger.info(maker.stages.report(time.perf_counter() - start))
-    _tell_blank(maker, [shard for shard in todo if not maker.has_pixels(shard)])
+    _tell_doubts(maker, [shard for shard in todo if not maker.has_pixels(shard)])
 
 
-def _tell_blank(maker: ShardMaker, cut: Sequence[int]) -> None:
-    """Count and name the rows that show no echo, among those of the shards that were cut."""
+def _tell_doubts(maker: ShardMaker, cut: Sequence[int]) -> None:
+    """Count and name the rows of the shards that were cut which show no echo, or may show more than the scan."""
     writer = maker.writer
     commits = [read_commit(writer.storage, writer.state.layers["pixels"], shard) for shard in cut]
+    count = sum(len(writer.state.rows_of_shard(shard)) for shard in cut)
     blank = [row for commit in commits if commit is not None for row in commit.blank]
-    if blank:
-        count = sum(len(writer.state.rows_of_shard(shard)) for shard in cut)
-        listed = "\n".join(blank_lines(blank))
-        logger.warning(f"{len(blank):,} of {count:,} rows show no echo (cache.on_blank: keep, skip or stop):\n{listed}")
+    doubtful = [row for commit in commits if commit is not None for row in commit.doubtful]
+    seen = "may show more of the screen than the scan (cache.preprocess.text; look with `usjepa-cache inspect`)"
+    for rows, what in ((blank, "show no echo (cache.on_blank: keep, skip or stop)"), (doubtful, seen)):
+        if rows:
+            logger.warning("\n".join([f"{len(rows):,} of {count:,} rows {what}:", *blank_lines(rows)]))
 
 
 def _work_order(prepared: Prepared, settings: CacheSettings, request: BuildRequest, claim: Claim) -> WorkOrder:

@@ -190,7 +190,8 @@ class ShardMaker:
         if not self.has_pixels(shard):
             soft: dict[str, Json] = pixel_soft()
             for name, rows in (("regions", made.regions), ("pixels", made.pixels)):
-                commits.append(self.writer.write_shard(layers[name], shard, rows, made.holes, soft, made.blank))
+                told = made.holes, soft, made.blank, made.doubtful
+                commits.append(self.writer.write_shard(layers[name], shard, rows, *told))
         for name, values in latents.items():
             assert self.job is not None
             commits.append(self.writer.write_shard(layers[name], shard, values, made.holes, self.job.soft))

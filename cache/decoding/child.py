@@ -118,6 +118,7 @@ class DecodingProcess:
             np.frombuffer(regions, np.uint8).reshape(answer["regions"]),
             [(int(row), str(reason)) for row, reason in answer["holes"]],
             [(int(row), str(what)) for row, what in answer["blank"]],
+            [(int(row), str(what)) for row, what in answer["doubtful"]],
         )
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ class Cutters:
         # A reader belongs to one thread.
         self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
         self._here = SourceReader.of(listing, settings) if here else None
-        self._regions_here = ClipRegions(self._here) if self._here is not None else None
+        self._regions_here = ClipRegions(self._here, settings.preprocess.deidentify) if self._here is not None else None
         self._children = [] if here else [self._child(listing) for _ in range(self.lookahead)]
         self._free: queue.Queue[DecodingProcess] = queue.Queue()
         for child in self._children:

@@ -50,7 +50,7 @@ class _Decoder:
         self._signed = time.monotonic()
         root = Path(setup["root"]) if setup["root"] is not None else None
         self._reader: SourceReader = SourceReader(root, self._settings, setup["real"])
-        self._regions = ClipRegions(self._reader)
+        self._regions = ClipRegions(self._reader, self._settings.preprocess.deidentify)
 
     def answer(self, request: dict[str, Any]) -> None:
         """Do the requested job and send its result: facts, names of images, a patient, or the rows of a shard."""
@@ -120,7 +120,13 @@ class _Decoder:
         block, skip_errors, bad = RowBlock.from_json(request["block"]), request["skip_errors"], request["bad"]
         made = cut_rows(block, self._reader, self._settings, skip_errors, self._before_frame, bad, self._regions)
         self._send(
-            {"holes": made.holes, "blank": made.blank, "pixels": made.pixels.shape, "regions": made.regions.shape}
+            {
+                "holes": made.holes,
+                "blank": made.blank,
+                "doubtful": made.doubtful,
+                "pixels": made.pixels.shape,
+                "regions": made.regions.shape,
+            }
         )
         self._wire.send(made.pixels.reshape(-1).data)
         self._wire.send(made.regions.reshape(-1).data)

@@ -12,7 +12,7 @@ import numpy as np
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.frames.lit import is_one_scene, look_at
-from usjepa.cache.frames.regions import region_of
+from usjepa.cache.frames.regions import find_region, region_of, with_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,9 +44,9 @@ class SourceRef(NamedTuple):
 class ClipRegions:
     """Find and remember the regions of sources. Belongs to one thread."""
 
-    def __init__(self, reader: SourceReader) -> None:
-        """Take the frames from this reader."""
-        self._reader = reader
+    def __init__(self, reader: SourceReader, seek_text: bool) -> None:
+        """Take the frames from this reader; look for marks like text in regions, or not."""
+        self._reader, self._seek_text = reader, seek_text
         self._found: dict[tuple[str, str], Region | None] = {}
 
     def of(self, source: SourceRef, before_frame: Callable[[str], None]) -> Region | None:
@@ -66,16 +66,28 @@ class ClipRegions:
             self._found[key] = self._shared(source, before_frame)
         return self._found[key]
 
+    def alone(self, frame: NDArray[np.uint8]) -> Region:
+        """Return the region of a frame whose source has no shared one."""
+        region = find_region(frame)
+        return with_text(region, frame) if self._seek_text else region
+
     def _shared(self, source: SourceRef, before_frame: Callable[[str], None]) -> Region | None:
         if source.frames == 1:
             return None
         looks, numbers = [], sampled(source.frames)
+        mean = np.zeros((source.height, source.width), np.float32)
         frames = self._reader.frames(source.path, source.reader, numbers, source.content_hash)
         for number, frame in zip(numbers, frames, strict=True):
             before_frame(source.path)
             require_size(source, number, frame)
             looks.append(look_at(frame))
-        return region_of(looks, source.height, source.width) if is_one_scene(looks) else None
+            if self._seek_text:
+                mean += (frame if frame.ndim == 2 else frame.max(axis=2)).astype(np.float32) / len(numbers)
+        if not is_one_scene(looks):
+            return None
+        region = region_of(looks, source.height, source.width)
+        # What is burned in stays while echo averages out.
+        return with_text(region, np.rint(mean).astype(np.uint8)) if self._seek_text else region
 
 
 def sampled(frames: int) -> Sequence[int]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from usjepa.cache.frames.marks import find_marks
 from usjepa.cache.frames.regions import Region, find_region
+from usjepa.cache.frames.text import paint_over
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -104,6 +105,8 @@ def _histogram(grey: NDArray[np.uint8], region: NDArray[np.bool_]) -> NDArray[np
 def prepare(frame: NDArray[np.uint8], settings: PreprocessSettings, region: Region | None = None) -> Prepared:
     """Return a frame [H, W] or [H, W, 3] RGB with its marks inpainted, grey or colour, rescaled, and its region.
 
+    Lines that look like text are painted over where the recipe de-identifies and says so.
+
     Pixels outside the region are kept; the views zero them where the recipe de-identifies.
 
     Args:
@@ -111,8 +114,11 @@ def prepare(frame: NDArray[np.uint8], settings: PreprocessSettings, region: Regi
         settings: of the recipe.
         region: of the clip that it belongs to; none: found on the frame by itself.
     """
-    mask = (find_region(frame) if region is None else region).mask
+    region = find_region(frame) if region is None else region
+    mask = region.mask
     pixels = _inpaint_marks(frame, settings.inpaint_below)
+    if region.text and settings.deidentify and settings.text == "inpaint":
+        pixels = paint_over(pixels, region.text)
     if settings.grey:
         pixels = _to_grey(pixels)
     elif pixels.ndim == 2:

@@ -13,6 +13,7 @@ import numpy as np
 
 from usjepa.cache.frames.fitting import fit_shape
 from usjepa.cache.frames.lit import Look, lit_in_clip, look_at
+from usjepa.cache.frames.text import Line, find_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,8 @@ class Region(NamedTuple):
     origin: Literal["fitted", "filled", "dark", "none", "given"]
     """How it came about: a shape fitted to what is lit; the frame is lit to its edges, or has nothing lit, and is taken
     whole; nothing lit looks like a scan, and the mask is empty; or it came with the source."""
+    text: tuple[Line, ...] = ()
+    """Lines within it that look like text, where they were sought."""
 
     @property
     def is_whole(self) -> bool:
@@ -49,6 +52,18 @@ def find_region(frame: NDArray[np.uint8]) -> Region:
     """Return the scan area of a frame [H, W] or [H, W, 3] RGB, seen by itself."""
     height, width = frame.shape[:2]
     return region_of([look_at(frame)], height, width)
+
+
+def with_text(region: Region, frame: NDArray[np.uint8]) -> Region:
+    """Return the region of a frame [H, W] or [H, W, 3] with the lines in it that look like text."""
+    return region._replace(text=find_text(frame, region.mask))
+
+
+def why_doubtful(region: Region) -> str:
+    """Return what of the screen a region may show beside the scan; empty where nothing speaks for it."""
+    if region.text:
+        return "marks that look like text in its region"
+    return "taken whole for the scan" if region.is_whole else ""
 
 
 def rough_region(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:

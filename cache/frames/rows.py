@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.errors import BlankError, SourceError
+from usjepa.cache.errors import BlankError, SourceError, TextError
 from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.cells import pack_cells, packed_nbytes
 from usjepa.cache.frames.clips import ClipRegions, SourceRef, require_size
 from usjepa.cache.frames.prepare import prepare
+from usjepa.cache.frames.regions import why_doubtful
 from usjepa.cache.frames.views import View, apply_view
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.frames.regions import Region
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.reader import SourceReader
     from usjepa.cache.store.tables import RowTable, SourceTable
@@ -83,6 +85,8 @@ class PixelShard:
     """Row number, and why the row is missing."""
     blank: list[tuple[int, str]] = field(default_factory=list)
     """Row number, which frame it shows and why that is blank; where the recipe skips them, they are holes too."""
+    doubtful: list[tuple[int, str]] = field(default_factory=list)
+    """Row number, which frame it shows and what its region may show beside the scan."""
 
     def exists(self, first_row: int) -> NDArray[np.bool_]:
         """Return [n], false at holes; `first_row` is the number of the first row."""
@@ -114,13 +118,15 @@ def cut_rows(
     Raises:
         SourceError: a source can't be read, or is not the file that was scanned.
         BlankError: a frame shows no echo, and `on_blank` is "stop".
+        TextError: a region keeps marks that look like text, and `preprocess.text` is "stop".
     """
     size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
-    regions_of = ClipRegions(reader) if regions_of is None else regions_of
+    regions_of = regions_of or ClipRegions(reader, settings.preprocess.deidentify)
     pixels = np.zeros((len(block.rows), channels, size, size), np.uint8)
     regions = np.zeros((len(block.rows), packed_nbytes(size)), np.uint8)
     holes: list[tuple[int, str]] = []
     blank: list[tuple[int, str]] = []
+    doubtful: list[tuple[int, str]] = []
     for number, run in itertools.groupby(range(len(block.rows)), key=lambda place: block.rows[place].source):
         places, source = list(run), block.sources[number]
         try:
@@ -128,20 +134,35 @@ def cut_rows(
                 raise SourceError(bad[source.path])
             before_frame(source.path)
             rows = [(place, block.rows[place]) for place in places]
-            for place, image, region, why in _cut(source, rows, reader, settings, before_frame, regions_of):
-                if why:
-                    blank.append((block.first + place, f"{source.path}, frame {block.rows[place].frame}: {why}"))
-                if not why or settings.on_blank == "keep":
+            for place, image, region, frame in _cut(source, rows, reader, settings, before_frame, regions_of):
+                row, shown = block.first + place, f"{source.path}, frame {block.rows[place].frame}"
+                if frame.blank:
+                    blank.append((row, f"{shown}: {frame.blank}"))
+                elif frame.doubt:
+                    doubtful.append((row, f"{shown}: {frame.doubt}"))
+                if frame.left_out:
+                    holes.append((row, f"{shown}: {frame.left_out}"))
+                else:
                     pixels[place], regions[place] = image, region
         except SourceError as error:
             if not skip_errors:
                 raise
             # The whole source is left out of this shard: its frames are not to be trusted in part.
-            holes += [(block.first + place, str(error)) for place in places]
-    if settings.on_blank == "skip":
-        lost = {row for row, _ in holes}
-        holes += [(row, f"{what}: left out, for it shows no echo") for row, what in blank if row not in lost]
-    return PixelShard(pixels, regions, holes, blank)
+            numbers = [block.first + place for place in places]
+            holes = [(row, reason) for row, reason in holes if row not in numbers]
+            holes += [(row, str(error)) for row in numbers]
+    return PixelShard(pixels, regions, holes, blank, doubtful)
+
+
+class _Remarks(NamedTuple):
+    """What is told of a frame; empty texts where there is nothing to tell."""
+
+    blank: str
+    """Why it shows no echo."""
+    doubt: str
+    """What its region may show beside the scan."""
+    left_out: str
+    """Why its rows are holes."""
 
 
 def _cut(
@@ -151,22 +172,39 @@ def _cut(
     settings: CacheSettings,
     before_frame: Callable[[str], None],
     regions_of: ClipRegions,
-) -> Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8], str]]:
-    """Yield (place, pixels [C, S, S], packed region, why it is blank) of rows of one source, frame after frame."""
+) -> Iterable[tuple[int, NDArray[np.uint8], NDArray[np.uint8], _Remarks]]:
+    """Yield (place, pixels [C, S, S], packed region, remarks) of rows of one source, frame after frame."""
     wanted = sorted({row.frame for _, row in rows})
     shared = regions_of.of(source, before_frame)
     decoded = reader.frames(source.path, source.reader, wanted, source.content_hash)
     for number, frame in zip(wanted, decoded, strict=True):
         before_frame(source.path)
         require_size(source, number, frame)
-        prepared = prepare(frame, settings.preprocess, shared)
-        why = why_blank(frame, prepared.region)
-        if why and settings.on_blank == "stop":
-            raise BlankError(
-                f"{source.path}: frame {number} shows no echo ({why}). Remove the file if it is no ultrasound image, "
-                "or leave such frames out with --set cache.on_blank=skip."
-            )
+        region = shared or regions_of.alone(frame)
+        prepared = prepare(frame, settings.preprocess, region)
+        remarks = _remarks(f"{source.path}: frame {number}", why_blank(frame, region.mask), region, settings)
         for place, row in rows:
             if row.frame == number:
-                image, region = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)
-                yield place, image, pack_cells(region), why
+                image, cells = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)
+                yield place, image, pack_cells(cells), remarks
+
+
+def _remarks(where: str, blank: str, region: Region, settings: CacheSettings) -> _Remarks:
+    """Return what is told of a frame and becomes of its rows; BlankError or TextError where the recipe stops."""
+    if blank and settings.on_blank == "stop":
+        raise BlankError(
+            f"{where} shows no echo ({blank}). Remove the file if it is no ultrasound image, or leave such frames out "
+            "with --set cache.on_blank=skip."
+        )
+    doubt = why_doubtful(region) if settings.preprocess.deidentify else ""
+    if region.text and doubt and settings.preprocess.text == "stop":
+        raise TextError(
+            f"{where} has {doubt}, which must not be stored unseen. Look at it; then give its region (column `region` "
+            "of a manifest), or say what becomes of such frames: --set cache.preprocess.text=skip leaves them out, "
+            "=inpaint paints the marks over, =keep stores them as they are."
+        )
+    if blank and settings.on_blank == "skip":
+        return _Remarks(blank, doubt, f"{blank}: left out, for it shows no echo")
+    if region.text and doubt and settings.preprocess.text == "skip":
+        return _Remarks(blank, doubt, f"{doubt}: left out")
+    return _Remarks(blank, doubt, "")

@@ -118,6 +118,9 @@ class PreprocessSettings(Settings):
     """Percentiles of intensity inside the scan region that are mapped to 0 and 255."""
     deidentify: Annotated[bool, Hard("pixels")] = True
     """Set every stored pixel outside the scan region to 0, so that burned-in names and dates never reach the store."""
+    text: Annotated[Literal["stop", "skip", "inpaint", "keep"], Hard("pixels")] = "stop"
+    """With `deidentify`, on a scan region that keeps marks that look like text: stop and name the frame, leave it out
+    and record why, paint the marks over, or keep them. All are counted and named."""
 
 
 class TeacherSettings(Settings):

@@ -34,6 +34,8 @@ class Commit:
     """(row, reason) of rows of this shard whose frame could not be read, or was left out."""
     blank: tuple[tuple[int, str], ...] = ()
     """(row, which frame and why) of rows of this shard that show no echo; recorded with pixels only."""
+    doubtful: tuple[tuple[int, str], ...] = ()
+    """(row, which frame and what) of rows whose region may show more than the scan; recorded with pixels only."""
 
     def to_bytes(self) -> bytes:
         """Return the record's file content; it carries its own digest."""
@@ -47,6 +49,8 @@ class Commit:
         }
         if self.blank:  # absent in records of earlier versions
             body["blank"] = [list(row) for row in self.blank]
+        if self.doubtful:
+            body["doubtful"] = [list(row) for row in self.doubtful]
         return canonical({**body, "digest": digest_of(body)}) + b"\n"
 
     @classmethod
@@ -66,6 +70,7 @@ class Commit:
                 body["soft"],
                 holes,
                 tuple((int(row), str(what)) for row, what in body.get("blank", ())),
+                tuple((int(row), str(what)) for row, what in body.get("doubtful", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DamageError(f"{where}: the commit record is not whole ({error}).") from error

@@ -105,6 +105,7 @@ class StoreWriter:
         holes: Holes,
         soft: Mapping[str, Json],
         blank: Holes = (),
+        doubtful: Holes = (),
     ) -> Commit:
         """Publish one whole shard, then its commit record.
 
@@ -115,6 +116,7 @@ class StoreWriter:
             holes: rows of this shard that hold no data.
             soft: what it was computed with.
             blank: rows that show no echo, for the record.
+            doubtful: rows whose region may show more than the scan, for the record.
 
         Raises:
             TeacherError: a float row is not finite.
@@ -133,7 +135,7 @@ class StoreWriter:
         ]
         check, digest = _finite_check(rows, layer, numbers.start), bytes.fromhex(layer.digest)
         data, table = pack_shard(buffers, layer.layout, digest, numbers.start, self._memory.room, check)
-        noted = tuple(sorted(holes)), tuple(sorted(blank))
+        noted = tuple(sorted(holes)), tuple(sorted(blank)), tuple(sorted(doubtful))
         commit = Commit(shard, len(data), table, layer.digest, dict(soft), *noted)
         self._publish(layer, commit, data)
         return commit

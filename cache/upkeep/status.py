@@ -36,13 +36,16 @@ def status_report(store: str) -> str:
         )
     holes: set[tuple[int, str]] = set()
     blank: set[tuple[int, str]] = set()
+    doubtful: set[tuple[int, str]] = set()
     for name, layer in sorted(state.layers.items()):
         done = committed(storage, layer)
         lines += _layer_lines(name, layer, state, done)
         holes |= {hole for commit in done.values() for hole in commit.holes}
         blank |= {row for commit in done.values() for row in commit.blank}
-    lines += _blank(blank, holes)
-    holes -= {hole for hole in holes if hole[0] in dict(blank)}
+        doubtful |= {row for commit in done.values() for row in commit.doubtful}
+    lines += _told("blank rows", blank, holes) + _told("rows that may show more than the scan", doubtful, holes)
+    told = dict(blank | doubtful)
+    holes -= {hole for hole in holes if hole[0] in told}
     lines += _history(state)
     lines += _failures(storage, state, holes)
     return "\n".join(lines)
@@ -89,12 +92,12 @@ def _history(state: State) -> list[str]:
     return lines
 
 
-def _blank(blank: set[tuple[int, str]], holes: set[tuple[int, str]]) -> list[str]:
-    """Return the lines about rows that show no echo, kept or left out."""
-    if not blank:
+def _told(title: str, rows: set[tuple[int, str]], holes: set[tuple[int, str]]) -> list[str]:
+    """Return the lines about rows that a person should look at, kept or left out."""
+    if not rows:
         return []
-    left_out = len({row for row, _ in blank} & {row for row, _ in holes})
-    return [f"blank rows: {len(blank):,}, of these {left_out:,} left out", *blank_lines(sorted(blank))]
+    left_out = len({row for row, _ in rows} & {row for row, _ in holes})
+    return [f"{title}: {len(rows):,}, of these {left_out:,} left out", *blank_lines(sorted(rows))]
 
 
 def _distinct(done: Mapping[int, Commit]) -> list[dict[str, object]]:

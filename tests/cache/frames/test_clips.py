@@ -81,7 +81,7 @@ def test_a_region_is_found_once_for_all_blocks_of_a_clip(tmp_path: Path) -> None
     content = reader.content_hash("clip.tiff", "images")
     source = SourceRef("clip.tiff", "images", content, 240, 240, 6)
     opened: list[str] = []
-    regions = ClipRegions(reader)
+    regions = ClipRegions(reader, True)
     first, again = (regions.of(source, opened.append) for _ in range(2))
     assert first is again is not None
     assert len(opened) == 6
