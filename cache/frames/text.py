@@ -42,7 +42,7 @@ _AS_HIGH = 0.5
 """Lowest ratio of the heights of two letters that follow each other."""
 _LETTERS = 5
 """Fewest letters of a line."""
-_BY_CHANCE = 0.01
+_BY_CHANCE = 1e-5
 """Lines that strokes strewn at random may give, per frame, contrast and brightness."""
 _INSIDE = 0.3
 """Share of a line's box that lies in the region."""
