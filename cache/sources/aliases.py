@@ -13,7 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from usjepa.cache.sources.patients import KEY_VARIABLE, group_key, is_patient, patient_group
+from usjepa.cache.sources.patients import KEY_VARIABLE, group_key, is_patient, key_check, patient_group
 
 if TYPE_CHECKING:
     from usjepa.cache.sources.base import Entry, Listing
@@ -32,7 +32,7 @@ def with_aliases(listing: Listing) -> Listing:
 def _with_aliases(entry: Entry, key: bytes) -> Entry:
     # Groups are unique within a dataset only: two patients of one name in two datasets stay two.
     group = _alias("group", "\0".join(group_key(entry.dataset, entry.group)), key)
-    group = patient_group(group) if is_patient(entry.group) else group
+    group = patient_group(key_check() + group) if is_patient(entry.group) else group
     return replace(entry, path=_alias("path", entry.path, key), group=group)
 
 

@@ -43,10 +43,16 @@ def hashed_patient(patient: str) -> str:
     return check + hashlib.blake2b(patient.encode(errors="surrogateescape"), key=key, digest_size=16).hexdigest()
 
 
+def key_check() -> str:
+    """Return the digits that tell the secret of this process from another; "" where there is none."""
+    secret = os.environ.get(KEY_VARIABLE, "")
+    return _derived(secret)[1] if secret else ""
+
+
 def comparable(group: str) -> bool:
     """Return whether a stored group of a patient was named with the secret of this process."""
-    secret = os.environ.get(KEY_VARIABLE, "")
-    return bool(secret) and group.startswith(f"{_MARK}{_derived(secret)[1]}")
+    check = key_check()
+    return bool(check) and group.startswith(f"{_MARK}{check}")
 
 
 @lru_cache(maxsize=4)

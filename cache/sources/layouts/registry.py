@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError, UsjepaError
 from usjepa.cache.sources.layouts.base import Folder, Listed, Row, SourceLayout
-from usjepa.cache.sources.layouts.busi import Busi
+from usjepa.cache.sources.layouts.breast import BusBra, Busi
 from usjepa.cache.sources.layouts.camus import Camus
 from usjepa.cache.sources.layouts.coco import Coco
 from usjepa.cache.sources.layouts.echonet import EchoNet
@@ -27,7 +27,7 @@ AUTO, FOLDERS = "auto", "folders"
 _GROUP = "usjepa.source_layouts"
 """Entry point group in which packages name their layouts: values are classes or objects."""
 _BUILT_IN: tuple[SourceLayout, ...] = (
-    Manifest(), UltraBench(), EchoNet(), Camus(), Voc(), Coco(), HuggingFace(), Busi(), PathLists(),
+    Manifest(), UltraBench(), EchoNet(), Camus(), Voc(), Coco(), HuggingFace(), Busi(), BusBra(), PathLists(),
 )  # fmt: skip
 """In the order in which a folder is tried against them."""
 _PARTS = ("name", "title", "recognises", "rows")

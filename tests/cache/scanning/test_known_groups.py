@@ -56,6 +56,18 @@ def test_a_patient_who_is_trained_on_can_not_become_a_test_patient(tmp_path: Pat
         grown(tmp_path / "s", tmp_path / "in")
 
 
+def test_a_store_of_hashed_paths_grows_from_folder_to_folder_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("USJEPA_PATH_KEY", "the clinic's")
+    dicom(tmp_path / "may/m.dcm", "7", seed=1)
+    grown(tmp_path / "s", tmp_path / "may", "cache.hash_paths=true")
+    dicom(tmp_path / "june/x.dcm", "7", seed=2)
+    found = grown(tmp_path / "s", tmp_path / "june", "cache.hash_paths=true")
+    assert len(found) == 2
+    assert len({group for group, _ in found.values()}) == 1
+
+
 def test_a_store_grows_from_folder_to_folder_with_one_secret_and_not_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

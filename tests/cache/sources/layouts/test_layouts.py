@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.builds import pictures
-from tests.support.published import write_tn5000, write_ultrabench
+from tests.support.published import write_busbra, write_tn5000, write_ultrabench
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.found import Found, find_rows, rows_of_list
 from usjepa.cache.sources.layouts.base import Folder
@@ -193,6 +193,14 @@ def test_busi_gives_images_and_no_masks(tmp_path: Path) -> None:
     assert sorted(got) == sorted(f"{n}/{n} ({i}).png" for n in ("benign", "malignant", "normal") for i in (1, 2))
     assert got["malignant/malignant (2).png"] == (tmp_path.name, "malignant", "", "")
     assert "7 other files that it does not list are left out" in found(tmp_path).notes[-1]
+
+
+def test_bus_bra_gives_images_by_patient_and_no_masks(tmp_path: Path) -> None:
+    write_busbra(tmp_path, [(1, "Benign"), (2, "Malignant")])
+    write(tmp_path, "5-fold-cv.csv", "ID,kFold\nbus_0001-l,1\nbus_0001-r,2\n")
+    got = rows(tmp_path)
+    assert sorted(got) == [f"Images/bus_{name}.png" for name in ("0001-l", "0001-r", "0002-l", "0002-r")]
+    assert got["Images/bus_0002-r.png"] == (tmp_path.name, "malignant", "2", "")
 
 
 @pytest.mark.parametrize("parted", [" ", ",", "::", "\t"])
