@@ -12,7 +12,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.registry import without_ending
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from usjepa.cache.sources.tree import Tree
 
@@ -79,6 +79,11 @@ class Folder:
         self._tree.require_usable(f"{self.place}/{path}" if self.place else path)
 
     @property
+    def root(self) -> Path:
+        """The source that the folder lies in."""
+        return self._tree.root
+
+    @property
     def path(self) -> Path:
         """The folder itself."""
         return self._tree.root / self.place
@@ -101,6 +106,12 @@ class Folder:
     def child(self, name: str) -> Folder:
         """Return a folder directly in this one by its name."""
         return Folder(self._tree, f"{self.place}/{name}" if self.place else name)
+
+    def anywhere(self) -> Iterator[str]:
+        """Yield the paths of all files of the source, relative to its root: those of this folder first."""
+        yield from self._tree.files_below(self.place)
+        if self.place:
+            yield from self._tree.files_below()
 
     @cached_property
     def tree(self) -> tuple[str, ...]:

@@ -52,8 +52,18 @@ class PathLists:
 
 
 def _lists(folder: Folder) -> list[Path]:
-    named = [folder.path / name for name in folder.files if name.lower().endswith(_ENDINGS)]
-    return [file for file in named if _is_list(folder, file)] if len(named) <= _FEW else []
+    """Return the lists in a folder, or in a folder below that holds lists alone (`splits/train.txt`)."""
+    places = [folder, *(folder.child(name) for name in folder.folders)] if not folder.is_one_list else [folder]
+    found: list[Path] = []
+    for place in places:
+        named = [place.path / name for name in place.files if name.lower().endswith(_ENDINGS)]
+        if named and len(named) <= _FEW and (place is folder or not _holds_media(place)):
+            found += [file for file in named if _is_list(folder, file)]
+    return found
+
+
+def _holds_media(folder: Folder) -> bool:
+    return any(ending_of(name).lower() in _read_endings() for name in folder.files) or bool(folder.folders)
 
 
 def _is_list(folder: Folder, file: Path) -> bool:

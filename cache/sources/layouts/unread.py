@@ -37,11 +37,11 @@ _FEW = 50
 
 
 def refuse_unread(folder: Folder) -> None:
-    """Refuse a folder with files that can be read and lists that may hold splits; UsageError says what to write."""
+    """Refuse lists that may hold splits of the source's files, wherever they lie; UsageError says what to write."""
     lists = [name for name in folder.files if name.lower().endswith((*_TABLES, *_JSON, *_OTHERS))]
     if not lists:
         return
-    first = next((path for path in folder.tree if reader_of_file(folder.path / path)), None)
+    first = next((path for path in folder.anywhere() if reader_of_file(folder.root / path)), None)
     if first is None:
         return
     beside = {without_ending(name) for name in folder.files if without_ending(name) != name}
@@ -52,7 +52,7 @@ def refuse_unread(folder: Folder) -> None:
         if reason:
             raise UsageError(
                 f"{folder.path / name}: {reason}, and no layout that is known has such a list. Test frames could be "
-                f"trained on. Write {folder.path}/manifest.csv that lists the files, for example:\n"
+                f"trained on. Write {folder.root}/manifest.csv that lists the files, for example:\n"
                 f"path,label,group,split\n{first},,patient-1,train\n"
                 f"(splits are {KNOWN}), or go by folders alone: --set cache.layout=folders"
             )

@@ -217,6 +217,19 @@ def test_lists_of_v_jepa_are_read_with_paths_of_another_machine(tmp_path: Path, 
     assert [(entry.path, entry.split) for entry in one.entries] == [("other/a.mp4", "test")]
 
 
+def test_lists_in_a_folder_of_their_own_count_for_the_files_beside_it(tmp_path: Path) -> None:
+    files(tmp_path, ["videos/a.mp4", "videos/b.mp4"])
+    write(tmp_path, "splits/train.txt", "a.mp4\n")
+    write(tmp_path, "splits/test.txt", "videos/b.mp4\n")
+    assert {path: split for path, (*_, split) in rows(tmp_path).items()} == {
+        "videos/a.mp4": "train",
+        "videos/b.mp4": "test",
+    }
+    write(tmp_path, "splits/train.txt", "id-1\n")
+    write(tmp_path, "splits/test.txt", "id-2\n")
+    assert "splits/test.txt: its name is that of a list of a split" in refusal(tmp_path)
+
+
 def test_a_path_that_leads_to_no_file_or_to_several_is_refused(tmp_path: Path) -> None:
     files(tmp_path, ["x/a.mp4", "y/a.mp4", "b.mp4"])
     write(tmp_path, "train.txt", "b.mp4\ngone.mp4\n")
