@@ -60,6 +60,7 @@ class DecodingProcess:
             "root": None if listing.root is None else str(listing.root),
             "settings": settings.model_dump_json(),
             "real": dict(listing.real),
+            "regions": listing.regions,
             "sys_path": sys.path,
             "readers": registered(),
         }

@@ -49,7 +49,7 @@ class _Decoder:
         self._sign_every_s = min(_SIGN_EVERY_S, self._settings.decode_timeout / _SIGNS)
         self._signed = time.monotonic()
         root = Path(setup["root"]) if setup["root"] is not None else None
-        self._reader: SourceReader = SourceReader(root, self._settings, setup["real"])
+        self._reader: SourceReader = SourceReader(root, self._settings, setup["real"], setup["regions"])
         self._regions = ClipRegions(self._reader, self._settings.preprocess.deidentify)
 
     def answer(self, request: dict[str, Any]) -> None:

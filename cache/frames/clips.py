@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from usjepa.cache.errors import SourceError
-from usjepa.cache.frames.lit import is_one_scene, look_at
-from usjepa.cache.frames.regions import find_region, region_of, with_text
+from usjepa.cache.frames.lit import Look, is_one_scene, look_at
+from usjepa.cache.frames.regions import Region, find_region, plausible, region_in_boxes, region_of, with_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.frames.regions import Region
     from usjepa.cache.sources.reader import SourceReader
 
 _LOOKS = 8
@@ -57,7 +56,7 @@ class ClipRegions:
             before_frame: called with the source's path before each frame that is looked at; may raise to stop.
 
         Raises:
-            SourceError: as `SourceReader.frames`.
+            SourceError: as `SourceReader.frames`, `region` and `boxes`.
         """
         key = (source.path, source.content_hash)
         if key not in self._found:
@@ -72,20 +71,28 @@ class ClipRegions:
         return with_text(region, frame) if self._seek_text else region
 
     def _shared(self, source: SourceRef, before_frame: Callable[[str], None]) -> Region | None:
-        if source.frames == 1:
+        mask = self._reader.region(source.path, source.height, source.width)
+        given = None if mask is None else Region(mask, "given")
+        boxes = plausible(self._reader.boxes(source.path, source.reader), source.height, source.width)
+        if source.frames == 1 and given is None and not boxes:
             return None
-        looks, numbers = [], sampled(source.frames)
-        mean = np.zeros((source.height, source.width), np.float32)
+        looks: list[list[Look]] = []
+        numbers, mean = sampled(source.frames), np.zeros((source.height, source.width), np.float32)
         frames = self._reader.frames(source.path, source.reader, numbers, source.content_hash)
         for number, frame in zip(numbers, frames, strict=True):
             before_frame(source.path)
             require_size(source, number, frame)
-            looks.append(look_at(frame))
+            looks.append(
+                [look_at(frame), *(look_at(frame[box.top : box.bottom, box.left : box.right]) for box in boxes)]
+            )
             if self._seek_text:
                 mean += (frame if frame.ndim == 2 else frame.max(axis=2)).astype(np.float32) / len(numbers)
-        if not is_one_scene(looks):
+        whole, *parts = zip(*looks, strict=True)
+        if given is None and not is_one_scene(whole):
             return None
-        region = region_of(looks, source.height, source.width)
+        region = given or region_of(whole, source.height, source.width)
+        if given is None and boxes:
+            region = region_in_boxes(boxes, parts, region)
         # What is burned in stays while echo averages out.
         return with_text(region, np.rint(mean).astype(np.uint8)) if self._seek_text else region
 

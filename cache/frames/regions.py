@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.sources.base import Box
+
 REGION_VERSION = 2
 """Raised when regions of the same frames become others; part of the pixels' identity."""
 
@@ -92,6 +94,39 @@ def region_of(looks: Sequence[Look], height: int, width: int) -> Region:
     if cv2.countNonZero(mask.view(np.uint8)) > _FILLED * mask.size:
         return Region(np.ones((height, width), np.bool_), "filled")
     return Region(mask, "fitted")
+
+
+def region_in_boxes(boxes: Sequence[Box], looks: Sequence[Sequence[Look]], without: Region) -> Region:
+    """Return the region of frames of which the file says that their images lie in these boxes.
+
+    Headers outlive cropping and resizing: where the boxes hold nothing, or less than a quarter of what is found
+    without them, they are not believed.
+
+    Args:
+        boxes: parts of the frame, within it.
+        looks: of each box, the looks at that part of the frames.
+        without: what was found in the whole frames.
+    """
+    mask = np.zeros_like(without.mask)
+    for box, seen in zip(boxes, looks, strict=True):
+        inside = region_of(seen, box.bottom - box.top, box.right - box.left)
+        if inside.origin != "dark":
+            mask[box.top : box.bottom, box.left : box.right] |= inside.mask
+    shared = np.count_nonzero(mask & without.mask)
+    believed = mask.any() and (without.origin != "fitted" or 4 * shared >= np.count_nonzero(without.mask))
+    return Region(mask, "fitted") if believed else without
+
+
+def plausible(boxes: Sequence[Box], height: int, width: int) -> list[Box]:
+    """Return the boxes that lie within a frame and are neither a corner of it nor all of it."""
+    area = height * width
+    return [
+        box
+        for box in boxes
+        if 0 <= box.left < box.right <= width
+        and 0 <= box.top < box.bottom <= height
+        and _SMALLEST * area <= (box.right - box.left) * (box.bottom - box.top) <= _FILLED * area
+    ]
 
 
 def _core(lit: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 _NAMED = 5
 """Files without an image that a build names; it counts the others."""
-_STORED = [name for name in Entry.__dataclass_fields__ if name != "grouped_by"]
+_STORED = [name for name in Entry.__dataclass_fields__ if name not in ("grouped_by", "region")]
 """Fields of an entry that are columns of the table."""
 
 

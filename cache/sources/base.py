@@ -34,6 +34,8 @@ class Entry:
     """Name of the reader that decodes it."""
     grouped_by: str = field(default="", compare=False)
     """Where the group comes from, for the user; never stored."""
+    region: str = field(default="", compare=False)
+    """A mask of the scan that comes with the data, relative to the root; empty for none. Part of the content hash."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Listing:
     """Whether the user named every file, so that none is left out for what it looks like."""
     real: Mapping[str, str] = field(default_factory=dict)
     """Alias -> path, where `cache.hash_paths` replaces the paths; never stored."""
+
+    @property
+    def regions(self) -> dict[str, str]:
+        """Path of an entry -> the mask of the scan that comes with it."""
+        return {entry.path: entry.region for entry in self.entries if entry.region}
 
 
 class Contents(NamedTuple):
@@ -73,6 +80,15 @@ class FileFacts:
     """Pixels, of the first frame."""
     levels: int | None = field(default=None, compare=False)
     """Grey levels that the first frame has; None: not counted. The caller of `probe` counts them."""
+
+
+class Box(NamedTuple):
+    """A part of a frame, in pixels; right and bottom lie outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 class Reader(Protocol):
@@ -146,6 +162,11 @@ class Reader(Protocol):
             wanted: frame numbers from 0, ascending; a number may be repeated.
         """
         ...
+
+    def boxes(self, file: Path, image: str) -> Sequence[Box]:
+        """Return the parts of every frame that the file itself says hold images; none where it says nothing."""
+        del file, image
+        return ()
 
 
 def over_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

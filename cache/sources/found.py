@@ -114,6 +114,7 @@ def _add_rows(found: Found, folder: Folder, layout: SourceLayout, root_name: str
         folder.require_usable(row.path)
         source = f"{listing.groups} of {layout.title}" if row.group else ""
         dataset = row.dataset or inside.label or root_name
+        region = before + row.region if row.region else ""
         found.entries.append(
-            Entry(before + row.path, dataset, row.group, row.label, row.split or inside.split, "", source)
+            Entry(before + row.path, dataset, row.group, row.label, row.split or inside.split, "", source, region)
         )

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xxhash
 
 from usjepa.cache.errors import NoImageError, SourceError, UsjepaError
@@ -21,19 +22,19 @@ from usjepa.cache.identity import hash_file
 from usjepa.cache.plain_files import require_plain
 from usjepa.cache.sources.base import PHANTOM, Contents, levels_of
 from usjepa.cache.sources.folders import confined
-from usjepa.cache.sources.registry import join_path, reader_named, split_path
+from usjepa.cache.sources.registry import join_path, reader_named, reader_of_file, split_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.base import FileFacts, Listing, Reader
+    from usjepa.cache.sources.base import Box, FileFacts, Listing, Reader
 
 _MOST_FRAMES = (1 << 31) - 1
 """Of a source: tables count them in 32 bits."""
+_MASKED = "an image that masks its scan"
 _REMEDY = "Replace or remove the file, or leave it out with --on-error skip."
 
 
@@ -43,24 +44,31 @@ class SourceReader:
     Belongs to one thread. Open files and remembered hashes are dropped by fork and pickle.
     """
 
-    def __init__(self, root: Path | None, settings: CacheSettings, real: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        root: Path | None,
+        settings: CacheSettings,
+        real: Mapping[str, str] | None = None,
+        regions: Mapping[str, str] | None = None,
+    ) -> None:
         """Make a reader.
 
         Args:
             root: folder that paths are relative to; None for the phantom.
             settings: the phantom's are used.
             real: alias -> path, where paths are hidden.
+            regions: path of a source -> the mask of the scan that comes with it.
         """
-        self._root, self._settings, self._real = root, settings, real or {}
+        self._root, self._settings, self._real, self._regions = root, settings, real or {}, regions or {}
         self._forget()
 
     @classmethod
     def of(cls, listing: Listing, settings: CacheSettings) -> SourceReader:
         """Return a reader of a listing's sources."""
-        return cls(listing.root, settings, listing.real)
+        return cls(listing.root, settings, listing.real, listing.regions)
 
-    def __reduce__(self) -> tuple[type[SourceReader], tuple[Path | None, CacheSettings, Mapping[str, str]]]:
-        return SourceReader, (self._root, self._settings, self._real)
+    def __reduce__(self) -> tuple[type[SourceReader], tuple[object, ...]]:
+        return SourceReader, (self._root, self._settings, self._real, self._regions)
 
     def _forget(self) -> None:
         self._pid = os.getpid()
@@ -72,8 +80,17 @@ class SourceReader:
         """Return the source's content hash, 32 hex digits; SourceError when the file can't be read.
 
         An image in a file has the hash of the file's hash and the image's name, so that images of one file differ.
-        Images of one file that are hashed one after the other cost one pass over it.
+        Images of one file that are hashed one after the other cost one pass over it. A mask of the scan that comes with
+        a source belongs to its content.
         """
+        own = self._own_hash(path, reader)
+        if path not in self._regions:
+            return own
+        mask = self._mask_of(path)
+        with _naming(path, mask, "", _MASKED):
+            return xxhash.xxh3_128_hexdigest(f"{own} {hash_file(mask)}".encode())
+
+    def _own_hash(self, path: str, reader: str) -> str:
         if name_of(reader) == PHANTOM:
             from usjepa.cache.sources.phantom.source import Phantom
 
@@ -129,6 +146,46 @@ class SourceReader:
             _require_plain(file, reader)
             for number, frame in itertools.zip_longest(wanted, decoder.frames(file, image, wanted)):
                 yield _checked(frame, number)
+
+    def region(self, path: str, height: int, width: int) -> NDArray[np.bool_] | None:
+        """Return the mask of the scan that comes with a source of this size, bool [H, W]; None where none does.
+
+        What is brighter than half of the mask's brightest pixel is scan.
+
+        Raises:
+            SourceError: it can't be read, has another size, or is empty.
+        """
+        if path not in self._regions:
+            return None
+        file = self._mask_of(path)
+        kind = reader_of_file(file)
+        with _naming(path, file, "", _MASKED):
+            if kind is None:
+                raise ValueError("the mask is of a kind that is not read")
+            (shown,) = kind().frames(file, "", [0])
+            mask = _checked(shown, 0)
+            mask = mask if mask.ndim == 2 else mask.max(axis=2)
+            if mask.shape != (height, width):
+                raise ValueError(f"the mask has {mask.shape[0]}x{mask.shape[1]} pixels, the frames {height}x{width}")
+            if not mask.any():
+                raise ValueError("the mask is empty")
+            return np.asarray(mask > mask.max() // 2)
+
+    def boxes(self, path: str, reader: str) -> Sequence[Box]:
+        """Return the parts of the frames that the source itself says hold images; see `Reader.boxes`."""
+        file, image = self._located(path, reader)
+        decoder = self._reader(reader)
+        with _naming(path, file, image, decoder.title):
+            return decoder.boxes(file, image)
+
+    def _mask_of(self, path: str) -> Path:
+        """Return the file of a source's mask; SourceError when it lies outside the root."""
+        if self._root is None:
+            raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
+        try:
+            return confined(self._root, self._regions[path])
+        except ValueError as error:
+            raise SourceError(f"{path}: its mask of the scan is refused: {error}.") from error
 
     def _reader(self, stamp: str) -> Reader:
         name = name_of(stamp)

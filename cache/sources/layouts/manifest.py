@@ -1,10 +1,11 @@
 """Read a manifest: a CSV that names the sources and describes each.
 
-Columns, in any order: `path` (relative to the manifest's folder), and optionally `dataset`, `label`, `group` and
-`split`. The group is also taken from a column called patient_id, subject, mrn, video_id and the like; splits from the
-one column whose cells are names of splits. Other columns are ignored. Where a column is missing, or a dataset or group
-cell is empty, the file's folder decides (see `folders.py`). Cells are parted by commas, semicolons, tabs or bars. A
-path may name one of several images in a file, `file.h5::name`; a plain `file.h5` stands for all of them.
+Columns, in any order: `path` (relative to the manifest's folder), and optionally `dataset`, `label`, `group`, `split`
+and `region` (an image that masks the scan, of the frames' size). The group is also taken from a column called
+patient_id, subject, mrn, video_id and the like; splits from the one column whose cells are names of splits. Other
+columns are ignored. Where a column is missing, or a dataset or group cell is empty, the file's folder decides (see
+`folders.py`). Cells are parted by commas, semicolons, tabs or bars. A path may name one of several images in a file,
+`file.h5::name`; a plain `file.h5` stands for all of them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Manifest:
         return Listed(rows, f"column `{split}`" if split else placed, groups, notes, is_complete=True)
 
 
-_COLUMNS = ("path", "dataset", "label")
+_COLUMNS = ("path", "dataset", "label", "region")
 
 
 def _found(folder: Folder) -> Path | None:
@@ -107,4 +108,19 @@ def _row(table: Table, line: Line, group: str | None, split: str | None) -> Row:
         group=cells[group] if group else "",
         label=cells.get("label", placed.label),
         split=table.split_of(line, split) if split else placed.split,
+        region=_mask(table, line, cells["region"]) if cells.get("region") else "",
     )
+
+
+def _mask(table: Table, line: Line, named: str) -> str:
+    """Return the path of a mask of the scan, checked and normalised."""
+    folder = table.file.parent
+    try:
+        full = confined(folder, named)
+    except ValueError as error:
+        raise table.wrong(line, f"region {named!r} is refused: {error}") from error
+    if not full.is_file():
+        raise table.wrong(line, f"region {named!r} does not exist in {folder}")
+    if reader_of_file(full) is None:
+        raise table.wrong(line, f"region {named!r} is of a kind that is not read")
+    return PurePosixPath(named).as_posix()

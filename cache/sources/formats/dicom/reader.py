@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.sources.base import FileFacts, Reader
+from usjepa.cache.sources.base import Box, FileFacts, Reader
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.dicom.boxes import boxes_of
 from usjepa.cache.sources.formats.dicom.codecs import add_codecs
 from usjepa.cache.sources.formats.dicom.palette import colours_of
 from usjepa.cache.sources.formats.dicom.patient import patient_of
@@ -74,6 +75,11 @@ class DicomReader(Reader):
     def patient(self, file: Path) -> str:
         """Return the patient, or else the study, that the header names."""
         return patient_of(file)
+
+    def boxes(self, file: Path, image: str = "") -> Sequence[Box]:
+        """Return the regions of 2D images that the header names (Sequence of Ultrasound Regions, PS3.3 C.8.5.5)."""
+        del image
+        return boxes_of(file)
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every frame and return the facts; NoImageError or ValueError when the file holds no image."""

@@ -1,0 +1,35 @@
+"""Read from a DICOM header where in the frames its images lie."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from usjepa.cache.sources.base import Box
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_REGIONS = "SequenceOfUltrasoundRegions"
+_IMAGE_2D = 1
+"""Region Spatial Format of an image; traces, spectra and M-mode have others (PS3.3, C.8.5.5.1.1)."""
+_CORNERS = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1")
+
+
+def boxes_of(file: Path) -> tuple[Box, ...]:
+    """Return the ultrasound regions of a file that hold 2D images, as it has them; none where it has none."""
+    import pydicom
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote the values that they complain about
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[_REGIONS])
+        return tuple(_box(item) for item in header.get(_REGIONS) or () if _is_image(item))
+
+
+def _is_image(item: Any) -> bool:
+    return item.get("RegionSpatialFormat") == _IMAGE_2D and all(isinstance(item.get(name), int) for name in _CORNERS)
+
+
+def _box(item: Any) -> Box:
+    left, top, right, bottom = (int(item[name].value) for name in _CORNERS)
+    return Box(left, top, right + 1, bottom + 1)  # the standard counts the last pixel in
