@@ -97,7 +97,7 @@ class LiveTeacher:
 def _given(identity: Json) -> str:
     try:
         wanted = identity["input"]
-        return str(ModelInput(wanted["size"], 3, tuple(wanted["mean"]), tuple(wanted["std"])))
+        return str(ModelInput(wanted["size"], len(wanted["mean"]), tuple(wanted["mean"]), tuple(wanted["std"])))
     except (KeyError, TypeError):
         return "not stated by the store"
 

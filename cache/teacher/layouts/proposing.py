@@ -10,6 +10,7 @@ import torch
 from usjepa.cache.errors import TeacherError
 from usjepa.cache.teacher.checkpoints.loading import stripped
 from usjepa.cache.teacher.layouts.shapes import FAMILIES, USUAL, family_of, structure
+from usjepa.cache.teacher.names.presets import PRESETS
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
@@ -44,11 +45,19 @@ def proposal(found: Translated, architecture: str, where: str) -> str:
             f"Its shapes ({size}) are those of --set cache.teacher.architecture={fitting[0]}"
             + (f" (also {', '.join(fitting[1:])})" if len(fitting) > 1 else "")
             + f". {unseen}: make sure that they are that model's, or state cache.teacher.args.num_heads."
+            + _presets(fitting, where)
         )
     return (
         f"Its shapes: {size}. {unseen}; state the heads, and the rest is taken from the shapes: "
-        f"--set cache.teacher.architecture={FAMILIES[family]} --set cache.teacher.args.num_heads=N"
+        f"--set cache.teacher.architecture={FAMILIES[family]} --set cache.teacher.args.num_heads=N."
+        + _presets([FAMILIES[family]] if family != "vit" else [], where)
     )
+
+
+def _presets(architectures: list[str], where: str) -> str:
+    """Return which published teachers have one of these architectures, to be named by their preset."""
+    named = [name for name, preset in PRESETS.items() if preset.architecture in architectures]
+    return f" Published teachers of this kind: {', '.join(named)} (--teacher NAME={where})." if named else ""
 
 
 def _candidates(told: dict[str, Json], family: str) -> list[str]:

@@ -295,7 +295,8 @@ def test_what_no_file_of_a_kind_tells_is_asked_for(tmp_path: Path) -> None:
 def test_a_refusal_proposes_the_architecture_that_fits(tmp_path: Path) -> None:
     torch.save(weights(Plan(width=192, heads=3, depth=12, size=32)), tmp_path / "c.pth")
     base = TeacherSettings(weights=str(tmp_path / "c.pth"))
-    with pytest.raises(TeacherError, match=r"192 wide, 12 blocks.*architecture=vit_tiny_patch16_224.*can't be seen"):
+    fits = r"192 wide, 12 blocks.*architecture=vit_tiny_patch16_224.*can't be seen.*kind: tinyusfm \(--teacher NAME="
+    with pytest.raises(TeacherError, match=fits):
         load_vit(base, 32, torch.device("cpu"))
     torch.save(weights(Plan(META, scales=True, registers=4, size=32)), tmp_path / "d.pth")
     with pytest.raises(TeacherError, match=r"48 wide, 2 blocks.*cache\.teacher\.args\.num_heads=N"):
