@@ -50,6 +50,8 @@ ModelArguments = dict[str, bool | int | float | str | list[int] | None]
 """Arguments of a timm class by name."""
 
 ComputePrecision = Literal["fp32", "bf16", "fp16"]
+TeacherPrecision = Literal["fp32", "bf16", "fp16", "bf16-pure", "fp16-pure"]
+"""bf16 and fp16 compute with autocast, weights and sums in fp32; the pure ones have weights and all else in half."""
 
 
 def known_patch(architecture: str, patch_size: int | None) -> int | None:

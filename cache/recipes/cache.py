@@ -12,7 +12,6 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from usjepa.cache.recipes.base import (
-    ComputePrecision,
     Count,
     Depth,
     Edge,
@@ -23,6 +22,7 @@ from usjepa.cache.recipes.base import (
     Seed,
     Settings,
     ShareRange,
+    TeacherPrecision,
     known_patch,
     misfit,
 )
@@ -162,8 +162,10 @@ class TeacherSettings(Settings):
         0.225,
     )
     """Per channel, divides what is left after the mean."""
-    compute: Annotated[ComputePrecision, Hard("latents", "evaluation")] = "fp32"
-    """Precision of the forward pass."""
+    compute: Annotated[TeacherPrecision, Hard("latents", "evaluation")] = "fp32"
+    """Precision of the forward pass; bf16 and fp16 by autocast, bf16-pure and fp16-pure with weights in half too."""
+    compile: Annotated[bool, Hard("latents", "evaluation", when_set=True)] = False
+    """Compile the model (torch.compile): faster after a minute; rounding is another one, so it is another layer."""
     batch_size: Annotated[Count | None, Soft("latents"), Hard("evaluation")] = None
     """Images per forward pass, within one shard; null: 32 on a CPU, found by trial on a GPU and kept for the store."""
     seed: Annotated[Seed, Hard("latents", "evaluation")] = 0

@@ -17,7 +17,7 @@ import torch
 import xxhash
 
 from usjepa.cache.errors import TeacherError, UsageError, UsjepaError
-from usjepa.cache.recipes.base import ComputePrecision
+from usjepa.cache.recipes.base import TeacherPrecision
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.checkpoints.weights import weights_hash
 from usjepa.cache.teacher.teacher import Teacher
@@ -83,10 +83,10 @@ def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: t
             f"lacks {', '.join(lacking) or '__call__'}."
         )
     stated = made.identity.get("compute")
-    if stated != made.compute or stated not in get_args(ComputePrecision):
+    if stated != made.compute or stated not in get_args(TeacherPrecision):
         raise TeacherError(
             f"teacher {settings.architecture}: it computes in {made.compute} and its identity states {stated}. Give "
-            f"both the same: {', '.join(get_args(ComputePrecision))}."
+            f"both the same: {', '.join(get_args(TeacherPrecision))}."
         )
     return made
 

@@ -113,6 +113,7 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
             "mean": tuple(identity["input"]["mean"]),
             "std": tuple(identity["input"]["std"]),
             "compute": identity["compute"],
+            "compile": identity.get("compile", False),
         }
     return (base or TeacherSettings()).model_copy(update=update)
 

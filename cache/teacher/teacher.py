@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -11,11 +11,14 @@ import torch
 from usjepa.cache.teacher.device import soft_identity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.base import ComputePrecision
+    from usjepa.cache.recipes.base import TeacherPrecision
     from usjepa.cache.teacher.model_input import ModelInput
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_PURE = {"bf16-pure": torch.bfloat16, "fp16-pure": torch.float16}
 
 
 class Teacher(Protocol):
@@ -45,7 +48,7 @@ class Teacher(Protocol):
         ...
 
     @property
-    def compute(self) -> ComputePrecision:
+    def compute(self) -> TeacherPrecision:
         """Precision of the forward pass; it decides the tolerance of rechecks and audits."""
         ...
 
@@ -85,11 +88,15 @@ class ModuleTeacher:
     grid: tuple[int, int]
     dim: int
     device: torch.device
-    compute: ComputePrecision = "fp32"
+    compute: TeacherPrecision = "fp32"
     warning: str | None = None
+    compiled: bool = False
+    """Run the forward pass through torch.compile."""
+    _forward: Callable[[torch.Tensor], torch.Tensor] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.model.eval().requires_grad_(False).to(self.device)
+        self.model.eval().requires_grad_(False).to(self.device, _PURE.get(self.compute))
+        object.__setattr__(self, "_forward", torch.compile(self.tokens) if self.compiled else self.tokens)
 
     @property
     def soft(self) -> dict[str, Json]:
@@ -104,7 +111,8 @@ class ModuleTeacher:
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         """Return patch tokens, float32 [B, T, D], of uint8 [B, C, S, S], without gradient."""
         with torch.no_grad(), self._precision():
-            tokens_BTD = self.tokens(self.input(pixels_BCSS, self.device))
+            x_BCSS = self.input(pixels_BCSS, self.device).to(_PURE.get(self.compute, torch.float32))
+            tokens_BTD = self._forward(x_BCSS)
         return tokens_BTD.to(torch.float32)
 
     def _precision(self) -> AbstractContextManager[Any]:

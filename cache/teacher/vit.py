@@ -86,8 +86,8 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
         TeacherError: the checkpoint does not fit.
         DamageError: the weights are an exported encoder's, and not as they were exported.
     """
-    if settings.compute == "fp16" and device.type == "cpu":
-        raise UsageError("cache.teacher.compute=fp16 needs a GPU. Use fp32 or bf16 on a CPU.")
+    if settings.compute.startswith("fp16") and device.type == "cpu":
+        raise UsageError(f"cache.teacher.compute={settings.compute} needs a GPU. Use fp32 or bf16 on a CPU.")
     edge = settings.image_size or pixel_size
     fitted = fit(settings, edge)
     model = fitted.model
@@ -125,8 +125,9 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
         device,
         settings.compute,
         fitted.note,
-        settings.block,
-        settings.norm,
+        settings.compile,
+        block=settings.block,
+        norm=settings.norm,
     )
 
 

@@ -146,7 +146,7 @@ def test_a_latent_that_is_not_finite_ends_the_build_naming_the_row() -> None:
     ("settings", "message"),
     [
         ({"architecture": "vit_tinny_patch16_224"}, "did you mean vit_tiny_patch16_224"),
-        ({"architecture": "resnet18"}, "not a ViT|can't build"),
+        ({"architecture": "resnet18", "block": 6}, "has 5 stages"),
         ({"block": 13}, "has 12 blocks"),
         ({"compute": "fp16"}, "needs a GPU"),
         ({"weights": "/nowhere/urfm.pth"}, "no such checkpoint file"),
@@ -173,3 +173,23 @@ def test_latents_that_form_no_square_grid_are_refused_naming_the_layer() -> None
     assert square_grid(196, "x") == (14, 14)
     with pytest.raises(UsageError, match=r"s\.zarr, latents/t: 15 patch tokens per image form no square grid"):
         square_grid(15, "s.zarr, latents/t")
+
+
+def test_pure_half_precision_is_near_and_another_teacher() -> None:
+    whole, half = vit(TINY, 32), vit(TINY.model_copy(update={"compute": "bf16-pure"}), 32)
+    assert next(half.model.parameters()).dtype == torch.bfloat16
+    latents = half(pixels())
+    assert latents.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(latents, whole(pixels()), dim=-1).min() > 0.99
+    assert half.identity["compute"] == "bf16-pure"
+    assert half.identity["weights"] == whole.identity["weights"]
+    with pytest.raises(UsageError, match="fp16-pure needs a GPU"):
+        vit(TINY.model_copy(update={"compute": "fp16-pure"}), 32)
+
+
+@pytest.mark.slow
+def test_a_compiled_teacher_gives_the_eager_ones_tokens_and_is_known_as_compiled() -> None:
+    eager, compiled = vit(TINY, 32), vit(TINY.model_copy(update={"compile": True}), 32)
+    assert (compiled(pixels()) - eager(pixels())).abs().max() < 1e-4
+    assert "compile" not in eager.identity
+    assert compiled.identity == {**eager.identity, "compile": True}
