@@ -52,7 +52,10 @@ def _speaks(name: str) -> bool:
 
 
 def _is_coco(file: Path) -> bool:
-    found = read_json(file)
+    try:
+        found = read_json(file)
+    except UsageError:
+        return False  # a torn list that may hold splits still stops the scan
     return isinstance(found, dict) and isinstance(found.get("images"), list) and "annotations" in found
 
 
