@@ -49,7 +49,7 @@ def refuse_unread(folder: Folder) -> None:
         if PurePosixPath(name).stem in beside and not name.lower().endswith(_TABLES):
             continue  # a note on one file
         reason = _reason(folder.path / name, len(lists) <= _FEW)
-        if reason:
+        if reason and (folder.path / name).is_file():  # a pipe lists nothing
             raise UsageError(
                 f"{folder.path / name}: {reason}, and no layout that is known has such a list. Test frames could be "
                 f"trained on. Write {folder.root}/manifest.csv that lists the files, for example:\n"
