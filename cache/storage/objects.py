@@ -33,6 +33,20 @@ _TRIES, _SOON_S = 3, 5.0
 """Times that a request is made that fails within so many seconds, though obstore does not try it again itself."""
 
 
+class _BrokenAnswerError(Exception):
+    """An answer that obstore can't even refuse."""
+
+
+def _answer(fetch: Callable[[str], T], path: str) -> T:
+    """Return what `fetch` returns; _BrokenAnswerError where obstore panics, as it does on ranges cut short."""
+    try:
+        return waited(lambda: fetch(path))
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # the class can't be imported; it is no Exception
+            raise
+        raise _BrokenAnswerError(str(error)) from error
+
+
 class ObjectStorage:
     """A prefix of a bucket. Open it anew in every process: connections do not outlive a fork."""
 
@@ -54,7 +68,7 @@ class ObjectStorage:
             return self._tried(fetch, self._checked(name))
         except FileNotFoundError:
             raise
-        except BaseError as error:
+        except (BaseError, _BrokenAnswerError) as error:
             raise StoreError(
                 f"{self.url}/{name}: can't be read ({_short(error)}). "
                 "Check the bucket, the endpoint, the credentials and the network."
@@ -65,11 +79,11 @@ class ObjectStorage:
         for _ in range(_TRIES - 1):
             began = time.monotonic()
             try:
-                return waited(lambda: fetch(path))
-            except GenericError:
+                return _answer(fetch, path)
+            except (GenericError, _BrokenAnswerError):
                 if time.monotonic() - began > _SOON_S:  # obstore has tried for as long as it may
                     raise
-        return waited(lambda: fetch(path))
+        return _answer(fetch, path)
 
     def read(self, name: str, most: int = READ_LIMIT) -> bytes:
         """Return a whole object; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
@@ -169,7 +183,7 @@ class ObjectStorage:
             self._tried(lambda path: obstore.delete(self._store, path), self._checked(name))
         except FileNotFoundError:
             return
-        except BaseError as error:
+        except (BaseError, _BrokenAnswerError) as error:
             raise WriteError(f"{self.url}/{name}: can't be removed ({_short(error)}).") from error
 
     def sweep(self) -> int:
