@@ -155,12 +155,34 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
 @click.command()
 @click.argument("store")
 @click.option("-o", "--output", required=True, help="Where to write the picture (.png).")
-@click.option("--rows", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows to show, evenly spaced.")
+@click.option(
+    "--rows", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows to show, doubtful ones first."
+)
+@click.option("--dataset", default=None, help="Show rows of this dataset.")
 @click.option("--teacher", default=None, help="Whose latents to show, when the store has several.")
+@click.option("--source", default=None, help="Where the sources lie: the frame as it was stands beside what is kept.")
+@hash_paths_option
+@recipe_options
 @ends_well
-def inspect(store: str, output: str, rows: int, teacher: str | None) -> None:
-    """Draw rows as frame | scan region | latents in colours."""
+def inspect(
+    store: str,
+    output: str,
+    rows: int,
+    dataset: str | None,
+    teacher: str | None,
+    source: str | None,
+    hash_paths: bool,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+) -> None:
+    """Draw rows as frame | scan region | latents in colours; the doubtful first.
+
+    With --source and the recipe of the build, the frame as it was stands before them.
+    """
+    from usjepa.cache.recipes.recipe import load_recipe
     from usjepa.cache.upkeep.inspect import write_sheet
 
-    write_sheet(store, output, rows, teacher)
+    settings = load_recipe(pipeline or "us-jepa", hashed(overrides, hash_paths), recipes).cache
+    write_sheet(store, output, rows, teacher, dataset, source, settings)
     click.echo(output)

@@ -1,77 +1,167 @@
-"""Draw rows of a store as a contact sheet: frame, region, latents as colours.
+"""Draw rows of a store as a contact sheet: frame, what is kept of it, region, latents.
 
-Latents are shown as their first three principal components over the rows of the sheet, each stretched to 0..255:
-equal colours mean similar latents within one sheet; colours of two sheets do not compare.
+The rows that a person should look at come first. Latents are shown as their first three principal components over the
+rows of the sheet, each stretched to 0..255: equal colours mean similar latents within one sheet; colours of two sheets
+do not compare.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import UsageError, WriteError
 from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.reading.store import Store, open_store
-from usjepa.cache.storage.durable import check_output, write_durably
+from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.storage.location import open_storage
+from usjepa.cache.store.commits import committed
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
+
+    from usjepa.cache.recipes.cache import CacheSettings
 
 _EDGE = 224
 _GAP = 6
 _CAPTION = 18
+_AS_IT_WAS = {"grey": False, "inpaint_below": 0.0, "percentiles": (0.0, 100.0), "deidentify": False}
+"""Preprocessing that leaves a frame as its source has it, but for its size."""
 
 
-def write_sheet(store: str, output: str, rows: int = 8, teacher: str | None = None) -> None:
-    """Write a PNG contact sheet of evenly spaced rows.
+def write_sheet(
+    store: str,
+    output: str,
+    rows: int = 8,
+    teacher: str | None = None,
+    dataset: str | None = None,
+    source: str | None = None,
+    settings: CacheSettings | None = None,
+) -> None:
+    """Write a PNG contact sheet: rows that are doubtful or blank first, then evenly spaced ones.
 
     Args:
         store: folder or URL; an unsealed one may be looked at too.
         output: path of the PNG.
         rows: how many rows to show.
         teacher: whose latents to show; none: the store's only teacher.
+        dataset: show rows of this one; none: of all.
+        source: where the sources lie; the frame as it was is shown beside what is kept. None: it is not.
+        settings: of the recipe that the store was built with; needed with `source`.
 
     Raises:
-        UsageError: the store has no rows yet, or `output` is no .png or no place for a file.
+        UsageError: the store has no rows yet, or none of that dataset, or `output` is no .png.
         WriteError: the picture can't be written.
     """
     if not output.lower().endswith(".png"):
         raise UsageError(f"{output}: give a file name that ends in .png")
-    check_output(Path(output))
     opened = open_store(store, allow_partial=True)
     if not len(opened):
         raise UsageError(f"{store}: no shard is finished yet, so there is nothing to show.")
-    numbers = opened.rows[np.linspace(0, len(opened) - 1, min(rows, len(opened))).round().astype(int)]
-    strips = _strips(opened, numbers, teacher)
+    doubts = _doubts(store, opened)
+    numbers = _chosen(opened, doubts, rows, dataset)
+    before = {} if source is None or settings is None else _as_they_were(opened, store, numbers, source, settings)
+    strips = _strips(opened, numbers, teacher, doubts, before)
     ok, data = cv2.imencode(".png", np.concatenate(strips, axis=0)[:, :, ::-1])
     if not ok:
         raise WriteError(f"{output}: the sheet could not be encoded as PNG.")
-    write_durably(Path(output), data.tobytes())
+    try:
+        with open(output, "wb") as file:
+            file.write(data.tobytes())
+    except OSError as error:
+        raise WriteError(f"{output}: can't write ({error.strerror}).") from error
 
 
-def _strips(store: Store, numbers: NDArray[np.int64], teacher: str | None) -> list[NDArray[np.uint8]]:
+def _doubts(store: str, opened: Store) -> dict[int, str]:
+    """Return row -> why a person should look at it, of the rows that exist, as the build recorded it."""
+    commits = committed(open_storage(store), opened.layers["pixels"]).values()
+    told = [row for commit in commits for row in (*commit.doubtful, *commit.blank)]
+    there = set(opened.rows.tolist())
+    return {row: what.rpartition(": ")[2] for row, what in sorted(told) if row in there}
+
+
+def _chosen(opened: Store, doubts: Mapping[int, str], count: int, dataset: str | None) -> NDArray[np.int64]:
+    """Return the rows to show: doubtful ones of as many sources as there is room for, then evenly spaced others."""
+    table = opened.table
+    numbers: NDArray[np.int64] = opened.rows
+    source = table.source
+    if dataset is not None:
+        within = np.asarray(table.dataset == dataset)
+        if not within.any():
+            names = ", ".join(sorted(set(table.dataset.tolist())))
+            raise UsageError(f"{opened.location}: it has no rows of dataset {dataset!r}; its datasets are: {names}.")
+        numbers, source = numbers[within], source[within]
+    doubtful = np.isin(numbers, list(doubts))
+    _, first = np.unique(source[doubtful], return_index=True)
+    shown = _spread(numbers[doubtful][first], count)
+    rest = numbers[doubtful][~np.isin(numbers[doubtful], shown)]
+    for others in (rest, numbers[~doubtful]):
+        shown = np.concatenate([shown, _spread(others, count - len(shown))])
+    return shown
+
+
+def _spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Return at most `count` of the numbers, evenly spaced."""
+    if len(numbers) <= count:
+        return numbers
+    return np.asarray(numbers[np.linspace(0, len(numbers) - 1, count).round().astype(int)], np.int64)
+
+
+def _as_they_were(
+    opened: Store, store: str, numbers: NDArray[np.int64], source: str, settings: CacheSettings
+) -> dict[int, NDArray[np.uint8]]:
+    """Return row -> its view of the frame as the source has it, uint8 [C, S, S]; without those that can't be read."""
+    plain = settings.preprocess.model_copy(update=_AS_IT_WAS)
+    size = opened.size
+    settings = settings.model_copy(update={"preprocess": plain, "image_size": size, "on_blank": "keep"})
+    segments = opened.manifest.segments
+    cutters = Cutters(open_storage(store), segments, list_source(source, settings, groups=False), settings)
+    try:
+        made = {}
+        for number in numbers.tolist():
+            segment = next(s for s in segments if s.first_row <= number < s.first_row + s.rows)
+            one = cutters.cut(segment.number, range(number, number + 1), True)
+            if not one.holes:
+                made[number] = one.pixels[0]
+        return made
+    finally:
+        cutters.close()
+
+
+def _strips(
+    store: Store,
+    numbers: NDArray[np.int64],
+    teacher: str | None,
+    doubts: Mapping[int, str],
+    before: Mapping[int, NDArray[np.uint8]],
+) -> list[NDArray[np.uint8]]:
     batch = store.read(numbers, teacher=teacher)
     cells = unpack_cells(batch.regions, store.size)
     colours = _latent_colours(batch.targets().numpy()) if batch.teacher else None
     strips = []
-    for i, number in enumerate(numbers):
+    for i, number in enumerate(numbers.tolist()):
         image = batch.pixels[i].transpose(1, 2, 0)
-        shown = [np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image, _region_overlay(image, cells[i])]
+        kept = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
+        was = before.get(number)
+        shown = [] if not before else [np.full_like(kept, 255) if was is None else was.transpose(1, 2, 0)]
+        shown += [kept, _region_overlay(image if was is None else shown[0], cells[i])]
         if colours is not None:
             shown.append(colours[i])
-        source, _, view = store.origin_of(int(number))
+        source, _, view = store.origin_of(number)
         caption = f"row {number}  {source.dataset}  {source.label or 'no label'}  view {view}"
-        strips.append(_strip(shown, caption))
+        strips.append(_strip(shown, f"{caption}  {doubts[number]}" if number in doubts else caption))
     return strips
 
 
 def _region_overlay(image: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Return the frame with everything outside the region tinted red."""
     inside = cv2.resize(cells.astype(np.uint8), image.shape[1::-1], interpolation=cv2.INTER_NEAREST).astype(bool)
-    shown = np.repeat(image[:, :, :1], 3, axis=2)
+    shown = np.repeat(image[:, :, :1], 3, axis=2) if image.shape[2] == 1 else image.copy()
     shown[~inside] = shown[~inside] // 2 + np.array([100, 0, 0], np.uint8)
     return shown
 
