@@ -1,4 +1,4 @@
-"""Draw rows of a store as a contact sheet: frame, what is kept of it, region, latents.
+"""Draw rows of a store as a contact sheet, the doubtful first.
 
 The rows that a person should look at come first. Latents are shown as their first three principal components over the
 rows of the sheet, each stretched to 0..255: equal colours mean similar latents within one sheet; colours of two sheets
