@@ -12,6 +12,7 @@ import numpy as np
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.frames.lit import Look, is_one_scene, look_at
+from usjepa.cache.frames.marks import largest_channel
 from usjepa.cache.frames.regions import Region, find_region, plausible, region_in_boxes, region_of, with_text
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class ClipRegions:
                 [look_at(frame), *(look_at(frame[box.top : box.bottom, box.left : box.right]) for box in boxes)]
             )
             if self._seek_text:
-                mean += (frame if frame.ndim == 2 else frame.max(axis=2)).astype(np.float32) / len(numbers)
+                mean += largest_channel(frame).astype(np.float32) / len(numbers)
         whole, *parts = zip(*looks, strict=True)
         if given is None and not is_one_scene(whole):
             return None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
-from usjepa.cache.frames.marks import find_marks
+from usjepa.cache.frames.marks import find_marks, largest_channel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -199,26 +199,19 @@ def _background(
 def _contrast(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the largest difference within 3 x 3 pixels, of any channel, [h, w]."""
     around = np.ones((3, 3), np.uint8)
-    return _largest_channel(np.asarray(cv2.subtract(cv2.dilate(frame, around), cv2.erode(frame, around)), np.uint8))
+    return largest_channel(np.asarray(cv2.subtract(cv2.dilate(frame, around), cv2.erode(frame, around)), np.uint8))
 
 
 def _away(frame: NDArray[np.uint8], colour: tuple[float, ...]) -> NDArray[np.uint8]:
     """Return the distance of each pixel from a colour, that of the channel farthest from it, [h, w]."""
     level = [round(value) for value in colour]
     # OpenCV takes four numbers for a colour, whatever the frame's channels.
-    return _largest_channel(np.asarray(cv2.absdiff(frame, np.array([*level, *level, 0, 0][:4], np.float64)), np.uint8))
+    return largest_channel(np.asarray(cv2.absdiff(frame, np.array([*level, *level, 0, 0][:4], np.float64)), np.uint8))
 
 
 def _below(values: NDArray[np.uint8], limit: int) -> NDArray[np.uint8]:
     """Return 1 where a value is at most the limit, else 0."""
     return np.asarray(cv2.threshold(values, limit, 1, cv2.THRESH_BINARY_INV)[1], np.uint8)
-
-
-def _largest_channel(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    if frame.ndim == 2:
-        return frame
-    first, second, third = cv2.split(frame)
-    return np.asarray(cv2.max(cv2.max(first, second), third), np.uint8)
 
 
 def _border(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:

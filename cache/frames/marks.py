@@ -6,6 +6,7 @@ level or is a constant step, it is taken off first, so that the brightest echoes
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import cv2
@@ -18,6 +19,8 @@ _MARK_CHROMA = 64
 """Largest minus smallest channel beyond which a pixel is coloured, after the map's own tint is taken off."""
 _DARK = 48
 """Pixels up to this level tell nothing about the map: their colours are noise."""
+_ENOUGH = 8192
+"""Pixels from which the map is told."""
 _ROUNDS = 8
 """Rounds of reweighting in which the line of least absolute deviations is found to a fraction of a level."""
 
@@ -33,6 +36,14 @@ def find_marks(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.threshold(chroma, _MARK_CHROMA, 255, cv2.THRESH_BINARY)[1], np.uint8)
 
 
+def largest_channel(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the brightest channel of each pixel of a frame [H, W] or [H, W, 3], [H, W]."""
+    if frame.ndim == 2:
+        return frame
+    red, green, blue = cv2.split(frame)
+    return np.asarray(cv2.max(cv2.max(red, green), blue), np.uint8)
+
+
 def _chroma(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return the largest minus the smallest channel."""
     red, green, blue = cv2.split(frame)
@@ -43,9 +54,10 @@ def _chroma(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _tint(frame: NDArray[np.uint8]) -> list[tuple[float, float]]:
     """Return how red and blue differ from green over the pixels that are lit, each as (step, rise per level of green).
 
-    A ninth of the pixels is enough, and keeps large frames quick.
+    Some thousands of pixels are enough, and keep large frames quick.
     """
-    red, green, blue = (frame[::3, ::3, c].astype(np.int16).ravel() for c in range(3))
+    stride = max(1, math.isqrt(frame.shape[0] * frame.shape[1] // _ENOUGH))
+    red, green, blue = (frame[::stride, ::stride, c].astype(np.int16).ravel() for c in range(3))
     lit = np.maximum(np.maximum(red, green), blue) > _DARK
     if not lit.any():
         return [(0.0, 0.0), (0.0, 0.0)]

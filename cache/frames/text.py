@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import cv2
 import numpy as np
 
+from usjepa.cache.frames.marks import largest_channel
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -72,7 +74,7 @@ def find_text(frame: NDArray[np.uint8], region: NDArray[np.bool_]) -> tuple[Line
 
     Five letters or digits at least, bright on dark or dark on bright; a single letter, a ruler or an arrow is none.
     """
-    grey = np.asarray(frame if frame.ndim == 2 else frame.max(axis=2), np.uint8)
+    grey = largest_channel(frame)
     scale = min(1.0, _EDGE / max(grey.shape))
     if scale < 1.0:
         size = (max(1, round(grey.shape[1] * scale)), max(1, round(grey.shape[0] * scale)))
