@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from usjepa.cache.teacher.checkpoints.sets import Tensors
 
 _PREFIXES = ("module.", "model.", "encoder.", "backbone.", "teacher.", "student.", "target_encoder.")
+_WRAPPERS = ("net.", "network.")
+"""More of them, before heads that lie beside an encoder."""
 _DECODER = ("decoder", "mask_token")
 _HEAD = (
     "head.",
@@ -31,6 +33,7 @@ _HEAD = (
     "fc.",
     "classifier.",
 )
+_FIRST = "patch_embed.proj.weight"
 _SHOWN = 10
 
 
@@ -59,7 +62,7 @@ def stripped(tensors: Tensors, wanted: set[str]) -> Tensors:
     improved = True
     while improved:
         improved = False
-        for prefix in _PREFIXES:
+        for prefix in (*_PREFIXES, *_seen_prefix(best)):
             # Keys without the prefix stay under a name no model has, so that they are still accounted for.
             candidate = {
                 key.removeprefix(prefix) if key.startswith(prefix) else f"outside {prefix} {key}": tensor
@@ -70,6 +73,12 @@ def stripped(tensors: Tensors, wanted: set[str]) -> Tensors:
                 best, known, improved = candidate, len(wanted & set(candidate)), True
                 break
     return best
+
+
+def _seen_prefix(tensors: Tensors) -> tuple[str, ...]:
+    """Return what stands before the patch embedding, if anything: a wrapper of a name that nobody listed."""
+    places = [key.removesuffix(_FIRST) for key in tensors if key.endswith(f".{_FIRST}") and " " not in key]
+    return tuple(places) if len(places) == 1 else ()
 
 
 def load_into(model: torch.nn.Module, tensors: Tensors, where: str, positions: Positions | None = None) -> LoadReport:
@@ -105,7 +114,7 @@ def load_into(model: torch.nn.Module, tensors: Tensors, where: str, positions: P
 
 def _why_dropped(key: str) -> str:
     bare = key.rsplit(" ", 1)[-1]
-    for prefix in _PREFIXES:
+    for prefix in (*_PREFIXES, *_WRAPPERS):
         bare = bare.removeprefix(prefix)
     if bare.startswith(_DECODER):
         return "of an MAE decoder"

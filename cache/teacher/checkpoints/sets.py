@@ -21,11 +21,11 @@ Tensors = dict[str, torch.Tensor]
 
 _AVERAGED = (
     "ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "target_encoder", "teacher_state_dict",
-    "teacher", "momentum_encoder", "target",
+    "teacher", "momentum_encoder", "target", "params_ema", "ema_params", "encoder_ema", "ema_encoder", "encoder_k",
 )  # fmt: skip
 _PLAIN = (
     "state_dict", "model_state_dict", "model", "encoder", "student", "net", "network", "backbone", "module", "params",
-    "weights", "online", "",
+    "weights", "online", "encoder_q", "",
 )  # fmt: skip
 """Best first; "" is the file's own top level."""
 _OTHERS = (

@@ -157,3 +157,25 @@ def test_a_recipe_may_name_the_adapter_as_its_architecture(lab: Path) -> None:
     wanted = small(f"cache.teacher.architecture={ADAPTER}", f"cache.teacher.weights={lab / 'tiny.safetensors'}").cache
     assert wanted.teacher is not None
     assert load_teacher(wanted.teacher, 32, "cpu").dim == 32
+
+
+@pytest.mark.slow
+def test_the_example_of_v_jepa_2_gives_the_tokens_of_transformers_own_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "crop_size": 64, "frames_per_clip": 4}
+    predictor = {"pred_hidden_size": 48, "pred_num_attention_heads": 3, "pred_num_hidden_layers": 1}
+    torch.manual_seed(0)
+    model = transformers.VJEPA2Model(transformers.VJEPA2Config(**sizes, **predictor, initializer_range=0.3)).eval()
+    model.save_pretrained(tmp_path)
+    monkeypatch.syspath_prepend(str(PAGE.parents[1] / "examples"))
+    settings = TeacherSettings(architecture="vjepa2_teacher:vjepa2", weights=str(tmp_path))
+    teacher: Any = load_teacher(settings, 64, "cpu")
+    pixels = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    clip = teacher.input(pixels, "cpu")[:, None].expand(-1, 2, -1, -1, -1)
+    with torch.no_grad():
+        wanted = model(pixel_values_videos=clip, skip_predictor=True).last_hidden_state
+    assert teacher.grid == (4, 4)
+    assert wanted.std() > 0.1
+    assert torch.equal(teacher(pixels), wanted)

@@ -50,6 +50,9 @@ LAYOUTS: dict[str, Any] = {
     },
     "usf-mae": mae(WEIGHTS),
     "tinyusfm": prefixed(WEIGHTS, "module.model."),
+    "a wrapper of any name": {
+        "state_dict": {**prefixed(WEIGHTS, "net.image_tower."), "net.head.weight": torch.ones(2)}
+    },
     "nested-model": {"model": prefixed(WEIGHTS, "encoder."), "epoch": 3},
     "classifier": {"state_dict": {**prefixed(WEIGHTS, "backbone."), "head.weight": torch.ones(2, 192)}},
 }
