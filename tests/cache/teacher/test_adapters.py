@@ -179,3 +179,33 @@ def test_the_example_of_v_jepa_2_gives_the_tokens_of_transformers_own_class(
     assert teacher.grid == (4, 4)
     assert wanted.std() > 0.1
     assert torch.equal(teacher(pixels), wanted)
+
+
+@pytest.mark.slow
+def test_the_example_of_echocare_gives_the_maps_of_monais_own_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("monai")
+    monkeypatch.syspath_prepend(str(PAGE.parents[1] / "examples"))
+    import echocare_teacher as example  # type: ignore[import-not-found]
+
+    for name, value in {"WIDTH": 12, "DEPTHS": (1, 1, 1, 1), "HEADS": (2, 2, 2, 2), "WINDOW": (4, 4)}.items():
+        monkeypatch.setattr(example, name, value)
+    torch.manual_seed(0)
+    swin = example.SwinTransformer(
+        in_chans=3, embed_dim=12, window_size=(4, 4), patch_size=(2, 2), depths=(1, 1, 1, 1), num_heads=(2, 2, 2, 2),
+        spatial_dims=2, use_v2=True,
+    ).eval()  # fmt: skip
+    torch.save(swin.state_dict() | {"mask_token": torch.ones(1)}, tmp_path / "e.pth")
+    stated = {"mean": (0.1, 0.1, 0.1), "std": (0.2, 0.2, 0.2), "image_size": 64}
+    settings = TeacherSettings(
+        architecture="echocare_teacher:echocare",
+        weights=str(tmp_path / "e.pth"),
+        **stated,  # type: ignore[arg-type]
+    )
+    teacher: Any = load_teacher(settings, 64, "cpu")
+    pixels = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        wanted = swin(teacher.input(pixels, "cpu"))[3]
+    assert teacher.grid == (4, 4)
+    assert torch.equal(teacher(pixels), wanted.flatten(2).transpose(1, 2))
