@@ -56,9 +56,9 @@ class _WithCompare(Command):
     "--encoder",
     "encoders",
     multiple=True,
-    metavar="RUN|FILE[@ARCHITECTURE]|NAME",
-    help="Score this encoder too: another run, a checkpoint, or a timm model (NAME: random weights; NAME.TAG: "
-    "pretrained). Repeatable.",
+    metavar="RUN|PRESET=FILE|FILE[@ARCHITECTURE]|NAME",
+    help="Score this encoder too: another run, a published teacher (usjepa-cache teachers), a checkpoint, a folder of "
+    "transformers or timm, hf-hub:ORG/NAME, or a timm model (NAME: random weights; NAME.TAG: pretrained). Repeatable.",
 )
 @click.option("-o", "--out", default="report", show_default=True, type=click.Path(), help="Folder of the report.")
 @recipe_options
