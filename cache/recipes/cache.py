@@ -178,6 +178,10 @@ class TeacherSettings(Settings):
         """Fields that the user named for this call (`--set cache.teacher.mean=...`), not the recipe."""
         return self._stated
 
+    def __hash__(self) -> int:
+        # `args` is a dict, and settings are keys of caches.
+        return hash(self.model_dump_json())
+
     def with_stated(self, names: frozenset[str]) -> TeacherSettings:
         """Return these settings, marked as stated in some fields."""
         marked = self.model_copy()

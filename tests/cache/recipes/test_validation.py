@@ -37,6 +37,11 @@ REFUSED = [
 ]
 
 
+def test_settings_can_be_keys_of_caches() -> None:
+    one, other = (load_recipe("us-jepa", [f"cache.teacher.args={{num_heads: {heads}}}"]).cache for heads in (6, 12))
+    assert hash(one) == hash(one.model_copy()) != hash(other)
+
+
 @pytest.mark.parametrize(("field", "value", "rule"), REFUSED, ids=[f"{field}={value}" for field, value, _ in REFUSED])
 def test_what_can_not_work_is_refused_by_name(field: str, value: str, rule: str) -> None:
     with pytest.raises(RecipeError, match=f"^pipelines.yaml: recipe demo: {field}.* = .*: {re.escape(rule)}"):
