@@ -62,6 +62,10 @@ class WorkOrder:
     claim: tuple[str, str]
     """Token of the client's claim."""
 
+    def __hash__(self) -> int:
+        # A teacher's settings hold a dict, which has no hash of its own; no two orders share a claim.
+        return hash((self.store, self.claim))
+
 
 _LOADING = threading.Lock()
 """One thread loads the teacher: it is large, and random weights are drawn from one generator of the whole process."""

@@ -218,7 +218,8 @@ def test_a_build_refuses_such_a_latent_naming_file_frame_and_value(
     def spoilt(teacher: ViT, pixels: torch.Tensor) -> torch.Tensor:
         latents = real(teacher, pixels)
         brightest = pixels.float().mean(dim=(1, 2, 3)).argmax()
-        latents[brightest, 1, 2] = value
+        if len(pixels) > 1:  # not the one image that a teacher is tried on before the scan
+            latents[brightest, 1, 2] = value
         return latents
 
     monkeypatch.setattr(ViT, "__call__", spoilt)
