@@ -196,6 +196,8 @@ def _mend_commits(writer: StoreWriter, manifest: Manifest, shards: list[Mended],
                 found = read_commit(storage, layer, shard)
             except DamageError:
                 found = None
+            if found is not None:  # notes about its frames stand in the record alone
+                wanted = replace(wanted, blank=found.blank, doubtful=found.doubtful)
             if found != wanted and shard_matches(storage, layer, wanted):
                 storage.publish(layer.commit_name(shard), wanted.to_bytes(), writer.guard)
                 if not any((mended.layer, mended.shard) == (name, shard) for mended in shards):

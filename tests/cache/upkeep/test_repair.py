@@ -165,7 +165,6 @@ def test_latents_beside_a_hole_are_mended_with_the_bytes_they_had(tmp_path: Path
     before = tree(root)
     flip(root / "latents/demo/c.0.0.0", 700)
     report = repair(str(root), recipe, source=str(folder), teacher="random")
-    print(report)
     assert (len(report.mended), report.left) == (1, [])
     assert tree(root)["latents/demo/c.0.0.0"] == before["latents/demo/c.0.0.0"]
 
