@@ -72,7 +72,9 @@ def fit(settings: TeacherSettings, edge: int) -> Fitted:
     try:
         report = load_into(model, found.tensors, weights.where, settings.positions)
     except TeacherError as error:
-        raise TeacherError(f"{error}\n{proposal(found, settings.architecture, weights.where)}") from error
+        taken = f"{summary[0].upper()}{summary[1:]}.\n" if (summary := weights.summary()) else ""
+        fits = proposal(found, settings.architecture, weights.where)
+        raise TeacherError(f"{error}\n{taken}{fits}") from error
     if found.layout is not None:
         more["layout"] = f"{found.layout.name}/{LAYOUT_VERSION}"
     return Fitted(model, args, weights.hash, _note(settings, model, weights, report, found), more)

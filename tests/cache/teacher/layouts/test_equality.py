@@ -298,6 +298,9 @@ def test_a_refusal_proposes_the_architecture_that_fits(tmp_path: Path) -> None:
     fits = r"192 wide, 12 blocks.*architecture=vit_tiny_patch16_224.*can't be seen.*kind: tinyusfm \(--teacher NAME="
     with pytest.raises(TeacherError, match=fits):
         load_vit(base, 32, torch.device("cpu"))
+    torch.save({"encoder": OTHER, "target_encoder": weights(PLAIN)}, tmp_path / "c.pth")
+    with pytest.raises(TeacherError, match=r"Took target_encoder; beside it lie encoder .*cache\.teacher\.key"):
+        load_vit(base, 64, torch.device("cpu"))
     torch.save(weights(Plan(META, scales=True, registers=4, size=32)), tmp_path / "d.pth")
     with pytest.raises(TeacherError, match=r"48 wide, 2 blocks.*cache\.teacher\.args\.num_heads=N"):
         load_vit(base.model_copy(update={"weights": str(tmp_path / "d.pth")}), 32, torch.device("cpu"))
