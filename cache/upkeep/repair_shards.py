@@ -6,14 +6,15 @@ on the same CPU; elsewhere they may differ within the recheck's tolerance, measu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import contextlib
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from usjepa.cache.building.recheck import as_float, recheck_latents, relative_error, tolerance_of
 from usjepa.cache.errors import DamageError
-from usjepa.cache.store.commits import Commit
+from usjepa.cache.store.commits import Commit, read_commit
 from usjepa.cache.store.descriptions import commit_of, present_rows
 from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.upkeep.salvage import Salvaged, assemble, salvage
@@ -89,6 +90,11 @@ class ShardRepair:
         return salvage(self._storage, layer, shard, present, table)
 
     def _publish(self, layer: Layer, data: memoryview, commit: Commit) -> None:
+        """Publish a shard with its record; what the record before told of its rows is kept."""
+        with contextlib.suppress(DamageError):
+            before = read_commit(self._maker.writer.storage, layer, commit.shard)
+            if before is not None:
+                commit = replace(commit, blank=before.blank, doubtful=before.doubtful)
         self._maker.writer.publish_shard(layer, data, commit)
         self._maker.commits[layer.name][commit.shard] = commit
 

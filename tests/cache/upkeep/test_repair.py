@@ -279,3 +279,15 @@ def test_the_manifest_keeps_its_history_through_later_seals(store: Path) -> None
     manifest = json.loads((store / "manifest.json").read_bytes())
     assert manifest["generation"] == 3
     assert manifest["repaired"][0]["layer"] == "pixels"
+
+
+def test_a_repair_keeps_what_the_build_told_of_rows(tmp_path: Path) -> None:
+    folder, root, recipe = tmp_path / "in", tmp_path / "s", small("cache.views.count=1")
+    pictures(folder, ["0.png", "1.png"])  # noise to the edges: taken whole, and told so
+    build(str(root), recipe, BuildRequest(source=str(folder)))
+    before = tree(root)
+    assert b"taken whole" in before["commits/pixels/000000.json"]
+    assert repair(str(root), recipe, source=str(folder)).mended == []
+    flip(root / "pixels/c.0.0.0.0", 700)
+    assert repair(str(root), recipe, source=str(folder)).left == []
+    assert tree(root)["commits/pixels/000000.json"] == before["commits/pixels/000000.json"]
