@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,10 @@ ROOT = Path(__file__).parents[1]
 # A thread of OpenMP that waits for another by spinning takes the processor from it: a training of a second took minutes
 # beside a busy processor. It is read when torch is loaded, which is later.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# A shell ignores Ctrl-C for what it starts in the background, and so would every command that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, and no clock to race against; `--hypothesis-profile=explore` draws others.
 settings.register_profile("usjepa", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
