@@ -205,8 +205,8 @@ def _contrast(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _away(frame: NDArray[np.uint8], colour: tuple[float, ...]) -> NDArray[np.uint8]:
     """Return the distance of each pixel from a colour, that of the channel farthest from it, [h, w]."""
     level = [round(value) for value in colour]
-    # OpenCV takes four numbers for a colour, whatever the frame's channels.
-    return largest_channel(np.asarray(cv2.absdiff(frame, np.array([*level, *level, 0, 0][:4], np.float64)), np.uint8))
+    # In full: OpenCV takes a colour for an image where the frame has as many rows as it has numbers.
+    return largest_channel(np.asarray(cv2.absdiff(frame, np.full_like(frame, level)), np.uint8))
 
 
 def _below(values: NDArray[np.uint8], limit: int) -> NDArray[np.uint8]:
