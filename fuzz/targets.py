@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
 from tests.cache.sources.formats.test_dicom import write as write_dicom
-from tests.support.clips import grey_steps, write_clip
+from tests.support.files.clips import grey_steps, write_clip
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import FormatError
 from usjepa.cache.reading.store import open_store

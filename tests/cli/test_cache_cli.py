@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.support.commands import run_python
-from tests.support.damage import flip
+from tests.support.files.damage import flip
+from tests.support.processes.commands import run_python
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
 

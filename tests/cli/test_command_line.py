@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from tests.support.builds import SMALL, small
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 from tests.support.stores import write_store
 from usjepa.cache import errors
 from usjepa.cache.building.build import build

@@ -9,7 +9,7 @@ import termios
 
 import pytest
 
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 from usjepa.cache.command_line import log_lines_on_stderr
 from usjepa.cache.terminal import progress as progress_module
 from usjepa.cache.terminal.progress import ProgressBar

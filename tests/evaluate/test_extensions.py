@@ -18,8 +18,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.support.evaluations import FAST, call, export_run
+from tests.support.files.published import write_image
 from tests.support.labelled import patients, write_labelled
-from tests.support.published import write_image
 from tests.support.scoring import scored
 from usjepa.cache.errors import UsageError, UsjepaError
 from usjepa.cache.recipes.cache import CacheSettings

@@ -9,8 +9,8 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.support import forked
 from tests.support.builds import SMALL
+from tests.support.processes import forked
 from tests.support.runs import TINY_RUN, TINY_STORE
 from usjepa.cache.cli import main as cache
 from usjepa.evaluate.cli import main as evaluate

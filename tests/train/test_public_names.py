@@ -7,7 +7,7 @@ import importlib
 import pytest
 
 from tests.cli.test_packaging import HEAVY
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 
 PACKAGE = importlib.import_module("usjepa.train")
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 
-from tests.support.browser import look
+from tests.support.processes.browser import look
 from tests.support.transcripts import not_printed, run, steps_of
 from usjepa.cache.cli import main as cache_main
 from usjepa.cache.recipes.base import section_model

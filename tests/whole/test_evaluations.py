@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support import forked
 from tests.support.builds import tree
 from tests.support.evaluations import FAST, SIZE, Place, add_latents, export_run
 from tests.support.labelled import patients, write_labelled
+from tests.support.processes import forked
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.support import forked
 from tests.support.builds import SMALL, pictures, small, tree
-from tests.support.commands import run_python, stop_python
+from tests.support.processes import forked
+from tests.support.processes.commands import run_python, stop_python
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import NotSealedError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 
-from tests.support import forked
 from tests.support.builds import tree
-from tests.support.commands import wait_until
+from tests.support.processes import forked
+from tests.support.processes.commands import wait_until
 from tests.support.runs import EVERY_STEP, numbers, recipe
 from usjepa.cache.command_line import ends_well
 from usjepa.cache.errors import DamageError, TrainingError

@@ -17,9 +17,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.support import forked
 from tests.support.builds import build_and_die, small
-from tests.support.damage import INJURIES
+from tests.support.files.damage import INJURIES
+from tests.support.processes import forked
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import DamageError, FormatError, NotSealedError, UsjepaError

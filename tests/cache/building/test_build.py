@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.support import forked
 from tests.support.builds import SMALL, build_and_die, build_small, pictures, small, tree
-from tests.support.commands import stop_python
+from tests.support.processes import forked
+from tests.support.processes.commands import stop_python
 from tests.support.stores import build_all
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest

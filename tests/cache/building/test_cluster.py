@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.support import forked
 from tests.support.builds import small, tree
-from tests.support.commands import run_python, wait_until
+from tests.support.processes import forked
+from tests.support.processes.commands import run_python, wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.cluster import WorkOrder, make_shard
 from usjepa.cache.building.parts import WHOLE

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.support import forked
 from tests.support.builds import small, tree
-from tests.support.commands import wait_until
+from tests.support.processes import forked
+from tests.support.processes.commands import wait_until
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.storage import claims

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import forked
 from tests.support.builds import small, tree
-from tests.support.commands import wait_until
+from tests.support.processes import forked
+from tests.support.processes.commands import wait_until
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.parts import Part, refuse_rivals
 from usjepa.cache.building.request import BuildRequest

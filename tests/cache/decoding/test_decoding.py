@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from tests.support.builds import pictures, small, tree
-from tests.support.clips import ends_well_in_a_fork
-from tests.support.commands import wait_until
-from tests.support.forked import in_own_process
+from tests.support.files.clips import ends_well_in_a_fork
+from tests.support.processes.commands import wait_until
+from tests.support.processes.forked import in_own_process
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding import cutters as cutting

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.support.builds import SMALL, small, tree
-from tests.support.commands import stop_python
+from tests.support.processes.commands import stop_python
 from usjepa.cache.building.build import build
 from usjepa.cache.building.disk_space import Room
 from usjepa.cache.building.request import BuildRequest

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import forked
+from tests.support.processes import forked
 from tests.support.stores import write_store
 from usjepa.cache.reading.store import Store, open_store
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 from tests.support.stores import write_store
 from usjepa.cache.reading import layer_reader, open_shards
 from usjepa.cache.reading.layer_reader import LayerRows

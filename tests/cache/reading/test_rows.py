@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.support.commands import run_python
-from tests.support.damage import flip
+from tests.support.files.damage import flip
+from tests.support.processes.commands import run_python
 from tests.support.stores import write_store
 from usjepa.cache.errors import DamageError, HoleError
 from usjepa.cache.reading import batch_reader, local, open_shards

@@ -19,8 +19,8 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.damage import flip
-from tests.support.forked import in_own_process
+from tests.support.files.damage import flip
+from tests.support.processes.forked import in_own_process
 from tests.support.stores import ROWS_PER_SHARD, layers, tables, write_store
 from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
 from usjepa.cache.reading.store import Store, open_store

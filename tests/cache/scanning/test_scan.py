@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from tests.support.clips import grey_steps, write_clip
-from tests.support.damage import cut
+from tests.support.files.clips import grey_steps, write_clip
+from tests.support.files.damage import cut
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding.child import DecodingProcess

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
-from tests.support import decoded
 from tests.support.builds import SMALL
-from tests.support.commands import run_python
+from tests.support.files import decoded
+from tests.support.processes.commands import run_python
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.frames.clips import SourceRef
 from usjepa.cache.frames.rows import RowBlock, RowSpec, cut_rows

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import forked
+from tests.support.processes import forked
 from usjepa.cache.errors import ClaimedError
 from usjepa.cache.storage import claims
 from usjepa.cache.storage.claims import Claim, hold_claim

@@ -12,9 +12,9 @@ import obstore
 import pytest
 from obstore.store import from_url
 
-from tests.support import forked
 from tests.support.builds import small
-from tests.support.flaky_s3 import Proxy, Request, no_fault, s3_behind_proxy
+from tests.support.processes import forked
+from tests.support.processes.flaky_s3 import Proxy, Request, no_fault, s3_behind_proxy
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import Interrupted, StoreError, UsjepaError

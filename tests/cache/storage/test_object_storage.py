@@ -10,7 +10,7 @@ import pytest
 import zarr
 from obstore.store import from_url
 
-from tests.support.flaky_s3 import s3_behind_proxy
+from tests.support.processes.flaky_s3 import s3_behind_proxy
 from tests.support.stores import ROWS_PER_SHARD, arrays, build_all, layers, tables, write_store
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest

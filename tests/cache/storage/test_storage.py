@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import forked
+from tests.support.processes import forked
 from usjepa.cache.errors import DamageError, StoreError, WriteError
 from usjepa.cache.storage.durable import write_durably
 from usjepa.cache.storage.local import LocalStorage

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.layers import Layer

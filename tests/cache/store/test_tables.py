@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 from usjepa.cache.errors import DamageError
 from usjepa.cache.store.tables import Places, RowTable, SourceTable
 

@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.support import forked
 from tests.support.builds import SMALL, pictures, small, tree
-from tests.support.damage import INJURIES, flip
+from tests.support.files.damage import INJURIES, flip
+from tests.support.processes import forked
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main

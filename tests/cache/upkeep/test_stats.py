@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.damage import flip
-from tests.support.forked import in_own_process
+from tests.support.files.damage import flip
+from tests.support.processes.forked import in_own_process
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
 from usjepa.cache.errors import DamageError, UsageError

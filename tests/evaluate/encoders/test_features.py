@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.support import forked
 from tests.support.labelled import DIM, patients, write_labelled
+from tests.support.processes import forked
 from usjepa.cache.errors import Interrupted, UsjepaError
 from usjepa.cache.frames.prepare import grey_of
 from usjepa.cache.interrupt import graceful_interrupts

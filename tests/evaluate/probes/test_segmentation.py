@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from tests.support.evaluations import FAST, call, export_run
+from tests.support.files.published import write_busbra, write_ultrabench
 from tests.support.labelled import patients, write_labelled
-from tests.support.published import write_busbra, write_ultrabench
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.browser import NEEDED, Seen, find_browser, look
 from tests.support.documents import add_attentive, document, examples, page
+from tests.support.processes.browser import NEEDED, Seen, find_browser, look
 
 if TYPE_CHECKING:
     from pathlib import Path

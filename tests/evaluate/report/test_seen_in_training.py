@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.damage import flip
+from tests.support.files.damage import flip
 from tests.support.runs import TINY_STORE
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.support.published import write_busbra, write_image, write_tn5000, write_ultrabench
+from tests.support.files.published import write_busbra, write_image, write_tn5000, write_ultrabench
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import Recipe

@@ -14,10 +14,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from tests.conftest import ROOT
-from tests.support import forked
-from tests.support.commands import run_python
-from tests.support.damage import flip
-from tests.support.forked import in_own_process
+from tests.support.files.damage import flip
+from tests.support.processes import forked
+from tests.support.processes.commands import run_python
+from tests.support.processes.forked import in_own_process
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store

@@ -14,7 +14,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from tests.support import forked
+from tests.support.processes import forked
 from tests.support.runs import EVERY_STEP, PER_EPOCH, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, NotSealedError, TrainingError, UsageError

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tests.support.commands import wait_until
+from tests.support.processes.commands import wait_until
 from tests.support.runs import EVERY_STEP, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
 from usjepa.cache.errors import ClaimedError, UsageError
 from usjepa.cache.storage.durable import write_durably

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.commands import run_python
+from tests.support.processes.commands import run_python
 from tests.train.run.test_golden_losses import SIZE, made_store
 
 if TYPE_CHECKING:

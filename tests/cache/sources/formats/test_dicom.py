@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, UltrasoundImageStorage, generate_uid
 
-from tests.support.decoded import frames, probe
+from tests.support.files.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources.base import FileFacts

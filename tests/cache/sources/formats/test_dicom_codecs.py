@@ -18,9 +18,9 @@ from pydicom.uid import (
     JPEGLSLossless,
 )
 
-from tests.support.clips import write_clip
-from tests.support.decoded import frames, probe
-from tests.support.dicoms import claim, echo, header, save
+from tests.support.files.clips import write_clip
+from tests.support.files.decoded import frames, probe
+from tests.support.files.dicoms import claim, echo, header, save
 from usjepa.cache.errors import SourceError
 
 if TYPE_CHECKING:

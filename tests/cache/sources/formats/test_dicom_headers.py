@@ -26,8 +26,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from tests.support.decoded import frames, probe
-from tests.support.dicoms import claim, echo, header, save
+from tests.support.files.decoded import frames, probe
+from tests.support.files.dicoms import claim, echo, header, save
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.sources.registry import reader_of_file
 

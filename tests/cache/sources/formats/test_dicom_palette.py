@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from tests.support.decoded import frames, probe
-from tests.support.dicoms import header, save
+from tests.support.files.decoded import frames, probe
+from tests.support.files.dicoms import header, save
 from usjepa.cache.errors import SourceError
 
 if TYPE_CHECKING:

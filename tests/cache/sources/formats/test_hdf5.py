@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.support.clips import ends_well_in_a_fork
-from tests.support.decoded import frames, probe
-from tests.support.forked import in_own_process
+from tests.support.files.clips import ends_well_in_a_fork
+from tests.support.files.decoded import frames, probe
+from tests.support.processes.forked import in_own_process
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.formats.hdf5 import Hdf5Reader

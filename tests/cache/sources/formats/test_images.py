@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.decoded import frames, probe
+from tests.support.files.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
 

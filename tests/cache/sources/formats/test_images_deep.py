@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from tests.support.decoded import frames, probe
+from tests.support.files.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
 

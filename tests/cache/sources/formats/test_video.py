@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.clips import ends_well_in_a_fork, grey_steps, write_clip
-from tests.support.damage import cut
-from tests.support.decoded import frames, probe
-from tests.support.forked import in_own_process
+from tests.support.files.clips import ends_well_in_a_fork, grey_steps, write_clip
+from tests.support.files.damage import cut
+from tests.support.files.decoded import frames, probe
+from tests.support.processes.forked import in_own_process
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.formats.video import VideoReader

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.clips import write_clip
-from tests.support.decoded import frames, probe
+from tests.support.files.clips import write_clip
+from tests.support.files.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
 

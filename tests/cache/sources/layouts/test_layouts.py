@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support.builds import pictures
-from tests.support.published import write_busbra, write_tn5000, write_ultrabench
+from tests.support.files.published import write_busbra, write_tn5000, write_ultrabench
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.found import Found, find_rows, rows_of_list
 from usjepa.cache.sources.layouts.base import Folder

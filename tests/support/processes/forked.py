@@ -23,7 +23,7 @@ LIMIT_S = 240.0
 """A child that lives longer prints the stacks of all its threads and exits with 1; pytest's own limit is 300."""
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.support.preload"])
+_CONTEXT.set_forkserver_preload(["tests.support.processes.preload"])
 
 
 def _begin(stderr: Path | None, limit_s: float, function: Callable[..., None], *args: Any) -> None:

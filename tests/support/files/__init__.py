@@ -1,0 +1,1 @@
+"""Make files as scanners, datasets and programs write them, and damage them; read them again."""

@@ -1,0 +1,1 @@
+"""Run real processes: commands, forked children, an S3 server behind a proxy, a browser."""
