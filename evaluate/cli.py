@@ -113,7 +113,7 @@ def main(
     default="probe",
     show_default=True,
     metavar="PROBE",
-    help="Compare by this probe: probe, attentive, logistic, knn, or another that both reports hold.",
+    help="Compare by this probe: probe, attentive, logistic, logistic-fixed, knn, or another that both reports hold.",
 )
 @click.option(
     "--measure",
@@ -129,7 +129,7 @@ def main(
     default=None,
     metavar="A B",
     help="Compare this encoder of the first report with that of the second, which may be the same file; default: each "
-    "encoder with its namesake. Names as in scores.json: student, teacher, random, pixels, hog.",
+    "encoder with its namesake. Names as in scores.json: student, teacher, random, pixels, hog, hog-pooled.",
 )
 @click.option("--json", "out", default=None, type=click.Path(dir_okay=False), help="Write the comparison here as well.")
 @ends_well

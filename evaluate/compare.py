@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 
 MEASURES = ("macro_f1", "balanced_accuracy")
 """What can be computed again from predictions."""
-_PROTOCOL = ("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours", "attentive_frames")
+_PROTOCOL = (
+    *("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours", "attentive_frames"),
+    "logistic_c",
+)
 """Settings whose difference is noted."""
 
 

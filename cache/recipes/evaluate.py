@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from usjepa.cache.recipes.base import Count, Fraction, Positive, Settings, misfit
 from usjepa.cache.recipes.marks import Hard
 
-Pooling = Literal["mean", "mean+max", "region", "region+max"]
+Pooling = Literal["mean", "mean+max", "region", "region+max", "grid2", "tokens"]
 Corruption = Literal["blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg"]
 
 
@@ -35,20 +35,20 @@ class EvaluateSettings(Settings):
     """k, the neighbours of k-NN."""
     pooling: Annotated[Pooling, Hard("evaluation")] = "mean"
     """How patch tokens become the one vector that probes use (not stated in the paper). mean: of all tokens; region:
-    weighted by how much of each patch lies in the scan region; +max: with the maximum beside it."""
+    weighted by how much of each patch lies in the scan region; +max: with the maximum beside it; grid2: the means of
+    the frame's four quarters, side by side; tokens: all of them side by side (a ViT-B at 224: 150,528 numbers)."""
+    logistic_c: Annotated[Positive, Hard("evaluation", when_set=True)] = 0.01
+    """C of the logistic regression whose strength is fixed; another has it chosen on the validation frames."""
     encode_batch_size: Annotated[Count, Hard("evaluation")] = 64
     """Images per forward pass when features are computed."""
     validation_fraction: Annotated[Fraction, Hard("evaluation")] = 0.15
     """Share of a task's training groups, by hash, used for early stopping."""
     test_fraction: Annotated[Fraction, Hard("evaluation")] = 0.25
     """Share of groups, by hash, used for the test where a task gives no split."""
-    baselines: Annotated[tuple[Literal["teacher", "random", "pixels", "hog"], ...], Hard("evaluation")] = (
-        "teacher",
-        "random",
-        "pixels",
-        "hog",
-    )
-    """Encoders scored beside the student."""
+    baselines: Annotated[
+        tuple[Literal["teacher", "random", "pixels", "hog", "hog-pooled"], ...], Hard("evaluation")
+    ] = ("teacher", "random", "pixels", "hog", "hog-pooled")
+    """Encoders scored beside the student; hog-pooled: HOG's blocks pooled as an encoder's patch tokens."""
     random_seed: Annotated[int, Field(ge=0, lt=2**31), Hard("evaluation")] = 0
     """Seed of the random baseline's weights; results over several training seeds need as many of it."""
     bootstrap: Annotated[int, Field(ge=0, lt=2**31), Hard("evaluation")] = 10000

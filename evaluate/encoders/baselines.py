@@ -9,6 +9,7 @@ import numpy as np
 
 from usjepa.cache.frames.prepare import grey_of
 from usjepa.cache.identity import Json, soft_versions
+from usjepa.evaluate.encoders.models import POOLING
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,20 +76,48 @@ class Hog:
 
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return float32 [B, 1764]."""
-        from skimage.feature import hog
+        return _hog_blocks(batch).reshape(len(batch.rows), -1)
 
-        grey = grey_of(batch.pixels)
-        cell = grey.shape[1] // _HOG_CELLS
-        used = cell * _HOG_CELLS  # a remainder of fewer than 8 pixels at the right and lower edge is left out
-        return np.stack(
-            [
-                hog(
-                    frame[:used, :used],
-                    orientations=_HOG_ORIENTATIONS,
-                    pixels_per_cell=(cell, cell),
-                    cells_per_block=(_HOG_BLOCK, _HOG_BLOCK),
-                    block_norm="L2-Hys",
-                ).astype(np.float32)
-                for frame in grey
-            ]
+
+@dataclass
+class PooledHog:
+    """The same histograms pooled as an encoder's patch tokens are: a block of cells is a token of 36 numbers.
+
+    HOG keeps places, which a pooled encoder has lost; beside this one, edges and learned features are read alike.
+    """
+
+    name: str = "hog-pooled"
+    pooling: str = POOLING
+    given: str = "stored pixels as they are"
+    layers: tuple[str, ...] = ("pixels",)
+    identity: dict[str, Json] = field(default_factory=lambda: {**Hog().identity, "pooling": POOLING})
+
+    def features(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the mean over blocks, float32 [B, 36]."""
+        return self.tokens(batch).mean(axis=(1, 2))
+
+    def tokens(self, batch: Batch) -> NDArray[np.float32]:
+        """Return the histograms of overlapping blocks of 2 x 2 cells, float32 [B, 7, 7, 36]."""
+        return _hog_blocks(batch)
+
+
+def _hog_blocks(batch: Batch) -> NDArray[np.float32]:
+    """Return each block's histograms, float32 [B, 7, 7, 36]."""
+    from skimage.feature import hog
+
+    grey = grey_of(batch.pixels)
+    cell = grey.shape[1] // _HOG_CELLS
+    used = cell * _HOG_CELLS  # a remainder of fewer than 8 pixels at the right and lower edge is left out
+    blocks = [
+        hog(
+            frame[:used, :used],
+            orientations=_HOG_ORIENTATIONS,
+            pixels_per_cell=(cell, cell),
+            cells_per_block=(_HOG_BLOCK, _HOG_BLOCK),
+            block_norm="L2-Hys",
+            feature_vector=False,
         )
+        for frame in grey
+    ]
+    stacked = np.stack(blocks).astype(np.float32)
+    return stacked.reshape(*stacked.shape[:3], -1)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usjepa.evaluate.encoders.base import STUDENT
-from usjepa.evaluate.encoders.baselines import Hog, Pixels
+from usjepa.evaluate.encoders.baselines import Hog, Pixels, PooledHog
 from usjepa.evaluate.encoders.models import ModelEncoder
 from usjepa.evaluate.encoders.named import RANDOM_SEED, Named, named_encoders
 from usjepa.evaluate.encoders.teachers import Teachers
@@ -33,7 +33,10 @@ _TITLES = {
     "random": "Random weights",
     "pixels": "Raw pixels",
     "hog": "Edges (HOG)",
+    "hog-pooled": "HOG, pooled",
 }
+_OF_FIRST_STAGE = {"pixels": "Pixel teacher (this run)", "contrast": "Contrastive teacher (this run)"}
+"""Objectives without a teacher: such an encoder is nobody's student."""
 
 
 class Encoders:
@@ -56,6 +59,8 @@ class Encoders:
 
     def title(self, name: str) -> str:
         """Return the name of an encoder in tables."""
+        if name == STUDENT and self._run.objective in _OF_FIRST_STAGE:
+            return _OF_FIRST_STAGE[self._run.objective]
         return _TITLES.get(name) or next(one.title for one in self.named if one.key == name)
 
     @property
@@ -73,6 +78,7 @@ class Encoders:
                 "random": self._random,
                 "pixels": Pixels,
                 "hog": Hog,
+                "hog-pooled": PooledHog,
             }
             self._made[name] = made[name]()
         return self._made[name], ""

@@ -76,6 +76,12 @@ class FinishedRun:
         return found
 
     @property
+    def objective(self) -> str:
+        """`train.objective` that it was trained by; "latents" where the export does not say."""
+        found: str = self.config.extra.get("identity", {}).get("train", {}).get("objective", "latents")
+        return found
+
+    @property
     def store(self) -> dict[str, Json]:
         """Generation, digest and content digest of the store it was trained on; earlier versions wrote fewer."""
         found: dict[str, Json] = self.config.extra.get("store", {})

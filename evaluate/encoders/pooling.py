@@ -4,6 +4,8 @@ The paper doesn't state its pooling. The mean over all patches is the default he
 small in a frame, as a lesion is, nearly drowns in it, and patches that show no scan weigh as much as those that do.
 `region` weighs each patch by how much of it lies in the frame's scan region (the region of USrc-JEPA); `max` adds each
 feature's largest value, side by side with the mean.
+Either throws places away, which decide much (a ventricle lies above or below): `grid2` keeps the mean of each quarter
+of the frame, `tokens` all of them. They are long (4 D, T D numbers), and so are what a probe has to fit.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ _POOLINGS: dict[Pooling, str] = {
     "mean+max": "mean and maximum of patch tokens, side by side",
     "region": "mean of patch tokens, weighed by their share of the scan's region",
     "region+max": "mean weighed by share of the scan's region, and maximum within it, side by side",
+    "grid2": "means of the frame's four quarters (2 x 2), side by side",
+    "tokens": "all patch tokens, side by side",
 }
 
 
@@ -69,15 +73,23 @@ class _Pooled:
         return {"pooling": self.pooling, "encoder": self.encoder.identity}
 
     def features(self, batch: Batch) -> Floats:
-        """Return float32 [B, D], or [B, 2 D] with the maximum."""
+        """Return float32 [B, D]; [B, 2 D] with the maximum, [B, 4 D] of quarters, [B, T D] of tokens."""
         assert isinstance(self.encoder, TokenGiver)
-        tokens_BHWD = self.encoder.tokens(batch)
+        parts_BPD = self._parts(self.encoder.tokens(batch), batch)
+        flat = parts_BPD.reshape(-1, parts_BPD.shape[-1])
+        if isinstance(self.encoder, ModelEncoder):
+            flat = self.encoder.normalised(flat)
+        return flat.reshape(len(parts_BPD), -1)
+
+    def _parts(self, tokens_BHWD: Floats, batch: Batch) -> Floats:
+        """Return what stands side by side, float32 [B, P, D]."""
+        if self.how == "tokens":
+            return tokens_BHWD.reshape(len(tokens_BHWD), -1, tokens_BHWD.shape[-1])
+        if self.how == "grid2":
+            return _quarters(tokens_BHWD)
         grid = (tokens_BHWD.shape[1], tokens_BHWD.shape[2])
         shares_BHW = _region_shares(batch, grid) if "region" in self.how else np.ones(tokens_BHWD.shape[:3], np.float32)
-        parts = _pooled(tokens_BHWD, shares_BHW, "max" in self.how)
-        if isinstance(self.encoder, ModelEncoder):
-            parts = [self.encoder.normalised(part) for part in parts]
-        return np.concatenate(parts, axis=1)
+        return np.stack(_pooled(tokens_BHWD, shares_BHW, "max" in self.how), axis=1)
 
 
 def pooled_by(encoder: Encoder, how: Pooling) -> Encoder:
@@ -93,6 +105,16 @@ def _pooled(tokens_BHWD: Floats, shares_BHW: Floats, maximum: bool) -> list[Floa
         inside = np.where(shares_BHW[..., None] > 0, tokens_BHWD, -np.inf)
         parts.append(inside.max(axis=(1, 2)))
     return [part.astype(np.float32) for part in parts]
+
+
+def _quarters(tokens_BHWD: Floats) -> Floats:
+    """Return the means of the frame's quarters, rows first: float32 [B, 4, D].
+
+    Where a grid has an odd edge, the middle row or column of patches counts half in either half.
+    """
+    down, across = (_overlaps(patches, 2).astype(np.float32) for patches in tokens_BHWD.shape[1:3])
+    means = np.einsum("yh,bhwd,xw->byxd", down, tokens_BHWD, across, optimize=True)
+    return np.ascontiguousarray(means, dtype=np.float32).reshape(len(means), 4, -1)
 
 
 def _region_shares(batch: Batch, grid: tuple[int, int]) -> Floats:

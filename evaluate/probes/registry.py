@@ -1,4 +1,4 @@
-"""List the probes there are: four built in, and those that other packages add."""
+"""List the probes there are: five built in, and those that other packages add."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from usjepa.evaluate.extensions import Registry
 from usjepa.evaluate.probes.attentive import AttentiveProbe
 from usjepa.evaluate.probes.knn import KnnProbe
 from usjepa.evaluate.probes.linear import LinearProbe
-from usjepa.evaluate.probes.logistic import LogisticProbe
+from usjepa.evaluate.probes.logistic import FixedLogisticProbe, LogisticProbe
 
 if TYPE_CHECKING:
     from usjepa.evaluate.probes.base import Probe
 
-_BUILT_IN: tuple[Probe, ...] = (LinearProbe(), AttentiveProbe(), LogisticProbe(), KnnProbe())
+_BUILT_IN: tuple[Probe, ...] = (LinearProbe(), AttentiveProbe(), LogisticProbe(), FixedLogisticProbe(), KnnProbe())
 
 PROBES: Registry[Probe] = Registry("usjepa.probes", ("name", "version", "described", "score"), _BUILT_IN)
 """By name; the report shows them in this order."""

@@ -51,6 +51,16 @@ def class_shares(masks_NSS: NDArray[np.uint8], grid: tuple[int, int], classes: i
     return shares
 
 
+def mean_mask(masks_NSS: NDArray[np.uint8], classes: int) -> NDArray[np.uint8]:
+    """Return the class that most masks have at each pixel, uint8 [S, S]; equal counts go to the lower class.
+
+    It is what can be said of a mask without looking at any image: where frames of one view are alike, it is much.
+    """
+    counts_KSS = np.stack([(masks_NSS == number).sum(axis=0) for number in range(classes)])
+    most: NDArray[np.uint8] = counts_KSS.argmax(axis=0).astype(np.uint8)
+    return most
+
+
 @dataclass(frozen=True)
 class Patches:
     """Patches of some frames."""

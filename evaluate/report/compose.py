@@ -8,6 +8,7 @@ import numpy as np
 
 from usjepa.cache.identity import digest_of, soft_versions
 from usjepa.evaluate.encoders.base import STUDENT
+from usjepa.evaluate.probes.logistic import FixedLogisticProbe
 from usjepa.evaluate.report.document import (
     Difference,
     Document,
@@ -23,6 +24,7 @@ from usjepa.evaluate.report.examples import hidden
 from usjepa.evaluate.report.feature_map import class_map, dataset_map
 from usjepa.evaluate.report.published import published_for
 from usjepa.evaluate.report.seen_in_training import seen_in_training
+from usjepa.evaluate.report.text import UNDERSTATES, percent
 from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, verdicts
 from usjepa.evaluate.scores.metrics import constant_baseline, packed
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from usjepa.evaluate.tasks.hygiene import Facts
     from usjepa.evaluate.tasks.task import Task
 
+_UNDERSTATED = 0.03
+"""Macro F1 by which a classifier must exceed the linear probe for a note."""
 _SOFTWARE = ["numpy", "opencv-python-headless", "scikit-image", "scikit-learn", "scipy", "timm", "torch"]
 
 
@@ -50,7 +54,12 @@ def compose(inputs: Inputs, results: Results) -> Document:
     return Document(
         inputs_digest=inputs.digest,
         inputs=inputs.identity,
-        run=RunRecord(name=inputs.run.name, trained=inputs.run.config.extra),
+        run=RunRecord(
+            name=inputs.run.name,
+            trained=inputs.run.config.extra,
+            noun="student" if inputs.run.objective == "latents" else "teacher",
+            objective=inputs.run.objective,
+        ),
         settings=inputs.settings.model_dump(mode="json"),
         probes={probe.name: probe.described for probe in inputs.probes},
         encoders=_encoders(results, random_teacher),
@@ -132,7 +141,8 @@ def _segmentation(result: SegmentationResult) -> SegmentationTask:
         frames={part: len(task.positions(part)) for part in (TRAIN, VALIDATION, TEST)},
         identity=task.identity,
         leakage=result.leakage,
-        notes=(*result.leakage.sentences(), *task.notes),
+        floor=result.floor,
+        notes=(*result.leakage.sentences(), *task.notes, *result.hygiene),
     )
 
 
@@ -192,9 +202,24 @@ def _notes(inputs: Inputs, results: Results, random_teacher: bool) -> list[str]:
         notes += [f"{task.name}: {seen}"] if seen else []
     for scored in results.scored:
         notes += [f"{scored.record.task}: {note}" for note in _constant(scored, inputs.probes)]
+        notes += [f"{scored.record.task}: {note}" for note in _understated(scored)]
     if random_teacher:
         notes.append("The teacher had random weights: its latents hold no learned knowledge.")
     return notes + [note for segmented in results.segmented for note in segmented.notes]
+
+
+def _understated(scored: Scored) -> list[str]:
+    """Return where the paper's probe shows far less than a classifier that is fitted to the end."""
+    fixed = scored.record.probes.get(FixedLogisticProbe.name)
+    if fixed is None:
+        return []
+    found, told = fixed.measures["macro_f1"].mean, scored.record.macro_f1.mean
+    if found - told < _UNDERSTATED:
+        return []
+    return [
+        f"{UNDERSTATES} {scored.described.title} ({scored.described.dim:,} numbers): {percent(told)}, "
+        f"where logistic regression of a fixed strength has {percent(found)}."
+    ]
 
 
 def _constant(scored: Scored, probes: Sequence[Probe]) -> list[str]:

@@ -20,7 +20,7 @@ from usjepa.evaluate.report.published import Published
 from usjepa.evaluate.scores.metrics import PackedNumbers, unpacked
 from usjepa.evaluate.scores.records import Interval, Record
 from usjepa.evaluate.scoring.encoder import EncoderScores
-from usjepa.evaluate.scoring.segmentation import SegmentationScores
+from usjepa.evaluate.scoring.segmentation import DiceFloor, SegmentationScores
 from usjepa.evaluate.tasks.hygiene import Hygiene
 from usjepa.evaluate.tasks.leakage import Leakage
 from usjepa.evaluate.tasks.task import SplitCounts
@@ -28,7 +28,7 @@ from usjepa.evaluate.tasks.task import SplitCounts
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 """Of `scores.json`; raised when a field is added, removed or means something else."""
 SCORES = "scores.json"
 
@@ -39,6 +39,10 @@ class RunRecord(Record):
     name: str
     trained: dict[str, Json]
     """The `extra` of its export: store, teacher, settings."""
+    noun: str
+    """What the page calls its encoder: student, or teacher where it learnt from none."""
+    objective: str
+    """`train.objective`."""
 
 
 class EncoderRecord(Record):
@@ -118,6 +122,7 @@ class SegmentationTask(Record):
     """Split -> frames."""
     identity: dict[str, Json]
     leakage: Leakage
+    floor: DiceFloor
     notes: tuple[str, ...]
 
 
@@ -131,7 +136,7 @@ class SegmentationRecord(Record):
 class Document(Record):
     """An evaluation: everything that the report shows, and what it rests on."""
 
-    format: Literal[3] = FORMAT
+    format: Literal[4] = FORMAT
     inputs_digest: str
     inputs: dict[str, Json]
     """Everything that may change the report."""

@@ -104,12 +104,12 @@ def reliability_legend(calibration: Calibration) -> Markup:
     return Markup(legend(list(enumerate(shown)), curves=True))
 
 
-def map_figure(found: FeatureMap, of: str) -> Markup:
-    """Return the map of the student's features, a mark per frame, with the legend of the kinds that occur."""
+def map_figure(found: FeatureMap, of: str, noun: str) -> Markup:
+    """Return the map of the run's features, a mark per frame, with the legend of the kinds that occur."""
     kinds = unpacked(found.kind).tolist()
     x, y = unpacked(found.x).tolist(), unpacked(found.y).tolist()
     names = [(place, name) for place, name in enumerate(found.names) if place in kinds]
-    figure = map_svg(x, y, kinds, RESOLUTION, f"Map of the student's features, by {of}")
+    figure = map_svg(x, y, kinds, RESOLUTION, f"Map of the {noun}'s features, by {of}")
     return Markup(figure + legend(names, curves=False))
 
 

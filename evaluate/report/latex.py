@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usjepa.evaluate.probes.base import PRIMARY
-from usjepa.evaluate.report.text import listed, percent
+from usjepa.evaluate.report.text import FLOOR_TITLE, listed, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,8 @@ def table_tex(document: Document) -> str:
         found: dict[tuple[str, str], _Cell] = {(s.task, s.encoder): (s.dice.mean, s.dice.sd) for s in segmented.scores}
         lines = [(title, [found.get((name, key)) for name in named]) for key, title in _ours(document)]
         caption = f"Dice in percent of a linear layer on frozen patch tokens: {_seeds(document)}"
-        tables.append(_table("segmentation", caption, named, [_some(lines)], []))
+        floor = [percent(task.floor.mean) for task in segmented.tasks]
+        tables.append(_table("segmentation", caption, named, [_some(lines)], floor, FLOOR_TITLE))
     return "% Made by usjepa-evaluate; needs \\usepackage{booktabs}.\n" + "\n".join(tables)
 
 
@@ -114,7 +115,12 @@ def _some(lines: Sequence[_Row]) -> list[_Row]:
 
 
 def _table(
-    label: str, caption: str, columns: Sequence[str], blocks: Sequence[Sequence[_Row]], floor: Sequence[str]
+    label: str,
+    caption: str,
+    columns: Sequence[str],
+    blocks: Sequence[Sequence[_Row]],
+    floor: Sequence[str],
+    floor_name: str = "Constant guess",
 ) -> str:
     """Return one floating table.
 
@@ -123,7 +129,8 @@ def _table(
         caption: LaTeX.
         columns: names of tasks.
         blocks: rows between rules; the best of each column is bold within its block.
-        floor: scores of a constant guess, the last row of the first block; empty: no such row.
+        floor: what can be had without looking, the last row of the first block; empty: no such row.
+        floor_name: what that row is called.
     """
     lines = [r"\begin{table}", r"\centering", f"\\caption{{{caption}}}", f"\\label{{tab:usjepa-{label}}}"]
     lines += [f"\\begin{{tabular}}{{l{'c' * len(columns)}}}", r"\toprule"]
@@ -133,7 +140,7 @@ def _table(
         lines.append(r"\midrule")
         lines += [_row(tex(name), list(map(_cell, cells, best))) for name, cells in block]
         if floor and not number:
-            lines.append(_row("Constant guess", floor))
+            lines.append(_row(floor_name, floor))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 

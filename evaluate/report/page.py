@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from usjepa.evaluate.scores.records import Measure
     from usjepa.evaluate.scoring.encoder import EncoderScores
 
+_LOSSES = {
+    "latents": "the distance between the student's prediction of the teacher's features and those features: lower is "
+    "nearer",
+    "pixels": "the distance between the pixels that it predicts and the hidden ones: lower is nearer",
+    "contrast": "how badly it finds, among the frames of a batch, the one that belongs to each: lower is better",
+}
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
 _TENS = ("tenth", "eleventh", "twelfth", "thirteenth", "fourteenth", "fifteenth")
 _SHARES = ("", "half", "third", "quarter", *_ORDINALS[4:], *_TENS)
@@ -84,6 +90,7 @@ def render(document: Document, curve: Curve, examples: Sequence[Example], scores
             examples=examples,
             scores_csv=base64.b64encode(scores_csv).decode(),
             student=STUDENT,
+            losses=_LOSSES,
             best=Markup(' class="best"'),
             least_groups=LEAST_GROUPS,
             standing=view.standing,

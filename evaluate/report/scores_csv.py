@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.identity import digest_of
 from usjepa.cache.terminal.streams import shown_name
 from usjepa.evaluate.probes.base import PRIMARY
+from usjepa.evaluate.report.text import FLOOR_TITLE
 from usjepa.evaluate.scores.records import Measure
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.report.document import Document
     from usjepa.evaluate.scores.calibration import Calibration
     from usjepa.evaluate.scoring.encoder import EncoderScores
-    from usjepa.evaluate.scoring.segmentation import SegmentationScores
+    from usjepa.evaluate.scoring.segmentation import DiceFloor, SegmentationScores
 
 _Line = dict[str, Any]
 
@@ -72,6 +73,18 @@ def scores_csv(document: Document) -> str:
             **settings,
         }
         writer.writerows({name: _defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
+    for segmented in document.segmentation.tasks:
+        fixed = {
+            "task": segmented.name,
+            "encoder": "mean mask",
+            "labels_share": 1,
+            "title": FLOOR_TITLE,
+            "task_identity": identity[segmented.name],
+            "report_identity": document.inputs_digest,
+            **settings,
+        }
+        some = _floor(segmented.floor)
+        writer.writerows({name: _defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
     return out.getvalue()
 
 
@@ -119,6 +132,13 @@ def _dice(scores: SegmentationScores) -> Iterator[_Line]:
     yield from _lines(Measure(mean=dice.mean, sd=dice.sd, seeds=dice.seeds, interval=(dice.low, dice.high)), **about)
     for name, one in scores.classes.items():
         yield from _lines(Measure(mean=one.mean, sd=one.sd), **about, **{"class": name})
+
+
+def _floor(found: DiceFloor) -> Iterator[_Line]:
+    about = {"classifier": "segmentation", "measure": "dice"}
+    yield from _lines(Measure(mean=found.mean, interval=(found.low, found.high)), **about)
+    for name, one in found.classes.items():
+        yield from _lines(Measure(mean=one), **about, **{"class": name})
 
 
 def _lines(one: Measure, **about: Any) -> Iterator[_Line]:

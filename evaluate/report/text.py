@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from usjepa.evaluate.report.document import Document
     from usjepa.evaluate.scoring.encoder import EncoderScores
 
+UNDERSTATES = "the linear probe understates"
+"""Stands in notes about encoders of which the paper's probe shows less than there is."""
+FLOOR_TITLE = "Mean mask, no image seen"
+"""What the floor of a segmentation is called."""
 _MEASURES = {"macro_f1": "macro F1", "auroc": "AUROC"}
 
 
@@ -80,7 +84,8 @@ def scores_text(document: Document) -> list[str]:
         lines.append([encoder.title, *[_cell(scores, name) for scores in found for name in probes]])
     floors = [cell for task in document.tasks for cell in [percent(task.floor.macro_f1), *[""] * (len(probes) - 1)]]
     lines.append(["Constant guess", *floors])
-    return [*_aligned_right(lines), *_dice(document)]
+    notes = [f"note: {note}" for note in document.notes if UNDERSTATES in note]
+    return [*_aligned_right(lines), *_dice(document), *notes]
 
 
 def _cell(scores: EncoderScores | None, probe: str) -> str:
@@ -94,4 +99,7 @@ def _dice(document: Document) -> list[str]:
         classes = ", ".join(f"{name} {percent(one.mean)}" for name, one in scores.classes.items())
         title = document.title(scores.encoder)
         lines.append(f"Dice, %: {scores.task}: {title}: {spread(scores.dice)} ({classes})")
+    for task in document.segmentation.tasks:
+        classes = ", ".join(f"{name} {percent(one)}" for name, one in task.floor.classes.items())
+        lines.append(f"Dice, %: {task.name}: {FLOOR_TITLE}: {percent(task.floor.mean)} ({classes})")
     return lines

@@ -14,10 +14,10 @@ from usjepa.evaluate.probes.base import PRIMARY
 from usjepa.evaluate.probes.registry import PROBES
 from usjepa.evaluate.scores.bootstrap import Draws
 from usjepa.evaluate.scoring.encoder import Described, EncoderScoring
-from usjepa.evaluate.scoring.segmentation import score_segmentation
-from usjepa.evaluate.tasks.hygiene import facts_of
-from usjepa.evaluate.tasks.leakage import Leakage, contents_of, leakage_of
-from usjepa.evaluate.tasks.splits import TEST
+from usjepa.evaluate.scoring.segmentation import DiceFloor, floor_of, score_segmentation
+from usjepa.evaluate.tasks.hygiene import facts_of, few_validation_groups
+from usjepa.evaluate.tasks.leakage import Leakage, blank_note, contents_of, leakage_of
+from usjepa.evaluate.tasks.splits import TEST, VALIDATION
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.evaluate import EvaluateSettings
@@ -39,6 +39,9 @@ class SegmentationResult:
 
     task: Segmentation
     leakage: Leakage
+    floor: DiceFloor
+    hygiene: tuple[str, ...]
+    """What a reader of the scores must know of its frames."""
     scores: tuple[SegmentationScores, ...]
     described: tuple[Described, ...]
     notes: tuple[str, ...]
@@ -103,7 +106,9 @@ class Evaluation:
     def _segment(self, task: Segmentation) -> SegmentationResult:
         """Score every encoder that gives patch tokens on a segmentation task."""
         frames = task.frames(np.arange(len(task.rows)))
-        leakage = leakage_of(frames, contents_of(frames))
+        contents, held = contents_of(frames), task.groups[task.positions(VALIDATION)]
+        hygiene = [blank_note(contents.blank, task.splits)]
+        hygiene += [few_validation_groups(len(np.unique(held)))] if len(held) else []
         scores, described, notes = [], [], []
         for name in self.inputs.encoders.names:
             safe_point()
@@ -116,7 +121,15 @@ class Evaluation:
             scores.append(score_segmentation(name, task, tokens, self.inputs.settings))
             described.append(Described.of(name, title, encoder, task.name, scores[-1].dim))
             logger.info(f"{task.name}: {title}: mean Dice {100 * scores[-1].dice.mean:.1f} %")
-        return SegmentationResult(task, leakage, tuple(scores), tuple(described), tuple(notes))
+        return SegmentationResult(
+            task,
+            leakage_of(frames, contents),
+            floor_of(task),
+            tuple(note for note in hygiene if note),
+            tuple(scores),
+            tuple(described),
+            tuple(notes),
+        )
 
 
 def wanted_probes(settings: EvaluateSettings) -> tuple[Probe, ...]:
@@ -126,5 +139,5 @@ def wanted_probes(settings: EvaluateSettings) -> tuple[Probe, ...]:
         UsageError: `evaluate.probes` names one that there is not.
     """
     attentive = ("attentive",) if settings.attentive else ()
-    names = dict.fromkeys((PRIMARY, *attentive, "logistic", "knn", *settings.probes))
+    names = dict.fromkeys((PRIMARY, *attentive, "logistic", "logistic-fixed", "knn", *settings.probes))
     return tuple(PROBES.named(name) for name in names)

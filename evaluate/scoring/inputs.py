@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.tasks.find import Found
     from usjepa.evaluate.tasks.segmentation import Segmentation
 
-REPORT_VERSION = 5
+REPORT_VERSION = 6
 """Raised when the same inputs would give another page or other scores."""
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
-from usjepa.evaluate.probes.segmentation import Patches, class_shares, frame_dice, train_head
+from usjepa.evaluate.probes.segmentation import Patches, class_shares, frame_dice, mean_mask, train_head
 from usjepa.evaluate.scores.metrics import over_seeds
 from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
@@ -65,6 +65,38 @@ class SegmentationScores(Record):
     training_frames: int
     dim: int
     """Features of a patch token."""
+
+
+class DiceFloor(Record):
+    """The Dice of one and the same mask for every test frame: no image is looked at."""
+
+    mean: float
+    low: float
+    """Ends of the 95 % interval over test groups."""
+    high: float
+    classes: dict[str, float]
+    """All but the background."""
+    training_frames: int
+    """Whose masks it was made of."""
+
+
+def floor_of(task: Segmentation) -> DiceFloor:
+    """Return the Dice of the mean mask of the training frames: what an encoder must beat to have seen anything."""
+    train, test = _thinned(task.positions(TRAIN), _MOST_TRAINING_FRAMES), task.positions(TEST)
+    guess_SS = mean_mask(task.read_masks(train), len(task.classes))
+    parts = []
+    for start in range(0, len(test), _TESTED_AT_ONCE):
+        truth = task.read_masks(test[start : start + _TESTED_AT_ONCE])
+        parts.append(frame_dice(truth, np.broadcast_to(guess_SS, truth.shape), len(task.classes)))
+    dice_SNK = np.concatenate(parts)[None]
+    overall = _overall(dice_SNK, task.groups[test])
+    return DiceFloor(
+        mean=overall.mean,
+        low=overall.low,
+        high=overall.high,
+        classes={one: _mean(dice_SNK[0, :, number]) for number, one in enumerate(task.classes[1:])},
+        training_frames=len(train),
+    )
 
 
 def score_segmentation(

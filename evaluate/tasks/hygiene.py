@@ -13,7 +13,7 @@ import numpy as np
 
 from usjepa.evaluate.scores.metrics import constant_baseline
 from usjepa.evaluate.scores.records import Record
-from usjepa.evaluate.tasks.leakage import Contents, Leakage, contents_of, leakage_of
+from usjepa.evaluate.tasks.leakage import Contents, Leakage, blank_note, contents_of, leakage_of
 from usjepa.evaluate.tasks.near_duplicates import NEAR_BITS
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
@@ -59,6 +59,10 @@ class Hygiene(Record):
     """Frames of which the very same pixels bear another label elsewhere in the task."""
     torn_near: int
     """Further frames with a near-duplicate that bears another label."""
+    blank: str
+    """How many frames are blank and in which split; "" for none."""
+    validation_groups: int
+    """Patients or clips of the validation split."""
 
     def sentences(self) -> list[str]:
         """Return what a reader of the scores must know."""
@@ -71,13 +75,29 @@ class Hygiene(Record):
         notes += [f"No example of {count.name} in {count.split}." for count in self.missing]
         notes += [f"All frames of {split} are of one class." for split in self.one_class]
         notes += [_too_few(count) for count in self.few]
+        notes += [few_validation_groups(self.validation_groups)] if VALIDATION not in self.empty else []
+        notes += [self.blank]
         if self.torn_exact or self.torn_near:
             exact = f"{self.torn_exact} identical frames have different labels"
             near = f"frames have a near-duplicate with another label (at most {NEAR_BITS} bits apart)"
             parts = [exact] if self.torn_exact else []
             parts += [f"{self.torn_near} {'more ' if parts else ''}{near}"] if self.torn_near else []
             notes.append(f"Labels contradict each other: {', and '.join(parts)}.")
-        return notes
+        return [note for note in notes if note]
+
+
+FEW_VALIDATION_GROUPS = 5
+"""Below this many validation groups the report warns: what is chosen on them is chance. Our choice."""
+
+
+def few_validation_groups(groups: int) -> str:
+    """Return a warning where epochs and strengths are chosen on few patients; "" where there are enough."""
+    if groups >= FEW_VALIDATION_GROUPS:
+        return ""
+    return (
+        f"Few validation patients: {groups} {'group' if groups == 1 else 'groups'}. When a probe stops and the "
+        "strength of logistic regression are chosen on them, by chance; logistic regression of a fixed strength is not."
+    )
 
 
 _NEVER_STOPPED = " Every probe runs all its epochs."
@@ -111,6 +131,8 @@ def _hygiene_of(task: Task, contents: Contents) -> Hygiene:
         constant_accuracy=float(np.bincount(truth).max() / len(truth)) if len(truth) else 0.0,
         torn_exact=exact,
         torn_near=near,
+        blank=blank_note(contents.blank, task.splits),
+        validation_groups=len(np.unique(task.groups[parts[VALIDATION]])),
     )
 
 

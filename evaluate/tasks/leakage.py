@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
+from usjepa.cache.frames.blank import why_blank
+from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.interrupt import safe_point
 from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.tasks.near_duplicates import BITS, NEAR_BITS, frame_bits, nearest
-from usjepa.evaluate.tasks.splits import TEST, VALIDATION
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from usjepa.cache.reading.batch import Batch
     from usjepa.evaluate.tasks.task import Task
 
 _READ_AT_ONCE = 512
@@ -36,6 +39,9 @@ class Contents:
     """[n] xxh3-128 of the stored pixels."""
     bits: NDArray[np.float32]
     """[n, 256] perceptual hash."""
+    blank: NDArray[np.bool_]
+    """[n] whether a frame shows no echo. Blank frames are alike and show nothing, so each has a hash of its own here
+    and is near to none: they count neither as leak nor as labels that contradict each other."""
 
     def nearest(
         self, frames: NDArray[np.int64], among: NDArray[np.int64], labels: NDArray[np.int64] | None = None
@@ -117,13 +123,45 @@ class Leakage(Record):
 def contents_of(task: Task) -> Contents:
     """Read a task's stored pixels once and return what they show; DamageError where they are damaged."""
     hashes: list[str] = []
-    bits = [np.zeros((0, BITS), np.float32)]
+    bits, blank = [np.zeros((0, BITS), np.float32)], [np.zeros(0, bool)]
     for start in range(0, len(task.rows), _READ_AT_ONCE):
         safe_point()
-        pixels = task.store.read(task.rows[start : start + _READ_AT_ONCE], layers=("pixels",)).pixels
-        hashes += [xxhash.xxh3_128_hexdigest(frame.tobytes()) for frame in pixels]
-        bits.append(frame_bits(pixels))
-    return Contents(np.array(hashes, dtype=object), np.concatenate(bits))
+        read = task.store.read(task.rows[start : start + _READ_AT_ONCE], layers=("pixels", "regions"))
+        some_bits = frame_bits(read.pixels)
+        nothing = ~some_bits.any(axis=1) | _blank(read)
+        some_bits[nothing] = 0.0
+        hashes += [
+            f"blank, row {row}" if empty else xxhash.xxh3_128_hexdigest(frame.tobytes())
+            for row, frame, empty in zip(read.rows.tolist(), read.pixels, nothing.tolist(), strict=True)
+        ]
+        bits.append(some_bits)
+        blank.append(nothing)
+    return Contents(np.array(hashes, dtype=object), np.concatenate(bits), np.concatenate(blank))
+
+
+def _blank(read: Batch) -> NDArray[np.bool_]:
+    """Return which frames show no echo by the rules of `usjepa-cache scan`, bool [n]."""
+    regions = unpack_cells(read.regions, read.pixels.shape[-1])
+    frames = read.pixels.transpose(0, 2, 3, 1)
+    return np.array(
+        [
+            bool(why_blank(frame[..., 0] if frame.shape[-1] == 1 else frame, region))
+            for frame, region in zip(frames, regions, strict=True)
+        ],
+        dtype=bool,
+    )
+
+
+def blank_note(blank_N: NDArray[np.bool_], splits_N: NDArray[np.object_]) -> str:
+    """Return what a reader of the scores must know of blank frames; "" where there are none."""
+    if not blank_N.any():
+        return ""
+    counts = {split: int((blank_N & (splits_N == split)).sum()) for split in (TRAIN, VALIDATION, TEST)}
+    parts = ", ".join(f"{count} in {split}" for split, count in counts.items() if count)
+    return (
+        f"{int(blank_N.sum())} of {len(blank_N)} frames are blank: one colour, few grey levels or hardly any scan "
+        f"({parts}). They are scored like all, but count neither as leak nor as labels that contradict each other."
+    )
 
 
 def leakage_of(task: Task, contents: Contents) -> Leakage:

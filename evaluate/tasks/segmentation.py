@@ -44,6 +44,9 @@ _BENCHMARK = {
 }
 """Task -> the mask that the benchmark asks for, and what its values 1, 2, ... are."""
 _MOST_CLASSES = 16
+MASKS_VERSION = 2
+"""Of how masks are brought to the stored size. Version 1 took the value at a pixel's upper left corner, which moved
+masks by half a stored pixel against their frames; 2 takes the one at its centre."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,12 @@ class Segmentation:
     def identity(self) -> dict[str, Json]:
         """Everything that the scores rest on."""
         frames = [self.rows.tolist(), self.splits.tolist(), self.groups.tolist(), list(self.values)]
-        return {"store": self.store.digest, "frames": digest_of(frames), "masks": self.content}
+        return {
+            "store": self.store.digest,
+            "frames": digest_of(frames),
+            "masks": self.content,
+            "version": MASKS_VERSION,
+        }
 
     def frames(self, positions: NDArray[np.int64]) -> Task:
         """Return frames as a task of one class, for code that reads frames and no masks."""
@@ -88,14 +96,17 @@ class Segmentation:
         )
 
     def read_masks(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the masks of frames as class numbers, uint8 [n, S, S], as large as the stored pixels."""
+        """Return the masks of frames as class numbers, uint8 [n, S, S], as large as the stored pixels.
+
+        A pixel's class is the one at its centre: pixels are area means, which are centred too.
+        """
         edge = self.store.size
         number = np.zeros(256, np.uint8)
         number[list(self.values)] = np.arange(len(self.values))
         out = np.empty((len(positions), edge, edge), np.uint8)
         for i, position in enumerate(positions):
             mask = number[_read(self.masks[position])]
-            out[i] = cv2.resize(mask, (edge, edge), interpolation=cv2.INTER_NEAREST)
+            out[i] = cv2.resize(mask, (edge, edge), interpolation=cv2.INTER_NEAREST_EXACT)
         return out
 
 

@@ -167,7 +167,7 @@ def test_a_name_that_is_taken_or_unknown_and_what_is_no_probe_are_refused() -> N
         register_probe(type(probe)())
     with pytest.raises(UsageError, match="SimpleNamespace has no version, no described, no score"):
         register_probe(nameless)
-    with pytest.raises(UsageError, match="none is called 'svm'; there are probe, attentive, logistic, knn"):
+    with pytest.raises(UsageError, match="there are probe, attentive, logistic, logistic-fixed, knn"):
         wanted_probes(EvaluateSettings(probes=("svm",)))
     with pytest.raises(UsageError, match="'plain' is the layout of what no other recognises"):
         register_layout(plain)

@@ -32,10 +32,10 @@ def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "st
     """Return a document as it lies in scores.json."""
     settings = EvaluateSettings(attentive=True)
     made: dict[str, Any] = {
-        "format": 3,
+        "format": 4,
         "inputs_digest": "0" * 32,
         "inputs": {},
-        "run": {"name": "demo run", "trained": {}},
+        "run": {"name": "demo run", "trained": {}, "noun": "student", "objective": "latents"},
         "settings": {"seeds": 5, "lr": 1e-3, "baselines": ["teacher", "random", "hog"]},
         "probes": {probe.name: probe.described.model_dump() for probe in wanted_probes(settings)},
         "encoders": {
@@ -97,7 +97,9 @@ def _task(task: str, classes: tuple[str, ...]) -> dict[str, Any]:
         "layout": "store",
         "split_origin": {},
         "leakage": dict.fromkeys(LEAKAGE, 0) | {"rows": []},
-        "hygiene": dict.fromkeys(HYGIENE, 0) | {key: [] for key in ("missing", "few", "one_class", "empty")},
+        "hygiene": dict.fromkeys(HYGIENE, 0)
+        | {key: [] for key in ("missing", "few", "one_class", "empty")}
+        | {"blank": ""},
         "identity": {"store": "f" * 32, "frames": "e" * 32},
         "published": published.model_dump(),
         "test": {"labels": "0 1", "groups": "0 1", "digest": "d" * 32},
@@ -109,7 +111,10 @@ LEAKAGE = (
     *("test_frames", "test_groups", "groups", "group_frames", "exact", "near"),
     *("near_bits", "near_other_group", "stopping"),
 )
-HYGIENE = ("frames", "unlabelled", "constant_macro_f1", "constant_accuracy", "torn_exact", "torn_near")
+HYGIENE = (
+    *("frames", "unlabelled", "constant_macro_f1", "constant_accuracy", "torn_exact", "torn_near"),
+    "validation_groups",
+)
 
 
 def _difference(task: str, other: str, difference: float) -> dict[str, Any]:

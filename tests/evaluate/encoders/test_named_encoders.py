@@ -16,6 +16,8 @@ from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
 from usjepa.cache.recipes.recipe import Recipe
 from usjepa.cache.teacher.model_input import ModelInput
+from usjepa.evaluate.encoders.encoders import Encoders
+from usjepa.evaluate.encoders.finished_run import open_run
 from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder
 from usjepa.evaluate.encoders.named import named_encoders
 
@@ -175,3 +177,15 @@ def test_runs_and_timm_models_are_scored_beside_the_student(tmp_path: Path) -> N
     # Two runs of equal weights have equal features: they are computed once.
     assert scores["scores"][0]["probes"] == scores["scores"][2]["probes"]
     assert call(tmp_path / "one", *task, "--encoder", "nowhere", *fast).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("objective", "title"), [("latents", "Student (this run)"), ("pixels", "Pixel teacher (this run)")]
+)
+def test_the_run_is_called_by_what_it_was_trained_for(tmp_path: Path, objective: str, title: str) -> None:
+    write_labelled(tmp_path / "store.zarr", patients(4, ["a", "b"]), size=32)
+    export_run(tmp_path / "run", tmp_path / "store.zarr")
+    run = open_run(tmp_path / "run")
+    run.config.extra["identity"]["train"]["objective"] = objective
+    assert run.objective == objective
+    assert Encoders(run, Recipe(), "cpu").title("student") == title

@@ -18,9 +18,9 @@ from tests.support.labelled import patients, write_labelled
 from usjepa.cache.frames.cells import pack_cells
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.teacher.model_input import ModelInput
-from usjepa.evaluate.encoders.baselines import Hog
+from usjepa.evaluate.encoders.baselines import Hog, PooledHog
 from usjepa.evaluate.encoders.models import ModelEncoder
-from usjepa.evaluate.encoders.pooling import _POOLINGS, _Pooled, _pooled, _region_shares, pooled_by
+from usjepa.evaluate.encoders.pooling import _POOLINGS, _Pooled, _pooled, _quarters, _region_shares, pooled_by
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -99,6 +99,33 @@ def test_a_models_norm_behind_its_pooling_is_applied_to_each_part() -> None:
     np.testing.assert_allclose(features[:, :192], encoder.features(batch), atol=1e-5)
     most = torch.from_numpy(encoder.tokens(batch)).amax(dim=(1, 2))
     np.testing.assert_allclose(features[:, 192:], norm(most).detach().numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("grid", [(2, 2), (7, 7), (4, 6), (1, 3)])
+def test_quarters_are_the_means_of_the_frames_quarters_on_any_grid(grid: tuple[int, int]) -> None:
+    tokens = np.random.default_rng(0).standard_normal((3, *grid, 5)).astype(np.float32)
+    fine = tokens.repeat(2, axis=1).repeat(2, axis=2)  # halves end on a token
+    rows, columns = grid
+    halves = [fine[:, :rows], fine[:, rows:]]
+    wanted = [part.mean(axis=(1, 2)) for half in halves for part in (half[:, :, :columns], half[:, :, columns:])]
+    np.testing.assert_allclose(_quarters(tokens), np.stack(wanted, axis=1), atol=1e-6)
+
+
+def test_tokens_stand_side_by_side_and_quarters_of_a_constant_are_its_mean() -> None:
+    encoder, batch = small_vit(), batch_of(np.ones((2, 32, 32), np.bool_))
+    tokens = _Pooled(encoder, "tokens").features(batch)
+    np.testing.assert_array_equal(tokens, encoder.tokens(batch).reshape(2, -1))
+    quarters = _Pooled(encoder, "grid2").features(batch).reshape(2, 4, 192)
+    np.testing.assert_allclose(quarters.mean(axis=1), encoder.features(batch), atol=1e-5)
+
+
+def test_hog_pooled_like_an_encoder_is_the_mean_of_hogs_blocks() -> None:
+    batch = batch_of(np.ones((2, 32, 32), np.bool_))
+    plain, pooled = Hog().features(batch), PooledHog()
+    assert plain.shape == (2, 1764)
+    np.testing.assert_allclose(pooled.features(batch), plain.reshape(2, 49, 36).mean(axis=1), atol=1e-6)
+    assert pooled_by(pooled, "grid2").features(batch).shape == (2, 4 * 36)
+    assert pooled_by(Hog(), "grid2").features(batch).shape == (2, 1764)
 
 
 def test_features_pooled_otherwise_are_other_features_and_what_has_no_tokens_stays_as_it_is() -> None:

@@ -23,7 +23,7 @@ from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.encoders.tokens import TokenSource
 from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.segmentation import Head, Patches, class_shares, frame_dice, train_head
-from usjepa.evaluate.scoring.segmentation import _interval, _thinned, score_segmentation
+from usjepa.evaluate.scoring.segmentation import _interval, _thinned, floor_of, score_segmentation
 from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
 
 if TYPE_CHECKING:
@@ -98,6 +98,36 @@ def test_masks_are_stretched_like_their_frames_and_stay_theirs(tmp_path: Path) -
             whole = np.asarray(image)
         share, stored = (np.array([(m == value).mean() for value in range(4)]) for m in (whole, masks[position]))
         assert np.allclose(share, stored, atol=0.03)
+
+
+def test_masks_lie_where_their_frames_do_to_a_fraction_of_a_stored_pixel(tmp_path: Path) -> None:
+    write_camus(tmp_path / "camus_v1")
+    rows, columns = np.mgrid[:448, :448]
+    disc = ((rows - 200) ** 2 + (columns - 250) ** 2 < 120**2).astype(np.uint8)
+    for path in (tmp_path / "camus_v1" / "masks" / "mask").iterdir():
+        Image.fromarray(disc).save(path)
+    task = opened(tmp_path / "camus_v1", tmp_path / "out")
+    (stored,) = task.read_masks(np.arange(1))
+    scale = 448 / 32
+    centre = [(float(where.mean()) + 0.5) * scale for where in np.nonzero(stored)]
+    assert abs(centre[0] - 200.5) < 0.2 * scale
+    assert abs(centre[1] - 250.5) < 0.2 * scale
+    shares = disc.reshape(32, 14, 32, 14).mean(axis=(1, 3))
+    assert frame_dice((shares >= 0.5).astype(np.uint8)[None], stored[None], 2)[0, 0] > 0.98
+
+
+def test_the_floor_is_one_mask_for_all_and_knows_the_training_masks_alone(tmp_path: Path) -> None:
+    write_camus(tmp_path / "camus_v1")
+    task = opened(tmp_path / "camus_v1", tmp_path / "out")
+    found, train = floor_of(task), task.read_masks(task.positions("train"))
+    assert found.training_frames == 12
+    guess = np.array([[np.bincount(train[:, y, x], minlength=4).argmax() for x in range(32)] for y in range(32)])
+    truth = task.read_masks(task.positions("test"))
+    dice = frame_dice(truth, np.broadcast_to(guess.astype(np.uint8), truth.shape), 4)
+    means = [float(np.nanmean(column)) if np.isfinite(column).any() else 0.0 for column in dice.T]
+    assert found.mean == pytest.approx(np.mean(means))
+    assert list(found.classes.values()) == pytest.approx(means)
+    assert found.low <= found.mean <= found.high
 
 
 def test_frames_without_a_mask_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -248,6 +278,7 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     result = call(*given, *rest, "--set", "evaluate.baselines=[pixels,hog]")
     assert result.exit_code == 0, result.output
     assert "Dice, %: camus: mask: Raw pixels:" in result.stdout
+    assert "Dice, %: camus: mask: Mean mask, no image seen:" in result.stdout
     scores = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert [s["encoder"] for s in scores["segmentation"]["scores"]] == ["student", "pixels"]
     (told,) = scores["segmentation"]["tasks"]
@@ -260,6 +291,11 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     mean = [line for line in lines if line[:4] == ["camus: mask", "student", "segmentation", "dice"] and not line[7]]
     assert [line[8] for line in mean] == ["mean", "sd", "low", "high", "seed", "seed"]
     assert float(mean[0][10]) == scores["segmentation"]["scores"][0]["dice"]["mean"]
+    floor = [line for line in lines if line[:2] == ["camus: mask", "mean mask"]]
+    assert [line[8] for line in floor] == ["mean", "low", "high", "mean", "mean", "mean"]
+    assert float(floor[0][10]) == told["floor"]["mean"]
+    assert "Mean mask" in (tmp_path / "out" / "index.html").read_text()
+    assert "Few validation patients: 2 groups" in " ".join(told["notes"])
     assert "tab:usjepa-segmentation" in (tmp_path / "out" / "table.tex").read_text()
     assert any("Edges (HOG) is left out: it gives no patch tokens" in note for note in scores["notes"])
     assert "Segmentation: camus: mask" in (tmp_path / "out" / "index.html").read_text()

@@ -138,14 +138,16 @@ def test_attentive_probes_and_segmentations_have_tables_of_their_own() -> None:
     add_attentive(made, made["scores"][0])
     dice = {"mean": 0.812, "sd": 0.004, "seeds": [], "low": 0.8, "high": 0.9}
     heads = {"classes": {}, "epochs": [], "training_frames": 9, "dim": 3}
+    floor = {"mean": 0.567, "low": 0.5, "high": 0.6, "classes": {}, "training_frames": 9}
     task = {key: made["tasks"][0][key] for key in ("classes", "identity", "leakage", "notes")}
     made["segmentation"] = {
-        "tasks": [{"name": "camus: mask", "frames": {}, **task}],
+        "tasks": [{"name": "camus: mask", "frames": {}, "floor": floor, **task}],
         "scores": [{"task": "camus: mask", "encoder": "student", "dice": dice, **heads}],
     }
     found = parsed(tables(made))
-    assert [len(table) for table in found[1:]] == [2, 2]  # a head and the student
+    assert [len(table) for table in found[1:]] == [2, 3]  # a head and the student, and of the masks a floor
     assert found[2][1] == ["Student (this run)", "\\textbf{81.2} $\\pm$ 0.4"]
+    assert found[2][2] == ["Mean mask, no image seen", "56.7"]
 
 
 def test_names_from_the_data_are_printed_and_are_no_commands() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html.parser
 import re
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ import pytest
 from tests.support.documents import add_attentive, document, examples, page
 from usjepa.evaluate.encoders.finished_run import Curve
 from usjepa.evaluate.report.charts import loss_svg
+from usjepa.evaluate.report.compose import _understated
 from usjepa.evaluate.report.examples import Example
+from usjepa.evaluate.scoring.encoder import EncoderScores
 
 NASTY = '<script>alert("x")</script> & $name'
 
@@ -101,6 +105,37 @@ def test_the_page_says_how_sure_the_probe_is_and_draws_it_for_student_and_best_r
     read(without)
     assert "no validation frames to fit a temperature on" in without
     assert "with its temperature" not in without
+
+
+def test_the_run_of_a_first_stage_is_no_student() -> None:
+    made = document()
+    made["encoders"]["student"]["title"] = "Pixel teacher (this run)"
+    made["run"] |= {"noun": "teacher", "objective": "pixels"}
+    told = page(made)
+    assert "student" not in re.sub(r"<style>.*?</style>|base64,[A-Za-z0-9+/=]+", "", told, flags=re.S).lower()
+    assert "the teacher reaches" in told
+    assert "the distance between the pixels that it predicts and the hidden ones" in told
+
+
+def test_encoders_that_the_linear_probe_understates_are_named_with_both_scores() -> None:
+    probes = {
+        "probe": {"measures": {"macro_f1": {"mean": 0.61}}},
+        "logistic-fixed": {"measures": {"macro_f1": {"mean": 0.69}}},
+    }
+    one = {"confusion": [], "constant": [], "predicted": [], "about": {}, "calibration": None}
+    record = EncoderScores.model_validate(
+        {
+            **{"task": "t", "encoder": "hog", "few_shot": [], "robustness": None},
+            "probes": {name: {**probe, **one} for name, probe in probes.items()},
+        }
+    )
+    hog = cast("Any", SimpleNamespace(record=record, described=SimpleNamespace(title="Edges (HOG)", dim=1764)))
+    assert _understated(hog) == [
+        "the linear probe understates Edges (HOG) (1,764 numbers): 61.0, where logistic regression of a fixed strength "
+        "has 69.0."
+    ]
+    record.probes["probe"].measures["macro_f1"] = record.probes["logistic-fixed"].measures["macro_f1"]
+    assert _understated(hog) == []
 
 
 def test_attentive_probes_are_shown_where_there_are_any() -> None:

@@ -120,7 +120,7 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", 0.7)
     whole = json.loads(a.read_text())
     (tmp_path / "old.json").write_text('{"format": 1}')
-    (tmp_path / "newer.json").write_text(json.dumps({**whole, "format": 4}))
+    (tmp_path / "newer.json").write_text(json.dumps({**whole, "format": 5}))
     (tmp_path / "no.json").write_text("[]")
     (tmp_path / "more.json").write_text(json.dumps({**whole, "mood": "good"}))
     stranger = json.loads(a.read_text())
@@ -136,8 +136,8 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     del whole["tasks"]
     (tmp_path / "less.json").write_text(json.dumps(whole))
     for name, told in (
-        ("old.json", "format 1, this version reads 3"),
-        ("newer.json", "format 4, this version reads 3"),
+        ("old.json", "format 1, this version reads 4"),
+        ("newer.json", "format 5, this version reads 4"),
         ("no.json", "not a report's scores.json"),
         ("gone.json", "no such file"),
         ("more.json", "mood: Extra inputs are not permitted"),
@@ -158,7 +158,7 @@ def test_an_unknown_probe_or_measure_is_refused_with_those_there_are(tmp_path: P
     a, b = write(tmp_path / "a.json", 0.7), write(tmp_path / "b.json", 0.9)
     result = call(a, b, "--classifier", "svm")
     assert result.exit_code == 2
-    assert "neither report has scores of 'svm'; there are probe, logistic, knn" in result.stderr
+    assert "neither report has scores of 'svm'; there are probe, logistic, logistic-fixed, knn" in result.stderr
     result = call(a, b, "--measure", "auroc")
     assert result.exit_code == 2
     assert f"there are {', '.join(MEASURES)}" in result.stderr

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -9,7 +12,9 @@ from sklearn import metrics
 from sklearn.linear_model import LogisticRegression
 
 from tests.support.scoring import part
-from usjepa.evaluate.probes.logistic import _STRENGTHS, _fit_logistic
+from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.evaluate.probes.base import ProbeInput
+from usjepa.evaluate.probes.logistic import _STRENGTHS, FixedLogisticProbe, _fit_logistic
 from usjepa.evaluate.scores.bootstrap import Draws, _holm, _two_sided_p, interval, verdicts
 from usjepa.evaluate.scores.metrics import auroc, score
 
@@ -168,6 +173,20 @@ def test_logistic_regression_takes_the_strength_with_the_lowest_validation_loss(
     assert fitted.converged
     plain = LogisticRegression(C=fitted.strength, max_iter=2000, tol=1e-6).fit(x[:200], y[:200])
     assert np.abs(fitted.probability(x[300:]) - plain.predict_proba(x[300:])).max() < 0.02
+
+
+def test_the_fixed_logistic_regression_looks_at_no_validation_frame() -> None:
+    x, y = problem()
+    given = ProbeInput(
+        part(x, y, 0, 200), part(x, y, 200, 300), part(x, y, 300), 3,
+        settings=EvaluateSettings(logistic_c=0.1), scaler=cast("Any", None), task=cast("Any", None),
+    )  # fmt: skip
+    made = FixedLogisticProbe().score(given)
+    plain = LogisticRegression(C=0.1, max_iter=2000, tol=1e-6).fit(x[:200], y[:200])
+    assert made.probability_SNC is not None
+    assert np.abs(made.probability_SNC[0] - plain.predict_proba(x[300:])).max() < 0.02
+    again = FixedLogisticProbe().score(replace(given, validation=part(x, y[::-1], 200, 300)))
+    assert np.array_equal(again.predicted_SN, made.predicted_SN)
 
 
 def test_a_class_without_training_frames_gets_probability_0() -> None:

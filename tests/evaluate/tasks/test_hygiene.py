@@ -32,6 +32,7 @@ def test_a_probe_that_learnt_nothing_scores_the_papers_42_1_on_fatty_liver_and_i
     assert _constant(blind, wanted_probes(settings)) == [
         "Linear probe on Given gives every test frame the same class (2 of 2 seeds).",
         "Logistic regression on Given gives every test frame the same class.",
+        "Logistic regression, fixed strength on Given gives every test frame the same class.",
         "k-NN on Given gives every test frame the same class.",
     ]
     seeing, settings = np.eye(2, dtype=np.float32)[task.labels], settings.model_copy(update={"lr": 0.05})

@@ -99,6 +99,34 @@ def test_frames_found_on_both_sides_are_counted_with_their_groups_and_labels(tmp
     assert any("4 identical frames have different labels" in sentence for sentence in told)
 
 
+def test_blank_frames_are_told_and_are_neither_leak_nor_contradiction(tmp_path: Path) -> None:
+    files = [File("ab"[i % 2], f"p{i}", "test" if i >= 30 else "train") for i in range(40)]
+    pixels = pixels_of(files, 64)
+    pixels[[2, 5, 31]] = 7  # one colour
+    pixels[[4, 33]] = np.array([0, 200], np.uint8)[np.arange(64) // 32]  # two levels
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files, size=64, pixels=pixels), SETTINGS).tasks
+    facts = facts_of(task)
+    assert not facts.leakage.found
+    assert (facts.hygiene.torn_exact, facts.hygiene.torn_near) == (0, 0)
+    (told,) = [sentence for sentence in facts.sentences() if "blank" in sentence]
+    assert told.startswith(
+        "5 of 40 frames are blank: one colour, few grey levels or hardly any scan (3 in train, 2 in test)"
+    )
+
+
+def test_few_validation_patients_are_told_and_enough_of_them_are_not(tmp_path: Path) -> None:
+    def told(groups: int) -> list[str]:
+        files = [File("ab"[i % 2], f"p{i}", "train") for i in range(20)]
+        files += [File("ab"[i % 2], f"v{i % groups}", "val") for i in range(20)]
+        files += [File("ab"[i % 2], f"t{i}", "test") for i in range(20)]
+        (task,) = find_tasks(write_labelled(tmp_path / f"{groups}.zarr", files, size=64), SETTINGS).tasks
+        return [sentence for sentence in facts_of(task).sentences() if "Few validation patients" in sentence]
+
+    (few,) = told(2)
+    assert few.startswith("Few validation patients: 2 groups.")
+    assert told(5) == []
+
+
 def test_near_duplicates_are_told_apart_from_exact_ones(scans: NDArray[np.uint8], tmp_path: Path) -> None:
     pixels = np.concatenate([scans, each(scans[:3], as_jpeg), scans[3:4]])
     files = [File("ab"[i % 2], f"p{i}", "test" if i >= 24 else "train") for i in range(28)]
@@ -140,7 +168,7 @@ def test_random_frames_have_no_twins_among_thousands() -> None:
     rng = np.random.default_rng(0)
     count = 3000
     bits = np.where(rng.random((count, BITS)) < 0.5, -1.0, 1.0).astype(np.float32)
-    contents = Contents(np.array([f"{i:032x}" for i in range(count)], dtype=object), bits)
+    contents = Contents(np.array([f"{i:032x}" for i in range(count)], dtype=object), bits, np.zeros(count, bool))
     assert (contents.twins(np.arange(800), np.arange(800, count))[0] > NEAR_BITS).all()
     assert torn(contents, rng.integers(0, 9, count)) == (0, 0)
 
