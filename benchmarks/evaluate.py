@@ -137,7 +137,7 @@ def parts() -> dict[str, float]:
         probes = train_probes(Part(x[:4000], labels[:4000]), Part(x[4000:], labels[4000:]), 9, longest)
     assert probes.epochs == (150,) * 5
     bits = np.where(rng.random((10_000, BITS)) < 0.5, -1.0, 1.0).astype(np.float32)
-    contents = Contents(np.array([f"{i:032x}" for i in range(10_000)], dtype=object), bits)
+    contents = Contents(np.array([f"{i:032x}" for i in range(10_000)], dtype=object), bits, np.zeros(10_000, bool))
     with clock("near-duplicates and torn labels among 10,000 frames, once read"):
         contents.twins(np.arange(2500), np.arange(2500, 10_000))
         torn(contents, rng.integers(0, 9, 10_000))

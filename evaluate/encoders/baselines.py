@@ -94,7 +94,8 @@ class PooledHog:
 
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return the mean over blocks, float32 [B, 36]."""
-        return self.tokens(batch).mean(axis=(1, 2))
+        pooled: NDArray[np.float32] = self.tokens(batch).mean(axis=(1, 2))
+        return pooled
 
     def tokens(self, batch: Batch) -> NDArray[np.float32]:
         """Return the histograms of overlapping blocks of 2 x 2 cells, float32 [B, 7, 7, 36]."""

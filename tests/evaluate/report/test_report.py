@@ -122,7 +122,7 @@ def test_encoders_that_the_linear_probe_understates_are_named_with_both_scores()
         "probe": {"measures": {"macro_f1": {"mean": 0.61}}},
         "logistic-fixed": {"measures": {"macro_f1": {"mean": 0.69}}},
     }
-    one = {"confusion": [], "constant": [], "predicted": [], "about": {}, "calibration": None}
+    one: dict[str, Any] = {"confusion": [], "constant": [], "predicted": [], "about": {}, "calibration": None}
     record = EncoderScores.model_validate(
         {
             **{"task": "t", "encoder": "hog", "few_shot": [], "robustness": None},
