@@ -47,6 +47,9 @@ def verify(store: str, quick: bool, sources: bool, repair: bool, hash_paths: boo
     click.echo(report.summary)
     if report.damages:
         click.echo("Mend it: usjepa-cache verify STORE --repair --pipeline NAME --source FOLDER --teacher FILE")
+        missing = sum(damage.what.startswith("missing") for damage in report.damages)
+        of = f"{missing:,} files are missing, as in a copy that was cut. " if missing else ""
+        click.echo(f"{of}From a whole copy: usjepa-cache copy --resume COPY STORE")
         sys.exit(DamageError.exit_code)
 
 

@@ -27,6 +27,7 @@ from usjepa.cache.store.state import (
     read_layer,
     read_manifest,
     read_state,
+    refuse_unfinished,
     root_settings,
 )
 from usjepa.cache.store.unsealed import partial_manifest, progress_text
@@ -314,6 +315,7 @@ def open_store(
     root_settings(storage)
     manifest = read_manifest(storage, generation)
     if manifest is None:
+        refuse_unfinished(storage)
         if generation is not None:
             raise StoreError(f"{storage.url}: has no generation {generation}.")
         state = read_state(storage)

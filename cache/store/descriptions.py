@@ -22,6 +22,7 @@ from usjepa.cache.store.state import read_manifest, segment_json
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from usjepa.cache.identity import Json
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
 
@@ -111,9 +112,14 @@ def damaged_table(storage: Storage, name: str, expected: str) -> str | None:
     return None if found == expected else "not the table that was written: damaged or replaced"
 
 
+def soft_of(manifest: Manifest, layer: str, shard: int) -> dict[str, Json]:
+    """Return what a shard was made with."""
+    return next(values for first, values in reversed(manifest.soft[layer]) if first <= shard)
+
+
 def commit_of(manifest: Manifest, layer: Layer, shard: int, size: int) -> Commit:
     """Return the commit record of a shard as the manifest implies it."""
-    soft = next(values for first, values in reversed(manifest.soft[layer.name]) if first <= shard)
+    soft = soft_of(manifest, layer.name, shard)
     first = shard * manifest.rows_per_shard
     holes = tuple(hole for hole in manifest.holes if first <= hole[0] < first + manifest.rows_per_shard)
     return Commit(shard, size, manifest.tables[layer.name][shard], layer.digest, dict(soft), holes)

@@ -24,7 +24,7 @@ import xxhash
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.store.memory import ALIGNMENT
-from usjepa.cache.store.row_check import CRC_NBYTES, crc_of, row_hash, slot_tail
+from usjepa.cache.store.row_check import CRC_NBYTES, crc_of, is_intact, row_hash, slot_tail
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -168,6 +168,18 @@ def parse_trailer(trailer: bytes, file_size: int, layout: ShardLayout, expected:
     if file_size != layout.size(present):
         raise DamageError(f"{where}: {file_size:,} bytes, not the {layout.size(present):,} its index needs.")
     return Trailer(offsets, hashes)
+
+
+def damaged_slots(data: memoryview, trailer: Trailer, layout: ShardLayout, digest: bytes, first_row: int) -> list[int]:
+    """Return the places of rows whose slot, crc32c or padding is not what was written, in a whole shard in memory."""
+    bad = []
+    for place in np.flatnonzero(trailer.offsets >= 0).tolist():
+        offset = int(trailer.offsets[place])
+        slot = data[offset : offset + layout.slot_nbytes]
+        good = row_hash(digest, first_row + place, slot) == int(trailer.hashes[place])
+        if not good or not is_intact(slot, layout.row_nbytes):
+            bad.append(place)
+    return bad
 
 
 @lru_cache(maxsize=16)

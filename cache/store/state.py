@@ -5,15 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import DamageError, FormatError
+from usjepa.cache.errors import DamageError, FormatError, NotSealedError
 from usjepa.cache.identity import canonical, differences, digest_of, explain, parse_json
 from usjepa.cache.store.generations import NEWEST, Manifest, Segment, generation_name
 from usjepa.cache.store.layers import Layer, check_format, parse_array_json
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from usjepa.cache.storage.protocol import Storage
 
 _FOLDERS = ("latents", "scales")
+UNFINISHED = "unfinished"
+"""Folder of a file a job that rewrites or fills the whole store, from its first step to its last."""
+_TO_FINISH = {
+    "copy": "Run the same `usjepa-cache copy` again to finish it.",
+    "remove": "Run `usjepa-cache remove` on it again to finish it.",
+}
 
 
 @dataclass(frozen=True)
@@ -49,16 +57,44 @@ class State:
         return range(first, min(first + self.rows_per_shard, segment.first_row + segment.rows))
 
 
+def job_name(job: str) -> str:
+    """Return the file that says that a job, `copy` or `remove`, has not ended."""
+    return f"{UNFINISHED}/{job}.json"
+
+
+def refuse_unfinished(storage: Storage, but: str = "") -> None:
+    """Raise NotSealedError while a copy into a store, or a removal from it, has not ended; `but` that job."""
+    for name in storage.names(UNFINISHED):
+        job = name.removesuffix(".json")
+        if job != but and job in _TO_FINISH:
+            raise NotSealedError(f"{storage.url}: a {job} that was begun here has not ended. {_TO_FINISH[job]}")
+
+
 def exists(storage: Storage) -> bool:
-    """Return whether there is a store; raises FormatError when something else is in its place."""
+    """Return whether there is a store; raises FormatError when something else, or a part of one, is in its place."""
     if storage.size("zarr.json") is not None:
         return True
-    if storage.names("") or set(storage.folders("")) - {"claims"}:  # a builder claims before it makes anything
+    names, folders = storage.names(""), set(storage.folders(""))
+    if UNFINISHED in folders:
+        refuse_unfinished(storage)
+    if names or folders - {"claims"}:  # a builder claims before it makes anything
         raise FormatError(
-            f"{storage.url}: holds other files and no zarr.json, so it is no store. "
-            "Give an empty or new folder; a store that lost its zarr.json must not be built over."
+            _cut_copy(storage, names, folders)
+            or f"{storage.url}: holds other files and no zarr.json, so it is no store. Give an empty or new folder."
         )
     return False
+
+
+def _cut_copy(storage: Storage, names: Iterable[str], folders: Iterable[str]) -> str:
+    """Return what to say of files of a store without its zarr.json; empty where there are none."""
+    found = [name for name in ("commits", "manifest.json", "manifests", "segments") if name in {*names, *folders}]
+    if not found:
+        return ""
+    return (
+        f"{storage.url}: holds {', '.join(found)} of a store and no zarr.json: a copy that was cut, or a store that "
+        f"lost it, which must not be built over. Finish a copy: usjepa-cache copy --resume SRC {storage.url}; mend a "
+        "store: usjepa-cache verify STORE --repair."
+    )
 
 
 def root_settings(storage: Storage) -> int:
@@ -68,7 +104,9 @@ def root_settings(storage: Storage) -> int:
         data = storage.read("zarr.json")
     except FileNotFoundError as error:
         raise FormatError(
-            f"{storage.url}: no store here (no zarr.json). Build one: usjepa-cache build {storage.url} --pipeline NAME"
+            _cut_copy(storage, storage.names(""), storage.folders(""))
+            or f"{storage.url}: no store here (no zarr.json). "
+            f"Build one: usjepa-cache build {storage.url} --pipeline NAME"
         ) from error
     check_format(data, where)
     rows = parse_json(data, where)["attributes"]["usjepa"].get("rows_per_shard")

@@ -23,7 +23,7 @@ from usjepa.cache.store.generations import NEWEST, Manifest, Segment, generation
 from usjepa.cache.store.layers import Layer, array_json, group_json
 from usjepa.cache.store.memory import aligned_empty
 from usjepa.cache.store.shard import pack_shard
-from usjepa.cache.store.state import State, exists, read_state, segment_json
+from usjepa.cache.store.state import State, exists, read_state, refuse_unfinished, segment_json
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,22 +35,28 @@ Holes = Sequence[tuple[int, str]]
 
 
 class StoreWriter:
-    """A store under construction. Any method may be called again after a crash; `guard` is asked before each rename."""
+    """A store under construction. Any method may be called again after a crash; `guard` is asked before each rename.
 
-    def __init__(self, storage: Storage, guard: Callable[[], None] = lambda: None) -> None:
+    Nothing is written while a copy or a removal has not ended, but by the `job` that it is.
+    """
+
+    def __init__(self, storage: Storage, guard: Callable[[], None] = lambda: None, job: str = "") -> None:
         self.storage = storage
         self.guard = guard
+        self._job = job
         self._memory = _ShardMemory()
         self.state: State = State(0, (), {}, None)
 
     def attach(self) -> None:
         """Read what is there and change nothing: for a helper of the builder that made it ready."""
+        refuse_unfinished(self.storage, self._job)
         self.state = read_state(self.storage)
 
     def create_or_open(self, rows_per_shard: int) -> None:
         """Create the store, or read what is there. An existing store keeps its own rows_per_shard."""
-        if not exists(self.storage):
-            self.storage.publish("zarr.json", root_json(rows_per_shard))
+        refuse_unfinished(self.storage, self._job)
+        if self._job or not exists(self.storage):
+            self._publish_if_changed("zarr.json", root_json(rows_per_shard))
         self.state = read_state(self.storage)
         self._extend_arrays()
 

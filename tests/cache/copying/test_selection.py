@@ -1,0 +1,143 @@
+"""A copy of some layers, datasets or rows is a whole store of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.support.builds import tree
+from tests.support.processes import forked
+from tests.support.stores import ROWS_PER_SHARD, arrays, layers, tables, write_store
+from usjepa.cache.copying.copy import copy_store
+from usjepa.cache.copying.selection import Selection
+from usjepa.cache.errors import DamageError, UsageError
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.commits import read_commit
+from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.upkeep.verify import verify
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALL = {"pixels", "regions", "latents/toy"}
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> Path:
+    """A store of two segments: 10 rows of data set a with a hole, 7 of b, the second with notes."""
+    root = tmp_path / "two"
+    writer = StoreWriter(LocalStorage(root))
+    writer.create_or_open(ROWS_PER_SHARD)
+    for tag, rows in (("a", 10), ("b", 7)):
+        writer.add_segment(*tables(rows, tag), rows)
+    for layer in layers().values():
+        writer.add_layer(layer)
+        values = arrays(layer, 12 + 7)
+        for shard in range(writer.state.shard_count):
+            numbers = writer.state.rows_of_shard(shard)
+            holes = [(3, "torn")] if 3 in numbers else []
+            blank = [(row, f"frame of row {row}") for row in (13, 17) if row in numbers and layer.name == "pixels"]
+            soft = {"torch": str(shard // 3)}
+            writer.write_shard(layer, shard, values[numbers.start : numbers.stop], holes, soft, blank)
+    writer.seal()
+    return root
+
+
+def _copy(source: Path, target: Path, layers: str = "", datasets: str = "", rows: str = "") -> None:
+    copy_store(str(source), str(target), Selection.parse(layers, datasets, rows))
+
+
+@pytest.mark.parametrize(("datasets", "rows", "expected"), [
+    ("a", "", [0, 1, 2, 4, 5, 6, 7, 8, 9]),
+    ("b", "", [12, 13, 14, 15, 16, 17, 18]),
+    ("a,b", "2:6,8:14", [2, 4, 5, 8, 9, 12, 13]),
+    ("", "16:1000", [16, 17, 18]),
+])  # fmt: skip
+def test_chosen_rows_are_a_store_of_their_own(
+    tmp_path: Path, two: Path, datasets: str, rows: str, expected: list[int]
+) -> None:
+    _copy(two, tmp_path / "c", datasets=datasets, rows=rows)
+    old, new = open_store(two), open_store(tmp_path / "c")
+    assert verify(str(tmp_path / "c")).damages == []
+    assert len(new) == len(expected)
+    for name in ALL:
+        stored = old.read(expected, layers=[name]).arrays[name]
+        np.testing.assert_array_equal(new.read(new.rows, layers=[name]).arrays[name], stored)
+        found = np.asarray(zarr.open_array(tmp_path / "c" / name, mode="r")[:])[new.rows]
+        np.testing.assert_array_equal(found, stored)
+    for row, was in zip(new.rows, expected, strict=True):
+        assert new.origin_of(int(row)) == old.origin_of(was)
+
+
+def test_nothing_of_rows_left_out_is_in_any_file(tmp_path: Path, two: Path) -> None:
+    _copy(two, tmp_path / "c", datasets="b")
+    store = open_store(tmp_path / "c")
+    assert {source.path for source in store.table.sources} == {f"b/{i:04d}.png" for i in range(7)}
+    pixels = open_store(two).read([0, 1, 2]).pixels
+    for name, data in tree(tmp_path / "c").items():
+        assert b"a/0000.png" not in data, name
+        assert not any(one.tobytes() in data for one in pixels), name
+
+
+def test_what_was_told_of_rows_goes_with_them(tmp_path: Path, two: Path) -> None:
+    _copy(two, tmp_path / "c", rows="13:15,17:18")
+    storage = LocalStorage(tmp_path / "c")
+    commit = read_commit(storage, open_store(tmp_path / "c").layers["pixels"], 0)
+    assert commit is not None
+    assert commit.blank == ((0, "frame of row 13"), (2, "frame of row 17"))
+    soft = open_store(tmp_path / "c").manifest.soft
+    assert soft["pixels"] == ((0, {"torch": "1"}),)
+    assert soft["latents/toy"] == ((0, {"torch": "1", "copied": "chosen rows"}),)
+
+
+@pytest.mark.parametrize("wanted", ["toy", "latents/toy", "scales/toy"])
+def test_chosen_layers_keep_their_bytes_and_int8_its_scales(tmp_path: Path, wanted: str) -> None:
+    write_store(tmp_path / "a", 10, "int8")
+    _copy(tmp_path / "a", tmp_path / "pixels", layers="pixels")
+    _copy(tmp_path / "a", tmp_path / "all", layers=wanted)
+    assert tree(tmp_path / "all") == tree(tmp_path / "a")
+    assert list(open_store(tmp_path / "pixels").layers) == ["pixels", "regions"]
+    assert verify(str(tmp_path / "pixels")).damages == []
+    assert (tmp_path / "pixels/pixels/c.1.0.0.0").read_bytes() == (tmp_path / "a/pixels/c.1.0.0.0").read_bytes()
+    assert not (tmp_path / "pixels/commits/latents").exists()
+
+
+def test_what_there_is_not_is_refused_and_no_folder_left(tmp_path: Path, two: Path) -> None:
+    for option, text, match in (
+        ("layers", "nobody", "no layer 'nobody'; it holds latents/toy, pixels, regions"),
+        ("datasets", "c", "no dataset 'c'; it holds 'a', 'b'"),
+        ("rows", "100:200", "none of its 16 rows is chosen"),
+        ("rows", "3:4", "none of its 16 rows is chosen"),
+        ("rows", "4:4", "give FIRST:STOP"),
+        ("rows", "-1:4", "give FIRST:STOP"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            _copy(two, tmp_path / "c", **{option: text})
+        assert not (tmp_path / "c").exists()
+
+
+def test_only_chosen_rows_need_to_be_whole(tmp_path: Path, two: Path) -> None:
+    shard = two / "pixels/c.4.0.0.0"
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    _copy(two, tmp_path / "c", rows="0:16")
+    with pytest.raises(DamageError, match="row 16"):
+        _copy(two, tmp_path / "d", rows="0:17")
+
+
+def _choose_and_die(source: str, target: str, step: int) -> None:
+    forked.die_at_durable_step(step)
+    copy_store(source, target, Selection.parse("", "", "1:15"))
+
+
+@pytest.mark.parametrize("step", [1, 4, 11, 22, 40, 51])
+def test_a_choice_that_is_killed_goes_on_to_the_same_bytes(tmp_path: Path, two: Path, step: int) -> None:
+    _copy(two, tmp_path / "whole", rows="1:15")
+    assert forked.run(_choose_and_die, str(two), str(tmp_path / "c"), step) == -9
+    _copy(two, tmp_path / "c", rows="1:15")
+    assert tree(tmp_path / "c") == tree(tmp_path / "whole")
