@@ -43,7 +43,7 @@ demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder;
 	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/run' --pipeline '$(RECIPE)'
 	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline '$(RECIPE)' --set cache.teacher.weights='$(OUT)/teacher' \
 	  -o '$(OUT)/report'
-	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds encoder.safetensors for timm."
+	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds model.safetensors for timm."
 
 # Two at once, a file each: half of a test's time is a child process that starts or waits.
 test: $(STAMP) ## Run the test suite

@@ -20,7 +20,7 @@ from usjepa.cache.terminal.refusals import refusal
 from usjepa.cache.terminal.streams import shown, use_safe_streams
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 RAISE_TO = 65536
 """Open files that a command asks for. Not all that the system would give, often millions: there are programs that close
@@ -144,3 +144,26 @@ class Command(_OnSafeStreams):
 
 class Group(_OnSafeStreams, click.Group):
     """A command line of several commands."""
+
+
+class CommandBeside(Command):
+    """A command whose first word may be the name of another, which then runs; a folder of that name is `./NAME`."""
+
+    def __init__(self, *args: Any, **extra: Any) -> None:
+        super().__init__(*args, **extra)
+        self.others: dict[str, click.Command] = {}
+
+    def beside(self, other: click.Command) -> click.Command:
+        """Take another command in, under its own name."""
+        assert other.name is not None
+        self.others[other.name] = other
+        return other
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        """Run the command that the arguments name."""
+        words = list(sys.argv[1:] if args is None else args)
+        other = self.others.get(words[0]) if words else None
+        if other is None:
+            return super().main(words, *rest, **extra)
+        extra["prog_name"] = f"{self.name} {other.name}"
+        return other.main(words[1:], *rest[1:], **extra)

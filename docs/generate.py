@@ -23,6 +23,7 @@ from usjepa.cache.teacher.names.describe import preset_table
 from usjepa.evaluate.cli import compare
 from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main
+from usjepa.train.cli import push
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "usjepa-cache": cache_main,
     "usjepa-train": train_main,
+    "usjepa-train push": push,
     "usjepa-evaluate": evaluate_main,
     "usjepa-evaluate compare": compare,
 }

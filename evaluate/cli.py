@@ -5,35 +5,20 @@ Heavy modules are imported in a command's body, so that `--help` answers at once
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from usjepa.cache.command_line import Command, ends_well, recipe_options
+from usjepa.cache.command_line import Command, CommandBeside, ends_well, recipe_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from usjepa.cache.recipes.recipe import Recipe
 
 
 _HELP = {"help_option_names": ["-h", "--help"]}
 
 
-class _WithCompare(Command):
-    """A command whose first word may be `compare`; a run of that name is `./compare`."""
-
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
-        """Run the command that the arguments name."""
-        words = list(sys.argv[1:] if args is None else args)
-        if words[:1] == ["compare"]:
-            extra["prog_name"] = "usjepa-evaluate compare"
-            return compare.main(words[1:], *rest[1:], **extra)
-        return super().main(words, *rest, **extra)
-
-
-@click.command(cls=_WithCompare, context_settings=_HELP)
+@click.command("usjepa-evaluate", cls=CommandBeside, context_settings=_HELP)
 @click.argument("run", type=click.Path())
 @click.option(
     "--task",
@@ -105,6 +90,7 @@ def main(
     click.echo(f"for a paper: {out.rstrip('/')}/table.tex")
 
 
+@main.beside
 @click.command("compare", cls=Command, context_settings=_HELP)
 @click.argument("first", type=click.Path())
 @click.argument("second", type=click.Path())

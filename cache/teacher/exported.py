@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, CONFIG = "encoder.safetensors", "config.json"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+"""The names that timm, transformers and model hubs look for."""
+EARLIER_WEIGHTS = "encoder.safetensors"
+"""What version 0.1 called the weights."""
+_OURS = ("usjepa", "files", "digest")
+"""Fields of a configuration that no other program writes."""
 _MEND = (
     "Run the same usjepa-train command again: it writes the file anew from a whole checkpoint. Or restore the folder "
     "from a copy."
@@ -45,7 +50,7 @@ def exported_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     content = parse_json(path.read_bytes(), str(path))
     digest = content.pop("digest", None)
-    if digest is None and not any(key in content for key in ("files", "usjepa")):
+    if digest is None and not any(key in content for key in _OURS):
         return content  # another program's
     if digest is None and "files" not in content:
         _say_unproved(path)
@@ -58,7 +63,7 @@ def exported_config(folder: Path) -> dict[str, Any]:
 def _say_unproved(path: Path) -> None:
     """Say once per file that nothing proves an export."""
     logger.info(
-        f"{path}: written by an earlier version, without hashes: nothing proves that {WEIGHTS} is as it was exported. "
+        f"{path}: written by an earlier version, without hashes: nothing proves that the weights are as exported. "
         "The same usjepa-train command as before adds them."
     )
 
@@ -97,15 +102,34 @@ def check_exported(folder: Path, names: Iterable[str]) -> dict[str, Any]:
     return content
 
 
+def weights_name(folder: Path) -> str:
+    """Return what an exported encoder's weights are called in its folder, or would be."""
+    earlier = (folder / EARLIER_WEIGHTS).is_file() and not (folder / WEIGHTS).is_file()
+    return EARLIER_WEIGHTS if earlier else WEIGHTS
+
+
+def is_exported(folder: Path) -> bool:
+    """Return whether a folder holds an encoder that usjepa-train exported, whole or not, and not another program's."""
+    if (folder / EARLIER_WEIGHTS).is_file():
+        return True
+    try:
+        content = json.loads((folder / CONFIG).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (ValueError, RecursionError):
+        return True  # whoever reads it says what is wrong
+    return isinstance(content, dict) and any(key in content for key in _OURS)
+
+
 def weights_file(path: Path) -> Path:
     """Return the file of weights that a path names: itself, or that of an exported encoder's folder, proved first.
 
     Raises:
         DamageError: it belongs to an exported encoder, and is not as it was written.
     """
-    file = path / WEIGHTS if path.is_dir() else path
-    if file.name == WEIGHTS and (file.parent / CONFIG).is_file() and file.is_file():
-        check_exported(file.parent, (WEIGHTS,))
+    file = path / weights_name(path) if path.is_dir() else path
+    if file.name in {WEIGHTS, EARLIER_WEIGHTS} and (file.parent / CONFIG).is_file() and file.is_file():
+        check_exported(file.parent, (file.name,))
     return file
 
 

@@ -12,7 +12,7 @@ from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.adapters import find_adapter, is_adapter, make
 from usjepa.cache.teacher.device import choose_device
-from usjepa.cache.teacher.exported import WEIGHTS, check_exported
+from usjepa.cache.teacher.exported import check_exported, is_exported, weights_name
 from usjepa.cache.teacher.names.folders import folder_settings
 from usjepa.cache.teacher.names.hub import hub_folder, is_hub_name
 from usjepa.cache.teacher.names.preset import preset_settings
@@ -60,7 +60,7 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
     if text == "random":
         return base.model_copy(update={"weights": None})
     if path.is_dir():
-        return _of_run(path, base) if _is_run(path) else folder_settings(path, base)
+        return _of_run(path, base) if is_exported(path) else folder_settings(path, base)
     if path.is_file():
         return base.model_copy(update={"weights": text})
     name, named, file = text.partition("=")
@@ -118,15 +118,10 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
     return (base or TeacherSettings()).model_copy(update=update)
 
 
-def _is_run(folder: Path) -> bool:
-    """Return whether a folder is a training run's, or empty of what other libraries write."""
-    return (folder / WEIGHTS).is_file()
-
-
 def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
     """Return the settings of an encoder that usjepa-train exported."""
     try:
-        config = check_exported(folder, (WEIGHTS,))
+        config = check_exported(folder, (weights_name(folder),))
     except FileNotFoundError as error:
         raise UsageError(f"--teacher {folder}: holds no config.json: not the folder of a finished run.") from error
     try:

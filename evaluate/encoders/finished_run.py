@@ -38,7 +38,7 @@ class FinishedRun:
     folder: Path
     config: EncoderConfig
     weights: str
-    """xxh3-128 (hex) of encoder.safetensors."""
+    """xxh3-128 (hex) of the weights file."""
     log: str | None
     """xxh3-128 (hex) of log.jsonl; None where the folder has none."""
 
@@ -130,13 +130,14 @@ def open_run(folder: Path) -> FinishedRun:
         DamageError: one of its files is not as it was exported.
         TrainingError: its configuration is not one that usjepa-train writes.
     """
-    from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, check_exported
+    from usjepa.cache.teacher.exported import CONFIG, check_exported, weights_name
     from usjepa.train.record.export import read_config
     from usjepa.train.record.folder import LOG
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. RUN is the folder that usjepa-train wrote.")
-    lacking = [name for name in (WEIGHTS, CONFIG) if not (folder / name).is_file()]
+    weights = weights_name(folder)
+    lacking = [name for name in (weights, CONFIG) if not (folder / name).is_file()]
     if lacking:
         raise UsageError(
             f"{folder}: no {' and no '.join(lacking)}: its training has not finished. Finish it with "
@@ -145,8 +146,8 @@ def open_run(folder: Path) -> FinishedRun:
     log = hash_file(folder / LOG) if (folder / LOG).is_file() else None
     if log is None:
         logger.info(f"{folder}: holds no {LOG}: reports have no loss curve.")
-    check_exported(folder, (WEIGHTS, *([LOG] if log is not None else [])))
-    return FinishedRun(folder, read_config(folder), hash_file(folder / WEIGHTS), log)
+    check_exported(folder, (weights, *([LOG] if log is not None else [])))
+    return FinishedRun(folder, read_config(folder), hash_file(folder / weights), log)
 
 
 def run_recipe(folder: Path) -> Recipe:

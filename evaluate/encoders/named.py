@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.teacher.exported import is_exported
 from usjepa.cache.teacher.model_input import RESIZE, ModelInput
 from usjepa.evaluate.encoders.models import OWN_POOLING, POOLING, ModelEncoder
 
@@ -63,7 +64,7 @@ def _named(text: str, recipe: Recipe, device: str) -> Named:
     import timm
 
     path, _, architecture = text.rpartition("@")
-    if (Path(text) / "encoder.safetensors").is_file():
+    if is_exported(Path(text)):
         return _of_run(Path(text), device)
     if Path(text).is_dir() or "=" in text or text.startswith("hf-hub:"):
         return _as_teacher(text, recipe, device)

@@ -125,7 +125,7 @@ def test_the_students_features_are_those_of_plain_timm(place: Place, report: Pat
     batch = open_store(place.store).read([0, 5, 9], layers=("pixels",))
     config = json.loads((place.run / "config.json").read_text())
     model: Any = timm.create_model(config["architecture"], num_classes=0, **config["model_args"]).eval()
-    model.load_state_dict(load_file(place.run / "encoder.safetensors"), strict=True)
+    model.load_state_dict(load_file(place.run / "model.safetensors"), strict=True)
     mean, std = (torch.tensor(config["pretrained_cfg"][key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         tokens = model.forward_features((torch.from_numpy(batch.pixels).expand(-1, 3, -1, -1) / 255 - mean) / std)
@@ -197,7 +197,7 @@ def test_class_folders_are_cut_into_a_store_once(place: Place, tmp_path: Path) -
     assert json.loads((tmp_path / "out" / "scores.json").read_text())["tasks"][0]["classes"] == ["benign", "malignant"]
 
 
-@pytest.mark.parametrize("lacking", ["encoder.safetensors", "config.json"])
+@pytest.mark.parametrize("lacking", ["model.safetensors", "config.json"])
 def test_a_run_that_is_not_finished_is_refused_with_the_command_to_finish_it(
     place: Place, tmp_path: Path, lacking: str
 ) -> None:

@@ -24,9 +24,9 @@ import pytest
 from tests.support.processes.browser import look
 from tests.support.transcripts import not_printed, run, steps_of
 from usjepa.cache.cli import main as cache_main
+from usjepa.cache.command_line import CommandBeside
 from usjepa.cache.recipes.base import section_model
 from usjepa.cache.recipes.recipe import Recipe, load_recipe
-from usjepa.evaluate.cli import compare
 from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main
 
@@ -85,8 +85,8 @@ def _calls(line: str) -> Iterator[list[str]]:
 def _command(words: list[str]) -> tuple[click.Command, list[str]]:
     """Return the command that the words name, and its arguments."""
     command, rest = COMMANDS[words[0]], words[1:]
-    if words[:2] == ["usjepa-evaluate", "compare"]:
-        return compare, rest[1:]
+    if isinstance(command, CommandBeside) and rest and rest[0] in command.others:
+        return command.others[rest[0]], rest[1:]
     if isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
         assert rest[0] in command.commands, f"{words[0]} has no command {rest[0]}"
         return command.commands[rest[0]], rest[1:]
@@ -100,7 +100,10 @@ def _options(command: click.Command) -> set[str]:
 
 @cache
 def _all_options() -> set[str]:
-    commands = [*cache_main.commands.values(), train_main, evaluate_main, compare]
+    commands = [
+        *cache_main.commands.values(),
+        *(c for m in (train_main, evaluate_main) for c in (m, *m.others.values())),
+    ]
     return set().union(*(_options(command) for command in commands))
 
 

@@ -65,12 +65,10 @@ EVALUATE = ("usjepa-evaluate", "run", "--task", "s.zarr", *FAST)
         pytest.param("s.zarr/latents/demo", ("usjepa-cache", "stats", "s.zarr"), id="a layer"),
         pytest.param("s.zarr", ("usjepa-train", "s.zarr", "new", *TINY), id="a store that is trained on"),
         pytest.param("run/state", ("usjepa-train", "s.zarr", "run", *TINY), id="checkpoints"),
-        pytest.param("run/encoder.safetensors", EVALUATE, id="an encoder"),
+        pytest.param("run/model.safetensors", EVALUATE, id="an encoder"),
         pytest.param("run/config.json", EVALUATE, id="an encoder's configuration"),
         pytest.param("run/recipe.json", EVALUATE, id="a run's recipe"),
-        pytest.param(
-            "run/encoder.safetensors", ("usjepa-cache", "build", "n", *DEMO, "--teacher", "run"), id="teacher"
-        ),
+        pytest.param("run/model.safetensors", ("usjepa-cache", "build", "n", *DEMO, "--teacher", "run"), id="teacher"),
         pytest.param("s.zarr/pixels", ("usjepa-cache", "scan", "s.zarr"), id="a source folder"),
     ],
 )

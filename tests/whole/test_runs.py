@@ -90,7 +90,7 @@ def undisturbed(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -
 def assert_same(run: Path, other: Path) -> None:
     for kind in ("step", "validation", "lost"):
         assert numbers(run, kind) == numbers(other, kind)
-    for name in ("encoder.safetensors", "recipe.json"):
+    for name in ("model.safetensors", "recipe.json"):
         assert (run / name).read_bytes() == (other / name).read_bytes()
     assert {path.name for path in (run / "state").iterdir()} == {path.name for path in (other / "state").iterdir()}
 
@@ -181,7 +181,7 @@ def again(store: Path, run: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut, remove])
-@pytest.mark.parametrize("name", ["encoder.safetensors", "config.json", "recipe.json", "curve.png", "README.md"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "recipe.json", "curve.png", "README.md"])
 def test_a_finished_run_names_what_changed_and_writes_it_again_to_the_same_bytes(
     phantom_store: Path, undisturbed: Path, tmp_path: Path, said: list[str], name: str, damage: Any
 ) -> None:
@@ -239,12 +239,12 @@ def test_damage_of_a_finished_run_without_a_whole_encoder_anywhere_is_named(
     flip(best)
     again(phantom_store, run)
     assert any(f"{best}: its bytes changed" in line for line in said)
-    flip(run / "encoder.safetensors")
+    flip(run / "model.safetensors")
     with pytest.raises(TrainingError, match=best.name):
         again(phantom_store, run)
 
 
-@pytest.mark.parametrize("name", ["encoder.safetensors", "config.json", "recipe.json", "log.jsonl"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "recipe.json", "log.jsonl"])
 def test_an_evaluation_refuses_a_run_with_a_flipped_bit_by_file_name(
     phantom_store: Path, undisturbed: Path, tmp_path: Path, name: str
 ) -> None:

@@ -2,7 +2,7 @@
 
     model = timm.create_model("local-dir:RUN", pretrained=True)
 
-The files are `encoder.safetensors` and `config.json`. The class token of a student is never trained, so the model is
+The files are `model.safetensors` and `config.json`. The class token of a student is never trained, so the model is
 configured to pool by the mean of its patch tokens: `model(x)` gives the features to use. Training itself needs no
 pooling, and the weights are the same with any.
 """
@@ -18,7 +18,15 @@ from safetensors.torch import load_file, save
 from usjepa.cache.errors import TrainingError, UsageError
 from usjepa.cache.storage.durable import write_durably
 from usjepa.cache.storage.protocol import Guard, unguarded
-from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, check_exported, config_text, exported_config
+from usjepa.cache.teacher.exported import (
+    CONFIG,
+    EARLIER_WEIGHTS,
+    WEIGHTS,
+    check_exported,
+    config_text,
+    exported_config,
+    weights_name,
+)
 from usjepa.cache.teacher.timm_models import build_timm
 
 if TYPE_CHECKING:
@@ -89,6 +97,7 @@ def export_encoder(
     write_durably(folder / WEIGHTS, save(weights, metadata={"format": "pt"}), guard)
     # The configuration comes last: a folder that has one has the weights too, and it proves them.
     write_durably(folder / CONFIG, config_text(content, folder, (WEIGHTS, *beside)), guard)
+    (folder / EARLIER_WEIGHTS).unlink(missing_ok=True)
 
 
 def _mean_pooling(model: torch.nn.Module) -> dict[str, Any]:
@@ -135,12 +144,13 @@ def load_encoder(folder: Path) -> tuple[torch.nn.Module, EncoderConfig]:
         TrainingError: they do not fit each other.
     """
     config = read_config(folder)
-    if not (folder / WEIGHTS).is_file():
+    weights = folder / weights_name(folder)
+    if not weights.is_file():
         raise UsageError(f"{folder}: no {WEIGHTS}. Let usjepa-train finish.")
-    check_exported(folder, (WEIGHTS,))
+    check_exported(folder, (weights.name,))
     model = build_timm(config.architecture, config.model_args, f"{folder / CONFIG}: architecture")
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS), strict=True)
+        model.load_state_dict(load_file(weights), strict=True)
     except (SafetensorError, RuntimeError) as error:
-        raise TrainingError(f"{folder / WEIGHTS}: can't be loaded into {config.architecture}: {error}") from error
+        raise TrainingError(f"{weights}: can't be loaded into {config.architecture}: {error}") from error
     return model.eval(), config

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.storage.durable import TEMP_SUFFIX, write_durably
 from usjepa.cache.storage.protocol import Guard, unguarded
-from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, difference, exported_config, proves
+from usjepa.cache.teacher.exported import (
+    CONFIG,
+    EARLIER_WEIGHTS,
+    WEIGHTS,
+    difference,
+    exported_config,
+    proves,
+    weights_name,
+)
 from usjepa.train.record.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
@@ -58,18 +66,20 @@ class RunFolder:
     @property
     def exported(self) -> bool:
         """Whether the encoder was exported. Its configuration is the last file."""
-        return (self.path / WEIGHTS).exists() and (self.path / CONFIG).exists()
+        return (self.path / weights_name(self.path)).exists() and (self.path / CONFIG).exists()
 
     @property
     def export_begun(self) -> bool:
         """Whether the encoder was exported, though part of it may be gone."""
-        return (self.path / WEIGHTS).exists() or (self.path / CONFIG).exists()
+        return (self.path / weights_name(self.path)).exists() or (self.path / CONFIG).exists()
 
     def refuse_foreign(self) -> None:
         """Raise UsageError where files lie that a run would replace, though no run began here."""
         if self.begun or self.checkpoints.folder.exists():
             return
-        found = [name for name in (WEIGHTS, CONFIG, CURVE, CARD, LOG) if os.path.lexists(self.path / name)]
+        found = [
+            name for name in (WEIGHTS, EARLIER_WEIGHTS, CONFIG, CURVE, CARD, LOG) if os.path.lexists(self.path / name)
+        ]
         if found:
             raise UsageError(
                 f"{self.path}: holds {', '.join(found)}, but no run began here, so a training would replace what is "
@@ -86,7 +96,8 @@ class RunFolder:
             config = exported_config(self.path)
         except (FileNotFoundError, DamageError) as error:
             return {CONFIG: "is gone" if isinstance(error, FileNotFoundError) else str(error)}
-        if not proves(config, WEIGHTS):
+        weights = weights_name(self.path)
+        if not proves(config, weights):
             return {CONFIG: "names no hashes: it is of an earlier version"}
-        found = {name: difference(self.path, config, name) for name in (WEIGHTS, *BESIDE)}
+        found = {name: difference(self.path, config, name) for name in (weights, *BESIDE)}
         return {name: how for name, how in found.items() if how is not None}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from usjepa.train.record.front_matter import FrontMatter
+
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.train.run.plan import TrainingPlan
@@ -38,12 +40,8 @@ def model_card(
     teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
     recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
     summary = "\n".join(f"- {line}" for line in notes)
-    return f"""---
-library_name: timm
-pipeline_tag: image-feature-extraction
-tags: [ultrasound, self-supervised, jepa]
----
-# Ultrasound encoder
+    metadata = FrontMatter(datasets=tuple(sorted({source.dataset for source in plan.store.table.sources})))
+    return f"""{metadata.to_text()}# Ultrasound encoder
 
 Trained with usjepa by masked prediction (US-JEPA, arXiv 2602.19322). The features to use are the mean of the patch
 tokens, which `model(x)` gives: the class token was never trained.

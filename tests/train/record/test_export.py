@@ -40,7 +40,7 @@ def test_plain_timm_loads_it_strictly_and_gives_the_same_features(tmp_path: Path
     config = json.loads((tmp_path / "config.json").read_text())
     plain: Any = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
     plain.eval()
-    plain.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
+    plain.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(plain.forward_features(images), model.forward_features(images), rtol=0, atol=0)
@@ -95,7 +95,7 @@ def test_the_pooling_of_the_export_is_no_part_of_a_teachers_identity(tmp_path: P
 def test_timms_own_checkpoint_argument_loads_it(tmp_path: Path) -> None:
     model = export(tmp_path)
     loaded = timm.create_model(
-        "vit_tiny_patch16_224", num_classes=0, checkpoint_path=str(tmp_path / "encoder.safetensors"), **ARGS
+        "vit_tiny_patch16_224", num_classes=0, checkpoint_path=str(tmp_path / "model.safetensors"), **ARGS
     )
     assert torch.equal(loaded.state_dict()["pos_embed"], model.state_dict()["pos_embed"])
 
@@ -104,12 +104,12 @@ def test_a_folder_without_a_finished_encoder_says_to_finish_training(tmp_path: P
     with pytest.raises(UsageError, match="Let usjepa-train finish"):
         load_encoder(tmp_path)
     export(tmp_path)
-    (tmp_path / "encoder.safetensors").unlink()
+    (tmp_path / "model.safetensors").unlink()
     with pytest.raises(UsageError, match="Let usjepa-train finish"):
         load_encoder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["encoder.safetensors", "config.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
     export(tmp_path)
     path = tmp_path / name
@@ -123,7 +123,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
 def test_a_flipped_bit_anywhere_in_an_export_is_refused_by_name_also_as_a_teacher(tmp_path: Path) -> None:
     export(tmp_path)
     rng = np.random.default_rng(0)
-    for name, tries in (("encoder.safetensors", 60), ("config.json", 200)):
+    for name, tries in (("model.safetensors", 60), ("config.json", 200)):
         path = tmp_path / name
         whole = path.read_bytes()
         places = [*range(16), *rng.integers(0, len(whole), tries).tolist(), len(whole) - 1]
@@ -136,7 +136,7 @@ def test_a_flipped_bit_anywhere_in_an_export_is_refused_by_name_also_as_a_teache
             for read in (lambda: load_encoder(tmp_path), lambda: weights_file(tmp_path)):
                 with pytest.raises(DamageError, match=name):
                     read()
-            for text in (tmp_path, tmp_path / "encoder.safetensors"):
+            for text in (tmp_path, tmp_path / "model.safetensors"):
                 with pytest.raises(DamageError, match=name):
                     weights_file(text)
         path.write_bytes(whole)

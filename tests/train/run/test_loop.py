@@ -70,7 +70,7 @@ def undisturbed(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -
 def assert_same_run(run: Path, other: Path) -> None:
     for kind in ("step", "validation"):
         assert numbers(run, kind) == numbers(other, kind)
-    assert (run / "encoder.safetensors").read_bytes() == (other / "encoder.safetensors").read_bytes()
+    assert (run / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_the_exported_encoder_is_that_of_lowest_validation_loss_and_plain_timm_l
     assert config["usjepa"]["best"] == {key: lowest[key] for key in ("loss", "step", "epoch")}
     kept = load_file(tmp_path / "state" / f"best-{lowest['step']:08d}.safetensors")
     model = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
-    model.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
+    model.load_state_dict(load_file(tmp_path / "model.safetensors"), strict=True)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in model.state_dict().items())
 
 
@@ -205,7 +205,7 @@ def test_the_exported_encoder_gives_the_features_of_the_student(phantom_store: P
     model: Any
     model, config = load_encoder(tmp_path)
     student = Student(recipe().train.student, 32, 0).eval()
-    student.vit.load_state_dict(load_file(tmp_path / "encoder.safetensors"))
+    student.vit.load_state_dict(load_file(tmp_path / "model.safetensors"))
     pixels = torch.rand(2, 1, 32, 32)
     mean, std = (torch.tensor(value).reshape(1, 3, 1, 1) for value in (config.mean, config.std))
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_without_held_out_groups_the_last_encoder_is_exported(phantom_store: Pat
     assert not numbers(tmp_path, "validation")
     assert json.loads((tmp_path / "config.json").read_text())["usjepa"]["best"] is None
     newest = load_file(max((tmp_path / "state").glob("step-*.safetensors")))
-    exported = load_file(tmp_path / "encoder.safetensors")
+    exported = load_file(tmp_path / "model.safetensors")
     assert all(torch.equal(tensor, newest[f"model.student.vit.{name}"]) for name, tensor in exported.items())
 
 
@@ -413,7 +413,7 @@ def test_the_command_ends_with_the_place_of_the_encoder_and_what_to_run_next(
     call = [str(phantom_store), str(tmp_path / "run"), "--pipeline", "demo", "--device", "cpu", *overrides]
     done = CliRunner().invoke(main, call)
     assert done.exit_code == 0, done.output
-    assert f"encoder: {tmp_path / 'run' / 'encoder.safetensors'}" in done.output
+    assert f"encoder: {tmp_path / 'run' / 'model.safetensors'}" in done.output
     assert "next: usjepa-evaluate" in done.output
     assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(main, call[:2]).exit_code == 2
