@@ -1,4 +1,4 @@
-"""Define the metadata of a model card as hubs read it, and write it into a card.
+"""Define the metadata of a model card, and write it into a card.
 
 The fields are those of Hugging Face's model cards (huggingface.co/docs/hub/model-cards, "Model card metadata").
 """
