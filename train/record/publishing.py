@@ -1,4 +1,4 @@
-"""Publish a finished run's encoder: as a folder that hubs take, and on the Hugging Face hub.
+"""Publish a finished run's encoder on the Hugging Face hub, or as its folder.
 
 The folder is the export with a card that names licence, base model and datasets. The run itself stays as it is.
 """
