@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
 from tests.cache.sources.formats.test_dicom import write as write_dicom
 from tests.support.files.clips import grey_steps, write_clip
+from tests.support.files.volumes import write_volume
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import FormatError
 from usjepa.cache.reading.store import open_store
@@ -237,8 +238,12 @@ def _sources(folder: Path) -> list[Target]:
     write_dicom(folder / "d.dcm", frame, "MONOCHROME2")
     with h5py.File(folder / "h.h5", "w") as file:
         file["images"] = np.stack([frame] * 3)
+    for ending in ("nii", "nii.gz", "mha", "nrrd"):
+        write_volume(folder / f"n.{ending}", np.stack([frame] * 3))
     kinds = [("i.png", "images", 0.04), ("i.jpg", "images", 0.02), ("i.tif", "images", 0.02), ("i.bmp", "images", 0.01),
-             ("d.dcm", "dicom", 0.02), ("v.mp4", "video", 0.01), ("v.avi", "video", 0.01)]  # fmt: skip
+             ("d.dcm", "dicom", 0.02), ("v.mp4", "video", 0.01), ("v.avi", "video", 0.01),
+             ("n.nii", "nifti", 0.02), ("n.nii.gz", "nifti", 0.005), ("n.mha", "metaimage", 0.01),
+             ("n.nrrd", "nrrd", 0.01)]  # fmt: skip
     return [_source(folder / name, kind, share) for name, kind, share in kinds] + [
         _source(folder / "h.h5", "hdf5", 0.005, "::images")
     ]
@@ -246,7 +251,7 @@ def _sources(folder: Path) -> list[Target]:
 
 def _source(seed: Path, kind: str, share: float, inside: str = "") -> Target:
     original = seed.read_bytes()
-    keep = 140 if kind == "dicom" else 12
+    keep = 140 if kind == "dicom" else 4 if kind in ("nifti", "metaimage", "nrrd") else 12
     place = Path(tempfile.mkdtemp(dir=seed.parent)) / seed.name
     reader, path = SourceReader(place.parent, CacheSettings()), f"{place.name}{inside}"
 

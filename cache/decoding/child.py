@@ -20,7 +20,7 @@ from usjepa.cache.decoding.wire import Wire
 from usjepa.cache.errors import SourceError, StoreError
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.sources.base import Contents, FileFacts
+from usjepa.cache.sources.base import Contents, FileFacts, Spacing
 from usjepa.cache.sources.registry import registered
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ class DecodingProcess:
     def probe(self, path: str, reader: str) -> FileFacts:
         """Decode a whole source and return its facts; SourceError when that fails or kills the child."""
         answer, _ = self._request_once({"job": "probe", "path": path, "reader": reader}, path)
-        return FileFacts(*answer["facts"])
+        frames, height, width, levels, spacing = answer["facts"]
+        return FileFacts(frames, height, width, levels, Spacing(*spacing) if spacing else None)
 
     def patient_of(self, file: Path, reader: str) -> str:
         """Return what a file says of its patient (see `Reader.patient`); SourceError as `probe`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from usjepa.cache.sources.registry import split_path
+from usjepa.cache.sources.registry import split_path, without_ending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,8 +41,9 @@ def label_maps(entries: Sequence[Entry], facts: Sequence[FileFacts]) -> dict[int
 
 
 def _stem(path: str) -> str:
-    file = PurePosixPath(split_path(path)[0])
-    return file.stem.lower()
+    name = PurePosixPath(split_path(path)[0]).name
+    short = without_ending(name)
+    return (short if short != name else PurePosixPath(name).stem).lower()
 
 
 def _names(stem: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+_FINEST_MM, _COARSEST_MM = 1e-4, 20.0
+"""Pixels of ultrasound are of 0.001 to 2 mm; what lies far outside is in another unit."""
 PHANTOM = "phantom"
 """Name of the built-in source, and in tables of what reads it."""
 
@@ -68,6 +71,13 @@ class Contents(NamedTuple):
     """Name -> why it is left out unless it is named."""
 
 
+class Spacing(NamedTuple):
+    """Edges of a pixel in millimetres."""
+
+    down: float
+    across: float
+
+
 @dataclass(frozen=True)
 class FileFacts:
     """Facts of one source that a scan finds by decoding it once."""
@@ -80,6 +90,8 @@ class FileFacts:
     """Pixels, of the first frame."""
     levels: int | None = field(default=None, compare=False)
     """Grey levels that the first frame has; None: not counted. The caller of `probe` counts them."""
+    spacing: Spacing | None = None
+    """Of every frame; None where the file does not say."""
 
 
 class Box(NamedTuple):
@@ -143,6 +155,11 @@ class Reader(Protocol):
         del file
         return {}
 
+    def parts(self, file: Path) -> Sequence[Path]:
+        """Return the other files that a file's content lies in, such as the samples beside a header; each is hashed."""
+        del file
+        return ()
+
     def probe(self, file: Path, image: str) -> FileFacts:
         """Decode all frames of a source and return its facts.
 
@@ -167,6 +184,14 @@ class Reader(Protocol):
         """Return the parts of every frame that the file itself says hold images; none where it says nothing."""
         del file, image
         return ()
+
+
+def spacing_of(down: float, across: float) -> Spacing | None:
+    """Return a spacing in millimetres; None for what is no length, and for 1 x 1, which stands for none given."""
+    edges = (down, across)
+    if not all(math.isfinite(edge) and _FINEST_MM <= edge <= _COARSEST_MM for edge in edges) or edges == (1, 1):
+        return None
+    return Spacing(down, across)
 
 
 def over_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

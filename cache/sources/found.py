@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 LISTS = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".lst", ".list")
 """Endings of lists that may be named as SOURCE."""
 
+_HEADERS = (".mhd", ".nhdr")
+"""Endings of files whose samples lie in another one."""
+
 
 @dataclass
 class Found:
@@ -96,12 +99,19 @@ def _add_file(found: Found, folder: Folder, name: str, root_name: str) -> None:
     file = folder.path / name
     folder.require_usable(name)
     if reader_of_file(file) is None:
+        if _is_samples(folder, file):
+            return
         found.ignored[file.suffix.lower() or file.name] += 1
         return
     path = f"{folder.place}/{name}" if folder.place else name
     known = metadata_of(path, root_name)
     found.by_folders.append(path)
     found.entries.append(Entry(path, known.dataset, "", known.label, known.split, ""))
+
+
+def _is_samples(folder: Folder, file: Path) -> bool:
+    """Return whether a file holds the samples of a header beside it, by their names."""
+    return any(folder.file(f"{file.name.partition('.')[0]}{header}") is not None for header in _HEADERS)
 
 
 def _add_rows(found: Found, folder: Folder, layout: SourceLayout, root_name: str) -> None:

@@ -11,6 +11,8 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from usjepa.cache.sources.registry import without_ending
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -28,8 +30,10 @@ _THUMBNAIL = r"thumbs?|thumbnails?|tn|preview"
 _KINDS = {"masks and label maps": _MASK, "thumbnails": _THUMBNAIL}
 _COPY = r"(?:[ _.-]?\d+)?"
 """Several masks of one image are numbered."""
-_IMAGES = re.compile(r"(?:.*[ _-])?(?:images?|imgs?|frames?|originals?|inputs?|us|bmode|jpe?g|png)(?:[ _-].*)?", re.I)
-"""Folders of images beside a folder of masks, whose files may be called differently."""
+_IMAGES = re.compile(
+    r"(?:.*[ _-])?(?:images?|imgs?|frames?|originals?|inputs?|us|bmode|jpe?g|png)(?:T[rs])?(?:[ _-].*)?", re.I
+)
+"""Folders of images beside a folder of masks, whose files may be called differently; nnU-Net's are `imagesTr`."""
 
 
 def is_system_folder(name: str) -> bool:
@@ -66,9 +70,10 @@ def notes_on(left_out: dict[str, str], system: Counter[str], hidden: bool) -> li
 
 
 def _placed(path: str) -> tuple[str, str]:
-    """Return a file's folder, and its name in lower case without the ending."""
+    """Return a file's folder, and its name in lower case without the ending, `.nii.gz` being one."""
     folder, _, name = path.rpartition("/")
-    return folder, (name.rpartition(".")[0] or name).lower()
+    short = without_ending(name)
+    return folder, (short if short != name else name.rpartition(".")[0] or name).lower()
 
 
 def _by_name(suspects: Sequence[str], paths: Sequence[str], words: str) -> Iterable[str]:
@@ -85,7 +90,7 @@ def _by_name(suspects: Sequence[str], paths: Sequence[str], words: str) -> Itera
 
 def _by_folder(suspects: Sequence[str], paths: Sequence[str], words: str) -> Iterable[str]:
     """Yield the files of a folder called so which has beside it a folder of images, or files of the same names."""
-    called = re.compile(rf"(?:.*[ _-])?(?:{words})(?:[ _-].*)?", re.I)
+    called = re.compile(rf"(?:.*[ _-])?(?:{words})(?:T[rs])?(?:[ _-].*)?", re.I)
     above = {path: [at for at, name in _folders(path) if called.fullmatch(name)] for path in suspects}
     beside: dict[str, set[str]] = {at: set() for places in above.values() for at in places}
     siblings: dict[str, set[str]] = {at: set() for at in beside}

@@ -98,10 +98,21 @@ class SourceReader:
         file, image = self._located(path)
         with _naming(path, file, image, "a file"):
             if not image:
-                return hash_file(file)
+                return self._file_hash(file, reader)
             if self._hashed is None or self._hashed[0] != file:
-                self._hashed = (file, hash_file(file))
+                self._hashed = (file, self._file_hash(file, reader))
         return xxhash.xxh3_128_hexdigest(join_path(self._hashed[1], image).encode())
+
+    def _file_hash(self, file: Path, reader: str) -> str:
+        """Return the hash of a file, and of the others that its content lies in."""
+        parts = self._reader(reader).parts(file)
+        if not parts:
+            return hash_file(file)
+        hashed = [f"{hash_file(file)} {file.name}"]
+        for part in parts:
+            require_plain(self._inside(part))
+            hashed.append(f"{hash_file(part)} {part.relative_to(file.parent).as_posix()}")
+        return xxhash.xxh3_128_hexdigest("\n".join(hashed).encode(errors="surrogateescape"))
 
     def probe(self, path: str, reader: str) -> FileFacts:
         """Decode the whole source and return its facts; SourceError when that fails."""
@@ -186,6 +197,10 @@ class SourceReader:
             return confined(self._root, self._regions[path])
         except ValueError as error:
             raise SourceError(f"{path}: its mask of the scan is refused: {error}.") from error
+
+    def _inside(self, file: Path) -> Path:
+        """Return a file that another one names; ValueError where it leads out of the root."""
+        return file if self._root is None else confined(self._root, file.relative_to(self._root).as_posix())
 
     def _reader(self, stamp: str) -> Reader:
         name = name_of(stamp)

@@ -15,17 +15,24 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import UsageError
 from usjepa.cache.plain_files import require_plain
 from usjepa.cache.sources.base import PHANTOM, Reader
+from usjepa.cache.sources.formats.arrays.hdf5 import Hdf5Reader
 from usjepa.cache.sources.formats.dicom.reader import DicomReader
-from usjepa.cache.sources.formats.hdf5 import Hdf5Reader
 from usjepa.cache.sources.formats.images import ImageReader
 from usjepa.cache.sources.formats.video import VideoReader
+from usjepa.cache.sources.formats.volumes.metaimage import MetaImageReader
+from usjepa.cache.sources.formats.volumes.nifti import NiftiReader
+from usjepa.cache.sources.formats.volumes.nrrd import NrrdReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _GROUP = "usjepa.readers"
 """Entry point group in which packages name their readers."""
-_BUILT_IN: tuple[type[Reader], ...] = (ImageReader, VideoReader, DicomReader, Hdf5Reader)
+_BUILT_IN: tuple[type[Reader], ...] = (
+    *(ImageReader, VideoReader, DicomReader),
+    *(NiftiReader, MetaImageReader, NrrdReader),
+    *(Hdf5Reader,),
+)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ENDING = re.compile(r"(\.[^./\\:\sA-Z]+)+")
 _PARTS = ("name", "version", "title", "endings", "container", "recognises", "images", "probe", "frames")

@@ -116,18 +116,6 @@ def test_a_split_of_echonet_that_is_not_known_is_refused(tmp_path: Path) -> None
     assert "FileList.csv, line 3: the split 'EXTERNAL' is not known" in refusal(tmp_path)
 
 
-@pytest.fixture
-def _nifti(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have NIfTI and MHD read by the reader of images: what counts here is what is listed."""
-    from usjepa.cache.sources import registry
-    from usjepa.cache.sources.formats.images import ImageReader
-
-    more = {".nii.gz": ImageReader, ".nii": ImageReader, ".mhd": ImageReader}
-    known = registry._by_ending()
-    monkeypatch.setattr(registry, "_by_ending", lambda: {**known, **more})
-
-
-@pytest.mark.usefixtures("_nifti")
 def test_camus_in_nifti_has_subgroups_patients_and_views(tmp_path: Path) -> None:
     for patient in ("patient0001", "patient0002"):
         for view in ("2CH", "4CH"):
@@ -144,7 +132,6 @@ def test_camus_in_nifti_has_subgroups_patients_and_views(tmp_path: Path) -> None
     assert "splits: subgroup_testing.txt, subgroup_training.txt (test 4, train 4)" in found(tmp_path).notes[0]
 
 
-@pytest.mark.usefixtures("_nifti")
 def test_the_older_camus_keeps_patients_of_one_number_in_training_and_testing_apart(tmp_path: Path) -> None:
     for part in ("training", "testing"):
         folder = f"{part}/patient0001/patient0001_2CH"

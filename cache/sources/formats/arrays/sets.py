@@ -1,4 +1,4 @@
-"""Tell the image data sets of an HDF5 file from those beside them.
+"""Tell the arrays of a file that hold images from those beside them.
 
 Which axes count frames, rows, columns and colours shows in the shape. What is left out unless a recipe names it
 (`cache.hdf5`): channel and radio-frequency data, label maps, and envelopes and the like where the file has a B-mode,
@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-
-from usjepa.cache.interrupt import safe_point
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import h5py
     from numpy.typing import NDArray
 
 READ = "[N, H, W], [N, H, W, C], [N, C, H, W] or [H, W] of uint8, uint16, int16 or float, H and W at least 16"
@@ -45,12 +42,32 @@ _LABELS = {
 _SIGNALS = {"rf", "iq", "real", "imag", "rfdata", "iqdata", "channeldata", "channelsdata", "prebeamformed"}
 _DERIVED = {"envelope", "envelopes", "env", "beamformed", "aligned", "doppler", "velocity", "strain", "attenuation"}
 _IMAGES = {"image", "images", "img", "imgs", "frame", "frames", "bmode", "video", "clip", "picture", "us", "scan"}
+_CONVERTED = "_sc"
+"""What zea adds to the name of the B-mode as a screen shows it."""
 _FEW_LEVELS = 8
 """Levels below which integers beside an image say what lies where."""
 _LAGS = 16
 """Samples along depth within which radio-frequency data swing to the other sign and back."""
 _SWING = -0.3
 """Autocorrelation below which samples swing: speckle and anatomy stay above, a carrier comes near -1."""
+
+
+class Samples(Protocol):
+    """An array in a file, of which a part is read when it is asked for: a data set of HDF5, an array of NumPy."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its axes; an empty data set of HDF5 has none."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of its samples."""
+        ...
+
+    def __getitem__(self, key: Any, /) -> Any:
+        """Return a part: `[number]` along the first axis, `[()]` for all."""
+        ...
 
 
 class Axes(NamedTuple):
@@ -65,11 +82,9 @@ class Axes(NamedTuple):
     """Whether it is one frame, without an axis that counts them."""
 
 
-def axes_of(item: object) -> Axes | None:
-    """Return how an item of a file is read as frames; None when it holds no images."""
-    import h5py
-
-    if not isinstance(item, h5py.Dataset) or item.dtype.name not in _DTYPES:
+def axes_of(item: Samples) -> Axes | None:
+    """Return how an array is read as frames; None when it holds no images."""
+    if item.dtype.name not in _DTYPES:
         return None
     shape: tuple[int, ...] = item.shape or ()
     if len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS):
@@ -83,28 +98,21 @@ def axes_of(item: object) -> Axes | None:
     return axes if axes.frames > 0 and min(axes.height, axes.width) >= _SMALLEST_EDGE else None
 
 
-def frame_of(dataset: h5py.Dataset, axes: Axes, number: int) -> NDArray[Any]:
+def frame_of(item: Samples, axes: Axes, number: int) -> NDArray[Any]:
     """Return a frame as stored, colours last."""
-    frame: NDArray[Any] = dataset[()] if axes.single else dataset[number]
+    frame: NDArray[Any] = item[()] if axes.single else item[number]
     return np.moveaxis(frame, 0, -1) if axes.first else frame
 
 
-def image_sets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Return the data sets that could hold images, by name in code point order."""
-    found: dict[str, h5py.Dataset] = {}
-
-    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
-        safe_point()
-        if axes_of(item) is not None:
-            found[name] = item
-
-    file.visititems(visit)
-    # Tables have two axes too: beside data sets with more, those with two are tables.
-    flat = {name for name, item in found.items() if len(item.shape) == 2}
-    return {name: found[name] for name in sorted(found) if name not in flat or len(flat) == len(found)}
+def image_sets(found: Mapping[str, Samples]) -> dict[str, Samples]:
+    """Return the arrays that could hold images, by name in code point order."""
+    images = {name: item for name, item in found.items() if axes_of(item) is not None}
+    # Tables have two axes too: beside arrays with more, those with two are tables.
+    flat = {name for name, item in images.items() if len(item.shape) == 2}
+    return {name: images[name] for name in sorted(images) if name not in flat or len(flat) == len(images)}
 
 
-def doubts_of(sets: Mapping[str, h5py.Dataset]) -> dict[str, str]:
+def doubts_of(sets: Mapping[str, Samples]) -> dict[str, str]:
     """Return which data sets are left out unless they are named: name -> why."""
     doubts = {name: reason for name, item in sets.items() if (reason := _by_itself(name, item))}
     images = {
@@ -118,6 +126,9 @@ def doubts_of(sets: Mapping[str, h5py.Dataset]) -> dict[str, str]:
     for name, item in sets.items():
         if name in doubts:
             continue
+        if f"{name}{_CONVERTED}" in images:
+            doubts[name] = f"not scan-converted, lies beside {name}{_CONVERTED}"
+            continue
         if derived := _own_words(name) & _DERIVED:
             doubts[name] = f"{min(derived)} data, lies beside {first}"
         elif _has_few_levels(item) and any(_are_alike(item, image) for image in images.values()):
@@ -125,22 +136,21 @@ def doubts_of(sets: Mapping[str, h5py.Dataset]) -> dict[str, str]:
     return doubts
 
 
-def without_images(file: h5py.File) -> str:
+def without_images(found: Mapping[str, Samples]) -> str:
     """Return what to say of a file that holds no images: what it does hold."""
-    import h5py
-
-    held: list[str] = []
-    file.visititems(
-        lambda name, item: (
-            held.append(f"{name} {item.dtype} {list(item.shape or ())}") if isinstance(item, h5py.Dataset) else None
-        )
-    )
+    held = [f"{name} {item.dtype} {list(item.shape or ())}" for name, item in found.items()]
     more = f" and {len(held) - _LISTED} more" if len(held) > _LISTED else ""
     what = f"it has {', '.join(held[:_LISTED])}{more}" if held else "it is empty"
     return f"it holds no data set of images ({READ}): {what}"
 
 
-def _by_itself(name: str, item: h5py.Dataset) -> str:
+def unwanted(doubts: Mapping[str, str]) -> str:
+    """Return what to say of a file whose images were all left out."""
+    left_out = "; ".join(f"{name} ({reason})" for name, reason in doubts.items())
+    return f"none of its data sets is wanted, or looks like images: {left_out}. Name one with cache.hdf5"
+
+
+def _by_itself(name: str, item: Samples) -> str:
     """Return why a data set holds no images whatever lies beside it; empty where nothing says so."""
     words = _own_words(name)
     if labels := _words(name) & _LABELS:
@@ -165,7 +175,7 @@ def _words(name: str) -> set[str]:
     return words | {re.sub(r"[^a-z0-9]", "", part.lower()) for part in parts}
 
 
-def _middle(item: h5py.Dataset) -> NDArray[Any]:
+def _middle(item: Samples) -> NDArray[Any]:
     """Return the middle frame of a data set, one channel of it."""
     axes = axes_of(item)
     assert axes is not None
@@ -173,17 +183,17 @@ def _middle(item: h5py.Dataset) -> NDArray[Any]:
     return frame[..., 0] if frame.ndim == 3 else frame
 
 
-def _has_few_levels(item: h5py.Dataset) -> bool:
+def _has_few_levels(item: Samples) -> bool:
     return item.dtype.kind in "ui" and len(np.unique(_middle(item))) < _FEW_LEVELS
 
 
-def _are_alike(item: h5py.Dataset, other: h5py.Dataset) -> bool:
+def _are_alike(item: Samples, other: Samples) -> bool:
     """Return whether two data sets have as many frames of the same size."""
     one, two = axes_of(item), axes_of(other)
     return one is not None and two is not None and one[:3] == two[:3]
 
 
-def _swings(item: h5py.Dataset) -> bool:
+def _swings(item: Samples) -> bool:
     """Return whether samples swing about zero along one of the axes, as an echo's carrier does."""
     frame = np.nan_to_num(_middle(item).astype(np.float64), posinf=0, neginf=0)
     spread = float(frame.std())

@@ -1,6 +1,6 @@
 """Read the image datasets of HDF5 files through h5py; each is a source, `file.h5::path/of/dataset`.
 
-Which data sets hold images, and how their axes are read, is told in `hdf5_sets.py`; C is 1, 3 or 4 (RGBA, laid over
+Which data sets hold images, and how their axes are read, is told in `sets.py`; C is 1, 3 or 4 (RGBA, laid over
 black), and samples follow `depth.py`. Links out of the file, virtual datasets and external storage are not followed: a
 content hash vouches for one file only.
 
@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
-from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
-from usjepa.cache.sources.formats.hdf5_sets import (
+from usjepa.cache.sources.formats.arrays.sets import (
     Axes,
+    Samples,
     axes_of,
     doubts_of,
     frame_of,
     image_sets,
+    unwanted,
     without_images,
 )
+from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 from usjepa.cache.sources.formats.plausible import require_frame, require_room
 
 if TYPE_CHECKING:
@@ -58,14 +60,14 @@ class Hdf5Reader(Reader):
         import h5py
 
         with h5py.File(file, "r", locking=False) as opened:
-            return list(image_sets(opened))
+            return list(image_sets(data_sets(opened)))
 
     def doubts(self, file: Path) -> dict[str, str]:
         """Return which of them hold something else, by what their names and samples say."""
         import h5py
 
         with h5py.File(file, "r", locking=False) as opened:
-            return doubts_of({name: item for name, item in image_sets(opened).items() if not _is_elsewhere(item)})
+            return _doubts(data_sets(opened))
 
     def probe(self, file: Path, image: str) -> FileFacts:
         """Read every frame and return the facts; ValueError when `image` names no image dataset."""
@@ -94,9 +96,9 @@ class Hdf5Reader(Reader):
         """Return the open dataset, through a handle of this process, and how its axes are read."""
         opened = self._file(file)
         if not image:
-            raise ValueError(_without_wanted(opened))
+            raise ValueError(_without_wanted(data_sets(opened)))
         dataset: Any = opened.get(image, getlink=False) if _is_hard_linked(opened, image) else None
-        axes = axes_of(dataset)
+        axes = axes_of(dataset) if hasattr(dataset, "dtype") else None
         if axes is None:
             found = f": it is {dataset.dtype} {list(dataset.shape or ())}" if hasattr(dataset, "dtype") else ""
             raise ValueError(f"it holds no dataset of images named {image!r}{found}")
@@ -126,16 +128,32 @@ class Hdf5Reader(Reader):
         return self._span[2]
 
 
-def _without_wanted(file: h5py.File) -> str:
+def data_sets(file: h5py.File) -> dict[str, Samples]:
+    """Return all data sets of a file by name; those that links name are found where they lie."""
+    import h5py
+
+    found: dict[str, Samples] = {}
+
+    def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        safe_point()
+        if isinstance(item, h5py.Dataset):
+            found[name] = item
+
+    file.visititems(visit)
+    return found
+
+
+def _doubts(found: dict[str, Samples]) -> dict[str, str]:
+    return doubts_of({name: item for name, item in image_sets(found).items() if not _is_elsewhere(item)})
+
+
+def _without_wanted(found: dict[str, Samples]) -> str:
     """Return why no image of a file is read: it holds none, or all that could be were left out."""
-    doubts = doubts_of({name: item for name, item in image_sets(file).items() if not _is_elsewhere(item)})
-    if not doubts:
-        return without_images(file)
-    left_out = "; ".join(f"{name} ({reason})" for name, reason in doubts.items())
-    return f"none of its data sets is wanted, or looks like images: {left_out}. Name one with cache.hdf5"
+    doubts = _doubts(found)
+    return unwanted(doubts) if doubts else without_images(found)
 
 
-def _is_elsewhere(dataset: h5py.Dataset) -> bool:
+def _is_elsewhere(dataset: Any) -> bool:
     """Return whether the bytes of a dataset lie in other files."""
     return bool(dataset.is_virtual or dataset.external)
 

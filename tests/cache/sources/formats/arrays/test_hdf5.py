@@ -14,7 +14,7 @@ from tests.support.files.decoded import frames, probe
 from tests.support.processes.forked import in_own_process
 from usjepa.cache.errors import SourceError
 from usjepa.cache.sources.base import FileFacts
-from usjepa.cache.sources.formats.hdf5 import Hdf5Reader
+from usjepa.cache.sources.formats.arrays.hdf5 import Hdf5Reader
 from usjepa.cache.sources.registry import split_path
 
 if TYPE_CHECKING:
