@@ -1,4 +1,4 @@
-"""Define the commands for the life of a store: copy."""
+"""Define the commands for the life of a store: copy and gc."""
 
 from __future__ import annotations
 
@@ -33,3 +33,30 @@ def copy(
     from usjepa.cache.copying.selection import Selection
 
     copy_store(source, target, Selection.parse(layers, datasets, rows), resume, steal)
+
+
+@click.command()
+@click.argument("store")
+@click.option("--keep", type=click.IntRange(min=1), default=1, show_default=True, help="Newest generations that stay.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
+@click.option("--runs", multiple=True, metavar="FOLDER", help="Where runs lie that could not write a note. Repeatable.")
+@click.option("--forget", multiple=True, metavar="RUN", help="A noted run that will never go on. Repeatable.")
+@click.option("--unfinished", is_flag=True, help="Delete layers and rows too that were begun and never sealed.")
+@steal_option
+@ends_well
+def gc(
+    store: str,
+    keep: int,
+    dry_run: bool,
+    runs: tuple[str, ...],
+    forget: tuple[str, ...],
+    unfinished: bool,
+    steal: bool,
+) -> None:
+    """Delete what no kept generation of STORE names, after saying what and how much.
+
+    Kept are the newest generation and those that unfinished trainings need, which note that in the store.
+    """
+    from usjepa.cache.thinning.collect import collect
+
+    collect(store, keep, dry_run, runs, forget, unfinished, steal)

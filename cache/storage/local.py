@@ -157,6 +157,15 @@ class LocalStorage:
             entry.name for entry in self._scan(folder) if not entry.is_dir() and not entry.name.endswith(TEMP_SUFFIX)
         )
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the files that `names` gives, each with its size in bytes."""
+        found = {}
+        for name in self.names(folder):
+            size = self.size(f"{folder}/{name}" if folder else name)
+            if size is not None:  # else removed since it was listed
+                found[name] = size
+        return found
+
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders directly in a folder."""
         return sorted(entry.name for entry in self._scan(folder) if entry.is_dir(follow_symlinks=False))
@@ -177,8 +186,8 @@ class LocalStorage:
         return create_durably(self._target(name), data)
 
     def delete(self, name: str) -> None:
-        """Remove a file, and its folder when that is empty then."""
-        path = self.path(name)
+        """Remove a file, and its folder when that is empty then; raises StoreError as `publish` for links."""
+        path = self._target(name)
         try:
             with explained(path, 0), contextlib.suppress(FileNotFoundError):
                 path.unlink()

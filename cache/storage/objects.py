@@ -130,8 +130,12 @@ class ObjectStorage:
 
     def names(self, folder: str) -> list[str]:
         """Return the sorted names of the objects directly under a prefix."""
+        return sorted(self.sizes(folder))
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the objects directly under a prefix, each with its size in bytes."""
         listed = self._get(folder, lambda path: obstore.list_with_delimiter(self._store, path or None))
-        return sorted(entry["path"].rpartition("/")[2] for entry in listed["objects"])
+        return {entry["path"].rpartition("/")[2]: int(entry["size"]) for entry in listed["objects"]}
 
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the prefixes directly under a prefix."""

@@ -55,6 +55,10 @@ class Storage(Protocol):
         """Return the sorted names of the files directly in a folder, without temp files; [] when there is none."""
         ...
 
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Return the files that `names` gives, each with its size in bytes, from one listing."""
+        ...
+
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders directly in a folder; [] when there is none."""
         ...

@@ -126,7 +126,8 @@ def read_manifest(storage: Storage, generation: int | None = None) -> Manifest |
 
 def kept_generations(storage: Storage) -> list[int]:
     """Return the numbers of the generations whose manifests are kept, ascending."""
-    return [int(name.removesuffix(".json")) for name in storage.names("manifests") if name.endswith(".json")]
+    stems = [name.removesuffix(".json") for name in storage.names("manifests") if name.endswith(".json")]
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
 
 
 def segment_json(segment: Segment) -> bytes:

@@ -22,6 +22,7 @@ from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.pins import pin, unpin
 from usjepa.cache.terminal.progress import ProgressBar
 from usjepa.train.data.batches import BatchRequest, TrainBatch
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
@@ -82,8 +83,19 @@ def train(
         plan = make_plan(store_path, recipe, device, None if found is None else found[0], ranks)
         with _deterministic(plan.device), closing(plan.store):
             run = TrainingRun(plan, folder, found, ranks, stop)
-            with closing(run):
+            with closing(run), _pinned(run):
                 _carry_on(run, stop_after_steps)
+
+
+@contextmanager
+def _pinned(run: TrainingRun) -> Iterator[None]:
+    """Note in the store that this run needs its generation, from its first step until it has ended."""
+    storage, path = run.plan.store.storage, run.folder.path
+    if run.ranks.leads and not run.finished:
+        pin(storage, path, run.plan.store.generation)
+    yield
+    if run.ranks.leads and run.finished and run.folder.exported:
+        unpin(storage, path)
 
 
 @contextmanager
