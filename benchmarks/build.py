@@ -40,11 +40,12 @@ from usjepa.cache.teacher.device import synchronise
 from usjepa.cache.teacher.resolve import load_teacher
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
     from usjepa.cache.building.shard_maker import ShardMaker
-    from usjepa.cache.teacher.quantiser import DeviceQuantiser
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass, Teacher
 
 Samples = dict[str, list[float]]
 FILL, BARE, LOOP = "build from stored pixels", "bare teacher forward", "forward, float32 to the host, NumPy"
@@ -116,7 +117,7 @@ class Pretended(computing._Batch):
     """Addresses of memory that holds numbers, not what was there before."""
 
     def __init__(
-        self, teacher: Teacher, pixels: np.ndarray, exists: np.ndarray, first_row: int, quantiser: DeviceQuantiser
+        self, run: Pass, wanted: object, pixels: np.ndarray, exists: np.ndarray, first_row: int, quantisers: object
     ) -> None:
         until = time.perf_counter() + (LAUNCH_S if self.rate else 0.0)
         while time.perf_counter() < until:
@@ -124,11 +125,11 @@ class Pretended(computing._Batch):
         took = len(pixels) / self.rate if self.rate else 0.0
         self.done_at = Pretended.free_at = max(Pretended.free_at, time.perf_counter()) + took
 
-    def copy_to(self, values_BTD: torch.Tensor, scales_BT: torch.Tensor | None) -> None:
-        for into in (values_BTD, scales_BT):
-            if into is not None and into.data_ptr() not in self.seen:
-                self.seen.add(into.data_ptr())
-                into.zero_()
+    def copy_to(self, arrays: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> None:
+        for into in (array for pair in arrays for array in pair if array is not None):
+            if into.ctypes.data not in self.seen:
+                self.seen.add(into.ctypes.data)
+                into.fill(0)
 
     def receive(self) -> None:
         time.sleep(max(0.0, self.done_at - time.perf_counter()))

@@ -161,10 +161,10 @@ def _recheck(maker: ShardMaker) -> None:
     pixel_commits = maker.commits["pixels"]
     if any(c.soft != pixel_soft() for c in pixel_commits.values()) and maker.cutters is not None:
         recheck_pixels(maker.writer, pixel_commits, maker.cutters)
-    if maker.job is not None:
-        commits = maker.commits[f"latents/{maker.job.teacher.name}"]
-        if any(c.soft != maker.job.soft for c in commits.values()):
-            logger.info(recheck_latents(maker.writer, commits, pixel_commits, maker.job.teacher))
+    for teacher in maker.job.teachers if maker.job is not None else ():
+        commits = maker.commits[f"latents/{teacher.name}"]
+        if maker.job is not None and any(c.soft != maker.job.soft for c in commits.values()):
+            logger.info(recheck_latents(maker.writer, commits, pixel_commits, teacher))
 
 
 def _seal_or_wait(writer: StoreWriter, part: Part | None) -> Manifest | None:

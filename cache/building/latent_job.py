@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.store.writer import check_same_layer
-from usjepa.cache.teacher.batch_size import choose_batch_size
-from usjepa.cache.teacher.layers import teacher_layers
-from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.teacher.batch_size import KEY, choose_batch_size
+from usjepa.cache.teacher.layers import pass_layers
+from usjepa.cache.teacher.resolve import load_pass
+from usjepa.cache.teacher.teacher import Alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,24 +19,44 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.state import State
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass, Teacher
 
 
 @dataclass(frozen=True)
 class LatentJob:
-    """A teacher, the layers that it fills, and how it is run."""
+    """A teacher, or several of one pass, the layers that they fill, and how they are run."""
 
-    teacher: Teacher
+    run: Pass
     layers: tuple[Layer, ...]
-    """Scales, for int8, before latents."""
+    """Scales, for int8, before latents; one teacher's after another's."""
     batch_size: int
     """Rows per forward pass; a batch never crosses a shard."""
     soft: dict[str, Json]
     """Soft identity of what is computed, for the commit records."""
 
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """Whose latents are computed."""
+        return self.run.teachers
+
+    def only(self, name: str, batch_size: int | None) -> LatentJob | None:
+        """Return the part of one teacher; None where it is not among them.
+
+        Args:
+            name: the teacher's.
+            batch_size: found when its layer was begun; none: this job's.
+        """
+        teacher = next((teacher for teacher in self.teachers if teacher.name == name), None)
+        if teacher is None:
+            return None
+        layers = tuple(layer for layer in self.layers if layer.teacher == name)
+        size = batch_size or self.batch_size
+        soft = {**self.soft, KEY: size} if KEY in self.soft else self.soft
+        return replace(self, run=Alone(teacher), layers=layers, batch_size=size, soft=soft)
+
 
 def make_job(
-    teacher: Teacher,
+    run: Pass,
     layers: Iterable[Layer],
     chosen: TeacherSettings,
     pixels: Layer,
@@ -44,15 +65,15 @@ def make_job(
     """Return the job of a loaded teacher; its batch size is the recipe's, or that of earlier commits, or found now.
 
     Args:
-        teacher: the loaded teacher.
+        run: the loaded teacher, or several of one pass.
         layers: those that it fills.
         chosen: its settings.
         pixels: the store's layer of pixels.
         kept: soft identities of the commits of its latents.
     """
     channels, size, _ = pixels.shape
-    choice = choose_batch_size(teacher, chosen, channels, size, kept)
-    return LatentJob(teacher, tuple(layers), choice.size, teacher.soft | choice.soft)
+    choice = choose_batch_size(run, chosen, channels, size, kept)
+    return LatentJob(run, tuple(layers), choice.size, run.teachers[0].soft | choice.soft)
 
 
 def job_of_stored_layers(
@@ -77,10 +98,11 @@ def job_of_stored_layers(
         UsageError: the store has no such layers.
         IdentityError: they are another teacher's; the fields are shown.
     """
-    teacher = load_teacher(chosen, settings.image_size, device)
-    layers = teacher_layers(teacher, settings.precision, state)
+    run = load_pass(chosen, settings.image_size, device)
+    layers = pass_layers(run, settings.precision, state)
     for layer in layers:
         if layer.name not in state.layers:
             raise UsageError(f"{where}: has no {layer.name}. Build it first, or give the teacher that it has.")
         check_same_layer(state.layers[layer.name], layer, where)
-    return make_job(teacher, layers, chosen, state.layers["pixels"], kept.get(f"latents/{teacher.name}", ()))
+    mine = [soft for teacher in run.teachers for soft in kept.get(f"latents/{teacher.name}", ())]
+    return make_job(run, layers, chosen, state.layers["pixels"], mine)

@@ -24,9 +24,9 @@ from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.state import exists
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
-from usjepa.cache.teacher.computing import compute_latents, try_teacher
-from usjepa.cache.teacher.layers import calibration_rows, teacher_layers, with_calibration
-from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
+from usjepa.cache.teacher.computing import compute_all, try_teachers
+from usjepa.cache.teacher.layers import calibration_rows, pass_layers, with_calibration
+from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from usjepa.cache.building.request import BuildRequest
     from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
     from usjepa.cache.sources.base import Listing
+    from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.writer import StoreWriter
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,9 @@ class OpenSources:
 
 @dataclass(frozen=True)
 class _Tried:
-    """A teacher that is loaded, and has shown that it works."""
+    """A teacher, or several of one pass, that is loaded and has shown that it works."""
 
-    teacher: Teacher
+    run: Pass
     settings: TeacherSettings
     reference: bytes | None = None
     """The file that it was compared with."""
@@ -132,16 +133,16 @@ def _tried_teacher(writer: StoreWriter, settings: CacheSettings, request: BuildR
             raise UsageError("--reference compares a teacher: give --teacher too.")
         return None
     chosen = resolve_teacher(request.teacher, settings.teacher)
-    teacher = load_teacher(chosen, settings.image_size, request.device)
+    run = load_pass(chosen, settings.image_size, request.device)
     channels = 1 if settings.preprocess.grey else 3
-    if f"latents/{teacher.name}" not in writer.state.layers:
-        try_teacher(teacher, channels, settings.image_size)
+    if any(f"latents/{teacher.name}" not in writer.state.layers for teacher in run.teachers):
+        try_teachers(run, channels, settings.image_size)
     if request.reference is None:
-        return _Tried(teacher, chosen)
+        return _Tried(run, chosen)
     path = Path(request.reference)
-    agreement = compare_reference(teacher, path, channels, settings.image_size)
-    logger.info(f"teacher {teacher.name} agrees with {path}: {agreement}")
-    return _Tried(teacher, chosen, path.read_bytes())
+    for name, agreement in compare_reference(run, path, channels, settings.image_size).items():
+        logger.info(f"teacher {name} agrees with {path}: {agreement}")
+    return _Tried(run, chosen, path.read_bytes())
 
 
 def _listing(settings: CacheSettings, request: BuildRequest, source: str | None) -> Listing | None:
@@ -191,26 +192,26 @@ def _latent_job(
     Returns:
         The work, and the teacher's settings; with the batch size, where several processes share the work.
     """
-    teacher, chosen = tried.teacher, tried.settings
-    if teacher.warning:
-        logger.warning(f"{teacher.warning}")
-    layers = teacher_layers(teacher, settings.precision, writer.state)
+    run, chosen = tried.run, tried.settings
+    for warning in dict.fromkeys(teacher.warning for teacher in run.teachers if teacher.warning):
+        logger.warning(f"{warning}")
+    layers = pass_layers(run, settings.precision, writer.state)
     if tried.reference is not None:
-        writer.storage.publish(reference_name(teacher.name), tried.reference)
+        writer.storage.publish(reference_name(chosen.name), tried.reference)
     for layer in layers:
         if layer.dtype != "int8" or layer.channel_scale:
             writer.add_layer(layer)
         done[layer.name] = committed(writer.storage, layer)
-    kept = [commit.soft for commit in done[f"latents/{teacher.name}"].values()]
+    kept = [commit.soft for teacher in run.teachers for commit in done[f"latents/{teacher.name}"].values()]
     if request.is_shared_out and chosen.batch_size is None:
-        size = _shared_batch_size(teacher, kept_batch_size(kept))
+        size = _shared_batch_size(run, kept_batch_size(kept))
         chosen = chosen.model_copy(update={"batch_size": size})
-    return make_job(teacher, layers, chosen, writer.state.layers["pixels"], kept), chosen
+    return make_job(run, layers, chosen, writer.state.layers["pixels"], kept), chosen
 
 
-def _shared_batch_size(teacher: Teacher, kept: int | None) -> int:
+def _shared_batch_size(run: Pass, kept: int | None) -> int:
     """Return one batch size for all processes that make shards: none of them may find one of its own."""
-    if kept is None and teacher.device.type == "cuda":
+    if kept is None and run.device.type == "cuda":
         raise UsageError(
             "a build that is shared out needs one batch size for all: add --set cache.teacher.batch_size=N."
         )
@@ -218,7 +219,7 @@ def _shared_batch_size(teacher: Teacher, kept: int | None) -> int:
 
 
 def _calibrated(maker: ShardMaker, job: LatentJob) -> ShardMaker:
-    """Fix the per-channel scale of an int8 layer from rows all over the store, before any of its shards is written."""
+    """Fix the per-channel scales of int8 layers from rows all over the store, before any of their shards is written."""
     if not any(layer.dtype == "int8" and not layer.channel_scale for layer in job.layers):
         return maker
     writer, state = maker.writer, maker.writer.state
@@ -232,8 +233,12 @@ def _calibrated(maker: ShardMaker, job: LatentJob) -> ShardMaker:
         )
     pixels = np.concatenate([made[row].pixels for row in found])
     with maker.naming_frames():
-        sample = compute_latents(job.teacher, pixels, np.array(found), job.batch_size)
-    layers = [writer.add_layer(layer) for layer in with_calibration(job.layers, sample)]
+        samples = compute_all(job.run, pixels, np.array(found), job.batch_size)
+    layers: list[Layer] = []
+    for teacher, sample in zip(job.teachers, samples, strict=True):
+        mine = [layer for layer in job.layers if layer.teacher == teacher.name]
+        begun = all(layer.dtype != "int8" or layer.channel_scale for layer in mine)
+        layers += mine if begun else [writer.add_layer(layer) for layer in with_calibration(mine, sample)]
     return replace(maker, job=replace(job, layers=tuple(layers)))
 
 

@@ -1,6 +1,8 @@
 """Compare a teacher with tokens that its authors' own code gave for some images.
 
-Their file holds `pixels` (uint8 [B, C, S, S], as a store keeps them) and `tokens` ([B, T, D], patch tokens row by row).
+Their file holds `pixels` (uint8 [B, C, S, S], as a store keeps them) and `tokens` ([B, T, D], patch tokens row by row);
+of several blocks of one model, `tokens.4`, `tokens.8` and so on, some of them or all.
+
 A teacher whose tokens point elsewhere is refused before anything is scanned; the file is kept in the store as evidence.
 """
 
@@ -17,7 +19,7 @@ from usjepa.cache.errors import TeacherError, UsageError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass, Teacher
 
 LEAST_COSINE = 0.999
 """Of every token with its reference; rounding of bf16 stays above it, a wrong mean, head or block far below."""
@@ -42,11 +44,11 @@ def reference_name(teacher: str) -> str:
     return f"references/{teacher}.safetensors"
 
 
-def compare_reference(teacher: Teacher, path: Path, channels: int, edge: int) -> Agreement:
-    """Return how near a teacher's tokens come to those of a file.
+def compare_reference(run: Pass, path: Path, channels: int, edge: int) -> dict[str, Agreement]:
+    """Return how near the tokens of each teacher that a file speaks of come to those of the file.
 
     Args:
-        teacher: the loaded teacher.
+        run: the loaded teacher, or several of one pass.
         path: a safetensors file with `pixels` and `tokens`.
         channels: C of the store's pixels.
         edge: S of them.
@@ -55,7 +57,16 @@ def compare_reference(teacher: Teacher, path: Path, channels: int, edge: int) ->
         UsageError: there is no such file, or it holds something else.
         TeacherError: a token's cosine with its reference is below `LEAST_COSINE`.
     """
-    pixels, tokens = _read(path, channels, edge)
+    names = ["tokens" + "".join(teacher.name.partition(".")[1:]) for teacher in run.teachers]
+    pixels, held = _read(path, names, channels, edge)
+    return {
+        teacher.name: _compared(teacher, path, pixels, held[name])
+        for teacher, name in zip(run.teachers, names, strict=True)
+        if name in held
+    }
+
+
+def _compared(teacher: Teacher, path: Path, pixels: torch.Tensor, tokens: torch.Tensor) -> Agreement:
     with torch.no_grad():
         found = torch.cat([teacher(part).cpu() for part in pixels.split(_MOST_IMAGES)])
     if found.shape != tokens.shape:
@@ -74,19 +85,23 @@ def compare_reference(teacher: Teacher, path: Path, channels: int, edge: int) ->
     return agreement
 
 
-def _read(path: Path, channels: int, edge: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return pixels uint8 [B, C, S, S] and tokens float32 [B, T, D]."""
+def _read(path: Path, names: list[str], channels: int, edge: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return pixels uint8 [B, C, S, S], and those of some names that the file holds: tokens float32 [B, T, D]."""
     try:
         held = load_file(path)
-        pixels, tokens = held["pixels"], held["tokens"].float()
+        pixels, found = held["pixels"], {name: held[name].float() for name in names if name in held}
     except FileNotFoundError as error:
         raise UsageError(f"--reference {path}: no such file.") from error
     except (SafetensorError, KeyError, OSError) as error:
         raise UsageError(f"--reference {path}: no safetensors file with `pixels` and `tokens` ({error}).") from error
+    if not found:
+        raise UsageError(f"--reference {path}: holds {', '.join(held)}, and none of {', '.join(names)}.")
     wanted = [len(pixels), channels, edge, edge]
-    if list(pixels.shape) != wanted or pixels.dtype != torch.uint8 or tokens.ndim != 3 or len(tokens) != len(pixels):
-        raise UsageError(
-            f"--reference {path}: pixels {list(pixels.shape)} {pixels.dtype} and tokens {list(tokens.shape)}; wanted "
-            f"are pixels [B, {channels}, {edge}, {edge}] uint8, as the store keeps them, and tokens [B, T, D]."
-        )
-    return pixels, tokens
+    for name, tokens in found.items():
+        fits = tokens.ndim == 3 and len(tokens) == len(pixels)
+        if list(pixels.shape) != wanted or pixels.dtype != torch.uint8 or not fits:
+            raise UsageError(
+                f"--reference {path}: pixels {list(pixels.shape)} {pixels.dtype} and {name} {list(tokens.shape)}; "
+                f"wanted are pixels [B, {channels}, {edge}, {edge}] uint8, as a store keeps them, and tokens [B, T, D]."
+            )
+    return pixels, found

@@ -118,13 +118,12 @@ class ShardMaker:
     @lazy
     def _memories(self) -> Ring:
         """One that the teacher fills, and those that are written: touching fresh memory costs as much as either."""
-        return Ring(WRITERS + 1, pinned=self.job is not None and self.job.teacher.device.type == "cuda")
+        return Ring(WRITERS + 1, pinned=self.job is not None and self.job.run.device.type == "cuda")
 
     @lazy
     def _computer(self) -> LatentComputer:
         assert self.job is not None
-        (layer,) = (layer for layer in self.job.layers if layer.kind == "latents")
-        return LatentComputer(self.job.teacher, layer, self.job.batch_size)
+        return LatentComputer(self.job.run, self.job.layers, self.job.batch_size)
 
     @contextmanager
     def naming_frames(self) -> Iterator[None]:
@@ -136,15 +135,18 @@ class ShardMaker:
             raise LatentError(error.row, f"{error.message} It shows {origin}.") from error
 
     def latents_of(self, shard: int, made: PixelShard) -> Latents | None:
-        """Have a shard's latents computed; none when they are stored already.
+        """Have a shard's latents computed, of those teachers that it lacks; none when all are stored already.
 
         On a GPU the last of them may not have arrived yet: `write` waits for them, in its own thread.
         """
-        if self.job is None or all(shard in self.commits[layer.name] for layer in self.job.layers):
+        layers = self.job.layers if self.job is not None else ()
+        lacking = {layer.teacher for layer in layers if shard not in self.commits[layer.name]}
+        if not lacking:
             return None
         first_row, memory = self.writer.state.rows_of_shard(shard).start, self._memories.take()
         try:
-            arrays = memory.arrays({layer.name: layer for layer in self.job.layers}, len(made.pixels))
+            wanted = {layer.name: layer for layer in layers if layer.teacher in lacking}
+            arrays = memory.arrays(wanted, len(made.pixels))
             with self.naming_frames(), self.stages.time("teacher", len(made.pixels)):
                 pending = self._computer.compute(made.pixels, made.exists(first_row), first_row, arrays)
         except BaseException:

@@ -107,8 +107,9 @@ def audit(
     from usjepa.cache.upkeep.audit import audit as audit_store
 
     found = audit_store(store, settings, teacher, rows, device, not no_record)
-    click.echo(str(found))
-    if not found.passed:
+    for one in found:
+        click.echo(str(one))
+    if not all(one.passed for one in found):
         sys.exit(DamageError.exit_code)
 
 

@@ -8,6 +8,7 @@ F frames, K views, R = F K rows, b bytes per row, t seconds per row.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,8 +42,8 @@ class Measured:
     """Seconds until libraries and teacher are loaded."""
     trial: Trial
     rates: TargetRates
-    grid: tuple[int, int] | None
-    """(T, D) of the teacher's latents; none without a teacher."""
+    latents: tuple[tuple[int, int], ...]
+    """(T, D) of each layer of latents that the teacher fills; none without a teacher."""
     room: Room
 
 
@@ -64,33 +65,34 @@ class Forecast:
     fits: bool
 
 
-def _row_layers(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None) -> list[int]:
+Latents = Sequence[tuple[int, int]]
+"""(T, D) of each layer of latents."""
+
+
+def _row_layers(settings: CacheSettings, precision: LatentPrecision, latents: Latents) -> list[int]:
     """Return the bytes of a row in each layer."""
     sizes = [layer.row_nbytes for layer in pixel_layers(settings, settings.rows_per_shard)]
-    if grid is not None:
-        tokens, dim = grid
+    for tokens, dim in latents:
         scales = 4 * tokens if precision == "int8" else 0
         sizes.append(bytes_per_row(precision, tokens, dim) - scales)
         sizes += [scales] if scales else []
     return sizes
 
 
-def row_nbytes(settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None) -> int:
+def row_nbytes(settings: CacheSettings, precision: LatentPrecision, latents: Latents) -> int:
     """Return the bytes of a row over all layers."""
-    return sum(_row_layers(settings, precision, grid))
+    return sum(_row_layers(settings, precision, latents))
 
 
-def _need_of_store(
-    settings: CacheSettings, precision: LatentPrecision, grid: tuple[int, int] | None, rows: int
-) -> Need:
+def _need_of_store(settings: CacheSettings, precision: LatentPrecision, latents: Latents, rows: int) -> Need:
     """Return the bytes and inodes of a store of `rows` rows."""
     full, rest = divmod(rows, settings.rows_per_shard)
     sizes: list[tuple[int, int]] = []
-    for nbytes in _row_layers(settings, precision, grid):
+    for nbytes in _row_layers(settings, precision, latents):
         layout = ShardLayout(settings.rows_per_shard, nbytes)
         sizes += [(full, layout.size(settings.rows_per_shard))] + ([(1, layout.size(rest))] if rest else [])
     need = need_of_shards(sizes)
-    layers = len(_row_layers(settings, precision, grid))
+    layers = len(_row_layers(settings, precision, latents))
     # Folders of layers and commits, their descriptions, the segment's folder and three files, the store's own.
     return Need(need.nbytes + rows * _TABLE_NBYTES_PER_ROW + 8 * BLOCK_NBYTES, need.files + 4 * layers + 10)
 
@@ -100,12 +102,12 @@ def forecast(
 ) -> Forecast:
     """Predict a build of the measured source in some precision with some number of views."""
     rows = round(measured.frames.value) * views
-    need = _need_of_store(settings, precision, measured.grid, rows)
+    need = _need_of_store(settings, precision, measured.latents, rows)
     trial = measured.trial
     # A disk's cache takes a trial's few shards at once, and a long build at the sustained rate.
     sustained = need.nbytes / max(rows, 1) / measured.rates.write
     row = max(trial.row, sustained)
-    calibration = min(rows, 64) * (trial.decode + trial.teacher) if precision == "int8" and measured.grid else 0.0
+    calibration = min(rows, 64) * (trial.decode + trial.teacher) if precision == "int8" and measured.latents else 0.0
     work = rows * row
     parts = {
         "scan": measured.scan.value,
@@ -133,11 +135,11 @@ def _pays_from(measured: Measured, precision: LatentPrecision, build_seconds: fl
 
     An epoch draws E = sum over datasets of min(|D|, cap) frames. Either way it costs the student's steps; beside them
     E times the teacher in the loop, or E reads of latents, counted in full though they overlap with the steps. So
-    e > build / (E (teacher - read)). Pixels are read either way.
+    e > build / (E (teacher - read)). Pixels are read either way, and of several layers of latents each.
     """
-    if measured.grid is None:
+    if not measured.latents:
         return None
     drawn = sum(min(frames, dataset_cap) for frames in measured.frames_by_dataset.values())
-    read = bytes_per_row(precision, *measured.grid) / measured.rates.read
+    read = sum(bytes_per_row(precision, *shape) for shape in measured.latents) / measured.rates.read
     saved = drawn * (measured.trial.teacher - read)
     return math.floor(build_seconds / saved) + 1 if saved > 0 else None

@@ -24,14 +24,14 @@ from usjepa.cache.planning.sample import draw_sample
 from usjepa.cache.planning.target import measure_target
 from usjepa.cache.planning.trial import batch_of, run_trial, teacher_seconds
 from usjepa.cache.scanning.scan import list_source
-from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
+from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def plan(
 def _measure(
     place: str,
     settings: CacheSettings,
-    model: Teacher | None,
+    model: Pass | None,
     folder: Path,
     loading: float,
     seconds: float,
@@ -111,10 +111,11 @@ def _measure(
     if model is not None and settings.teacher is not None:
         logger.info("timing the teacher")
         alone = teacher_seconds(model, settings, batch_of(model, settings), seconds / 20)
-    grid = (model.grid[0] * model.grid[1], model.dim) if model is not None else None
+    teachers = () if model is None else model.teachers
+    latents = tuple((teacher.grid[0] * teacher.grid[1], teacher.dim) for teacher in teachers)
     logger.info("writing to the target and reading from it")
     (folder / "rates").mkdir()
-    nbytes = row_nbytes(settings, settings.precision, grid)
+    nbytes = row_nbytes(settings, settings.precision, latents)
     rates = measure_target(folder / "rates", nbytes, room_at(folder).nbytes, seconds / 20)
     shutil.rmtree(folder / "rates")
     logger.info("building the first shards of the sample")
@@ -128,21 +129,21 @@ def _measure(
         loading,
         trial,
         rates,
-        grid,
+        latents,
         room_at(folder),
     )
 
 
-def _teacher(settings: CacheSettings, text: str | None, device: str | None) -> tuple[Teacher | None, CacheSettings]:
+def _teacher(settings: CacheSettings, text: str | None, device: str | None) -> tuple[Pass | None, CacheSettings]:
     if text is None:
         return None, settings
     wanted = resolve_teacher(text, settings.teacher)
-    model = load_teacher(wanted, settings.image_size, device)
+    model = load_pass(wanted, settings.image_size, device)
     return model, settings.model_copy(update={"teacher": wanted})
 
 
 def _others(measured: Measured, recipe: Recipe, settings: CacheSettings) -> Iterator[Forecast]:
-    if measured.grid is None:
+    if not measured.latents:
         return
     for precision in ("fp32", "fp16", "int8"):
         for views in sorted({1, 2, 4, 8, settings.views.count}):

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store.commits import Commit
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.tables import SourceTable
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass
 
 _SHARDS = 6
 """Shards that a trial makes where time allows: the first fills the pipeline, the others show its rate."""
@@ -80,14 +80,14 @@ class _Watch(Observer):
         return len(self.ends) >= wanted and time.perf_counter() - self.start > self._seconds
 
 
-def batch_of(model: Teacher, settings: CacheSettings) -> int:
+def batch_of(model: Pass, settings: CacheSettings) -> int:
     """Return the teacher's images per forward pass, as a build would choose them."""
     assert settings.teacher is not None  # the plan's own, of which `model` was loaded
     channels = 1 if settings.preprocess.grey else 3
     return choose_batch_size(model, settings.teacher, channels, settings.image_size, ()).size
 
 
-def teacher_seconds(model: Teacher, settings: CacheSettings, batch: int, seconds: float) -> float:
+def teacher_seconds(model: Pass, settings: CacheSettings, batch: int, seconds: float) -> float:
     """Return the seconds per image of the teacher alone: the median of whole batches, after one that warms it up."""
     channels = 1 if settings.preprocess.grey else 3
     shape = (batch, channels, settings.image_size, settings.image_size)
@@ -109,7 +109,7 @@ def run_trial(
     listing: Listing,
     table: SourceTable,
     settings: CacheSettings,
-    model: Teacher | None,
+    model: Pass | None,
     teacher_alone: float,
     seconds: float,
 ) -> Trial:
@@ -132,7 +132,7 @@ def run_trial(
     pixels, latents = _layers(settings, model, writer.state.rows_per_shard)
     for layer in (*pixels, *latents):
         writer.add_layer(layer)
-    job = None if model is None else LatentJob(model, tuple(latents), batch, model.soft)
+    job = None if model is None else LatentJob(model, tuple(latents), batch, model.teachers[0].soft)
     watch = _Watch(seconds)
     with contextlib.closing(Cutters(writer.storage, writer.state.segments, listing, settings)) as cutters:
         none_done: dict[str, dict[int, Commit]] = {layer.name: {} for layer in (*pixels, *latents)}
@@ -149,11 +149,13 @@ def _rows_per_shard(rows: int, wanted: int, batch: int, teacher_alone: float, se
 
 
 def _layers(
-    settings: CacheSettings, model: Teacher | None, rows_per_shard: int
+    settings: CacheSettings, model: Pass | None, rows_per_shard: int
 ) -> tuple[tuple[Layer, Layer], list[Layer]]:
     """Return the layers of pixels and those of latents."""
     pixels = pixel_layers(settings, rows_per_shard)
-    latents = [] if model is None else latent_layers(model, settings.precision, pixels[0], rows_per_shard)
+    latents: list[Layer] = []
+    for teacher in () if model is None else model.teachers:
+        latents += latent_layers(teacher, settings.precision, pixels[0], rows_per_shard)
     # Any scale will do: it changes the latents' bytes, not the time they take.
     return pixels, [replace(x, channel_scale=(1.0,) * x.shape[1]) if x.dtype == "int8" else x for x in latents]
 

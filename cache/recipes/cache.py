@@ -71,6 +71,12 @@ _FIELDS_OF_THEIR_OWN = {
 }
 
 
+def _distinct(blocks: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if blocks is not None and not 0 < len(set(blocks)) == len(blocks):
+        raise PydanticCustomError("blocks", "must name one block or more, each once")
+    return blocks
+
+
 def _told_apart(args: ModelArguments) -> ModelArguments:
     """Refuse what has a field of its own, and what has no place in a teacher."""
     for name in args:
@@ -145,7 +151,13 @@ class TeacherSettings(Settings):
     ] = None
     """How positions of another grid are resampled; null: antialiased, as timm does; offset: as DINOv2's hub does."""
     block: Annotated[Depth | None, Hard("latents", "evaluation")] = None
-    """Take tokens after this many transformer blocks; null: after the last."""
+    """Take tokens after this many transformer blocks (1: of the first); null: after the last."""
+    blocks: Annotated[
+        tuple[Depth, ...] | None, AfterValidator(_distinct), Hard("latents", "evaluation", when_set=True)
+    ] = None
+    """Take tokens after each of these blocks in one forward pass, as `[4, 8, 12]`: a layer for each, `latents/NAME.4`
+    and so on, with the values that `block: 4` gives. More of them can join a store later. null: one layer, of `block`.
+    """
     norm: Annotated[bool, Hard("latents", "evaluation")] = True
     """Apply the model's final normalisation to the tokens."""
     image_size: Annotated[Edge | None, Hard("latents", "evaluation")] = None
@@ -187,6 +199,12 @@ class TeacherSettings(Settings):
         marked = self.model_copy()
         marked._stated = names
         return marked
+
+    @model_validator(mode="after")
+    def _one_block_or_several(self) -> TeacherSettings:
+        if self.block is not None and self.blocks is not None:
+            raise misfit("blocks", list(self.blocks), f"names the blocks: leave out block ({self.block})")
+        return self
 
     @model_validator(mode="after")
     def _one_normalisation_per_channel(self) -> TeacherSettings:

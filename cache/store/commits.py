@@ -122,10 +122,9 @@ def committed_shard(storage: Storage, layer: Layer, shard: int) -> Commit | None
 
 def shard_matches(storage: Storage, layer: Layer, commit: Commit) -> bool:
     """Return whether the shard file's size, table and index are those of its record (its rows are not read)."""
-    name = layer.shard_name(commit.shard)
-    if storage.size(name) != commit.size:
+    name, length = layer.shard_name(commit.shard), layer.layout.trailer_nbytes
+    if storage.size(name) != commit.size or commit.size < length:
         return False
-    length = layer.layout.trailer_nbytes
     trailer = storage.read_range(name, commit.size - length, length)
     try:
         parse_trailer(trailer, commit.size, layer.layout, commit.table, name)

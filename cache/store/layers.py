@@ -14,7 +14,8 @@ from usjepa.cache.identity import Json, digest_of, parse_json
 from usjepa.cache.store.shard import ShardLayout
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
-_LAYER_NAME = re.compile(r"^(pixels|regions|(latents|scales)/[a-z0-9][a-z0-9_-]*)$")
+_LAYER_NAME = re.compile(r"^(pixels|regions|(latents|scales)/[a-z0-9][a-z0-9_-]*(\.[0-9]{1,4})?)$")
+"""Behind a teacher's name may stand the block that its tokens are of."""
 _DTYPES = ("uint8", "int8", "float16", "float32")
 _MAX_ROW_NBYTES = 1 << 30
 _DIMENSIONS = {

@@ -1,6 +1,7 @@
 """Find the function that makes a teacher.
 
-An adapter is a function `(settings, pixel_size, device) -> Teacher`. A package offers one under a name by the entry
+An adapter is a function `(settings, pixel_size, device) -> Teacher`, or `-> Pass` for one that gives several blocks of
+a model at once where `settings.blocks` asks for them. A package offers one under a name by the entry
 point group `usjepa.teachers`; without a package it is named as `module:function`.
 """
 
@@ -11,7 +12,7 @@ import importlib.metadata
 import inspect
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 import torch
 import xxhash
@@ -20,14 +21,14 @@ from usjepa.cache.errors import TeacherError, UsageError, UsjepaError
 from usjepa.cache.recipes.base import TeacherPrecision
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.checkpoints.weights import weights_hash
-from usjepa.cache.teacher.teacher import Teacher
-from usjepa.cache.teacher.vit import load_vit
+from usjepa.cache.teacher.teacher import Alone, Pass, Teacher
+from usjepa.cache.teacher.vit import load_timm
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.teacher.model_input import ModelInput
 
-Adapter = Callable[[TeacherSettings, int, torch.device], Teacher]
+Adapter = Callable[[TeacherSettings, int, torch.device], Teacher | Pass]
 
 GROUP = "usjepa.teachers"
 """Entry point group by which an installed package offers adapters under names."""
@@ -40,13 +41,13 @@ def is_adapter(text: str) -> bool:
 
 
 def find_adapter(architecture: str) -> Adapter:
-    """Return the function that makes teachers of an architecture; a timm ViT where it names no adapter.
+    """Return the function that makes teachers of an architecture; timm's models where it names no adapter.
 
     Raises:
         UsageError: it names an adapter that can't be imported.
     """
     if not is_adapter(architecture):
-        return load_vit
+        return load_timm
     module, _, name = _installed().get(architecture, architecture).partition(":")
     try:
         adapter: Adapter = getattr(importlib.import_module(module), name)
@@ -58,10 +59,11 @@ def find_adapter(architecture: str) -> Adapter:
     return adapter
 
 
-def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: torch.device) -> Teacher:
-    """Return the teacher that an adapter makes.
+def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: torch.device) -> Pass:
+    """Return the pass of the teacher, or the teachers, that an adapter makes.
 
     Raises:
+        UsageError: several blocks are asked for, and the adapter gives one teacher.
         UsjepaError: what the adapter raised of its own accord.
         OSError: the system refuses a file.
         TeacherError: it failed in another way, or gave something that is no teacher.
@@ -76,6 +78,19 @@ def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: t
         place = inspect.getinnerframes(error.__traceback__)[-1] if error.__traceback__ else None
         where = f" ({place.filename}, line {place.lineno})" if place else ""
         raise TeacherError(f"teacher {settings.architecture}: its adapter failed{where}: {error!r}") from error
+    if settings.blocks is not None and not hasattr(made, "teachers"):
+        raise UsageError(
+            f"cache.teacher.blocks={list(settings.blocks)}: the adapter {settings.architecture} gives one teacher, not "
+            "one for each block. Build them one by one, each with cache.teacher.block and a cache.teacher.name."
+        )
+    run = cast("Pass", made) if hasattr(made, "teachers") else Alone(made)
+    for teacher in run.teachers:
+        _check_whole(teacher, settings)
+    return run
+
+
+def _check_whole(made: Teacher, settings: TeacherSettings) -> None:
+    """Raise TeacherError where an adapter's teacher lacks something, or states another precision than it has."""
     lacking = [name for name in vars(Teacher) if not name.startswith("_") and not hasattr(made, name)]
     if lacking or not callable(made):
         raise TeacherError(
@@ -88,7 +103,6 @@ def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: t
             f"teacher {settings.architecture}: it computes in {made.compute} and its identity states {stated}. Give "
             f"both the same: {', '.join(get_args(TeacherPrecision))}."
         )
-    return made
 
 
 def adapter_identity(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import TeacherSettings
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass
 
 KEY = "batch_size"
 """Of a found size in a commit's soft identity."""
@@ -38,23 +38,23 @@ class Choice(NamedTuple):
 
 
 def choose_batch_size(
-    teacher: Teacher, settings: TeacherSettings, channels: int, size: int, kept: Iterable[Mapping[str, Json]]
+    run: Pass, settings: TeacherSettings, channels: int, size: int, kept: Iterable[Mapping[str, Json]]
 ) -> Choice:
-    """Return the batch size of a layer: the recipe's, else that of its commits, else the one found now.
+    """Return the batch size of a pass: the recipe's, else that of its layers' commits, else the one found now.
 
     Args:
-        teacher: the loaded teacher.
+        run: the loaded teacher, or several of one pass.
         settings: its settings; without `batch_size` a GPU is searched, and a CPU takes `ON_CPU`.
         channels, size: C and S of the stored pixels.
-        kept: the soft identities of the layer's commits.
+        kept: the soft identities of the layers' commits.
     """
     if settings.batch_size is not None:
         return Choice(settings.batch_size, {})
     found = kept_batch_size(kept)
     if found is None:
-        if teacher.device.type != "cuda":
+        if run.device.type != "cuda":
             return Choice(ON_CPU, {})
-        found = _find_batch_size(_trial(teacher, channels, size), _free_memory)
+        found = _find_batch_size(_trial(run, channels, size), _free_memory)
     return Choice(found, {KEY: found})
 
 
@@ -97,7 +97,7 @@ def _find_batch_size(rows_per_s: Callable[[int], float], recover: Callable[[], N
     return best
 
 
-def _trial(teacher: Teacher, channels: int, size: int) -> Callable[[int], float]:
+def _trial(run: Pass, channels: int, size: int) -> Callable[[int], float]:
     import torch
 
     from usjepa.cache.teacher.device import synchronise
@@ -105,13 +105,13 @@ def _trial(teacher: Teacher, channels: int, size: int) -> Callable[[int], float]
     def rows_per_s(rows: int) -> float:
         # Not zeros, with which a GPU draws less power and runs faster than with images.
         pixels = torch.randint(0, 256, (rows, channels, size, size), dtype=torch.uint8)
-        pixels = pixels.pin_memory() if teacher.device.type == "cuda" else pixels
-        latents = teacher(pixels)  # the first call chooses kernels
-        synchronise(teacher.device)
+        pixels = pixels.pin_memory() if run.device.type == "cuda" else pixels
+        latents = run(pixels)  # the first call chooses kernels
+        synchronise(run.device)
         start = time.perf_counter()
         for _ in range(_REPEATS):
-            latents = teacher(pixels)  # while the latents before are still held, as in a build
-        synchronise(teacher.device)
+            latents = run(pixels)  # while the latents before are still held, as in a build
+        synchronise(run.device)
         took = time.perf_counter() - start
         del latents
         return rows * _REPEATS / took

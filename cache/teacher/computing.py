@@ -20,17 +20,18 @@ from usjepa.cache.errors import TeacherError, UsjepaError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.store.precision import LatentError, check_finite
 from usjepa.cache.teacher.quantiser import DeviceQuantiser
+from usjepa.cache.teacher.teacher import Alone
 from usjepa.cache.terminal.refusals import refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from typing import Any
 
     from numpy.typing import NDArray
 
     from usjepa.cache.store.layers import Layer
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass, Teacher
 
 _IN_FLIGHT = 2
 """Batches that a GPU has been given and has not finished: one that it computes, one that waits for it."""
@@ -51,20 +52,29 @@ def compute_latents(
         LatentError: a latent is not finite; the row and the value are named.
         TeacherError: the teacher gives latents of another shape than it states.
     """
-    found = np.empty((len(pixels), teacher.grid[0] * teacher.grid[1], teacher.dim), np.float32)
+    return compute_all(Alone(teacher), pixels, numbers, batch_size)[0]
+
+
+def compute_all(
+    run: Pass, pixels: NDArray[np.uint8], numbers: NDArray[np.int64], batch_size: int
+) -> list[NDArray[np.float32]]:
+    """Return what `compute_latents` does, for each teacher of a pass."""
+    found = [np.empty((len(pixels), *_tokens(teacher)), np.float32) for teacher in run.teachers]
     for start in range(0, len(pixels), batch_size):
         safe_point()
-        into = found[start : start + batch_size]
-        into[:] = _forward(teacher, torch.from_numpy(pixels[start : start + batch_size])).cpu().numpy()
-        check_finite(into, numbers[start : start + batch_size])
+        here = slice(start, start + batch_size)
+        wanted = range(len(run.teachers))
+        for into, latents_BTD in zip(found, _forward(run, wanted, torch.from_numpy(pixels[here])), strict=True):
+            into[here] = latents_BTD.cpu().numpy()
+            check_finite(into[here], numbers[here])
     return found
 
 
-def try_teacher(teacher: Teacher, channels: int, edge: int) -> None:
+def try_teachers(run: Pass, channels: int, edge: int) -> None:
     """Compute one image of grey levels, so that a teacher that can't work fails in seconds.
 
     Args:
-        teacher: the loaded teacher.
+        run: the loaded teacher, or several of one pass.
         channels: C of the pixels that it will be given.
         edge: S of them, in pixels.
 
@@ -72,8 +82,9 @@ def try_teacher(teacher: Teacher, channels: int, edge: int) -> None:
         TeacherError: its forward pass fails, or gives latents that are not finite or of another shape than it states.
     """
     levels = np.arange(channels * edge * edge, dtype=np.uint32).reshape(1, channels, edge, edge)
+    teacher = run.teachers[0]
     try:
-        compute_latents(teacher, (levels % 251).astype(np.uint8), np.zeros(1, np.int64), 1)
+        compute_all(run, (levels % 251).astype(np.uint8), np.zeros(1, np.int64), 1)
     except LatentError as error:
         raise TeacherError(
             f"teacher {teacher.name}: can't be used, tried on one image before the scan: {error}"
@@ -90,24 +101,32 @@ def try_teacher(teacher: Teacher, channels: int, edge: int) -> None:
         ) from error
 
 
-def _forward(teacher: Teacher, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+def _tokens(teacher: Teacher) -> tuple[int, int]:
+    """Return (T, D) of its latents."""
+    return teacher.grid[0] * teacher.grid[1], teacher.dim
+
+
+def _forward(run: Pass, wanted: Sequence[int], pixels_BCSS: torch.Tensor) -> list[torch.Tensor]:
     """Return a batch's latents; a shape that could be stretched to the stored one must not pass in silence."""
-    latents_BTD = teacher(pixels_BCSS)
-    wanted = [len(pixels_BCSS), teacher.grid[0] * teacher.grid[1], teacher.dim]
-    if list(latents_BTD.shape) != wanted or latents_BTD.dtype != torch.float32:
-        given = f"{list(latents_BTD.shape)} {str(latents_BTD.dtype).removeprefix('torch.')}"
-        raise TeacherError(
-            f"teacher {teacher.name}: gave latents of shape {given}, not the {wanted} float32 that it states."
-        )
-    return latents_BTD
+    found = run(pixels_BCSS, wanted)
+    for place, latents_BTD in zip(wanted, found, strict=True):
+        teacher = run.teachers[place]
+        stated = [len(pixels_BCSS), *_tokens(teacher)]
+        if list(latents_BTD.shape) != stated or latents_BTD.dtype != torch.float32:
+            given = f"{list(latents_BTD.shape)} {str(latents_BTD.dtype).removeprefix('torch.')}"
+            raise TeacherError(
+                f"teacher {teacher.name}: gave latents of shape {given}, not the {stated} float32 that it states."
+            )
+    return found
 
 
 class LatentComputer:
-    """Computes the latents of one layer as they are stored; any thread may wait for a result."""
+    """Computes the latents of a pass's layers as they are stored; any thread may wait for a result."""
 
-    def __init__(self, teacher: Teacher, layer: Layer, batch_size: int) -> None:
-        self._teacher, self._layer, self._batch_size = teacher, layer, batch_size
-        self._quantiser = DeviceQuantiser(layer, teacher.device)
+    def __init__(self, run: Pass, layers: Iterable[Layer], batch_size: int) -> None:
+        self._run, self._batch_size = run, batch_size
+        stored = {layer.teacher: layer for layer in layers if layer.kind == "latents"}
+        self._quantisers = [DeviceQuantiser(stored[teacher.name], run.device) for teacher in run.teachers]
         self._in_flight: deque[_Batch] = deque()
 
     def compute(
@@ -121,7 +140,8 @@ class LatentComputer:
                 depend on it; its latents mean nothing. A batch of holes alone is not computed.
             first_row: the number of the first row.
             into: layer name -> C-contiguous [n, *shape] of the stored dtype, which the latents, and the scales of int8,
-                go to; page-locked where there is a GPU, or it waits for each batch to be copied.
+                go to; page-locked where there is a GPU, or it waits for each batch to be copied. Teachers whose
+                latents are not among them are left out.
 
         Returns:
             What is to be waited for before `into` is read.
@@ -130,8 +150,10 @@ class LatentComputer:
             LatentError: a latent of an earlier batch can't be stored; the row and the value are named.
             TeacherError: the teacher gives latents of another shape than it states.
         """
-        values = torch.from_numpy(into[self._layer.name])
-        scales = torch.from_numpy(into[f"scales/{self._teacher.name}"]) if self._layer.dtype == "int8" else None
+        names = [teacher.name for teacher in self._run.teachers]
+        wanted = [place for place, name in enumerate(names) if f"latents/{name}" in into]
+        arrays = [(into[f"latents/{names[place]}"], into.get(f"scales/{names[place]}")) for place in wanted]
+        quantisers = [self._quantisers[place] for place in wanted]
         batches = []
         for start in range(0, len(pixels), self._batch_size):
             safe_point()
@@ -140,9 +162,9 @@ class LatentComputer:
                 continue
             if len(self._in_flight) == _IN_FLIGHT:
                 self._in_flight.popleft().receive()
-            with _current(self._teacher.device):
-                batch = _Batch(self._teacher, pixels[here], exists[here], first_row + start, self._quantiser)
-                batch.copy_to(values[here], None if scales is None else scales[here])
+            with _current(self._run.device):
+                batch = _Batch(self._run, wanted, pixels[here], exists[here], first_row + start, quantisers)
+                batch.copy_to([(values[here], None if s is None else s[here]) for values, s in arrays])
             batches.append(batch)
             self._in_flight.append(batch)
         return PendingLatents(batches)
@@ -174,31 +196,43 @@ class _Batch:
 
     def __init__(
         self,
-        teacher: Teacher,
+        run: Pass,
+        wanted: Sequence[int],
         pixels: NDArray[np.uint8],
         exists: NDArray[np.bool_],
         first_row: int,
-        quantiser: DeviceQuantiser,
+        quantisers: Sequence[DeviceQuantiser],
     ) -> None:
-        self._first_row, self._quantiser = first_row, quantiser
-        self._on_gpu = teacher.device.type == "cuda"
+        self._first_row, self._quantisers = first_row, quantisers
+        self._on_gpu = run.device.type == "cuda"
         self._exists_B = torch.from_numpy(exists)
         batch_BCSS = torch.from_numpy(pixels)
         batch_BCSS = batch_BCSS.pin_memory() if self._on_gpu else batch_BCSS
-        self._latents_BTD: torch.Tensor | None = _forward(teacher, batch_BCSS)
-        self._stored = quantiser.quantise(self._latents_BTD)
+        self._latents: list[torch.Tensor] | None = _forward(run, wanted, batch_BCSS)
+        self._stored = [
+            quantiser.quantise(latents_BTD) for quantiser, latents_BTD in zip(quantisers, self._latents, strict=True)
+        ]
+        self._fits: list[torch.Tensor] = []
+        """[B] for each teacher."""
         self._arrived: torch.cuda.Event | None = None
         self._lock = threading.Lock()
 
-    def copy_to(self, values_BTD: torch.Tensor, scales_BT: torch.Tensor | None) -> None:
-        """Have the latents copied, on a GPU without waiting for them; `receive` returns when that is done."""
-        values_BTD.copy_(self._stored.values_BTD, non_blocking=True)
-        if scales_BT is not None and self._stored.scales_BT is not None:
-            scales_BT.copy_(self._stored.scales_BT, non_blocking=True)
-        self._fits_B = self._stored.fits_B
+    def copy_to(self, arrays: Sequence[tuple[NDArray[Any], NDArray[Any] | None]]) -> None:
+        """Have the latents copied, on a GPU without waiting for them; `receive` returns when that is done.
+
+        Args:
+            arrays: latents and, for int8, scales, of each teacher.
+        """
+        for stored, (values, scales) in zip(self._stored, arrays, strict=True):
+            torch.from_numpy(values).copy_(stored.values_BTD, non_blocking=True)
+            if scales is not None and stored.scales_BT is not None:
+                torch.from_numpy(scales).copy_(stored.scales_BT, non_blocking=True)
+            fits_B = stored.fits_B
+            if self._on_gpu:
+                fits_B = torch.empty(stored.fits_B.shape, dtype=torch.bool, pin_memory=True)
+                fits_B.copy_(stored.fits_B, non_blocking=True)
+            self._fits.append(fits_B)
         if self._on_gpu:
-            self._fits_B = torch.empty(self._stored.fits_B.shape, dtype=torch.bool, pin_memory=True)
-            self._fits_B.copy_(self._stored.fits_B, non_blocking=True)
             self._arrived = torch.cuda.Event()
             self._arrived.record()
         del self._stored  # the device's memory is for the next batch
@@ -206,11 +240,12 @@ class _Batch:
     def receive(self) -> None:
         """Wait for the latents, and check that all could be stored; an error is raised to everyone who waits."""
         with self._lock:
-            if self._latents_BTD is None:
+            if self._latents is None:
                 return
             if self._arrived is not None:
                 self._arrived.synchronize()
-            if not (self._fits_B | ~self._exists_B).all():
-                exists_B11 = self._exists_B.to(self._latents_BTD.device)[:, None, None]
-                self._quantiser.refuse(self._latents_BTD.where(exists_B11, 0), self._first_row)
-            self._latents_BTD = None  # only now: whoever waits after a failure must not take it for a result
+            for quantiser, fits_B, latents_BTD in zip(self._quantisers, self._fits, self._latents, strict=True):
+                if not (fits_B | ~self._exists_B).all():
+                    exists_B11 = self._exists_B.to(latents_BTD.device)[:, None, None]
+                    quantiser.refuse(latents_BTD.where(exists_B11, 0), self._first_row)
+            self._latents = None  # only now: whoever waits after a failure must not take it for a result

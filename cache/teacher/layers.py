@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import LatentPrecision
     from usjepa.cache.store.state import State
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass, Teacher
 
 _CALIBRATION_ROWS = 64
 
@@ -46,6 +46,11 @@ def teacher_layers(teacher: Teacher, precision: LatentPrecision, state: State) -
     stored = state.layers.get(f"latents/{teacher.name}")
     scale = stored.channel_scale if stored is not None else ()
     return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
+
+
+def pass_layers(run: Pass, precision: LatentPrecision, state: State) -> list[Layer]:
+    """Return the layers that all teachers of a pass fill, as `teacher_layers` does for one."""
+    return [layer for teacher in run.teachers for layer in teacher_layers(teacher, precision, state)]
 
 
 def with_calibration(layers: Sequence[Layer], sample_RTD: NDArray[np.float32]) -> list[Layer]:

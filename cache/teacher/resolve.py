@@ -20,14 +20,14 @@ from usjepa.cache.teacher.names.presets import PRESETS, is_preset
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass, Teacher
 
 _OF_FIELDS = ("img_size", "patch_size", "depth")
 """Arguments for timm that have fields of their own."""
 
 
-def load_teacher(settings: TeacherSettings, pixel_size: int, device: str | None = None) -> Teacher:
-    """Build a teacher by the adapter that its architecture names.
+def load_pass(settings: TeacherSettings, pixel_size: int, device: str | None = None) -> Pass:
+    """Build a teacher, or one for each of `blocks`, by the adapter that its architecture names.
 
     Args:
         settings: its architecture, weights, layer and normalisation.
@@ -39,6 +39,32 @@ def load_teacher(settings: TeacherSettings, pixel_size: int, device: str | None 
         TeacherError: the checkpoint does not fit, or the adapter failed.
     """
     return make(find_adapter(settings.architecture), settings, pixel_size, choose_device(device))
+
+
+def load_teacher(settings: TeacherSettings, pixel_size: int, device: str | None = None) -> Teacher:
+    """Build one teacher; arguments and errors as of `load_pass`.
+
+    Raises:
+        UsageError: also where the settings ask for several blocks.
+    """
+    return only_teacher(load_pass(settings, pixel_size, device))
+
+
+def only_teacher(run: Pass, name: str | None = None) -> Teacher:
+    """Return the teacher of a name among those of a pass; without a name, the only one.
+
+    Raises:
+        UsageError: there is none of that name, or several without one.
+    """
+    found = [teacher for teacher in run.teachers if name in (None, teacher.name)]
+    if len(found) != 1:
+        names = ", ".join(teacher.name for teacher in run.teachers)
+        what = f"there is no {name}" if name is not None else "one is needed here"
+        raise UsageError(
+            f"cache.teacher.blocks names {names}, and {what}. Name one of them, or give cache.teacher.block=N in place "
+            "of blocks."
+        )
+    return found[0]
 
 
 def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSettings:
@@ -92,6 +118,16 @@ def _what_it_lacks(text: str) -> str:
     )
 
 
+def load_described(
+    identity: dict[str, Json], base: TeacherSettings | None, weights: str | None, pixel_size: int, device: str | None
+) -> Teacher:
+    """Load the teacher that a stored hard identity describes; see `described_teacher` and `load_pass`."""
+    settings = described_teacher(identity, base, weights)
+    run = load_pass(settings, pixel_size, device)
+    name = None if settings.blocks is None else f"{settings.name}.{identity['block']}"
+    return only_teacher(run, name)
+
+
 def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, weights: str | None) -> TeacherSettings:
     """Return the settings of the teacher that a stored hard identity describes.
 
@@ -100,14 +136,15 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
         base: the recipe's, for what an identity does not hold (name, batch size, seed).
         weights: where its weights lie, which no identity states; none: random ones.
     """
-    update: dict[str, object] = {"architecture": identity["architecture"], "weights": weights}
+    update: dict[str, object] = {"architecture": identity["architecture"], "weights": weights, "blocks": None}
     if not is_adapter(str(identity["architecture"])):
         update |= {
             "patch_size": identity["model_args"].get("patch_size"),
             "depth": identity["model_args"].get("depth"),
             "args": {name: value for name, value in identity["model_args"].items() if name not in _OF_FIELDS},
             "positions": identity.get("positions"),
-            "block": identity["block"],
+            "block": None if "pass" in identity else identity["block"],
+            "blocks": tuple(identity["pass"]) if "pass" in identity else None,
             "norm": identity["norm"],
             "image_size": identity["input"]["size"],
             "mean": tuple(identity["input"]["mean"]),

@@ -1,4 +1,8 @@
-"""Define a frozen teacher: stored pixels in, patch tokens out, and its identity."""
+"""Define a frozen teacher: stored pixels in, patch tokens out, and its identity.
+
+Several blocks of one model are several teachers, each with a name, a layer and an identity of its own, that one forward
+pass serves. A build computes passes; whoever needs one layer alone asks its teacher.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ import torch
 from usjepa.cache.teacher.device import soft_identity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.base import TeacherPrecision
@@ -76,6 +80,79 @@ class Teacher(Protocol):
         ...
 
 
+class Pass(Protocol):
+    """One forward pass, and the teachers that it serves: one, or one for each block that is asked for."""
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """Whose latents it gives; their names differ."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents come out."""
+        ...
+
+    def __call__(self, pixels_BCSS: torch.Tensor, wanted: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """Return latents, each float32 [B, T, D] with the very bits that its teacher gives alone for these pixels.
+
+        Args:
+            pixels_BCSS: uint8 [B, C, S, S] as stored.
+            wanted: places in `teachers`, ascending; none: all of them.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The pass of a single teacher."""
+
+    teacher: Teacher
+
+    @property
+    def teachers(self) -> tuple[Teacher, ...]:
+        """The teacher."""
+        return (self.teacher,)
+
+    @property
+    def device(self) -> torch.device:
+        """The teacher's."""
+        return self.teacher.device
+
+    def __call__(self, pixels_BCSS: torch.Tensor, wanted: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """Return the teacher's latents, or nothing where none are wanted."""
+        return [self.teacher(pixels_BCSS)] if wanted is None or len(wanted) else []
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """One of the teachers of a pass, as a teacher: asked alone it runs the pass for itself."""
+
+    name: str
+    grid: tuple[int, int]
+    dim: int
+    identity: dict[str, Json]
+    compute: TeacherPrecision
+    warning: str | None
+    place: int
+    """In the pass."""
+    of: Pass = field(repr=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its latents come out."""
+        return self.of.device
+
+    @property
+    def soft(self) -> dict[str, Json]:
+        """Versions of torch, timm and usjepa, and the device."""
+        return soft_identity(self.device)
+
+    def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+        """Return patch tokens, float32 [B, T, D], of uint8 [B, C, S, S], without gradient."""
+        return self.of(pixels_BCSS, [self.place])[0]
+
+
 @dataclass(frozen=True)
 class ModuleTeacher:
     """A torch module as a teacher: frozen, in eval mode, moved to its device."""
@@ -110,11 +187,15 @@ class ModuleTeacher:
 
     def __call__(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
         """Return patch tokens, float32 [B, T, D], of uint8 [B, C, S, S], without gradient."""
-        with torch.no_grad(), self._precision():
-            x_BCSS = self.input(pixels_BCSS, self.device).to(_PURE.get(self.compute, torch.float32))
-            tokens_BTD = self._forward(x_BCSS)
+        with torch.no_grad(), self.precision():
+            tokens_BTD = self._forward(self.given(pixels_BCSS))
         return tokens_BTD.to(torch.float32)
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def given(self, pixels_BCSS: torch.Tensor) -> torch.Tensor:
+        """Return the model's input [B, channels, size, size] of uint8 [B, C, S, S], in the precision of its weights."""
+        return self.input(pixels_BCSS, self.device).to(_PURE.get(self.compute, torch.float32))
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Compute in the teacher's precision, within a `with` block."""
         dtype = _AUTOCAST.get(self.compute)
         return torch.autocast(self.device.type, dtype) if dtype is not None else nullcontext()

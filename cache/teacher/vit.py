@@ -2,11 +2,16 @@
 
 Prefix tokens (class, registers) are dropped; patch tokens come row-major over the grid. The input derivation (scale,
 grey repeated, resize, mean and std) is part of the identity: a wrong normalisation is another teacher.
+
+Block n of N is the model after n blocks: 1 is what the first block gives, N what the last gives. The model's final
+normalisation, where `norm` asks for it, is applied to whichever block's tokens. So block N has the very numbers of a
+teacher without `block`, which takes the last, though the two are different layers.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,19 +20,20 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.teacher.fitting import fit
 from usjepa.cache.teacher.model_input import RESIZE, ModelInput
-from usjepa.cache.teacher.teacher import ModuleTeacher
+from usjepa.cache.teacher.teacher import Alone, ModuleTeacher, Sharing
 from usjepa.cache.teacher.timm_models import gives_maps, is_vit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.fitting import Fitted
+    from usjepa.cache.teacher.teacher import Pass
 
 _INPUT_VERSION = 1
 _RESOLVED = {
-    "name", "weights", "key", "seed", "patch_size", "depth", "args", "positions", "image_size", "mean", "std",
+    "name", "weights", "key", "seed", "patch_size", "depth", "args", "positions", "blocks", "image_size", "mean", "std",
 }  # fmt: skip
 """Hard fields that count by what they become: the layer's name, a hash of weights, arguments for timm, the input."""
 
@@ -41,9 +47,18 @@ class ViT(ModuleTeacher):
     norm: bool = True
     """Apply the model's final normalisation."""
 
+    @property
+    def count(self) -> int:
+        """Blocks that the model has."""
+        return len(self.model.blocks)  # type: ignore[arg-type]
+
     def tokens(self, x_BCSS: torch.Tensor) -> torch.Tensor:
         """Return patch tokens [B, T, D] after the chosen block."""
-        return _intermediate(self.model, x_BCSS, self.block, self.norm, "NLC", len(self.model.blocks))  # type: ignore[arg-type]
+        return self.depths(x_BCSS, [self.block or self.count])[0]
+
+    def depths(self, x_BCSS: torch.Tensor, blocks: Sequence[int]) -> list[torch.Tensor]:
+        """Return patch tokens [B, T, D] after each of some blocks, ascending."""
+        return _intermediates(self.model, x_BCSS, blocks, self.norm, "NLC")
 
 
 @dataclass(frozen=True)
@@ -57,24 +72,91 @@ class Maps(ModuleTeacher):
 
     def tokens(self, x_BCSS: torch.Tensor) -> torch.Tensor:
         """Return the map's places [B, H W, D]."""
-        found = _intermediate(self.model, x_BCSS, self.block, self.norm, "NCHW", _stages(self.model))
-        return found.flatten(2).transpose(1, 2)
+        return self.depths(x_BCSS, [self.block or _stages(self.model)])[0]
+
+    def depths(self, x_BCSS: torch.Tensor, blocks: Sequence[int]) -> list[torch.Tensor]:
+        """Return the places [B, H W, D] of each of some stages' maps, ascending."""
+        found = _intermediates(self.model, x_BCSS, blocks, self.norm, "NCHW")
+        return [map_BDHW.flatten(2).transpose(1, 2) for map_BDHW in found]
+
+
+@dataclass(frozen=True)
+class Depths:
+    """The pass of several blocks of one timm model: those up to the deepest that is wanted are computed, once."""
+
+    model: ViT | Maps
+    blocks: tuple[int, ...]
+    """Ascending."""
+    shapes: tuple[tuple[int, tuple[int, int]], ...]
+    """Width and grid of each."""
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return self.model.device
+
+    @cached_property
+    def teachers(self) -> tuple[Sharing, ...]:
+        """One for each block, named after model and block, as `urfm.8`."""
+        model, named = self.model, zip(self.blocks, self.shapes, strict=True)
+        # What is compiled for one set of blocks may be rounded otherwise than for another.
+        more: dict[str, Json] = {"pass": list(self.blocks)} if model.compiled else {}
+        return tuple(
+            Sharing(
+                f"{model.name}.{block}", grid, dim, {**model.identity, "block": block, **more}, model.compute,
+                model.warning, place, self,
+            )
+            for place, (block, (dim, grid)) in enumerate(named)
+        )  # fmt: skip
+
+    def __call__(self, pixels_BCSS: torch.Tensor, wanted: Sequence[int] | None = None) -> list[torch.Tensor]:
+        """Return the latents of some of its blocks, by their places, each float32 [B, T, D], without gradient."""
+        places = range(len(self.blocks)) if wanted is None else wanted
+        if not places:
+            return []
+        with torch.no_grad(), self.model.precision():
+            found = self._forward(self.model.given(pixels_BCSS), places)
+        return [latents_BTD.to(torch.float32) for latents_BTD in found]
+
+    def _forward(self, x_BCSS: torch.Tensor, places: Sequence[int]) -> list[torch.Tensor]:
+        if not self.model.compiled:
+            return self.model.depths(x_BCSS, [self.blocks[place] for place in places])
+        found = self._compiled(x_BCSS)
+        return [found[place] for place in places]
+
+    @cached_property
+    def _compiled(self) -> Callable[[torch.Tensor], list[torch.Tensor]]:
+        return torch.compile(lambda x_BCSS: self.model.depths(x_BCSS, self.blocks))
 
 
 def _stages(model: torch.nn.Module) -> int:
     return len(model.feature_info)  # type: ignore[arg-type]
 
 
-def _intermediate(
-    model: torch.nn.Module, x_BCSS: torch.Tensor, block: int | None, norm: bool, form: str, count: int
-) -> torch.Tensor:
-    last = (block or count) - 1
+def _intermediates(
+    model: torch.nn.Module, x_BCSS: torch.Tensor, blocks: Sequence[int], norm: bool, form: str
+) -> list[torch.Tensor]:
     forward: Callable[..., list[torch.Tensor]] = model.forward_intermediates  # type: ignore[assignment]
-    return forward(x_BCSS, indices=[last], norm=norm, stop_early=True, output_fmt=form, intermediates_only=True)[0]
+    indices = [block - 1 for block in blocks]
+    return forward(x_BCSS, indices=indices, norm=norm, stop_early=True, output_fmt=form, intermediates_only=True)
+
+
+def load_timm(settings: TeacherSettings, pixel_size: int, device: torch.device) -> Pass:
+    """Build a timm model as a teacher, or as one for each of `blocks`; arguments and errors as of `load_vit`."""
+    made = load_vit(settings, pixel_size, device)
+    if settings.blocks is None:
+        return Alone(made)
+    blocks = tuple(sorted(settings.blocks))
+    if isinstance(made, ViT):
+        return Depths(made, blocks, tuple((made.dim, made.grid) for _ in blocks))
+    black = torch.zeros(1, 1, pixel_size, pixel_size, dtype=torch.uint8)
+    with torch.no_grad(), made.precision():
+        maps = _intermediates(made.model, made.given(black), blocks, made.norm, "NCHW")
+    return Depths(made, blocks, tuple(_shape(map_BDHW, settings, made.input.size) for map_BDHW in maps))
 
 
 def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -> ViT | Maps:
-    """Build a timm model as a teacher.
+    """Build a timm model as one teacher; where `blocks` are asked for, of the deepest.
 
     Args:
         settings: its architecture, weights, layer and normalisation.
@@ -92,6 +174,7 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
     fitted = fit(settings, edge)
     model = fitted.model
     _check_fits(model, settings, edge)
+    block = settings.block or max(settings.blocks or (0,)) or None
     given = ModelInput(edge, _channels(fitted, settings), settings.mean, settings.std)
     hard = {name: value for name, value in hard_values(settings, "latents").items() if name not in _RESOLVED}
     identity: dict[str, Json] = {
@@ -113,7 +196,7 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
         rows, columns = (int(n) for n in model.patch_embed.grid_size)  # type: ignore[union-attr]
         dim = int(model.num_features)  # type: ignore[arg-type]
     else:
-        dim, rows, columns = _tried(model, given.channels, settings, edge)
+        dim, (rows, columns) = _tried(model, given.channels, settings, block, edge)
     kind = ViT if is_vit(model) else Maps
     return kind(
         settings.name,
@@ -126,29 +209,36 @@ def load_vit(settings: TeacherSettings, pixel_size: int, device: torch.device) -
         settings.compute,
         fitted.note,
         settings.compile,
-        block=settings.block,
+        block=block,
         norm=settings.norm,
     )
 
 
-def _tried(model: torch.nn.Module, channels: int, settings: TeacherSettings, edge: int) -> tuple[int, int, int]:
-    """Return width, rows and columns of the map that a model gives, from one black image."""
+def _tried(
+    model: torch.nn.Module, channels: int, settings: TeacherSettings, block: int | None, edge: int
+) -> tuple[int, tuple[int, int]]:
+    """Return width and grid of the map that a model gives, from one black image."""
     try:
         with torch.no_grad():
             black = torch.zeros(1, channels, edge, edge)
-            found = _intermediate(model.eval(), black, settings.block, settings.norm, "NCHW", _stages(model))
+            (found,) = _intermediates(model.eval(), black, [block or _stages(model)], settings.norm, "NCHW")
     except (RuntimeError, AssertionError, TypeError, ValueError, IndexError) as error:
         raise UsageError(
             f"{settings.architecture}: gives no map of features for images of {edge} x {edge} ({error}). Set "
             "cache.teacher.image_size to a size it takes."
         ) from error
-    rows, columns = int(found.shape[2]), int(found.shape[3])
+    return _shape(found, settings, edge)
+
+
+def _shape(map_BDHW: torch.Tensor, settings: TeacherSettings, edge: int) -> tuple[int, tuple[int, int]]:
+    """Return width and grid of a map of features; UsageError where its places are no equal parts of the input."""
+    _, dim, rows, columns = map_BDHW.shape
     if edge % rows or edge % columns:
         raise UsageError(
             f"cache.teacher.image_size={edge}: {settings.architecture} gives a map of {rows} x {columns}, which does "
             "not divide it evenly, so that latents would lie beside what they show. Take a multiple of its stride."
         )
-    return int(found.shape[1]), rows, columns
+    return dim, (rows, columns)
 
 
 def _check_fits(model: torch.nn.Module, settings: TeacherSettings, edge: int) -> None:
@@ -165,9 +255,10 @@ def _check_fits(model: torch.nn.Module, settings: TeacherSettings, edge: int) ->
             f"would be cut off, so that latents lie beside what they show. Take a multiple of {kernel[0]}."
         )
     count = len(model.blocks) if is_vit(model) else _stages(model)  # type: ignore[arg-type]
-    if settings.block is not None and settings.block > count:
-        kind = "blocks" if hasattr(model, "blocks") else "stages"
-        raise UsageError(f"cache.teacher.block={settings.block}: {settings.architecture} has {count} {kind}.")
+    for field, block in (("block", settings.block), ("blocks", max(settings.blocks or (0,)))):
+        if block is not None and block > count:
+            kind = "blocks" if hasattr(model, "blocks") else "stages"
+            raise UsageError(f"cache.teacher.{field}={block}: {settings.architecture} has {count} {kind}.")
 
 
 def _channels(fitted: Fitted, settings: TeacherSettings) -> int:

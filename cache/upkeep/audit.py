@@ -26,7 +26,7 @@ from usjepa.cache.store.writer import StoreWriter, check_same_layer
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
 from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.layers import teacher_layers
-from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
+from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -84,8 +84,10 @@ def audit(
     rows: int = 64,
     device: str | None = None,
     record: bool = True,
-) -> Audit:
+) -> list[Audit]:
     """Compute a sample of rows again with the teacher, and compare with the stored latents.
+
+    One audit for each layer that the teacher has: one, or one for each of `cache.teacher.blocks`.
 
     Args:
         store: folder or URL of a sealed store.
@@ -93,7 +95,7 @@ def audit(
         teacher: as for `build`.
         rows: how many rows to compute, at least 4.
         device: torch device.
-        record: write the result into the manifest, as a new generation, unless it holds the same already.
+        record: write the results into the manifest, as a new generation, unless it holds the same already.
 
     Raises:
         IdentityError: this is not the teacher that the store names.
@@ -102,10 +104,13 @@ def audit(
     """
     opened = open_store(store)
     settings = resolve_teacher(teacher, recipe.cache.teacher)
-    model = load_teacher(settings, opened.size, device)
-    layer = _layer_of(opened, model, recipe)
+    run = load_pass(settings, opened.size, device)
+    layers = [_layer_of(opened, model, recipe) for model in run.teachers]
     chosen = _stratified_rows(opened, max(_MIN_ROWS, rows))
-    found = compare(opened, model, layer, chosen, settings.batch_size or _batch_size_of(opened, layer))
+    found = [
+        compare(opened, model, layer, chosen, settings.batch_size or _batch_size_of(opened, layer))
+        for model, layer in zip(run.teachers, layers, strict=True)
+    ]
     if record:
         _record(opened, found)
     return found
@@ -185,7 +190,7 @@ def _same_versions(store: Store, model: Teacher, layer: Layer, rows: NDArray[np.
     return all(commit_of(store.manifest, layer, shard, 0).soft == now for shard in shards)
 
 
-def _record(store: Store, found: Audit) -> None:
+def _record(store: Store, found: list[Audit]) -> None:
     with hold_claim(store.storage, WHOLE, False) as claim:
         refuse_rivals(store.storage, WHOLE, False)
         writer = StoreWriter(store.storage, claim.check)
@@ -193,8 +198,9 @@ def _record(store: Store, found: Audit) -> None:
         newest = writer.state.newest
         if newest is None or newest.digest != store.manifest.digest:
             raise UsageError(f"{store.location}: a newer generation was sealed meanwhile: run the audit again.")
-        if found.record() in newest.audits:
+        new = [record for record in (one.record() for one in found) if record not in newest.audits]
+        if not new:
             return
-        audits = (*newest.audits, found.record())
+        audits = (*newest.audits, *new)
         sealed = writer.publish_generation(replace(newest, generation=newest.generation + 1, audits=audits))
         logger.info(f"recorded in generation {sealed.generation}")

@@ -11,7 +11,7 @@ from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed
 from usjepa.cache.store.state import State, read_state
 from usjepa.cache.store.writer import hard_differences
-from usjepa.cache.teacher.layers import teacher_layers
+from usjepa.cache.teacher.layers import pass_layers
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
@@ -58,10 +58,10 @@ def diff(store: str, recipe: Recipe, teacher: str | None = None) -> Difference:
 
 
 def _teachers(teacher: str, recipe: Recipe, state: State) -> list[tuple[Layer, dict[str, Json]]]:
-    from usjepa.cache.teacher.resolve import load_teacher, resolve_teacher
+    from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
-    model = load_teacher(resolve_teacher(teacher, recipe.cache.teacher), recipe.cache.image_size)
-    return [(layer, model.soft) for layer in teacher_layers(model, recipe.cache.precision, state)]
+    run = load_pass(resolve_teacher(teacher, recipe.cache.teacher), recipe.cache.image_size)
+    return [(layer, run.teachers[0].soft) for layer in pass_layers(run, recipe.cache.precision, state)]
 
 
 def _verdict(state: State, layer: Layer, count: int) -> str:

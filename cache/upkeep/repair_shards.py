@@ -16,6 +16,7 @@ from usjepa.cache.building.recheck import as_float, recheck_latents, relative_er
 from usjepa.cache.errors import DamageError
 from usjepa.cache.store.commits import Commit, read_commit
 from usjepa.cache.store.descriptions import commit_of, present_rows
+from usjepa.cache.teacher.batch_size import kept_batch_size
 from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.upkeep.salvage import Salvaged, assemble, salvage
 
@@ -68,6 +69,8 @@ class ShardRepair:
     def __init__(self, maker: ShardMaker, manifest: Manifest) -> None:
         self._maker, self._manifest = maker, manifest
         self._storage = maker.writer.storage
+        self._makers: dict[str, ShardMaker] = {}
+        """Teacher -> what computes its latents alone."""
 
     def mend(self, layer: str, shard: int) -> list[Mended]:
         """Mend a shard; latents together with their scales.
@@ -134,8 +137,8 @@ class ShardRepair:
         return made
 
     def _compute_again(self, name: str, shard: int) -> list[Mended]:
-        job = self._maker.job
-        if job is None or job.teacher.name != name:
+        job = self._maker_of(name).job
+        if job is None:
             raise DamageError(f"its rows must be computed by the teacher {name!r} again: give --teacher as for build.")
         if not self._maker.has_pixels(shard):
             raise DamageError("its pixels are damaged too and could not be mended.")
@@ -150,6 +153,15 @@ class ShardRepair:
             made = self._latents(job, shard, present)
             exact = self._all_exact(layers, shard, proven, made)
         return self._within_tolerance(job, layers, shard, proven, made) if exact is None else exact
+
+    def _maker_of(self, name: str) -> ShardMaker:
+        """Return what computes the latents of one teacher, in the batches that its layer was built in."""
+        if name not in self._makers:
+            maker, commits = self._maker, self._maker.commits.get(f"latents/{name}", {})
+            size = kept_batch_size(commit.soft for commit in commits.values())
+            job = None if maker.job is None else maker.job.only(name, size)
+            self._makers[name] = replace(maker, job=job)
+        return self._makers[name]
 
     def _all_exact(
         self, layers: Sequence[Layer], shard: int, kept: Mapping[str, Rows], made: Mapping[str, Rows]
@@ -167,7 +179,8 @@ class ShardRepair:
         made: dict[str, Rows] = {layer.name: {} for layer in job.layers}
         for start in sorted({(row - numbers.start) // size * size for row in rows}):
             here, batch = slice(start, start + size), numbers[start : start + size]
-            for name, stored in self._maker.stored_latents(shown.pixels[here], exists[here], batch.start).items():
+            maker = self._maker_of(job.teachers[0].name)
+            for name, stored in maker.stored_latents(shown.pixels[here], exists[here], batch.start).items():
                 made[name] |= {row: stored[i].tobytes() for i, row in enumerate(batch) if exists[start + i]}
         return made
 
@@ -175,13 +188,13 @@ class ShardRepair:
         self, job: LatentJob, layers: Sequence[Layer], shard: int, proven: Mapping[str, Rows], made: Mapping[str, Rows]
     ) -> list[Mended]:
         """Publish rows that are not the bytes of before, where other versions or another device explain it."""
-        if commit_of(self._manifest, layers[0], shard, 0).soft == job.soft and job.teacher.device.type == "cpu":
+        if commit_of(self._manifest, layers[0], shard, 0).soft == job.soft and job.run.device.type == "cpu":
             raise DamageError(
                 "recomputed latents differ from the stored ones, although library versions and device match. Check "
                 "that cache.teacher.batch_size is the build's; otherwise suspect the hardware."
             )
         kept = set.intersection(*(set(proven[layer.name]) for layer in layers))
-        error = self._error(job.teacher, layers, shard, proven, sorted(kept))
+        error = self._error(job.teachers[0], layers, shard, proven, sorted(kept))
         done = []
         for layer in layers:
             rows = {**made[layer.name], **{row: proven[layer.name][row] for row in kept}}

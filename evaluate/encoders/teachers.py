@@ -166,10 +166,10 @@ class Teachers:
 
     def _load(self, size: int, weights: str | None) -> Teacher:
         """Load the teacher that the identity describes, from the recipe's weights or its seed's random ones."""
-        from usjepa.cache.teacher.resolve import described_teacher, load_teacher
+        from usjepa.cache.teacher.resolve import load_described
 
         assert self._wanted is not None
-        return load_teacher(described_teacher(self._wanted, self._settings, weights), size, self._device)
+        return load_described(self._wanted, self._settings, weights, size, self._device)
 
     def _others(self, teacher: Teacher) -> list[tuple[str, Json, Json]]:
         """Return in which fields a loaded teacher is not the wanted one; a task of another pixel size is resized."""

@@ -30,8 +30,9 @@ def another(field: FieldInfo, value: Any) -> Any:
     if get_origin(kind) is Literal:
         return next(one for one in get_args(kind) if one != value)
     choice = next((one for one in get_args(kind) if get_origin(one) is Literal), None)
-    if value is None and any(get_origin(one) is tuple for one in get_args(kind)):
-        return ["x"]
+    several = next((one for one in get_args(kind) if get_origin(one) is tuple), None)
+    if value is None and several is not None:
+        return ["x"] if get_args(several)[0] is str else [2]
     if value is None:
         return get_args(choice)[0] if choice else "x" if str in get_args(kind) else 2
     if isinstance(value, dict):

@@ -98,16 +98,17 @@ def _pixels(store: Store, recipe: Recipe) -> Targets:
 
 def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:
     """Load the recipe's teacher; refuse it when the store holds latents of another one under its name."""
-    from usjepa.cache.teacher.resolve import load_teacher
+    from usjepa.cache.teacher.resolve import load_pass, only_teacher
 
     settings = recipe.cache.teacher
     if settings is None:
         raise UsageError("train.targets=online runs the recipe's teacher in each step: set cache.teacher.")
-    if recipe.train.teacher not in (None, settings.name):
+    if settings.blocks is None and recipe.train.teacher not in (None, settings.name):
         raise UsageError(
             f"train.teacher={recipe.train.teacher} and cache.teacher.name={settings.name} name two teachers: set one."
         )
-    teacher = load_teacher(settings, store.size, str(device))
+    name = None if settings.blocks is None else recipe.train.teacher
+    teacher = only_teacher(load_pass(settings, store.size, str(device)), name)
     layer = store.layers.get(f"latents/{teacher.name}")
     found = [] if layer is None else differences(layer.identity["teacher"], teacher.identity)
     if found:

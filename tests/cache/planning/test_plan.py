@@ -143,7 +143,8 @@ def measured(**changes: Any) -> Measured:
     """Frames of 0.01 s decode and 0.1 s teacher, a target of 100 MB/s."""
     made = Measured(
         100, 100, Estimate(1000, 0), {"a": 800, "b": 200}, Estimate(10, 0), 5.0,
-        Trial(0.11, 0.01, 0.1, 0.105, 0.001, 1.0, 500), TargetRates(1e8, 1e8, 1 << 30), (196, 768), Room(10**12, 10**6),
+        Trial(0.11, 0.01, 0.1, 0.105, 0.001, 1.0, 500), TargetRates(1e8, 1e8, 1 << 30), ((196, 768),),
+        Room(10**12, 10**6),
     )  # fmt: skip
     return replace(made, **changes)
 
@@ -196,9 +197,11 @@ def test_a_store_that_does_not_fit_is_said() -> None:
 
 def test_the_need_of_a_store_grows_with_rows_and_shards() -> None:
     settings = small().cache
-    one, two = (_need_of_store(settings, "fp16", (4, 192), rows) for rows in (8, 16))
+    one, two = (_need_of_store(settings, "fp16", [(4, 192)], rows) for rows in (8, 16))
     assert two.files - one.files == 6, "a shard and a record in each of three layers"
-    assert _need_of_store(settings, "int8", (4, 192), 8).files - one.files == 6, "and a layer of scales with its files"
+    assert _need_of_store(settings, "int8", [(4, 192)], 8).files - one.files == 6, (
+        "and a layer of scales with its files"
+    )
 
 
 def test_a_sum_over_everything_is_exact() -> None:

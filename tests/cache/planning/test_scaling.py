@@ -26,9 +26,9 @@ def test_bytes_and_inodes_are_those_that_a_build_checks_for() -> None:
     settings = load_recipe("us-jepa").cache
     assert len(SIZES) == 12
     for precision, views, rows, nbytes, terabytes, inodes in SIZES:
-        need = _need_of_store(settings, precision, GRID, FRAMES * int(views))
+        need = _need_of_store(settings, precision, [GRID], FRAMES * int(views))
         assert number(rows) == FRAMES * int(views)
-        assert number(nbytes) == row_nbytes(settings, precision, GRID)
+        assert number(nbytes) == row_nbytes(settings, precision, [GRID])
         assert float(terabytes) == round(need.nbytes / 1e12, 2)
         assert number(inodes) == need.files
 
@@ -38,5 +38,5 @@ def test_what_training_reads_is_images_a_second_times_the_bytes_of_a_row() -> No
     assert len(RATES) == 4
     for _, _, images, *rates in RATES:
         for precision, rate in zip(get_args(LatentPrecision), rates, strict=True):
-            expected = number(images) * row_nbytes(settings, precision, GRID) / 1e9
+            expected = number(images) * row_nbytes(settings, precision, [GRID]) / 1e9
             assert float(rate) == pytest.approx(expected, abs=0.01)

@@ -19,9 +19,10 @@ from usjepa.cache.teacher import computing
 from usjepa.cache.teacher.computing import LatentComputer, compute_latents
 from usjepa.cache.teacher.quantiser import DeviceQuantiser
 from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.teacher.teacher import Alone
 
 if TYPE_CHECKING:
-    from usjepa.cache.teacher.teacher import Teacher
+    from usjepa.cache.teacher.teacher import Pass, Teacher
 
 TINY = TeacherSettings(name="t", architecture="vit_tiny_patch16_224", patch_size=16, depth=1)
 DTYPES = ["float32", "float16", "int8"]
@@ -101,7 +102,7 @@ def test_a_shard_holds_what_the_teacher_says_of_each_of_its_rows(dtype: str, bat
     said = compute_latents(teacher, pixels, np.arange(7), batch_size)
     layer = layer_of(dtype, channel_scale(said))
     found = into(layer, 7)
-    LatentComputer(teacher, layer, batch_size).compute(pixels, EXIST, 0, found).wait()
+    LatentComputer(Alone(teacher), [layer], batch_size).compute(pixels, EXIST, 0, found).wait()
     wanted = [array for array in quantise(said, layer, 0) if array is not None]
     for one, other in zip(found.values(), wanted, strict=True):
         assert one.tobytes() == other.tobytes()
@@ -144,7 +145,7 @@ def test_what_can_not_be_stored_is_named_by_row_and_value_in_whichever_batch(
     pixels = np.zeros((7, 1, 32, 32), np.uint8)
     layer = layer_of(dtype, (1e-3,) * D)
     with pytest.raises(LatentError, match=rf"row 104: .*{said}"):
-        LatentComputer(spoiled(value), layer, batch_size).compute(pixels, EXIST, 100, into(layer, 7)).wait()
+        LatentComputer(Alone(spoiled(value)), [layer], batch_size).compute(pixels, EXIST, 100, into(layer, 7)).wait()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -153,15 +154,15 @@ def test_a_hole_is_refused_nothing_and_changes_no_bit_of_the_rows_beside_it(dtyp
     layer, exists = layer_of(dtype), EXIST.copy()
     exists[4] = False
     found, wanted = into(layer, 7), into(layer, 7)
-    LatentComputer(spoiled(np.nan), layer, 3).compute(pixels, exists, 100, found).wait()
-    LatentComputer(load_teacher(TINY, 32), layer, 3).compute(pixels, EXIST, 100, wanted).wait()
+    LatentComputer(Alone(spoiled(np.nan)), [layer], 3).compute(pixels, exists, 100, found).wait()
+    LatentComputer(Alone(load_teacher(TINY, 32)), [layer], 3).compute(pixels, EXIST, 100, wanted).wait()
     for name, array in found.items():
         assert array[exists].tobytes() == wanted[name][exists].tobytes()
 
 
 def test_a_row_that_can_not_be_stored_is_named_though_a_hole_comes_before_it() -> None:
     layer, exists = layer_of("float16"), np.array([False] * 4 + [True] * 3)
-    computer = LatentComputer(spoiled(np.nan), layer, 7)
+    computer = LatentComputer(Alone(spoiled(np.nan)), [layer], 7)
     pending = computer.compute(np.zeros((7, 1, 32, 32), np.uint8), exists, 100, into(layer, 7))
     with pytest.raises(LatentError, match="row 104: the teacher gave nan"):
         pending.wait()
@@ -170,13 +171,15 @@ def test_a_row_that_can_not_be_stored_is_named_though_a_hole_comes_before_it() -
 def test_the_teacher_is_not_run_over_a_batch_of_holes_alone() -> None:
     teacher, layer = spoiled(0.0), layer_of("float16")
     exists = np.array([False, False, False, True, True, True, False])
-    LatentComputer(teacher, layer, 3).compute(np.zeros((7, 1, 32, 32), np.uint8), exists, 0, into(layer, 7)).wait()
+    LatentComputer(Alone(teacher), [layer], 3).compute(
+        np.zeros((7, 1, 32, 32), np.uint8), exists, 0, into(layer, 7)
+    ).wait()
     assert cast("_Spoiled", teacher).asked == 3
 
 
 def test_a_refused_batch_is_refused_by_whoever_waits_and_by_who_asks_on() -> None:
     pixels, layer = np.zeros((7, 1, 32, 32), np.uint8), layer_of("float16")
-    computer = LatentComputer(spoiled(np.nan), layer, 7)
+    computer = LatentComputer(Alone(spoiled(np.nan)), [layer], 7)
     pending = computer.compute(pixels, EXIST, 0, into(layer, 7))
     for _ in range(2):
         with pytest.raises(LatentError, match="row 4"):
@@ -199,7 +202,7 @@ def test_a_device_that_failed_while_it_was_waited_for_is_not_taken_for_latents_b
             raise RuntimeError("CUDA error: unspecified launch failure")
 
     layer = layer_of("float16")
-    pending = LatentComputer(load_teacher(TINY, 32), layer, 4).compute(
+    pending = LatentComputer(Alone(load_teacher(TINY, 32)), [layer], 4).compute(
         np.zeros((4, 1, 32, 32), np.uint8), EXIST[:4], 0, into(layer, 4)
     )
     pending._batches[0]._arrived = Failed()  # type: ignore[assignment]
@@ -214,11 +217,9 @@ def test_two_batches_are_under_way_from_shard_to_shard_and_the_oldest_is_waited_
     events: list[tuple[str, int]] = []
     real_init, real_receive = computing._Batch.__init__, computing._Batch.receive
 
-    def init(
-        batch: Any, teacher: Teacher, pixels: Any, exists: Any, first_row: int, quantiser: DeviceQuantiser
-    ) -> None:
+    def init(batch: Any, run: Pass, wanted: Any, pixels: Any, exists: Any, first_row: int, quantisers: Any) -> None:
         events.append(("asked", first_row))
-        real_init(batch, teacher, pixels, exists, first_row, quantiser)
+        real_init(batch, run, wanted, pixels, exists, first_row, quantisers)
 
     def receive(batch: Any) -> None:
         events.append(("received", batch._first_row))
@@ -227,7 +228,7 @@ def test_two_batches_are_under_way_from_shard_to_shard_and_the_oldest_is_waited_
     monkeypatch.setattr(computing._Batch, "__init__", init)
     monkeypatch.setattr(computing._Batch, "receive", receive)
     layer, pixels = layer_of("float16"), np.zeros((4, 1, 32, 32), np.uint8)
-    computer = LatentComputer(load_teacher(TINY, 32), layer, 2)
+    computer = LatentComputer(Alone(load_teacher(TINY, 32)), [layer], 2)
     first = computer.compute(pixels, EXIST[:4], 0, into(layer, 4))
     assert events == [("asked", 0), ("asked", 2)]
     computer.compute(pixels, EXIST[:4], 4, into(layer, 4))

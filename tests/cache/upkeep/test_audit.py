@@ -18,6 +18,7 @@ from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.teacher.teacher import Alone
 from usjepa.cache.teacher.vit import ViT, load_vit
 from usjepa.cache.upkeep.audit import _stratified_rows, audit
 from usjepa.cache.upkeep.status import status_report
@@ -35,19 +36,19 @@ def test_an_honest_store_passes_whatever_its_precision_and_batch_size(tmp_path: 
     build(str(tmp_path / "s"), recipe, BuildRequest(teacher="random"))
     for batch_size in (1, 3, 64):
         asked = small(f"cache.precision={precision}", f"cache.teacher.batch_size={batch_size}")
-        found = audit(str(tmp_path / "s"), asked, "random", rows=12, record=False)
+        (found,) = audit(str(tmp_path / "s"), asked, "random", rows=12, record=False)
         assert found.passed, found
         assert found.cosine > 0.999
         assert found.control < 0.9
 
 
-def _liar(change: Callable[[ViT], ViT]) -> Callable[..., ViT]:
+def _liar(change: Callable[[ViT], ViT]) -> Callable[..., Alone]:
     """Return a teacher that is changed after its identity was taken down."""
 
-    def load(*args: Any, **kwargs: Any) -> ViT:
+    def load(*args: Any, **kwargs: Any) -> Alone:
         teacher = load_teacher(*args, **kwargs)
         assert isinstance(teacher, ViT)
-        return change(teacher)
+        return Alone(change(teacher))
 
     return load
 
@@ -74,9 +75,9 @@ def test_a_store_built_by_another_teacher_than_it_names_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lie: Callable[[ViT], ViT]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(preparing, "load_teacher", _liar(lie))
+        patch.setattr(preparing, "load_pass", _liar(lie))
         build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
-    found = audit(str(tmp_path / "s"), small(), "random", rows=12)
+    (found,) = audit(str(tmp_path / "s"), small(), "random", rows=12)
     assert not found.passed
     assert found.relative_error > 10 * found.tolerance
     assert "DIFFERS from what the teacher computes" in str(found)
@@ -94,7 +95,7 @@ def test_rows_shuffled_before_writing_are_caught_and_look_like_the_control(
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "write_shard", shuffle)
         build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
-    found = audit(str(tmp_path / "s"), small(), "random", rows=20)
+    (found,) = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed
     assert abs(found.cosine - found.control) < 0.2
 
@@ -113,7 +114,7 @@ def test_two_rows_swapped_in_one_shard_are_caught_by_the_worst_row(
     with monkeypatch.context() as patch:
         patch.setattr(StoreWriter, "write_shard", swap)
         build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
-    found = audit(str(tmp_path / "s"), small(), "random", rows=20)
+    (found,) = audit(str(tmp_path / "s"), small(), "random", rows=20)
     assert not found.passed
     assert found.worst_row in (8, 13)
 
@@ -128,7 +129,7 @@ def test_another_checkpoint_than_the_store_names_is_refused_by_identity(tmp_path
 
 def test_the_result_is_kept_in_the_manifest_once_and_shown(tmp_path: Path) -> None:
     build(str(tmp_path / "s"), small(), BuildRequest(teacher="random"))
-    found = audit(str(tmp_path / "s"), small(), "random", rows=8)
+    (found,) = audit(str(tmp_path / "s"), small(), "random", rows=8)
     audit(str(tmp_path / "s"), small(), "random", rows=8)
     store = open_store(tmp_path / "s")
     assert store.generation == 2
@@ -153,7 +154,7 @@ def test_the_commands_end_with_0_2_or_3(tmp_path: Path, monkeypatch: pytest.Monk
         return CliRunner().invoke(main, args).exit_code
 
     with monkeypatch.context() as patch:
-        patch.setattr(preparing, "load_teacher", _liar(_other_normalisation))
+        patch.setattr(preparing, "load_pass", _liar(_other_normalisation))
         build(store, small(), BuildRequest(teacher="random"))
     assert cli("audit", store, "--pipeline", "demo", *sets, "--teacher", "random") == 3
     assert cli("audit", store, "--teacher", "random") == 2
