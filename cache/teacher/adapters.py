@@ -90,12 +90,22 @@ def make(adapter: Adapter, settings: TeacherSettings, pixel_size: int, device: t
 
 
 def _check_whole(made: Teacher, settings: TeacherSettings) -> None:
-    """Raise TeacherError where an adapter's teacher lacks something, or states another precision than it has."""
+    """Raise TeacherError where a teacher lacks something, or states another precision than it has.
+
+    Raises:
+        UsageError: its patches form no square grid. A store keeps their number alone, and its pixels are square.
+    """
     lacking = [name for name in vars(Teacher) if not name.startswith("_") and not hasattr(made, name)]
     if lacking or not callable(made):
         raise TeacherError(
             f"teacher {settings.architecture}: its adapter gave a {type(made).__name__}, which is not a teacher: it "
             f"lacks {', '.join(lacking) or '__call__'}."
+        )
+    if made.grid[0] != made.grid[1]:
+        raise UsageError(
+            f"teacher {settings.architecture}: its patches form a grid of {made.grid[0]} x {made.grid[1]}. Stored "
+            "pixels are square, and the student's patches, masks and regions lie on a square grid. Take a teacher of "
+            "square patches, or join its tokens to a square grid in an adapter."
         )
     stated = made.identity.get("compute")
     if stated != made.compute or stated not in get_args(TeacherPrecision):

@@ -7,6 +7,7 @@ fit as it is, and a refusal names what would.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import TeacherSettings
     from usjepa.cache.teacher.checkpoints.loading import LoadReport
+    from usjepa.cache.teacher.checkpoints.sets import Tensors
     from usjepa.cache.teacher.checkpoints.weights import Weights
     from usjepa.cache.teacher.layouts.layout import Translated
 
@@ -67,6 +69,7 @@ def fit(settings: TeacherSettings, edge: int) -> Fitted:
     weights = read_weights(weights_file(Path(settings.weights)), settings.key)
     found = translated(weights.tensors, LAYOUTS, weights.where)
     _check_asked(settings, found, weights)
+    _check_square(stripped(found.tensors, USUAL), weights.where)
     args = stated | _told_by_shapes(settings, found, weights) | settings.args
     model, args = _seeded(settings, args)
     try:
@@ -135,6 +138,26 @@ def _check_asked(settings: TeacherSettings, found: Translated, weights: Weights)
             f"{weights.where}: an encoder in the layout of {found.layout.name}, whose {' and '.join(lacking)} of the "
             f"input no file tells. State them: {flags}, or name a preset, PRESET={weights.where} "
             "(usjepa-cache teachers lists them)."
+        )
+
+
+def _check_square(tensors: Tensors, where: str) -> None:
+    """Refuse patches, or a grid of positions, whose shapes show that they are not square."""
+    projection, positions = tensors.get("patch_embed.proj.weight"), tensors.get("pos_embed")
+    if projection is not None and projection.ndim == 4 and projection.shape[-2] != projection.shape[-1]:
+        raise TeacherError(
+            f"{where}: its patches have {projection.shape[-2]} x {projection.shape[-1]} pixels. Stored pixels are "
+            "square, and so must be the grid of patches on which regions, masks and the student's patches lie."
+        )
+    if positions is None or positions.ndim != 3:
+        return
+    prefix = [int(tensors[name].shape[1]) for name in ("cls_token", "dist_token", "reg_token") if name in tensors]
+    count = int(positions.shape[1])
+    if all(math.isqrt(count - before) ** 2 != count - before for before in {0, *prefix, sum(prefix)} if before < count):
+        raise TeacherError(
+            f"{where}: its {count} positions are of no square grid: it learnt from images that are not square. A store "
+            "keeps squares, so its positions have no place there. An adapter can give it what it needs: "
+            "docs/how-to/add-a-teacher.md."
         )
 
 

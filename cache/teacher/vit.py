@@ -264,6 +264,11 @@ def _check_fits(model: torch.nn.Module, settings: TeacherSettings, edge: int) ->
 def _channels(fitted: Fitted, settings: TeacherSettings) -> int:
     """Return the channels that the model takes; UsageError where the normalisation has another number of them."""
     channels = int(fitted.args.get("in_chans", 3))
+    if channels not in (1, 3):
+        raise UsageError(
+            f"{settings.architecture}: takes {channels} channels, and a frame has 1 (grey) or 3 (colour). Write an "
+            "adapter that makes its channels of these: docs/how-to/add-a-teacher.md."
+        )
     if channels != len(settings.mean):
         raise UsageError(
             f"cache.teacher.mean: {len(settings.mean)} values, and the model takes {channels} "

@@ -1,6 +1,10 @@
 """Read the folders of weights that transformers, timm and open_clip write.
 
 They lie on disk or in a hub's cache: a configuration beside the weights says what no file of weights tells.
+
+A store keeps whole frames, squashed to squares, and its regions and masks lie on what it keeps. So a model that its
+authors show the middle of an image alone is refused, until `cache.teacher.image_size` says at which size it is to see
+whole ones.
 """
 
 from __future__ import annotations
@@ -40,7 +44,8 @@ def folder_settings(folder: Path, base: TeacherSettings) -> TeacherSettings:
     """Return the settings that a folder's configuration tells, over a recipe's; what `--set` stated stays.
 
     Raises:
-        UsageError: no configuration that is known, or one that leaves out what can't be guessed.
+        UsageError: no configuration that is known, one that leaves out what can't be guessed, or an input that is no
+            whole square.
         TeacherError: a configuration is damaged.
     """
     try:
@@ -49,6 +54,13 @@ def folder_settings(folder: Path, base: TeacherSettings) -> TeacherSettings:
         raise TeacherError(
             f"{folder}: its configuration is none of transformers, timm or open_clip ({error!r})."
         ) from error
+    crop = told.pop("crop", None)
+    if crop is not None and "image_size" not in base.stated:
+        raise UsageError(
+            f"{folder}: its authors {crop}. A store keeps whole frames, and regions, masks and the student's patches "
+            f"lie on these, so the crop can't be made. --set cache.teacher.image_size={told['image_size']} shows it "
+            "whole frames at that size; what is in them is then smaller than its authors showed it."
+        )
     lacking = [name for name in ("mean", "std") if name not in told and name not in base.stated]
     if lacking:
         flags = " ".join(f"--set 'cache.teacher.{name}=[...]'" for name in lacking)
@@ -74,17 +86,26 @@ def _told(folder: Path) -> dict[str, Any]:
 
 def _of_timm(content: Mapping[str, Any]) -> dict[str, Any]:
     cfg = content["pretrained_cfg"]
-    _, height, width = cfg["input_size"]
-    stated = {name: value for name, value in (content.get("model_args") or {}).items() if name not in _OF_FIELDS}
+    channels, height, width = cfg["input_size"]
     args = content.get("model_args") or {}
+    stated = {name: value for name, value in args.items() if name not in _OF_FIELDS}
+    if channels != 3:
+        stated.setdefault("in_chans", channels)
+    share = float(cfg.get("crop_pct") or 1)
     return {
         "architecture": str(content["architecture"]),
         "args": stated,
         "patch_size": args.get("patch_size"),
         "depth": args.get("depth"),
         "image_size": _square(height, width, "pretrained_cfg.input_size"),
+        **({"crop": _cropped(f"crop_pct = {share:g}", round(height / share), height)} if share < 1 else {}),
         **_normalised(cfg["mean"], cfg["std"]),
     }
+
+
+def _cropped(where: str, resized: int, kept: int) -> str:
+    """Return what authors do with an image that they show the middle of."""
+    return f"resize an image to {resized} pixels and take the {kept} in the middle ({where})"
 
 
 def _of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -113,17 +134,28 @@ def _input(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if content.get("do_rescale", True) and abs(float(factor) * 255 - 1) > 1e-3:
         raise UsageError(f"{where}: rescale_factor = {factor}: a teacher is given pixels over 255.")
     told: dict[str, Any] = {}
-    size = content.get("crop_size") if content.get("do_center_crop") else content.get("size")
-    if isinstance(size, int):
-        size = {"height": size, "width": size}
-    if isinstance(size, dict):
-        edge = size.get("shortest_edge")
-        told["image_size"] = _square(size.get("height", edge), size.get("width", edge), "size")
+    cropped = bool(content.get("do_center_crop"))
+    kept = _edge(content.get("crop_size" if cropped else "size"), "crop_size" if cropped else "size")
+    if kept is not None:
+        told["image_size"] = kept
+    resized = _edge(content.get("size"), "size") if cropped and content.get("do_resize", True) else None
+    if kept is not None and resized is not None and resized > kept:
+        told["crop"] = _cropped(f"{where}: size and crop_size", resized, kept)
     if not content.get("do_normalize", True):
         return {**told, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     if "image_mean" in content and "image_std" in content:
         told |= _normalised(content["image_mean"], content["image_std"])
     return told
+
+
+def _edge(size: Any, name: str) -> int | None:
+    """Return the edge that a size of transformers states; None where it states none."""
+    if isinstance(size, int):
+        size = {"height": size, "width": size}
+    if not isinstance(size, dict):
+        return None
+    edge = size.get("shortest_edge")
+    return _square(size.get("height", edge), size.get("width", edge), name)
 
 
 def _normalised(mean: Any, std: Any) -> dict[str, Any]:

@@ -17,10 +17,13 @@ from usjepa.cache.cli import main
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import TeacherSettings
-from usjepa.cache.teacher.resolve import described_teacher, load_teacher, resolve_teacher
+from usjepa.cache.teacher.resolve import described_teacher, load_pass, load_teacher, resolve_teacher
+from usjepa.cache.teacher.vit import load_timm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from usjepa.cache.teacher.teacher import Pass
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/add-a-teacher.md"
 ADAPTER = "lab_teachers:tiny_cnn"
@@ -132,6 +135,25 @@ def _broken(*_: Any) -> object:
 def test_an_adapter_that_fails_is_named_with_the_line_that_failed(adapter: str, message: str) -> None:
     with pytest.raises(TeacherError, match=message):
         load_teacher(TeacherSettings(architecture=f"{__name__}:{adapter}"), 32, "cpu")
+
+
+def test_several_blocks_are_refused_of_an_adapter_that_gives_one_teacher(lab: Path) -> None:
+    settings = TeacherSettings(architecture=ADAPTER, weights=str(lab / "tiny.safetensors"), blocks=(1, 2))
+    with pytest.raises(UsageError, match=r"blocks=\[1, 2\]: the adapter .* gives one teacher, not one for each block"):
+        load_pass(settings, 32, "cpu")
+
+
+def _two_depths(settings: TeacherSettings, pixel_size: int, device: torch.device) -> Pass:
+    """Return the pass of a timm model, as an adapter may that knows several depths."""
+    return load_timm(settings.model_copy(update={"architecture": "test_vit"}), pixel_size, device)
+
+
+def test_an_adapter_may_give_several_blocks_of_one_pass() -> None:
+    settings = TeacherSettings(architecture=f"{__name__}:_two_depths", blocks=(1, 2), name="lab")
+    run = load_pass(settings, 32, "cpu")
+    assert [teacher.name for teacher in run.teachers] == ["lab.1", "lab.2"]
+    with pytest.raises(UsageError, match=r"blocks names lab\.1, lab\.2, and one is needed here"):
+        load_teacher(settings, 32, "cpu")
 
 
 def test_latents_of_another_shape_than_the_teacher_states_are_refused_before_they_are_stored(lab: Path) -> None:

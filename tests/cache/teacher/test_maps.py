@@ -10,6 +10,7 @@ import torch
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
+from usjepa.cache.teacher.resolve import load_pass
 from usjepa.cache.teacher.vit import load_vit
 
 # name: (edge of the input, stage, strides of the map, more arguments)
@@ -43,6 +44,21 @@ def test_a_map_of_features_gives_tokens_row_by_row_at_its_own_stride(name: str) 
     tokens = made(pixels)
     assert tokens.shape == (2, made.grid[0] * made.grid[1], made.dim)
     assert torch.allclose(tokens.reshape(2, *made.grid, -1).permute(0, 3, 1, 2), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "hiera_tiny_224", "mvitv2_tiny"])
+def test_stages_of_one_pass_have_the_tokens_grid_and_width_that_each_has_alone(name: str) -> None:
+    settings = TeacherSettings(architecture=name, blocks=(3, 1, 2), norm=False, name="maps")
+    run = load_pass(settings, 64, "cpu")
+    pixels = torch.randint(0, 256, (2, 1, 64, 64), dtype=torch.uint8)
+    for one, stage, tokens in zip(run.teachers, (1, 2, 3), run(pixels), strict=True):
+        alone = teacher(settings.model_copy(update={"blocks": None, "block": stage}), 64)
+        assert (one.name, one.grid, one.dim) == (f"maps.{stage}", alone.grid, alone.dim)
+        assert one.identity == alone.identity
+        assert torch.equal(tokens, alone(pixels))
+        assert torch.equal(one(pixels), tokens)
+    assert [found.shape for found in run(pixels, [1])] == [run(pixels)[1].shape]
+    assert run(pixels, []) == []
 
 
 def test_the_same_weights_in_a_file_are_loaded_strictly(tmp_path: Any) -> None:

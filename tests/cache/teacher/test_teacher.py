@@ -14,7 +14,7 @@ from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.computing import compute_latents
 from usjepa.cache.teacher.layers import square_grid
-from usjepa.cache.teacher.resolve import resolve_teacher
+from usjepa.cache.teacher.resolve import load_described, load_pass, resolve_teacher
 from usjepa.cache.teacher.vit import ViT, load_vit
 from usjepa.train.record.export import EncoderConfig, export_encoder, load_encoder
 
@@ -185,6 +185,19 @@ def test_pure_half_precision_is_near_and_another_teacher() -> None:
     assert half.identity["weights"] == whole.identity["weights"]
     with pytest.raises(UsageError, match="fp16-pure needs a GPU"):
         vit(TINY.model_copy(update={"compute": "fp16-pure"}), 32)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_of_one_pass_give_the_eager_ones_tokens_and_say_of_which_pass_they_are() -> None:
+    settings = TINY.model_copy(update={"blocks": (1, 2), "depth": 2, "name": "two"})
+    eager, compiled = (load_pass(settings.model_copy(update={"compile": c}), 32, "cpu") for c in (False, True))
+    for one, other, place in zip(eager(pixels()), compiled(pixels()), (0, 1), strict=True):
+        assert (one - other).abs().max() < 1e-4
+        assert torch.equal(compiled.teachers[place](pixels()), other)
+    assert compiled.teachers[0].identity == {**eager.teachers[0].identity, "compile": True, "pass": [1, 2]}
+    again = load_described(compiled.teachers[1].identity, settings, None, 32, "cpu")
+    assert again.identity == compiled.teachers[1].identity
+    assert again.name == "two.2"
 
 
 @pytest.mark.slow
