@@ -104,6 +104,33 @@ class PredictorSettings(Settings):
         return self
 
 
+class ContrastSettings(Settings):
+    """Pairs of images for `objective: contrast`, and the projector that is thrown away. All of it is ours."""
+
+    positives: Annotated[Literal["clip", "group"], Hard("training", when_set=True)] = "clip"
+    """What the second image of a pair may be: another row of the same clip or still, or of the same group (patient)."""
+    distance: Annotated[Annotated[int, Field(ge=0, lt=2**31)] | None, Hard("training", when_set=True)] = None
+    """Most frames between the two; 0: another view of the same frame; null: any. For `positives: clip`."""
+    views: Annotated[bool, Hard("training", when_set=True)] = True
+    """Whether the second image may be of any view; false: of the same view number."""
+    spared: Annotated[Literal["clip", "group"], Hard("training", when_set=True)] = "clip"
+    """Other images of the same clip, or of the same group, are neither found nor told apart."""
+    temperature: Annotated[Positive, Hard("training", when_set=True)] = 0.2
+    """Divides the cosines: smaller tells near images apart more strictly."""
+    crop_scale: Annotated[ShareRange, Hard("training", when_set=True)] = (0.3, 1.0)
+    """Range of the area of the part that is cut out of each image in each step, as a share of it; [1, 1]: none is."""
+    hidden: Annotated[Count, Hard("training", when_set=True)] = 512
+    """Width of the projector's hidden layer."""
+    dim: Annotated[Count, Hard("training", when_set=True)] = 128
+    """Width of a point, in which images are compared."""
+
+    @model_validator(mode="after")
+    def _distance_is_within_a_clip(self) -> ContrastSettings:
+        if self.positives == "group" and self.distance is not None:
+            raise misfit("distance", self.distance, "counts frames of one clip: leave it out with positives: group")
+        return self
+
+
 class TrainSettings(Settings):
     """Stage two: from a store, through masks, student and predictor, to an encoder."""
 
@@ -111,9 +138,10 @@ class TrainSettings(Settings):
     """Name of the teacher whose latents are predicted; null: the store's only one."""
     targets: Annotated[Literal["cached", "online"], Hard("training")] = "cached"
     """Take latents from the store, or compute them in the loop: the teacher on the same pixels."""
-    objective: Annotated[Literal["latents", "pixels"], Hard("training")] = "latents"
-    """Predict the teacher's latents at masked places, or the patches' own pixels. `pixels` is SALT's first stage: it
-    needs no latents in the store, and its encoder can then serve as a teacher."""
+    objective: Annotated[Literal["latents", "pixels", "contrast"], Hard("training")] = "latents"
+    """Predict the teacher's latents at masked places, or the patches' own pixels, or tell pairs of images apart.
+    `pixels` (SALT's first stage) and `contrast` need no latents in the store: their encoder can serve as a teacher."""
+    contrast: ContrastSettings = ContrastSettings()
     pixel_norm: Annotated[Literal["patch", "none"], Hard("training")] = "patch"
     """For `objective: pixels`: normalise each patch to mean 0 and variance 1 over its pixels (MAE), or leave grey
     levels as they are (`target_norm: standardised` then brings them to one scale over the data)."""
@@ -187,8 +215,16 @@ class TrainSettings(Settings):
 
     @model_validator(mode="after")
     def _pixels_ask_no_teacher(self) -> TrainSettings:
-        if self.objective == "pixels" and (self.targets == "online" or self.teacher is not None):
+        if self.objective != "latents" and (self.targets == "online" or self.teacher is not None):
             raise misfit("objective", self.objective, "has no teacher: leave out targets and teacher")
+        return self
+
+    @model_validator(mode="after")
+    def _pairs_have_others(self) -> TrainSettings:
+        if self.objective == "contrast" and self.batch_size < 2:
+            raise misfit("batch_size", self.batch_size, "must be 2 or more: images are told from each other")
+        if self.objective == "contrast" and self.target_norm != "none":
+            raise misfit("target_norm", self.target_norm, "has nothing to normalise with objective: contrast: set none")
         return self
 
     @model_validator(mode="after")

@@ -10,9 +10,6 @@ Shape suffixes: R rows of a request, B usable ones among them, C channels, S edg
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,8 +20,8 @@ import torch
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.batch_memory import Ring
-from usjepa.cache.reading.process import short_turns
 from usjepa.train.data.fingerprint import fingerprint
+from usjepa.train.data.read_ahead import read_ahead
 from usjepa.train.masks.multiblock import Masks, sample_masks
 from usjepa.train.masks.tensors import MaskTensors
 
@@ -116,27 +113,8 @@ class BatchMaker:
         return [name for name in wanted if name in self._store.layers]
 
     def stream(self, requests: Iterable[BatchRequest]) -> Generator[tuple[TrainBatch, float]]:
-        """Yield the requested batches in order, each with the seconds waited for it.
-
-        An exception in the thread is raised here, at the batch it belongs to. Leaving the loop early (close the
-        iterator, or let an exception pass) waits for the read in progress and drops the rest.
-        """
-        pending: deque[Future[TrainBatch]] = deque()
-        todo = iter(requests)
-        pool = ThreadPoolExecutor(1, "usjepa-batches")
-        try:
-            with short_turns():
-                while True:
-                    while len(pending) <= self._ahead and (request := next(todo, None)) is not None:
-                        pending.append(pool.submit(self._read, request))
-                    if not pending:
-                        return
-                    start = time.perf_counter()
-                    batch = pending.popleft().result()
-                    waited = time.perf_counter() - start
-                    yield self._received(batch), waited
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        """Yield the requested batches in order, each with the seconds waited for it; see `read_ahead`."""
+        yield from read_ahead(requests, self._read, self._received, self._ahead)
 
     def make(self, request: BatchRequest) -> TrainBatch:
         """Return one batch, made in the calling thread."""

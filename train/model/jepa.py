@@ -90,7 +90,7 @@ def _text(grid: tuple[int, int]) -> str:
     return f"{grid[0]}x{grid[1]}"
 
 
-def make_optimizer(model: Jepa, settings: TrainSettings) -> torch.optim.AdamW:
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.AdamW:
     """Return AdamW with two groups: matrices decay; biases, norms, positions and learnable tokens do not."""
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
@@ -108,7 +108,7 @@ def set_rates(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) 
         group["weight_decay"] = weight_decay if group["decays"] else 0.0
 
 
-def training_state(model: Jepa, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def training_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """Return every tensor that a step changes: `model.<name>` and `optimizer.<kind>.<name of the parameter>`."""
     state = {f"model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
     for name, parameter in model.named_parameters():
@@ -117,7 +117,7 @@ def training_state(model: Jepa, optimizer: torch.optim.Optimizer) -> dict[str, t
     return state
 
 
-def restore(model: Jepa, optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:
+def restore(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, torch.Tensor]) -> None:
     """Load the tensors of `training_state`; raises RuntimeError when a name or shape differs.
 
     The optimizer's step counts stay on the CPU, where AdamW keeps them.

@@ -5,6 +5,7 @@
 | latents         | cached        | a teacher's latents, read from the store             |
 | latents         | online        | latents that the recipe's teacher computes each step |
 | pixels          | -             | the patches' own pixels (`pixel_targets.py`)         |
+| contrast        | -             | none: images find their partners (`contrast_loss.py`)|
 
 timm is imported only where targets are computed: a loop over stored latents (`StoreDataset`) does without.
 """
@@ -33,7 +34,7 @@ class Targets:
     """What the student predicts, and where it comes from."""
 
     name: str
-    """Name of the teacher; `pixels` where there is none."""
+    """Name of the teacher; `pixels` or `contrast` where there is none."""
     identity: dict[str, Json]
     """Hard: what the targets depend on, beside the pixels."""
     grid: tuple[int, int]
@@ -61,6 +62,8 @@ def choose_targets(store: Store, recipe: Recipe, device: torch.device) -> Target
     """
     if recipe.train.objective == "pixels":
         return _pixels(store, recipe)
+    if recipe.train.objective == "contrast":
+        return _contrast(store, recipe)
     if recipe.train.targets == "online":
         return _online(store, recipe, device)
     return stored_latents(store, recipe.train.teacher)
@@ -94,6 +97,16 @@ def _pixels(store: Store, recipe: Recipe) -> Targets:
     grid = student_grid(settings.student, store.size)
     made = PixelTargets(store.size, store.channels, grid, settings.pixel_norm, settings.pixel_cell)
     return Targets(NAME, made.identity, made.grid, made.dim, made)
+
+
+def _contrast(store: Store, recipe: Recipe) -> Targets:
+    """Return what stands for targets where images are compared with each other."""
+    from usjepa.train.model.student import student_grid
+    from usjepa.train.objective.contrast_loss import CONTRAST_VERSION
+
+    settings = recipe.train.contrast
+    described: dict[str, Json] = {"version": CONTRAST_VERSION, **settings.model_dump(mode="json")}
+    return Targets("contrast", {"contrast": described}, student_grid(recipe.train.student, store.size), settings.dim)
 
 
 def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:

@@ -31,6 +31,15 @@ class StepLine(TypedDict):
     """Seconds that the step waited for its batch."""
 
 
+class ObjectiveMeasures(TypedDict, total=False):
+    """What an objective tells of its targets or pairs at a validation, beside the loss."""
+
+    target_mean: float
+    target_std: float
+    partner_cosine: float
+    other_cosine: float
+
+
 class ValidationLine(TypedDict):
     """The end of one epoch; what can't be measured is left out."""
 
@@ -43,8 +52,12 @@ class ValidationLine(TypedDict):
     unusable: int
     best: bool
     """Whether the loss is the lowest so far."""
-    target_mean: float
-    target_std: float
+    target_mean: NotRequired[float]
+    """Over all elements of the target patches, normalised for the loss."""
+    target_std: NotRequired[float]
+    partner_cosine: NotRequired[float]
+    """Of pairs (`objective: contrast`), mean; `other_cosine` is that of images to be told apart."""
+    other_cosine: NotRequired[float]
     rankme: NotRequired[float]
     feature_std: NotRequired[float]
     knn: NotRequired[float]

@@ -20,6 +20,13 @@ features = model(images)  # the mean of the patch tokens [B, D]
 tokens = model.forward_features(images)[:, model.num_prefix_tokens:]  # patch tokens [B, T, D]
 ```"""
 
+_HOW = {
+    "latents": "by masked prediction (US-JEPA, arXiv 2602.19322)",
+    "pixels": "by masked prediction of pixels (the first stage of SALT, arXiv 2509.24317)",
+    "contrast": "by telling images apart (NT-Xent, arXiv 2002.05709)",
+}
+"""Objective -> how an encoder was trained."""
+
 
 def model_card(
     plan: TrainingPlan, versions: dict[str, Json], architecture: str, best: Json, epochs: int, notes: list[str]
@@ -40,11 +47,12 @@ def model_card(
     teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
     recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
     summary = "\n".join(f"- {line}" for line in notes)
+    how = _HOW[plan.settings.objective]
     metadata = FrontMatter(datasets=tuple(sorted({source.dataset for source in plan.store.table.sources})))
     return f"""{metadata.to_text()}# Ultrasound encoder
 
-Trained with usjepa by masked prediction (US-JEPA, arXiv 2602.19322). The features to use are the mean of the patch
-tokens, which `model(x)` gives: the class token was never trained.
+Trained with usjepa {how}. The features to
+use are the mean of the patch tokens, which `model(x)` gives.
 
 | | |
 |---|---|
@@ -73,16 +81,19 @@ medical device, and has been tested on no patient.
 def _facts(plan: TrainingPlan, architecture: str, best: Json, epochs: int) -> dict[str, str]:
     """Return the rows of the card's table, by their titles."""
     settings, store = plan.settings, plan.store
-    pixels = settings.objective == "pixels"
-    learnt = "its own masked pixels" if pixels else f"the patch latents of the frozen teacher `{plan.targets.name}`"
-    masks = "inside the scan region" if settings.masks.regions else "over the whole frame"
+    masks = f"multiblock masks {'inside the scan region' if settings.masks.regions else 'over the whole frame'}"
+    learnt = {
+        "latents": f"`{settings.loss}` on the patch latents of the frozen teacher `{plan.targets.name}`, {masks}",
+        "pixels": f"`{settings.loss}` on its own masked pixels, {masks}",
+        "contrast": f"images of one {settings.contrast.positives} told from all others of a batch (NT-Xent)",
+    }[settings.objective]
     held = f"{len(plan.validation_rows):,} frames of other groups held out"
     chosen = "the last step"
     if best is not None:
         chosen = f"lowest validation loss, {best['loss']:.5f} after epoch {best['epoch'] + 1}"
     return {
         "encoder": f"`{architecture}`, {store.size} x {store.size} pixels",
-        "objective": f"`{settings.loss}` on {learnt}, multiblock masks {masks}",
+        "objective": learnt,
         "frames": f"{plan.order.length:,} per epoch, {epochs} epochs; {held}",
         "chosen": chosen,
         "store": f"generation {store.generation}, digest `{store.digest}`",

@@ -24,7 +24,7 @@ from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.pins import pin, unpin
 from usjepa.cache.terminal.progress import ProgressBar
-from usjepa.train.data.batches import BatchRequest, TrainBatch
+from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
 from usjepa.train.record.folder import CARD, CLAIMS, RECIPE, RunFolder
 from usjepa.train.record.summary import summary
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from usjepa.cache.storage.claims import Claim
     from usjepa.train.record.lines import StepLine, ValidationLine
     from usjepa.train.run.ranks import Ranks
+    from usjepa.train.run.step import Parts
 
 logger = logging.getLogger(__name__)
 
@@ -229,7 +230,7 @@ def _requests(run: TrainingRun, start: int, end: int) -> Iterator[BatchRequest]:
             yield BatchRequest(step, positions)
 
 
-def _step(run: TrainingRun, parts: list[TrainBatch]) -> StepLine:
+def _step(run: TrainingRun, parts: Parts) -> StepLine:
     """Learn from a batch; return its line of the log, with times of 0."""
     step = parts[0].step
     epoch, index = run.plan.order.position_of(step)
@@ -258,7 +259,7 @@ def _step(run: TrainingRun, parts: list[TrainBatch]) -> StepLine:
     return line
 
 
-def _refuse_unusable(plan: TrainingPlan, parts: list[TrainBatch], count: int, index: int) -> None:
+def _refuse_unusable(plan: TrainingPlan, parts: Parts, count: int, index: int) -> None:
     """Stop at a whole batch without a usable image; the short last batch of an epoch may be one, and is skipped."""
     if index > 0 and count < plan.settings.batch_size:
         return
@@ -287,8 +288,7 @@ def _end_epoch(run: TrainingRun) -> None:
             "images": result.images,
             "unusable": result.unusable,
             "best": lowest,
-            "target_mean": result.target_mean,
-            "target_std": result.target_std,
+            **result.measures,
             **measures,
         }
         run.write(line)

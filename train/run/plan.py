@@ -158,8 +158,11 @@ def _open(path: str, threads: int, resumed: RunProgress | None) -> Store:
 def describe(plan: TrainingPlan) -> list[str]:
     """Return the lines to log before the first step: sizes, targets, device, warnings."""
     frames, held = plan.order.length, len(plan.validation_rows)
-    pixels = plan.settings.objective == "pixels"
-    targets = "normalised pixels" if pixels else f"{plan.settings.targets} latents of {plan.targets.name}"
+    targets = {
+        "latents": f"{plan.settings.targets} latents of {plan.targets.name}",
+        "pixels": "normalised pixels",
+        "contrast": f"images of one {plan.settings.contrast.positives}, told from all others of a batch",
+    }[plan.settings.objective]
     notes = [
         f"{frames:,} frames per epoch, {plan.steps_per_epoch:,} steps of {plan.settings.batch_size} images; {held:,} "
         f"frames held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {targets}; device: "

@@ -103,6 +103,16 @@ class Ranks:
         cut = np.array_split(positions, self.size * parts)
         return cut[self.rank * parts : (self.rank + 1) * parts]
 
+    def gathered(self, rows: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Return all ranks' rows [n, ...] in the order of ranks, without history, and where this rank's begin."""
+        if self.host is None:
+            return rows.detach(), 0
+        counts = self.add([len(rows) if rank == self.rank else 0 for rank in range(self.size)])
+        first = sum(counts[: self.rank])
+        whole = torch.zeros((sum(counts), *rows.shape[1:]), dtype=rows.dtype)
+        whole[first : first + len(rows)] = rows.detach().cpu()
+        return self._summed(whole).to(rows.device), first
+
     def agree(self, what: str, value: int) -> None:
         """Raise TrainingError on every rank unless all hold the same value (of at most 2^31)."""
         total, squares = self.add([value, value * value])

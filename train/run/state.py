@@ -16,6 +16,8 @@ from usjepa.cache.errors import Interrupted
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.teacher.exported import CONFIG
 from usjepa.train.data.batches import BatchMaker
+from usjepa.train.data.pairs import PairMaker
+from usjepa.train.model.contrast import Contrast
 from usjepa.train.model.jepa import Jepa, make_optimizer, restore, training_state
 from usjepa.train.objective.target_norm import TargetNorm, measured
 from usjepa.train.record.checkpoint import Best, RunProgress, Tensors
@@ -51,7 +53,7 @@ class TrainingRun:
         plan: what was fixed before the first step.
         folder: where the run is kept.
         ranks: the processes that share the work.
-        model: student and predictor.
+        model: student and predictor, or student and projector.
         learner: the model with its optimizer.
         norm: normalisation of the targets.
         batches: reads them.
@@ -80,7 +82,7 @@ class TrainingRun:
             ClaimedError: another process took the folder over.
         """
         self.plan, self.folder, self.ranks, self._stop = plan, folder, ranks, stop
-        self.model = Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim).to(plan.device)
+        self.model = _new_model(plan).to(plan.device)
         optimizer = make_optimizer(self.model, plan.settings)
         content = {"content": plan.store.content_digest()}
         if found is None:
@@ -94,7 +96,7 @@ class TrainingRun:
             restore(self.model, optimizer, found[1])
             self.norm = TargetNorm.restored(plan.settings.target_norm, found[1])
         self.learner = Learner(ranks.parallel(self._compiled()), optimizer, plan, ranks)
-        self.batches = BatchMaker(plan.store, plan.targets, plan.settings, plan.device, self.norm)
+        self.batches = _new_maker(plan, self.norm)
         self._log: RunLog | None = None
         ranks.while_rank_0(self._open_log)
         self.progress = replace(self.progress, log=None, history=None)  # the log has them from here on
@@ -247,6 +249,18 @@ class TrainingRun:
 
     def _encoder(self) -> Tensors:
         return {name: tensor.detach() for name, tensor in self.model.student.vit.state_dict().items()}
+
+
+def _new_model(plan: TrainingPlan) -> Jepa | Contrast:
+    if plan.settings.objective == "contrast":
+        return Contrast(plan.settings, plan.store.size)
+    return Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim)
+
+
+def _new_maker(plan: TrainingPlan, norm: TargetNorm) -> BatchMaker | PairMaker:
+    if plan.settings.objective == "contrast":
+        return PairMaker(plan.store, plan.split, plan.settings, plan.device)
+    return BatchMaker(plan.store, plan.targets, plan.settings, plan.device, norm)
 
 
 def _new_norm(plan: TrainingPlan) -> TargetNorm:

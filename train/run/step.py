@@ -6,26 +6,32 @@ Shape suffixes: B images, C channels, S edge of stored pixels, M target blocks, 
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from usjepa.cache.errors import TrainingError
+from usjepa.train.data.pairs import PairBatch
 from usjepa.train.model.augment import augment
 from usjepa.train.model.jepa import set_rates
 from usjepa.train.objective import loss as objective
+from usjepa.train.run.computing import autocast, unsynchronised
+from usjepa.train.run.contrast import pair_gradients, rows_not_finite
 from usjepa.train.run.ranks import reporting_lost_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typing_extensions import TypeIs
+
     from usjepa.train.data.batches import TrainBatch
     from usjepa.train.run.plan import TrainingPlan
     from usjepa.train.run.ranks import Ranks
+
+    Parts = Sequence[TrainBatch] | Sequence[PairBatch]
 
 _NAMED = 16
 """Most rows that an error message lists."""
@@ -36,7 +42,7 @@ class Learner:
     """A model, its optimizer, and the plan and ranks that it learns under."""
 
     model: torch.nn.Module
-    """A `Jepa`, or what compiles it and averages its gradients over ranks."""
+    """A `Jepa` or `Contrast`, or what compiles it and averages its gradients over ranks."""
     optimizer: torch.optim.Optimizer
     plan: TrainingPlan
     ranks: Ranks
@@ -54,13 +60,6 @@ class StepResult:
     weight_decay: float
 
 
-def _autocast(plan: TrainingPlan) -> AbstractContextManager[Any]:
-    """Compute in bf16 on a GPU if the recipe says so; a CPU computes in fp32."""
-    if plan.device.type == "cuda" and plan.settings.compute == "bf16":
-        return torch.autocast("cuda", torch.bfloat16)
-    return nullcontext()
-
-
 def forward(
     model: torch.nn.Module, pixels_BCSS: torch.Tensor, batch: TrainBatch, plan: TrainingPlan
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,7 +73,7 @@ def forward(
     """
     if batch.latents_BTD is None:
         raise TrainingError(f"step {batch.step}: the batch has no latents. This is a bug of usjepa, please report it.")
-    with _autocast(plan):
+    with autocast(plan):
         predictions_BMPD = model(pixels_BCSS, batch.masks)
     latents_BTD = batch.latents_BTD
     B, M, P = batch.masks.targets_BMP.shape
@@ -82,7 +81,7 @@ def forward(
     return predictions_BMPD, latents_BTD.gather(1, places).reshape(B, M, P, -1)
 
 
-def train_step(learner: Learner, parts: Sequence[TrainBatch], images: int, limit: float = math.inf) -> StepResult:
+def train_step(learner: Learner, parts: Parts, images: int, limit: float = math.inf) -> StepResult:
     """Take one step on this rank's parts of a batch, whose gradients are accumulated.
 
     Args:
@@ -99,17 +98,10 @@ def train_step(learner: Learner, parts: Sequence[TrainBatch], images: int, limit
     lr, weight_decay = plan.schedule.lr(step), plan.schedule.weight_decay(step)
     set_rates(optimizer, lr, weight_decay)
     optimizer.zero_grad(set_to_none=True)
-    losses = []
-    for number, part in enumerate(parts):
-        # Gradients travel between ranks once, with the last part.
-        with _unsynchronised(model, number + 1 < len(parts)), reporting_lost_ranks(ranks):
-            # The average over ranks of sums divided by the mean count is the mean over all images.
-            loss = _part_loss(model, part, images / ranks.size, plan)
-            torch.autograd.backward(loss)
-        losses.append(loss.detach())
+    loss = pair_gradients(learner, parts, images) if _of_pairs(parts) else _masked_gradients(learner, parts, images)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = get_total_norm(gradients)
-    rank_loss, grad_norm = torch.stack([torch.stack(losses).sum(), norm]).tolist()  # the only wait for the device
+    rank_loss, grad_norm = torch.stack([loss, norm]).tolist()  # the only wait for the device
     batch_loss = ranks.add_floats([rank_loss])[0] / ranks.size if ranks.size > 1 else rank_loss
     if not (batch_loss < limit and math.isfinite(grad_norm)):
         raise TrainingError(_not_finite(learner, parts, batch_loss, grad_norm))
@@ -117,6 +109,24 @@ def train_step(learner: Learner, parts: Sequence[TrainBatch], images: int, limit
         clip_grads_with_norm_(model.parameters(), settings.clip, norm)
     optimizer.step()
     return StepResult(batch_loss, grad_norm, lr, weight_decay)
+
+
+def _of_pairs(parts: Parts) -> TypeIs[Sequence[PairBatch]]:
+    return isinstance(parts[0], PairBatch)
+
+
+def _masked_gradients(learner: Learner, parts: Sequence[TrainBatch], images: int) -> torch.Tensor:
+    """Add the gradients of this rank's parts; return its share of the loss, times the number of ranks."""
+    model, ranks = learner.model, learner.ranks
+    losses = []
+    for number, part in enumerate(parts):
+        # Gradients travel between ranks once, with the last part.
+        with unsynchronised(model, number + 1 < len(parts)), reporting_lost_ranks(ranks):
+            # The average over ranks of sums divided by the mean count is the mean over all images.
+            loss = _part_loss(model, part, images / ranks.size, learner.plan)
+            torch.autograd.backward(loss)
+        losses.append(loss.detach())
+    return torch.stack(losses).sum()
 
 
 def _part_loss(model: torch.nn.Module, part: TrainBatch, share: float, plan: TrainingPlan) -> torch.Tensor:
@@ -135,12 +145,6 @@ def _augmented(part: TrainBatch, plan: TrainingPlan) -> torch.Tensor:
     return augment(part.pixels_BCSS.float() / 255.0, settings.seed, part.step, part.rows_B, settings.augment)
 
 
-def _unsynchronised(model: torch.nn.Module, wanted: bool) -> AbstractContextManager[Any]:
-    if wanted and isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return nullcontext()
-
-
 def _rows_not_finite(learner: Learner, parts: Sequence[TrainBatch]) -> list[int]:
     """Return the rows whose own loss is not finite; computed again, because a healthy step skips the loss per image."""
     model, plan = learner.model, learner.plan
@@ -156,9 +160,9 @@ def _rows_not_finite(learner: Learner, parts: Sequence[TrainBatch]) -> list[int]
     return rows
 
 
-def _not_finite(learner: Learner, parts: Sequence[TrainBatch], loss: float, norm: float) -> str:
+def _not_finite(learner: Learner, parts: Parts, loss: float, norm: float) -> str:
     """Return a message that names the rows whose own loss is not finite, or the whole batch if each alone is."""
-    guilty = _rows_not_finite(learner, parts)
+    guilty = rows_not_finite(learner, parts) if _of_pairs(parts) else _rows_not_finite(learner, parts)
     rows = guilty or [int(row) for part in parts for row in part.rows_B]
     named = ", ".join(str(row) for row in rows[:_NAMED]) + (
         f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""

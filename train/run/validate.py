@@ -11,12 +11,16 @@ import torch
 
 from usjepa.cache.errors import TrainingError
 from usjepa.train.data.batches import BatchRequest
+from usjepa.train.data.pairs import PairMaker
 from usjepa.train.objective import loss as objective
+from usjepa.train.run.contrast import held_out_pairs
 from usjepa.train.run.step import forward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from usjepa.train.data.pairs import PairBatch
+    from usjepa.train.record.lines import ObjectiveMeasures
     from usjepa.train.run.state import TrainingRun
 
 _STEP = -1
@@ -31,10 +35,8 @@ class Validation:
     """Mean over images."""
     images: int
     unusable: int
-    target_mean: float
-    """Over all elements of the target patches, normalised for the loss."""
-    target_std: float
-    """Likewise."""
+    measures: ObjectiveMeasures
+    """What else tells how the objective stands."""
 
 
 def validate(run: TrainingRun) -> Validation:
@@ -44,6 +46,8 @@ def validate(run: TrainingRun) -> Validation:
         TrainingError: the loss is not finite, or no held-out image is usable.
         Interrupted: a stop was requested between two batches; nothing has changed, and the next call validates first.
     """
+    if isinstance(run.batches, PairMaker):
+        return _validate_pairs(run, run.batches)
     model, plan, ranks = run.model, run.plan, run.ranks
     total, images, unusable = 0.0, 0, 0
     count, sums, squares = 0, 0.0, 0.0
@@ -77,7 +81,28 @@ def validate(run: TrainingRun) -> Validation:
     if not math.isfinite(total):
         raise TrainingError(f"The validation loss is {total}: the weights have diverged. Lower train.lr.")
     mean = sums / count
-    return Validation(total / images, images, unusable, mean, math.sqrt(max(0.0, squares / count - mean * mean)))
+    deviation = math.sqrt(max(0.0, squares / count - mean * mean))
+    return Validation(total / images, images, unusable, {"target_mean": mean, "target_std": deviation})
+
+
+def _validate_pairs(run: TrainingRun, batches: PairMaker) -> Validation:
+    """Return the mean loss over held-out pairs; all ranks compute the same."""
+    run.model.eval()
+    try:
+        with closing(batches.stream(_requests(run))) as stream:
+            found = held_out_pairs(run.model, _checked(run, stream), run.plan, run.ranks)
+    finally:
+        run.model.train()
+    if not math.isfinite(found.loss):
+        raise TrainingError(f"The validation loss is {found.loss}: the weights have diverged. Lower train.lr.")
+    cosines: ObjectiveMeasures = {"partner_cosine": found.partner_cosine, "other_cosine": found.other_cosine}
+    return Validation(found.loss, found.images, 0, cosines)
+
+
+def _checked(run: TrainingRun, stream: Iterable[tuple[PairBatch, float]]) -> Iterator[PairBatch]:
+    for batch, _ in stream:
+        run.safe_point()
+        yield batch
 
 
 def _requests(run: TrainingRun) -> Iterator[BatchRequest]:

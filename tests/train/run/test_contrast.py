@@ -1,0 +1,143 @@
+"""Claims about training on pairs: exact resumes, the same on any ranks and parts, groups apart, a whole export."""
+
+from __future__ import annotations
+
+import json
+import signal
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.processes import forked
+from tests.support.runs import EVERY_STEP, STEPS, losses, numbers, recipe
+from tests.train.run.test_ranks import command, run_ranks, same_draws
+from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.errors import IdentityError, RecipeError
+from usjepa.cache.reading.store import open_store
+from usjepa.train.data.split import split_rows
+from usjepa.train.run.loop import train
+from usjepa.train.run.plan import make_plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTRAST = ("train.objective=contrast", "train.contrast.hidden=32", "train.contrast.dim=16")
+
+
+def in_child(store: Path, run: Path, overrides: tuple[str, ...]) -> None:
+    torch.set_num_threads(1)  # sums are split over threads, and a child may have others
+    train(str(store), str(run), recipe(*overrides), "cpu")
+
+
+def killed(store: Path, run: Path, at: int) -> None:
+    """Train, and die by SIGKILL at a durable step."""
+    forked.die_at_durable_step(at)
+    in_child(store, run, (*CONTRAST, EVERY_STEP))
+
+
+@pytest.fixture(scope="module")
+def alone(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("contrast") / "run"
+    assert forked.run(in_child, phantom_store, run, CONTRAST) == 0
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def test_its_loss_falls_partners_come_nearer_than_others_and_rank_is_measured(alone: Path) -> None:
+    found = losses(alone)
+    assert np.mean(found[-3:]) < np.mean(found[:3])
+    last = numbers(alone, "validation")[-1]
+    assert last["partner_cosine"] > last["other_cosine"]
+    assert last["rankme"] >= 1
+    assert "target_std" not in last
+
+
+def test_the_projector_is_thrown_away_and_plain_timm_loads_what_is_left(alone: Path) -> None:
+    import timm
+
+    assert not [name for name in weights(alone) if "projector" in name]
+    model = timm.create_model(f"local-dir:{alone}", pretrained=True)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 64)
+    told = json.loads((alone / "config.json").read_text())["usjepa"]
+    assert told["teacher"] == "contrast"
+    assert told["identity"]["teacher"]["contrast"]["temperature"] == 0.2
+    card = (alone / "README.md").read_text()
+    assert "by telling images apart" in card
+    assert "images of one clip told from all others" in card
+
+
+@pytest.mark.parametrize("at", [40, 95])
+def test_a_run_killed_and_resumed_gives_bitwise_the_same_losses_and_weights(
+    phantom_store: Path, alone: Path, tmp_path: Path, at: int
+) -> None:
+    assert forked.run(killed, phantom_store, tmp_path / "run", at) == -signal.SIGKILL
+    assert 0 < len(numbers(tmp_path / "run")) < STEPS
+    assert forked.run(in_child, phantom_store, tmp_path / "run", CONTRAST) == 0
+    assert losses(tmp_path / "run") == losses(alone)
+    mine, theirs = weights(tmp_path / "run"), weights(alone)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert [line["loss"] for line in numbers(tmp_path / "run", "validation")] == [
+        line["loss"] for line in numbers(alone, "validation")
+    ]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 9])
+def test_parts_of_a_batch_are_compared_with_all_of_it(
+    phantom_store: Path, alone: Path, tmp_path: Path, accumulate: int
+) -> None:
+    train(str(phantom_store), str(tmp_path / "run"), recipe(*CONTRAST, f"train.accumulate={accumulate}"), "cpu")
+    assert same_draws(tmp_path / "run", alone)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), atol=1e-5)
+
+
+def test_two_ranks_draw_the_same_pairs_and_lose_the_same(phantom_store: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(str(phantom_store), str(run), recipe(*CONTRAST), "cpu", stop_after_steps=4)
+    run_ranks(2, command(phantom_store, run, *CONTRAST), tmp_path)
+    assert len(losses(run)) == STEPS
+    assert same_draws(run, alone)
+    np.testing.assert_allclose(losses(run), losses(alone), atol=1e-5)
+    validation = [[line["loss"] for line in numbers(it, "validation")] for it in (run, alone)]
+    np.testing.assert_allclose(validation[0], validation[1], atol=1e-5)
+
+
+def test_a_run_does_not_go_on_with_other_pairs(phantom_store: Path, tmp_path: Path) -> None:
+    train(str(phantom_store), str(tmp_path / "run"), recipe(*CONTRAST), "cpu", stop_after_steps=2)
+    for other in ("train.contrast.temperature=0.1", "train.contrast.distance=2", "train.objective=pixels"):
+        with pytest.raises(IdentityError, match=other.split("=")[0].split(".")[-1]):
+            train(str(phantom_store), str(tmp_path / "run"), recipe(*CONTRAST, other), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (("train.targets=online",), r"train\.objective = 'contrast': has no teacher"),
+        (("train.batch_size=1",), r"train\.batch_size = 1: must be 2 or more"),
+        (("train.target_norm=whitened",), r"train\.target_norm = 'whitened': has nothing to normalise"),
+        (("train.contrast.positives=group", "train.contrast.distance=3"), r"distance = 3: counts frames of one clip"),
+    ],
+)
+def test_what_pairs_have_no_use_for_is_refused(overrides: tuple[str, ...], told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        recipe(*CONTRAST, *overrides)
+
+
+def test_settings_of_pairs_change_no_identity_of_other_runs(phantom_store: Path) -> None:
+    plain = make_plan(str(phantom_store), recipe(), "cpu", None).identity
+    assert "contrast" not in plain["train"]
+
+
+def test_its_encoder_is_a_teacher_like_any_other(phantom_store: Path, alone: Path, tmp_path: Path) -> None:
+    build(str(tmp_path / "store.zarr"), recipe(), BuildRequest(teacher=str(alone)))
+    store = open_store(tmp_path / "store.zarr")
+    assert store.layers["latents/demo"].identity["teacher"]["architecture"] == "test_vit"
+    train(str(tmp_path / "store.zarr"), str(tmp_path / "student"), recipe(), "cpu", stop_after_steps=2)
+    assert np.isfinite(losses(tmp_path / "student")).all()
+    assert len(split_rows(store.table, recipe().train).train)

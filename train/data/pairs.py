@@ -1,0 +1,114 @@
+"""Read pairs of images for `train.objective: contrast`.
+
+Shape suffixes: B pairs, C channels, S edge of stored pixels; a 2 counts anchor and partner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import xxhash
+
+from usjepa.cache.errors import UsageError
+from usjepa.train.data.fingerprint import wrapped
+from usjepa.train.data.partners import Partners, codes_of
+from usjepa.train.data.read_ahead import read_ahead
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.reading.store import Store
+    from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.train.data.batches import BatchRequest
+    from usjepa.train.data.split import Split
+
+    Ints = NDArray[np.int64]
+
+_AHEAD = 2
+"""Fewest batches prepared while one is computed on."""
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """The pairs of one batch; every row of a request is usable."""
+
+    step: int
+    rows_B: Ints
+    """int64, row numbers of the anchors, on the host."""
+    partners_B: Ints
+    """int64, those of their partners."""
+    codes_B: Ints
+    """int64, on the host: pairs of one number are of one clip or group and don't repel each other."""
+    fingerprint: int
+    """Of the rows of all pairs; parts of a batch add up to the whole's."""
+    pixels_2BCSS: torch.Tensor
+    """uint8, on the device: all anchors, then all partners."""
+    unusable_rows: Ints
+    """None ever: a pair needs no room for masks."""
+
+    def __len__(self) -> int:
+        return len(self.rows_B)
+
+
+class PairMaker:
+    """Makes batches of pairs of a store's rows."""
+
+    def __init__(self, store: Store, split: Split, settings: TrainSettings, device: torch.device) -> None:
+        """Order the rows of both parts; UsageError where the store has no pixels.
+
+        Args:
+            store: to read from.
+            split: its parts; pairs lie within one of them.
+            settings: the `train:` section; `contrast`, seed and accumulation count here.
+            device: of the batches.
+        """
+        if "pixels" not in store.layers:
+            raise UsageError(f"{store.location}: no layer pixels, which this recipe trains with.")
+        self._store, self._settings, self._device = store, settings, device
+        wanted = settings.contrast
+        self._training = Partners(store.table, np.sort(split.train), wanted)
+        self._held = Partners(store.table, np.sort(split.validation), wanted)
+        self._code_S = codes_of(store.table, "group" if "group" in (wanted.positives, wanted.spared) else "clip")
+        self._ahead = max(_AHEAD, settings.accumulate)
+
+    def stream(self, requests: Iterable[BatchRequest]) -> Generator[tuple[PairBatch, float]]:
+        """Yield the requested batches in order, each with the seconds waited for it; see `read_ahead`."""
+        yield from read_ahead(requests, self._read, self._received, self._ahead)
+
+    def make(self, request: BatchRequest) -> PairBatch:
+        """Return one batch, made in the calling thread."""
+        return self._received(self._read(request))
+
+    def _read(self, request: BatchRequest) -> PairBatch:
+        positions_B = np.asarray(request.positions_R, dtype=np.int64)
+        rows_B = self._store.rows[positions_B]
+        part = self._training if request.step >= 0 else self._held  # no training step has a negative number
+        partner_positions_B = part.of(positions_B, rows_B, self._settings.seed, request.step)
+        partners_B = self._store.rows[partner_positions_B]
+        both = np.concatenate([rows_B, partners_B])
+        pixels = self._store.read(both, layers=("pixels",)).pixels
+        return PairBatch(
+            step=request.step,
+            rows_B=rows_B,
+            partners_B=partners_B,
+            codes_B=self._code_S[self._store.table.source[positions_B]],
+            fingerprint=_fingerprint(rows_B, partners_B),
+            pixels_2BCSS=torch.from_numpy(pixels),
+            unusable_rows=rows_B[:0],
+        )
+
+    def _received(self, batch: PairBatch) -> PairBatch:
+        """Send the pixels to the device, in the computing thread: they are the least of a step's work."""
+        moved = batch.pixels_2BCSS.to(self._device)
+        return PairBatch(**{**batch.__dict__, "pixels_2BCSS": moved})
+
+
+def _fingerprint(rows_B: Ints, partners_B: Ints) -> int:
+    """Return the sum over pairs of the xxh3-64 of both row numbers, as a signed 64-bit integer."""
+    pairs = np.stack([rows_B, partners_B], axis=1).astype("<i8")
+    return wrapped(sum(xxhash.xxh3_64_intdigest(pair.tobytes()) for pair in pairs))
