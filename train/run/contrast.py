@@ -1,4 +1,4 @@
-"""Learn from pairs: gradients of the loss of a whole batch, whatever parts and ranks compute it.
+"""Learn from pairs: the gradients of a whole batch's loss, whatever parts compute it.
 
 Every image is compared with all images of the batch, so the loss can't be summed over parts. Instead all parts' points
 are computed first and shared; the loss's gradient by each point then goes back through the part that made it
