@@ -13,7 +13,7 @@ import logging
 import time
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -210,7 +210,7 @@ def _steps(run: TrainingRun, end: int, bar: ProgressBar) -> None:
         before = time.perf_counter()
         while received := list(itertools.islice(stream, accumulate)):
             waited = sum(waited for _, waited in received)
-            line = _step(run, [batch for batch, _ in received])
+            line = _step(run, cast("Parts", [batch for batch, _ in received]))
             now = time.perf_counter()
             line["images_per_s"] = round(line["images"] / (now - before), 2)
             line["data_wait_s"] = round(waited, 6)
