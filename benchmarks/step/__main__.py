@@ -31,9 +31,10 @@ from usjepa.train.masks.multiblock import sample_masks
 from usjepa.train.model.augment import augment
 from usjepa.train.model.jepa import Jepa, make_optimizer
 from usjepa.train.objective.loss import loss as objective_loss
+from usjepa.train.run.computing import Learner
 from usjepa.train.run.plan import TrainingPlan, make_plan
 from usjepa.train.run.ranks import Ranks
-from usjepa.train.run.step import Learner, forward, train_step
+from usjepa.train.run.step import forward, train_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,8 +1,9 @@
-"""Say in which precision a step computes, and when its gradients travel between ranks."""
+"""Hold what learns, say in which precision it computes and when its gradients travel."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,18 @@ from torch.nn.parallel import DistributedDataParallel
 
 if TYPE_CHECKING:
     from usjepa.train.run.plan import TrainingPlan
+    from usjepa.train.run.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A model, its optimizer, and the plan and ranks that it learns under."""
+
+    model: torch.nn.Module
+    """A `Jepa` or `Contrast`, or what compiles it and averages its gradients over ranks."""
+    optimizer: torch.optim.Optimizer
+    plan: TrainingPlan
+    ranks: Ranks
 
 
 def autocast(plan: TrainingPlan) -> AbstractContextManager[Any]:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from usjepa.train.data.pairs import PairBatch
+    from usjepa.train.run.computing import Learner
     from usjepa.train.run.plan import TrainingPlan
     from usjepa.train.run.ranks import Ranks
-    from usjepa.train.run.step import Learner
 
 _OTHER_DRAWS = 1 << 40
 """Added to the seed for the partners' crops and noise: a still that is its own partner must not be cut alike."""

@@ -30,7 +30,7 @@ from usjepa.train.record.log import RunLog
 from usjepa.train.record.salvage import Covered
 from usjepa.train.record.summary import summary
 from usjepa.train.run.card import model_card
-from usjepa.train.run.step import Learner
+from usjepa.train.run.computing import Learner
 
 if TYPE_CHECKING:
     from usjepa.cache.interrupt import StopFlag

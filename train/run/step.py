@@ -18,7 +18,7 @@ from usjepa.train.data.pairs import PairBatch
 from usjepa.train.model.augment import augment
 from usjepa.train.model.jepa import set_rates
 from usjepa.train.objective import loss as objective
-from usjepa.train.run.computing import autocast, unsynchronised
+from usjepa.train.run.computing import Learner, autocast, unsynchronised
 from usjepa.train.run.contrast import pair_gradients, rows_not_finite
 from usjepa.train.run.ranks import reporting_lost_ranks
 
@@ -29,23 +29,11 @@ if TYPE_CHECKING:
 
     from usjepa.train.data.batches import TrainBatch
     from usjepa.train.run.plan import TrainingPlan
-    from usjepa.train.run.ranks import Ranks
 
     Parts = Sequence[TrainBatch] | Sequence[PairBatch]
 
 _NAMED = 16
 """Most rows that an error message lists."""
-
-
-@dataclass(frozen=True)
-class Learner:
-    """A model, its optimizer, and the plan and ranks that it learns under."""
-
-    model: torch.nn.Module
-    """A `Jepa` or `Contrast`, or what compiles it and averages its gradients over ranks."""
-    optimizer: torch.optim.Optimizer
-    plan: TrainingPlan
-    ranks: Ranks
 
 
 @dataclass(frozen=True)

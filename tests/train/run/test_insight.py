@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from usjepa.train.data.batches import TrainBatch
-    from usjepa.train.run.step import Learner, StepResult
+    from usjepa.train.run.computing import Learner
+    from usjepa.train.run.step import StepResult
 
 
 def test_rankme_counts_equally_strong_directions() -> None:
