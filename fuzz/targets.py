@@ -18,10 +18,13 @@ import cv2
 import google_crc32c
 import h5py
 import numpy as np
+import scipy.io
 import torch
+import zarr
 from safetensors.torch import save_file
 
 from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
+from tests.cache.sources.formats.arrays.test_arrays import uff as write_uff
 from tests.cache.sources.formats.test_dicom import write as write_dicom
 from tests.support.files.clips import grey_steps, write_clip
 from tests.support.files.volumes import write_volume
@@ -43,6 +46,8 @@ from usjepa.cache.teacher.names.folders import folder_settings
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
+
+    from numpy.typing import NDArray
 
 MOST_ROWS = 2_000_000
 """Claimed rows beyond this are not materialised: 8 bytes a claimed row is what opening a store costs by design."""
@@ -238,15 +243,51 @@ def _sources(folder: Path) -> list[Target]:
     write_dicom(folder / "d.dcm", frame, "MONOCHROME2")
     with h5py.File(folder / "h.h5", "w") as file:
         file["images"] = np.stack([frame] * 3)
+    write_uff(folder / "u.uff", np.linspace(-60, 0, 3 * 40 * 48).reshape(3, 40, 48))
+    clip = np.stack([frame] * 3)
+    np.save(folder / "n.npy", clip)
+    np.savez(folder / "n.npz", images=clip)
+    scipy.io.savemat(folder / "n.mat", {"images": np.moveaxis(clip, 0, -1)})
+    cv2.imwrite(str(folder / "i.webp"), frame)
+    write_clip(folder / "v.mkv", grey_steps(4), codec="mpeg4")
     for ending in ("nii", "nii.gz", "mha", "nrrd"):
-        write_volume(folder / f"n.{ending}", np.stack([frame] * 3))
+        write_volume(folder / f"n.{ending}", clip)
     kinds = [("i.png", "images", 0.04), ("i.jpg", "images", 0.02), ("i.tif", "images", 0.02), ("i.bmp", "images", 0.01),
              ("d.dcm", "dicom", 0.02), ("v.mp4", "video", 0.01), ("v.avi", "video", 0.01),
              ("n.nii", "nifti", 0.02), ("n.nii.gz", "nifti", 0.005), ("n.mha", "metaimage", 0.01),
-             ("n.nrrd", "nrrd", 0.01)]  # fmt: skip
+             ("n.nrrd", "nrrd", 0.01), ("n.npy", "npy", 0.01), ("i.webp", "images", 0.01),
+             ("v.mkv", "video", 0.005)]  # fmt: skip
     return [_source(folder / name, kind, share) for name, kind, share in kinds] + [
-        _source(folder / "h.h5", "hdf5", 0.005, "::images")
+        _source(folder / "h.h5", "hdf5", 0.005, "::images"),
+        _source(folder / "n.npz", "npz", 0.005, "::images"),
+        _source(folder / "n.mat", "matlab", 0.01, "::images"),
+        _source(folder / "u.uff", "uff", 0.005, "::b_data"),
+        _zarr(folder / "z.zarr", clip),
     ]
+
+
+def _zarr(seed: Path, clip: NDArray[np.uint8]) -> Target:
+    """One file of a folder of Zarr is changed, then it is read as a source."""
+    zarr.create_array(seed, shape=clip.shape, chunks=(1, *clip.shape[1:]), dtype=clip.dtype)[...] = clip
+    files = sorted(path for path in seed.rglob("*") if path.is_file())
+    originals = {path: path.read_bytes() for path in files}
+    path = f"{seed.name}::array"
+
+    def make(rng: Random) -> bytes:
+        at = rng.choice((0, rng.randrange(len(files))))
+        return struct.pack("<I", at) + mutate_bytes(rng, originals[files[at]], 0)
+
+    def run(data: bytes) -> None:
+        changed = files[struct.unpack("<I", data[:4])[0]]
+        changed.write_bytes(data[4:])
+        reader = SourceReader(seed.parent, CacheSettings())
+        try:
+            facts = reader.probe(path, "zarr")
+            list(reader.frames(path, "zarr", range(min(facts.frames, 3)), reader.content_hash(path, "zarr")))
+        finally:
+            changed.write_bytes(originals[changed])
+
+    return Target("zarr (a folder)", 0.005, make, run)
 
 
 def _source(seed: Path, kind: str, share: float, inside: str = "") -> Target:

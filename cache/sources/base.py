@@ -124,6 +124,8 @@ class Reader(Protocol):
     """Endings of file names that belong to the format, lower case, with the dot."""
     container: ClassVar[bool] = False
     """Whether a file may hold several images; `images` then names them, and each is a source of its own."""
+    folder: ClassVar[bool] = False
+    """Whether a folder may be one of its files, as a Zarr store is; `parts` then names what lies in it."""
     tells_patient: ClassVar[bool] = False
     """Whether `patient` is worth a call."""
 

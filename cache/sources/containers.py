@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.sources.base import Contents
 from usjepa.cache.sources.registry import join_path, reader_named, split_path
+from usjepa.cache.sources.splits import split_within
 
 if TYPE_CHECKING:
     from usjepa.cache.sources.base import Entry
@@ -41,9 +42,9 @@ class Expansion:
             if entry.path not in held:
                 yield entry
                 continue
-            file, contents = entry.path, held[entry.path]
+            contents = held[entry.path]
             names = [] if contents is None else self._chosen(contents)
-            yield from [replace(entry, path=join_path(file, name)) for name in names] or [entry]
+            yield from [_image_of(entry, name) for name in names] or [entry]
 
     def _chosen(self, held: Contents) -> list[str]:
         """Return those images of a file that the recipe names, or that look like images where it names none."""
@@ -61,6 +62,11 @@ class Expansion:
         named = ", ".join(f"{count:,} {what}" for what, count in sorted(self._left_out.items())[:_SHOWN])
         more = f" and {len(self._left_out) - _SHOWN:,} other kinds" if len(self._left_out) > _SHOWN else ""
         return [f"data sets beside images were left out: {named}{more}. cache.hdf5 names others to take."]
+
+
+def _image_of(entry: Entry, name: str) -> Entry:
+    """Return the entry of an image in a file; its name may say the split, where nothing else does: `test/images`."""
+    return replace(entry, path=join_path(entry.path, name), split=entry.split or split_within(name))
 
 
 def _is_whole_container(entry: Entry) -> bool:

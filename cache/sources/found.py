@@ -82,6 +82,9 @@ def rows_of_list(file: Path, wanted: str) -> Found:
 
 def _add(found: Found, folder: Folder, wanted: str, root_name: str) -> bool:
     """Add the sources of a folder and those below; return whether a layout was recognised."""
+    if folder.is_array:
+        found.notes.append(f"{folder.place} is an array of Zarr and is left out: call it {folder.name}.zarr.")
+        return False
     layout = recognise(folder, wanted)
     if layout is not None:
         _add_rows(found, folder, layout, root_name)

@@ -23,7 +23,7 @@ from usjepa.cache.sources.grouping import PatientsIn, with_groups
 from usjepa.cache.sources.layouts.base import Folder
 from usjepa.cache.sources.not_images import notes_on
 from usjepa.cache.sources.registry import accepted, reader_of_file, split_path
-from usjepa.cache.sources.tree import Tree
+from usjepa.cache.sources.tree import Tree, is_folder_of_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,6 +90,8 @@ def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listin
     path = path.resolve()
     _require_utf8(path.name, f"{path}: the name of this folder or file")
     expand = Expansion(images_in, settings.hdf5)
+    if path.is_dir() and is_folder_of_array(path.name):
+        return _file(path, expand)
     if path.is_dir():
         found, root = find_rows(Folder(Tree(path)), settings.layout), path
     elif reader_of_file(path) is None and path.suffix.lower() in LISTS:

@@ -108,7 +108,7 @@ class SourceReader:
         parts = self._reader(reader).parts(file)
         if not parts:
             return hash_file(file)
-        hashed = [f"{hash_file(file)} {file.name}"]
+        hashed = [] if file.is_dir() else [f"{hash_file(file)} {file.name}"]
         for part in parts:
             require_plain(self._inside(part))
             hashed.append(f"{hash_file(part)} {part.relative_to(file.parent).as_posix()}")
@@ -254,13 +254,14 @@ def images_in(file: Path, reader: str) -> Contents:
     """Return what a container's file holds; SourceError when it can't be read."""
     container = reader_named(reader)()
     with _naming(str(file), file, "", container.title):
-        require_plain(file)
+        _require_plain(file, reader)
         return Contents(list(container.images(file)), dict(container.doubts(file)))
 
 
-def _require_plain(file: Path, reader: str) -> None:
+def _require_plain(file: Path, stamp: str) -> None:
     """Refuse what a decoder would wait for, or read without end; the phantom has no files."""
-    if reader != PHANTOM:
+    name = name_of(stamp)
+    if name != PHANTOM and not (getattr(reader_named(name), "folder", False) and file.is_dir()):
         require_plain(file)
 
 

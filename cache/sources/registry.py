@@ -16,6 +16,10 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.plain_files import require_plain
 from usjepa.cache.sources.base import PHANTOM, Reader
 from usjepa.cache.sources.formats.arrays.hdf5 import Hdf5Reader
+from usjepa.cache.sources.formats.arrays.matlab import MatlabReader
+from usjepa.cache.sources.formats.arrays.numpy_files import NpyReader, NpzReader
+from usjepa.cache.sources.formats.arrays.uff import UffReader
+from usjepa.cache.sources.formats.arrays.zarr_stores import ZarrReader
 from usjepa.cache.sources.formats.dicom.reader import DicomReader
 from usjepa.cache.sources.formats.images import ImageReader
 from usjepa.cache.sources.formats.video import VideoReader
@@ -31,7 +35,7 @@ _GROUP = "usjepa.readers"
 _BUILT_IN: tuple[type[Reader], ...] = (
     *(ImageReader, VideoReader, DicomReader),
     *(NiftiReader, MetaImageReader, NrrdReader),
-    *(Hdf5Reader,),
+    *(Hdf5Reader, NpyReader, NpzReader, MatlabReader, UffReader, ZarrReader),
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ENDING = re.compile(r"(\.[^./\\:\sA-Z]+)+")

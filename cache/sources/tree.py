@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+_MARKS_OF_ARRAYS = (".zarray", ".zgroup", ".zattrs", "zarr.json")
+
+
+def is_folder_of_array(name: str) -> bool:
+    """Return whether a folder's name says that a reader takes it as one file."""
+    return name.lower().endswith(".zarr")
+
+
 class Tree:
     """What lies in a folder and below it; hidden files are left out, links to folders are not followed.
 
@@ -27,6 +35,8 @@ class Tree:
         self.root = root
         self._folders: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._links: set[str] = set()
+        self.stores: set[str] = set()
+        """Folders that hold an array and not files: nothing in them is listed."""
         self.system: list[str] = []
         """Names of the folders that systems make, as far as the walk has come; they are left out."""
 
@@ -69,9 +79,12 @@ class Tree:
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
+                    if entry.name in _MARKS_OF_ARRAYS:
+                        self.stores.add(folder)
+                        return (), ()
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir(follow_symlinks=False):
+                    if entry.is_dir(follow_symlinks=False) and not is_folder_of_array(entry.name):
                         (self.system if is_system_folder(entry.name) else folders).append(entry.name)
                         continue
                     files.append(entry.name)

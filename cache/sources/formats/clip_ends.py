@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 _UNKNOWN = (0, 0xFFFFFFFF)
 """Lengths that a RIFF writer leaves behind which can't go back: into a pipe, or after a crash."""
 
+_EBML = b"\x1aE\xdf\xa3"
+_ASF = b"0&\xb2u"
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+"""Elements of Matroska that hold others, and may be of unknown length: all bits set."""
+
 
 def cut_short(file: Path) -> str | None:
     """Return why a clip can't be whole, None when nothing speaks against it."""
@@ -27,6 +32,10 @@ def cut_short(file: Path) -> str | None:
             return _chunks_past_the_end(opened, 0, size)
         if head[:3] == b"GIF":
             return _gif_past_the_end(opened, size)
+        if head[:4] == _EBML:
+            return _elements_past_the_end(opened, size)
+        if head[:4] == _ASF:
+            return _objects_past_the_end(opened, size)
     return None
 
 
@@ -80,6 +89,50 @@ def _chunks_past_the_end(file: BinaryIO, start: int, size: int) -> str | None:
             missing = None
         start += 8 + length + length % 2
     return missing
+
+
+def _elements_past_the_end(file: BinaryIO, size: int) -> str | None:
+    """Walk the elements of a Matroska or WebM file (RFC 8794: an identifier, a length, each of 1 to 8 bytes).
+
+    Segments and clusters are walked into, since a length that a writer could not go back to fill in stays unknown.
+    """
+    start = 0
+    while start < size:
+        file.seek(start)
+        head = file.read(12)
+        id_nbytes = _length_of(head)
+        length_nbytes = _length_of(head[id_nbytes:])
+        head_nbytes = id_nbytes + length_nbytes
+        if not id_nbytes or not length_nbytes or id_nbytes > 4 or len(head) < head_nbytes:
+            return None  # no element: trailing bytes, which players ignore
+        kind = int.from_bytes(head[:id_nbytes], "big")
+        bits = 7 * length_nbytes
+        length = int.from_bytes(head[id_nbytes:head_nbytes], "big") & ((1 << bits) - 1)
+        inside = kind in (_SEGMENT, _CLUSTER)
+        is_known = not inside or length != (1 << bits) - 1
+        if is_known and start + head_nbytes + length > size:
+            return _shortfall(start + head_nbytes + length, size)
+        start += head_nbytes + (0 if inside else length)
+    return None
+
+
+def _length_of(head: bytes) -> int:
+    """Return of how many bytes a number of EBML is, from the zeros that lead it; 0 where it is none."""
+    return 9 - head[0].bit_length() if head and head[0] else 0
+
+
+def _objects_past_the_end(file: BinaryIO, size: int) -> str | None:
+    """Walk the objects of a WMV file (ASF: 16 bytes kind, 8 bytes size, low byte first)."""
+    start = 0
+    while start + 24 <= size:
+        file.seek(start)
+        length = int.from_bytes(file.read(24)[16:], "little")
+        if length < 24:
+            return None
+        if start + length > size:
+            return _shortfall(start + length, size)
+        start += length
+    return None
 
 
 def _gif_past_the_end(file: BinaryIO, size: int) -> str | None:

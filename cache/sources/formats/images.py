@@ -1,5 +1,6 @@
-"""Read still images (PNG, JPEG, TIFF, BMP) through Pillow; TIFF pages are frames.
+"""Read still images (PNG, JPEG, TIFF, BMP, WebP) through Pillow.
 
+Pages of TIFF, and pictures of an animated WebP, are frames.
 Grey stays grey; palettes become RGB; transparency is laid over black; deeper samples follow `depth.py`. The orientation
 that a camera or scanner recorded is applied, so that depth runs downwards as a viewer shows it. Samples that Pillow
 would cut down to 8 bits, or take for others, are decoded by tifffile (`tiff.py`) and imagecodecs.
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Only these decoders are tried: Pillow has dozens, some of which start other programs."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How TIFF files begin, the last two with places of 64 bits."""
@@ -40,7 +41,7 @@ class ImageReader(Reader):
     name = "images"
     version = 2
     title = "an image"
-    endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+    endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 
     def __init__(self) -> None:
         from PIL import Image
@@ -110,6 +111,7 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
         return
     # An open file, not its path: Pillow maps uncompressed files that it can find, and scrambles those to be turned.
     with file.open("rb") as opened:
+        _require_whole_webp(opened)
         try:
             image = _opened(opened)
         except ValueError:
@@ -127,6 +129,16 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
                 require_frame(image.height, image.width)
                 require_room(image.height * image.width * len(image.getbands()), file)
             yield _samples(image, opened)
+
+
+def _require_whole_webp(file: BinaryIO) -> None:
+    """Raise ValueError where a WebP is cut short: the decoder makes up what is missing."""
+    head = file.read(12)
+    size = file.seek(0, 2)
+    file.seek(0)
+    declared = 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] == b"RIFF" and head[8:] == b"WEBP" and declared > size:
+        raise ValueError(f"it is cut short: it should hold {declared:,} bytes and holds {size:,}")
 
 
 def _words_of_jpeg(file: BinaryIO) -> NDArray[Any] | None:
@@ -151,7 +163,7 @@ def _opened(file: BinaryIO) -> Image.Image:
     try:
         return Image.open(file, formats=_FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError("its bytes are none of a PNG, JPEG, TIFF or BMP") from error
+        raise ValueError("its bytes are none of a PNG, JPEG, TIFF, BMP or WebP") from error
 
 
 def _samples(image: Image.Image, file: BinaryIO) -> NDArray[Any]:

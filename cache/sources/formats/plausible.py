@@ -26,8 +26,11 @@ def require_frame(height: int, width: int) -> None:
         raise ValueError(f"it claims a frame of {height:,} x {width:,} pixels; at most {MOST_PIXELS:,} are read")
 
 
-def require_room(claimed_nbytes: int, file: Path) -> None:
-    """Raise ValueError where a file claims more bytes of samples than it can hold, however well it is compressed."""
-    size = file.stat().st_size
+def require_room(claimed_nbytes: int, file: Path, held_nbytes: int | None = None) -> None:
+    """Raise ValueError where a file claims more bytes of samples than it can hold, however well it is compressed.
+
+    `held_nbytes` are those of a folder, which counts as one file.
+    """
+    size = file.stat().st_size if held_nbytes is None else held_nbytes
     if claimed_nbytes > _FREE_NBYTES + _EXPANSION * size:
         raise ValueError(f"it claims {claimed_nbytes:,} bytes of samples, which its {size:,} bytes can't hold")

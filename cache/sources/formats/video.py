@@ -1,4 +1,4 @@
-"""Read clips (MP4, AVI, MOV, MPEG, GIF) through FFmpeg's libraries.
+"""Read clips (MP4, AVI, MOV, MPEG, MKV, WebM, WMV, GIF) through FFmpeg's libraries.
 
 Frames are numbered as they come out of the decoder, from 0, in the order they are shown. Nothing seeks: headers lie
 about counts and times, and a seek lands where an index says. So that a build that walks through a clip in pieces
@@ -46,7 +46,7 @@ class VideoReader(Reader):
     name = "video"
     version = 2
     title = "a video"
-    endings = (".mp4", ".avi", ".mov", ".mpeg", ".mpg", ".gif")
+    endings = (".mp4", ".m4v", ".avi", ".mov", ".mpeg", ".mpg", ".mkv", ".webm", ".wmv", ".gif")
 
     def __init__(self) -> None:
         self._decoder: Decoder | None = None

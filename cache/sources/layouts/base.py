@@ -70,6 +70,11 @@ class Folder:
             self.files = (only,)
 
     @property
+    def is_array(self) -> bool:
+        """Whether the folder holds an array of Zarr and no files."""
+        return self.place in self._tree.stores
+
+    @property
     def system(self) -> list[str]:
         """Names of the folders of the whole tree that systems make, as far as the walk has come."""
         return self._tree.system

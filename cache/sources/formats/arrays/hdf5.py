@@ -14,7 +14,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.sources.base import FileFacts, Reader, over_black
+from usjepa.cache.sources.base import FileFacts, Reader
+from usjepa.cache.sources.formats.arrays.base import shown
 from usjepa.cache.sources.formats.arrays.sets import (
     Axes,
     Samples,
@@ -90,7 +91,7 @@ class Hdf5Reader(Reader):
             if number >= axes.frames:
                 raise ValueError(f"it has {axes.frames} frames, none with number {number}")
             span = self._span_of(file, image, dataset, axes) if needs_span(dataset.dtype) else None
-            yield _plain(to_uint8(frame_of(dataset, axes, number), span))
+            yield shown(to_uint8(frame_of(dataset, axes, number), span))
 
     def _dataset(self, file: Path, image: str) -> tuple[h5py.Dataset, Axes]:
         """Return the open dataset, through a handle of this process, and how its axes are read."""
@@ -182,10 +183,3 @@ def _is_hard_linked(file: h5py.File, image: str) -> bool:
             return False
         group = group[step]
     return True
-
-
-def _plain(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return [H, W] or [H, W, 3] of a stored frame."""
-    if frame.ndim == 3 and frame.shape[2] == 1:
-        return frame[..., 0]
-    return over_black(frame) if frame.ndim == 3 and frame.shape[2] == 4 else frame

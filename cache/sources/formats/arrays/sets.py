@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 READ = "[N, H, W], [N, H, W, C], [N, C, H, W] or [H, W] of uint8, uint16, int16 or float, H and W at least 16"
 
 _DTYPES = {"uint8", "uint16", "int16", "float16", "float32", "float64"}
-_SMALLEST_EDGE = 16
+SMALLEST_EDGE = 16
+"""Pixels below which an axis counts something else than rows or columns."""
 _CHANNELS = (1, 3, 4)
 _LISTED = 6
 """Data sets that a message lists."""
@@ -89,13 +90,13 @@ def axes_of(item: Samples) -> Axes | None:
     shape: tuple[int, ...] = item.shape or ()
     if len(shape) == 2 or (len(shape) == 3 and shape[2] in _CHANNELS):
         axes = Axes(1, shape[0], shape[1], first=False, single=True)
-    elif len(shape) == 3 or (len(shape) == 4 and shape[3] in _CHANNELS and shape[2] >= _SMALLEST_EDGE):
+    elif len(shape) == 3 or (len(shape) == 4 and shape[3] in _CHANNELS and shape[2] >= SMALLEST_EDGE):
         axes = Axes(shape[0], shape[1], shape[2], first=False, single=False)
     elif len(shape) == 4 and shape[1] in _CHANNELS:
         axes = Axes(shape[0], shape[2], shape[3], first=True, single=False)
     else:
         return None
-    return axes if axes.frames > 0 and min(axes.height, axes.width) >= _SMALLEST_EDGE else None
+    return axes if axes.frames > 0 and min(axes.height, axes.width) >= SMALLEST_EDGE else None
 
 
 def frame_of(item: Samples, axes: Axes, number: int) -> NDArray[Any]:

@@ -1,0 +1,140 @@
+"""Read arrays of Zarr 2 and 3, and the finest level of OME-Zarr.
+
+A store is a folder `x.zarr`, or the zip of one. The folder is one source's file: every file in it is part of the
+content. Where OME-Zarr names its axes, all before rows and columns count frames; three channels of bytes are colours.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from usjepa.cache.errors import NoImageError
+from usjepa.cache.interrupt import safe_point
+from usjepa.cache.sources.base import Spacing, spacing_of
+from usjepa.cache.sources.formats.arrays.base import ArrayReader, Arrays, Part
+from usjepa.cache.sources.formats.plausible import require_room
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usjepa.cache.sources.formats.arrays.sets import Samples
+
+_ROOT = "array"
+"""Name of the array where a store is one and no group."""
+_OURS = "usjepa"
+"""Attribute of our own stores."""
+_MILLIMETRES = {"micrometer": 0.001, "millimeter": 1.0, "centimeter": 10.0, "meter": 1000.0}
+
+
+class ZarrReader(ArrayReader):
+    """Read Zarr stores on disk."""
+
+    name = "zarr"
+    version = 1
+    title = "Zarr"
+    endings = (".zarr", ".zarr.zip")
+    folder: ClassVar[bool] = True
+
+    def parts(self, file: Path) -> list[Path]:
+        """Return the files of a store; ValueError where one is a link."""
+        return _files(file) if file.is_dir() else []
+
+    def open(self, file: Path) -> Arrays:
+        """Return the arrays; NoImageError for a store of our own."""
+        import zarr
+        from zarr.storage import LocalStore, ZipStore
+
+        sizes = [one.stat().st_size for one in _files(file)] if file.is_dir() else [file.stat().st_size]
+        if not sizes:
+            raise ValueError("it is an empty folder")
+        store = LocalStore(file, read_only=True) if file.is_dir() else ZipStore(file, read_only=True)
+        opened = zarr.open(store, mode="r")
+        safe_point()
+        if _OURS in opened.attrs:
+            raise NoImageError("a store that usjepa-cache built, whose frames are prepared already")
+        arrays = {_ROOT: opened} if isinstance(opened, zarr.Array) else _members(opened)
+        for array in arrays.values():
+            require_room(math.prod(array.shape) * array.dtype.itemsize, file, sum(sizes))
+        levels = {} if isinstance(opened, zarr.Array) else _finest(opened)
+        return Arrays(_images(arrays, levels), store.close)
+
+
+def _files(folder: Path) -> list[Path]:
+    found = []
+    for place, folders, names in os.walk(folder):
+        safe_point()
+        for name in (*folders, *names):
+            if os.path.islink(os.path.join(place, name)):
+                raise ValueError(f"{name!r} in it is a link, which its hash can't vouch for")
+        found += [Path(place, name) for name in names]
+    return sorted(found)
+
+
+def _members(group: Any) -> dict[str, Any]:
+    import zarr
+
+    return {name: member for name, member in group.members(max_depth=None) if isinstance(member, zarr.Array)}
+
+
+def _finest(group: Any) -> dict[str, tuple[list[str], Spacing | None]]:
+    """Return the finest level of each multiscale image: path -> names of its axes, and its spacing."""
+    import zarr
+
+    groups = {"": group, **{name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Group)}}
+    found = {}
+    for place, item in groups.items():
+        attributes: Any = item.attrs.asdict()
+        scales = attributes.get("ome", attributes).get("multiscales") or []
+        for scale in scales:
+            level = scale["datasets"][0]
+            axes = scale.get("axes") or [{"name": name} for name in "tczyx"]
+            axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
+            path = str(PurePosixPath(place, str(level["path"])))
+            found[path] = ([str(axis["name"]) for axis in axes], _spacing(axes, level))
+    return found
+
+
+def _spacing(axes: list[dict[str, Any]], level: dict[str, Any]) -> Spacing | None:
+    steps = next((t["scale"] for t in level.get("coordinateTransformations", ()) if t.get("type") == "scale"), None)
+    units = [_MILLIMETRES.get(str(axis.get("unit"))) for axis in axes[-2:]]
+    if steps is None or len(steps) != len(axes) or None in units:
+        return None
+    down, across = (float(step) * float(unit or 0) for step, unit in zip(steps[-2:], units, strict=True))
+    return spacing_of(down, across)
+
+
+def _images(arrays: Mapping[str, Any], levels: Mapping[str, tuple[list[str], Spacing | None]]) -> dict[str, Samples]:
+    """Return arrays by name: of multiscale images the finest level, frames first; no coarser one, and no labels."""
+    images = {str(PurePosixPath(path).parent) for path in levels}
+    found: dict[str, Samples] = {}
+    for name, array in arrays.items():
+        if name in levels:
+            found[name] = _level(array, *levels[name])
+        elif str(PurePosixPath(name).parent) not in images:
+            found[name] = array
+    return {name: item for name, item in found.items() if "labels" not in PurePosixPath(name).parts[:-1]}
+
+
+def _level(array: Any, axes: list[str], spacing: Spacing | None) -> Samples:
+    """Return the finest level of an image as [N, H, W] or [N, H, W, 3]."""
+    if axes[-2:] != ["y", "x"] or len(axes) != array.ndim:
+        raise ValueError(f"its axes are {', '.join(axes)}, and {array.ndim} in its array: not ..., y, x")
+    channel = axes.index("c") if "c" in axes else None
+    counts = array.shape[:-2]
+    coloured = channel is not None and counts[channel] == 3 and array.dtype == np.uint8
+    leading = tuple(n for axis, n in enumerate(counts) if not (coloured and axis == channel))
+
+    def frame(key: Any) -> Any:
+        place: list[Any] = list(np.unravel_index(0 if key == () else int(key), leading)) if leading else []
+        if not coloured:
+            return array[tuple(place)]
+        place.insert(int(channel or 0), slice(None))
+        return np.moveaxis(array[tuple(place)], 0, -1)
+
+    shape = (math.prod(leading), *array.shape[-2:], *((3,) if coloured else ()))
+    return Part(shape, array.dtype, frame, spacing)
