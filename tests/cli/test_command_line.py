@@ -8,6 +8,7 @@ import resource
 from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -85,6 +86,15 @@ def test_a_refusal_of_the_system_that_names_no_file_is_a_message_too() -> None:
     assert (result.exit_code, result.stderr) == (
         1, "error: cannot load library. See the system's log; run the same command again.\n"
     )  # fmt: skip
+
+
+def test_an_array_that_does_not_fit_into_memory_ends_with_what_to_do() -> None:
+    with pytest.raises(MemoryError) as caught:
+        np.empty(1 << 60)
+    result = ended(caught.value)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: out of memory (Unable to allocate 8.00 EiB")
+    assert result.stderr.endswith(". Free some memory and run the same command again.\n")
 
 
 def test_a_gpu_out_of_memory_ends_with_what_to_do() -> None:

@@ -45,6 +45,11 @@ def stopped_at_durable_step(store: str, run: str, step: int) -> None:
     trained(store, run)
 
 
+def interrupted(store: str, run: str) -> None:
+    forked.signal_at_durable_step(40, signal.SIGINT)
+    trained(store, run)
+
+
 def stopped_at_removal(store: str, run: str, call: int) -> None:
     """Stop where an old checkpoint is about to be removed."""
     real, count = os.unlink, 0
@@ -156,6 +161,19 @@ def test_a_training_whose_folder_is_removed_ends_with_a_message_and_leaves_it_re
     told = (tmp_path / "told").read_text()
     assert "nothing more is written from here" in told.lower()
     assert "Traceback" not in told
+    assert_same(run, undisturbed)
+
+
+def test_whoever_takes_a_run_over_removes_what_its_last_holder_was_about_to_publish(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert forked.run(interrupted, str(phantom_store), str(run)) == 75
+    for name in ("model.safetensors", "state/step-00000009.json"):
+        path = run / name
+        path.with_name(f".{path.name}.{'0' * 32}.tmp").write_bytes(b"of a process that sleeps before its rename")
+    assert forked.run(trained, str(phantom_store), str(run)) == 0
+    assert not list(run.rglob("*.tmp"))
     assert_same(run, undisturbed)
 
 

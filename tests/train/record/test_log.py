@@ -57,6 +57,23 @@ def written(path: Path, steps: int) -> tuple[Covered, LogMark]:
     return found
 
 
+def test_a_line_is_not_written_without_the_runs_claim(tmp_path: Path) -> None:
+    held = True
+
+    def guard() -> None:
+        if not held:
+            raise RuntimeError("the claim is another's")
+
+    log = RunLog(tmp_path / "log.jsonl", NOTHING, guard=guard)
+    log.write(step_line(0))
+    before = (tmp_path / "log.jsonl").read_bytes()
+    held = False
+    with pytest.raises(RuntimeError, match="another's"):
+        log.write(step_line(1))
+    assert (tmp_path / "log.jsonl").read_bytes() == before
+    log.close()
+
+
 def grown_kb(path: Path, steps: int) -> float:
     """Return the kilobytes that opening a log and writing further steps leaves in memory."""
     tracemalloc.start()
