@@ -20,7 +20,7 @@ from usjepa.cache.recipes.base import Settings, section_model
 from usjepa.cache.recipes.marks import describe_marks
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, recipe_names
 from usjepa.cache.teacher.names.describe import preset_table
-from usjepa.evaluate.cli import compare
+from usjepa.evaluate.cli import compare, embed
 from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main
 from usjepa.train.cli import push
@@ -38,6 +38,7 @@ COMMANDS = {
     "usjepa-train push": push,
     "usjepa-evaluate": evaluate_main,
     "usjepa-evaluate compare": compare,
+    "usjepa-evaluate embed": embed,
 }
 MARKER = "<!-- generated -->"
 

@@ -1,7 +1,8 @@
 """Evaluate frozen encoders on labelled tasks: probes, statistics and a report.
 
 Reading order: `run.py` (one evaluation from inputs to files), then the rooms `tasks`, `encoders`, `probes`, `scores`,
-`scoring` and `report`; `compare.py` reads two finished reports. `extensions.py` finds what other packages add.
+`scoring` and `report`; `compare.py` reads two finished reports, and the room
+`embedding` writes features for other tools. `extensions.py` finds what other packages add.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Run the commands `usjepa-evaluate` and `usjepa-evaluate compare`.
+"""Run the commands `usjepa-evaluate`, `usjepa-evaluate compare` and `usjepa-evaluate embed`.
 
 Heavy modules are imported in a command's body, so that `--help` answers at once.
 """
@@ -66,7 +66,8 @@ def main(
     OUT/scores.json and scores.csv have every number, OUT/table.tex is the table for a paper. Without
     --pipeline, the run's own recipe holds.
 
-    `usjepa-evaluate compare A.json B.json` tests which differences between two reports are real.
+    `usjepa-evaluate compare A.json B.json` tests which differences between two reports are real;
+    `usjepa-evaluate embed ENCODER SOURCE -o FILE` writes features for other tools.
     """
     from pathlib import Path
 
@@ -147,6 +148,43 @@ def compare(
     click.echo(found.as_text())
     if out is not None:
         write_durably(Path(out), (json.dumps(found.to_json(), indent=1) + "\n").encode())
+
+
+@main.beside
+@click.command("embed", cls=Command, context_settings=_HELP)
+@click.argument("encoder", metavar="RUN|PRESET=FILE|FILE[@ARCHITECTURE]|NAME")
+@click.argument("source")
+@click.option(
+    "-o", "--out", required=True, type=click.Path(), metavar="FILE", help="A .parquet, .npy, .csv or .zarr to write."
+)
+@recipe_options
+@click.option("--device", default=None, help="Torch device of the encoder, e.g. cuda:0; default: a GPU if any.")
+@ends_well
+def embed(
+    encoder: str,
+    source: str,
+    out: str,
+    pipeline: str | None,
+    recipes: str | None,
+    overrides: tuple[str, ...],
+    device: str | None,
+) -> None:
+    """Write the features of every frame of SOURCE to a file, with its path, dataset, group, label and split.
+
+    SOURCE is a store, or a folder, file or manifest as `usjepa-cache build --source` takes it; labels are not needed.
+    ENCODER is what --encoder takes. For a run its own recipe holds, for others give --pipeline. The same command again
+    goes on where it was stopped.
+    """
+    from pathlib import Path
+
+    from usjepa.cache.errors import UsageError
+    from usjepa.cache.teacher.exported import is_exported
+    from usjepa.evaluate.embedding.embed import embed as embedded
+
+    if pipeline is None and not is_exported(Path(encoder)):
+        raise UsageError(f"{encoder}: not a run, which has a recipe. Say how frames are prepared: --pipeline NAME.")
+    count, width = embedded(encoder, source, Path(out), _recipe(encoder, pipeline, recipes, overrides), device)
+    click.echo(f"{out}: {count:,} frames x {width:,} features")
 
 
 def _recipe(run: str, pipeline: str | None, recipes: str | None, overrides: tuple[str, ...]) -> Recipe:

@@ -7,7 +7,7 @@ They are kept under the hash of the encoder's identity, the task store's content
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import xxhash
@@ -22,13 +22,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
+    from usjepa.cache.reading.store import Store
     from usjepa.evaluate.encoders.base import Encoder
-    from usjepa.evaluate.tasks.task import Task
 
 FEATURES_VERSION = 2
 """Raised when the same encoder and frames would give other numbers, or be kept in another way."""
 
 _BATCHES_PER_SHARD = 4
+
+
+class StoredFrames(Protocol):
+    """Frames of a store: those of a task, or others."""
+
+    @property
+    def name(self) -> str:
+        """What they are called in progress."""
+        ...
+
+    @property
+    def store(self) -> Store:
+        """Where they lie."""
+        ...
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """[n] row numbers."""
+        ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +60,7 @@ class KeptFeatures:
     batch_size: int
     """Frames per forward pass."""
 
-    def features(self, encoder: Encoder, task: Task) -> NDArray[np.float32]:
+    def features(self, encoder: Encoder, task: StoredFrames) -> NDArray[np.float32]:
         """Return float32 [n, F] for a task's frames: from an earlier call, or computed and kept for the next.
 
         Raises:
@@ -49,7 +70,7 @@ class KeptFeatures:
         kept = KeptArray(self.folder, feature_identity(encoder, task), len(task), self.batch_size * _BATCHES_PER_SHARD)
         return kept.get(lambda rows: self._computed(encoder, task, rows), f"{task.name}: {encoder.name}")
 
-    def _computed(self, encoder: Encoder, task: Task, numbers: range) -> NDArray[np.float32]:
+    def _computed(self, encoder: Encoder, task: StoredFrames, numbers: range) -> NDArray[np.float32]:
         """Return the features of some of the task's frames, float32 [n, F], all finite."""
         rows, parts = task.rows[numbers.start : numbers.stop], []
         for start in range(0, len(rows), self.batch_size):
@@ -66,7 +87,7 @@ class KeptFeatures:
         return np.concatenate(parts)
 
 
-def feature_identity(encoder: Encoder, task: Task) -> dict[str, Json]:
+def feature_identity(encoder: Encoder, task: StoredFrames) -> dict[str, Json]:
     """Return everything that may change the features of a task."""
     rows = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(task.rows, dtype="<i8").tobytes())
     content = task.store.content_digest(encoder.layers)

@@ -72,7 +72,7 @@ def scores_csv(document: Document) -> str:
             "report_identity": document.inputs_digest,
             **settings,
         }
-        writer.writerows({name: _defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
+        writer.writerows({name: defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
     for segmented in document.segmentation.tasks:
         fixed = {
             "task": segmented.name,
@@ -84,11 +84,11 @@ def scores_csv(document: Document) -> str:
             **settings,
         }
         some = _floor(segmented.floor)
-        writer.writerows({name: _defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
+        writer.writerows({name: defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
     return out.getvalue()
 
 
-def _defused(cell: Json) -> Json:
+def defused(cell: Json) -> Json:
     """Return a cell on one line that no spreadsheet computes: text that begins like a formula gets an apostrophe."""
     if not isinstance(cell, str):
         return cell

@@ -159,12 +159,17 @@ def parted(spec: str) -> tuple[str, str | None]:
     return (path, dataset) if mark else (spec, None)
 
 
-def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> Found:
-    from usjepa.cache.reading.store import open_store
+def is_store(path: str) -> bool:
+    """Return whether a store lies at a path or URL."""
     from usjepa.cache.storage.location import open_storage
 
-    is_store = ("://" in path or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
-    if is_store:
+    return ("://" in path or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
+
+
+def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> Found:
+    from usjepa.cache.reading.store import open_store
+
+    if is_store(path):
         return find_tasks(open_store(path), recipe.evaluate, dataset, Path(path).stem or "task")
     folders = recognise(path, recipe.cache)
     tasks: list[Task] = []
