@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from usjepa.cache.command_line import Group
-from usjepa.cache.commands import build, life, preview, upkeep
+from usjepa.cache.commands import build, doctor, life, preview, upkeep
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -17,7 +17,7 @@ for command in (
     preview.recipe, preview.teachers, preview.scan, preview.plan,
     build.build, build.seal, build.status,
     life.copy, life.gc,
-    upkeep.verify, upkeep.audit, upkeep.diff, upkeep.stats, upkeep.inspect,
+    doctor.doctor, upkeep.verify, upkeep.audit, upkeep.diff, upkeep.stats, upkeep.inspect,
 ):  # fmt: skip
     main.add_command(command)
 
