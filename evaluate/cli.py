@@ -62,7 +62,7 @@ def main(
 ) -> None:
     """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
 
-    Linear probes and k-NN on frozen features, patients kept apart; OUT/index.html is one page to read and to send on,
+    Linear probes and k-NN on frozen features; OUT/index.html is one page to read and to send on,
     OUT/scores.json and scores.csv have every number, OUT/table.tex is the table for a paper. Without
     --pipeline, the run's own recipe holds.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
@@ -87,6 +88,13 @@ class FinishedRun:
         found: dict[str, Json] = self.config.extra.get("store", {})
         return found
 
+    @cached_property
+    def sources(self) -> frozenset[str] | None:
+        """Content hashes of the files it was trained on; None where its version wrote none."""
+        from usjepa.train.record.trained_on import read_hashes
+
+        return read_hashes(self.folder)
+
     @property
     def excluded_splits(self) -> tuple[str, ...]:
         """Splits whose rows took no part in training."""
@@ -133,6 +141,7 @@ def open_run(folder: Path) -> FinishedRun:
     from usjepa.cache.teacher.exported import CONFIG, check_exported, weights_name
     from usjepa.train.record.export import read_config
     from usjepa.train.record.folder import LOG
+    from usjepa.train.record.trained_on import TRAINED_ON
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. RUN is the folder that usjepa-train wrote.")
@@ -146,7 +155,8 @@ def open_run(folder: Path) -> FinishedRun:
     log = hash_file(folder / LOG) if (folder / LOG).is_file() else None
     if log is None:
         logger.info(f"{folder}: holds no {LOG}: reports have no loss curve.")
-    check_exported(folder, (weights, *([LOG] if log is not None else [])))
+    sources = [TRAINED_ON] if (folder / TRAINED_ON).is_file() else []
+    check_exported(folder, (weights, *([LOG] if log is not None else []), *sources))
     return FinishedRun(folder, read_config(folder), hash_file(folder / weights), log)
 
 

@@ -106,6 +106,7 @@ def _task(task: Task, facts: Facts) -> TaskRecord:
         published=published_for(task.layout, task.name),
         test=FramesRecord(labels=packed(task.labels[test]), groups=packed(groups), digest=_frames_digest(task, test)),
         floor=Floor(macro_f1=floor.macro_f1, balanced_accuracy=floor.balanced_accuracy),
+        ungrouped=task.ungrouped,
     )
 
 

@@ -94,6 +94,8 @@ class TaskRecord(Record):
     """None where the task is none of the paper's."""
     test: FramesRecord
     floor: Floor
+    ungrouped: int
+    """Labelled frames whose file is a group of its own: neither patient nor clip is named."""
 
 
 class Difference(Record):

@@ -98,6 +98,7 @@ def render(document: Document, curve: Curve, examples: Sequence[Example], scores
             scored_in_order=view.scored_in_order,
             smallest_groups=view.smallest_groups,
             trained_on_some=view.trained_on_some,
+            apart=view.apart(),
             summarised={name: probe for name, probe in document.probes.items() if probe.summary},
             **view.published(),
             **view.measured_how(),
@@ -165,6 +166,13 @@ class _View:
                 return "; the difference is real" if one.real else "; the difference is not shown to be real"
         return ""
 
+    def apart(self) -> str:
+        """Return whether patients are kept apart, as a clause: never more than the data names."""
+        exceptions = [f"on {task.name} {why}" for task in self.document.tasks if (why := _not_apart(task))]
+        if not exceptions:
+            return "groups (patients or clips) are kept apart"
+        return f"groups (patients or clips) are kept apart where the data names them, but {'; '.join(exceptions)}"
+
     def measured(self, task: TaskRecord) -> list[_Column]:
         """Return the columns of the table of all measures: of each probe that scored any encoder on the task."""
         used = {name for s in self.document.scores if s.task == task.name for name in s.probes}
@@ -222,6 +230,20 @@ class _View:
             "protocol": [(key, json.dumps(value)) for key, value in document.settings.items()],
             "identities": identities,
         }
+
+
+def _not_apart(task: TaskRecord) -> str:
+    """Return why a patient of a task may be on both sides of its split, "" where nothing says so."""
+    reasons = []
+    if task.ungrouped:
+        frames = task.hygiene.frames - task.hygiene.unlabelled
+        some = "every file" if task.ungrouped >= frames else "some files"
+        reasons.append(f"patients are not known for {some}, each of which counts as a group of its own")
+    if task.leakage.groups:
+        reasons.append(f"{task.leakage.groups} test groups are in training too")
+    if task.leakage.named:
+        reasons.append(f"names suggest that patients of {task.leakage.named} test frames are in training too")
+    return " and ".join(reasons)
 
 
 def _signed(share: float) -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def seen_in_training(run: FinishedRun, task: Task) -> str:
     """Return a note if test frames took part, without labels, in the run's training; "" if none is known to have."""
     test = task.rows[task.positions(TEST)]
+    if run.sources is not None:
+        return _by_content(run.sources, task.store, test)
     try:
         offered = _rows_offered(run, task.store)
     except StoreError as error:
@@ -28,19 +30,30 @@ def seen_in_training(run: FinishedRun, task: Task) -> str:
     seen = int((np.isin(test, offered) & ~np.isin(split, run.excluded_splits)).sum())
     if not seen:
         return ""
+    return _told(seen, len(test))
+
+
+def _by_content(trained_on: frozenset[str], store: Store, test: NDArray[np.int64]) -> str:
+    """Return a note on test frames whose file took part in training, whatever store or name it had there."""
+    sources = store.table.source[np.searchsorted(store.rows, test)]
+    seen = sum(store.table.sources[source].content_hash in trained_on for source in sources.tolist())
+    return _told(seen, len(test)) if seen else ""
+
+
+def _told(seen: int, frames: int) -> str:
     return (
-        f"{seen} of {len(test)} test frames took part in the encoder's training, without their labels, because they "
+        f"{seen} of {frames} test frames took part in the encoder's training, without their labels, because they "
         "bear no split that training excludes. On patients that the encoder never saw, scores may be lower."
     )
 
 
 def _rows_offered(run: FinishedRun, store: Store) -> NDArray[np.int64]:
-    """Return the rows of a store that a run's training could draw from; none where it was trained on another store.
+    """Return the rows of a store that a run's training could draw from, for runs that name no files by content.
 
     The run's generation is known by its content, in runs of earlier versions by the digest of its whole manifest.
 
     Raises:
-        StoreError: the generations that the store still has can't tell.
+        StoreError: the run was trained on another store, or the generations that it still has can't tell.
     """
     if not run.store:
         raise StoreError("the run's config.json does not name the store that it was trained on.")
@@ -53,4 +66,6 @@ def _rows_offered(run: FinishedRun, store: Store) -> NDArray[np.int64]:
         raise StoreError(
             f"{store.location} keeps {kept} of its {store.generation} generations, and the run's may be among the rest."
         )
-    return np.empty(0, np.int64)
+    raise StoreError(
+        f"it was trained on another store than {store.location}, and its version did not name its files by content."
+    )

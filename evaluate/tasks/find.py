@@ -16,7 +16,8 @@ from usjepa.cache.errors import UsageError
 from usjepa.evaluate.tasks.base import Labelled
 from usjepa.evaluate.tasks.cut import Known, cut
 from usjepa.evaluate.tasks.layouts import known_layouts, recognise
-from usjepa.evaluate.tasks.splits import TEST, TRAIN, Frames, split_frames
+from usjepa.evaluate.tasks.name_groups import name_codes
+from usjepa.evaluate.tasks.splits import OF_STORE, TEST, TRAIN, Frames, split_frames, splits_of
 from usjepa.evaluate.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -97,6 +98,12 @@ class _Columns:
     labels: NDArray[np.object_]
     splits: NDArray[np.object_]
     groups: NDArray[np.object_]
+    names: NDArray[np.int64]
+    """What file names suggest as patients, see `name_groups.py`."""
+    alone: NDArray[np.bool_]
+    """Whether a row's file is a group of its own."""
+    given_by: str
+    """Who named the splits."""
 
 
 def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, known: Known | None) -> Task | str:
@@ -110,7 +117,7 @@ def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, kno
     labels = np.array([number[label] for label in columns.labels[mask]], dtype=np.int64)
     keys, groups = np.unique(columns.groups[mask].astype(str), return_inverse=True)
     frames = Frames(labels, groups.astype(np.int64), columns.splits[mask], tuple(keys.tolist()), classes)
-    split = split_frames(frames, settings.test_fraction, settings.validation_fraction)
+    split = split_frames(frames, settings.test_fraction, settings.validation_fraction, columns.given_by)
     for part in (TRAIN, TEST):
         present = len(np.unique(labels[split.parts == part]))
         if present < 2:
@@ -128,6 +135,8 @@ def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, kno
         unlabelled=int((columns.here & ~mask).sum()),
         origin=split.origin,
         layout="store" if known is None else known.layout,
+        names=columns.names[mask],
+        ungrouped=int(columns.alone[mask].sum()),
     )
 
 
@@ -141,16 +150,21 @@ def _columns(store: Store, dataset: str, known: Known | None) -> _Columns:
     ours = np.array([s.dataset == dataset for s in table.sources], dtype=bool)
     listed = np.array([file is not None for file in per_source], dtype=bool)
     files = [file or Labelled("", "", "", "") for file in per_source]
-    splits = [file.split for file in files]
-    if known is not None and not any(file.split == TEST for file, mine in zip(files, ours, strict=True) if mine):
-        # No split came with the data: then the groups that stage one set aside stay out of training here too.
-        splits = [s.split if s.split == TEST else own for s, own in zip(table.sources, splits, strict=True)]
+    splits, given_by = [file.split for file in files], OF_STORE
+    if known is not None:
+        mine = np.flatnonzero(ours).tolist()
+        found, given_by = splits_of([files[i].split for i in mine], [table.sources[i].split for i in mine])
+        for i, one in zip(mine, found, strict=True):
+            splits[i] = one
+    alone = np.array([f.group in ("", s.path) for f, s in zip(files, table.sources, strict=True)], dtype=bool)
+    names = name_codes([s.path if own else f.group for f, s, own in zip(files, table.sources, alone, strict=True)])
     groups = [
         "\0".join((dataset, f.group) if f.group else (dataset, "", s.path))
         for f, s in zip(files, table.sources, strict=True)
     ]
     by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
-    return _Columns((ours & listed)[table.source] & (table.view == 0), *by_row)
+    here = (ours & listed)[table.source] & (table.view == 0)
+    return _Columns(here, *by_row, names[table.source], alone[table.source], given_by)
 
 
 def parted(spec: str) -> tuple[str, str | None]:
@@ -179,7 +193,18 @@ def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> 
         found = find_tasks(store, recipe.evaluate, None, folder.name, known)
         tasks += found.tasks
         reasons += found.left_out
-    return Found(tasks, reasons)
+    return Found(tasks, [*reasons, *_passed_over(folders, dataset)])
+
+
+def _passed_over(folders: Sequence[TaskFolder], dataset: str | None) -> list[str]:
+    """Return which tasks of a folder are not scored because they ask for something else."""
+    if dataset is not None or folders[0].layout == "plain":
+        return []
+    return [
+        f"{folder.name}: passed over, it asks for segmentations alone (--segment)."
+        for folder in folders
+        if not folder.classified
+    ]
 
 
 def _wanted(folders: Sequence[TaskFolder], path: str, dataset: str | None) -> list[TaskFolder]:

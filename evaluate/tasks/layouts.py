@@ -45,9 +45,17 @@ class Plain:
 
         listing = list_source(str(path), settings.model_copy(update={"hash_paths": False}))
         files = tuple(Labelled(e.path, e.label, e.group, e.split, dataset=e.dataset) for e in listing.entries)
+        _refuse_images_and_masks(path, files)
         return [TaskFolder(self.name, path.stem or "task", listing.root or Path(PHANTOM), files)]
 
 
+_DEEPEST, _MOST_FOLDERS, _NAMED = 3, 2000, 5
+"""How far down published tasks are looked for, in how many folders a level, and how many are named."""
+_OF_MASKS = frozenset(
+    {"mask", "masks", "scan", "segmentation", "segmentations", "seg", "annotation", "annotations", "labels", "gt"}
+)
+_NO_CLASSES = _OF_MASKS | {"image", "images", "img", "imgs", "frame", "frames"}
+"""Names of folders that hold images or masks, and no class."""
 _PLAIN = Plain()
 _BUILT_IN: tuple[Layout, ...] = (UltraBench(), BusBra(), Tn5000())
 
@@ -73,6 +81,8 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
     if path != PHANTOM and not Path(path).exists():
         raise UsageError(f"{place}: no such store, folder or manifest.")
     layout = next(one for one in known.values() if one.fits(Path(path))) if name is None else known[name]
+    if name is None and layout is _PLAIN:
+        _refuse_too_far_up(Path(path))
     if not layout.fits(Path(path)):
         raise UsageError(f"{place}: not of the layout `{layout.name}`: {layout.wanted}")
     if layout.name in (_PLAIN.name, *(one.name for one in _BUILT_IN)):
@@ -83,6 +93,44 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
         raise
     except Exception as error:  # other people's code raises any type there is
         raise UsageError(f"{place}: layout `{layout.name}` failed{raised_at(error)}: {error!r}") from error
+
+
+def _refuse_too_far_up(path: Path) -> None:
+    """Raise UsageError for a folder that holds published tasks further down: read plainly they would be others."""
+    if not path.is_dir():
+        return
+    found: list[str] = []
+    level = [path]
+    for _ in range(_DEEPEST):
+        level = [folder for above in level for folder in _folders_in(above)][:_MOST_FOLDERS]
+        for folder in level:
+            layout = next((one for one in _BUILT_IN if one.fits(folder)), None)
+            found += [f"{folder.relative_to(path).as_posix()} ({layout.name})"] if layout is not None else []
+        if found:
+            break
+    if found:
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        raise UsageError(
+            f"{path}: holds published tasks further down: {', '.join(found[:_NAMED])}{more}. Name such a folder "
+            "itself; this one as a whole would be another task."
+        )
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        return sorted(one for one in folder.iterdir() if one.is_dir() and not one.is_symlink())
+    except OSError:
+        return []  # what can't be listed is refused where its files are
+
+
+def _refuse_images_and_masks(path: Path, files: tuple[Labelled, ...]) -> None:
+    """Raise UsageError where the classes would be images and masks: no encoder has trouble telling them apart."""
+    labels = {file.label.lower() for file in files if file.label}
+    if len(labels) > 1 and labels <= _NO_CLASSES and labels & _OF_MASKS:
+        raise UsageError(
+            f"{path}: its folders {', '.join(sorted(labels))} would be the classes, and they are images and masks. "
+            "Name the folder of a task, one of images in a folder per class, or a manifest CSV with a column `label`."
+        )
 
 
 def known_layouts() -> str:

@@ -91,6 +91,8 @@ class Leakage(Record):
     """Of `exact` and `near`: those whose twin belongs to another group, so that the groups' names hide the leak."""
     stopping: int
     """Validation frames with an exact or near-duplicate in training: they stop a probe later than they should."""
+    named: int
+    """Test frames of groups of their own whose names suggest a patient that is outside of test too."""
     rows: tuple[tuple[int, int], ...]
     """The first few pairs (test row, row outside of test) of the store, nearest first."""
     bits: int = BITS
@@ -104,7 +106,7 @@ class Leakage(Record):
     @property
     def found(self) -> bool:
         """Whether anything leaks into the test score."""
-        return bool(self.groups or self.frames)
+        return bool(self.groups or self.frames or self.named)
 
     def sentences(self) -> list[str]:
         """Return what a reader of the scores must know."""
@@ -114,6 +116,13 @@ class Leakage(Record):
                 f"Leak: {self.exact} of {self.test_frames} test frames also lie in training or validation, and "
                 f"{self.near} more have a near-duplicate there (at most {self.near_bits} of {BITS} hash bits apart); "
                 f"for {self.near_other_group} of them under another group. Scores on this split are too high."
+            )
+        if self.named:
+            notes.append(
+                f"Leak by names: those of {self.named} of {self.test_frames} test frames suggest a patient who also "
+                "has frames in training or validation (as case3_clip1 and case3_clip2), though the data counts them as "
+                "groups of their own. If names tell the truth, scores on this split are too high and intervals too "
+                "narrow."
             )
         if self.stopping:
             notes.append(f"{self.stopping} validation frames have an exact or near-duplicate in training.")
@@ -184,5 +193,14 @@ def leakage_of(task: Task, contents: Contents) -> Leakage:
         near_bits=NEAR_BITS,
         near_other_group=int((task.groups[test[leaking]] != task.groups[twin[leaking]]).sum()),
         stopping=int((stopping <= NEAR_BITS).sum()),
+        named=_named(task, test[~np.isin(task.groups[test], shared)], rest),
         rows=tuple((int(task.rows[test[i]]), int(task.rows[twin[i]])) for i in order),
     )
+
+
+def _named(task: Task, test: NDArray[np.int64], rest: NDArray[np.int64]) -> int:
+    """Return how many of some test frames have a name whose patient the names of other frames have too."""
+    if task.names is None:
+        return 0
+    mine, others = task.names[test], task.names[rest]
+    return int((np.isin(mine, others) & (mine >= 0)).sum())

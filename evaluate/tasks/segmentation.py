@@ -19,7 +19,8 @@ from usjepa.cache.identity import Json, digest_of
 from usjepa.evaluate.tasks.cut import cut
 from usjepa.evaluate.tasks.find import parted
 from usjepa.evaluate.tasks.layouts import recognise
-from usjepa.evaluate.tasks.splits import TEST, TRAIN, Frames, split_frames
+from usjepa.evaluate.tasks.name_groups import name_codes
+from usjepa.evaluate.tasks.splits import TEST, TRAIN, Frames, split_frames, splits_of
 from usjepa.evaluate.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ class Segmentation:
     notes: tuple[str, ...]
     content: str
     """xxh3-128 (hex) of all masks' bytes."""
+    names: NDArray[np.int64]
+    """What file names suggest as patients, see `name_groups.py`."""
 
     def positions(self, split: str) -> NDArray[np.int64]:
         """Return where in the arrays a split's frames stand."""
@@ -93,6 +96,7 @@ class Segmentation:
             self.groups[positions],
             self.splits[positions],
             (),
+            names=self.names[positions],
         )
 
     def read_masks(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -147,12 +151,14 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
     files = [file for i in table.source[mask] if (file := per_source[i]) is not None]
     paths = tuple(folder.root / file.masks[key] for file in files)
     keys, groups = np.unique([_group(folder, file) for file in files], return_inverse=True)
-    given = np.array([file.split for file in files], dtype=object)
+    in_store = [table.sources[i].split for i in table.source[mask].tolist()]
+    given, given_by = splits_of([file.split for file in files], in_store)
     same = np.zeros(len(files), np.int64)
     split = split_frames(
-        Frames(same, groups.astype(np.int64), given, tuple(keys.tolist()), ("frame",)),
+        Frames(same, groups.astype(np.int64), np.array(given, dtype=object), tuple(keys.tolist()), ("frame",)),
         recipe.evaluate.test_fraction,
         recipe.evaluate.validation_fraction,
+        given_by,
     )
     for part in (TRAIN, TEST):
         if not (split.parts == part).any():
@@ -171,6 +177,7 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
         _names(folder.name, key, values),
         (*folder.notes, *split.notes, *notes),
         content,
+        name_codes([file.group or file.path for file in files]),
     )
 
 

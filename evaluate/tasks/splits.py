@@ -26,6 +26,8 @@ Mask = NDArray[np.bool_]
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 _DRAW_TAG = 0x666577
 GIVEN, DEALT = "given by the data", "dealt by group and class"
+SET_ASIDE = "set aside by stage one, by hash of the group"
+OF_STORE = "as the store has it: given by its data, or set aside by its scan"
 
 
 @dataclass(frozen=True)
@@ -59,24 +61,25 @@ class Split:
     """What a reader of the scores must know of it."""
 
 
-def split_frames(frames: Frames, test_fraction: float, validation_fraction: float) -> Split:
+def split_frames(frames: Frames, test_fraction: float, validation_fraction: float, given_by: str = GIVEN) -> Split:
     """Return the part of each frame.
 
     Args:
         frames: labels, groups and the splits that the data brings along.
         test_fraction: share of the groups to test on, where no test split is given.
         validation_fraction: share of the training groups to stop on, where no validation split is given.
+        given_by: who named the splits that frames bring along.
     """
     given = np.array([canonical(str(name)) for name in frames.given.tolist()], dtype=object)
     test, validation = given == TEST, given == VAL
-    origin = {TEST: GIVEN if test.any() else DEALT, VALIDATION: GIVEN if validation.any() else DEALT}
+    origin = {TEST: given_by if test.any() else DEALT, VALIDATION: given_by if validation.any() else DEALT}
     notes: list[str] = []
     if test.any():
-        notes += _straddling(frames, test, ~test, TEST, "training")
+        notes += _straddling(frames, test, ~test, TEST, given_by)
     else:
         test = _dealt(frames, ~validation, test_fraction, TEST)
     if validation.any():
-        notes += _straddling(frames, validation, ~validation & ~test, VALIDATION, "training")
+        notes += _straddling(frames, validation, ~validation & ~test, VALIDATION, given_by)
     else:
         validation = _dealt(frames, ~test, validation_fraction, VALIDATION)
     parts = np.full(len(test), TRAIN, dtype=object)
@@ -85,14 +88,15 @@ def split_frames(frames: Frames, test_fraction: float, validation_fraction: floa
     return Split(parts, origin, tuple(notes))
 
 
-def _straddling(frames: Frames, one: Mask, other: Mask, name: str, other_name: str) -> list[str]:
+def _straddling(frames: Frames, one: Mask, other: Mask, name: str, given_by: str) -> list[str]:
     shared = frames.groups_of(one) & frames.groups_of(other)
     if not shared:
         return []
+    kept = "came with the data and is kept" if given_by == GIVEN else "is kept as it was found"
     touched = int((one & np.isin(frames.groups, sorted(shared))).sum())
     return [
-        f"Leak: {len(shared)} of {len(frames.groups_of(one))} {name} groups also have frames in {other_name} "
-        f"({touched} of {int(one.sum())} {name} frames). The split came with the data and is kept; "
+        f"Leak: {len(shared)} of {len(frames.groups_of(one))} {name} groups also have frames in training "
+        f"({touched} of {int(one.sum())} {name} frames). The split {kept}; "
         "scores on it are too high."
     ]
 
@@ -125,6 +129,16 @@ def _smallest(stratum: Sequence[int], share: dict[int, float], fraction: float) 
     """Return a stratum's groups of smallest hash: about the fraction, at least one, never all."""
     count = min(max(1, round(fraction * len(stratum))), len(stratum) - 1)
     return sorted(stratum, key=lambda group: share[group])[: max(0, count)]
+
+
+def splits_of(given: Sequence[str], in_store: Sequence[str]) -> tuple[list[str], str]:
+    """Return a file's splits and who named them, for a layout's splits and those of the store that it was cut into.
+
+    Where the data gives no test split, groups that stage one set aside stay out of training here too.
+    """
+    if TEST in given or TEST not in in_store:
+        return list(given), GIVEN
+    return [stored if stored == TEST else own for stored, own in zip(in_store, given, strict=True)], SET_ASIDE
 
 
 def stratified_draw(labels_N: NDArray[np.int64], share: float, draw: int) -> NDArray[np.int64]:

@@ -50,6 +50,11 @@ class Task:
     origin: Mapping[str, str] = field(default_factory=dict)
     """"test" and "validation" -> whether the data gave that split or it was dealt."""
     layout: str = "store"
+    names: NDArray[np.int64] | None = None
+    """Number of what a frame's file name suggests as its patient, -1 for nothing (`name_groups.py`); None: not looked
+    at."""
+    ungrouped: int = 0
+    """Frames whose file is a group of its own, because the data names neither patient nor clip."""
 
     def positions(self, split: str) -> NDArray[np.int64]:
         """Return where in the arrays a split's frames stand."""
@@ -61,7 +66,12 @@ class Task:
     def only(self, where: NDArray[np.int64]) -> Task:
         """Return the task with the frames at some positions alone."""
         return replace(
-            self, rows=self.rows[where], labels=self.labels[where], groups=self.groups[where], splits=self.splits[where]
+            self,
+            rows=self.rows[where],
+            labels=self.labels[where],
+            groups=self.groups[where],
+            splits=self.splits[where],
+            names=None if self.names is None else self.names[where],
         )
 
     @property

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from usjepa.cache.sources.layouts.ultrabench import SCAN_MASK, Item, is_task, read_items, task_name
+from usjepa.cache.sources.layouts.ultrabench import (
+    NO_VALIDATION,
+    SCAN_MASK,
+    Item,
+    is_task,
+    lacks_validation,
+    read_items,
+    task_name,
+)
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked, refuse_twice
 
 if TYPE_CHECKING:
@@ -54,7 +62,7 @@ def _read(folder: Path) -> TaskFolder:
         name,
         folder.resolve(),
         tuple(files),
-        _notes(files),
+        _notes(folder, files),
         classified=not unlabelled_only and not name.startswith(_NOT_CLASSIFIED),
     )
 
@@ -64,7 +72,9 @@ def _labelled(folder: Path, item: Item) -> Labelled:
     return Labelled(checked(folder, item.image, item.where), item.label, item.group, item.split, masks)
 
 
-def _notes(files: list[Labelled]) -> tuple[str, ...]:
-    if any(file.group for file in files):
-        return ()
-    return ("The task does not say which images are of one patient: each counts as a group of its own.",)
+def _notes(folder: Path, files: list[Labelled]) -> tuple[str, ...]:
+    notes = [] if any(file.group for file in files) else [_NO_PATIENTS]
+    return (*notes, *([NO_VALIDATION] if lacks_validation(folder) else []))
+
+
+_NO_PATIENTS = "The task does not say which images are of one patient: each counts as a group of its own."

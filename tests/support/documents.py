@@ -104,12 +104,13 @@ def _task(task: str, classes: tuple[str, ...]) -> dict[str, Any]:
         "published": published.model_dump(),
         "test": {"labels": "0 1", "groups": "0 1", "digest": "d" * 32},
         "floor": {"macro_f1": 0.17, "balanced_accuracy": 0.33},
+        "ungrouped": 0,
     }
 
 
 LEAKAGE = (
     *("test_frames", "test_groups", "groups", "group_frames", "exact", "near"),
-    *("near_bits", "near_other_group", "stopping"),
+    *("near_bits", "near_other_group", "stopping", "named"),
 )
 HYGIENE = (
     *("frames", "unlabelled", "constant_macro_f1", "constant_accuracy", "torn_exact", "torn_near"),

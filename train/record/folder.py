@@ -18,6 +18,7 @@ from usjepa.cache.teacher.exported import (
     weights_name,
 )
 from usjepa.train.record.checkpoint import Checkpoints
+from usjepa.train.record.trained_on import TRAINED_ON
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 RECIPE, LOG, CURVE, CARD, STATE, EVENTS = "recipe.json", "log.jsonl", "curve.png", "README.md", "state", "tensorboard"
 CLAIMS = "claims"
-BESIDE = (RECIPE, LOG, CURVE, CARD)
+BESIDE = (RECIPE, LOG, CURVE, CARD, TRAINED_ON)
 """What a run leaves beside the encoder, proved by its configuration."""
 
 

@@ -29,10 +29,13 @@ from usjepa.train.record.history import RECENT, History
 from usjepa.train.record.log import RunLog
 from usjepa.train.record.salvage import Covered
 from usjepa.train.record.summary import summary
+from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
 from usjepa.train.run.card import model_card
 from usjepa.train.run.computing import Learner
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from usjepa.cache.interrupt import StopFlag
     from usjepa.train.record.lines import Line
     from usjepa.train.run.plan import TrainingPlan
@@ -223,6 +226,7 @@ class TrainingRun:
         card = model_card(self.plan, self.progress.soft, settings.architecture, found, self.history.epochs, notes)
         if not ((self.folder.path / CONFIG).exists() and (self.folder.path / CARD).exists()):
             self.folder.write(CARD, card.encode())
+        self.folder.write(TRAINED_ON, hashes_text(self._sources()))
         extra = {
             "trained": {"steps": self.step, "epochs": self.progress.validated},
             "best": found,
@@ -234,6 +238,12 @@ class TrainingRun:
         mean, std = settings.mean[:channels], settings.std[:channels]
         config = EncoderConfig(settings.architecture, student.model_args, mean, std, extra)
         export_encoder(student.vit, config, self.folder.path, BESIDE, self.folder.guard)
+
+    def _sources(self) -> Iterator[str]:
+        """Yield the content hash of every source that took part in training or validation."""
+        table, split = self.plan.store.table, self.plan.split
+        for number in np.unique(table.source[np.concatenate([split.train, split.validation])]).tolist():
+            yield table.sources[number].content_hash
 
     def close(self) -> None:
         """Close the log."""

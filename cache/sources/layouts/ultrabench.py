@@ -25,6 +25,7 @@ SCAN_MASK = "scan_mask"
 _CONVENTIONS = (("train_val.json",), ("train.json", "validation.json"))
 _VERSION = re.compile(r"_v\d[\w.]*$")
 _GROUP_KEYS = ("patient", "source")
+_NAME_KEYS = ("pathology", "class_name", "label_name", "class")
 
 _CLASSES = {
     "aul_mass": ("normal", "benign", "malignant"),
@@ -42,7 +43,7 @@ _CLASSES = {
     ),
     "pocus": ("regular", "pneumonia", "covid"),
 }
-"""Names of the numbered labels, where the benchmark gives them; elsewhere a class is called by its number."""
+"""Names of the numbered labels, where the benchmark gives them; elsewhere those that the items give, or the number."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class UltraBench:
             for item in items
         ]
         named = any(row.group for row in rows)
-        notes = [] if any(row.split == "val" for row in rows) or folder.file("train_val.json") else [_NO_VALIDATION]
+        notes = [NO_VALIDATION] if lacks_validation(folder.path) else []
         return Listed(
             once(rows, str(folder.path)),
             "names of the lists",
@@ -97,7 +98,12 @@ class UltraBench:
         )
 
 
-_NO_VALIDATION = "validation.json is not there: the images that it lists are left out."
+NO_VALIDATION = "validation.json is not there: the images that it lists are left out."
+
+
+def lacks_validation(folder: Path) -> bool:
+    """Return whether the list of validation images of the three-list convention is missing."""
+    return (folder / "train.json").is_file() and not (folder / "validation.json").is_file()
 
 
 def is_task(folder: Path) -> bool:
@@ -113,11 +119,28 @@ def task_name(folder: Path) -> str:
 def read_items(folder: Path) -> list[Item]:
     """Return the items of a task's lists; UsageError, naming file and item, where one is not as the tool writes it."""
     name = task_name(folder)
-    return [
-        _item(name, item, split.stem, f"{folder}: {split.name}, item {number}")
+    listed = [
+        (item, split.stem, f"{folder}: {split.name}, item {number}")
         for split in _lists(folder)
         for number, item in enumerate(objects(read_json(split), str(split)))
     ]
+    names = _CLASSES.get(name) or _named_classes([item for item, _, _ in listed])
+    return [_item(names, name, *one) for one in listed]
+
+
+def _named_classes(items: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the names of classes 0, 1, ... that items give beside their numbers; () unless each has one of its own.
+
+    The tool writes `pathology` for fatty liver and GBCU.
+    """
+    found: dict[object, set[str]] = {}
+    for item in items:
+        told = next((item[key] for key in _NAME_KEYS if isinstance(item.get(key), str) and item[key].strip()), "")
+        found.setdefault(item.get("label"), set()).add(told.strip())
+    names = [found.get(number, set()) for number in range(len(found))]
+    single = [one.copy().pop() for one in names if len(one) == 1]
+    whole = len(single) == len(found) == len(set(single)) and all(single)
+    return tuple(single) if whole else ()
 
 
 def _lists(folder: Path) -> list[Path]:
@@ -130,10 +153,10 @@ def _lists(folder: Path) -> list[Path]:
     return [folder / name for name in (*present[0], TEST_LIST) if (folder / name).is_file()]
 
 
-def _item(name: str, item: dict[str, Any], split: str, where: str) -> Item:
+def _item(names: tuple[str, ...], name: str, item: dict[str, Any], split: str, where: str) -> Item:
     group = next((item[key] for key in _GROUP_KEYS if item.get(key) not in (None, "")), "")
     masks = {key: path for key, path in sorted(item.items()) if "mask" in key and not _is_none(path)}
-    return Item(item.get("image"), _label(name, item, where), str(group), split, masks, where)
+    return Item(item.get("image"), _label(names, name, item, where), str(group), split, masks, where)
 
 
 def _is_none(path: object) -> bool:
@@ -141,15 +164,14 @@ def _is_none(path: object) -> bool:
     return path is None or path != path
 
 
-def _label(name: str, item: dict[str, Any], where: str) -> str:
+def _label(names: tuple[str, ...], name: str, item: dict[str, Any], where: str) -> str:
     """Return the name of an item's class; "" where it has none."""
     number = item.get("label")
     if number is None:
         return ""
-    names = _CLASSES.get(name)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise UsageError(f"{where}: label {number!r} is no whole number from 0.")
-    if names is None:
+    if not names:
         return str(number)
     if number >= len(names):
         raise UsageError(f"{where}: label {number}, but {name} has the classes 0 to {len(names) - 1}.")

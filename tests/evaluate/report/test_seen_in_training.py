@@ -11,6 +11,7 @@ from tests.support.files.damage import flip
 from tests.support.runs import TINY_STORE
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.errors import DamageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.recipe import load_recipe
@@ -20,6 +21,7 @@ from usjepa.evaluate.encoders.finished_run import FinishedRun
 from usjepa.evaluate.report.seen_in_training import seen_in_training
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.train.record.export import EncoderConfig
+from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,11 +97,53 @@ def test_of_a_store_that_grew_since_the_frames_of_then_were_seen(store: Path, tm
     assert seen_in_training(run, task_of(store)).startswith(f"{count} of ")
 
 
-def test_another_store_holds_no_frames_that_were_seen(store: Path, tmp_path: Path) -> None:
-    run = run_on(tmp_path, open_store(store))
+def trained(folder: Path, store: Store, sources: range) -> FinishedRun:
+    """Return a run that names the files of some sources as those it was trained on."""
+    run = run_on(folder / "run", store)
+    run.folder.mkdir()
+    hashes = [store.table.sources[number].content_hash for number in sources]
+    (run.folder / TRAINED_ON).write_bytes(hashes_text(hashes))
+    return run
+
+
+def test_frames_of_the_same_files_are_known_again_in_any_store(store: Path, tmp_path: Path) -> None:
+    opened = open_store(store)
+    run = trained(tmp_path, opened, range(len(opened.table.sources)))
+    again = tmp_path / "again.zarr"
+    build(str(again), load_recipe("demo", [*TINY_STORE, "cache.image_size=48"]))
+    assert seen_in_training(run, task_of(again)) == seen_in_training(run, task_of(store))
+    assert seen_in_training(run, task_of(again)).startswith("20 of 20 test frames took part")
     other = tmp_path / "other.zarr"
     build(str(other), load_recipe("demo", [*TINY_STORE, "cache.phantom.seed=5"]))
     assert seen_in_training(run, task_of(other)) == ""
+
+
+def test_test_frames_that_training_left_out_were_not_seen(store: Path, tmp_path: Path) -> None:
+    opened = open_store(store)
+    kept = [n for n in range(len(opened.table.sources)) if opened.table.sources[n].split != "test"]
+    assert 0 < len(kept) < len(opened.table.sources)
+    run = trained(tmp_path, opened, range(0))
+    (run.folder / TRAINED_ON).write_bytes(hashes_text(opened.table.sources[n].content_hash for n in kept))
+    assert seen_in_training(replace_sources(run), task_of(store)) == ""
+
+
+def replace_sources(run: FinishedRun) -> FinishedRun:
+    return FinishedRun(run.folder, run.config, run.weights, run.log)
+
+
+def test_a_list_of_files_that_was_cut_is_refused(store: Path, tmp_path: Path) -> None:
+    run = trained(tmp_path, open_store(store), range(3))
+    path = run.folder / TRAINED_ON
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamageError, match="it was cut"):
+        seen_in_training(run, task_of(store))
+
+
+def test_of_an_earlier_versions_run_another_store_can_not_be_compared(store: Path, tmp_path: Path) -> None:
+    run = run_on(tmp_path, open_store(store))
+    other = tmp_path / "other.zarr"
+    build(str(other), load_recipe("demo", [*TINY_STORE, "cache.phantom.seed=5"]))
+    assert "can't be told: it was trained on another store" in seen_in_training(run, task_of(other))
 
 
 def test_where_nothing_can_be_compared_that_is_told(store: Path, tmp_path: Path) -> None:
