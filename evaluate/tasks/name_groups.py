@@ -1,7 +1,7 @@
 """Guess from names which groups may be of one patient.
 
-Many data sets name clips or files alone. `case3_clip1` and `case3_clip2` are then groups of their own; their names say that they are of
-one case. Nothing is decided by such a guess: it is counted and told beside the score.
+Many data sets name clips or files alone. `case3_clip1` and `case3_clip2` are then groups of their own; their names
+say that they are of one case. Nothing is decided by such a guess: it is counted and told beside the score.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Name the sources that a training learnt from by their content.
 
-A later test then knows its frames again. `trained_on.bin` holds the xxh3-128 of each source file of the training and the validation part, 16 bytes each, sorted.
-It tells nothing else: no name, no path, no frame.
+A later test then knows its frames again. `trained_on.bin` holds the xxh3-128 of each source file of the training and
+the validation part, 16 bytes each, sorted. It tells nothing else: no name, no path, no frame.
 """
 
 from __future__ import annotations
