@@ -43,10 +43,15 @@ def _key(name: str) -> str:
     stem = _stem(name)
     found = _PATIENT.search(stem)
     if found is not None:
-        return " ".join(re.findall(r"[a-z]+|\d+", stem[: found.end()]))
+        return _words(stem[: found.end()])
     whole = _PART.sub("", stem)
     # A series of a publication, as "atlas_clip2", is not one patient: what is left must bear a number of its own.
-    return " ".join(re.findall(r"[a-z]+|\d+", whole)) if whole != stem and re.search(r"\d", whole) else ""
+    return _words(whole) if whole != stem and re.search(r"\d", whole) else ""
+
+
+def _words(text: str) -> str:
+    """Return the words and numbers of a text; 007 is 7."""
+    return " ".join(word.lstrip("0") or word for word in re.findall(r"[a-z]+|\d+", text))
 
 
 def _stem(name: str) -> str:
