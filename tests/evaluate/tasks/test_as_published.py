@@ -167,8 +167,8 @@ def test_a_folder_too_far_up_is_refused_and_the_tasks_below_are_named(tmp_path: 
 
 
 def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
+    for folder in ("images", "scan"):
         for i in range(4):
-            write_image(tmp_path / "set" / folder / f"{i}.png", i + 10 * (folder == "masks"))
-    with pytest.raises(UsageError, match=r"would be the classes, and they are images and masks|masks"):
-        found(tmp_path / "set", tmp_path / "out")
+            write_image(tmp_path / "set" / folder / f"{i}.png", i + 10 * (folder == "scan"))
+    with pytest.raises(UsageError, match=r"images, scan would be the classes, and they are images and masks"):
+        recognise(str(tmp_path / "set"), SMALL.cache)
