@@ -19,9 +19,9 @@ from usjepa.cache.errors import UsageError, UsjepaError
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.evaluate.extensions import Registry, raised_at
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder
-from usjepa.evaluate.tasks.busbra import BusBra
-from usjepa.evaluate.tasks.tn5000 import Tn5000
-from usjepa.evaluate.tasks.ultrabench import UltraBench
+from usjepa.evaluate.tasks.published.busbra import BusBra
+from usjepa.evaluate.tasks.published.tn5000 import Tn5000
+from usjepa.evaluate.tasks.published.ultrabench import UltraBench
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings
