@@ -8,7 +8,9 @@ STAMP := $(VENV)/installed
 # The job of `make demo SOURCE=folder RECIPE=small` goes to a folder of its own, so that jobs never mix.
 SOURCE ?=
 RECIPE ?= demo
-OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(filter-out demo,$(RECIPE)),-$(RECIPE))
+# The first stage: `teacher` predicts pixels, `contrast` tells images apart.
+FIRST ?= teacher
+OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(filter-out demo,$(RECIPE)),-$(RECIPE))$(if $(filter-out teacher,$(FIRST)),-$(FIRST))
 
 # A strict editable install links the files that existed when it ran: a new or removed file means installing again,
 # an edited one does not. This list is rewritten only when it changes, and the install depends on it.
@@ -36,9 +38,9 @@ $(STAMP): pyproject.toml constraints.txt pipelines.yaml $(FILES)
 
 install: $(STAMP) ## Make .venv with everything pinned in constraints.txt
 
-demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder; RECIPE=small trains for longer
+demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder; RECIPE=small trains for longer; FIRST=contrast
 	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)')
-	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/teacher' --pipeline '$(RECIPE)-teacher'
+	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/teacher' --pipeline '$(RECIPE)-$(FIRST)'
 	$(BIN)/usjepa-cache build '$(OUT)/store.zarr' --pipeline '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)') --teacher '$(OUT)/teacher'
 	$(BIN)/usjepa-train '$(OUT)/store.zarr' '$(OUT)/run' --pipeline '$(RECIPE)'
 	$(BIN)/usjepa-evaluate '$(OUT)/run' --task '$(OUT)/store.zarr' --pipeline '$(RECIPE)' --set cache.teacher.weights='$(OUT)/teacher' \

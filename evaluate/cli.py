@@ -46,6 +46,12 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "transformers or timm, hf-hub:ORG/NAME, or a timm model (NAME: random weights; NAME.TAG: pretrained). Repeatable.",
 )
 @click.option("-o", "--out", default="report", show_default=True, type=click.Path(), help="Folder of the report.")
+@click.option(
+    "--keep",
+    default=None,
+    type=click.Path(file_okay=False),
+    help="Folder of features and cut frames, for several reports to share; default: that of the report.",
+)
 @recipe_options
 @click.option("--device", default=None, help="Torch device of the encoders, e.g. cuda:0; default: a GPU if any.")
 @ends_well
@@ -55,6 +61,7 @@ def main(
     segmentations: tuple[str, ...],
     encoders: tuple[str, ...],
     out: str,
+    keep: str | None,
     pipeline: str | None,
     recipes: str | None,
     overrides: tuple[str, ...],
@@ -84,6 +91,7 @@ def main(
         device=device,
         encoders=encoders,
         segmentations=segmentations,
+        keep=keep,
     )
     for line in scores_text(document):
         click.echo(line)

@@ -53,6 +53,7 @@ def evaluate(
     device: str | None = None,
     encoders: Sequence[str] = (),
     segmentations: Sequence[str] = (),
+    keep: str | None = None,
 ) -> Document:
     """Score a run's encoder and the recipe's baselines on tasks, write OUT/index.html and its tables.
 
@@ -64,6 +65,7 @@ def evaluate(
         device: torch device of the encoders; None: a GPU where there is one.
         encoders: scored beside the run's own: runs, checkpoints, timm names (see `named.py`).
         segmentations: frames with masks, for a linear head on patch tokens (see `segmentation.py`).
+        keep: folder of features and cut frames, which other reports use too; None: `out`.
 
     Returns:
         The document that scores.json holds.
@@ -75,6 +77,7 @@ def evaluate(
     """
     _refuse_odd_names((run_dir, *tasks, *encoders, *segmentations))
     run, folder = open_run(Path(run_dir)), Path(out)
+    kept_in = folder if keep is None else Path(keep)
     curve = run.curve()  # damage in its log is found before hours of scoring, not after
     _refuse_foreign(folder)
     inputs = Inputs(
@@ -82,15 +85,15 @@ def evaluate(
         recipe,
         Encoders(run, recipe, device, tuple(encoders)),  # before frames are cut: an unknown name is refused at once
         wanted_probes(recipe.evaluate),
-        open_tasks(tasks, folder, recipe),
-        tuple(open_segmentations(segmentations, folder, recipe)),
+        open_tasks(tasks, kept_in, recipe),
+        tuple(open_segmentations(segmentations, kept_in, recipe)),
     )
     finished = _finished(folder, inputs.digest)
     if finished is not None:
         logger.info(f"{folder / PAGE}: finished by an earlier call with the same inputs; nothing is done again.")
         return finished
     with graceful_interrupts(_GO_ON):
-        kept = KeptFeatures(folder / FEATURES, inputs.settings.encode_batch_size)
+        kept = KeptFeatures(kept_in / FEATURES, inputs.settings.encode_batch_size)
         results = Evaluation(inputs, kept).run()
     document = compose(inputs, results)
     page = render(document, curve, _examples(inputs, results), scores_csv(document).encode())

@@ -49,6 +49,8 @@ class TaskFolder:
     """What a reader of the scores must know of the layout."""
     classified: bool = True
     """Whether its labels are a classification task of the benchmark."""
+    mask_names: Mapping[int, str] = field(default_factory=lambda: MappingProxyType({}))
+    """Value of a mask -> its name, where the data tells."""
 
 
 class Layout(Protocol):

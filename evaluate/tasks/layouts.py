@@ -5,6 +5,7 @@
 | `ultrabench` | `test.json` beside `train_val.json` or `train.json`   | `patient`, `source` | theirs |
 | `busbra`     | `bus_data.csv` and `Images/`                          | `Case`              | ours   |
 | `tn5000`     | `JPEGImages/`, `Annotations/` and `ImageSets/Main/`   | the image           | theirs |
+| `masks`      | `images/` beside `masks/`                             | the image           | theirs |
 | `plain`      | a manifest CSV, folders per class, or one file        | manifest's, or file | theirs |
 
 A folder that holds several UltraBench tasks gives them all. `LAYOUT=PATH` insists on one of these names.
@@ -20,6 +21,7 @@ from usjepa.cache.sources.base import PHANTOM
 from usjepa.evaluate.extensions import Registry, raised_at
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder
 from usjepa.evaluate.tasks.published.busbra import BusBra
+from usjepa.evaluate.tasks.published.image_masks import MASK, ImagesAndMasks, manifest_masks, mask_names
 from usjepa.evaluate.tasks.published.tn5000 import Tn5000
 from usjepa.evaluate.tasks.published.ultrabench import UltraBench
 
@@ -44,9 +46,14 @@ class Plain:
         from usjepa.cache.scanning.scan import list_source
 
         listing = list_source(str(path), settings.model_copy(update={"hash_paths": False}))
-        files = tuple(Labelled(e.path, e.label, e.group, e.split, dataset=e.dataset) for e in listing.entries)
+        masks = manifest_masks(path)
+        files = tuple(
+            Labelled(e.path, e.label, e.group, e.split, {MASK: masks[e.path]} if e.path in masks else {}, e.dataset)
+            for e in listing.entries
+        )
         _refuse_images_and_masks(path, files)
-        return [TaskFolder(self.name, path.stem or "task", listing.root or Path(PHANTOM), files)]
+        root = listing.root or Path(PHANTOM)
+        return [TaskFolder(self.name, path.stem or "task", root, files, mask_names=mask_names(path))]
 
 
 _DEEPEST, _MOST_FOLDERS, _NAMED = 3, 2000, 5
@@ -57,7 +64,7 @@ _OF_MASKS = frozenset(
 _NO_CLASSES = _OF_MASKS | {"image", "images", "img", "imgs", "frame", "frames"}
 """Names of folders that hold images or masks, and no class."""
 _PLAIN = Plain()
-_BUILT_IN: tuple[Layout, ...] = (UltraBench(), BusBra(), Tn5000())
+_BUILT_IN: tuple[Layout, ...] = (UltraBench(), BusBra(), Tn5000(), ImagesAndMasks())
 
 LAYOUTS: Registry[Layout] = Registry("usjepa.layouts", ("name", "wanted", "fits", "read"), _BUILT_IN)
 """All but `plain`, by name, in the order in which a path is tried against them."""

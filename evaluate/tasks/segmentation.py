@@ -126,7 +126,10 @@ def open_segmentations(specs: Sequence[str], out: Path, recipe: Recipe) -> list[
         path, dataset = parted(spec)
         folders = [f for f in recognise(path, recipe.cache) if dataset in (None, f.name) and _mask_key(f) is not None]
         if not folders:
-            raise UsageError(f"--segment {spec}: no task with masks there. UltraBench's and BUS-BRA's tasks have them.")
+            raise UsageError(
+                f"--segment {spec}: no task with masks there. UltraBench's and BUS-BRA's tasks have them, `images/` "
+                "beside `masks/`, and a manifest CSV with a column `mask`."
+            )
         found += [_opened(folder, out, recipe) for folder in folders]
     names = [task.name for task in found]
     counts = [names[:i].count(name) for i, name in enumerate(names)]
@@ -174,7 +177,7 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
         split.parts,
         paths,
         values,
-        _names(folder.name, key, values),
+        _names(folder, key, values),
         (*folder.notes, *split.notes, *notes),
         content,
         name_codes([file.group or file.path for file in files]),
@@ -185,8 +188,13 @@ def _group(folder: TaskFolder, file: Labelled) -> str:
     return f"{folder.name}\0{file.group}" if file.group else f"{folder.name}\0\0{file.path}"
 
 
-def _names(task: str, key: str, values: tuple[int, ...]) -> tuple[str, ...]:
-    wanted, names = _BENCHMARK.get(task, ("", ()))
+def _names(folder: TaskFolder, key: str, values: tuple[int, ...]) -> tuple[str, ...]:
+    if folder.mask_names:
+        unnamed = [value for value in values[1:] if value not in folder.mask_names]
+        if unnamed:
+            raise UsageError(f"{folder.root}: mask_values.json does not name the value {unnamed[0]}, which masks hold.")
+        return (folder.mask_names.get(0, "background"), *[folder.mask_names[value] for value in values[1:]])
+    wanted, names = _BENCHMARK.get(folder.name, ("", ()))
     if key == wanted and len(values) == 2 and len(names) == 1:
         return ("background", *names)
     if key == wanted and max(values) <= len(names):

@@ -207,7 +207,8 @@ def _steps(run: TrainingRun, end: int, bar: ProgressBar) -> None:
     """Take the steps up to `end`, which lies in the current epoch."""
     accumulate = run.plan.settings.accumulate
     with closing(run.batches.stream(_requests(run, run.step, end))) as stream:
-        before = time.perf_counter()
+        began = before = time.perf_counter()
+        first = run.step
         while received := list(itertools.islice(stream, accumulate)):
             waited = sum(waited for _, waited in received)
             line = _step(run, cast("Parts", [batch for batch, _ in received]))
@@ -218,7 +219,14 @@ def _steps(run: TrainingRun, end: int, bar: ProgressBar) -> None:
             run.write(line)
             run.count_step()
             run.safe_point(periodic=True)
-            bar.update(1, loss="-" if line["loss"] is None else f"{line['loss']:.4f}", wait=f"{waited * 1e3:.0f} ms")
+            loss = "-" if line["loss"] is None else f"{line['loss']:.4f}"
+            bar.update(1, loss=loss, wait=f"{waited * 1e3:.0f} ms", run_left=_left(run, now - began, run.step - first))
+
+
+def _left(run: TrainingRun, seconds: float, steps: int) -> str:
+    """Return the time that the whole run still takes at this epoch's pace; validation is not counted."""
+    left = (run.plan.total_steps - run.step) * seconds / max(steps, 1)
+    return f"{left:.0f} s" if left < 90 else f"{left / 60:.0f} min"
 
 
 def _requests(run: TrainingRun, start: int, end: int) -> Iterator[BatchRequest]:

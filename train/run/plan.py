@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -168,4 +169,24 @@ def describe(plan: TrainingPlan) -> list[str]:
         f"frames held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {targets}; device: "
         f"{plan.device.type}"
     ]
-    return [*notes, *(note for note in (plan.split.note, plan.targets.warning) if note)]
+    more = (plan.split.note, plan.targets.warning, busy_note(plan.device))
+    return [*notes, *(note for note in more if note)]
+
+
+def busy_note(device: torch.device) -> str:
+    """Return a warning where torch's threads outnumber the cores that nobody else uses; "" where they do not.
+
+    Threads that must wait for each other at every operation are far slower than one: 0.13 steps a second were seen
+    where one thread took 1.2.
+    """
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        return ""
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    free = max(1, int(cores - load + 0.5))
+    if threads <= free:
+        return ""
+    return (
+        f"torch computes in {threads} threads, and of {cores} cores about {free} is free (load {load:.1f}): threads "
+        f"that wait for each other are slower than one. Set OMP_NUM_THREADS={free}, or wait until the machine is quiet."
+    )

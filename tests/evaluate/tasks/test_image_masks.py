@@ -1,0 +1,142 @@
+"""Claims about frames with masks as people have them: pairs by name or by line, values by name, nothing guessed."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.files.published import write_image, write_mask
+from usjepa.cache.errors import UsageError
+from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.recipes.recipe import Recipe
+from usjepa.evaluate.tasks.find import open_tasks
+from usjepa.evaluate.tasks.published.image_masks import ImagesAndMasks
+from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SMALL = Recipe(cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1))
+
+
+def opened(place: object, out: Path) -> Segmentation:
+    (task,) = open_segmentations([str(place)], out, SMALL)
+    return task
+
+
+def write_pairs(images: Path, masks: Path, numbers: range, mask: str = "{}.png") -> None:
+    for i in numbers:
+        write_image(images / f"a{i}.png", i)
+        write_mask(masks / mask.format(f"a{i}"), (1, 2), i)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "mask"),
+    [("images", "masks", "{}.png"), ("Image", "labels", "{}_mask.png"), ("imgs", "GT", "mask_{}.png")],
+)
+def test_a_folder_of_images_beside_one_of_masks_is_a_task(tmp_path: Path, images: str, masks: str, mask: str) -> None:
+    folder = tmp_path / "heart"
+    write_pairs(folder / images, folder / masks, range(16), mask)
+    (folder / "mask_values.json").write_text(json.dumps({"1": "ventricle", "2": "atrium", "9": "never"}))
+    task = opened(folder, tmp_path / "out")
+    assert (task.name, task.classes) == ("heart: mask", ("background", "ventricle", "atrium"))
+    assert len(task.rows) == 16
+    sources = task.store.table.sources
+    for position in (0, 7, 15):
+        row = int(np.searchsorted(task.store.rows, task.rows[position]))
+        stem = sources[int(task.store.table.source[row])].path.split("/")[-1].removesuffix(".png")
+        assert stem in task.masks[position].name
+
+
+def test_folders_of_splits_give_the_splits_and_frames_without_a_mask_are_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for split, numbers in (("train", range(8)), ("val", range(8, 11)), ("test", range(11, 16))):
+        write_pairs(folder / split / "images", folder / split / "masks", numbers)
+    (folder / "train" / "masks" / "a3.png").unlink()
+    task = opened(folder, tmp_path / "out")
+    assert [len(task.positions(part)) for part in ("train", "validation", "test")] == [7, 3, 5]
+    assert "1 frames have no mask and are left out." in task.notes
+
+
+def test_folders_for_training_and_testing_are_splits_too(tmp_path: Path) -> None:
+    folder = tmp_path / "nn"
+    write_pairs(folder / "imagesTr", folder / "labelsTr", range(8))
+    write_pairs(folder / "imagesTs", folder / "labelsTs", range(8, 12))
+    assert len(opened(folder, tmp_path / "out").positions("test")) == 4
+
+
+def test_a_manifest_names_masks_in_a_column_with_patients_and_labels(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "frames", tmp_path / "outlines", range(24))
+    lines = [
+        {
+            "path": f"frames/a{i}.png",
+            "mask": f"outlines/a{i}.png" if i != 5 else "",
+            "patient": f"p{i // 2}",
+            "label": "ab"[i // 2 % 2],
+        }
+        for i in range(24)
+    ]
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    task = opened(tmp_path / "manifest.csv", tmp_path / "out")
+    assert len(task.rows) == 23
+    assert len(np.unique(task.groups)) == 12
+    assert task.classes == ("background", "value 1", "value 2")
+    (scored,) = open_tasks([str(tmp_path / "manifest.csv")], tmp_path / "out", SMALL).tasks
+    assert (scored.classes, scored.ungrouped) == (("a", "b"), 0)
+    lines[2]["mask"] = "outlines/gone.png"
+    with (tmp_path / "manifest.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, lines[0])
+        writer.writeheader()
+        writer.writerows(lines)
+    with pytest.raises(UsageError, match=r"manifest\.csv, line 4, mask: 'outlines/gone\.png' does not exist"):
+        opened(tmp_path / "manifest.csv", tmp_path / "out")
+
+
+def test_masks_that_belong_to_no_image_or_to_two_are_named(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_pairs(folder / "images", folder / "masks", range(6))
+    write_mask(folder / "masks" / "b.png", (1,), 0)
+    with pytest.raises(UsageError, match=r"b\.png have no image in .*images\. Is the folder complete"):
+        opened(folder, tmp_path / "out")
+    (folder / "masks" / "b.png").rename(folder / "masks" / "a1_mask.png")
+    with pytest.raises(UsageError, match=r"are masks of one image"):
+        opened(folder, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["[]", "{}", '{"one": "a"}', '{"1": ""}', '{"300": "a"}', '{"1": "a", "2": "a"}', "{", '{"1": "a"}'],
+)
+def test_names_of_values_that_are_none_or_lack_one_are_refused(tmp_path: Path, content: str) -> None:
+    folder = tmp_path / "set"
+    write_pairs(folder / "images", folder / "masks", range(6))
+    (folder / "mask_values.json").write_text(content)
+    with pytest.raises(UsageError, match=r"mask_values\.json"):
+        opened(folder, tmp_path / "out")
+
+
+def test_lists_of_boxes_beside_images_are_no_masks_and_a_task_of_masks_is_no_classification(tmp_path: Path) -> None:
+    (tmp_path / "yolo" / "labels").mkdir(parents=True)
+    write_image(tmp_path / "yolo" / "images" / "a.png", 0)
+    (tmp_path / "yolo" / "labels" / "a.txt").write_text("0 .5 .5 .1 .1")
+    assert not ImagesAndMasks().fits(tmp_path / "yolo")
+    write_pairs(tmp_path / "set" / "images", tmp_path / "set" / "masks", range(6))
+    with pytest.raises(UsageError, match=r"segmentation tasks without classes\. Use --segment"):
+        open_tasks([str(tmp_path / "set")], tmp_path / "out", SMALL)
+
+
+def test_a_mask_of_colours_or_of_too_many_values_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_pairs(folder / "images", folder / "masks", range(6))
+    noise = np.random.default_rng(0).integers(0, 255, (48, 48, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(folder / "masks" / "a2.png")
+    with pytest.raises(Exception, match=r"a2\.png: no mask of one channel"):
+        opened(folder, tmp_path / "out")
