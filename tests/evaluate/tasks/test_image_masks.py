@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.evaluations import FAST, call, export_run
 from tests.support.files.published import write_image, write_mask
+from tests.support.labelled import patients, write_labelled
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import Recipe
@@ -140,3 +142,27 @@ def test_a_mask_of_colours_or_of_too_many_values_is_refused(tmp_path: Path) -> N
     Image.fromarray(noise).save(folder / "masks" / "a2.png")
     with pytest.raises(Exception, match=r"a2\.png: no mask of one channel"):
         opened(folder, tmp_path / "out")
+
+
+def test_another_reports_folder_uses_the_frames_and_features_that_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "heart"
+    write_pairs(folder / "images", folder / "masks", range(12))
+    write_labelled(tmp_path / "store.zarr", patients(10, ["cyst", "none"]), size=32)
+    export_run(tmp_path / "run", tmp_path / "store.zarr")
+    given = (
+        tmp_path / "run",
+        "--task",
+        tmp_path / "store.zarr",
+        "--segment",
+        folder,
+        "--keep",
+        tmp_path / "kept",
+        *FAST,
+    )
+    for out in ("one", "two"):
+        result = call(*given, "--set", "evaluate.baselines=[pixels]", "-o", tmp_path / out)
+        assert result.exit_code == 0, result.output
+    assert "build:" not in result.stderr
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["features", "tasks"]
+    assert (tmp_path / "one" / "scores.json").read_bytes() == (tmp_path / "two" / "scores.json").read_bytes()
+    assert not (tmp_path / "two" / "features").exists()

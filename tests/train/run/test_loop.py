@@ -23,6 +23,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.train.record.export import load_encoder
 from usjepa.train.run import loop
 from usjepa.train.run.loop import train
+from usjepa.train.run.plan import busy_note
 from usjepa.train.run.step import train_step
 
 if TYPE_CHECKING:
@@ -418,3 +419,16 @@ def test_the_command_ends_with_the_place_of_the_encoder_and_what_to_run_next(
     assert (tmp_path / "run" / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert CliRunner().invoke(main, call[:2]).exit_code == 2
     assert CliRunner().invoke(main, [*call, "--set", "train.lr=1"]).exit_code == 2
+
+
+def test_more_threads_than_free_cores_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1, 0.0, 0.0))
+    assert busy_note(cpu) == ""
+    monkeypatch.setattr(os, "getloadavg", lambda: (6.0, 0.0, 0.0))
+    assert "torch computes in 2 threads, and of 2 cores about 1 is free (load 6.0)" in busy_note(cpu)
+    assert busy_note(torch.device("cuda")) == ""
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert busy_note(cpu) == ""
