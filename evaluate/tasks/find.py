@@ -162,9 +162,10 @@ def _columns(store: Store, dataset: str, known: Known | None) -> _Columns:
         "\0".join((dataset, f.group) if f.group else (dataset, "", s.path))
         for f, s in zip(files, table.sources, strict=True)
     ]
-    by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
     here = (ours & listed)[table.source] & (table.view == 0)
-    return _Columns(here, *by_row, names[table.source], alone[table.source], given_by)
+    by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
+    labels_R, splits_R, groups_R = by_row
+    return _Columns(here, labels_R, splits_R, groups_R, names[table.source], alone[table.source], given_by)
 
 
 def parted(spec: str) -> tuple[str, str | None]:

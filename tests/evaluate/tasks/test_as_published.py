@@ -121,7 +121,8 @@ def test_tasks_that_are_passed_over_are_named(tmp_path: Path) -> None:
 
 def test_classes_have_the_names_that_the_items_give(tmp_path: Path) -> None:
     folder = tmp_path / "fatty_liver_v1"
-    names = {"pathology": [("healthy", "fatty")[i % 2] for i in range(24)], "patient": list(range(24))}
+    pathology: list[object] = [("healthy", "fatty")[i % 2] for i in range(24)]
+    names = {"pathology": pathology, "patient": list[object](range(24))}
     write_ultrabench(folder, [i % 2 for i in range(24)], THREE, names)
     (task,) = found(folder, tmp_path / "out").tasks
     assert task.classes == ("fatty", "healthy")
