@@ -66,6 +66,4 @@ def _rows_offered(run: FinishedRun, store: Store) -> NDArray[np.int64]:
         raise StoreError(
             f"{store.location} keeps {kept} of its {store.generation} generations, and the run's may be among the rest."
         )
-    raise StoreError(
-        f"it was trained on another store than {store.location}, and its version did not name its files by content."
-    )
+    raise StoreError("it was trained on another store, and its version did not name its files by content.")

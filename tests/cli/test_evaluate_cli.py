@@ -38,9 +38,12 @@ def report(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_five_encoders_are_scored_and_shown(report: Path) -> None:
+def test_six_encoders_are_scored_and_shown(report: Path) -> None:
     scores = json.loads((report / "scores.json").read_text())
-    assert [s["encoder"] for s in scores["scores"]] == ["student", "teacher", "random", "pixels", "hog"]
+    assert [s["encoder"] for s in scores["scores"]] == [
+        *("student", "teacher", "random"),
+        *("pixels", "hog", "hog-pooled"),
+    ]
     for scored in scores["scores"]:
         assert len(scored["probes"]["probe"]["measures"]["macro_f1"]["seeds"]) == 2
     assert scores["settings"]["seeds"] == 2
