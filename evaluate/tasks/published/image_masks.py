@@ -1,4 +1,4 @@
-"""Read frames with masks as people have them: a folder of images beside one of masks, or a manifest.
+"""Read frames with masks: folders of images beside folders of masks, or a manifest.
 
 | what                                                                   | how image and mask are paired        |
 |------------------------------------------------------------------------|--------------------------------------|
