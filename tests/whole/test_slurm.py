@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -16,16 +15,13 @@ from usjepa.cache.cli import main as cache_main
 from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 SCRIPTS = Path(__file__).parents[2] / "docs/slurm"
 ARGUMENTS = {"build": ("s.zarr", "in", "w.pth"), "train": ("s.zarr", "run"), "evaluate": ("run", "t.zarr", "report")}
 JOB = {"build": "7_3", "train": "7", "evaluate": "7"}
 NAMES = sorted(ARGUMENTS)
 COMMANDS = {"usjepa-cache": cache_main, "usjepa-train": train_main, "usjepa-evaluate": evaluate_main}
 RECORD = """#!/bin/bash
-trap 'exit $AT_TERM' TERM
+trap 'kill %1 2> /dev/null; exit $AT_TERM' TERM
 printf '%s\\n' "${0##*/}" "$@" > "$PLACE/called"
 if [ -n "$SECONDS_AT_WORK" ]; then sleep "$SECONDS_AT_WORK" & wait $!; fi
 exit $AT_END
@@ -36,7 +32,7 @@ printf '%s ' "$@" > "$PLACE/requeued"
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
+def place(tmp_path: Path) -> Path:
     """A folder that stands before PATH, with commands that say what they were called with."""
     for name, text in (
         ("usjepa-cache", RECORD),
