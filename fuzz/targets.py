@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import struct
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 
 from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
 from tests.cache.sources.formats.arrays.test_arrays import uff as write_uff
+from tests.cache.sources.formats.packed.test_parquet import write as write_parquet
 from tests.cache.sources.formats.test_dicom import write as write_dicom
 from tests.support.files.clips import grey_steps, write_clip
 from tests.support.files.volumes import write_volume
@@ -262,8 +264,21 @@ def _sources(folder: Path) -> list[Target]:
         _source(folder / "n.npz", "npz", 0.005, "::images"),
         _source(folder / "n.mat", "matlab", 0.01, "::images"),
         _source(folder / "u.uff", "uff", 0.005, "::b_data"),
+        _source(_archive(folder / "a.zip", folder / "i.png"), "archive", 0.005, "::cyst/i.png"),
+        _source(_archive(folder / "a.tar.gz", folder / "i.png"), "archive", 0.002, "::cyst/i.png"),
+        _source(write_parquet(folder / "p.parquet", label=[0] * 12), "parquet", 0.005, "::image/07"),
         _zarr(folder / "z.zarr", clip),
     ]
+
+
+def _archive(place: Path, member: Path) -> Path:
+    if place.suffix == ".zip":
+        with zipfile.ZipFile(place, "w") as archive:
+            archive.write(member, f"cyst/{member.name}")
+    else:
+        with tarfile.open(place, "w:gz") as tar:
+            tar.add(member, f"cyst/{member.name}")
+    return place
 
 
 def _zarr(seed: Path, clip: NDArray[np.uint8]) -> Target:

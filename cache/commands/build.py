@@ -7,7 +7,14 @@ from typing import Any
 import click
 
 from usjepa.cache.command_line import ends_well, recipe_options
-from usjepa.cache.commands.options import device_option, hash_paths_option, hashed, needed_recipe, steal_option
+from usjepa.cache.commands.options import (
+    device_option,
+    follow_links_option,
+    hash_paths_option,
+    hashed,
+    needed_recipe,
+    steal_option,
+)
 
 
 @click.command()
@@ -36,11 +43,13 @@ from usjepa.cache.commands.options import device_option, hash_paths_option, hash
     help="Begin even where the file system says that space or inodes won't do.",
 )
 @hash_paths_option
+@follow_links_option
 @recipe_options
 @ends_well
 def build(
     store: str,
     hash_paths: bool,
+    follow_links: bool,
     pipeline: str | None,
     recipes: str | None,
     overrides: tuple[str, ...],
@@ -50,7 +59,7 @@ def build(
 
     Without --teacher: pixels and regions. With it: latents too, from the stored pixels where they exist.
     """
-    settings = needed_recipe(pipeline, recipes, hashed(overrides, hash_paths), "build")
+    settings = needed_recipe(pipeline, recipes, hashed(overrides, hash_paths, follow_links), "build")
     from usjepa.cache.building.build import build as build_store
     from usjepa.cache.building.request import BuildRequest
 

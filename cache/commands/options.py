@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 hash_paths_option = click.option(
     "--hash-paths", is_flag=True, help="Name sources and groups by hashes; short for --set cache.hash_paths=true."
 )
+follow_links_option = click.option(
+    "--follow-links",
+    is_flag=True,
+    help="Follow links that lead out of SOURCE (caches, git-annex, DataLad); short for --set cache.follow_links=true.",
+)
 device_option = click.option(
     "--device", default=None, help="Torch device of the teacher. Default: a GPU when there is one."
 )
@@ -22,9 +27,12 @@ steal_option = click.option(
 )
 
 
-def hashed(overrides: tuple[str, ...], hash_paths: bool) -> tuple[str, ...]:
-    """Return the overrides of a recipe, with `--hash-paths` among them."""
-    return (*overrides, "cache.hash_paths=true") if hash_paths else overrides
+def hashed(overrides: tuple[str, ...], hash_paths: bool, follow_links: bool = False) -> tuple[str, ...]:
+    """Return the overrides of a recipe, with `--hash-paths` and `--follow-links` among them."""
+    more = [
+        f"cache.{name}=true" for name, given in (("hash_paths", hash_paths), ("follow_links", follow_links)) if given
+    ]
+    return (*overrides, *more)
 
 
 def needed_recipe(pipeline: str | None, recipes: str | None, overrides: tuple[str, ...], job: str) -> Recipe:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from usjepa.cache.command_line import ends_well, recipe_options
-from usjepa.cache.commands.options import device_option, hash_paths_option, hashed, needed_recipe
+from usjepa.cache.commands.options import device_option, follow_links_option, hash_paths_option, hashed, needed_recipe
 
 
 @click.command()
@@ -44,12 +44,14 @@ def teachers(name: str | None) -> None:
 @click.command()
 @click.argument("source")
 @hash_paths_option
+@follow_links_option
 @click.option("--names", is_flag=True, help="With --hash-paths: print which hash stands for which file, and no more.")
 @recipe_options
 @ends_well
 def scan(
     source: str,
     hash_paths: bool,
+    follow_links: bool,
     names: bool,
     pipeline: str | None,
     recipes: str | None,
@@ -62,7 +64,7 @@ def scan(
     from usjepa.cache.recipes.recipe import load_recipe
     from usjepa.cache.scanning.scan import list_source, scan_report
 
-    settings = load_recipe(pipeline or "us-jepa", hashed(overrides, hash_paths), recipes)
+    settings = load_recipe(pipeline or "us-jepa", hashed(overrides, hash_paths, follow_links), recipes)
     if names:
         for hidden, path in list_source(source, settings.cache, groups=False).real.items():
             click.echo(f"{hidden}  {path}")

@@ -20,7 +20,7 @@ from usjepa.cache.decoding.wire import Wire
 from usjepa.cache.errors import SourceError, StoreError
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.sources.base import Contents, FileFacts, Spacing
+from usjepa.cache.sources.base import Contents, Described, FileFacts, Spacing
 from usjepa.cache.sources.registry import registered
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ class DecodingProcess:
     def images_in(self, file: Path, reader: str) -> Contents:
         """Return what a container's file holds; SourceError as `probe`."""
         answer, _ = self._request_once({"job": "images", "file": str(file), "reader": reader}, str(file))
-        return Contents(list(answer["images"]), dict(answer["doubts"]))
+        described = {name: Described(*known) for name, known in answer["described"].items()}
+        return Contents(list(answer["images"]), dict(answer["doubts"]), described)
 
     def cut(self, block: RowBlock, skip_errors: bool) -> PixelShard:
         """Return rows, as `cut_rows` does; a source that kills the child counts as unreadable."""

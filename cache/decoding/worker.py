@@ -106,7 +106,7 @@ class _Decoder:
 
         self._opens(request["file"])
         contents = images_in(Path(request["file"]), request["reader"])
-        self._send({"images": contents.images, "doubts": contents.doubts})
+        self._send({"images": contents.images, "doubts": contents.doubts, "described": contents.described})
 
     def _patient(self, request: dict[str, Any]) -> None:
         from usjepa.cache.sources.reader import patient_in

@@ -246,6 +246,9 @@ class CacheSettings(Settings):
     """Most frames taken from one file, evenly spaced; null: all."""
     hdf5: Annotated[tuple[str, ...] | None, Soft("rows")] = None
     """Data sets to take from HDF5 files, by name or glob (`bmode`, `*/images`); null: those that look like images."""
+    follow_links: Annotated[bool, Soft("rows")] = False
+    """Follow symbolic links that lead out of SOURCE, to files and folders (the Hugging Face cache, git-annex, DataLad);
+    false: they are refused."""
     decode_processes: Annotated[Processes | None, NoEffect()] = None
     """Number of child processes that decode sources; null: a scan takes as many as cores, a build half, at most 8."""
     decode_timeout: Annotated[float, Field(ge=1, le=86400), NoEffect()] = 300.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
-from usjepa.cache.sources.registry import split_path, without_ending
+from usjepa.cache.sources.registry import folders_of, without_ending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,7 @@ def label_maps(entries: Sequence[Entry], facts: Sequence[FileFacts]) -> dict[int
 
 
 def _stem(path: str) -> str:
-    name = PurePosixPath(split_path(path)[0]).name
+    name = PurePosixPath(folders_of(path)).name
     short = without_ending(name)
     return (short if short != name else PurePosixPath(name).stem).lower()
 

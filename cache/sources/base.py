@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -63,12 +64,22 @@ class Listing:
         return {entry.path: entry.region for entry in self.entries if entry.region}
 
 
+class Described(NamedTuple):
+    """What a container says of an image in it; empty where it says nothing."""
+
+    label: str = ""
+    group: str = ""
+    split: str = ""
+
+
 class Contents(NamedTuple):
     """What a container's file holds."""
 
     images: Sequence[str]
     doubts: Mapping[str, str]
     """Name -> why it is left out unless it is named."""
+    described: Mapping[str, Described] = MappingProxyType({})
+    """Name -> what the file says of it, for those of which it says something."""
 
 
 class Spacing(NamedTuple):
@@ -139,6 +150,11 @@ class Reader(Protocol):
         """Return the names of the images in a container's file, in a fixed order; called for containers only."""
         del file
         return ()
+
+    def described(self, file: Path) -> Mapping[str, Described]:
+        """Return what a container's file says of its images: name -> label, group and split."""
+        del file
+        return {}
 
     def patient(self, file: Path) -> str:
         """Return what the file itself says to tell its patient from others; "" where it says nothing.

@@ -9,8 +9,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usjepa.cache.sources.base import Contents
-from usjepa.cache.sources.registry import join_path, reader_named, split_path
+from usjepa.cache.sources.base import Contents, Described
+from usjepa.cache.sources.formats.packed.archive import ArchiveReader
+from usjepa.cache.sources.registry import join_path, reader_named, reader_of_member, split_path
 from usjepa.cache.sources.splits import split_within
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Expansion:
                 continue
             contents = held[entry.path]
             names = [] if contents is None else self._chosen(contents)
-            yield from [_image_of(entry, name) for name in names] or [entry]
+            yield from [_image_of(entry, name, contents) for name in names] or [entry]
 
     def _chosen(self, held: Contents) -> list[str]:
         """Return those images of a file that the recipe names, or that look like images where it names none."""
@@ -64,13 +65,28 @@ class Expansion:
         return [f"data sets beside images were left out: {named}{more}. cache.hdf5 names others to take."]
 
 
-def _image_of(entry: Entry, name: str) -> Entry:
-    """Return the entry of an image in a file; its name may say the split, where nothing else does: `test/images`."""
-    return replace(entry, path=join_path(entry.path, name), split=entry.split or split_within(name))
+def _image_of(entry: Entry, name: str, contents: Contents | None) -> Entry:
+    """Return the entry of an image in a file, with what the file says of it.
+
+    Its name may say the split, where nothing else does: `test/images`.
+    """
+    known = contents.described.get(name, Described()) if contents is not None else Described()
+    return replace(
+        entry,
+        path=join_path(entry.path, name),
+        label=known.label or entry.label,
+        group=entry.group or known.group,
+        split=entry.split or known.split or split_within(name),
+        grouped_by=entry.grouped_by or ("a column of its file" if known.group else ""),
+    )
 
 
 def _is_whole_container(entry: Entry) -> bool:
-    return reader_named(entry.reader).container and not split_path(entry.path)[1]
+    image = split_path(entry.path)[1]
+    if image and entry.reader == ArchiveReader.name:
+        inner = reader_of_member(image)
+        return inner is not None and inner.container and inner is not ArchiveReader and not split_path(image)[1]
+    return reader_named(entry.reader).container and not image
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -7,8 +7,9 @@
 | `dataset/.../label/file`    | `dataset`        | `label` |
 
 Folders named train, val, test and the like (see `splits.py`) set the split and count for nothing else: a test set that
-lies in its own folder is never trained on by accident. The group is the path without its ending, so one clip: names
-restart in every folder. Where several files belong to one patient, `cache.group` or a manifest says so.
+lies in its own folder is never trained on by accident. An archive counts as the folder of its name. The group is the
+path without its ending, so one clip: names restart in every folder. Where several files belong to one patient,
+`cache.group` or a manifest says so.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.sources.registry import split_path, without_ending
+from usjepa.cache.sources.registry import folders_of, without_ending
 from usjepa.cache.sources.splits import split_of_folder
 
 
@@ -47,7 +48,7 @@ def metadata_of(path: str, root_name: str, strict: bool = True) -> Metadata:
     Raises:
         UsageError: a folder's name may say that its files are for testing, or may not.
     """
-    file = PurePosixPath(split_path(path)[0])
+    file = PurePosixPath(folders_of(path))
     splits = [_split_of(folder, path, strict) for folder in file.parts[:-1]]
     folders = [folder for folder, split in zip(file.parts[:-1], splits, strict=True) if not split]
     return Metadata(
@@ -63,7 +64,7 @@ def folder_group(path: str) -> str:
 
     A patient's files in `train/p7` and `test/p7` are of one group, which is then wholly test.
     """
-    folders = PurePosixPath(split_path(path)[0]).parts[:-1]
+    folders = PurePosixPath(folders_of(path)).parts[:-1]
     return "/".join(folder for folder in folders if not _split_of(folder, path, False)) or "."
 
 
@@ -84,20 +85,25 @@ def _split_of(folder: str, path: str, strict: bool) -> str:
         ) from error
 
 
-def confined(root: Path, file: str) -> Path:
-    """Return the absolute path of a file below a root; ValueError, with the reason, when it leads out of it."""
+def confined(root: Path, file: str, follow: bool = False) -> Path:
+    """Return the absolute path of a file below a root; ValueError, with the reason, when it leads out of it.
+
+    `follow` lets symbolic links lead out.
+    """
     if PurePosixPath(file).is_absolute() or PureWindowsPath(file).is_absolute():
         raise ValueError("it is absolute; paths are relative to the folder")
     if ".." in file.replace("\\", "/").split("/"):
         raise ValueError("it climbs with '..'; paths stay inside the folder")
     if "\0" in file:
         raise ValueError("it contains a NUL character")
+    if follow:
+        return root / file
     try:
         inside = _is_inside(root, root / file)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"it can't be followed: {error}") from error
     if not inside:
-        raise ValueError("a symbolic link leads it out of the folder")
+        raise ValueError("a symbolic link leads it out of the folder; --follow-links follows such links")
     return root / file
 
 

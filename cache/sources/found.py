@@ -15,7 +15,7 @@ from usjepa.cache.sources.layouts.registry import AUTO, listed, recognise
 from usjepa.cache.sources.layouts.unread import patient_tables, refuse_unread
 from usjepa.cache.sources.not_images import beside_images
 from usjepa.cache.sources.registry import accepted, reader_of_file
-from usjepa.cache.sources.tree import Tree
+from usjepa.cache.sources.tree import Tree, joined
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,6 +37,8 @@ class Found:
     """Endings (or names) of files that no reader takes, outside of layouts."""
     by_folders: list[str] = field(default_factory=list)
     """Paths of the files that folders alone describe."""
+    linked: list[str] = field(default_factory=list)
+    """Links to folders that are not followed."""
     system: list[str] = field(default_factory=list)
     """Names of the folders that systems make; nothing in them counts."""
 
@@ -56,20 +58,20 @@ def find_rows(root: Folder, wanted: str) -> Found:
         UsageError: a layout's list is wrong, a list that may hold splits is not understood, a name may be that of a
             test split, or no folder is of the layout that is insisted on.
     """
-    found = Found(system=root.system)
+    found = Found(system=root.system, linked=root.linked)
     recognised = _add(found, root, wanted, root.name)
     if not recognised and wanted not in (AUTO, "folders"):
         raise UsageError(f"{root.path}: no folder in it is of the layout {wanted!r} that cache.layout insists on.")
     return found
 
 
-def rows_of_list(file: Path, wanted: str) -> Found:
+def rows_of_list(file: Path, wanted: str, follow: bool = False) -> Found:
     """Return the sources that a list names which the user gave as SOURCE.
 
     Raises:
         UsageError: as `find_rows`, or it is no list of a known layout.
     """
-    folder = Folder(Tree(file.parent), only=file.name)
+    folder = Folder(Tree(file.parent, follow=follow), only=file.name)
     layout = recognise(folder, AUTO if wanted == "folders" else wanted)
     if layout is None:
         if file.suffix.lower() in (".csv", ".tsv"):
@@ -101,12 +103,12 @@ def _add(found: Found, folder: Folder, wanted: str, root_name: str) -> bool:
 def _add_file(found: Found, folder: Folder, name: str, root_name: str) -> None:
     file = folder.path / name
     folder.require_usable(name)
-    if reader_of_file(file) is None:
+    if folder.is_unread(name) or (reader_of_file(file) is None and not folder.is_member()):
         if _is_samples(folder, file):
             return
         found.ignored[file.suffix.lower() or file.name] += 1
         return
-    path = f"{folder.place}/{name}" if folder.place else name
+    path = joined(folder.place, name)
     known = metadata_of(path, root_name)
     found.by_folders.append(path)
     found.entries.append(Entry(path, known.dataset, "", known.label, known.split, ""))
@@ -121,7 +123,7 @@ def _add_rows(found: Found, folder: Folder, layout: SourceLayout, root_name: str
     """Add what a layout lists; folders above it may name a split where it names none."""
     listing = listed(layout, folder)
     found.notes += listing.notes
-    before = f"{folder.place}/" if folder.place else ""
+    before = joined(folder.place, "")
     inside = metadata_of(f"{before}x", root_name, strict=any(not row.split for row in listing.rows))
     for row in listing.rows:
         folder.require_usable(row.path)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.folders import folder_group
 from usjepa.cache.sources.patients import group_key, hashed_patient, patient_group
-from usjepa.cache.sources.registry import readers, split_path, without_ending
+from usjepa.cache.sources.registry import folders_of, reader_of_member, readers, source_file, without_ending
 
 if TYPE_CHECKING:
     from usjepa.cache.sources.base import Entry
@@ -59,7 +59,7 @@ def with_groups(root: Path, entries: Sequence[Entry], rule: str, patients_in: Pa
 
 
 def _by_file(entry: Entry) -> Entry:
-    return replace(entry, group=without_ending(split_path(entry.path)[0]), grouped_by=BY_FILE)
+    return replace(entry, group=without_ending(folders_of(entry.path)), grouped_by=BY_FILE)
 
 
 def _by_pattern(entry: Entry, pattern: re.Pattern[str]) -> Entry:
@@ -76,9 +76,9 @@ def _by_pattern(entry: Entry, pattern: re.Pattern[str]) -> Entry:
 def _by_patient(root: Path, entries: Sequence[Entry], insist: bool, patients_in: PatientsIn) -> tuple[Entry, ...]:
     telling = {name for name, reader in readers().items() if getattr(reader, "tells_patient", False)}
     asked = {
-        split_path(entry.path)[0]: entry.reader
+        source_file(entry.path): entry.reader
         for entry in entries
-        if entry.reader in telling and (insist or not entry.group)
+        if entry.reader in telling and _tells(entry.path, telling) and (insist or not entry.group)
     }
     patients = dict(zip(asked, patients_in([(root / file, reader) for file, reader in asked.items()]), strict=True))
     first: dict[str, str] = {}
@@ -86,7 +86,7 @@ def _by_patient(root: Path, entries: Sequence[Entry], insist: bool, patients_in:
         first.setdefault(patients[file], file)
     done = []
     for entry in entries:
-        patient = patients.get(split_path(entry.path)[0], "")
+        patient = patients.get(source_file(entry.path), "")
         if patient:
             source = f"{patient.partition('=')[0]} of its header"
             name = hashed_patient(patient) or without_ending(first[patient])
@@ -99,6 +99,12 @@ def _by_patient(root: Path, entries: Sequence[Entry], insist: bool, patients_in:
         else:
             done.append(entry if entry.group else _by_file(entry))
     return tuple(done)
+
+
+def _tells(path: str, telling: set[str]) -> bool:
+    """Return whether a file may name its patient; in an archive, one without an ending that a reader takes may too."""
+    reader = reader_of_member(path)
+    return reader is None or reader.name in telling
 
 
 def describe_groups(entries: Sequence[Entry]) -> list[str]:

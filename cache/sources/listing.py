@@ -18,6 +18,8 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.aliases import with_aliases
 from usjepa.cache.sources.base import PHANTOM, Entry, Listing
 from usjepa.cache.sources.containers import Expansion, ImagesIn
+from usjepa.cache.sources.formats.packed.archive import ArchiveReader
+from usjepa.cache.sources.formats.packed.members import is_archive
 from usjepa.cache.sources.found import LISTS, Found, find_rows, rows_of_list
 from usjepa.cache.sources.grouping import PatientsIn, with_groups
 from usjepa.cache.sources.layouts.base import Folder
@@ -93,9 +95,16 @@ def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listin
     if path.is_dir() and is_folder_of_array(path.name):
         return _file(path, expand)
     if path.is_dir():
-        found, root = find_rows(Folder(Tree(path)), settings.layout), path
+        tree = Tree(path, lambda archive: images_in([(archive, ArchiveReader.name)])[0], settings.follow_links)
+        found, root = find_rows(Folder(tree), settings.layout), path
+    elif is_archive(path.name):
+        tree = Tree(path.parent, lambda archive: images_in([(archive, ArchiveReader.name)])[0], settings.follow_links)
+        tree.only(path.name)
+        if not tree.names_in("")[1]:
+            return _file(path, expand)
+        found, root = find_rows(Folder(tree), settings.layout), path.parent
     elif reader_of_file(path) is None and path.suffix.lower() in LISTS:
-        found, root = rows_of_list(path, settings.layout), path.parent
+        found, root = rows_of_list(path, settings.layout, settings.follow_links), path.parent
     else:
         return _file(path, expand)
     return _listing(root, found, expand, settings.hash_paths)
@@ -125,6 +134,9 @@ def _listing(root: Path, found: Found, expand: Expansion, hidden: bool) -> Listi
     notes = [f"{len(found.notes):,} remarks on layouts name files and are left out."] if hidden and found.notes else []
     notes += [] if hidden else found.notes
     notes += notes_on(left_out, Counter(found.system), hidden)
+    if found.linked:
+        which = "" if hidden else f" (such as {found.linked[0]})"
+        notes.append(f"links to folders are not followed: {len(found.linked):,}{which}. --follow-links follows them.")
     if found.ignored:
         counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(found.ignored.items()))
         notes.append(f"files of kinds that are not read were ignored: {counts}.")

@@ -22,7 +22,8 @@ from usjepa.cache.identity import hash_file
 from usjepa.cache.plain_files import require_plain
 from usjepa.cache.sources.base import PHANTOM, Contents, levels_of
 from usjepa.cache.sources.folders import confined
-from usjepa.cache.sources.registry import join_path, reader_named, reader_of_file, split_path
+from usjepa.cache.sources.formats.packed.archive import ArchiveReader
+from usjepa.cache.sources.registry import join_path, reader_named, reader_of_path, split_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -88,7 +89,9 @@ class SourceReader:
             return own
         mask = self._mask_of(path)
         with _naming(path, mask, "", _MASKED):
-            return xxhash.xxh3_128_hexdigest(f"{own} {hash_file(mask)}".encode())
+            located, member = split_path(str(mask))
+            hashed = hash_file(Path(located)) + (f" {member}" if member else "")
+            return xxhash.xxh3_128_hexdigest(f"{own} {hashed}".encode())
 
     def _own_hash(self, path: str, reader: str) -> str:
         if name_of(reader) == PHANTOM:
@@ -169,11 +172,12 @@ class SourceReader:
         if path not in self._regions:
             return None
         file = self._mask_of(path)
-        kind = reader_of_file(file)
+        kind = reader_of_path(str(file))
         with _naming(path, file, "", _MASKED):
             if kind is None:
                 raise ValueError("the mask is of a kind that is not read")
-            (shown,) = kind().frames(file, "", [0])
+            located, member = split_path(str(file))
+            (shown,) = kind().frames(Path(located), member, [0])
             mask = _checked(shown, 0)
             mask = mask if mask.ndim == 2 else mask.max(axis=2)
             if mask.shape != (height, width):
@@ -194,13 +198,15 @@ class SourceReader:
         if self._root is None:
             raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
         try:
-            return confined(self._root, self._regions[path])
+            return confined(self._root, self._regions[path], self._settings.follow_links)
         except ValueError as error:
             raise SourceError(f"{path}: its mask of the scan is refused: {error}.") from error
 
     def _inside(self, file: Path) -> Path:
         """Return a file that another one names; ValueError where it leads out of the root."""
-        return file if self._root is None else confined(self._root, file.relative_to(self._root).as_posix())
+        if self._root is None:
+            return file
+        return confined(self._root, file.relative_to(self._root).as_posix(), self._settings.follow_links)
 
     def _reader(self, stamp: str) -> Reader:
         name = name_of(stamp)
@@ -222,7 +228,7 @@ class SourceReader:
             raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
         file, image = split_path(real)
         try:
-            return confined(self._root, file), image
+            return confined(self._root, file, self._settings.follow_links), image
         except ValueError as error:
             raise SourceError(f"{path}: refused: {error}.") from error
 
@@ -253,9 +259,12 @@ def version_of(reader: str) -> int:
 def images_in(file: Path, reader: str) -> Contents:
     """Return what a container's file holds; SourceError when it can't be read."""
     container = reader_named(reader)()
-    with _naming(str(file), file, "", container.title):
-        _require_plain(file, reader)
-        return Contents(list(container.images(file)), dict(container.doubts(file)))
+    located, member = split_path(str(file))
+    with _naming(str(file), Path(located), member, container.title):
+        _require_plain(Path(located), reader)
+        if isinstance(container, ArchiveReader) and member:
+            return container.inside(Path(located), member)
+        return Contents(list(container.images(file)), dict(container.doubts(file)), dict(container.described(file)))
 
 
 def _require_plain(file: Path, stamp: str) -> None:
@@ -268,8 +277,11 @@ def _require_plain(file: Path, stamp: str) -> None:
 def patient_in(file: Path, reader: str) -> str:
     """Return what a file itself says of its patient, "" for nothing; SourceError when it can't be read."""
     opened = reader_named(reader)()
-    with _naming(str(file), file, "", opened.title):
-        _require_plain(file, reader)
+    located, member = split_path(str(file))
+    with _naming(str(file), Path(located), member, opened.title):
+        _require_plain(Path(located), reader)
+        if isinstance(opened, ArchiveReader):
+            return opened.patient_of(Path(located), member)
         return opened.patient(file)
 
 
@@ -305,6 +317,8 @@ def _checked(frame: NDArray[np.uint8] | None, number: int | None) -> NDArray[np.
 def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
+    if isinstance(error, FileNotFoundError) and error.filename and os.path.islink(error.filename):
+        return "it is a link to a file that is not there; fetch it first (git annex get, datalad get, git lfs pull)"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__

@@ -22,6 +22,9 @@ from usjepa.cache.sources.formats.arrays.uff import UffReader
 from usjepa.cache.sources.formats.arrays.zarr_stores import ZarrReader
 from usjepa.cache.sources.formats.dicom.reader import DicomReader
 from usjepa.cache.sources.formats.images import ImageReader
+from usjepa.cache.sources.formats.packed.archive import ArchiveReader
+from usjepa.cache.sources.formats.packed.members import INSIDE, is_archive
+from usjepa.cache.sources.formats.packed.parquet import ParquetReader
 from usjepa.cache.sources.formats.video import VideoReader
 from usjepa.cache.sources.formats.volumes.metaimage import MetaImageReader
 from usjepa.cache.sources.formats.volumes.nifti import NiftiReader
@@ -36,6 +39,7 @@ _BUILT_IN: tuple[type[Reader], ...] = (
     *(ImageReader, VideoReader, DicomReader),
     *(NiftiReader, MetaImageReader, NrrdReader),
     *(Hdf5Reader, NpyReader, NpzReader, MatlabReader, UffReader, ZarrReader),
+    *(ParquetReader, ArchiveReader),
 )
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ENDING = re.compile(r"(\.[^./\\:\sA-Z]+)+")
@@ -100,6 +104,34 @@ def reader_of_file(file: Path) -> type[Reader] | None:
     if (ending and not ending[1:].isdigit()) or not _is_plain(file):
         return None
     return next((reader for reader in readers().values() if reader.recognises(file)), None)
+
+
+ArchiveReader.reader_of = staticmethod(reader_of_file)
+
+
+def reader_of_path(path: str) -> type[Reader] | None:
+    """Return the reader of a source's path: that of its file, or of the archive that the file lies in."""
+    return reader_of_file(Path(split_path(path)[0]))
+
+
+def reader_of_member(path: str) -> type[Reader] | None:
+    """Return the reader that in the end decodes a source's path, one in an archive too, by endings alone."""
+    file, image = split_path(path)
+    reader = _by_ending().get(ending_of(PurePosixPath(file).name).lower())
+    return reader_of_member(image) if reader is ArchiveReader and image else reader
+
+
+def source_file(path: str) -> str:
+    """Return the file of a source's path: that in the archive, where it lies in one."""
+    file, image = split_path(path)
+    return join_path(file, split_path(image)[0]) if image and is_archive(file) else file
+
+
+def folders_of(path: str) -> str:
+    """Return the path of a source's file as it would be unpacked: an archive counts as the folder of its name."""
+    file = source_file(path)
+    archive, inside, member = file.partition(INSIDE)
+    return f"{without_ending(archive)}/{member}" if inside and is_archive(archive) else file
 
 
 def _is_plain(file: Path) -> bool:

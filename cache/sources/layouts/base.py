@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Protocol
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.formats.packed.members import INSIDE
 from usjepa.cache.sources.registry import without_ending
+from usjepa.cache.sources.tree import Tree, joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    from usjepa.cache.sources.tree import Tree
 
 NO_PATIENTS = "each file, since the data names no patients"
 """Where groups come from, in the line about a layout."""
@@ -81,7 +81,25 @@ class Folder:
 
     def require_usable(self, path: str) -> None:
         """Refuse a file of this folder whose name no table can hold, or that is a link out of the source."""
-        self._tree.require_usable(f"{self.place}/{path}" if self.place else path)
+        self._tree.require_usable(joined(self.place, path))
+
+    def is_unread(self, name: str) -> bool:
+        """Return whether a file is a member of an archive that no reader takes."""
+        return joined(self.place, name) in self._tree.unread
+
+    def is_member(self) -> bool:
+        """Return whether the folder lies in an archive."""
+        return INSIDE in self.place
+
+    @property
+    def follows_links(self) -> bool:
+        """Whether links may lead out of the source."""
+        return self._tree.follows_links
+
+    @property
+    def linked(self) -> list[str]:
+        """Links to folders in the whole tree that are not followed, as far as the walk has come."""
+        return self._tree.linked
 
     @property
     def root(self) -> Path:
@@ -110,7 +128,7 @@ class Folder:
 
     def child(self, name: str) -> Folder:
         """Return a folder directly in this one by its name."""
-        return Folder(self._tree, f"{self.place}/{name}" if self.place else name)
+        return Folder(self._tree, joined(self.place, name))
 
     def anywhere(self) -> Iterator[str]:
         """Yield the paths of all files of the source, relative to its root: those of this folder first."""
@@ -121,7 +139,7 @@ class Folder:
     @cached_property
     def tree(self) -> tuple[str, ...]:
         """Paths of all files in the folder and below, relative to it, sorted."""
-        cut = len(self.place) + 1 if self.place else 0
+        cut = len(joined(self.place, ""))
         return tuple(sorted(path[cut:] for path in self._tree.files_below(self.place)))
 
     @cached_property

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.folders import confined, metadata_of
+from usjepa.cache.sources.formats.packed.members import is_there
 from usjepa.cache.sources.layouts.base import NO_PATIENTS, NO_SPLITS, Folder, Listed, Row
 from usjepa.cache.sources.layouts.tables import Line, Table, read_table
 from usjepa.cache.sources.registry import accepted, join_path, reader_of_file, split_path
@@ -36,7 +37,7 @@ class Manifest:
         """Return the files that the manifest names."""
         table = read_table(_found(folder) or folder.path)
         group, split = table.group_column(), table.split_column()
-        rows = tuple(read_manifest(table.file))
+        rows = tuple(read_manifest(table.file, folder.follows_links))
         unused = [f"`{name}`" for name in table.columns if name and name not in (*_COLUMNS, group, split)]
         notes = (f"columns {', '.join(unused)} are not used.",) if unused else ()
         placed = "folders" if any(row.split for row in rows) else NO_SPLITS
@@ -59,7 +60,7 @@ def _found(folder: Folder) -> Path | None:
     return folder.path / found[0] if found else None
 
 
-def read_manifest(manifest: Path) -> list[Row]:
+def read_manifest(manifest: Path, follow_links: bool = False) -> list[Row]:
     """Return the manifest's rows in its own order, paths checked and normalised; groups only where it names them.
 
     Raises:
@@ -74,7 +75,7 @@ def read_manifest(manifest: Path) -> list[Row]:
     rows: list[Row] = []
     seen: dict[str, int] = {}
     for line in table.lines:
-        row = _row(table, line, group, split)
+        row = _row(table, line, group, split, follow_links)
         if row.path in seen:
             raise table.wrong(line, f"path {row.path!r} stands in line {seen[row.path]} already")
         seen[row.path] = line.number
@@ -84,17 +85,19 @@ def read_manifest(manifest: Path) -> list[Row]:
     return rows
 
 
-def _row(table: Table, line: Line, group: str | None, split: str | None) -> Row:
+def _row(table: Table, line: Line, group: str | None, split: str | None, follow: bool) -> Row:
     """Return the row that a line describes."""
     folder, cells = table.file.parent, line.cells
     if not cells["path"]:
         raise table.wrong(line, "its path is empty")
     file, image = split_path(cells["path"])
     try:
-        full = confined(folder, file)
+        full = confined(folder, file, follow)
     except ValueError as error:
         raise table.wrong(line, f"path {file!r} is refused: {error}") from error
-    if full.is_dir() or not full.exists():  # a pipe or a device is recorded as unreadable, as it is in a folder
+    if full.is_dir() or not (
+        full.exists() or is_there(full)
+    ):  # a pipe or a device is recorded as unreadable, as it is in a folder
         reason = "is a folder" if full.is_dir() else "does not exist"
         slashes = "; write paths with / and not with \\" if "\\" in file else ""
         raise table.wrong(line, f"{file!r} {reason} in {folder}{slashes}")
@@ -108,18 +111,18 @@ def _row(table: Table, line: Line, group: str | None, split: str | None) -> Row:
         group=cells[group] if group else "",
         label=cells.get("label", placed.label),
         split=table.split_of(line, split) if split else placed.split,
-        region=_mask(table, line, cells["region"]) if cells.get("region") else "",
+        region=_mask(table, line, cells["region"], follow) if cells.get("region") else "",
     )
 
 
-def _mask(table: Table, line: Line, named: str) -> str:
+def _mask(table: Table, line: Line, named: str, follow: bool) -> str:
     """Return the path of a mask of the scan, checked and normalised."""
     folder = table.file.parent
     try:
-        full = confined(folder, named)
+        full = confined(folder, named, follow)
     except ValueError as error:
         raise table.wrong(line, f"region {named!r} is refused: {error}") from error
-    if not full.is_file():
+    if not is_there(full):
         raise table.wrong(line, f"region {named!r} does not exist in {folder}")
     if reader_of_file(full) is None:
         raise table.wrong(line, f"region {named!r} is of a kind that is not read")

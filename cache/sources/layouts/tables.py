@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.plain_files import open_plain
+from usjepa.cache.sources.formats.packed.members import open_list
 from usjepa.cache.sources.splits import KNOWN, TEST, TRAIN, names_split, split_named
 from usjepa.cache.terminal.refusals import advice
 
@@ -139,10 +139,11 @@ _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 def read_text(file: Path) -> str:
     """Return the text of a file that describes others; UsageError where it is none."""
     try:
-        if file.stat().st_size > _MOST_BYTES:
+        with open_list(file) as opened:
+            data = opened.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
             raise UsageError(f"{file}: more than {_MOST_BYTES >> 30} GiB are no list of files.")
-        with io.TextIOWrapper(io.BufferedReader(open_plain(file)), encoding="utf-8-sig", newline="") as opened:
-            return opened.read()
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{file}: not UTF-8 ({error.reason} at byte {error.start}). Save it as UTF-8.") from error
     except OSError as error:
@@ -152,8 +153,8 @@ def read_text(file: Path) -> str:
 def head_of(file: Path) -> str:
     """Return the whole lines at the beginning of a text; "" where it is none."""
     try:
-        with open_plain(file) as opened:
-            data = opened.read(_HEAD_NBYTES) or b""
+        with open_list(file) as opened:
+            data = opened.read(_HEAD_NBYTES)
     except OSError:
         return ""
     whole = data if len(data) < _HEAD_NBYTES else data[: data.rfind(b"\n") + 1]
@@ -186,8 +187,8 @@ def _quoted(names: list[str]) -> str:
 def read_json(file: Path) -> Any:
     """Return what a JSON file holds; UsageError where it is none."""
     try:
-        with open_plain(file) as opened:
-            data = opened.readall()
+        with open_list(file) as opened:
+            data = opened.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
             raise UsageError(f"{file}: more than {_MOST_BYTES >> 30} GiB are no list of files.")
         return json.loads(data)

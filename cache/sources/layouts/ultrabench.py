@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.formats.packed.members import is_there
 from usjepa.cache.sources.layouts.base import NO_PATIENTS, Folder, Listed, Row, once
 from usjepa.cache.sources.layouts.tables import objects, read_json
 from usjepa.cache.sources.splits import split_named
@@ -108,7 +109,7 @@ def lacks_validation(folder: Path) -> bool:
 
 def is_task(folder: Path) -> bool:
     """Return whether a folder is a task's."""
-    return (folder / TEST_LIST).is_file() and any((folder / names[0]).is_file() for names in _CONVENTIONS)
+    return is_there(folder / TEST_LIST) and any(is_there(folder / names[0]) for names in _CONVENTIONS)
 
 
 def task_name(folder: Path) -> str:
@@ -145,12 +146,12 @@ def _named_classes(items: list[dict[str, Any]]) -> tuple[str, ...]:
 
 def _lists(folder: Path) -> list[Path]:
     """Return the lists of the one convention that the folder follows."""
-    present = [names for names in _CONVENTIONS if (folder / names[0]).is_file()]
+    present = [names for names in _CONVENTIONS if is_there(folder / names[0])]
     if len(present) > 1:
         raise UsageError(
             f"{folder}: holds train.json and train_val.json, which two versions of UltraBench wrote. Keep one of them."
         )
-    return [folder / name for name in (*present[0], TEST_LIST) if (folder / name).is_file()]
+    return [folder / name for name in (*present[0], TEST_LIST) if is_there(folder / name)]
 
 
 def _item(names: tuple[str, ...], name: str, item: dict[str, Any], split: str, where: str) -> Item:

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.formats.packed.members import is_there
 from usjepa.cache.sources.layouts.tables import read_json, read_table
 from usjepa.cache.sources.registry import reader_of_file, without_ending
 from usjepa.cache.sources.splits import KNOWN, names_split
@@ -49,7 +50,7 @@ def refuse_unread(folder: Folder) -> None:
         if PurePosixPath(name).stem in beside and not name.lower().endswith(_TABLES):
             continue  # a note on one file
         reason = _reason(folder.path / name, len(lists) <= _FEW)
-        if reason and (folder.path / name).is_file():  # a pipe lists nothing
+        if reason and is_there(folder.path / name):  # a pipe lists nothing
             raise UsageError(
                 f"{folder.path / name}: {reason}, and no layout that is known has such a list. Test frames could be "
                 f"trained on. Write {folder.root}/manifest.csv that lists the files, for example:\n"

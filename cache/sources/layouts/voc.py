@@ -6,7 +6,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.plain_files import open_plain
+from usjepa.cache.sources.formats.packed.members import open_list
 from usjepa.cache.sources.layouts.base import NO_PATIENTS, Folder, Listed, Row, missing
 from usjepa.cache.sources.layouts.tables import read_text
 from usjepa.cache.sources.splits import TEST, TRAIN_VAL, split_named
@@ -74,7 +74,7 @@ def _label(folder: Folder, name: str) -> str:
 def classes_of(annotation: Path) -> set[str]:
     """Return the names of an annotation's objects, lower case; UsageError where it is no such XML."""
     try:
-        with open_plain(annotation) as opened:
+        with open_list(annotation) as opened:
             data = opened.read(_LARGEST_XML + 1)
         if len(data) > _LARGEST_XML or b"<!ENTITY" in data:
             raise UsageError(f"{annotation}: not a PASCAL VOC annotation: too large, or it defines entities.")

@@ -27,6 +27,7 @@ from usjepa.cache.sources.formats.arrays.sets import (
     without_images,
 )
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.packed.memory import openable
 from usjepa.cache.sources.formats.plausible import require_frame, require_room
 
 if TYPE_CHECKING:
@@ -60,14 +61,14 @@ class Hdf5Reader(Reader):
         """Return the names of a file's image datasets in codepoint order."""
         import h5py
 
-        with h5py.File(file, "r", locking=False) as opened:
+        with h5py.File(openable(file), "r", locking=False) as opened:
             return list(image_sets(data_sets(opened)))
 
     def doubts(self, file: Path) -> dict[str, str]:
         """Return which of them hold something else, by what their names and samples say."""
         import h5py
 
-        with h5py.File(file, "r", locking=False) as opened:
+        with h5py.File(openable(file), "r", locking=False) as opened:
             return _doubts(data_sets(opened))
 
     def probe(self, file: Path, image: str) -> FileFacts:
@@ -118,7 +119,9 @@ class Hdf5Reader(Reader):
             # would otherwise recognise the file and share the inherited handle.
             self._open = None
             opened.close()
-        opened = h5py.File(file, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_NBYTES, rdcc_nslots=_CHUNK_SLOTS)
+        opened = h5py.File(
+            openable(file), "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_NBYTES, rdcc_nslots=_CHUNK_SLOTS
+        )
         self._open = (os.getpid(), file, opened)
         return opened
 

@@ -14,6 +14,7 @@ import numpy as np
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.formats.arrays.base import ArrayReader, Arrays, Part
 from usjepa.cache.sources.formats.arrays.sets import SMALLEST_EDGE
+from usjepa.cache.sources.formats.packed.memory import openable
 from usjepa.cache.sources.formats.plausible import require_room
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def _order(shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[int, ...] | No
 def _of_hdf5(file: Path) -> Arrays:
     import h5py
 
-    opened = h5py.File(file, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_NBYTES)
+    opened = h5py.File(openable(file), "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_NBYTES)
     found: dict[str, Samples] = {}
 
     def visit(name: str, item: Any) -> None:

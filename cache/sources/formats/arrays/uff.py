@@ -15,6 +15,7 @@ import numpy as np
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import Spacing, spacing_of
 from usjepa.cache.sources.formats.arrays.base import ArrayReader, Arrays, Part
+from usjepa.cache.sources.formats.packed.memory import openable
 from usjepa.cache.sources.formats.plausible import require_frame, require_room
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class UffReader(ArrayReader):
         """Return the B-mode of each set of beamformed data; ValueError where there is none."""
         import h5py
 
-        opened = h5py.File(file, "r", locking=False)
+        opened = h5py.File(openable(file), "r", locking=False)
         try:
             kinds = _classes(opened)
             found = {name: _bmode(file, opened[name]) for name, kind in kinds.items() if kind == _BEAMFORMED}

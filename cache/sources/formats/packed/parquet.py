@@ -1,0 +1,189 @@
+"""Read images in the cells of Parquet files, as Hugging Face stores them.
+
+Each is a source, `a.parquet::image/17`. A column of images is one of bytes, alone or beside their path in a structure.
+Labels, groups and splits come from the columns that a manifest would have; names of labels from what Hugging Face
+writes beside them. A file called `test-00000-of-00002.parquet` is of that split.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.interrupt import safe_point
+from usjepa.cache.sources.base import Described, Reader
+from usjepa.cache.sources.formats.images import ImageReader
+from usjepa.cache.sources.formats.packed.memory import MemoryFiles
+from usjepa.cache.sources.splits import KNOWN, split_named, split_of_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from numpy.typing import NDArray
+
+    from usjepa.cache.sources.base import FileFacts
+
+_LABELS = ("label", "labels", "class", "category", "target", "diagnosis")
+_GROUPS = ("group", "patientid", "patient", "subject", "subjectid", "mrn", "caseid", "studyid", "videoid", "video")
+_MASKS = re.compile(r"(?:.*_)?(masks?|labels?|seg|segmentations?|annotations?|gt)(?:_.*)?", re.I)
+_SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?")
+_MOST_CELLS = 1 << 22
+
+
+class ParquetReader(Reader):
+    """Read images of Parquet files; keep the row group that was read last."""
+
+    name = "parquet"
+    version = 1
+    title = "Parquet with images"
+    endings = (".parquet",)
+    container = True
+
+    def __init__(self) -> None:
+        self._cells: tuple[Path, str, int, Any] | None = None
+        self._images = ImageReader()
+        self._held: tuple[Path, str, MemoryFiles, Path] | None = None
+
+    def images(self, file: Path) -> list[str]:
+        """Return the names of the images, `column/row`, rows with as many digits as the last needs."""
+        with _opened(file) as opened:
+            count = opened.metadata.num_rows
+            if count > _MOST_CELLS:
+                raise ValueError(f"it claims {count:,} rows; at most {_MOST_CELLS:,} are read")
+            digits = len(str(max(count - 1, 0)))
+            return [f"{column}/{row:0{digits}}" for column in _columns(opened) for row in range(count)]
+
+    def doubts(self, file: Path) -> Mapping[str, str]:
+        """Return the images of columns that are called like masks."""
+        names = {name: _MASKS.fullmatch(name.rpartition("/")[0]) for name in self.images(file)}
+        return {name: f"{match[1].lower()}, by its name" for name, match in names.items() if match}
+
+    def described(self, file: Path) -> Mapping[str, Described]:
+        """Return label, group and split of each image; UsageError for a split that is not known."""
+        with _opened(file) as opened:
+            labels, groups = _texts(opened, _LABELS), _texts(opened, _GROUPS)
+            splits = _splits(file, opened)
+            count = opened.metadata.num_rows
+        rows = [
+            Described(labels[row] if labels else "", groups[row] if groups else "", splits[row] if splits else "")
+            for row in range(count)
+        ]
+        return {name: rows[int(name.rpartition("/")[2])] for name in self.images(file)}
+
+    def probe(self, file: Path, image: str) -> FileFacts:
+        """Decode an image and return its facts; ValueError where there is none."""
+        self._cells = self._held = None
+        if not image:
+            with _opened(file) as opened:
+                held = ", ".join(f"{field.name} {field.type}" for field in opened.schema_arrow)
+            raise ValueError(f"none of its columns holds images as bytes: it has {held or 'none'}")
+        return self._images.probe(self._unpacked(file, image))
+
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        """Yield frames of an image; but for TIFF and WebP it has one."""
+        yield from self._images.frames(self._unpacked(file, image), "", wanted)
+
+    def _unpacked(self, file: Path, image: str) -> Path:
+        if self._held is None or self._held[:2] != (file, image):
+            files = MemoryFiles()
+            self._held = (file, image, files, files.add("image", [self._bytes(file, image)]))
+            self._images = ImageReader()  # it knows files by their paths
+        return self._held[3]
+
+    def _bytes(self, file: Path, image: str) -> bytes:
+        column, _, number = image.rpartition("/")
+        row = int(number)
+        with _opened(file) as opened:
+            if column not in _columns(opened) or not 0 <= row < opened.metadata.num_rows:
+                raise ValueError(f"it holds no image {image!r}")
+            group = 0
+            while row >= opened.metadata.row_group(group).num_rows:
+                row -= opened.metadata.row_group(group).num_rows
+                group += 1
+            if self._cells is None or self._cells[:3] != (file, column, group):
+                cells = opened.read_row_group(group, columns=[column], use_threads=False).column(column)
+                self._cells = (file, column, group, cells)
+        cell = self._cells[3][row].as_py()
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if data is None:
+            where = cell.get("path") if isinstance(cell, dict) else None
+            raise ValueError(
+                f"its cell {image!r} is empty" + (f": the image lies elsewhere, in {where!r}" if where else "")
+            )
+        return bytes(data)
+
+
+def _opened(file: Path) -> pq.ParquetFile:
+    import pyarrow.parquet as pq
+
+    safe_point()
+    return pq.ParquetFile(file, pre_buffer=False, memory_map=False)
+
+
+def _columns(opened: pq.ParquetFile) -> list[str]:
+    """Return the columns of images: structures with bytes, and bytes alone."""
+    return [field.name for field in opened.schema_arrow if _holds_bytes(field.type)]
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        names = [kind.field(place).name for place in range(kind.num_fields)]
+        return "bytes" in names and _holds_bytes(kind.field("bytes").type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def _texts(opened: pq.ParquetFile, names: Sequence[str]) -> list[str] | None:
+    """Return the cells of the first column that is called one of these; None where none is, or it holds no names."""
+    import pyarrow as pa
+
+    by_name = {_plain(field.name): field for field in reversed(list(opened.schema_arrow))}
+    field = next((by_name[name] for name in names if name in by_name), None)
+    if field is None or not (pa.types.is_string(field.type) or pa.types.is_integer(field.type)):
+        return None
+    cells = opened.read(columns=[field.name], use_threads=False).column(field.name).to_pylist()
+    classes = _classes(opened, field.name)
+    return ["" if cell is None else _named(cell, classes) for cell in cells]
+
+
+def _named(cell: object, classes: Sequence[str]) -> str:
+    return classes[cell] if isinstance(cell, int) and 0 <= cell < len(classes) else str(cell)
+
+
+def _classes(opened: pq.ParquetFile, column: str) -> list[str]:
+    """Return the names of a column's classes, as Hugging Face keeps them beside the schema."""
+    try:
+        kept = json.loads((opened.schema_arrow.metadata or {})[b"huggingface"])
+        return [str(name) for name in kept["info"]["features"][column]["names"]]
+    except (KeyError, TypeError, ValueError):
+        return []
+
+
+def _splits(file: Path, opened: pq.ParquetFile) -> list[str] | None:
+    """Return the split of each row: of a column, else of the file's name; UsageError where it is not known."""
+    own = _texts(opened, ("split",))
+    shard = _SHARD.fullmatch(file.stem)
+    if own is None:
+        try:
+            known = split_named(shard["split"]) if shard else split_of_folder(file.stem)
+        except ValueError:
+            known = None
+        if known is None:
+            raise UsageError(f"{file.name}: which split it is can't be told. Rename the file; splits are {KNOWN}.")
+        return [known] * opened.metadata.num_rows
+    found = {name: split_named(name) for name in set(own)}
+    if None in found.values():
+        unknown = next(name for name, split in found.items() if split is None)
+        raise UsageError(f"{file.name}: the split {unknown!r} is not known; write {KNOWN}, or leave the cell empty.")
+    return [found[name] or "" for name in own]
