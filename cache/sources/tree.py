@@ -160,7 +160,12 @@ class Tree:
                         continue
                     if entry.is_symlink() and not is_folder_of_array(entry.name) and entry.is_dir():
                         if not self.follows_links:
-                            self.linked.append(joined(folder, entry.name))
+                            path = joined(folder, entry.name)
+                            if (self.root / path).resolve().is_relative_to(self.root.resolve()):
+                                self.linked.append(path)
+                            else:  # refused, as a link to a file is
+                                files.append(entry.name)
+                                self._links.add(path)
                             continue
                         self._require_no_circle(folder, entry.name)
                         folders.append(entry.name)

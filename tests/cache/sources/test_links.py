@@ -49,10 +49,13 @@ def test_links_are_followed_where_that_is_asked_for(hub: Path) -> None:
 def test_a_link_to_a_folder_that_is_not_followed_is_told(hub: Path) -> None:
     (hub / "cyst" / "a.png").unlink()
     Image.fromarray(echo(1)[0]).save(hub / "cyst" / "a.png")
-    (hub / "more").symlink_to("../../more")
+    (hub / "more").symlink_to("cyst")
     listing = listed(hub, SETTINGS)
     assert [entry.path for entry in listing.entries] == ["cyst/a.png"]
     assert "links to folders are not followed: 1 (such as more). --follow-links follows them." in listing.notes
+    (hub / "out").symlink_to("../../more")
+    with pytest.raises(UsageError, match=r"out: refused: a symbolic link leads it out .* --follow-links follows"):
+        listed(hub, SETTINGS)
 
 
 def test_a_circle_of_links_is_refused(hub: Path) -> None:
