@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import timm
@@ -12,6 +12,9 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.resolve import load_pass
 from usjepa.cache.teacher.vit import load_vit
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # name: (edge of the input, stage, strides of the map, more arguments)
 MODELS: dict[str, tuple[int, int | None, int, dict[str, Any]]] = {
@@ -31,8 +34,8 @@ def teacher(settings: TeacherSettings, size: int) -> Any:
     return load_vit(settings, size, torch.device("cpu"))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_map_of_features_gives_tokens_row_by_row_at_its_own_stride(name: str) -> None:
+def compared(name: str, _: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens of the teacher, and the places of timm's own map row by row, [2, T, D]."""
     size, stage, stride, args = MODELS[name]
     made = teacher(TeacherSettings(architecture=name, block=stage, norm=False, args=args), size)
     pixels = torch.randint(0, 256, (2, 1, size, size), dtype=torch.uint8)
@@ -41,9 +44,15 @@ def test_a_map_of_features_gives_tokens_row_by_row_at_its_own_stride(name: str) 
         maps = model.forward_intermediates(made.input(pixels, "cpu"), intermediates_only=True)
     wanted = maps[(stage or len(maps)) - 1]
     assert made.grid == (size // stride, size // stride)
-    tokens = made(pixels)
-    assert tokens.shape == (2, made.grid[0] * made.grid[1], made.dim)
-    assert torch.allclose(tokens.reshape(2, *made.grid, -1).permute(0, 3, 1, 2), wanted, atol=1e-5)
+    assert wanted.shape == (2, made.dim, *made.grid)
+    return made(pixels), wanted.flatten(2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_map_of_features_gives_tokens_row_by_row_at_its_own_stride(name: str, tmp_path: Path) -> None:
+    tokens, wanted = compared(name, tmp_path)
+    assert tokens.shape == wanted.shape
+    assert torch.allclose(tokens, wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "hiera_tiny_224", "mvitv2_tiny"])

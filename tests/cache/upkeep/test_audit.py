@@ -17,9 +17,10 @@ from usjepa.cache.cli import main
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.store.writer import StoreWriter
-from usjepa.cache.teacher.resolve import load_teacher
+from usjepa.cache.teacher.resolve import load_pass, load_teacher
 from usjepa.cache.teacher.teacher import Alone
 from usjepa.cache.teacher.vit import ViT, load_vit
+from usjepa.cache.upkeep import audit as auditing
 from usjepa.cache.upkeep.audit import _stratified_rows, audit
 from usjepa.cache.upkeep.status import status_report
 
@@ -135,6 +136,28 @@ def test_the_result_is_kept_in_the_manifest_once_and_shown(tmp_path: Path) -> No
     assert store.generation == 2
     assert store.manifest.audits == (found.record(),)
     assert "audit of latents/demo: passed, 8 rows" in status_report(str(tmp_path / "s"))
+
+
+@pytest.mark.slow
+def test_a_compiled_teachers_latents_are_compared_with_the_eager_models_and_the_tolerance_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = small("cache.teacher.compile=true", "cache.teacher.depth=1")
+    build(str(tmp_path / "s"), recipe, BuildRequest(teacher="random"))
+    (found,) = audit(str(tmp_path / "s"), recipe, "random", rows=8)
+    assert found.passed
+    assert found.eager is not None
+    assert found.eager < 1e-4
+    assert f"not compiled, the model differs by {found.eager:.2g} (tolerance 0.005)" in str(found)
+    assert open_store(tmp_path / "s").manifest.audits == (found.record(),)
+    real = load_pass
+
+    def other(settings: Any, size: int, device: Any) -> Any:
+        return real(settings if settings.compile else settings.model_copy(update={"seed": 3}), size, device)
+
+    monkeypatch.setattr(auditing, "load_pass", other)
+    (found,) = audit(str(tmp_path / "s"), recipe, "random", rows=8, record=False)
+    assert not found.passed
 
 
 def test_the_sample_deals_rows_evenly_over_dataset_shard_and_view(tmp_path: Path) -> None:

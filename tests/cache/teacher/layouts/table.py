@@ -1,4 +1,7 @@
-"""Print the table of docs/reference/teachers.md: how near teachers come to their authors' models."""
+"""Print the table of docs/reference/teachers.md: how near teachers come to their authors' models.
+
+`test_table.py` sees to it that the page has every row and every preset, and no empty cell.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,72 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from tests.cache.teacher import test_examples, test_maps
 from tests.cache.teacher.layouts.test_equality import PAIRS
-from tests.cache.teacher.names import test_transformers
+from tests.cache.teacher.names import test_folders, test_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HERE, THERE = "tests/cache/teacher/layouts/test_equality.py", "tests/cache/teacher/names/test_transformers.py"
-FLAGS = {"tinyusfm": "tinyusfm=FILE", "urfm": "urfm-b=FILE", "usfm": "usfm=FILE", "ultradino": "ultradino-b=FILE",
-         "fetalclip": "fetalclip=FILE", "biomedclip": "biomedclip=FILE", "mae": "mae-b=FILE",
-         "i-jepa": "ijepa-h14=FILE",
-         "dinov2": "dinov2-b=FILE", "dinov2, registers": "dinov2-reg-b=FILE", "dinov2, swiglu": "dinov2-g=FILE",
-         "openai's clip": "clip-b16=FILE", "dinov3": "dinov3-b=FILE", "sam, medsam": "medsam=FILE",
-         "ultrasam (mmdet)": "ultrasam=FILE"}  # fmt: skip
+ROOM = "tests/cache/teacher"
+PRESETS = {
+    "mae": ["mae-b", "mae-l", "mae-h", "usf-mae", "ultrafedfm"],
+    "urfm": ["urfm-b", "urfm-l", "urfm-h"],
+    "tinyusfm": ["tinyusfm"],
+    "usfm": ["usfm"],
+    "i-jepa": ["ijepa-h14", "ijepa-h16-448", "ijepa-g16"],
+    "ultradino": ["ultradino-s", "ultradino-b", "ultradino-l"],
+    "fetalclip": ["fetalclip"],
+    "biomedclip": ["biomedclip"],
+    "openai's clip": ["clip-b16", "clip-l14"],
+    "dinov2": ["dinov2-s", "dinov2-b", "dinov2-l"],
+    "dinov2, registers": ["dinov2-reg-s", "dinov2-reg-b", "dinov2-reg-l", "dinov2-reg-g"],
+    "dinov2, swiglu": ["dinov2-g"],
+    "dinov3": ["dinov3-s", "dinov3-b", "dinov3-l", "dinov3-l-sat"],
+    "sam, medsam": ["sam-b", "medsam"],
+    "ultrasam (mmdet)": ["ultrasam"],
+    "transformers: DINOv2": ["rad-dino"],
+    "transformers: SigLIP": ["medsiglip"],
+}
+"""Row -> presets whose files are of its kind."""
+Pair = tuple[torch.Tensor, torch.Tensor]
+"""Tokens of the teacher, and of its authors' model."""
 
 
-def rows() -> dict[str, tuple[Callable[[Path], tuple[torch.Tensor, torch.Tensor]], str, str]]:
+def rows() -> dict[str, tuple[Callable[[Path], Pair], str, str]]:
     """Return name -> (what compares, what `--teacher` is given, test)."""
-    here = {case: (pair, FLAGS.get(case, "FILE, cache.teacher.args"), HERE) for case, pair in PAIRS.items()}
-    folders = {
-        f"transformers: {case}": (partial(test_transformers.compared, case), "FOLDER", THERE)
-        for case in test_transformers.CASES
-    }
-    return {**here, **folders}
+    found: dict[str, tuple[Callable[[Path], Pair], str, str]] = {}
+    for case, pair in PAIRS.items():
+        found[case] = pair, "FILE, cache.teacher.args", f"{ROOM}/layouts/test_equality.py"
+    for case in test_transformers.CASES:
+        compare = partial(test_transformers.compared, case)
+        found[f"transformers: {case}"] = compare, "FOLDER, hf-hub:ORG/NAME", f"{ROOM}/names/test_transformers.py"
+    found["timm: a folder"] = test_folders.compared_timm, "FOLDER, NAME.TAG", f"{ROOM}/names/test_folders.py"
+    found["open_clip: a folder"] = test_folders.compared_open_clip, "FOLDER", f"{ROOM}/names/test_folders.py"
+    for case in test_maps.MODELS:
+        compare = partial(test_maps.compared, case)
+        found[f"maps: {case}"] = compare, "FILE, cache.teacher.architecture, block", f"{ROOM}/test_maps.py"
+    found["v-jepa 2"] = test_examples.v_jepa_2, "vjepa2_teacher:vjepa2", f"{ROOM}/test_examples.py"
+    found["echocare (monai)"] = test_examples.echocare, "echocare_teacher:echocare", f"{ROOM}/test_examples.py"
+    return {name: (pair, _flags(name, flags), test) for name, (pair, flags, test) in found.items()}
+
+
+def _flags(name: str, flags: str) -> str:
+    if name not in PRESETS:
+        return f"`{flags}`"
+    first, *others = PRESETS[name]
+    return f"`{first}=FILE`" + (f"; also {', '.join(f'`{other}`' for other in others)}" if others else "")
 
 
 def main() -> None:
     """Print the table as Markdown."""
-    print("| layout | `--teacher` | largest difference | smallest cosine | test |\n|---|---|---|---|---|")
+    print("| teacher | `--teacher` | largest difference | smallest cosine | test |\n|---|---|---|---|---|")
     for name, (pair, flags, test) in rows().items():
         with tempfile.TemporaryDirectory() as folder:
             found, wanted = pair(Path(folder))
         most = float((found - wanted).abs().max())
         cosine = float(torch.nn.functional.cosine_similarity(found, wanted, dim=-1).min())
-        print(f"| {name} | `{flags}` | {most:.0e} | {min(cosine, 1.0):.6f} | `{test}` |")
+        print(f"| {name} | {flags} | {most:.0e} | {min(cosine, 1.0):.6f} | `{test}` |")
 
 
 if __name__ == "__main__":

@@ -113,25 +113,35 @@ def a_timm_folder(folder: Path) -> Path:
     return write(folder, model.state_dict(), config=config)
 
 
-def test_a_folder_of_timm_gives_its_models_tokens(tmp_path: Path) -> None:
-    teacher = load_teacher(resolve_teacher(str(a_timm_folder(tmp_path / "f")), None), 64, "cpu")
+def compared_timm(tmp_path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens of the teacher, and those of timm's own model."""
+    teacher: Any = load_teacher(resolve_teacher(str(a_timm_folder(tmp_path / "f")), None), 64, "cpu")
+    assert teacher.identity["input"]["mean"] == [0.5] * 3
     torch.manual_seed(1)
     model: Any = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=3).eval()
     with torch.no_grad():
-        wanted = model.forward_features(teacher.input(images(), "cpu"))[:, 1:]  # type: ignore[attr-defined]
-    assert torch.equal(teacher(images()), wanted)
-    assert teacher.identity["input"]["mean"] == [0.5] * 3
+        wanted = model.forward_features(teacher.input(images(), "cpu"))[:, 1:]
+    return teacher(images()), wanted
 
 
-def test_a_folder_of_open_clip_gives_its_models_tokens(tmp_path: Path) -> None:
+def test_a_folder_of_timm_gives_its_models_tokens(tmp_path: Path) -> None:
+    assert torch.equal(*compared_timm(tmp_path))
+
+
+def compared_open_clip(tmp_path: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return tokens of the teacher, and those of a model that is written from CLIP's paper."""
     plan = Plan(CLIP, width=64, heads=1, pre_norm=True, eps=1e-5, act="quick_gelu")
     vision = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16}
     preprocess = {"mean": [0.3, 0.4, 0.5], "std": [0.2, 0.25, 0.3]}
     config = {"model_cfg": {"quick_gelu": True, "vision_cfg": vision}, "preprocess_cfg": preprocess}
     folder = write(tmp_path / "f", clip_weights(plan), open_clip_config=config)
     teacher = load_teacher(resolve_teacher(str(folder), None), 64, "cpu")
-    wanted = clip_tokens(plan, clip_weights(plan), normalised(preprocess["mean"], preprocess["std"]))
-    assert (teacher(images()) - wanted).abs().max() < 2e-5
+    return teacher(images()), clip_tokens(plan, clip_weights(plan), normalised(preprocess["mean"], preprocess["std"]))
+
+
+def test_a_folder_of_open_clip_gives_its_models_tokens(tmp_path: Path) -> None:
+    found, wanted = compared_open_clip(tmp_path)
+    assert (found - wanted).abs().max() < 2e-5
 
 
 def in_cache(cache: Path, repository: str, make: Any) -> None:
