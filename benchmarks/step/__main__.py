@@ -48,6 +48,7 @@ BOUND, SHALLOW, DEEP, ONLINE = (
     "cached, 24-block teacher",
     "online, 12-block teacher",
 )
+BOTH = "cached, both teachers"
 BARE = "bare forward, 12-block teacher"
 
 
@@ -58,7 +59,8 @@ def recipe_of(args: argparse.Namespace, depth: int, targets: str = "cached") -> 
             "cache.source=phantom", f"cache.phantom.patients={args.patients}", "cache.phantom.frames_per_patient=16",
             "cache.views.count=1", "cache.rows_per_shard=64", f"cache.teacher.name=depth{depth}",
             f"cache.teacher.architecture={args.teacher}", f"cache.teacher.depth={depth}", "cache.teacher.compute=fp32",
-            f"train.teacher=depth{depth}", f"train.targets={targets}", f"train.student.architecture={args.student}",
+            f"train.teacher={'null' if targets.startswith('[') else f'depth{depth}'}", f"train.targets={targets}",
+            f"train.student.architecture={args.student}",
             f"train.batch_size={args.batch}", "train.predictor.depth=6", "train.predictor.dim=192",
             "train.predictor.heads=6",
         ),
@@ -187,11 +189,14 @@ def main() -> None:
         if args.build_only:
             return
         shallow, deep = (make_plan(store, recipe_of(args, depth), None, None) for depth in DEPTHS)
+        names = "[" + ", ".join(f"depth{depth}" for depth in DEPTHS) + "]"
+        together = make_plan(store, recipe_of(args, DEPTHS[0], names), None, None)
         looped = make_plan(store, recipe_of(args, DEPTHS[0], "online"), None, None)
         contenders = {
             BOUND: Contender(shallow, args.steps, in_memory=True),
             SHALLOW: Contender(shallow, args.steps),
             DEEP: Contender(deep, args.steps),
+            BOTH: Contender(together, args.steps),
             ONLINE: Contender(looped, args.steps),
         }
         measure(contenders, args)
@@ -242,11 +247,13 @@ def shares_of(split: dict[str, list[float]], step: list[float]) -> dict[str, str
 def goals_of(samples: dict[str, list[float]]) -> list[Goal]:
     """Return ratios of turns of the same round: whatever slows one down slows the other down too."""
     bound, shallow, deep, online, bare = (samples[name] for name in (BOUND, SHALLOW, DEEP, ONLINE, BARE))
+    both = samples[BOTH]
     summed = [a + b for a, b in zip(shallow, bare, strict=True)]
     return [
         Goal("targets in memory / cached (cached <= 1.03x)", bound, shallow, 1 / 1.03),
         Goal("(cached + bare forward) / online (within 5 %)", summed, online, 0.95),
         Goal("cached, 12-block / 24-block teacher (flat within 5 %)", shallow, deep, 0.95),
+        Goal("cached, one teacher / both (two targets <= 1.1x)", shallow, both, 1 / 1.1),
         Goal("noise: a cached turn / the one before it", shallow[1:], shallow[:-1], None),
     ]
 

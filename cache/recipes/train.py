@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from usjepa.cache.recipes.base import (
     ComputePrecision,
@@ -28,6 +29,13 @@ from usjepa.cache.recipes.base import (
     misfit,
 )
 from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
+
+
+def _distinct(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(targets, tuple) and not 0 < len(set(targets)) == len(targets):
+        raise PydanticCustomError("targets", "must name one layer of latents or more, each once")
+    return targets
+
 
 _Beta = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -136,8 +144,14 @@ class TrainSettings(Settings):
 
     teacher: Annotated[str | None, Hard("training")] = None
     """Name of the teacher whose latents are predicted; null: the store's only one."""
-    targets: Annotated[Literal["cached", "online"], Hard("training")] = "cached"
-    """Take latents from the store, or compute them in the loop: the teacher on the same pixels."""
+    targets: Annotated[Literal["cached", "online"] | tuple[str, ...], AfterValidator(_distinct), Hard("training")] = (
+        "cached"
+    )
+    """Take latents from the store, or compute them in the loop: the teacher on the same pixels. Or name several layers
+    of latents of the store, as `[urfm.8, urfm.12]` or two teachers: all are predicted, each by a head of its own on
+    one predictor and normalised by itself."""
+    target_weights: Annotated[tuple[Positive, ...] | None, Hard("training", when_set=True)] = None
+    """Weight of each of several targets in the loss, which is their weighted mean; null: all weigh the same."""
     objective: Annotated[Literal["latents", "pixels", "contrast"], Hard("training")] = "latents"
     """Predict the teacher's latents at masked places, or the patches' own pixels, or tell pairs of images apart.
     `pixels` (SALT's first stage) and `contrast` need no latents in the store: their encoder can serve as a teacher."""
@@ -156,10 +170,12 @@ class TrainSettings(Settings):
     """Loss per element [paper: smooth L1]; cosine: 1 minus the cosine, per patch."""
     beta: Annotated[Positive, Hard("training")] = 1.0
     """Distance at which smooth L1 becomes linear. Not stated in the paper; torch's default."""
-    target_norm: Annotated[Literal["none", "layer", "standardised", "whitened"], Hard("training")] = "none"
+    target_norm: Annotated[Literal["none", "layer", "standardised", "whitened", "rotated"], Hard("training")] = "none"
     """Normalisation of targets. none: as they are; layer: each token over its channels (in I-JEPA's code; the paper
     does not say); standardised: each channel by its mean and deviation over a sample of training frames; whitened: by
-    the covariance of channels there, so that every direction in which tokens differ weighs the same."""
+    the covariance of channels there, so that every direction in which tokens differ weighs the same; rotated: turned
+    so that all channels have the same variance, and divided by one number (PHI-S), so that directions keep their
+    weights and several targets have one scale."""
     batch_size: Annotated[Count, Hard("training")] = 128
     """Images per step, summed over ranks."""
     accumulate: Annotated[Count, Soft("training")] = 1
@@ -214,8 +230,17 @@ class TrainSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _several_targets_say_all(self) -> TrainSettings:
+        named = self.targets if isinstance(self.targets, tuple) else ()
+        if named and self.teacher is not None:
+            raise misfit("targets", list(named), f"names the layers: leave out teacher ({self.teacher})")
+        if self.target_weights is not None and len(self.target_weights) != len(named):
+            raise misfit("target_weights", self.target_weights, f"must have one weight for each target, {len(named)}")
+        return self
+
+    @model_validator(mode="after")
     def _pixels_ask_no_teacher(self) -> TrainSettings:
-        if self.objective != "latents" and (self.targets == "online" or self.teacher is not None):
+        if self.objective != "latents" and (self.targets != "cached" or self.teacher is not None):
             raise misfit("objective", self.objective, "has no teacher: leave out targets and teacher")
         return self
 

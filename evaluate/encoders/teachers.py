@@ -120,7 +120,8 @@ class Teachers:
         if self._wanted is None:
             return (
                 None,
-                "the run learnt from no teacher (objective: pixels), or its config.json does not say from which.",
+                "the run learnt from no teacher (objective: pixels) or from several targets, or its config.json does "
+                "not say from which.",
             )
         for name in store.latents:
             if store.identity[f"latents/{name}"].get("teacher") == self._wanted:

@@ -29,10 +29,12 @@ def another(field: FieldInfo, value: Any) -> Any:
     kind = field.annotation
     if get_origin(kind) is Literal:
         return next(one for one in get_args(kind) if one != value)
+    if isinstance(value, str) and (choices := [one for one in get_args(kind) if get_origin(one) is Literal]):
+        return next(one for one in get_args(choices[0]) if one != value)
     choice = next((one for one in get_args(kind) if get_origin(one) is Literal), None)
     several = next((one for one in get_args(kind) if get_origin(one) is tuple), None)
     if value is None and several is not None:
-        return ["x"] if get_args(several)[0] is str else [2]
+        return {str: ["x"]}.get(get_args(several)[0], [2])
     if value is None:
         return get_args(choice)[0] if choice else "x" if str in get_args(kind) else 2
     if isinstance(value, dict):

@@ -161,7 +161,7 @@ class BatchMaker:
         """Return the latents of the kept images, float32 [B, T, D]; None with an online teacher."""
         if self._targets.online is not None:
             return None
-        latents_RTD = read.targets(str(self._device))
+        latents_RTD = self._targets.stored(read, str(self._device))
         if len(kept) == len(latents_RTD):
             return latents_RTD
         if self._copies is None:

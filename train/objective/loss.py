@@ -15,6 +15,7 @@ from torch.nn import functional
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.train.objective.targets import Targets
 
 
 def loss(
@@ -58,6 +59,28 @@ def image_losses(
     block_BM = patch_BMP.sum(dim=-1) / patches_BM.clamp(min=1)
     blocks_B = (patches_BM > 0).sum(dim=-1)
     return block_BM.sum(dim=-1) / blocks_B.clamp(min=1), blocks_B > 0
+
+
+def several_losses(
+    predictions_BMPD: torch.Tensor,
+    targets_BMPD: torch.Tensor,
+    valid_BMP: torch.Tensor,
+    settings: TrainSettings,
+    targets: Targets,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return each image's loss, and its loss for each of K targets, float32 [B] and [K, B].
+
+    Of several targets, which lie side by side along D, the loss is the weighted mean of what each has by itself; of
+    one it is what `image_losses` gives.
+    """
+    if not targets.parts:
+        image_B, _ = image_losses(predictions_BMPD, targets_BMPD, valid_BMP, settings)
+        return image_B, image_B[None]
+    widths = [part.dim for part in targets.parts]
+    pairs = zip(predictions_BMPD.split(widths, dim=-1), targets_BMPD.split(widths, dim=-1), strict=True)
+    each_KB = torch.stack([image_losses(mine, wanted, valid_BMP, settings)[0] for mine, wanted in pairs])
+    weights_K1 = torch.tensor(targets.weights, device=each_KB.device)[:, None]
+    return (weights_K1 * each_KB).sum(dim=0), each_KB
 
 
 def _distance(predictions: torch.Tensor, targets: torch.Tensor, settings: TrainSettings) -> torch.Tensor:

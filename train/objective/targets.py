@@ -4,6 +4,7 @@
 |-----------------|---------------|------------------------------------------------------|
 | latents         | cached        | a teacher's latents, read from the store             |
 | latents         | online        | latents that the recipe's teacher computes each step |
+| latents         | layers' names | several layers of latents, side by side in one tensor |
 | pixels          | -             | the patches' own pixels (`pixel_targets.py`)         |
 | contrast        | -             | none: images find their partners (`contrast_loss.py`)|
 
@@ -15,8 +16,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.identity import differences, explain
+from usjepa.cache.store.precision import to_targets
 from usjepa.cache.teacher.layers import square_grid
 
 if TYPE_CHECKING:
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
     from usjepa.cache.identity import Json
+    from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.recipe import Recipe
 
@@ -45,11 +50,41 @@ class Targets:
     """Computes targets, float32 [B, T, D], from pixels, uint8 [B, C, S, S], in each step; None: they are stored."""
     warning: str | None = None
     """Message for the user before these targets are trusted, such as random weights."""
+    channel_scale: tuple[float, ...] = ()
+    """Of a stored int8 layer."""
+    parts: tuple[Targets, ...] = ()
+    """Of several targets, each by itself; they lie side by side, in this order."""
+    weights: tuple[float, ...] = ()
+    """Of several targets, in the loss; they sum to 1."""
+
+    @property
+    def each(self) -> tuple[Targets, ...]:
+        """The targets one by one: this one, or its parts."""
+        return self.parts or (self,)
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Layers of the store that hold the targets, scales among them if the store has any; () with `online`."""
-        return () if self.online is not None else (f"latents/{self.name}", f"scales/{self.name}")
+        if self.online is not None:
+            return ()
+        return tuple(f"{kind}/{part.name}" for part in self.each for kind in ("latents", "scales"))
+
+    def stored(self, read: Batch, device: str) -> torch.Tensor:
+        """Return the stored targets of a batch that was read, float32 [B, T, D] on a device, in memory of its own."""
+        found = [
+            to_targets(
+                read.arrays[f"latents/{part.name}"], read.arrays.get(f"scales/{part.name}"), part.channel_scale, device
+            )
+            for part in self.each
+        ]
+        if len(found) == 1:
+            return found[0]
+        import torch
+
+        if device != "cpu":
+            return torch.cat(found, dim=-1)
+        # In NumPy, as `to_targets` converts: no loop of torch's beside the thread that trains.
+        return torch.from_numpy(np.concatenate([latents_BTD.numpy() for latents_BTD in found], axis=-1))
 
 
 def choose_targets(store: Store, recipe: Recipe, device: torch.device) -> Targets:
@@ -66,7 +101,31 @@ def choose_targets(store: Store, recipe: Recipe, device: torch.device) -> Target
         return _contrast(store, recipe)
     if recipe.train.targets == "online":
         return _online(store, recipe, device)
+    if isinstance(recipe.train.targets, tuple):
+        return joined_latents(store, recipe.train.targets, recipe.train.target_weights)
     return stored_latents(store, recipe.train.teacher)
+
+
+def joined_latents(store: Store, names: tuple[str, ...], weights: tuple[float, ...] | None) -> Targets:
+    """Return several layers of latents as targets that are predicted together.
+
+    Raises:
+        UsageError: the store lacks one, or their patch grids differ.
+    """
+    parts = tuple(stored_latents(store, name) for name in names)
+    for part in parts:
+        if part.grid != parts[0].grid:
+            raise UsageError(
+                f"{store.location}: the patches of {part.name} form a grid of {part.grid[0]} x {part.grid[1]}, those "
+                f"of {parts[0].name} one of {parts[0].grid[0]} x {parts[0].grid[1]}. Targets that are predicted "
+                "together need one grid: set cache.teacher.image_size so that they have, or train with one of them."
+            )
+    if len(parts) == 1:
+        return parts[0]
+    shares = weights or (1.0,) * len(parts)
+    identity: dict[str, Json] = {"targets": {part.name: part.identity for part in parts}}
+    scaled = tuple(share / sum(shares) for share in shares)
+    return Targets("+".join(names), identity, parts[0].grid, sum(p.dim for p in parts), parts=parts, weights=scaled)
 
 
 def stored_latents(store: Store, teacher: str | None) -> Targets:
@@ -85,7 +144,8 @@ def stored_latents(store: Store, teacher: str | None) -> Targets:
         raise UsageError(f"{store.location}: no latents of {teacher!r}. It holds latents of: {stored}.")
     layer = store.layers[f"latents/{teacher}"]
     tokens, dim = layer.shape
-    return Targets(teacher, layer.identity, square_grid(tokens, f"{store.location}, latents/{teacher}"), dim)
+    grid = square_grid(tokens, f"{store.location}, latents/{teacher}")
+    return Targets(teacher, layer.identity, grid, dim, channel_scale=layer.channel_scale)
 
 
 def _pixels(store: Store, recipe: Recipe) -> Targets:

@@ -29,11 +29,14 @@ class StepLine(TypedDict):
     images_per_s: float
     data_wait_s: float
     """Seconds that the step waited for its batch."""
+    losses: NotRequired[dict[str, float]]
+    """Of several targets (`train.targets`), the loss of each by itself."""
 
 
 class ObjectiveMeasures(TypedDict, total=False):
     """What an objective tells of its targets or pairs at a validation, beside the loss."""
 
+    losses: dict[str, float]
     target_mean: float
     target_std: float
     partner_cosine: float
@@ -52,6 +55,8 @@ class ValidationLine(TypedDict):
     unusable: int
     best: bool
     """Whether the loss is the lowest so far."""
+    losses: NotRequired[dict[str, float]]
+    """Of several targets, the loss of each by itself."""
     target_mean: NotRequired[float]
     """Over all elements of the target patches, normalised for the loss."""
     target_std: NotRequired[float]

@@ -264,6 +264,8 @@ def _step(run: TrainingRun, parts: Parts) -> StepLine:
     result = train_step(run.learner, parts, images, run.loss_limit)
     line["loss"], line["grad_norm"] = result.loss, result.grad_norm
     line["lr"], line["wd"] = result.lr, result.weight_decay
+    if result.each:
+        line["losses"] = {part.name: loss for part, loss in zip(run.plan.targets.parts, result.each, strict=True)}
     return line
 
 

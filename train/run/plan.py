@@ -160,7 +160,7 @@ def describe(plan: TrainingPlan) -> list[str]:
     """Return the lines to log before the first step: sizes, targets, device, warnings."""
     frames, held = plan.order.length, len(plan.validation_rows)
     targets = {
-        "latents": f"{plan.settings.targets} latents of {plan.targets.name}",
+        "latents": f"{'online' if plan.targets.online else 'cached'} latents of {plan.targets.name}",
         "pixels": "normalised pixels",
         "contrast": f"images of one {plan.settings.contrast.positives}, told from all others of a batch",
     }[plan.settings.objective]

@@ -19,7 +19,7 @@ from usjepa.train.data.batches import BatchMaker
 from usjepa.train.data.pairs import PairMaker
 from usjepa.train.model.contrast import Contrast
 from usjepa.train.model.jepa import Jepa, make_optimizer, restore, training_state
-from usjepa.train.objective.target_norm import TargetNorm, measured
+from usjepa.train.objective.target_norm import JoinedNorm, TargetNorm, measured, restored
 from usjepa.train.record.checkpoint import Best, RunProgress, Tensors
 from usjepa.train.record.curve import draw_curve
 from usjepa.train.record.events import Events
@@ -97,7 +97,7 @@ class TrainingRun:
             soft = found[0].soft if found[0].validated == plan.settings.epochs else plan.soft
             self.progress = replace(found[0], soft=soft, store={**found[0].store, **content})
             restore(self.model, optimizer, found[1])
-            self.norm = TargetNorm.restored(plan.settings.target_norm, found[1])
+            self.norm = restored(plan.settings.target_norm, plan.targets, found[1])
         self.learner = Learner(ranks.parallel(self._compiled()), optimizer, plan, ranks)
         self.batches = _new_maker(plan, self.norm)
         self._log: RunLog | None = None
@@ -267,11 +267,11 @@ def _new_model(plan: TrainingPlan) -> Jepa | Contrast:
     return Jepa(plan.settings, plan.store.size, plan.targets.grid, plan.targets.dim)
 
 
-def _new_maker(plan: TrainingPlan, norm: TargetNorm) -> BatchMaker | PairMaker:
+def _new_maker(plan: TrainingPlan, norm: TargetNorm | JoinedNorm) -> BatchMaker | PairMaker:
     if plan.settings.objective == "contrast":
         return PairMaker(plan.store, plan.split, plan.settings, plan.device)
     return BatchMaker(plan.store, plan.targets, plan.settings, plan.device, norm)
 
 
-def _new_norm(plan: TrainingPlan) -> TargetNorm:
+def _new_norm(plan: TrainingPlan) -> TargetNorm | JoinedNorm:
     return measured(plan.settings.target_norm, plan.store, plan.targets, np.sort(plan.split.train), plan.device)

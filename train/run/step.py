@@ -46,6 +46,8 @@ class StepResult:
     """Before clipping."""
     lr: float
     weight_decay: float
+    each: tuple[float, ...] = ()
+    """Of several targets, the loss of each by itself."""
 
 
 def forward(
@@ -86,17 +88,20 @@ def train_step(learner: Learner, parts: Parts, images: int, limit: float = math.
     lr, weight_decay = plan.schedule.lr(step), plan.schedule.weight_decay(step)
     set_rates(optimizer, lr, weight_decay)
     optimizer.zero_grad(set_to_none=True)
-    loss = pair_gradients(learner, parts, images) if _of_pairs(parts) else _masked_gradients(learner, parts, images)
+    if _of_pairs(parts):
+        losses = pair_gradients(learner, parts, images)[None]
+    else:
+        losses = _masked_gradients(learner, parts, images)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     norm = get_total_norm(gradients)
-    rank_loss, grad_norm = torch.stack([loss, norm]).tolist()  # the only wait for the device
-    batch_loss = ranks.add_floats([rank_loss])[0] / ranks.size if ranks.size > 1 else rank_loss
+    *found, grad_norm = torch.cat([losses, norm[None]]).tolist()  # the only wait for the device
+    batch_loss, *each = [x / ranks.size for x in ranks.add_floats(found)] if ranks.size > 1 else found
     if not (batch_loss < limit and math.isfinite(grad_norm)):
         raise TrainingError(_not_finite(learner, parts, batch_loss, grad_norm))
     if settings.clip is not None:
         clip_grads_with_norm_(model.parameters(), settings.clip, norm)
     optimizer.step()
-    return StepResult(batch_loss, grad_norm, lr, weight_decay)
+    return StepResult(batch_loss, grad_norm, lr, weight_decay, tuple(each))
 
 
 def _of_pairs(parts: Parts) -> TypeIs[Sequence[PairBatch]]:
@@ -104,27 +109,37 @@ def _of_pairs(parts: Parts) -> TypeIs[Sequence[PairBatch]]:
 
 
 def _masked_gradients(learner: Learner, parts: Sequence[TrainBatch], images: int) -> torch.Tensor:
-    """Add the gradients of this rank's parts; return its share of the loss, times the number of ranks."""
+    """Add the gradients of this rank's parts; return its share of the loss, times the number of ranks, in a vector.
+
+    Behind it stand the losses of several targets, each by itself.
+    """
     model, ranks = learner.model, learner.ranks
     losses = []
     for number, part in enumerate(parts):
         # Gradients travel between ranks once, with the last part.
         with unsynchronised(model, number + 1 < len(parts)), reporting_lost_ranks(ranks):
             # The average over ranks of sums divided by the mean count is the mean over all images.
-            loss = _part_loss(model, part, images / ranks.size, learner.plan)
-            torch.autograd.backward(loss)
-        losses.append(loss.detach())
-    return torch.stack(losses).sum()
+            found = _part_losses(model, part, images / ranks.size, learner.plan)
+            torch.autograd.backward(found[0])
+        losses.append(torch.stack(found).detach())
+    return torch.stack(losses).sum(dim=0)
 
 
-def _part_loss(model: torch.nn.Module, part: TrainBatch, share: float, plan: TrainingPlan) -> torch.Tensor:
-    """Return the part's sum of image losses over `share`; 0 without an image, with gradients of 0."""
+def _part_losses(model: torch.nn.Module, part: TrainBatch, share: float, plan: TrainingPlan) -> list[torch.Tensor]:
+    """Return the part's sum of image losses over `share`, and that for each of several targets.
+
+    Without an image they are 0, with gradients of 0.
+    """
     pixels_BCSS = _augmented(part, plan)
     if not len(part):
         idle: torch.Tensor = model(pixels_BCSS, part.masks)
-        return idle
+        return [idle] * (1 + len(plan.targets.parts))
     predictions_BMPD, targets_BMPD = forward(model, pixels_BCSS, part, plan)
-    return objective.loss(predictions_BMPD, targets_BMPD, part.masks.targets_valid_BMP, plan.settings, share)
+    valid_BMP = part.masks.targets_valid_BMP
+    if not plan.targets.parts:
+        return [objective.loss(predictions_BMPD, targets_BMPD, valid_BMP, plan.settings, share)]
+    image_B, each_KB = objective.several_losses(predictions_BMPD, targets_BMPD, valid_BMP, plan.settings, plan.targets)
+    return [image_B.sum() / share, *(each_B.sum() / share for each_B in each_KB)]
 
 
 def _augmented(part: TrainBatch, plan: TrainingPlan) -> torch.Tensor:
@@ -143,7 +158,8 @@ def _rows_not_finite(learner: Learner, parts: Sequence[TrainBatch]) -> list[int]
             continue
         with torch.no_grad():
             predictions, targets = forward(model, _augmented(part, plan), part, plan)
-            image_B, _ = objective.image_losses(predictions, targets, part.masks.targets_valid_BMP, plan.settings)
+            valid_BMP = part.masks.targets_valid_BMP
+            image_B, _ = objective.several_losses(predictions, targets, valid_BMP, plan.settings, plan.targets)
         rows += part.rows_B[~torch.isfinite(image_B).cpu().numpy()].tolist()
     return rows
 

@@ -51,6 +51,7 @@ def validate(run: TrainingRun) -> Validation:
     model, plan, ranks = run.model, run.plan, run.ranks
     total, images, unusable = 0.0, 0, 0
     count, sums, squares = 0, 0.0, 0.0
+    each = [0.0] * len(plan.targets.parts)
     model.eval()
     try:
         with closing(run.batches.stream(_requests(run))) as stream, torch.no_grad():
@@ -61,9 +62,12 @@ def validate(run: TrainingRun) -> Validation:
                     continue
                 predictions, targets_BMPD = forward(model, batch.pixels_BCSS.float() / 255.0, batch, plan)
                 valid_BMP = batch.masks.targets_valid_BMP
-                image_B, _ = objective.image_losses(predictions, targets_BMPD, valid_BMP, plan.settings)
+                image_B, each_KB = objective.several_losses(
+                    predictions, targets_BMPD, valid_BMP, plan.settings, plan.targets
+                )
                 # In double, so that the distribution of images over batches does not show.
                 total += float(image_B.double().sum())
+                each = [sum_k + float(each_B.double().sum()) for sum_k, each_B in zip(each, each_KB, strict=False)]
                 images += len(batch)
                 chosen = targets_BMPD[valid_BMP].double()
                 count += chosen.numel()
@@ -72,7 +76,7 @@ def validate(run: TrainingRun) -> Validation:
     finally:
         model.train()
     images, unusable, count = ranks.add([images, unusable, count])
-    total, sums, squares = ranks.add_floats([total, sums, squares])
+    total, sums, squares, *each = ranks.add_floats([total, sums, squares, *each])
     if not images:
         raise TrainingError(
             f"None of the {unusable} held-out images has a region large enough for its masks: lower "
@@ -82,7 +86,10 @@ def validate(run: TrainingRun) -> Validation:
         raise TrainingError(f"The validation loss is {total}: the weights have diverged. Lower train.lr.")
     mean = sums / count
     deviation = math.sqrt(max(0.0, squares / count - mean * mean))
-    return Validation(total / images, images, unusable, {"target_mean": mean, "target_std": deviation})
+    measures: ObjectiveMeasures = {"target_mean": mean, "target_std": deviation}
+    if each:
+        measures["losses"] = {part.name: sum_k / images for part, sum_k in zip(plan.targets.parts, each, strict=True)}
+    return Validation(total / images, images, unusable, measures)
 
 
 def _validate_pairs(run: TrainingRun, batches: PairMaker) -> Validation:
