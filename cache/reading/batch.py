@@ -48,3 +48,8 @@ class Batch:
     def targets(self, device: str = "cpu") -> torch.Tensor:
         """Return the latents as float32 [B, T, D] on a device; int8 is scaled back there."""
         return to_targets(self.latents, self.scales, self.channel_scale, device)
+
+    def targets_of(self, teacher: str, channel_scale: tuple[float, ...], device: str = "cpu") -> torch.Tensor:
+        """Return the latents of one of several teachers that were read, as `targets` does."""
+        latents, scales = self.arrays[f"latents/{teacher}"], self.arrays.get(f"scales/{teacher}")
+        return to_targets(latents, scales, channel_scale, device)

@@ -20,7 +20,6 @@ import numpy as np
 
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.identity import differences, explain
-from usjepa.cache.store.precision import to_targets
 from usjepa.cache.teacher.layers import square_grid
 
 if TYPE_CHECKING:
@@ -71,12 +70,7 @@ class Targets:
 
     def stored(self, read: Batch, device: str) -> torch.Tensor:
         """Return the stored targets of a batch that was read, float32 [B, T, D] on a device, in memory of its own."""
-        found = [
-            to_targets(
-                read.arrays[f"latents/{part.name}"], read.arrays.get(f"scales/{part.name}"), part.channel_scale, device
-            )
-            for part in self.each
-        ]
+        found = [read.targets_of(part.name, part.channel_scale, device) for part in self.each]
         if len(found) == 1:
             return found[0]
         import torch
