@@ -24,8 +24,11 @@ def written(tmp_path: Path, text: str) -> str:
     return str(path)
 
 
-def test_the_three_recipes_are_there() -> None:
-    assert recipe_names() == ["us-jepa", "usrc-jepa", "demo", "demo-teacher", "small", "small-teacher"]
+def test_the_recipes_are_there_in_the_order_of_the_file() -> None:
+    first_stages = ["demo-teacher", "demo-contrast"]
+    assert recipe_names() == [
+        "us-jepa", "usrc-jepa", "demo", *first_stages, "small", "small-contrast", "dense", "dense-teacher", "small-teacher"
+    ]  # fmt: skip
     for name in recipe_names():
         assert load_recipe(name).description
 
@@ -127,7 +130,7 @@ def test_an_unknown_recipe_names_the_nearest_and_all() -> None:
     with pytest.raises(
         RecipeError,
         match=r"no recipe 'us-jepaa'; did you mean 'us-jepa'\? "
-        r"There are: us-jepa, usrc-jepa, demo, demo-teacher, small, small-teacher",
+        r"There are: us-jepa, usrc-jepa, demo, demo-teacher, demo-contrast, small, ",
     ):
         load_recipe("us-jepaa")
 
