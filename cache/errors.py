@@ -59,6 +59,12 @@ class NotSealedError(StoreError):
     exit_code = 2
 
 
+class WithdrawnError(StoreError):
+    """A generation holds rows that were removed from the store since."""
+
+    exit_code = 2
+
+
 class IdentityError(StoreError):
     """What is wanted differs from what is stored in a field that changes numbers."""
 

@@ -1,4 +1,4 @@
-"""Define the commands for the life of a store: copy and gc."""
+"""Define the commands for the life of a store: copy, gc and remove."""
 
 from __future__ import annotations
 
@@ -60,3 +60,32 @@ def gc(
     from usjepa.cache.thinning.collect import collect
 
     collect(store, keep, dry_run, runs, forget, unfinished, steal)
+
+
+@click.command()
+@click.argument("store")
+@click.option("--group", "groups", multiple=True, help="All sources of this group: a patient, a clip. Repeatable.")
+@click.option("--source", "sources", multiple=True, help="This source, by its path in the store. Repeatable.")
+@click.option("--dataset", "datasets", multiple=True, help="All sources of this data set. Repeatable.")
+@click.option("--runs", multiple=True, metavar="FOLDER", help="Where runs lie: those that saw the rows are named.")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
+@steal_option
+@ends_well
+def remove(
+    store: str,
+    groups: tuple[str, ...],
+    sources: tuple[str, ...],
+    datasets: tuple[str, ...],
+    runs: tuple[str, ...],
+    dry_run: bool,
+    steal: bool,
+) -> None:
+    """Remove sources from STORE, as when a patient withdraws: their rows become holes, and their bytes go.
+
+    Shards are written anew without them; other rows keep their numbers and bytes. Then run gc: earlier generations may
+    still name files. Interrupted, the same command goes on.
+    """
+    from usjepa.cache.thinning.remove import remove as remove_from
+    from usjepa.cache.thinning.withdrawal import Choice
+
+    remove_from(store, Choice(groups, sources, datasets), runs, dry_run, steal)

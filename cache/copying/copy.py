@@ -56,7 +56,7 @@ def copy_store(
     store = open_store(source)
     refuse_unfinished(there)
     manifest = selection.thinned(store.manifest, there.url)
-    order = Order(there, here, selection, manifest, tuple(_kept(there, selection, store.generation)))
+    order = Order(there, here, selection, manifest, tuple(_kept(there, selection, store.manifest)))
     numbers = selection.rows_of(store) if selection.numbers_anew else None
     begun = time.perf_counter()
     with (
@@ -93,11 +93,11 @@ def _refuse_itself(source: Storage, target: Storage) -> None:
         raise UsageError(f"{target.url}: lies in {source.url}, or the other way round. Give another place.")
 
 
-def _kept(storage: Storage, selection: Selection, newest: int) -> Iterator[Manifest]:
+def _kept(storage: Storage, selection: Selection, newest: Manifest) -> Iterator[Manifest]:
     """Yield the earlier generations that the source keeps, ascending."""
     for number in kept_generations(storage):
-        if number >= newest:
-            continue
+        if not newest.withdrawn_since <= number < newest.generation:
+            continue  # one from before a removal can't be read, and may name who withdrew
         try:
             manifest = read_manifest(storage, number)
             if manifest is not None:

@@ -17,10 +17,10 @@ from usjepa.cache.errors import DamageError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.protocol import TABLE_LIMIT
-from usjepa.cache.store.commits import committed_shard, read_commit
+from usjepa.cache.store.commits import committed_shard, read_commit, whole_shard
 from usjepa.cache.store.descriptions import commit_of, derivable, soft_of, table_hashes
 from usjepa.cache.store.generations import NEWEST, generation_name
-from usjepa.cache.store.shard import damaged_slots, parse_trailer
+from usjepa.cache.store.shard import damaged_slots
 from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -177,17 +177,13 @@ def _table(storage: Storage, name: str, expected: str) -> bytes:
 
 def checked_shard(storage: Storage, layer: Layer, shard: int, table: str) -> bytes:
     """Return a whole shard file, every row of it checked; raises DamageError that names the row."""
-    name, layout = layer.shard_name(shard), layer.layout
-    where = f"{storage.url}/{name}"
+    where = f"{storage.url}/{layer.shard_name(shard)}"
     try:
-        data = storage.read(name, layout.size(layer.rows_per_shard))
-        trailer = parse_trailer(data[-layout.trailer_nbytes :], len(data), layout, table, where)
-    except FileNotFoundError as error:
-        raise DamageError(f"{where}: missing. {_MEND}", layer=layer.name, shard=shard) from error
+        data, trailer = whole_shard(storage, layer, shard, table)
     except DamageError as error:
         raise DamageError(f"{error} {_MEND}", layer=layer.name, shard=shard) from error
     first = shard * layer.rows_per_shard
-    bad = damaged_slots(memoryview(data), trailer, layout, bytes.fromhex(layer.digest), first)
+    bad = damaged_slots(memoryview(data), trailer, layer.layout, bytes.fromhex(layer.digest), first)
     if bad:
         raise DamageError(
             f"{where}: row {first + bad[0]} is not what was built{f', nor are {len(bad) - 1} more' * (len(bad) > 1)}. "

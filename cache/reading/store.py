@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from usjepa.cache.errors import DamageError, FormatError, HoleError, NotSealedError, StoreError, UsageError
+from usjepa.cache.errors import (
+    DamageError,
+    FormatError,
+    HoleError,
+    NotSealedError,
+    StoreError,
+    UsageError,
+    WithdrawnError,
+)
 from usjepa.cache.lazy import lazy
 from usjepa.cache.reading.arrays import dask_array_of, zarr_array_of
 from usjepa.cache.reading.batch import Batch
@@ -306,16 +314,19 @@ def open_store(
 
     Raises:
         FormatError: no store, or one of a newer major format.
-        NotSealedError: its build has not finished.
+        NotSealedError: its build, or a copy into it or a removal from it, has not finished.
+        WithdrawnError: rows of that generation were removed since.
         DamageError: its manifest or a layer's description is damaged.
     """
     storage = open_storage(path)
     if isinstance(path, Path) and not path.exists():
         raise FormatError(f"{path}: no such folder.")
     root_settings(storage)
+    refuse_unfinished(storage)
     manifest = read_manifest(storage, generation)
+    if manifest is not None and generation is not None:
+        _refuse_withdrawn(storage, generation)
     if manifest is None:
-        refuse_unfinished(storage)
         if generation is not None:
             raise StoreError(f"{storage.url}: has no generation {generation}.")
         state = read_state(storage)
@@ -327,3 +338,13 @@ def open_store(
     for layer in manifest.layers.values():
         check_layer(storage, layer, read_layer(storage, layer.name))
     return Store(storage.url, manifest, threads, check_rows)
+
+
+def _refuse_withdrawn(storage: Storage, generation: int) -> None:
+    newest = read_manifest(storage)
+    if newest is not None and generation < newest.withdrawn_since:
+        raise WithdrawnError(
+            f"{storage.url}: rows that generation {generation} holds were withdrawn in generation "
+            f"{newest.withdrawn_since}. Use a generation from that one on; a training that began on an earlier one "
+            "can't go on: begin a new run."
+        )

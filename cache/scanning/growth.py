@@ -22,6 +22,7 @@ from usjepa.cache.sources.base import FileFacts
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.splits import TEST
 from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.tables import WITHDRAWN, tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -49,6 +50,8 @@ class _Known(NamedTuple):
     unreadable: dict[SourceKey, str]
     """Those that have no rows because they could not be read."""
     groups: KnownGroups
+    withdrawn: set[str] = set()
+    """Tombstones of contents that were removed from the store, and never join it again."""
 
 
 def grow(
@@ -124,8 +127,9 @@ def _keys(table: SourceTable) -> Iterable[SourceKey]:
 def _known(storage: Storage, segments: Iterable[Segment], journal: ScanJournal | None = None) -> _Known:
     """Return the sources of segments; the journal learns their counts, so that no built source is decoded again."""
     tables = [read_tables(storage, segment)[0] for segment in segments]
-    known = _Known({}, {}, KnownGroups.of(tables))
+    known = _Known({}, {}, KnownGroups.of(tables), set())
     for table in tables:
+        known.withdrawn.update(table.content_hash[table.error == WITHDRAWN])
         for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
             (known.unreadable if error else known.built)[key] = content
         if journal is not None:
@@ -145,7 +149,7 @@ def _new(described: SourceTable, known: _Known) -> NDArray[np.int64]:
     """Return the indices of sources that have no rows yet; SourceError when one that has was edited."""
     here = set(_keys(described))
     moved = {content for key, content in known.built.items() if key not in here}
-    fresh = []
+    fresh, left_out = [], 0
     for i, key in enumerate(_keys(described)):
         content = described.content_hash[i]
         if key in known.built:
@@ -154,6 +158,10 @@ def _new(described: SourceTable, known: _Known) -> NDArray[np.int64]:
                     f"{key[1]} (dataset {key[0]}): its content changed since it was built and its rows show the old "
                     "one. Restore the file, or give the edited one another name to add it as a new source."
                 )
+        elif tombstone(content) in known.withdrawn:
+            left_out += 1
         elif content not in moved and not (described.error[i] and key in known.unreadable):
             fresh.append(i)
+    if left_out:
+        logger.info(f"{left_out:,} files are left out: they were withdrawn from this store (usjepa-cache remove)")
     return np.array(fresh, dtype=np.int64)

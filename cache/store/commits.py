@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.identity import Json, canonical, digest_of, parse_json
-from usjepa.cache.store.shard import parse_trailer
+from usjepa.cache.store.shard import Trailer, parse_trailer
 
 if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Storage
@@ -118,6 +118,24 @@ def committed_shard(storage: Storage, layer: Layer, shard: int) -> Commit | None
     except DamageError:  # not built: the builder makes it again, `verify` names it
         return None
     return commit if commit is not None and shard_matches(storage, layer, commit) else None
+
+
+def whole_shard(storage: Storage, layer: Layer, shard: int, table: str) -> tuple[bytes, Trailer]:
+    """Return a shard file and what its end says; its rows are yet to be checked, with `damaged_slots`.
+
+    Raises:
+        DamageError: it is missing, or not the one with that table (xxh3-128, hex).
+    """
+    name, layout = layer.shard_name(shard), layer.layout
+    where = f"{storage.url}/{name}"
+    try:
+        data = storage.read(name, layout.size(layer.rows_per_shard))
+        return data, parse_trailer(data[-layout.trailer_nbytes :], len(data), layout, table, where)
+    except FileNotFoundError as error:
+        raise DamageError(f"{where}: missing.", layer=layer.name, shard=shard) from error
+    except DamageError as error:
+        error.layer, error.shard = layer.name, shard
+        raise
 
 
 def shard_matches(storage: Storage, layer: Layer, commit: Commit) -> bool:

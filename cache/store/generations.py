@@ -91,6 +91,8 @@ class Manifest:
     """What `verify --repair` mended, oldest first: layer, shard, rows, and whether with the very bytes of before."""
     audits: tuple[dict[str, Json], ...] = ()
     """What `audit` found, oldest first."""
+    removed: tuple[dict[str, Json], ...] = ()
+    """What `remove` took away, oldest first: the generation since which it is gone, and how many rows."""
 
     def row_numbers(self) -> NDArray[np.int64]:
         """Return the rows that exist, ascending, int64 [R']."""
@@ -110,9 +112,14 @@ class Manifest:
         """Shards of each layer."""
         return self.segments[-1].shards(self.rows_per_shard).stop if self.segments else 0
 
+    @property
+    def withdrawn_since(self) -> int:
+        """The newest generation that took rows away, 0 for none: earlier ones can't be read."""
+        return max((int(entry["generation"]) for entry in self.removed), default=0)
+
     def body(self) -> dict[str, Json]:
         """Return everything but the generation number: equal bodies are the same state."""
-        histories = {"repaired": self.repaired, "audits": self.audits}
+        histories = {"repaired": self.repaired, "audits": self.audits, "removed": self.removed}
         return {
             # Absent while empty: a store that was never repaired or audited has the same bytes as ever.
             **{key: list(entries) for key, entries in histories.items() if entries},
@@ -177,7 +184,7 @@ class Manifest:
                 {name: tuple(str(t) for t in entry["tables"]) for name, entry in body["layers"].items()},
                 {name: tuple((int(i), s) for i, s in entry["soft"]) for name, entry in body["layers"].items()},
                 tuple((int(row), str(reason)) for row, reason in body["holes"]),
-                *(tuple(dict(entry) for entry in body.get(key, ())) for key in ("repaired", "audits")),
+                *(tuple(dict(entry) for entry in body.get(key, ())) for key in ("repaired", "audits", "removed")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DamageError(f"{where}: the manifest is not whole ({error}).") from error
@@ -204,10 +211,11 @@ class Manifest:
         if rows and (rows != sorted(set(rows)) or rows[0] < 0 or rows[-1] >= self.extent):
             raise DamageError(f"{where}: it lists holes where no row is.")
         _check_history(self.repaired, {"layer": str, "shard": int, "rows": list, "exact": bool}, where)
+        _check_history(self.removed, {"generation": int, "rows": int}, where)
         _check_history(self.audits, {"layer": str, "rows": int, "relative_error": float, "passed": bool}, where)
 
 
 def _check_history(entries: tuple[dict[str, Json], ...], fields: dict[str, type], where: str) -> None:
     for entry in entries:
         if not all(isinstance(entry.get(name), kind) for name, kind in fields.items()):
-            raise DamageError(f"{where}: an entry about a repair or an audit is not whole.")
+            raise DamageError(f"{where}: an entry about a repair, an audit or a removal is not whole.")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import xxhash
 
 from usjepa.cache.errors import DamageError
 
@@ -29,6 +30,15 @@ _INTEGERS = dict.fromkeys(("source", "frame", "view", "top", "left", "height", "
 _FLAGS = dict.fromkeys(("flip_horizontal", "flip_vertical"), pa.bool_())
 _TYPES: dict[str, pa.DataType] = _INTEGERS | _FLAGS
 """Type on disk of every column; the ones not named here are strings."""
+
+WITHDRAWN = "withdrawn"
+"""Stands for path, group and reason of a source that was removed, and for the reason of the holes that its rows are."""
+
+
+def tombstone(content_hash: str) -> str:
+    """Return what stands for the content hash of a source that was removed: it recognises the file, and no more."""
+    return xxhash.xxh3_128_hexdigest(f"{WITHDRAWN} {content_hash}".encode())
+
 
 _NUMPY: dict[pa.DataType, Any] = {pa.int32(): np.int32, pa.bool_(): np.bool_, pa.string(): np.object_}
 

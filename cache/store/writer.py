@@ -186,6 +186,7 @@ class StoreWriter:
             tuple(sorted({hole for found in commits.values() for c in found.values() for hole in c.holes})),
             newest.repaired if newest else (),
             newest.audits if newest else (),
+            newest.removed if newest else (),
         )
         if newest is not None and newest.digest == manifest.digest:
             return newest

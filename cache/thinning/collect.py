@@ -129,10 +129,12 @@ def _found(storage: Storage, keep: int, runs: Sequence[str], forget: Sequence[st
     stale += _forgotten(storage, forget)
     gone = {pin.run for pin in stale}
     needed = [run for run in needed if run.folder not in gone]
-    stay = sorted({*sorted(generations)[-keep:], *(run.generation for run in needed), newest.generation})
-    lost = [run for run in needed if run.generation not in generations]
-    for run in lost:
-        logger.warning(f"the run {run} needs a generation that is gone already; it can't go on")
+    readable = [number for number in sorted(generations) if number >= newest.withdrawn_since]
+    for run in needed:
+        if run.generation not in readable:
+            logger.warning(f"the run {run} can't go on: its generation is gone, or rows of it were withdrawn")
+    needed = [run for run in needed if run.generation in readable]
+    stay = sorted({*readable[-keep:], *(run.generation for run in needed), newest.generation})
     kept = [generations[number] for number in reversed(stay) if number in generations]
     dropped = dropped_numbers(storage, stay)
     others = [generations[number] for number in dropped if number in generations]

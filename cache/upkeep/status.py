@@ -10,6 +10,7 @@ from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.origins import read_tables
 from usjepa.cache.store.state import State, read_state
+from usjepa.cache.store.tables import WITHDRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,6 +83,8 @@ def _history(state: State) -> list[str]:
         + ("" if entry["exact"] else f", within tolerance (relative error {entry['relative_error']:.1e})")
         for entry in state.newest.repaired
     ]
+    for entry in state.newest.removed:
+        lines.append(f"withdrawn: {entry['rows']:,} rows, in generation {entry['generation']}")
     for entry in state.newest.audits:
         verdict = "passed" if entry["passed"] else "FAILED"
         lines.append(
@@ -112,10 +115,10 @@ def _failures(storage: Storage, state: State, holes: set[tuple[int, str]]) -> li
         sources, _ = read_tables(storage, segment)
         for dataset, path, error in zip(sources.dataset, sources.path, sources.error, strict=True):
             reasons.pop((dataset, path), None)
-            if error:
+            if error and error != WITHDRAWN:
                 reasons[dataset, path] = error
     lines = [f"  {path}: {error}" for (_, path), error in reasons.items()]
-    lines += [f"  row {row}: {reason}" for row, reason in sorted(holes)]
+    lines += [f"  row {row}: {reason}" for row, reason in sorted(holes) if reason != WITHDRAWN]
     if not lines:
         return ["failed: none"]
     more = [f"  ... and {len(lines) - _SHOWN_FAILURES:,} more"] if len(lines) > _SHOWN_FAILURES else []

@@ -30,7 +30,7 @@ from usjepa.cache.store.descriptions import (
 from usjepa.cache.store.origins import read_tables
 from usjepa.cache.store.row_check import is_intact, row_hash
 from usjepa.cache.store.shard import Trailer, parse_trailer
-from usjepa.cache.store.state import root_settings
+from usjepa.cache.store.state import refuse_unfinished, root_settings
 from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def verify(store: str, quick: bool = False) -> Report:
         quick: sizes, tables, indexes and records only; rows are not read.
 
     Raises:
-        NotSealedError: there is no generation to check.
+        NotSealedError: there is no generation to check, or a copy or removal has not ended.
         DamageError: no manifest can be read, so there is nothing to check against.
     """
     storage = open_storage(store)
@@ -110,6 +110,7 @@ def verify(store: str, quick: bool = False) -> Report:
 
 def sealed_manifest(storage: Storage) -> Manifest:
     """Return the newest readable generation; raises as `verify` does."""
+    refuse_unfinished(storage)
     manifest = newest_readable(storage)
     if manifest is None:
         root_settings(storage)  # says so when there is no store at all

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from usjepa.cache.errors import IdentityError, StoreError, UsageError
+from usjepa.cache.errors import IdentityError, StoreError, UsageError, WithdrawnError
 from usjepa.cache.identity import Json, canonical, differences, explain, soft_versions
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.marks import hard_values
@@ -97,6 +97,7 @@ def make_plan(
     Raises:
         NotSealedError: the store's build has not finished.
         UsageError: recipe, store and device do not fit each other.
+        WithdrawnError: `resumed` began on rows that were removed from the store since.
         IdentityError: `resumed` began on another store or with other numbers.
     """
     settings = recipe.train
@@ -151,6 +152,8 @@ def _open(path: str, threads: int, resumed: RunProgress | None) -> Store:
         return newest
     try:
         older = open_store(path, generation=int(resumed.store["generation"]), threads=threads)
+    except WithdrawnError:
+        raise
     except StoreError:
         return newest  # it never had that generation: comparing identities shows how the two stores differ
     return older if older.digest == resumed.store["digest"] else newest

@@ -1,0 +1,163 @@
+"""Plan a withdrawal: which rows go, and the tables and the generation that a store has without them.
+
+A withdrawn source keeps its line, since rows are numbered by lines, and loses all that tells of it: path, group, label,
+split, sizes. In place of its content's hash stands the hash of that hash, by which a build recognises the file, should
+it still lie among the sources, and leaves it out. Its rows are holes; where they lay in their frames is zeroed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from usjepa.cache.errors import UsageError
+from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.tables import WITHDRAWN, RowTable, SourceTable, tombstone
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.store.generations import Manifest, Segment
+
+_HINT = (
+    "Names are those of the store's tables, hashes where it was built with --hash-paths (`usjepa-cache scan --names` "
+    "tells which): open_store(STORE).table.sources lists them."
+)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who withdraws: groups, sources or data sets, by name."""
+
+    groups: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.groups, self.sources, self.datasets))) != 1:
+            raise UsageError("say who withdraws: --group G, --source P or --dataset D, one kind of them (repeatable).")
+
+    def __str__(self) -> str:
+        kind = "group" if self.groups else "source" if self.sources else "dataset"
+        return f"{kind} {', '.join(self._names)}"
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.groups or self.sources or self.datasets
+
+    def column_of(self, table: SourceTable) -> NDArray[np.object_]:
+        """Return the names that are compared, of each source."""
+        return table.group if self.groups else table.path if self.sources else table.dataset
+
+    def of(self, table: SourceTable) -> NDArray[np.bool_]:
+        """Return which sources of a table withdraw."""
+        chosen: NDArray[np.bool_] = np.isin(self.column_of(table).astype(str), self._names) & (table.error != WITHDRAWN)
+        return chosen
+
+    def missing(self, tables: Sequence[SourceTable]) -> list[str]:
+        """Return the names that no table has."""
+        known = {str(name) for table in tables for name in self.column_of(table)}
+        return [name for name in self._names if name not in known]
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """A segment without the sources that withdraw."""
+
+    segment: Segment
+    """With the hashes of its new tables."""
+    sources: bytes
+    rows: bytes
+    """Both tables, as Parquet."""
+    withdrawn: NDArray[np.int64]
+    """Numbers of all rows of these sources, those that were holes among them."""
+    files: int
+    """Sources that withdraw."""
+
+
+def thin_segments(storage: Storage, manifest: Manifest, choice: Choice) -> list[Thinned]:
+    """Return the segments that change; raises UsageError where a name is not in the store."""
+    tables = [read_tables(storage, segment) for segment in manifest.segments]
+    unknown = choice.missing([sources for sources, _ in tables])
+    if unknown:
+        raise UsageError(f"{storage.url}: has no {choice} (not found: {', '.join(unknown)}). {_HINT}")
+    stays = {
+        str(name) for sources, _ in tables for name in sources.dataset[~choice.of(sources) & (sources.error == "")]
+    }
+    found = []
+    for segment, (sources, rows) in zip(manifest.segments, tables, strict=True):
+        gone = choice.of(sources)
+        if gone.any():
+            found.append(_thinned(segment, sources, rows, gone, stays))
+    return found
+
+
+def _thinned(
+    segment: Segment, sources: SourceTable, rows: RowTable, gone: NDArray[np.bool_], stays: set[str]
+) -> Thinned:
+    withdrawn = gone[rows.source]
+    zeroed = {name: _with(column, withdrawn, 0) for name, column in rows.columns().items() if name != "source"}
+    described = _without(sources, gone, stays).to_parquet()
+    lines = replace(rows, **zeroed).to_parquet()
+    hashes = [xxhash.xxh3_128_hexdigest(table) for table in (described, lines)]
+    return Thinned(
+        replace(segment, sources_hash=hashes[0], rows_hash=hashes[1]),
+        described,
+        lines,
+        segment.first_row + np.flatnonzero(withdrawn),
+        int(gone.sum()),
+    )
+
+
+def _without(sources: SourceTable, gone: NDArray[np.bool_], stays: set[str]) -> SourceTable:
+    """Return a table whose lines of sources that withdraw tell nothing; `stays` are data sets that have others."""
+    columns = sources.columns()
+    for name, column in columns.items():
+        value: Any = 0 if np.issubdtype(column.dtype, np.number) else ""
+        if name in ("path", "group", "reader", "error"):
+            value = WITHDRAWN
+        if name not in ("dataset", "content_hash"):
+            columns[name] = _with(column, gone, value)
+    unnamed = gone & ~np.isin(sources.dataset.astype(str), sorted(stays))
+    columns["dataset"] = _with(sources.dataset, unnamed, WITHDRAWN)
+    columns["content_hash"] = sources.content_hash.copy()
+    columns["content_hash"][gone] = [tombstone(str(content)) for content in sources.content_hash[gone]]
+    return SourceTable(**columns)
+
+
+def _with(column: NDArray[Any], where: NDArray[np.bool_], value: Any) -> NDArray[Any]:
+    changed = column.copy()
+    changed[where] = value
+    return changed
+
+
+def next_generation(manifest: Manifest, thinned: Sequence[Thinned], tables: Mapping[tuple[str, int], str]) -> Manifest:
+    """Return the generation after a withdrawal.
+
+    Args:
+        manifest: the newest one.
+        thinned: the segments that change.
+        tables: (layer, shard) -> hash of the table of a shard that is written anew.
+    """
+    segments = {one.segment.number: one.segment for one in thinned}
+    rows = {int(row) for one in thinned for row in one.withdrawn}
+    before = {row for row, _ in manifest.holes}
+    holes = {row: why for row, why in manifest.holes if row not in rows} | dict.fromkeys(rows, WITHDRAWN)
+    generation = manifest.generation + 1
+    return replace(
+        manifest,
+        generation=generation,
+        segments=tuple(segments.get(segment.number, segment) for segment in manifest.segments),
+        tables={
+            name: tuple(tables.get((name, shard), table) for shard, table in enumerate(hashes))
+            for name, hashes in manifest.tables.items()
+        },
+        holes=tuple(sorted(holes.items())),
+        removed=(*manifest.removed, {"generation": generation, "rows": len(rows - before)}),
+    )

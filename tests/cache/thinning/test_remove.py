@@ -1,0 +1,261 @@
+"""What withdraws leaves no byte in any file, other rows keep theirs, and a removal that is killed is finished."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from tests.support.builds import build_small, pictures, small, tree
+from tests.support.files.damage import flip
+from tests.support.processes import forked
+from tests.support.runs import recipe
+from tests.support.stores import ROWS_PER_SHARD, arrays, layers, tables
+from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.cli import main
+from usjepa.cache.errors import DamageError, HoleError, NotSealedError, UsageError, WithdrawnError
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.commits import read_commit
+from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.thinning.collect import collect
+from usjepa.cache.thinning.remove import remove
+from usjepa.cache.thinning.withdrawal import Choice
+from usjepa.cache.upkeep.status import status_report
+from usjepa.cache.upkeep.verify import verify
+from usjepa.train.run.loop import train
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+NAMES = {"a/0002.png", "a/0003.png", "group-1", f"{2:032x}", f"{3:032x}"}
+"""What tells of group-1 of data set a, whose rows are 2 (a hole) and 3."""
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Two segments, groups of two rows: 10 rows of data set a, 7 of b; holes and notes that name files."""
+    root = tmp_path / "s"
+    writer = StoreWriter(LocalStorage(root))
+    writer.create_or_open(ROWS_PER_SHARD)
+    for tag, rows in (("a", 10), ("b", 7)):
+        sources, lines = tables(rows, tag)
+        writer.add_segment(sources if tag == "a" else sources.replace(b"group-", b"panel-"), lines, rows)
+    for layer in layers(precision="int8").values():
+        writer.add_layer(layer)
+        values = arrays(layer, 12 + 7)
+        for shard in range(writer.state.shard_count):
+            numbers = writer.state.rows_of_shard(shard)
+            holes = [(2, "a/0002.png, frame 0: torn")] if 2 in numbers else []
+            notes = [(row, f"a/{row:04d}.png: dark") for row in (1, 3) if row in numbers and layer.teacher is None]
+            rows = values[numbers.start : numbers.stop]
+            writer.write_shard(layer, shard, rows, holes, {"torch": "x"}, notes, notes)
+    writer.seal()
+    return root
+
+
+def stored(root: Path, row: int) -> dict[str, NDArray[np.generic]]:
+    store = open_store(root)
+    return store.read([row], layers=list(store.layers)).arrays
+
+
+def found_in(root: Path, needles: set[bytes]) -> list[str]:
+    return [
+        name
+        for name, data in tree(root).items()
+        if any(needle in data or needle in name.encode() for needle in needles)
+    ]
+
+
+def test_after_gc_no_byte_of_who_withdrew_is_in_any_file(store: Path) -> None:
+    needles = {array.tobytes() for array in stored(store, 3).values()} | {name.encode() for name in NAMES}
+    assert len(found_in(store, {b"a/0003.png"})) > 1  # the search finds what is there
+    (store / "scan").mkdir()
+    (store / "scan/journal.jsonl").write_text("a/0003.png")
+    remove(str(store), Choice(groups=("group-1",)))
+    collect(str(store))
+    assert found_in(store, needles) == []
+    assert b"group-1" not in open_store(store).table.sources[2].group.encode()
+    assert "group-1" not in status_report(str(store))
+
+
+@pytest.mark.parametrize("choice", [
+    Choice(groups=("group-1",)), Choice(sources=("a/0003.png", "b/0006.png")), Choice(datasets=("a",)),
+    Choice(groups=("group-1", "group-0", "group-4")),
+])  # fmt: skip
+def test_other_rows_keep_their_numbers_and_bytes_and_zarr_reads_them(store: Path, choice: Choice) -> None:
+    before = open_store(store)
+    names = {str(name) for source in before.table.sources for name in (source.group, source.path, source.dataset)}
+    gone = [
+        int(row) for row in before.rows
+        if {before.origin_of(row).source.group, before.origin_of(row).source.path, before.origin_of(row).source.dataset}
+        & {*choice.groups, *choice.sources, *choice.datasets}
+    ]  # fmt: skip
+    kept = [int(row) for row in before.rows if row not in gone]
+    content = before.read(kept, layers=list(before.layers)).arrays
+    origins = [before.origin_of(row) for row in kept]
+    found = remove(str(store), choice)
+    assert found.rows == len(gone)
+    after = open_store(store)
+    assert after.rows.tolist() == kept
+    assert verify(str(store)).damages == []
+    for name, array in after.read(kept, layers=list(after.layers)).arrays.items():
+        np.testing.assert_array_equal(array, content[name])
+        np.testing.assert_array_equal(np.asarray(after.zarr_array(name)[:])[kept], array)
+    assert [after.origin_of(row) for row in kept] == origins
+    assert names  # of the store as it was
+    with pytest.raises(HoleError, match="withdrawn"):
+        after.read(gone[:1])
+
+
+def test_only_shards_with_such_rows_are_written_anew(store: Path) -> None:
+    before = tree(store)
+    found = remove(str(store), Choice(groups=("group-1",)))
+    after = tree(store)
+    changed = {name for name in before if before[name] != after[name]}
+    shards = {"pixels/c.0.0.0.0", "regions/c.0.0", "latents/toy/c.0.0.0", "scales/toy/c.0.0"}
+    records = {f"commits/{name}/000000.json" for name in layers(precision="int8")}
+    tables = {f"segments/000001/{name}" for name in ("sources.parquet", "rows.parquet", "segment.json")}
+    assert changed == shards | records | tables | {"manifest.json"}
+    assert set(after) - set(before) == {"manifests/000002.json"}
+    assert (found.files, found.rows, found.shards) == (2, 1, 4)
+
+
+def test_what_was_told_of_other_rows_stays(store: Path) -> None:
+    remove(str(store), Choice(groups=("group-1",)))
+    commit = read_commit(LocalStorage(store), open_store(store).layers["pixels"], 0)
+    assert commit is not None
+    assert commit.blank == commit.doubtful == ((1, "a/0001.png: dark"),)
+    assert commit.holes == ((2, "withdrawn"), (3, "withdrawn"))
+
+
+def test_the_manifest_remembers_through_later_seals(store: Path) -> None:
+    remove(str(store), Choice(groups=("group-1",)))
+    writer = StoreWriter(LocalStorage(store))
+    writer.attach()
+    assert writer.seal().generation == 2
+    writer.add_segment(*tables(4, "c"), 4)
+    for layer in writer.state.layers.values():
+        shard = writer.state.shard_count - 1
+        writer.write_shard(layer, shard, arrays(layer, 4), [], {})
+    assert writer.seal().removed == ({"generation": 2, "rows": 1},)
+    assert "withdrawn: 1 rows, in generation 2" in status_report(str(store))
+
+
+def _remove_and_die(store: str, step: int) -> None:
+    forked.die_at_durable_step(step)
+    remove(store, Choice(groups=("group-1",)))
+
+
+@pytest.mark.parametrize("step", [2, 6, 12, 15, 18, 24, 30, 42, 54, 61])
+def test_a_removal_that_is_killed_is_finished_by_the_same_command(tmp_path: Path, store: Path, step: int) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(store, whole)
+    remove(str(whole), Choice(groups=("group-1",)))
+    assert forked.run(_remove_and_die, str(store), step) == -9
+    if (store / "unfinished/remove.json").exists():
+        for use in (open_store, build_small, verify, collect):
+            with pytest.raises(NotSealedError, match="a remove that was begun here has not ended"):
+                use(str(store))
+    remove(str(store), Choice(groups=("group-1",)))
+    assert tree(store) == tree(whole)
+
+
+def test_a_damaged_row_that_stays_is_found_before_anything_changes(store: Path) -> None:
+    flip(store / "latents/toy/c.0.0.0", 1)
+    before = tree(store)
+    with pytest.raises(DamageError, match=r"row 0 is not what was built\. Nothing was changed"):
+        remove(str(store), Choice(groups=("group-1",)))
+    assert tree(store) == before
+
+
+def test_a_damaged_row_that_goes_is_no_obstacle(store: Path) -> None:
+    slot = open_store(store).layers["pixels"].layout.slot_nbytes
+    flip(store / "pixels/c.0.0.0.0", 2 * slot + 5)  # row 3: row 2 is a hole
+    remove(str(store), Choice(groups=("group-1",)))
+    assert verify(str(store)).damages == []
+
+
+def test_what_there_is_not_or_is_all_there_is_changes_nothing(store: Path) -> None:
+    before = tree(store)
+    for choice, match in (
+        (Choice(groups=("group-1", "nobody")), "not found: nobody"),
+        (Choice(datasets=("a", "b")), "delete the whole store"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            remove(str(store), choice)
+    with pytest.raises(UsageError, match="one kind of them"):
+        Choice(groups=("x",), datasets=("y",))
+    assert CliRunner().invoke(main, ["remove", str(store)]).exit_code == 2
+    dry = CliRunner().invoke(main, ["remove", str(store), "--group", "group-1", "--dry-run"])
+    assert "would be removed: 2 sources, 1 rows, 4 shard files" in dry.output
+    assert tree(store) == before
+
+
+def test_what_is_begun_is_finished_or_deleted_first(store: Path) -> None:
+    writer = StoreWriter(LocalStorage(store))
+    writer.attach()
+    writer.add_layer(replace(layers()["latents/toy"], name="latents/later"))
+    with pytest.raises(UsageError, match="latents/later was begun and is not sealed"):
+        remove(str(store), Choice(groups=("group-1",)))
+    collect(str(store), unfinished=True)
+    remove(str(store), Choice(groups=("group-1",)))
+
+
+def test_earlier_generations_are_refused_and_not_kept(store: Path) -> None:
+    remove(str(store), Choice(groups=("group-1",)))
+    with pytest.raises(WithdrawnError, match="generation 1 holds were withdrawn in generation 2"):
+        open_store(store, generation=1)
+    collect(str(store), keep=5)
+    assert [path.name for path in (store / "manifests").iterdir()] == ["000002.json"]
+
+
+def test_runs_that_saw_the_rows_are_named_and_do_not_go_on(tmp_path: Path, phantom_store: Path) -> None:
+    root, run = tmp_path / "s", tmp_path / "runs/a"
+    shutil.copytree(phantom_store, root)
+    train(str(root), str(run), recipe(), stop_after_steps=2)
+    shutil.copytree(run, tmp_path / "elsewhere/b")
+    group = open_store(root).table.sources[0].group
+    result = CliRunner().invoke(main, ["remove", str(root), "--group", group, "--runs", str(tmp_path / "elsewhere")])
+    assert result.exit_code == 0
+    for folder in (tmp_path / "elsewhere/b", run):  # one by its folder, one by its note in the store
+        assert f"saw these rows: {folder} (unfinished, generation 1)" in result.output
+    with pytest.raises(WithdrawnError, match="begin a new run"):
+        train(str(root), str(run), recipe())
+    train(str(root), str(tmp_path / "runs/c"), recipe(), stop_after_steps=1)
+    result = CliRunner().invoke(main, ["gc", str(root)])
+    assert f"the run {run} (unfinished, generation 1) can't go on" in result.output
+
+
+def test_a_file_that_withdrew_is_left_out_when_the_store_grows(tmp_path: Path, said: list[str]) -> None:
+    folder, root = tmp_path / "in", str(tmp_path / "s")
+    pictures(folder, [f"{i}.png" for i in range(4)])
+    build(root, small(), BuildRequest(source=str(folder), teacher="random"))
+    remove(root, Choice(sources=("2.png",)))
+    shutil.move(folder / "2.png", folder / "renamed.png")
+    pictures(folder, ["new.png"], seed=1)
+    build(root, small(), BuildRequest(source=str(folder), teacher="random"))
+    paths = {source.path for source in open_store(root).table.sources}
+    assert paths == {"0.png", "1.png", "3.png", "withdrawn", "new.png"}
+    assert any("1 files are left out: they were withdrawn" in line for line in said)
+    assert verify(root).damages == []
+
+
+def test_another_teacher_joins_a_store_from_which_rows_were_removed(tmp_path: Path, small_store: Path) -> None:
+    root = tmp_path / "s"
+    shutil.copytree(small_store, root)
+    gone = open_store(root).table.sources[1].path
+    remove(str(root), Choice(sources=(gone,)))
+    other = small("cache.teacher.name=other", "cache.teacher.seed=3")
+    build(str(root), other, BuildRequest(teacher="random"))
+    store = open_store(root)
+    assert store.latents == ["demo", "other"]
+    assert verify(str(root)).damages == []
+    assert store.manifest.removed
