@@ -16,7 +16,7 @@ def main() -> None:
 for command in (
     preview.recipe, preview.teachers, preview.scan, preview.plan,
     build.build, build.seal, build.status,
-    life.copy, life.gc, life.remove,
+    life.copy, life.gc, life.remove, life.convert, life.export,
     doctor.doctor, upkeep.verify, upkeep.audit, upkeep.diff, upkeep.stats, upkeep.inspect,
 ):  # fmt: skip
     main.add_command(command)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING
 from usjepa.cache.building.cluster import WorkOrder, check_address, make_shards_on
 from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.building.pipeline import make_shards
-from usjepa.cache.building.prepare import JOURNAL, Prepared, absolute, prepare
+from usjepa.cache.building.prepare import Prepared, absolute, prepare
 from usjepa.cache.building.recheck import recheck_latents, recheck_pixels, refuse_other_readers
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.frames.blank import blank_lines
 from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.interrupt import graceful_interrupts
+from usjepa.cache.scanning.journal import JOURNAL
 from usjepa.cache.storage.claims import Claim, hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage

@@ -17,7 +17,7 @@ from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.scanning.growth import grow
-from usjepa.cache.scanning.journal import ScanJournal
+from usjepa.cache.scanning.journal import JOURNAL, ScanJournal
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.storage.local import LocalStorage
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-JOURNAL = "scan/journal.jsonl"
 Done = dict[str, dict[int, Commit]]
 """Layer name -> finished shards."""
 

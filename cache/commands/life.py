@@ -1,6 +1,8 @@
-"""Define the commands for the life of a store: copy, gc and remove."""
+"""Define the commands for the life of a store: copy, gc, remove, convert and export."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -89,3 +91,38 @@ def remove(
     from usjepa.cache.thinning.withdrawal import Choice
 
     remove_from(store, Choice(groups, sources, datasets), runs, dry_run, steal)
+
+
+@click.command()
+@click.argument("store")
+@click.option("--precision", type=click.Choice(["int8", "fp16"]), required=True, help="Of the new layer.")
+@click.option("--teacher", default=None, help="Whose latents, when the store has several.")
+@click.option("--name", default=None, help="Of the new layer. Default: the teacher's and the precision.")
+@steal_option
+@ends_well
+def convert(store: str, precision: Any, teacher: str | None, name: str | None, steal: bool) -> None:
+    """Make a layer of another precision from stored latents of STORE, without the teacher.
+
+    Every row is then read back and compared with the original; the manifest keeps how near it is. Run it again after
+    the store has grown.
+    """
+    from usjepa.cache.converting.convert import convert as convert_layer
+
+    convert_layer(store, precision, teacher, name, steal)
+
+
+@click.command()
+@click.argument("store")
+@click.argument("output")
+@click.option("--format", "format_", type=click.Choice(["parquet", "npy", "webdataset"]), required=True)
+@click.option("--layers", default=None, metavar="NAMES", help="Layers, commas between. Default: all.")
+@ends_well
+def export(store: str, output: str, format_: str, layers: str | None) -> None:
+    """Write the rows of STORE as plain files into the folder OUTPUT, every row checked.
+
+    Run again after an interruption, it goes on; on a finished export it reads every file and makes those anew that are
+    not what it wrote.
+    """
+    from usjepa.cache.converting.export import export as export_rows
+
+    export_rows(store, output, format_, [name.strip() for name in (layers or "").split(",") if name.strip()])

@@ -18,10 +18,10 @@ from usjepa.cache.terminal.refusals import advice
 if TYPE_CHECKING:
     from pathlib import Path
 
+JOURNAL = "scan/journal.jsonl"
+"""Where it lies in a store, while a scan runs."""
 Key = tuple[str, str, str, int]
 """(path, content hash, reader, reader version)"""
-
-
 _KEY_CELLS = 4
 
 

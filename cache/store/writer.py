@@ -174,7 +174,7 @@ class StoreWriter:
             lacking = [shard for shard in wanted if shard not in found]
             if lacking:
                 what = f"layer {name} has {len(found)} of {len(wanted)} shards"
-                raise NotSealedError(f"{self.storage.url}: {what}. {_how_to_fill(self.state.layers[name].teacher)}")
+                raise NotSealedError(f"{self.storage.url}: {what}. {_how_to_fill(self.state.layers[name])}")
         newest = self.state.newest
         manifest = Manifest(
             newest.generation + 1 if newest else 1,
@@ -218,9 +218,14 @@ def hard_differences(stored: Layer, wanted: Layer) -> list[tuple[str, Json, Json
     return [item for item in differences(stored.to_json(), comparable.to_json()) if item[0] != "digest"]
 
 
-def _how_to_fill(teacher: str | None) -> str:
-    if teacher is not None:
-        return f"Run build with the teacher {teacher!r} again: it computes what is missing from the stored pixels."
+def _how_to_fill(layer: Layer | None) -> str:
+    if layer is not None and "converted" in layer.identity:
+        named = f"--precision {layer.identity['precision']} --name {layer.teacher}"
+        return f"Run usjepa-cache convert STORE {named} again: it makes what is missing."
+    if layer is not None and layer.teacher is not None:
+        return (
+            f"Run build with the teacher {layer.teacher!r} again: it computes what is missing from the stored pixels."
+        )
     return "Run the same build command again: it goes on where it stopped."
 
 

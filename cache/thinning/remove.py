@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.building.parts import WHOLE, refuse_rivals
-from usjepa.cache.building.prepare import JOURNAL
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.interrupt import graceful_interrupts, safe_point
+from usjepa.cache.scanning.journal import JOURNAL
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.storage.protocol import TABLE_LIMIT

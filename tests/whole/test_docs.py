@@ -291,7 +291,15 @@ def test_the_python_of_the_readme_runs(phantom_store: Path, tmp_path: Path, monk
     assert names["targets"].shape == names["batch"].latents.shape
 
 
-TRANSCRIPTS = ["how-to/grow", "how-to/move-a-store", "how-to/repair", "how-to/slurm", "tutorials/your-teacher"]
+TRANSCRIPTS = [
+    "how-to/grow",
+    "how-to/move-a-store",
+    "how-to/a-patient-withdraws",
+    "how-to/convert-and-export",
+    "how-to/repair",
+    "how-to/slurm",
+    "tutorials/your-teacher",
+]
 
 
 def test_a_changed_message_or_a_missing_line_is_noticed_in_a_transcript(tmp_path: Path) -> None:

@@ -1,0 +1,142 @@
+"""Measure how near a converted layer comes to its original, over every row.
+
+Errors are relative to latents centred per channel, and cosines are of latents standardised per channel, both by a
+sample: a few channels with large means would hide any difference otherwise. Beside the cosine stands that of each row
+with another, which unrelated frames give.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from usjepa.cache.building.recheck import as_float, read_committed
+from usjepa.cache.interrupt import safe_point
+from usjepa.cache.teacher.layers import calibration_rows
+from usjepa.cache.terminal.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.identity import Json
+    from usjepa.cache.store.commits import Commit
+    from usjepa.cache.store.layers import Layer
+    from usjepa.cache.store.writer import StoreWriter
+
+_TOLERANCE = {"int8": 3e-2, "float16": 1e-3}
+"""Largest relative error that the rounding of a stored type explains."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How near a layer comes to the one that it was made from."""
+
+    layer: str
+    against: str
+    rows: int
+    relative_error: float
+    """Of all rows together."""
+    worst_row: int
+    worst_error: float
+    cosine: float
+    """Mean of tokens, standardised per channel."""
+    control: float
+    """The same with rows of the original against other rows."""
+    tolerance: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the stored precision explains the error."""
+        return self.relative_error <= self.tolerance
+
+    def record(self) -> dict[str, Json]:
+        """Return the manifest's entry: nothing in it depends on time or place."""
+        return {**vars(self), "passed": self.passed}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.layer} against {self.against}: relative error {self.relative_error:.2g} over {self.rows:,} rows "
+            f"(tolerance {self.tolerance:g}), worst {self.worst_error:.2g} at row {self.worst_row}; standardised "
+            f"cosine {self.cosine:.4f}, other rows {self.control:.4f}."
+        )
+
+
+def measure(
+    writer: StoreWriter, source: Layer, layers: Sequence[Layer], commits: Mapping[str, Mapping[int, Commit]]
+) -> Agreement:
+    """Read every row of a layer and of its original, both checked, and compare them.
+
+    Args:
+        writer: of the store.
+        source: the original.
+        layers: the scales, if any, and the latents that were made from it.
+        commits: layer name -> all of its shards.
+    """
+    latents, state = layers[-1], writer.state
+    holes = {row for commit in commits[source.name].values() for row, _ in commit.holes}
+    shards = [[row for row in state.rows_of_shard(shard) if row not in holes] for shard in range(state.shard_count)]
+    numbers = np.array([row for rows in shards for row in rows], np.int64)
+    sample = read_committed(writer, source, commits[source.name], calibration_rows(numbers).tolist())
+    sums = _Sums.of(sample.astype(np.float32))
+    with ProgressBar(len(numbers), "compare", unit="rows") as progress:
+        for rows in shards:
+            safe_point()
+            if not rows:
+                continue
+            original = read_committed(writer, source, commits[source.name], rows).astype(np.float32)
+            stored = read_committed(writer, latents, commits[latents.name], rows)
+            scales = read_committed(writer, layers[0], commits[layers[0].name], rows) if len(layers) > 1 else None
+            sums.add(rows, original, as_float(latents, stored, scales))
+            progress.update(len(rows))
+    return sums.result(latents, source)
+
+
+class _Sums:
+    """What is summed over rows."""
+
+    def __init__(self, mean_D: NDArray[np.float32], spread_D: NDArray[np.float32]) -> None:
+        self._mean_D, self._spread_D = mean_D, spread_D
+        self._difference = self._size = self._cosine = self._control = 0.0
+        self._rows = self._tokens = 0
+        self._worst = (-1.0, -1)
+        self._last: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, sample_RTD: NDArray[np.float32]) -> _Sums:
+        """Begin with the channels' mean and spread in a sample."""
+        return cls(sample_RTD.mean(axis=(0, 1)), sample_RTD.std(axis=(0, 1)) + np.float32(1e-12))
+
+    def add(self, rows: Sequence[int], original_RTD: NDArray[np.float32], stored_RTD: NDArray[np.float32]) -> None:
+        """Count rows."""
+        centred = original_RTD - self._mean_D
+        difference_R = np.square(stored_RTD - original_RTD).sum(axis=(1, 2), dtype=np.float64)
+        size_R = np.square(centred).sum(axis=(1, 2), dtype=np.float64)
+        self._difference, self._size = self._difference + difference_R.sum(), self._size + size_R.sum()
+        error_R = np.sqrt(difference_R / np.maximum(size_R, 1e-24))
+        worst = int(error_R.argmax())
+        self._worst = max(self._worst, (float(error_R[worst]), rows[worst]))
+        a, b = _unit(centred / self._spread_D), _unit((stored_RTD - self._mean_D) / self._spread_D)
+        shifted = np.roll(a, 1, axis=0)
+        if self._last is not None:
+            shifted[0] = self._last
+        self._cosine += float((a * b).sum(dtype=np.float64))
+        self._control += float((shifted * b).sum(dtype=np.float64))
+        self._rows, self._tokens, self._last = self._rows + len(a), self._tokens + a.shape[0] * a.shape[1], a[-1]
+
+    def result(self, layer: Layer, source: Layer) -> Agreement:
+        """Return what all rows together give."""
+        tokens = max(1, self._tokens)
+        error = float(np.sqrt(self._difference / max(self._size, 1e-24)))
+        return Agreement(
+            layer.name, source.name, self._rows, error, self._worst[1], self._worst[0],
+            self._cosine / tokens, self._control / tokens, _TOLERANCE[layer.dtype],
+        )  # fmt: skip
+
+
+def _unit(values_RTD: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = values_RTD / (np.linalg.norm(values_RTD, axis=2, keepdims=True) + np.float32(1e-12))
+    return unit

@@ -1,0 +1,160 @@
+"""Export a store as plain files, a part a shard, every row checked as it is read.
+
+A file is written under a temporary name and renamed, so what is there is whole; an export that was interrupted goes on
+with the parts that are missing. `export.json` comes last and names every file with its xxh3-128, read back from the
+disk. Run again on a finished export, the command reads all files and makes those anew that are not what it wrote.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xxhash
+
+from usjepa.cache.converting.plain import FORMATS, Part, names_of
+from usjepa.cache.errors import DamageError, UsageError
+from usjepa.cache.identity import Json, digest_of, hash_file, parse_json
+from usjepa.cache.interrupt import graceful_interrupts, safe_point
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.storage.durable import is_temp, write_durably
+from usjepa.cache.terminal.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from usjepa.cache.reading.store import Store
+
+logger = logging.getLogger(__name__)
+
+INDEX, MARK = "export.json", "export.unfinished.json"
+_GO_ON = "What is written stays: run the same command again to go on."
+
+
+def export(store: str, output: str, format_: str, layers: Sequence[str] = ()) -> dict[str, Json]:
+    """Write rows of a sealed store as plain files; return what `export.json` says.
+
+    Args:
+        store: folder or URL.
+        output: a folder on this machine, new or of the same export.
+        format_: `parquet`, `npy` or `webdataset`.
+        layers: names of layers; none: all.
+
+    Raises:
+        UsageError: the folder holds something else, or the store has no such layer.
+        DamageError: a row is damaged; or a file is not on the disk as it was written.
+        WriteError: the folder can't take a file.
+    """
+    if "://" in output or output.startswith("file:"):
+        raise UsageError(f"{output}: plain files are written to a folder on this machine, not to a URL.")
+    folder = Path(output)
+    opened = open_store(store)
+    names = list(dict.fromkeys(layers)) or list(opened.layers)
+    unknown = [name for name in names if name not in opened.layers]
+    if unknown:
+        raise UsageError(f"{store}: no layer {unknown[0]!r}; it holds {', '.join(opened.layers)}.")
+    job = _described(opened, format_, names)
+    with graceful_interrupts(_GO_ON):
+        known = _begin(folder, job)
+        files: dict[str, Json] = {}
+        shards = opened.rows // opened.manifest.rows_per_shard
+        with ProgressBar(len(opened), "export", unit="rows") as progress:
+            for number in np.unique(shards).tolist():
+                safe_point()
+                rows = opened.rows[shards == number]
+                files |= _part(opened, folder, format_, number, rows, names, known)
+                progress.update(len(rows))
+        index = {**job, "files": files}
+        write_durably(folder / INDEX, json.dumps({**index, "digest": digest_of(index)}, indent=1).encode() + b"\n")
+        (folder / MARK).unlink(missing_ok=True)
+    opened.close()
+    nbytes = sum(entry["bytes"] for entry in files.values())
+    logger.info(f"exported: {len(opened):,} rows, {len(files):,} files, {nbytes / 1e6:,.1f} MB in {folder}")
+    return index
+
+
+def _described(store: Store, format_: str, names: Sequence[str]) -> dict[str, Json]:
+    """Return what an export is of, and how its numbers are read."""
+    described = {name: store.layers[name] for name in names}
+    return {
+        "format": format_,
+        "store": store.manifest.content_digest(names),
+        "generation": store.generation,
+        "rows": len(store),
+        "layers": {
+            name: {
+                "dtype": layer.dtype,
+                "shape": list(layer.shape),
+                "identity": layer.identity,
+                # int8 latents are q * scales[token] * channel_scale[channel]
+                **({"channel_scale": list(layer.channel_scale)} if layer.channel_scale else {}),
+            }
+            for name, layer in described.items()
+        },
+    }
+
+
+def _begin(folder: Path, job: dict[str, Json]) -> dict[str, Json]:
+    """Mark the folder as this export's; return the files of an earlier call, with their hashes."""
+    found = [path for path in (folder / INDEX, folder / MARK) if path.is_file()]
+    if not found and folder.exists() and not (folder.is_dir() and all(is_temp(path.name) for path in folder.iterdir())):
+        raise UsageError(f"{folder}: is not empty and no export. Give a new folder.")
+    files: dict[str, Json] = {}
+    for path in found:
+        earlier = _or_damaged(path)
+        if earlier is not None and {key: earlier.get(key) for key in job} != json.loads(json.dumps(job)):
+            raise UsageError(
+                f"{folder}: holds the export of another store, format or choice of layers. Give a new folder."
+            )
+        files |= (earlier or {}).get("files", {})
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if is_temp(path.name):
+                path.unlink(missing_ok=True)
+    write_durably(folder / MARK, json.dumps(job).encode() + b"\n")
+    return files
+
+
+def _or_damaged(path: Path) -> dict[str, Any] | None:
+    try:
+        return parse_json(path.read_bytes(), str(path))
+    except DamageError:
+        return None  # its files are read anyway
+
+
+def _part(
+    store: Store,
+    folder: Path,
+    format_: str,
+    number: int,
+    rows: np.ndarray[Any, np.dtype[np.int64]],
+    layers: Sequence[str],
+    known: dict[str, Json],
+) -> dict[str, Json]:
+    """Write the files of a part that are missing or not what was written; return length and hash of all of them."""
+    names = names_of(format_, number, layers)
+    if all(_is_whole(folder / name, known.get(name)) for name in names):
+        return {name: known.get(name) or _proof(folder / name) for name in names}
+    arrays = store.read(rows, layers=layers).arrays
+    ordered = {name: arrays[name] for name in layers}
+    part = Part(number, rows, [store.origin_of(int(row)) for row in rows], ordered)
+    found: dict[str, Json] = {}
+    for name, data in FORMATS[format_](part).items():
+        write_durably(folder / name, data)
+        found[name] = _proof(folder / name)
+        if found[name]["xxh3_128"] != xxhash.xxh3_128_hexdigest(data):
+            raise DamageError(f"{folder / name}: the disk does not give back what was written. Check it.")
+    return found
+
+
+def _is_whole(path: Path, proof: Json) -> bool:
+    """Return whether a file is there, and what it was when it was written, as far as that is known."""
+    return path.is_file() and (proof is None or _proof(path) == proof)
+
+
+def _proof(path: Path) -> dict[str, Json]:
+    return {"bytes": os.stat(path).st_size, "xxh3_128": hash_file(path)}
