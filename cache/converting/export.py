@@ -1,4 +1,4 @@
-"""Export a store as plain files, a part a shard, every row checked as it is read.
+"""Export a store as plain files, a part a shard, every row checked.
 
 A file is written under a temporary name and renamed, so what is there is whole; an export that was interrupted goes on
 with the parts that are missing. `export.json` comes last and names every file with its xxh3-128, read back from the

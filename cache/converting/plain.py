@@ -1,4 +1,4 @@
-"""Pack rows of a store as plain files: Parquet, npy arrays, or the tar files of WebDataset.
+"""Pack rows as plain files: Parquet, npy arrays, or the tar files of WebDataset.
 
 The bytes depend on the rows alone: no times, no users, fixed compression.
 """
