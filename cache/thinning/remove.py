@@ -1,4 +1,4 @@
-"""Remove sources from a store: their rows become holes in a new generation, and their bytes go.
+"""Remove sources from a store: their rows become holes, and their bytes go.
 
 The next generation and its tables are worked out first, and every row that stays in the shards concerned is checked.
 They are laid down under `unfinished/`, the mark `remove.json` last: it is the next generation's manifest. From then on

@@ -1,4 +1,4 @@
-"""Plan a withdrawal: which rows go, and the tables and the generation that a store has without them.
+"""Plan a withdrawal: the rows that go, and tables and generation without them.
 
 A withdrawn source keeps its line, since rows are numbered by lines, and loses all that tells of it: path, group, label,
 split, sizes. In place of its content's hash stands the hash of that hash, by which a build recognises the file, should
