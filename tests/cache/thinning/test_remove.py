@@ -55,8 +55,8 @@ def store(tmp_path: Path) -> Path:
             numbers = writer.state.rows_of_shard(shard)
             holes = [(2, "a/0002.png, frame 0: torn")] if 2 in numbers else []
             notes = [(row, f"a/{row:04d}.png: dark") for row in (1, 3) if row in numbers and layer.teacher is None]
-            rows = values[numbers.start : numbers.stop]
-            writer.write_shard(layer, shard, rows, holes, {"torch": "x"}, notes, notes)
+            block = values[numbers.start : numbers.stop]
+            writer.write_shard(layer, shard, block, holes, {"torch": "x"}, notes, notes)
     writer.seal()
     return root
 
