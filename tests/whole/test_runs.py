@@ -45,6 +45,11 @@ def stopped_at_durable_step(store: str, run: str, step: int) -> None:
     trained(store, run)
 
 
+def killed(store: str, run: str, step: int) -> None:
+    forked.die_at_durable_step(step)
+    trained(store, run)
+
+
 def interrupted(store: str, run: str) -> None:
     forked.signal_at_durable_step(40, signal.SIGINT)
     trained(store, run)
@@ -162,6 +167,22 @@ def test_a_training_whose_folder_is_removed_ends_with_a_message_and_leaves_it_re
     assert "nothing more is written from here" in told.lower()
     assert "Traceback" not in told
     assert_same(run, undisturbed)
+
+
+@pytest.mark.parametrize("step", [3, 6, 8, *[pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 4, 5, 7, 9, 10)]])
+def test_a_training_killed_before_its_first_checkpoint_begins_again(
+    phantom_store: Path, undisturbed: Path, tmp_path: Path, step: int
+) -> None:
+    run = tmp_path / "run"
+    assert forked.run(killed, str(phantom_store), str(run), step) == -signal.SIGKILL
+    assert forked.run(impatient, str(phantom_store), str(run)) == 0
+    assert_same(run, undisturbed)
+
+
+def test_a_log_that_holds_something_of_another_program_is_not_written_over(phantom_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text("mine\n")
+    assert forked.run(trained, str(phantom_store), str(tmp_path)) == 2
+    assert tree(tmp_path) == {"log.jsonl": b"mine\n"}
 
 
 def test_whoever_takes_a_run_over_removes_what_its_last_holder_was_about_to_publish(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import DamageError, UsageError
@@ -74,6 +75,12 @@ class RunFolder:
         """Whether the encoder was exported, though part of it may be gone."""
         return (self.path / weights_name(self.path)).exists() or (self.path / CONFIG).exists()
 
+    @property
+    def log_is_empty(self) -> bool:
+        """Whether the log is a plain file without a line."""
+        found = (self.path / LOG).lstat()
+        return stat.S_ISREG(found.st_mode) and not found.st_size
+
     def refuse_foreign(self) -> None:
         """Raise UsageError where files lie that a run would replace, though no run began here."""
         if self.begun or self.checkpoints.folder.exists():
@@ -81,6 +88,9 @@ class RunFolder:
         found = [
             name for name in (WEIGHTS, EARLIER_WEIGHTS, CONFIG, CURVE, CARD, LOG) if os.path.lexists(self.path / name)
         ]
+        # A training that was killed before its first checkpoint leaves an empty log.
+        if found == [LOG] and self.log_is_empty:
+            return
         if found:
             raise UsageError(
                 f"{self.path}: holds {', '.join(found)}, but no run began here, so a training would replace what is "

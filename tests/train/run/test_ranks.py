@@ -208,11 +208,11 @@ def test_what_rank_0_could_not_write_ends_the_others_at_once_and_its_own_message
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / "state").write_text("a file in the way")
+    (run / "claims").write_text("a file in the way")
     with ranks(2, command(phantom_store, run), tmp_path) as started:
         assert [process.wait(120) for process in started] == [1, 1]
     assert "rank 0 failed; its own message says why" in (tmp_path / "rank1.log").read_text()
-    assert f"{run / 'state'}" in (tmp_path / "rank0.log").read_text()
+    assert f"{run / 'claims'}" in (tmp_path / "rank0.log").read_text()
     assert "Traceback" not in (tmp_path / "rank0.log").read_text()
 
 
