@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 """The names that timm, transformers and model hubs look for."""
+RECIPE = "recipe.json"
+"""What a run lays beside its encoder, and no other program does."""
 EARLIER_WEIGHTS = "encoder.safetensors"
 """What version 0.1 called the weights."""
 _OURS = ("usjepa", "files", "digest")
@@ -117,7 +119,7 @@ def is_exported(folder: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (ValueError, RecursionError):
-        return True  # whoever reads it says what is wrong
+        return (folder / RECIPE).is_file()  # whoever reads it says what is wrong
     return isinstance(content, dict) and any(key in content for key in _OURS)
 
 

@@ -170,8 +170,7 @@ def run_recipe(folder: Path) -> Recipe:
     from pydantic import ValidationError
 
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.cache.teacher.exported import check_exported
-    from usjepa.train.record.folder import RECIPE
+    from usjepa.cache.teacher.exported import RECIPE, check_exported
 
     path = folder / RECIPE
     check_exported(folder, [RECIPE] if path.exists() else [])

@@ -90,10 +90,10 @@ def test_a_refusal_of_the_system_that_names_no_file_is_a_message_too() -> None:
 
 def test_an_array_that_does_not_fit_into_memory_ends_with_what_to_do() -> None:
     with pytest.raises(MemoryError) as caught:
-        np.empty(1 << 60)
+        np.empty(1 << 50, np.uint8)
     result = ended(caught.value)
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: out of memory (Unable to allocate 8.00 EiB")
+    assert result.stderr.startswith("error: out of memory (Unable to allocate 1.00 PiB")
     assert result.stderr.endswith(". Free some memory and run the same command again.\n")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.builds import tree
+from tests.support.builds import pictures, tree
 from tests.support.endings import (
     DEMO,
     TINY,
@@ -45,6 +45,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory, phantom_store: Path) -> Path
     place = tmp_path_factory.mktemp("endings")
     shutil.copytree(phantom_store, place / "s.zarr")
     train(str(place / "s.zarr"), str(place / "run"), recipe("train.epochs=1", "train.warmup_epochs=0"))
+    pictures(place / "frames", ["patients/1.png"])
     return place
 
 
@@ -69,7 +70,7 @@ EVALUATE = ("usjepa-evaluate", "run", "--task", "s.zarr", *FAST)
         pytest.param("run/config.json", EVALUATE, id="an encoder's configuration"),
         pytest.param("run/recipe.json", EVALUATE, id="a run's recipe"),
         pytest.param("run/model.safetensors", ("usjepa-cache", "build", "n", *DEMO, "--teacher", "run"), id="teacher"),
-        pytest.param("s.zarr/pixels", ("usjepa-cache", "scan", "s.zarr"), id="a source folder"),
+        pytest.param("frames/patients", ("usjepa-cache", "scan", "frames"), id="a source folder"),
     ],
 )
 def test_a_permission_that_lacks_is_called_one(stage: Path, path: str, command: tuple[str, ...]) -> None:

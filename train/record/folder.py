@@ -12,6 +12,7 @@ from usjepa.cache.storage.protocol import Guard, unguarded
 from usjepa.cache.teacher.exported import (
     CONFIG,
     EARLIER_WEIGHTS,
+    RECIPE,
     WEIGHTS,
     difference,
     exported_config,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.storage.protocol import Buffer
 
-RECIPE, LOG, CURVE, CARD, STATE, EVENTS = "recipe.json", "log.jsonl", "curve.png", "README.md", "state", "tensorboard"
+LOG, CURVE, CARD, STATE, EVENTS = "log.jsonl", "curve.png", "README.md", "state", "tensorboard"
 CLAIMS = "claims"
 BESIDE = (RECIPE, LOG, CURVE, CARD, TRAINED_ON)
 """What a run leaves beside the encoder, proved by its configuration."""

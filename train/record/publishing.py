@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError, UsjepaError, WriteError
 from usjepa.cache.storage.durable import write_durably
-from usjepa.cache.teacher.exported import CONFIG, WEIGHTS, check_exported, config_text, weights_name
-from usjepa.train.record.folder import CARD, CURVE, RECIPE, RunFolder
+from usjepa.cache.teacher.exported import CONFIG, RECIPE, WEIGHTS, check_exported, config_text, weights_name
+from usjepa.train.record.folder import CARD, CURVE, RunFolder
 
 if TYPE_CHECKING:
     from usjepa.train.record.front_matter import FrontMatter

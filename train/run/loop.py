@@ -23,10 +23,11 @@ from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.pins import pin, unpin
+from usjepa.cache.teacher.exported import RECIPE
 from usjepa.cache.terminal.progress import ProgressBar
 from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
-from usjepa.train.record.folder import CARD, CLAIMS, RECIPE, RunFolder
+from usjepa.train.record.folder import CARD, CLAIMS, RunFolder
 from usjepa.train.record.summary import summary
 from usjepa.train.run.insight import FeatureMeasures, measure_features
 from usjepa.train.run.plan import TrainingPlan, describe, make_plan

@@ -303,6 +303,7 @@ def test_the_directory_of_a_dicom_study_is_no_error_however_it_is_written(folder
 
 
 def test_a_folder_without_an_image_is_refused(tmp_path: Path) -> None:
-    shutil.copy(str(get_testdata_file("test-SR.dcm", download=False)), tmp_path / "report.dcm")
+    (tmp_path / "in").mkdir()
+    shutil.copy(str(get_testdata_file("test-SR.dcm", download=False)), tmp_path / "in/report.dcm")
     with pytest.raises(SourceError, match="none of its 1 files holds an image"):
-        build(str(tmp_path / "store.zarr"), Recipe(), BuildRequest(str(tmp_path)))
+        build(str(tmp_path / "store.zarr"), Recipe(), BuildRequest(str(tmp_path / "in")))

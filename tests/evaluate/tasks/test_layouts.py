@@ -299,7 +299,7 @@ def test_a_layout_that_is_named_must_fit_and_must_exist(tmp_path: Path) -> None:
     assert folders(f"plain={tmp_path}")[0].layout == "plain"
     with pytest.raises(UsageError, match=r"not of the layout `busbra`: `bus_data\.csv` beside `Images/`"):
         folders(f"busbra={tmp_path}")
-    with pytest.raises(UsageError, match="no layout 'mine'; there are ultrabench, busbra, tn5000, plain"):
+    with pytest.raises(UsageError, match="no layout 'mine'; there are ultrabench, busbra, tn5000, masks, plain"):
         folders(f"mine={tmp_path}")
 
 

@@ -272,17 +272,17 @@ def test_a_batch_without_any_usable_image_stops_and_names_its_rows(
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step_and_names_the_row(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Batch.targets
+    real = Batch.targets_of
     bad: list[int] = []
 
-    def targets(batch: Batch, device: str = "cpu") -> torch.Tensor:
-        latents = real(batch, device)
+    def targets_of(batch: Batch, *given: Any) -> torch.Tensor:
+        latents = real(batch, *given)
         if len(bad) == 8:  # five steps and two batches of validation lie before step 5
             latents[3] = float("nan")
         bad.append(int(batch.rows[min(3, len(batch.rows) - 1)]))
         return latents
 
-    monkeypatch.setattr(Batch, "targets", targets)
+    monkeypatch.setattr(Batch, "targets_of", targets_of)
     with pytest.raises(TrainingError, match=r"step 6 \(epoch 1\): loss nan") as caught:
         train(str(phantom_store), str(tmp_path), recipe(EVERY_STEP), "cpu")
     assert f"whose loss is not finite: {bad[8]}. The weights" in str(caught.value)
