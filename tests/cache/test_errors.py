@@ -22,6 +22,7 @@ EXIT_CODES = {
     "StoreError": 1,
     "FormatError": 2,
     "NotSealedError": 2,
+    "WithdrawnError": 2,
     "IdentityError": 2,
     "ClaimedError": 1,
     "RowError": 1,
