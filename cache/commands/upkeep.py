@@ -188,5 +188,5 @@ def inspect(
     from usjepa.cache.upkeep.inspect import write_sheet
 
     settings = load_recipe(pipeline or "us-jepa", hashed(overrides, hash_paths), recipes).cache
-    write_sheet(store, output, rows, teacher, dataset, source, settings)
-    click.echo(output)
+    spacing = write_sheet(store, output, rows, teacher, dataset, source, settings)
+    click.echo(f"{output}\n{spacing}")

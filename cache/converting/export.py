@@ -141,7 +141,8 @@ def _part(
         return {name: known.get(name) or _proof(folder / name) for name in names}
     arrays = store.read(rows, layers=layers).arrays
     ordered = {name: arrays[name] for name in layers}
-    part = Part(number, rows, [store.origin_of(int(row)) for row in rows], ordered)
+    spacing = None if np.isnan(store.spacing).all() else store.spacing_of(rows)
+    part = Part(number, rows, [store.origin_of(int(row)) for row in rows], ordered, spacing)
     found: dict[str, Json] = {}
     for name, data in FORMATS[format_](part).items():
         write_durably(folder / name, data)

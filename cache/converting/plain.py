@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,13 +34,23 @@ class Part:
     origins: Sequence[Origin]
     arrays: Mapping[str, NDArray[Any]]
     """Layer name -> [n, *shape], as they are stored."""
+    spacing: NDArray[np.float64] | None = None
+    """[n, 2] millimetres per stored pixel, down and across, NaN where not known; None: the store knows of no row."""
 
     def columns(self) -> dict[str, list[Any]]:
         """Return what is known of each row, a list a column."""
         found: dict[str, list[Any]] = {"row": self.rows.tolist()}
         for name in ("path", "dataset", "group", "label", "split"):
             found[name] = [getattr(origin.source, name) for origin in self.origins]
-        return {**found, "frame": [one.frame for one in self.origins], "view": [one.view for one in self.origins]}
+        found |= {"frame": [one.frame for one in self.origins], "view": [one.view for one in self.origins]}
+        if self.spacing is not None:
+            for name, lengths in zip(_LENGTHS, self.spacing.T.tolist(), strict=True):
+                found[name] = [None if math.isnan(length) else length for length in lengths]  # JSON has no NaN
+        return found
+
+
+_LENGTHS = ("spacing_down", "spacing_across")
+"""Columns of numbers that may all be unknown, from which no type could be told."""
 
 
 def file_name(layer: str) -> str:
@@ -49,7 +60,8 @@ def file_name(layer: str) -> str:
 
 def _parquet(columns: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> bytes:
     sink = io.BytesIO()
-    table = pa.table(dict(columns))
+    lengths = {name: pa.array(columns[name], pa.float64()) for name in _LENGTHS if name in columns}
+    table = pa.table({**columns, **lengths})
     table = table.replace_schema_metadata({"shapes": json.dumps({name: list(shape) for name, shape in shapes.items()})})
     pq.write_table(table, sink, compression="zstd", store_schema=True)
     return sink.getvalue()

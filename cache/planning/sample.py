@@ -17,6 +17,7 @@ from usjepa.cache.scanning.row_table import chosen_frames
 from usjepa.cache.scanning.scan import scan_all
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.registry import split_path
+from usjepa.cache.store.tables import SourceTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from usjepa.cache.decoding.child import DecodingProcess
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Entry, Listing
-    from usjepa.cache.store.tables import SourceTable
 
 _BLOCK = 16
 _BLOCKS_AT_LEAST = 64
@@ -80,7 +80,7 @@ def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: f
             tables.append(table)
             took.append(spans)
             found += _rows(table, settings).sum()
-    table = _joined(tables)
+    table = SourceTable.joined(tables)
     if not table.frames.any():
         raise SourceError(f"none of {len(table)} sampled sources can be read, first: {table.path[0]}: {table.error[0]}")
     return _extrapolated(table, np.concatenate(took), lead, order, listing, settings)
@@ -149,11 +149,6 @@ def _group(entry: Entry) -> tuple[str, str]:
 def _rows(table: SourceTable, settings: CacheSettings) -> NDArray[np.int64]:
     most = settings.max_frames_per_source
     return np.array([len(chosen_frames(int(n), most)) for n in table.frames], np.int64) * settings.views.count
-
-
-def _joined(tables: Sequence[SourceTable]) -> SourceTable:
-    columns = [table.columns() for table in tables]
-    return type(tables[0])(**{name: np.concatenate([c[name] for c in columns]) for name in columns[0]})
 
 
 def _extrapolated(

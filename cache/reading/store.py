@@ -28,7 +28,7 @@ from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.origins import Origin, Table, table_of
+from usjepa.cache.store.origins import Origin, Table, spacing_of, table_of
 from usjepa.cache.store.state import (
     check_layer,
     kept_generations,
@@ -273,6 +273,25 @@ class Store:
         """
         self._check_numbers(np.array([row], np.int64))
         return self.table.origin(int(np.searchsorted(self.rows, row)))
+
+    @lazy
+    def spacing(self) -> NDArray[np.float64]:
+        """Millimetres per stored pixel of each row of `rows`, down and across, float64 [R', 2]; NaN where not known.
+
+        As the source's header gives it, scaled with the crop and resize of the view. Read on first use.
+        """
+        return spacing_of(self._storage, self._manifest.segments, self.rows)
+
+    def spacing_of(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Return the spacing of rows in the order asked for, float64 [B, 2], see `spacing`.
+
+        Raises:
+            HoleError: a row number holds no data.
+            DamageError: a table of rows is damaged.
+        """
+        numbers = np.array(rows, np.int64).reshape(-1)
+        self._check_numbers(numbers)
+        return self.spacing[np.searchsorted(self.rows, numbers)]
 
     def zarr_array(self, layer: str) -> zarr.Array[Any]:
         """Return a layer opened read-only by zarr-python, [rows, *shape], for looking at it with other tools.

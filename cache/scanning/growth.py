@@ -9,6 +9,7 @@ it is a new source.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -17,11 +18,11 @@ from usjepa.cache.errors import SourceError
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.known_groups import KnownGroups, SourceKey
 from usjepa.cache.scanning.row_table import row_table
-from usjepa.cache.scanning.scan import scan
-from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.scanning.scan import scan, scan_all
+from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.splits import TEST
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins import read_tables, spacing_text
 from usjepa.cache.store.tables import WITHDRAWN, tombstone
 
 if TYPE_CHECKING:
@@ -50,8 +51,10 @@ class _Known(NamedTuple):
     unreadable: dict[SourceKey, str]
     """Those that have no rows because they could not be read."""
     groups: KnownGroups
-    withdrawn: set[str] = set()
+    withdrawn: set[str]
     """Tombstones of contents that were removed from the store, and never join it again."""
+    partial: set[str]
+    """Contents of tables that do not tell all that a scan finds today: built before spacing was kept."""
 
 
 def grow(
@@ -73,6 +76,8 @@ def grow(
     if not len(described):
         raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
     new = _new(described, known)
+    lacking = [i for i in new.tolist() if described.content_hash[i] in known.partial]
+    described = _completed(described, lacking, listing, settings)
     fresh = known.groups.joined(described, new, _marked_test(listing)).take(new)
     if not len(fresh):
         return 0
@@ -89,15 +94,20 @@ def grow(
         f"segment {segment.number}: {len(fresh) - failed:,} sources, {len(rows):,} rows"
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
     )
+    spacing = np.stack([rows.spacing_down, rows.spacing_across], axis=1)
+    if not np.isnan(spacing).all():
+        earlier = "; rows of earlier segments stay as they are, without one" if known.partial else ""
+        logger.info(f"segment {segment.number}: {spacing_text(spacing)}{earlier}")
     return len(rows)
 
 
 def regrown(
     storage: Storage, listing: Listing, settings: CacheSettings, segments: Sequence[Segment], number: int
-) -> dict[str, bytes]:
+) -> list[dict[str, bytes]]:
     """Return the tables (`sources`, `rows`) of the segment `number` that a listing gives beside a store's others.
 
-    Equal to the segment's own when the sources are those of then; the caller compares hashes.
+    Equal to the segment's own when the sources are those of then; the caller compares hashes. First as they are made
+    today, then as they were made before spacing was kept, where that makes a difference.
     """
     earlier = _known(storage, [segment for segment in segments if segment.number < number])
     later = _known(storage, [segment for segment in segments if segment.number > number])
@@ -112,7 +122,22 @@ def regrown(
     new = np.array(fresh, dtype=np.int64)
     others = KnownGroups.of(read_tables(storage, segment)[0] for segment in segments if segment.number != number)
     sources = others.joined(described, new, _marked_test(listing)).take(new)
-    return {"sources": sources.to_parquet(), "rows": row_table(sources, settings).to_parquet()}
+    bare = replace(sources, spacing_down=np.empty(0), spacing_across=np.empty(0))
+    variants = [sources] if bare == sources else [sources, bare]
+    return [{"sources": one.to_parquet(), "rows": row_table(one, settings).to_parquet()} for one in variants]
+
+
+def _completed(table: SourceTable, lines: Sequence[int], listing: Listing, settings: CacheSettings) -> SourceTable:
+    """Return a scan's table, in which these lines say what no table of the store says of their content."""
+    wanted = {(table.dataset[i], table.path[i]): i for i in lines if not table.error[i]}
+    entries = tuple(entry for entry in listing.entries if (entry.dataset, entry.path) in wanted)
+    if not entries:
+        return table
+    again = scan_all(replace(listing, entries=entries), settings, None, "skip").table
+    down, across = table.spacing_down.copy(), table.spacing_across.copy()
+    for key, *spacing in zip(_keys(again), again.spacing_down, again.spacing_across, strict=True):
+        down[wanted[key]], across[wanted[key]] = spacing
+    return replace(table, spacing_down=down, spacing_across=across)
 
 
 def _marked_test(listing: Listing) -> set[SourceKey]:
@@ -127,11 +152,13 @@ def _keys(table: SourceTable) -> Iterable[SourceKey]:
 def _known(storage: Storage, segments: Iterable[Segment], journal: ScanJournal | None = None) -> _Known:
     """Return the sources of segments; the journal learns their counts, so that no built source is decoded again."""
     tables = [read_tables(storage, segment)[0] for segment in segments]
-    known = _Known({}, {}, KnownGroups.of(tables), set())
+    known = _Known({}, {}, KnownGroups.of(tables), set(), set())
     for table in tables:
         known.withdrawn.update(table.content_hash[table.error == WITHDRAWN])
         for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
             (known.unreadable if error else known.built)[key] = content
+        if np.isnan(table.spacing_down).all():
+            known.partial.update(table.content_hash)
         if journal is not None:
             _teach(journal, table)
     return known
@@ -140,9 +167,13 @@ def _known(storage: Storage, segments: Iterable[Segment], journal: ScanJournal |
 def _teach(journal: ScanJournal, table: SourceTable) -> None:
     readable = table.take(table.error == "")
     columns = (readable.content_hash, readable.reader, readable.frames, readable.height, readable.width)
-    for content, stamp, frames, height, width in zip(*(column.tolist() for column in columns), strict=True):
+    lengths = (readable.spacing_down, readable.spacing_across)
+    for content, stamp, frames, height, width, *spacing in zip(
+        *(column.tolist() for column in (*columns, *lengths)), strict=True
+    ):
         name, _, version = stamp.partition(":")
-        journal.learn(content, name, int(version or 1), FileFacts(frames, height, width, _ENOUGH_LEVELS))
+        known = None if np.isnan(spacing).any() else Spacing(*spacing)
+        journal.learn(content, name, int(version or 1), FileFacts(frames, height, width, _ENOUGH_LEVELS, known))
 
 
 def _new(described: SourceTable, known: _Known) -> NDArray[np.int64]:

@@ -12,10 +12,11 @@ import os
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import WriteError
-from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 JOURNAL = "scan/journal.jsonl"
@@ -23,6 +24,7 @@ JOURNAL = "scan/journal.jsonl"
 Key = tuple[str, str, str, int]
 """(path, content hash, reader, reader version)"""
 _KEY_CELLS = 4
+_FACTS = ("frames", "height", "width", "levels")
 
 
 class ScanJournal:
@@ -64,7 +66,8 @@ class ScanJournal:
         self._facts[key] = facts
         if self._file is None:
             return
-        line = json.dumps([*key, facts.frames, facts.height, facts.width, facts.levels], ensure_ascii=True)
+        cells = [*key, *(getattr(facts, name) for name in _FACTS), facts.spacing]
+        line = json.dumps(cells, ensure_ascii=True)
         try:
             self._file.write(line.encode() + b"\n")
             self._file.flush()
@@ -88,12 +91,16 @@ class ScanJournal:
         for line in data[:whole].splitlines():
             try:
                 cells = json.loads(line)
-                frames, height, width, levels = cells[_KEY_CELLS:]
-                facts = FileFacts(int(frames), int(height), int(width), None if levels is None else int(levels))
-                self._facts[_key(cells[:_KEY_CELLS])] = facts
+                self._facts[_key(cells[:_KEY_CELLS])] = _facts(*cells[_KEY_CELLS:])
             except (ValueError, TypeError, RecursionError):
                 continue  # a damaged line costs one more decode, nothing else
         return whole
+
+
+def _facts(frames: int, height: int, width: int, levels: int | None, spacing: Sequence[float] | None) -> FileFacts:
+    """Return the facts of a line; TypeError where it has others, as one of an older version has."""
+    known = None if spacing is None else Spacing(*map(float, spacing))
+    return FileFacts(int(frames), int(height), int(width), None if levels is None else int(levels), known)
 
 
 def _key(cells: list[object]) -> Key:

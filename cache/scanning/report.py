@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from usjepa.cache.frames.blank import frames_lines
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.reader import name_of
@@ -47,6 +49,7 @@ def describe(
         *describe_groups(listing.entries),
         f"readers: {_counted(name_of(stamp) for stamp in table.reader)}",
         f"sizes (height x width): {_sizes(readable)}",
+        *_spacing(readable),
         "",
         *_groups_table(readable),
     ]
@@ -77,6 +80,16 @@ def _sizes(readable: SourceTable) -> str:
         return listed
     smallest, largest = min(sizes, key=lambda s: s[0] * s[1]), max(sizes, key=lambda s: s[0] * s[1])
     return f"{len(sizes)} different, {smallest[0]} x {smallest[1]} to {largest[0]} x {largest[1]}; most often {listed}"
+
+
+def _spacing(readable: SourceTable) -> list[str]:
+    """Return a line on how large the pixels are, where any source says so."""
+    spacing = np.stack([readable.spacing_down, readable.spacing_across])
+    known = spacing[:, ~np.isnan(spacing).any(axis=0)]
+    if not known.size:
+        return []
+    span = f"{known.min():.4g} to {known.max():.4g} mm per pixel"
+    return [f"spacing: known of {known.shape[1]:,} of {len(readable):,} sources, {span}"]
 
 
 def _groups_table(readable: SourceTable) -> list[str]:

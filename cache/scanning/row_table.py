@@ -53,4 +53,7 @@ def row_table(sources: SourceTable, settings: CacheSettings) -> RowTable:
         boxes[row] = drawn.top, drawn.left, drawn.height, drawn.width
         flips[row] = drawn.flip_horizontal, drawn.flip_vertical
     top, left, height, width = boxes.T
-    return RowTable(source, frame, view, top, left, height, width, flips[:, 0], flips[:, 1])
+    # A view is its box stretched to the stored edge; mirroring keeps lengths.
+    down = sources.spacing_down[source] * height / settings.image_size
+    across = sources.spacing_across[source] * width / settings.image_size
+    return RowTable(source, frame, view, top, left, height, width, flips[:, 0], flips[:, 1], down, across)

@@ -254,7 +254,13 @@ def _source_table(entries: Sequence[Entry], lines: Sequence[_Line]) -> SourceTab
         height=np.array([line.facts.height for line in lines], dtype=np.int32),
         width=np.array([line.facts.width for line in lines], dtype=np.int32),
         error=_strings(line.error for line in lines),
+        spacing_down=_lengths(line.facts.spacing.down if line.facts.spacing else np.nan for line in lines),
+        spacing_across=_lengths(line.facts.spacing.across if line.facts.spacing else np.nan for line in lines),
     )
+
+
+def _lengths(values: Iterable[float]) -> NDArray[np.float64]:
+    return np.array(list(values), dtype=np.float64)
 
 
 def _strings(values: Iterable[str]) -> NDArray[np.object_]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_FINEST_MM, _COARSEST_MM = 1e-4, 20.0
-"""Pixels of ultrasound are of 0.001 to 2 mm; what lies far outside is in another unit."""
+_FINEST_MM, _COARSEST_MM = 2e-3, 20.0
+"""Pixels of ultrasound are of 0.004 to 5 mm; what lies outside is in another unit, such as metres."""
 PHANTOM = "phantom"
 """Name of the built-in source, and in tables of what reads it."""
 
@@ -83,7 +83,7 @@ class Contents(NamedTuple):
 
 
 class Spacing(NamedTuple):
-    """Edges of a pixel in millimetres."""
+    """Edges of a pixel in millimetres: the step from a row to the next, and from a column to the next."""
 
     down: float
     across: float
@@ -204,12 +204,15 @@ class Reader(Protocol):
         return ()
 
 
-def spacing_of(down: float, across: float) -> Spacing | None:
-    """Return a spacing in millimetres; None for what is no length, and for 1 x 1, which stands for none given."""
+def spacing_of(down: float, across: float, measured: bool = False) -> Spacing | None:
+    """Return a spacing in millimetres; None for what is no length of a pixel of ultrasound.
+
+    1 x 1 stands for none given, unless it is known to be `measured`: programs write it where they know nothing.
+    """
     edges = (down, across)
-    if not all(math.isfinite(edge) and _FINEST_MM <= edge <= _COARSEST_MM for edge in edges) or edges == (1, 1):
+    if not all(math.isfinite(edge) and _FINEST_MM <= edge <= _COARSEST_MM for edge in edges):
         return None
-    return Spacing(down, across)
+    return Spacing(down, across) if measured or edges != (1, 1) else None
 
 
 def over_black(rgba: NDArray[np.uint8]) -> NDArray[np.uint8]:

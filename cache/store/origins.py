@@ -11,7 +11,7 @@ import xxhash
 from usjepa.cache.errors import DamageError
 from usjepa.cache.lazy import lazy
 from usjepa.cache.storage.protocol import TABLE_LIMIT, Storage
-from usjepa.cache.store.tables import Places, RowTable, SourceTable
+from usjepa.cache.store.tables import Places, RowTable, SourceTable, read_spacing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +107,25 @@ def table_of(storage: Storage, segments: Sequence[Segment], rows: NDArray[np.int
     return Table(tuple(sources), *columns)
 
 
+def spacing_of(storage: Storage, segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the millimetres per stored pixel, down and across [R', 2], of the rows that exist, ascending.
+
+    NaN where that is not known. Raises DamageError as `read_tables`.
+    """
+    parts = [read_spacing(_content(storage, segment, "rows"), segment.rows) for segment in segments]
+    found = np.concatenate([np.empty((0, 2)), *parts])
+    return found if len(found) == len(rows) else found[_positions(segments, rows)]
+
+
+def spacing_text(spacing: NDArray[np.float64]) -> str:
+    """Return how many rows of a spacing [R, 2] have one, and its range."""
+    known = spacing[~np.isnan(spacing).any(axis=1)]
+    if not len(known):
+        return f"spacing: known of none of {len(spacing):,} rows"
+    span = f"{known.min():.4g} to {known.max():.4g} mm per stored pixel"
+    return f"spacing: known of {len(known):,} of {len(spacing):,} rows, {span}"
+
+
 def origin_of(storage: Storage, segments: Sequence[Segment], row: int) -> Origin:
     """Return the origin of one row; raises DamageError as `read_tables`, StopIteration where no segment has the row."""
     segment = next(s for s in segments if s.first_row <= row < s.first_row + s.rows)
@@ -146,17 +165,19 @@ def _read_places(storage: Storage, segment: Segment) -> tuple[SourceTable, Place
 
 
 def _contents(storage: Storage, segment: Segment) -> list[bytes]:
-    data = []
-    for name, expected in (("sources", segment.sources_hash), ("rows", segment.rows_hash)):
-        file = f"{segment.folder}/{name}.parquet"
-        try:
-            content = storage.read(file, TABLE_LIMIT)
-        except FileNotFoundError as error:
-            raise DamageError(f"{storage.url}/{file}: missing, though the segment is finished.") from error
-        if xxhash.xxh3_128_hexdigest(content) != expected:
-            raise DamageError(f"{storage.url}/{file}: not the table that was written: damaged or replaced.")
-        data.append(content)
-    return data
+    return [_content(storage, segment, name) for name in ("sources", "rows")]
+
+
+def _content(storage: Storage, segment: Segment, name: str) -> bytes:
+    """Return the bytes of a segment's table `sources` or `rows`."""
+    file = f"{segment.folder}/{name}.parquet"
+    try:
+        content = storage.read(file, TABLE_LIMIT)
+    except FileNotFoundError as error:
+        raise DamageError(f"{storage.url}/{file}: missing, though the segment is finished.") from error
+    if xxhash.xxh3_128_hexdigest(content) != (segment.sources_hash if name == "sources" else segment.rows_hash):
+        raise DamageError(f"{storage.url}/{file}: not the table that was written: damaged or replaced.")
+    return content
 
 
 def _check_sources(storage: Storage, segment: Segment, source: NDArray[np.int32], sources: int) -> None:

@@ -2,14 +2,15 @@
 
 Columns are NumPy arrays, on disk they are Parquet. The bytes are a pure function of the values and of pyarrow's
 version: no timestamps, no pandas metadata, one row group, fixed compression. So a build that was killed and resumed
-writes the same file as one that was not.
+writes the same file as one that was not. A column that says nothing of any line is not written, and what is not there
+is unknown: tables of older versions are read, and those of sources that say no more stay the same bytes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
@@ -28,8 +29,11 @@ _TableT = TypeVar("_TableT", bound="_Columns")
 
 _INTEGERS = dict.fromkeys(("source", "frame", "view", "top", "left", "height", "width", "frames"), pa.int32())
 _FLAGS = dict.fromkeys(("flip_horizontal", "flip_vertical"), pa.bool_())
-_TYPES: dict[str, pa.DataType] = _INTEGERS | _FLAGS
+_LENGTHS = dict.fromkeys(("spacing_down", "spacing_across"), pa.float64())
+_TYPES: dict[str, pa.DataType] = _INTEGERS | _FLAGS | _LENGTHS
 """Type on disk of every column; the ones not named here are strings."""
+_UNSAID: dict[str, float] = dict.fromkeys(_LENGTHS, np.nan)
+"""Columns that are written only where they say something of a line, and what stands for nothing said."""
 
 WITHDRAWN = "withdrawn"
 """Stands for path, group and reason of a source that was removed, and for the reason of the holes that its rows are."""
@@ -40,7 +44,24 @@ def tombstone(content_hash: str) -> str:
     return xxhash.xxh3_128_hexdigest(f"{WITHDRAWN} {content_hash}".encode())
 
 
-_NUMPY: dict[pa.DataType, Any] = {pa.int32(): np.int32, pa.bool_(): np.bool_, pa.string(): np.object_}
+_NUMPY: dict[pa.DataType, Any] = {
+    pa.int32(): np.int32, pa.bool_(): np.bool_, pa.string(): np.object_, pa.float64(): np.float64,
+}  # fmt: skip
+
+
+def _nothing() -> NDArray[Any]:
+    return np.empty(0)
+
+
+def _unsaid(name: str, count: int) -> NDArray[Any]:
+    return np.full(count, _UNSAID[name], _NUMPY[_TYPES[name]])
+
+
+def _says(name: str, column: NDArray[Any]) -> bool:
+    """Return whether a column says anything; those that every table has always do."""
+    if name not in _UNSAID:
+        return True
+    return bool((~np.isnan(column) if column.dtype.kind == "f" else column != _UNSAID[name]).any())
 
 
 class _Columns:
@@ -49,6 +70,10 @@ class _Columns:
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def __post_init__(self) -> None:
+        count = len(getattr(self, next(iter(self.__dataclass_fields__))))
+        for name in _UNSAID.keys() & self.__dataclass_fields__.keys():
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, _unsaid(name, count))
         lengths = {name: len(column) for name, column in self.columns().items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"{type(self).__name__}: columns of unequal length: {lengths}")
@@ -60,17 +85,26 @@ class _Columns:
         if not isinstance(other, type(self)):
             return NotImplemented
         mine, theirs = self.columns(), other.columns()
-        return all(np.array_equal(mine[name], theirs[name]) for name in mine)
+        return mine.keys() == theirs.keys() and all(
+            np.array_equal(mine[name], theirs[name], equal_nan=name in _LENGTHS) for name in mine
+        )
 
     __hash__ = None  # type: ignore[assignment]  # compares by value, and arrays can change
 
     def columns(self) -> dict[str, NDArray[Any]]:
-        """Return name -> array, in the table's column order."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        """Return name -> array of the columns that say something, in the table's column order."""
+        columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {name: column for name, column in columns.items() if _says(name, column)}
 
     def take(self: _TableT, which: slice | NDArray[Any]) -> _TableT:
         """Return the table of the chosen rows: a slice, indices or a mask."""
         return type(self)(**{name: column[which] for name, column in self.columns().items()})
+
+    @classmethod
+    def joined(cls: type[_TableT], tables: Sequence[_TableT]) -> _TableT:
+        """Return the lines of one table or more, one after the other."""
+        names = cls.__dataclass_fields__
+        return cls(**{name: np.concatenate([getattr(table, name) for table in tables]) for name in names})
 
     def to_parquet(self) -> bytes:
         """Return the table as the bytes of a Parquet file."""
@@ -115,25 +149,33 @@ class Places(NamedTuple):
         return made
 
 
+def read_spacing(data: bytes, most: int | None = None) -> NDArray[np.float64]:
+    """Return the spacing [n, 2] of a `RowTable` on disk, down and across; raises DamageError as its `from_parquet`."""
+    return np.stack(_read(RowTable, data, tuple(_LENGTHS), most), axis=1)
+
+
 def _read(kind: type[_Columns], data: bytes, names: Sequence[str], most: int | None) -> list[NDArray[Any]]:
     """Return columns of the Parquet bytes of a table of that kind; see `from_parquet`."""
     who = kind.__name__
-    expected = {name: _TYPES.get(name, pa.string()) for name in kind.__dataclass_fields__}
-    texts = [name for name in names if expected[name] == pa.string()]
+    every = {name: _TYPES.get(name, pa.string()) for name in kind.__dataclass_fields__}
+    texts = [name for name in names if every[name] == pa.string()]
     try:
         described = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
         lines, found = described.metadata.num_rows, {field.name: field.type for field in described.schema_arrow}
         if not 0 <= lines <= (len(data) if most is None else most):
             raise DamageError(f"{who}: {lines:,} lines are not plausible: damaged or forged.")
-        if found != expected:
+        expected = {name: type_ for name, type_ in every.items() if name not in _UNSAID or name in found}
+        if {name: found.get(name) for name in expected} != expected:  # columns of later versions are left alone
             raise DamageError(f"{who}: columns {_told(found)} where {_told(expected)} were written.")
         # Text stays in dictionaries: a forged file can't make a long text be copied once a line.
         # No threads of Arrow's: one that lets go of these bytes while Python ends aborts the process (SIGABRT).
         file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts, pre_buffer=False)
-        table = file.read(columns=list(names), use_threads=False)
+        table = file.read(columns=[name for name in names if name in found], use_threads=False)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamageError(f"{who}: {len(data):,} bytes that are no Parquet table ({error}).") from error
-    columns = [_to_numpy(who, table.column(name), expected[name]) for name in names]
+    columns = [
+        _to_numpy(who, table.column(name), every[name]) if name in found else _unsaid(name, lines) for name in names
+    ]
     if {len(column) for column in columns} - {lines}:
         raise DamageError(f"{who}: its columns do not hold {lines:,} lines each: damaged or forged.")
     return columns
@@ -187,6 +229,9 @@ class SourceTable(_Columns):
     """Pixels, of the first frame."""
     error: NDArray[np.object_]
     """Why it can't be read; empty where it can."""
+    spacing_down: NDArray[np.float64] = field(default_factory=_nothing)
+    """Millimetres per pixel of the frames, NaN where the file does not say."""
+    spacing_across: NDArray[np.float64] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,3 +250,6 @@ class RowTable(_Columns):
     width: NDArray[np.int32]
     flip_horizontal: NDArray[np.bool_]
     flip_vertical: NDArray[np.bool_]
+    spacing_down: NDArray[np.float64] = field(default_factory=_nothing)
+    """Millimetres per stored pixel: of the view, at the size that it is kept in; NaN where that is not known."""
+    spacing_across: NDArray[np.float64] = field(default_factory=_nothing)

@@ -102,7 +102,8 @@ def _thinned(
     segment: Segment, sources: SourceTable, rows: RowTable, gone: NDArray[np.bool_], stays: set[str]
 ) -> Thinned:
     withdrawn = gone[rows.source]
-    zeroed = {name: _with(column, withdrawn, 0) for name, column in rows.columns().items() if name != "source"}
+    columns = rows.columns()
+    zeroed = {name: _with(column, withdrawn, _nothing(column)) for name, column in columns.items() if name != "source"}
     described = _without(sources, gone, stays).to_parquet()
     lines = replace(rows, **zeroed).to_parquet()
     hashes = [xxhash.xxh3_128_hexdigest(table) for table in (described, lines)]
@@ -119,7 +120,7 @@ def _without(sources: SourceTable, gone: NDArray[np.bool_], stays: set[str]) -> 
     """Return a table whose lines of sources that withdraw tell nothing; `stays` are data sets that have others."""
     columns = sources.columns()
     for name, column in columns.items():
-        value: Any = 0 if np.issubdtype(column.dtype, np.number) else ""
+        value = _nothing(column)
         if name in ("path", "group", "reader", "error"):
             value = WITHDRAWN
         if name not in ("dataset", "content_hash"):
@@ -129,6 +130,11 @@ def _without(sources: SourceTable, gone: NDArray[np.bool_], stays: set[str]) -> 
     columns["content_hash"] = sources.content_hash.copy()
     columns["content_hash"][gone] = [tombstone(str(content)) for content in sources.content_hash[gone]]
     return SourceTable(**columns)
+
+
+def _nothing(column: NDArray[Any]) -> Any:
+    """Return what stands in a column for nothing told: NaN for lengths, which are unknown then."""
+    return "" if column.dtype == object else np.nan if column.dtype.kind == "f" else 0
 
 
 def _with(column: NDArray[Any], where: NDArray[np.bool_], value: Any) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import committed
+from usjepa.cache.store.origins import spacing_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,8 +43,10 @@ def write_sheet(
     dataset: str | None = None,
     source: str | None = None,
     settings: CacheSettings | None = None,
-) -> None:
+) -> str:
     """Write a PNG contact sheet: rows that are doubtful or blank first, then evenly spaced ones.
+
+    Returns a line on how many rows of the store have a spacing, and its range.
 
     Args:
         store: folder or URL; an unsealed one may be looked at too.
@@ -75,6 +78,7 @@ def write_sheet(
             file.write(data.tobytes())
     except OSError as error:
         raise WriteError(f"{output}: can't write ({error.strerror}).") from error
+    return spacing_text(opened.spacing)
 
 
 def _doubts(store: str, opened: Store) -> dict[int, str]:
@@ -153,7 +157,9 @@ def _strips(
         if colours is not None:
             shown.append(colours[i])
         source, _, view = store.origin_of(number)
-        caption = f"row {number}  {source.dataset}  {source.label or 'no label'}  view {view}"
+        down, across = store.spacing_of([number])[0]
+        scale = "" if np.isnan(down) else f"  {down:.3g} x {across:.3g} mm"
+        caption = f"row {number}  {source.dataset}  {source.label or 'no label'}  view {view}{scale}"
         strips.append(_strip(shown, f"{caption}  {doubts[number]}" if number in doubts else caption))
     return strips
 

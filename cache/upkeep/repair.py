@@ -127,8 +127,9 @@ def _mend_tables(
             continue
         made = regrown(storage, listing, settings, manifest.segments, segment.number)
         for part in sorted(broken):
-            if xxhash.xxh3_128_hexdigest(made[part]) == hashes[part]:
-                storage.publish(names[part], made[part], writer.guard)
+            same = [one[part] for one in made if xxhash.xxh3_128_hexdigest(one[part]) == hashes[part]]
+            if same:
+                storage.publish(names[part], same[0], writer.guard)
                 report.mended.append(f"{names[part]}: scanned again, the same bytes")
             else:
                 report.left.append(

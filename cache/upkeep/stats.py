@@ -18,6 +18,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.blank import blank_lines, why_blank
 from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.store.origins import spacing_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -93,6 +94,8 @@ class Stats:
     """Groups of rows whose pixels are the same, each ascending."""
     blank: list[tuple[int, str]] = field(default_factory=list)
     """Rows that show no echo, ascending, with the frame that each shows and why it is blank."""
+    spacing: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 2)))
+    """[R', 2] millimetres per stored pixel, down and across; NaN where that is not known."""
 
     def to_json(self) -> dict[str, Json]:
         """Return everything, channel by channel."""
@@ -104,7 +107,14 @@ class Stats:
             for name, m in sorted(self.moments.items())
         }  # fmt: skip
         blank = [list(row) for row in self.blank]
-        return {"teacher": self.teacher, "datasets": datasets, "duplicates": self.duplicates, "blank": blank}
+        known = self.spacing[~np.isnan(self.spacing).any(axis=1)]
+        spacing: dict[str, Json] = {"rows": len(known)}
+        if len(known):
+            spacing |= {"smallest_mm": known.min(axis=0).tolist(), "largest_mm": known.max(axis=0).tolist()}
+        return {
+            "teacher": self.teacher, "datasets": datasets, "duplicates": self.duplicates, "blank": blank,
+            "spacing": spacing,
+        }  # fmt: skip
 
     def __str__(self) -> str:
         width = max(len(name) for name in [*self.moments, "dataset"])
@@ -118,7 +128,7 @@ class Stats:
             )
         extra = sum(len(group) - 1 for group in self.duplicates)
         lines.append(f"rows whose pixels another row has too: {extra:,}" + self._examples())
-        lines += [f"rows that show no echo: {len(self.blank):,}", *blank_lines(self.blank)]
+        lines += [f"rows that show no echo: {len(self.blank):,}", *blank_lines(self.blank), spacing_text(self.spacing)]
         return "\n".join(lines)
 
     def _examples(self) -> str:
@@ -163,7 +173,7 @@ def stats(store: str, teacher: str | None = None, dask: str | None = None) -> St
         (whole,) = compute(level[0])
     position = {int(row): place for place, row in enumerate(opened.rows)} if whole.blank else {}
     blank = [(row, f"{opened.table.origin(position[row])}: {why}") for row, why in sorted(whole.blank)]
-    return Stats(str(name), whole.moments, _duplicates(whole), blank)
+    return Stats(str(name), whole.moments, _duplicates(whole), blank, opened.spacing)
 
 
 @contextlib.contextmanager

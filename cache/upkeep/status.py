@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from usjepa.cache.frames.blank import blank_lines
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins import read_tables, spacing_of, spacing_text
 from usjepa.cache.store.state import State, read_state
 from usjepa.cache.store.tables import WITHDRAWN
 
@@ -44,6 +46,7 @@ def status_report(store: str) -> str:
         holes |= {hole for commit in done.values() for hole in commit.holes}
         blank |= {row for commit in done.values() for row in commit.blank}
         doubtful |= {row for commit in done.values() for row in commit.doubtful}
+    lines.append(_spacing(storage, state, holes))
     lines += _told("blank rows", blank, holes) + _told("rows that may show more than the scan", doubtful, holes)
     told = dict(blank | doubtful)
     holes -= {hole for hole in holes if hole[0] in told}
@@ -72,6 +75,14 @@ def _layer_lines(name: str, layer: Layer, state: State, done: Mapping[int, Commi
     for soft in _distinct(done):
         lines.append(f"  made with {', '.join(f'{key} {value}' for key, value in soft.items())}")
     return lines
+
+
+def _spacing(storage: Storage, state: State, holes: set[tuple[int, str]]) -> str:
+    """Return the line on how large a pixel of the rows is, of those that are or will be there."""
+    ranges = [np.arange(segment.first_row, segment.first_row + segment.rows) for segment in state.segments]
+    numbers = np.concatenate([np.empty(0, np.int64), *ranges])
+    there = ~np.isin(numbers, [row for row, _ in holes])
+    return spacing_text(spacing_of(storage, state.segments, numbers)[there])
 
 
 def _history(state: State) -> list[str]:

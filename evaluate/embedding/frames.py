@@ -33,19 +33,23 @@ class Frames:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def columns(self) -> Mapping[str, NDArray[np.object_] | NDArray[np.int64]]:
+    def columns(self) -> Mapping[str, NDArray[np.object_] | NDArray[np.int64] | NDArray[np.float64]]:
         """Return what is known of each frame: its row, the path and number of the frame, dataset, group, label, split.
 
-        Texts are "" where nothing is known. Where a store hides its paths, these are the hidden ones.
+        Texts are "" where nothing is known. Where a store hides its paths, these are the hidden ones. Where it knows a
+        spacing of some rows, also that: millimetres per stored pixel down and across, NaN for the others.
         """
         table = self.store.table
         here = np.searchsorted(self.store.rows, self.rows)
         paths = np.array([source.path for source in table.sources], dtype=object)
+        spacing = self.store.spacing
+        scale = {"spacing_down": spacing[here, 0], "spacing_across": spacing[here, 1]}
         return {
             "row": self.rows,
             "path": paths[table.source[here]],
             "frame": table.frame[here].astype(np.int64),
             **{name: getattr(table, name)[here] for name in ("dataset", "group", "label", "split")},
+            **({} if np.isnan(spacing).all() else scale),
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.support.processes.commands import run_python
 from usjepa.cache.errors import DamageError
-from usjepa.cache.store.tables import Places, RowTable, SourceTable
+from usjepa.cache.store.tables import Places, RowTable, SourceTable, read_spacing
 
 
 def sources(count: int = 3) -> SourceTable:
@@ -85,6 +86,39 @@ def test_the_places_of_rows_are_three_columns_of_their_table_and_refuse_what_it_
         Places.from_parquet(sources().to_parquet())
     with pytest.raises(DamageError, match="5 lines are not plausible"):
         Places.from_parquet(table.to_parquet(), most=4)
+
+
+def test_a_column_that_says_nothing_is_not_written_and_what_is_not_there_is_unknown() -> None:
+    import io
+
+    import pyarrow.parquet as pq
+
+    bare = rows()
+    assert "spacing_down" not in pq.read_table(io.BytesIO(bare.to_parquet())).column_names
+    assert np.isnan(RowTable.from_parquet(bare.to_parquet()).spacing_down).all()
+    assert np.isnan(read_spacing(bare.to_parquet())).all()
+    some = replace(bare, spacing_down=np.array([0.1, np.nan, 0.3, 0.4, 0.5]), spacing_across=np.full(5, 0.2))
+    data = some.to_parquet()
+    assert pq.read_table(io.BytesIO(data)).column_names[-2:] == ["spacing_down", "spacing_across"]
+    assert RowTable.from_parquet(data) == some != bare
+    np.testing.assert_array_equal(read_spacing(data), np.stack([some.spacing_down, some.spacing_across], axis=1))
+    assert Places.from_parquet(data).frame.tolist() == bare.frame.tolist()
+    assert RowTable.joined([bare, some]).spacing_down.tolist()[5:] == pytest.approx(
+        some.spacing_down.tolist(), nan_ok=True
+    )
+
+
+def test_a_spacing_of_another_type_is_damage() -> None:
+    import io
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(rows().to_parquet())).append_column("spacing_down", pa.array(["x"] * 5))
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    with pytest.raises(DamageError, match=r"spacing_down \(string\)"):
+        read_spacing(sink.getvalue())
 
 
 def test_columns_of_unequal_length_are_refused() -> None:

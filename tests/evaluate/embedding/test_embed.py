@@ -7,18 +7,20 @@ import json
 import signal
 from typing import TYPE_CHECKING, Any
 
+import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import zarr
 from click.testing import CliRunner, Result
 
-from tests.support.builds import pictures, tree
+from tests.support.builds import pictures, small, tree
 from tests.support.evaluations import export_run
 from tests.support.labelled import File, write_labelled
 from tests.support.processes import forked
 from usjepa.cache.reading.store import open_store
 from usjepa.evaluate.cli import main
+from usjepa.evaluate.embedding.frames import find_frames
 from usjepa.evaluate.encoders.finished_run import open_run
 from usjepa.evaluate.encoders.models import ModelEncoder
 from usjepa.train.record.export import load_encoder
@@ -154,3 +156,14 @@ def test_a_killed_call_goes_on_and_leaves_the_bytes_of_an_undisturbed_one(place:
     embed(place / "run", place / "s.zarr", "-o", place / "g.csv", *ONE_AT_A_TIME)
     assert (place / "f.csv").read_bytes() == (place / "g.csv").read_bytes()
     assert not (place / "f.csv.work").exists()
+
+
+def test_the_spacing_of_frames_goes_along_where_it_is_known(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.random.default_rng(0).integers(0, 255, (48, 32), np.uint8), np.eye(4))
+    image.header.set_zooms((0.25, 0.5))
+    (tmp_path / "in").mkdir()
+    image.to_filename(tmp_path / "in/a.nii")
+    pictures(tmp_path / "in", ["b.png"])
+    columns = find_frames(str(tmp_path / "in"), tmp_path, small("cache.preprocess.text=keep")).columns()
+    assert columns["spacing_down"].tolist() == pytest.approx([0.5 * 32 / 32, np.nan], nan_ok=True)
+    assert columns["spacing_across"].tolist() == pytest.approx([0.25 * 48 / 32, np.nan], nan_ok=True)

@@ -10,7 +10,9 @@ from usjepa.cache.sources.base import Box
 if TYPE_CHECKING:
     from pathlib import Path
 
-_REGIONS = "SequenceOfUltrasoundRegions"
+    from pydicom.dataset import Dataset
+
+REGIONS = "SequenceOfUltrasoundRegions"
 _IMAGE_2D = 1
 """Region Spatial Format of an image; traces, spectra and M-mode have others (PS3.3, C.8.5.5.1.1)."""
 _CORNERS = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1", "RegionLocationMaxY1")
@@ -22,8 +24,13 @@ def boxes_of(file: Path) -> tuple[Box, ...]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote the values that they complain about
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[_REGIONS])
-        return tuple(_box(item) for item in header.get(_REGIONS) or () if _is_image(item))
+        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[REGIONS])
+        return tuple(box for box, _ in images_among(header))
+
+
+def images_among(header: Dataset) -> list[tuple[Box, Dataset]]:
+    """Return the regions of a header that hold 2D images: where each lies, and what is said of it."""
+    return [(_box(item), item) for item in header.get(REGIONS) or () if _is_image(item)]
 
 
 def _is_image(item: Any) -> bool:

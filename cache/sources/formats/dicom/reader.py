@@ -1,8 +1,8 @@
 """Read DICOM, single and multi-frame: uncompressed, deflated, RLE, all kinds of JPEG, and encapsulated video.
 
 pydicom decodes, one frame at a time. YBR becomes RGB, palettes are looked up, MONOCHROME1 is inverted (0 is black
-afterwards), deeper samples follow `depth.py`. Nothing but pixels leaves the reader: no name, date or number of a
-patient is even parsed.
+afterwards), deeper samples follow `depth.py`. Nothing but pixels and their size in millimetres leaves the reader: no
+name, date or number of a patient is even parsed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from usjepa.cache.sources.formats.dicom.codecs import add_codecs
 from usjepa.cache.sources.formats.dicom.palette import colours_of
 from usjepa.cache.sources.formats.dicom.patient import patient_of
 from usjepa.cache.sources.formats.dicom.pixels import Opened, frame_nbytes, open_pixels
+from usjepa.cache.sources.formats.dicom.scale import spacing_in
 from usjepa.cache.sources.formats.plausible import require_frame
 from usjepa.cache.sources.formats.video import Decoder
 
@@ -89,7 +90,7 @@ class DicomReader(Reader):
             shape, count = shape or frame.shape[:2], count + 1
         if shape is None:
             raise ValueError("it holds no frames")
-        return FileFacts(count, *shape)
+        return FileFacts(count, *shape, spacing=spacing_in(file, *shape))
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames in 8 bits, grey or RGB."""

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _GZIP = b"\x1f\x8b"
 _HEADERS = {348: "Nifti1Image", 540: "Nifti2Image"}
 """Length of a header, its first word -> the class that reads it."""
-_MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
-"""Of the units of space in `xyzt_units`: metres, millimetres, micrometres."""
+_MILLIMETRES = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
+"""Of the units of space in `xyzt_units`: metres, millimetres, micrometres. Not given, all programs take millimetres."""
 _VECTOR_AXIS = 4
 """Axis that counts the values of a pixel, where there are several."""
 

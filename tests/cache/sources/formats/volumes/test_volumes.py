@@ -129,14 +129,36 @@ def test_nifti_in_red_green_and_blue_of_either_version_and_order_is_read(tmp_pat
     assert np.array_equal(frames(tmp_path / "c.nii", range(3)), echo())
 
 
-@pytest.mark.parametrize(("units", "factor"), [("mm", 1), ("meter", 1000), ("micron", 0.001), ("unknown", None)])
-def test_the_spacing_of_a_nifti_is_in_its_own_units(tmp_path: Path, units: str, factor: float | None) -> None:
+@pytest.mark.parametrize(("units", "factor"), [("mm", 1), ("meter", 1000), ("micron", 0.001), ("unknown", 1)])
+def test_the_spacing_of_a_nifti_is_in_its_own_units(tmp_path: Path, units: str, factor: float) -> None:
     image = nibabel.Nifti1Image(echo().T, np.eye(4))
-    image.header.set_zooms((0.2 / (factor or 1), 0.4 / (factor or 1), 1))
+    image.header.set_zooms((0.2 / factor, 0.4 / factor, 1))
     image.header.set_xyzt_units(units)
     image.to_filename(tmp_path / "a.nii")
-    found = probe(tmp_path / "a.nii").spacing
-    assert found is None if factor is None else found == pytest.approx((0.4, 0.2), rel=1e-5)
+    assert probe(tmp_path / "a.nii").spacing == pytest.approx((0.4, 0.2), rel=1e-5)
+    if units == "unknown":  # as SimpleITK takes it
+        assert SimpleITK.ReadImage(str(tmp_path / "a.nii")).GetSpacing()[:2] == pytest.approx((0.2, 0.4), rel=1e-5)
+
+
+def test_a_nifti_in_metres_that_names_no_unit_has_no_spacing(tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(echo().T, np.eye(4))
+    image.header.set_zooms((0.0002, 0.0004, 1))
+    image.to_filename(tmp_path / "a.nii")
+    assert probe(tmp_path / "a.nii").spacing is None
+
+
+def test_the_spacing_follows_the_axes_as_they_are_stored_not_as_they_are_placed(tmp_path: Path) -> None:
+    # Turned by a quarter in the patient, or the axes of the samples swapped: what lies across a frame counts across.
+    image = SimpleITK.GetImageFromArray(echo())
+    image.SetSpacing((0.2, 0.4, 1))
+    image.SetDirection((0, 1, 0, -1, 0, 0, 0, 0, 1))
+    swapped = SimpleITK.PermuteAxes(image, (1, 0, 2))
+    for name in ("a.mha", "a.nii.gz", "a.nrrd"):
+        SimpleITK.WriteImage(image, str(tmp_path / name))
+        assert probe(tmp_path / name).spacing == pytest.approx((0.4, 0.2), rel=1e-5)
+        SimpleITK.WriteImage(swapped, str(tmp_path / f"s{name}"))
+        assert probe(tmp_path / f"s{name}").spacing == pytest.approx((0.2, 0.4), rel=1e-5)
+        assert np.array_equal(frames(tmp_path / f"s{name}", [0])[0], frames(tmp_path / name, [0])[0].T)
 
 
 def test_a_spacing_of_one_stands_for_none(tmp_path: Path) -> None:
