@@ -2,8 +2,8 @@
 
 `open_store` reads a store and `build` makes one. The rooms, along the way of a row: `sources` and `scanning` list and
 count files, `decoding` and `frames` cut views, `teacher` computes latents, `building` drives them, `store` and
-`storage` write, `reading` reads. `planning` predicts a build, `upkeep` checks and repairs a store, `recipes` has the
-settings and `commands` the command line.
+`storage` write, `reading` reads, `several` reads several stores as one. `planning` predicts a build, `upkeep` checks
+and repairs a store, `recipes` has the settings and `commands` the command line.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from usjepa.cache.building.request import BuildRequest
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store, open_store
+    from usjepa.cache.several.stores import Stores, open_stores
     from usjepa.cache.store.origins import Table
 
-__all__ = ["Batch", "BuildRequest", "Store", "Table", "build", "open_store"]
+__all__ = ["Batch", "BuildRequest", "Store", "Stores", "Table", "build", "open_store", "open_stores"]
 
 _MODULES = {
     "Batch": "reading.batch",
     "BuildRequest": "building.request",
     "Store": "reading.store",
+    "Stores": "several.stores",
     "Table": "store.origins",
     "build": "building.build",
     "open_store": "reading.store",
+    "open_stores": "several.stores",
 }
 
 

@@ -18,14 +18,14 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     cls=CommandBeside,
     context_settings={**_HELP, "max_content_width": 100},
 )
-@click.argument("store")
+@click.argument("stores", metavar="STORE...", nargs=-1, required=True)
 @click.argument("run", type=click.Path(file_okay=False))
 @click.option("--device", default=None, help="cpu, cuda or cuda:N. Default: a GPU if there is one.")
 @click.option("--stop-after-steps", type=click.IntRange(min=1), default=None, help="Save and stop after so many steps.")
 @recipe_options
 @ends_well
 def main(
-    store: str,
+    stores: tuple[str, ...],
     run: str,
     device: str | None,
     stop_after_steps: int | None,
@@ -34,6 +34,8 @@ def main(
     overrides: tuple[str, ...],
 ) -> None:
     """Stage two: train an encoder on STORE into the folder RUN. The same command again resumes where it stopped.
+
+    Several stores are trained on as if they were one, rows, datasets and groups of all; RUN comes last.
 
     The folder then holds the encoder (model.safetensors and config.json, which plain timm loads), log.jsonl,
     curve.png and the checkpoints.
@@ -51,7 +53,7 @@ def main(
     from usjepa.train.record.folder import CURVE, RunFolder
     from usjepa.train.run.loop import train
 
-    train(store, run, recipe, device, stop_after_steps)
+    train(stores, run, recipe, device, stop_after_steps)
     folder = Path(run)
     if not RunFolder(folder).exported:
         return  # stopped as requested, which train has reported

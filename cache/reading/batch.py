@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.store.precision import to_targets
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     import torch
     from numpy.typing import NDArray
@@ -24,6 +26,8 @@ class Batch:
     teacher: str | None
     """Name of the teacher whose latents these are; None when no latents were read."""
     channel_scale: tuple[float, ...] = ()
+    row_scales: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Teacher -> float32 [B, D], in place of `channel_scale` where the rows are of stores that differ in it."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -47,9 +51,10 @@ class Batch:
 
     def targets(self, device: str = "cpu") -> torch.Tensor:
         """Return the latents as float32 [B, T, D] on a device; int8 is scaled back there."""
-        return to_targets(self.latents, self.scales, self.channel_scale, device)
+        channels = self.row_scales.get(self.teacher or "", self.channel_scale)
+        return to_targets(self.latents, self.scales, channels, device)
 
     def targets_of(self, teacher: str, channel_scale: tuple[float, ...], device: str = "cpu") -> torch.Tensor:
         """Return the latents of one of several teachers that were read, as `targets` does."""
         latents, scales = self.arrays[f"latents/{teacher}"], self.arrays.get(f"scales/{teacher}")
-        return to_targets(latents, scales, channel_scale, device)
+        return to_targets(latents, scales, self.row_scales.get(teacher, channel_scale), device)

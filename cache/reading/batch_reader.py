@@ -56,8 +56,12 @@ class BatchReader:
         self._on_disk = isinstance(storage, LocalStorage)
         self._workers = Workers((threads if self._on_disk else max(threads, _REMOTE_THREADS)) - 1)
 
-    def read(self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]]) -> None:
+    def read(
+        self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]], places: NDArray[np.int64] | None = None
+    ) -> None:
         """Read [B] row numbers into an array [B, *shape] of each layer, largest rows first.
+
+        With `places` [B] into longer arrays, of a batch that has rows of other stores too.
 
         Raises:
             HoleError: a row holds no data.
@@ -65,7 +69,7 @@ class BatchReader:
             StoreError: the storage refuses.
         """
         readers = [self._readers[name] for name in arrays]
-        plan = ReadPlan.of(rows, readers[0].layer.rows_per_shard)
+        plan = ReadPlan.of(rows, readers[0].layer.rows_per_shard, places)
         most = max(1, min(reader.open_shards.most for reader in readers) // _PINNED_SHARE)
         for part in plan.parts(most):
             _Part(readers, part, list(arrays.values())).read(self._workers, self._on_disk)

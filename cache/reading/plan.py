@@ -32,10 +32,13 @@ class ReadPlan:
         """[n] Place of a row within the batch."""
 
     @classmethod
-    def of(cls, numbers: NDArray[np.int64], shard_rows: int) -> ReadPlan:
-        """Plan [n] row numbers in the order asked for, where `shard_rows` rows make a shard."""
+    def of(cls, numbers: NDArray[np.int64], shard_rows: int, places: NDArray[np.int64] | None = None) -> ReadPlan:
+        """Plan [n] row numbers in the order asked for, where `shard_rows` rows make a shard.
+
+        `places` [n] are theirs in the batch where it has rows of other stores too.
+        """
         order = np.argsort(numbers, kind="stable")
-        return cls(numbers[order], order, shard_rows)
+        return cls(numbers[order], order if places is None else places[order], shard_rows)
 
     def parts(self, most: int) -> list[ReadPlan]:
         """Return plans of at most `most` shards each, which together are this one."""

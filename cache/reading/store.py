@@ -143,6 +143,15 @@ class Store:
         return {name: layer.identity for name, layer in self._manifest.layers.items()}
 
     @property
+    def parts(self) -> tuple[Store, ...]:
+        """The stores that this one is made of: itself; see `Stores`."""
+        return (self,)
+
+    def place_of(self, row: int) -> tuple[Store, int]:
+        """Return the store that a row lies in, this one, and its number there; see `Stores`."""
+        return self, row
+
+    @property
     def channels(self) -> int:
         """C of the pixels."""
         return self._manifest.layers["pixels"].shape[0]
@@ -233,17 +242,33 @@ class Store:
         if wanted not in self._named:
             self._named[wanted] = self._layer_names(*wanted)
         names, teacher = self._named[wanted]
-        self._check_numbers(numbers)
         described = self._manifest.layers
         arrays = {name: memory_for(described[name], len(numbers), out) for name in names}
-        if len(numbers) and arrays:
-            try:
-                self._reader.get().read(numbers, arrays)
-            except (DamageError, HoleError) as error:
-                self._name_source(error)
-                raise
+        self.read_into(numbers, arrays)
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
         return Batch(numbers, arrays, teacher, channels)
+
+    def read_into(
+        self,
+        numbers: NDArray[np.int64],
+        arrays: Mapping[str, NDArray[Any]],
+        places: NDArray[np.int64] | None = None,
+    ) -> None:
+        """Read [n] row numbers into an array of each layer; raises HoleError and DamageError as `read` does.
+
+        Args:
+            numbers: [n] row numbers.
+            arrays: layer name -> C-contiguous array [>= n, *shape] of the stored dtype.
+            places: [n] where in the arrays each row goes; none: in order. `Stores` fills a batch so.
+        """
+        self._check_numbers(numbers)
+        if not len(numbers) or not arrays:
+            return
+        try:
+            self._reader.get().read(numbers, arrays, places)
+        except (DamageError, HoleError) as error:
+            self._name_source(error)
+            raise
 
     def _name_source(self, error: DamageError | HoleError) -> None:
         """Add the source of its row to an error, where the tables can still be read."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from functools import lru_cache
 
 KEY_VARIABLE = "USJEPA_PATH_KEY"
 _MARK = "patient:"
 _CHECK = 4
 """Hex digits of a name that tell one secret from another."""
+_KEYED = re.compile(rf"{_MARK}([0-9a-f]{{{_CHECK}}})[0-9a-f]{{32}}")
 
 
 def patient_group(name: str) -> str:
@@ -27,6 +29,12 @@ def patient_group(name: str) -> str:
 def is_patient(group: str) -> bool:
     """Return whether a group is that of a patient whom files themselves name."""
     return group.startswith(_MARK)
+
+
+def secret_of(group: str) -> str:
+    """Return the digits that tell the secret by which a patient's group was named; "" where it is named by a file."""
+    found = _KEYED.fullmatch(group)
+    return "" if found is None else found[1]
 
 
 def group_key(dataset: str, group: str) -> tuple[str, str]:

@@ -130,9 +130,14 @@ def _to_int8(
 
 
 def to_targets(
-    latents: NDArray[np.generic], scales_BT: NDArray[np.float32] | None, channels: tuple[float, ...], device: str
+    latents: NDArray[np.generic],
+    scales_BT: NDArray[np.float32] | None,
+    channels: tuple[float, ...] | NDArray[np.float32],
+    device: str,
 ) -> torch.Tensor:
     """Return stored latents as a float32 tensor [B, T, D] on a device, in memory of its own.
+
+    `channels` are the layer's [D], or those of each row [B, D] where rows are of several layers.
 
     To a device they travel in stored precision. On a CPU it is NumPy that converts: batches are made in a thread beside
     the one that trains, and a second thread with a pool of OpenMP (torch's loops) leaves more threads than processors,
@@ -140,17 +145,19 @@ def to_targets(
     """
     import torch
 
+    factors = np.asarray(channels, dtype=np.float32)
+    factors = factors[:, None, :] if factors.ndim == 2 else factors
     if device == "cpu":
         values: NDArray[np.float32] = latents.astype(np.float32)
         if scales_BT is not None:
             values *= scales_BT[:, :, None]
-            values *= np.asarray(channels, dtype=np.float32)
+            values *= factors
         return torch.from_numpy(values)
     moved = torch.from_numpy(latents).to(device, non_blocking=True).to(torch.float32)
     if scales_BT is None:
         return moved
     scales = torch.from_numpy(scales_BT).to(device, non_blocking=True)
-    return moved * scales[:, :, None] * torch.tensor(channels, dtype=torch.float32, device=device)
+    return moved * scales[:, :, None] * torch.from_numpy(factors).to(device)
 
 
 def quantise(

@@ -45,8 +45,7 @@ def runs_under(folders: Iterable[str], digests: Mapping[str, int]) -> Iterator[R
         if not Path(folder).is_dir():
             raise UsageError(f"--runs {folder}: no such folder.")
         for state in sorted({path.parent for path in Path(folder).rglob("state/step-*.json")}):
-            digest = _digest_of(state)
-            if digest in digests:
+            for digest in _digests_of(state) & set(digests):
                 yield Run(str(state.parent), digests[digest], _is_finished(state.parent))
 
 
@@ -54,12 +53,13 @@ def _is_finished(run: Path) -> bool:
     return (run / CONFIG).exists() and (run / weights_name(run)).exists()
 
 
-def _digest_of(state: Path) -> str:
-    """Return the digest of the generation that a run began on."""
+def _digests_of(state: Path) -> set[str]:
+    """Return the digest of the generation that a run began on; of several stores, those of all."""
     for record in sorted(state.glob("step-*.json"), reverse=True):
         try:
-            return str(json.loads(record.read_bytes())["progress"]["store"]["digest"])
-        except (OSError, ValueError, KeyError, TypeError):
+            remembered = json.loads(record.read_bytes())["progress"]["store"]
+            return {str(one["digest"]) for one in remembered.get("stores") or [remembered]}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
     raise DamageError(
         f"{state}: no checkpoint tells on which store the run began. Mend it, or move the run away if it is done with."

@@ -294,6 +294,7 @@ def test_the_python_of_the_readme_runs(phantom_store: Path, tmp_path: Path, monk
 TRANSCRIPTS = [
     "how-to/grow",
     "how-to/move-a-store",
+    "how-to/several-stores",
     "how-to/a-patient-withdraws",
     "how-to/convert-and-export",
     "how-to/repair",

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.cache.several.face import Readable
     from usjepa.train.objective.targets import Targets
 
     Ints = NDArray[np.int64]
@@ -78,7 +78,7 @@ class BatchMaker:
 
     def __init__(
         self,
-        store: Store,
+        store: Readable,
         targets: Targets,
         settings: TrainSettings,
         device: torch.device,

@@ -9,6 +9,9 @@ the store for themselves.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,22 +22,24 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings
+from usjepa.cache.several.stores import Stores, open_stores
+from usjepa.train.data.crossing import split_of
 from usjepa.train.data.order import first_views
-from usjepa.train.data.split import split_rows
 from usjepa.train.objective.targets import stored_latents
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from numpy.typing import NDArray
+
+    from usjepa.cache.reading.store import Store
+
+logger = logging.getLogger(__name__)
 
 Item = dict[str, torch.Tensor]
 _PARTS = ("train", "validation", "all")
 
 
 class StoreDataset(Dataset[Item]):
-    """Rows of a sealed store; the checksum of every row is checked as it is read.
+    """Rows of a sealed store, or of several as one; the checksum of every row is checked as it is read.
 
     An item is a dict of tensors, which `default_collate` stacks into a batch:
 
@@ -45,7 +50,7 @@ class StoreDataset(Dataset[Item]):
       patches do not align with the store's 2x2-pixel cells.
 
     Attributes:
-        store: the open store.
+        store: the open store, or stores.
         teacher: name of the latents.
         grid: patches down and across.
         dim: D, width of the latents.
@@ -54,30 +59,32 @@ class StoreDataset(Dataset[Item]):
 
     def __init__(
         self,
-        store: str | Path,
+        store: str | Path | Sequence[str | Path],
         part: str = "train",
         teacher: str | None = None,
         settings: TrainSettings | None = None,
-        generation: int | None = None,
+        generation: int | Sequence[int | None] | None = None,
     ) -> None:
         """Open a store and choose rows.
 
         Args:
-            store: folder or URL.
+            store: folder or URL, or several, which are read as one (see `open_stores`).
             part: `train` (every view of the frames trained on), `validation` (view 0 of the frames of held-out
                 groups), or `all` rows, test ones included.
             teacher: name of the latents; None: those of the store's only teacher.
             settings: `exclude_splits` and `validation_fraction` decide the parts, as in `usjepa-train`; None: defaults.
-            generation: of the store; None: the newest. Record it to read the same rows again from a store that grows.
+            generation: of the store, or of each of several; None: the newest. Record it to read the same rows again
+                from a store that grows.
 
         Raises:
             NotSealedError: the store's build has not finished.
             UsageError: no such part or teacher, or no row is left to train on.
+            IdentityError: several stores do not fit each other.
         """
         if part not in _PARTS:
             raise UsageError(f"part={part!r} does not exist: choose one of {', '.join(_PARTS)}.")
         # One thread: the workers of a DataLoader are the parallelism.
-        self.store = open_store(store, generation=generation, threads=1)
+        self.store = _opened(store, teacher, generation)
         targets = stored_latents(self.store, teacher)
         self.teacher, self.grid, self.dim = targets.name, targets.grid, targets.dim
         patch, rest = divmod(self.store.size, self.grid[0])
@@ -89,7 +96,9 @@ class StoreDataset(Dataset[Item]):
         if part == "all":
             return np.arange(len(self.store), dtype=np.int64)
         table = self.store.table
-        split = split_rows(table, settings)
+        split, notes = split_of(self.store, settings)
+        for note in notes:
+            logger.info(note)
         if part == "train":
             return split.train
         return first_views(table.source, table.frame, table.view, split.validation)
@@ -119,3 +128,17 @@ class StoreDataset(Dataset[Item]):
         if self._patch:
             columns["valid"] = torch.from_numpy(patch_validity(read.regions, self.store.size, self._patch))
         return [{name: column[i] for name, column in columns.items()} for i in range(len(wanted))]
+
+
+def _opened(
+    store: str | Path | Sequence[str | Path], teacher: str | None, generation: int | Sequence[int | None] | None
+) -> Store | Stores:
+    """Open one store or several, which must agree in the layers that are read."""
+    if isinstance(store, (str, Path)):
+        if isinstance(generation, Sequence):
+            raise UsageError(f"{store}: one store has one generation, not {list(generation)}.")
+        return open_store(store, generation=generation, threads=1)
+    generations = [generation] * len(store) if generation is None or isinstance(generation, int) else generation
+    parts = open_stores(store, (), generations, threads=1).parts
+    names = {f"latents/{stored_latents(part, teacher).name}" for part in parts}
+    return Stores(parts, ["pixels", "regions", *sorted(names)])

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.cache.several.face import Readable
     from usjepa.train.data.batches import BatchRequest
     from usjepa.train.data.split import Split
 
@@ -58,7 +58,7 @@ class PairBatch:
 class PairMaker:
     """Makes batches of pairs of a store's rows."""
 
-    def __init__(self, store: Store, split: Split, settings: TrainSettings, device: torch.device) -> None:
+    def __init__(self, store: Readable, split: Split, settings: TrainSettings, device: torch.device) -> None:
         """Order the rows of both parts; UsageError where the store has no pixels.
 
         Args:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.reading.store import Store
+    from usjepa.cache.several.face import Readable
     from usjepa.train.objective.targets import Targets
 
 Mode = Literal["none", "layer", "standardised", "whitened", "rotated"]
@@ -119,7 +119,7 @@ def restored(mode: Mode, targets: Targets, state: dict[str, torch.Tensor]) -> Ta
 
 def measured(
     mode: Mode,
-    store: Store,
+    store: Readable,
     targets: Targets,
     positions: NDArray[np.int64],
     device: torch.device,
@@ -133,7 +133,7 @@ def measured(
 
 def measured_one(
     mode: Mode,
-    store: Store,
+    store: Readable,
     targets: Targets,
     positions: NDArray[np.int64],
     device: torch.device,

@@ -23,14 +23,14 @@ from usjepa.cache.identity import differences, explain
 from usjepa.cache.teacher.layers import square_grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import torch
 
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.several.face import Readable
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Targets:
         return torch.from_numpy(np.concatenate([latents_BTD.numpy() for latents_BTD in found], axis=-1))
 
 
-def choose_targets(store: Store, recipe: Recipe, device: torch.device) -> Targets:
+def choose_targets(store: Readable, recipe: Recipe, device: torch.device) -> Targets:
     """Return the targets of a recipe.
 
     Raises:
@@ -100,7 +100,22 @@ def choose_targets(store: Store, recipe: Recipe, device: torch.device) -> Target
     return stored_latents(store, recipe.train.teacher)
 
 
-def joined_latents(store: Store, names: tuple[str, ...], weights: tuple[float, ...] | None) -> Targets:
+def layers_read(stores: Sequence[Readable], recipe: Recipe) -> list[str]:
+    """Return the layers that a training reads of its stores: those in which several must agree.
+
+    Raises:
+        UsageError: a store lacks the targets, or holds several and the recipe names none.
+    """
+    settings = recipe.train
+    names = ["pixels", *(["regions"] if settings.masks.regions else [])]
+    if settings.objective == "latents" and settings.targets != "online":
+        wanted = settings.targets if isinstance(settings.targets, tuple) else (settings.teacher,)
+        found = {f"latents/{stored_latents(store, teacher).name}" for teacher in wanted for store in stores}
+        names += sorted(found)
+    return names
+
+
+def joined_latents(store: Readable, names: tuple[str, ...], weights: tuple[float, ...] | None) -> Targets:
     """Return several layers of latents as targets that are predicted together.
 
     Raises:
@@ -122,7 +137,7 @@ def joined_latents(store: Store, names: tuple[str, ...], weights: tuple[float, .
     return Targets("+".join(names), identity, parts[0].grid, sum(p.dim for p in parts), parts=parts, weights=scaled)
 
 
-def stored_latents(store: Store, teacher: str | None) -> Targets:
+def stored_latents(store: Readable, teacher: str | None) -> Targets:
     """Return the latents of a teacher in the store; `teacher` None: of the only one.
 
     Raises:
@@ -142,7 +157,7 @@ def stored_latents(store: Store, teacher: str | None) -> Targets:
     return Targets(teacher, layer.identity, grid, dim, channel_scale=layer.channel_scale)
 
 
-def _pixels(store: Store, recipe: Recipe) -> Targets:
+def _pixels(store: Readable, recipe: Recipe) -> Targets:
     """Return the patches' own pixels, on the student's grid."""
     from usjepa.train.model.student import student_grid
     from usjepa.train.objective.pixel_targets import NAME, PixelTargets
@@ -153,7 +168,7 @@ def _pixels(store: Store, recipe: Recipe) -> Targets:
     return Targets(NAME, made.identity, made.grid, made.dim, made)
 
 
-def _contrast(store: Store, recipe: Recipe) -> Targets:
+def _contrast(store: Readable, recipe: Recipe) -> Targets:
     """Return what stands for targets where images are compared with each other."""
     from usjepa.train.model.student import student_grid
     from usjepa.train.objective.contrast_loss import CONTRAST_VERSION
@@ -163,7 +178,7 @@ def _contrast(store: Store, recipe: Recipe) -> Targets:
     return Targets("contrast", {"contrast": described}, student_grid(recipe.train.student, store.size), settings.dim)
 
 
-def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:
+def _online(store: Readable, recipe: Recipe, device: torch.device) -> Targets:
     """Load the recipe's teacher; refuse it when the store holds latents of another one under its name."""
     from usjepa.cache.teacher.resolve import load_pass, only_teacher
 
@@ -176,11 +191,12 @@ def _online(store: Store, recipe: Recipe, device: torch.device) -> Targets:
         )
     name = None if settings.blocks is None else recipe.train.teacher
     teacher = only_teacher(load_pass(settings, store.size, str(device)), name)
-    layer = store.layers.get(f"latents/{teacher.name}")
-    found = [] if layer is None else differences(layer.identity["teacher"], teacher.identity)
-    if found:
-        raise IdentityError(
-            f"{store.location}: latents/{teacher.name} comes from another teacher (field: stored | wanted):\n"
-            f"{explain(found)}\nGive cache.teacher the stored one's settings, or another name."
-        )
+    for part in store.parts:
+        layer = part.layers.get(f"latents/{teacher.name}")
+        found = [] if layer is None else differences(layer.identity["teacher"], teacher.identity)
+        if found:
+            raise IdentityError(
+                f"{part.location}: latents/{teacher.name} comes from another teacher (field: stored | wanted):\n"
+                f"{explain(found)}\nGive cache.teacher the stored one's settings, or another name."
+            )
     return Targets(teacher.name, {"teacher": teacher.identity}, teacher.grid, teacher.dim, teacher, teacher.warning)

@@ -68,7 +68,8 @@ class RunProgress:
     """What the numbers depend on: recipe, store, teacher."""
     store: dict[str, Json]
     """Generation and digest of the store, to open the same generation again, and the digest of its content, to
-    recognise its rows after an audit, a repair or another teacher (not in older checkpoints)."""
+    recognise its rows after an audit, a repair or another teacher (not in older checkpoints). Of several stores the
+    digests of all, and `stores` has these and the name of each, in order."""
     best: Best | None = None
     soft: dict[str, Json] = field(default_factory=dict)
     """Versions, device and threads: recorded, never compared."""

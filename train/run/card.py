@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from usjepa.train.record.front_matter import FrontMatter
+from usjepa.train.run.opening import record_of, records_in
 
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
@@ -96,5 +97,17 @@ def _facts(plan: TrainingPlan, architecture: str, best: Json, epochs: int) -> di
         "objective": learnt,
         "frames": f"{plan.order.length:,} per epoch, {epochs} epochs; {held}",
         "chosen": chosen,
-        "store": f"generation {store.generation}, digest `{store.digest}`",
+        **_stores(record_of(store)),
+    }
+
+
+def _stores(remembered: dict[str, Json]) -> dict[str, str]:
+    """Return a row for the store, or one for each of several."""
+    records = records_in(remembered)
+    told = [f"generation {record['generation']}, digest `{record['digest']}`" for record in records]
+    if len(records) == 1:
+        return {"store": told[0]}
+    return {
+        f"store {number} of {len(records)}": f"`{record['name']}`, {text}"
+        for number, (record, text) in enumerate(zip(records, told, strict=True), start=1)
     }

@@ -30,6 +30,7 @@ from usjepa.train.data.fingerprint import fingerprint_text, wrapped
 from usjepa.train.record.folder import CARD, CLAIMS, RunFolder
 from usjepa.train.record.summary import summary
 from usjepa.train.run.insight import FeatureMeasures, measure_features
+from usjepa.train.run.opening import named_rows
 from usjepa.train.run.plan import TrainingPlan, describe, make_plan
 from usjepa.train.run.ranks import ranks_of_this_run
 from usjepa.train.run.state import RESUME, TrainingRun
@@ -37,7 +38,7 @@ from usjepa.train.run.step import train_step
 from usjepa.train.run.validate import validate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.storage.claims import Claim
@@ -47,14 +48,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_OF_A_STORE = "zarr.json"
+"""What every store has in its folder, and no run."""
+
 
 def train(
-    store_path: str, run_dir: str, recipe: Recipe, device: str | None = None, stop_after_steps: int | None = None
+    store_path: str | Sequence[str],
+    run_dir: str,
+    recipe: Recipe,
+    device: str | None = None,
+    stop_after_steps: int | None = None,
 ) -> None:
     """Train an encoder into a run's folder; called again, resume. A finished run is left unchanged.
 
     Args:
-        store_path: folder or URL of a sealed store.
+        store_path: folder or URL of a sealed store, or several, which are read as one (see `open_stores`).
         run_dir: new, or that of the run to resume.
         recipe: its `train` section, and `cache.teacher` for online targets.
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
@@ -63,16 +71,13 @@ def train(
     Raises:
         UsageError: recipe, store and device do not fit each other.
         NotSealedError: the store's build has not finished.
-        IdentityError: the run began on another store or with other numbers.
+        IdentityError: the run began on another store or with other numbers, or stores do not fit each other.
         ClaimedError: another process is training in this folder, or took it over, or the folder was removed.
         TrainingError: a loss is not finite, or no checkpoint of a run that has begun is whole.
         WriteError: the folder can't take a file.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    if Path(run_dir).exists() and not Path(run_dir).is_dir():
-        raise UsageError(f"{run_dir}: is a file. Give a folder as RUN, new or of an earlier call.")
-    if "://" in run_dir or run_dir.startswith("file:"):
-        raise UsageError(f"{run_dir}: a run lies in a folder on this machine, not behind a URL. Give a path.")
+    _refuse_odd_place(run_dir)
     RunFolder(Path(run_dir)).refuse_foreign()
     with (
         graceful_interrupts(RESUME) as stop,
@@ -89,15 +94,30 @@ def train(
                 _carry_on(run, stop_after_steps)
 
 
+def _refuse_odd_place(run_dir: str) -> None:
+    """Raise UsageError where the folder of the run is none, or a store."""
+    if Path(run_dir).exists() and not Path(run_dir).is_dir():
+        raise UsageError(f"{run_dir}: is a file. Give a folder as RUN, new or of an earlier call.")
+    if "://" in run_dir or run_dir.startswith("file:"):
+        raise UsageError(
+            f"{run_dir}: a run lies in a folder on this machine, not behind a URL. Give a path; RUN comes last, behind "
+            "the stores."
+        )
+    if (Path(run_dir) / _OF_A_STORE).exists():
+        raise UsageError(f"{run_dir}: is a store. Give the folder of the run last, behind all stores.")
+
+
 @contextmanager
 def _pinned(run: TrainingRun) -> Iterator[None]:
-    """Note in the store that this run needs its generation, from its first step until it has ended."""
-    storage, path = run.plan.store.storage, run.folder.path
+    """Note in each store that this run needs its generation, from its first step until it has ended."""
+    stores, path = run.plan.store.parts, run.folder.path
     if run.ranks.leads and not run.finished:
-        pin(storage, path, run.plan.store.generation)
+        for store in stores:
+            pin(store.storage, path, store.generation)
     yield
     if run.ranks.leads and run.finished and run.folder.exported:
-        unpin(storage, path)
+        for store in stores:
+            unpin(store.storage, path)
 
 
 @contextmanager
@@ -277,7 +297,7 @@ def _refuse_unusable(plan: TrainingPlan, parts: Parts, count: int, index: int) -
     rows = [row for part in parts for row in part.unusable_rows]
     raise TrainingError(
         f"step {parts[0].step}: none of the {count} images of the batch has room for its masks (rows "
-        f"{', '.join(str(row) for row in rows[:16])}): their regions are too small. Look at them with "
+        f"{', '.join(named_rows(plan.store, rows[:16]))}): their regions are too small. Look at them with "
         "usjepa-cache inspect, lower train.masks.min_patches or target_scale, or train without train.masks.regions."
     )
 

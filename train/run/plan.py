@@ -9,24 +9,28 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from usjepa.cache.errors import IdentityError, StoreError, UsageError, WithdrawnError
+from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.identity import Json, canonical, differences, explain, soft_versions
-from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.teacher.device import choose_device
 from usjepa.train.data.clip_runs import frames_of
+from usjepa.train.data.crossing import split_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
-from usjepa.train.data.split import Split, split_rows
 from usjepa.train.objective.targets import Targets, choose_targets
+from usjepa.train.run.opening import open_readable
 from usjepa.train.run.ranks import Ranks
 from usjepa.train.run.schedule import Schedule
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.cache.several.face import Readable
+    from usjepa.train.data.split import Split
     from usjepa.train.record.checkpoint import RunProgress
 
 
@@ -35,7 +39,8 @@ class TrainingPlan:
     """Everything a run is made of but its weights."""
 
     recipe: Recipe
-    store: Store
+    store: Readable
+    """One store, or several as one."""
     device: torch.device
     targets: Targets
     split: Split
@@ -45,6 +50,8 @@ class TrainingPlan:
     schedule: Schedule
     ranks: int = 1
     """Processes that share the work; only the order in which floats are added depends on it."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of the stores before the first step."""
 
     @property
     def settings(self) -> TrainSettings:
@@ -69,6 +76,8 @@ class TrainingPlan:
         layers = ["pixels", *(["regions"] if self.settings.masks.regions else [])]
         stored: dict[str, Json] = {name: self.store.identity[name] for name in layers}
         stored["digest"] = self.store.digest
+        if len(self.store.parts) > 1:
+            stored["digests"] = [part.digest for part in self.store.parts]
         order: dict[str, Json] = {"version": ORDER_VERSION}
         found = {"train": numbers, "order": order, "store": stored, "teacher": self.targets.identity}
         # As JSON gives it back: tuples become lists, so that stored and wanted values compare.
@@ -83,12 +92,16 @@ class TrainingPlan:
 
 
 def make_plan(
-    store_path: str, recipe: Recipe, device: str | None, resumed: RunProgress | None, ranks: Ranks | None = None
+    store_paths: str | Sequence[str],
+    recipe: Recipe,
+    device: str | None,
+    resumed: RunProgress | None,
+    ranks: Ranks | None = None,
 ) -> TrainingPlan:
-    """Open the store and decide which rows are trained on, in which order, against which targets.
+    """Open the stores and decide which rows are trained on, in which order, against which targets.
 
     Args:
-        store_path: folder or URL.
+        store_paths: folder or URL, or several, whose rows are numbered in their order.
         recipe: its `train` section, and `cache.teacher` for online targets.
         device: `cpu`, `cuda` or `cuda:N`; None: a GPU if there is one.
         resumed: of the run that goes on; None: the run begins.
@@ -98,20 +111,22 @@ def make_plan(
         NotSealedError: the store's build has not finished.
         UsageError: recipe, store and device do not fit each other.
         WithdrawnError: `resumed` began on rows that were removed from the store since.
-        IdentityError: `resumed` began on another store or with other numbers.
+        IdentityError: `resumed` began on another store or with other numbers, or stores do not fit each other.
     """
     settings = recipe.train
     ranks = ranks or Ranks()
     place = _device(device, settings, ranks)
-    store = _open(store_path, settings.read_threads, resumed)
+    paths = [store_paths] if isinstance(store_paths, str) else list(store_paths)
+    store, notes = open_readable(paths, recipe, resumed)
     targets = choose_targets(store, recipe, place)
     table = store.table
-    split = split_rows(table, settings)
+    split, more = split_of(store, settings)
     dataset_S = [source.dataset for source in table.sources]
     order = EpochOrder(frames_of(dataset_S, table.source, table.frame, table.view, split.train), settings)
     validation_rows = first_views(table.source, table.frame, table.view, split.validation)
     schedule = Schedule(settings, order.steps_per_epoch())
-    plan = TrainingPlan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size)
+    said = (*notes, *more)
+    plan = TrainingPlan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size, said)
     if resumed is not None:
         _refuse_differences(resumed, plan.identity)
     return plan
@@ -145,20 +160,6 @@ def _device(name: str | None, settings: TrainSettings, ranks: Ranks) -> torch.de
     return device
 
 
-def _open(path: str, threads: int, resumed: RunProgress | None) -> Store:
-    """Open the store; a resumed run reads the generation that it began on, even if the store has grown since."""
-    newest = open_store(path, threads=threads)
-    if resumed is None or newest.digest == resumed.store["digest"]:
-        return newest
-    try:
-        older = open_store(path, generation=int(resumed.store["generation"]), threads=threads)
-    except WithdrawnError:
-        raise
-    except StoreError:
-        return newest  # it never had that generation: comparing identities shows how the two stores differ
-    return older if older.digest == resumed.store["digest"] else newest
-
-
 def describe(plan: TrainingPlan) -> list[str]:
     """Return the lines to log before the first step: sizes, targets, device, warnings."""
     frames, held = plan.order.length, len(plan.validation_rows)
@@ -172,7 +173,7 @@ def describe(plan: TrainingPlan) -> list[str]:
         f"frames held out for validation, {plan.split.excluded:,} rows of excluded splits; targets: {targets}; device: "
         f"{plan.device.type}"
     ]
-    more = (plan.split.note, plan.targets.warning, busy_note(plan.device))
+    more = (*plan.notes, plan.split.note, plan.targets.warning, busy_note(plan.device))
     return [*notes, *(note for note in more if note)]
 
 

@@ -32,6 +32,7 @@ from usjepa.train.record.summary import summary
 from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
 from usjepa.train.run.card import model_card
 from usjepa.train.run.computing import Learner
+from usjepa.train.run.opening import record_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,8 +90,7 @@ class TrainingRun:
         optimizer = make_optimizer(self.model, plan.settings)
         content = {"content": plan.store.content_digest()}
         if found is None:
-            store = {"generation": plan.store.generation, "digest": plan.store.digest, **content}
-            self.progress = RunProgress(0, 0, plan.identity, store, None, plan.soft)
+            self.progress = RunProgress(0, 0, plan.identity, record_of(plan.store), None, plan.soft)
             self.norm = _new_norm(plan)
         else:
             # An export that is written again states the versions that trained it.

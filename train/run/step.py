@@ -20,6 +20,7 @@ from usjepa.train.model.jepa import set_rates
 from usjepa.train.objective import loss as objective
 from usjepa.train.run.computing import Learner, autocast, unsynchronised
 from usjepa.train.run.contrast import pair_gradients, rows_not_finite
+from usjepa.train.run.opening import named_rows
 from usjepa.train.run.ranks import reporting_lost_ranks
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ def _not_finite(learner: Learner, parts: Parts, loss: float, norm: float) -> str
     """Return a message that names the rows whose own loss is not finite, or the whole batch if each alone is."""
     guilty = rows_not_finite(learner, parts) if _of_pairs(parts) else _rows_not_finite(learner, parts)
     rows = guilty or [int(row) for part in parts for row in part.rows_B]
-    named = ", ".join(str(row) for row in rows[:_NAMED]) + (
+    named = ", ".join(named_rows(learner.plan.store, rows[:_NAMED])) + (
         f" and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
     )
     step = parts[0].step

@@ -18,6 +18,7 @@ from tests.support.files.damage import flip
 from tests.support.processes import forked
 from tests.support.processes.commands import run_python
 from tests.support.processes.forked import in_own_process
+from tests.support.several import cut
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.frames.cells import patch_validity
 from usjepa.cache.reading.store import open_store
@@ -64,6 +65,20 @@ def test_workers_of_every_start_method_read_the_same(phantom_store: Path, method
     batches = list(loader)
     assert torch.equal(torch.cat([batch["latents"] for batch in batches]), expected)
     assert torch.cat([batch["row"] for batch in batches]).tolist() == data.store.rows.tolist()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@in_own_process
+def test_workers_of_several_stores_read_what_those_of_the_whole_read(
+    phantom_store: Path, tmp_path: Path, method: str
+) -> None:
+    whole = StoreDataset(phantom_store)
+    parts = StoreDataset(cut(phantom_store, tmp_path, 51, 120))
+    expected = whole.__getitems__(range(len(whole)))
+    loader = DataLoader(parts, batch_size=25, num_workers=2, multiprocessing_context=method)
+    found = list(loader)
+    for name in ("row", "pixels", "latents", "valid"):
+        assert torch.equal(torch.cat([batch[name] for batch in found]), torch.stack([item[name] for item in expected]))
 
 
 def test_a_batch_is_read_by_one_call(phantom_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
