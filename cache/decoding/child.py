@@ -22,6 +22,7 @@ from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import Contents, Described, FileFacts, Spacing
 from usjepa.cache.sources.registry import registered
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -184,6 +185,6 @@ class DecodingProcess:
 
 def _crashed(path: str, how: str) -> str:
     return (
-        f"{path}: can't be read: the process that decoded it {how}, so the file crashes its parser or needs more "
-        "memory or time than there is. Replace or remove the file, or leave it out with --on-error skip."
+        f"{shown_name(path)}: can't be read: the process that decoded it {how}, so the file crashes its parser or "
+        "needs more memory or time than there is. Replace or remove the file, or leave it out with --on-error skip."
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.sources.base import levels_of
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -44,7 +45,7 @@ def why_blank(frame: NDArray[np.uint8], region: NDArray[np.bool_]) -> str:
 
 def blank_lines(blank: Sequence[tuple[int, str]]) -> list[str]:
     """Return a line per blank row, (number, which frame it shows and why it is blank), the first 20 of them."""
-    lines = [f"  row {row}: {what}" for row, what in sorted(blank)]
+    lines = [f"  row {row}: {shown_name(what)}" for row, what in sorted(blank)]
     return [*lines[:_NAMED], *([f"  ... and {len(lines) - _NAMED:,} more"] if len(lines) > _NAMED else [])]
 
 
@@ -53,7 +54,7 @@ def frames_lines(blank: Iterable[tuple[str, int, str]]) -> list[str]:
     found: dict[tuple[str, str], list[int]] = {}
     for path, frame, why in blank:
         found.setdefault((path, why), []).append(frame)
-    lines = [f"  {path}: {_ranges(frames)} ({why})" for (path, why), frames in found.items()]
+    lines = [f"  {shown_name(path)}: {_ranges(frames)} ({why})" for (path, why), frames in found.items()]
     return [*lines[:_NAMED], *([f"  ... and {len(lines) - _NAMED:,} more"] if len(lines) > _NAMED else [])]
 
 

@@ -14,6 +14,7 @@ from usjepa.cache.errors import SourceError
 from usjepa.cache.frames.lit import Look, is_one_scene, look_at
 from usjepa.cache.frames.marks import largest_channel
 from usjepa.cache.frames.regions import Region, find_region, plausible, region_in_boxes, region_of, with_text
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -108,6 +109,6 @@ def require_size(source: SourceRef, number: int, frame: NDArray[np.uint8]) -> No
     height, width = frame.shape[:2]
     if (height, width) != (source.height, source.width):
         raise SourceError(
-            f"{source.path}: frame {number} is {height}x{width} pixels, the scan found {source.height}x{source.width}. "
-            "Replace or remove the file, or leave it out with --on-error skip."
+            f"{shown_name(source.path)}: frame {number} is {height}x{width} pixels, the scan found "
+            f"{source.height}x{source.width}. Replace or remove the file, or leave it out with --on-error skip."
         )

@@ -16,6 +16,7 @@ from usjepa.cache.frames.clips import ClipRegions, SourceRef, require_size
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.regions import why_doubtful
 from usjepa.cache.frames.views import View, apply_view
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -135,7 +136,7 @@ def cut_rows(
             before_frame(source.path)
             rows = [(place, block.rows[place]) for place in places]
             for place, image, region, frame in _cut(source, rows, reader, settings, before_frame, regions_of):
-                row, shown = block.first + place, f"{source.path}, frame {block.rows[place].frame}"
+                row, shown = block.first + place, f"{shown_name(source.path)}, frame {block.rows[place].frame}"
                 if frame.blank:
                     blank.append((row, f"{shown}: {frame.blank}"))
                 elif frame.doubt:
@@ -182,7 +183,9 @@ def _cut(
         require_size(source, number, frame)
         region = shared or regions_of.alone(frame)
         prepared = prepare(frame, settings.preprocess, region)
-        remarks = _remarks(f"{source.path}: frame {number}", why_blank(frame, region.mask), region, settings)
+        remarks = _remarks(
+            f"{shown_name(source.path)}: frame {number}", why_blank(frame, region.mask), region, settings
+        )
         for place, row in rows:
             if row.frame == number:
                 image, cells = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)

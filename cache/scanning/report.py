@@ -10,6 +10,7 @@ import numpy as np
 from usjepa.cache.frames.blank import frames_lines
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.reader import name_of
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,7 +46,7 @@ def describe(
     readable = table.take(table.error == "")
     lines = [
         f"{source}: {len(table):,} sources, {int(table.frames.sum()):,} decoded frames, {rows:,} rows",
-        *[f"note: {note}" for note in listing.notes],
+        *[f"note: {shown_name(note)}" for note in listing.notes],
         *describe_groups(listing.entries),
         f"readers: {_counted(name_of(stamp) for stamp in table.reader)}",
         f"sizes (height x width): {_sizes(readable)}",
@@ -105,7 +106,7 @@ def _groups_table(readable: SourceTable) -> list[str]:
     cells: list[tuple[str, ...]] = [("dataset", "label", "split", "sources", "frames", "groups")]
     for key in sorted(sums):
         counts = (f"{number:,}" for number in (*sums[key], len(groups[key])))
-        cells.append((key[0], key[1] or "-", key[2] or "-", *counts))
+        cells.append((*(shown_name(name) or "-" for name in key), *counts))
     widths = [max(len(row[i]) for row in cells) for i in range(6)]
     return [
         "  ".join([*(row[i].ljust(widths[i]) for i in range(3)), *(row[i].rjust(widths[i]) for i in range(3, 6))])
@@ -131,4 +132,4 @@ def _section(title: str, items: Sequence[str]) -> list[str]:
     if not items:
         return []
     more = [f"  ... and {len(items) - _MOST_LINES:,} more"] if len(items) > _MOST_LINES else []
-    return ["", f"{title}: {len(items):,}", *[f"  {item}" for item in items[:_MOST_LINES]], *more]
+    return ["", f"{title}: {len(items):,}", *[f"  {shown_name(item)}" for item in items[:_MOST_LINES]], *more]

@@ -24,6 +24,7 @@ from usjepa.cache.sources.base import PHANTOM, Contents, levels_of
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.formats.packed.archive import ArchiveReader
 from usjepa.cache.sources.registry import join_path, reader_named, reader_of_path, split_path
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -196,11 +197,11 @@ class SourceReader:
     def _mask_of(self, path: str) -> Path:
         """Return the file of a source's mask; SourceError when it lies outside the root."""
         if self._root is None:
-            raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
+            raise _not_of_the_phantom(path)
         try:
             return confined(self._root, self._regions[path], self._settings.follow_links)
         except ValueError as error:
-            raise SourceError(f"{path}: its mask of the scan is refused: {error}.") from error
+            raise SourceError(f"{shown_name(path)}: its mask of the scan is refused: {error}.") from error
 
     def _inside(self, file: Path) -> Path:
         """Return a file that another one names; ValueError where it leads out of the root."""
@@ -225,12 +226,12 @@ class SourceReader:
         if name_of(reader) == PHANTOM:
             return Path(real), ""
         if self._root is None:
-            raise SourceError(f"{path}: a file, but the source is the phantom. Name the source the rows came from.")
+            raise _not_of_the_phantom(path)
         file, image = split_path(real)
         try:
             return confined(self._root, file, self._settings.follow_links), image
         except ValueError as error:
-            raise SourceError(f"{path}: refused: {error}.") from error
+            raise SourceError(f"{shown_name(path)}: refused: {error}.") from error
 
 
 def stamp_of(reader: str) -> str:
@@ -288,6 +289,7 @@ def patient_in(file: Path, reader: str) -> str:
 @contextlib.contextmanager
 def _naming(path: str, file: Path, image: str, title: str) -> Iterator[None]:
     """Turn whatever a reader raises into a SourceError that names the source by its path, and the reason."""
+    path = shown_name(path)
     try:
         yield
     except NoImageError as error:
@@ -329,9 +331,14 @@ def _renamed(text: str, path: str, file: Path, image: str) -> str:
     return text.replace(join_path(str(file), image), path).replace(str(file), path)
 
 
+def _not_of_the_phantom(path: str) -> SourceError:
+    what = "a file, but the source is the phantom. Name the source the rows came from."
+    return SourceError(f"{shown_name(path)}: {what}")
+
+
 def _require_same(path: str, found: str, scanned: str) -> None:
     if found != scanned:
         raise SourceError(
-            f"{path}: its content changed since it was scanned (xxh3-128 {scanned} then, {found} now). "
+            f"{shown_name(path)}: its content changed since it was scanned (xxh3-128 {scanned} then, {found} now). "
             "Restore the file, or give the edited one another name to add it as a new source."
         )

@@ -13,6 +13,7 @@ from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.origins import read_tables, spacing_of, spacing_text
 from usjepa.cache.store.state import State, read_state
 from usjepa.cache.store.tables import WITHDRAWN
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -128,8 +129,8 @@ def _failures(storage: Storage, state: State, holes: set[tuple[int, str]]) -> li
             reasons.pop((dataset, path), None)
             if error and error != WITHDRAWN:
                 reasons[dataset, path] = error
-    lines = [f"  {path}: {error}" for (_, path), error in reasons.items()]
-    lines += [f"  row {row}: {reason}" for row, reason in sorted(holes) if reason != WITHDRAWN]
+    lines = [f"  {shown_name(path)}: {shown_name(error)}" for (_, path), error in reasons.items()]
+    lines += [f"  row {row}: {shown_name(reason)}" for row, reason in sorted(holes) if reason != WITHDRAWN]
     if not lines:
         return ["failed: none"]
     more = [f"  ... and {len(lines) - _SHOWN_FAILURES:,} more"] if len(lines) > _SHOWN_FAILURES else []

@@ -32,6 +32,7 @@ from usjepa.cache.store.row_check import is_intact, row_hash
 from usjepa.cache.store.shard import Trailer, parse_trailer
 from usjepa.cache.store.state import refuse_unfinished, root_settings
 from usjepa.cache.terminal.progress import ProgressBar
+from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,7 +70,8 @@ class Damage:
         place = self.file if self.shard is None else f"{self.file} (shard {self.shard})"
         row = "" if self.row is None else f"row {self.row} "
         lost = f"; it takes {_named(self.lost)} with it" if self.lost else ""
-        return f"{place}: {row}{self.what.rstrip('.')}{lost}{f' ({self.source})' if self.source else ''}"
+        line = f"{place}: {row}{self.what.rstrip('.')}{lost}{f' ({self.source})' if self.source else ''}"
+        return shown_name(line)
 
 
 def _named(rows: Sequence[int]) -> str:

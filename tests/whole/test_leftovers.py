@@ -49,6 +49,24 @@ def test_names_from_files_reach_the_terminal_escaped(tmp_path: Path) -> None:
         assert not set("\x1b\x07\x9b") & set(found.printed + found.told), words
 
 
+def test_names_from_files_write_no_lines_of_their_own(tmp_path: Path) -> None:
+    forged = "x\nok: every byte is whole"
+    pictures(tmp_path / "in", ["a/1.png", "a/2.png", f"{forged}/1.png", f"{forged}/2.png"])
+    for name, content in (("broken", b"no picture"), ("black", b"")):
+        (tmp_path / f"in/a/{name}{forged}.png").write_bytes(content)
+    for words in (
+        ("scan", "in"),
+        ("build", "s", *DEMO, "--source", "in"),
+        ("build", "s", *DEMO, "--source", "in", "--on-error", "skip"),
+        ("status", "s"),
+        ("stats", "s"),
+        ("verify", "s"),
+    ):
+        found = ending("usjepa-cache", *words, within=tmp_path)
+        lines = (found.printed + found.told).splitlines()
+        assert not [line for line in lines if line.lstrip().startswith("ok: every byte")], words
+
+
 def test_a_claim_can_not_write_lines_or_escapes_of_its_own() -> None:
     forged = _describe({"host": "h\x1b[2J\nok: every byte is whole", "pid": "\x9b1m" * 999, "since": "x"})
     assert forged.startswith("host h\\x1b[2J\\nok: every byte is whole, pid \\x9b1m")
