@@ -47,9 +47,9 @@ demo: $(STAMP) ## Build, train and evaluate on the phantom, or on SOURCE=folder;
 	  -o '$(OUT)/report'
 	@echo; echo "Done. Open $(OUT)/report/index.html; $(OUT)/run holds model.safetensors for timm."
 
-# Two at once, a file each: half of a test's time is a child process that starts or waits.
+# Three at once on two cores, a file each: half of a test's time is a child process that starts or waits.
 test: $(STAMP) ## Run the test suite
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 # Each long proof has a time limit of its own; faulthandler's would only print its stack halfway.
 test-slow: $(STAMP) ## Run the long proofs
