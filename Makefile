@@ -17,7 +17,7 @@ OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(fil
 FILES := $(VENV)/files.txt
 LISTED := $(sort $(wildcard cache/*.py cache/*/*.py cache/*/*/*.py cache/*/*/*/*.py train/*.py train/*/*.py evaluate/*.py evaluate/*/*.py evaluate/*/*/*.py evaluate/report/*.csv evaluate/report/templates/* */py.typed))
 
-.PHONY: help demo test test-slow fuzz lint types docs format install bench bench-faults results clean-demo FORCE
+.PHONY: help demo dist test test-slow fuzz lint types docs format install bench bench-faults results clean-demo FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,10 @@ format: $(STAMP) ## Format and mend what the linter can
 
 bench-faults: $(STAMP) ## Injure stores and runs, ours and others alike; count what is noticed
 	$(BIN)/python -m benchmarks.faults
+
+dist: $(STAMP) ## Build wheel and sdist of what is committed into dist/, check them, and use the wheel in an empty environment
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
+	.ci/dist
 
 # Peers need a virtual environment of their own; one that can't be installed is named by the benchmark.
 PEERS_PYTHON ?= $(PYTHON)

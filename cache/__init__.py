@@ -8,6 +8,7 @@ and repairs a store, `recipes` has the settings and `commands` the command line.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.store import Store, open_store
     from usjepa.cache.several.stores import Stores, open_stores
     from usjepa.cache.store.origins import Table
+
+if sys.platform == "win32":
+    raise ImportError(
+        "usjepa runs on Linux and macOS: claims, durable writes and decoding children rest on what Windows lacks. "
+        "Install it inside WSL 2, where it runs as on Linux (docs/reference/platforms.md)."
+    )
 
 __all__ = ["Batch", "BuildRequest", "Store", "Stores", "Table", "build", "open_store", "open_stores"]
 

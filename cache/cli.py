@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from usjepa.cache.command_line import Group
+from usjepa.cache.command_line import Group, version_option
 from usjepa.cache.commands import build, doctor, life, preview, upkeep
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@version_option
 def main() -> None:
     """Stage one: run a frozen teacher over ultrasound frames once, into a checked Zarr store."""
 

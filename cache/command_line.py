@@ -29,6 +29,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+def version_option(command: Callable[P, T]) -> Callable[P, T]:
+    """Add `--version` to a command: the version of the package that is installed."""
+    return click.version_option(package_name="usjepa", message="%(package)s %(version)s")(command)
+
+
 def recipe_options(command: Callable[P, T]) -> Callable[P, T]:
     """Add `--pipeline NAME`, `--recipes FILE` and `--set section.key=value` (repeatable) to a command."""
     for option in (

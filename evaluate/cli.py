@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from usjepa.cache.command_line import Command, CommandBeside, ends_well, recipe_options
+from usjepa.cache.command_line import Command, CommandBeside, ends_well, recipe_options, version_option
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.recipe import Recipe
@@ -52,6 +52,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     type=click.Path(file_okay=False),
     help="Folder of features and cut frames, for several reports to share; default: that of the report.",
 )
+@version_option
 @recipe_options
 @click.option("--device", default=None, help="Torch device of the encoders, e.g. cuda:0; default: a GPU if any.")
 @ends_well

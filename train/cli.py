@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import click
 
-from usjepa.cache.command_line import Command, CommandBeside, ends_well, recipe_options
+from usjepa.cache.command_line import Command, CommandBeside, ends_well, recipe_options, version_option
 from usjepa.cache.errors import UsageError
 
 _HELP = {"help_option_names": ["-h", "--help"]}
@@ -22,6 +22,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 @click.argument("run", type=click.Path(file_okay=False))
 @click.option("--device", default=None, help="cpu, cuda or cuda:N. Default: a GPU if there is one.")
 @click.option("--stop-after-steps", type=click.IntRange(min=1), default=None, help="Save and stop after so many steps.")
+@version_option
 @recipe_options
 @ends_well
 def main(

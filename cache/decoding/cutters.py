@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.clips import ClipRegions
 from usjepa.cache.frames.rows import PixelShard, RowBlock, cut_rows
 from usjepa.cache.interrupt import safe_point
+from usjepa.cache.processors import cores
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.reader import SourceReader, name_of
 from usjepa.cache.store.origins import read_tables
@@ -43,7 +43,7 @@ class Cutters:
         small = sum(segment.rows for segment in segments) <= _SMALL_ROWS
         here = small and all(set(map(name_of, sources.reader)) == {PHANTOM} for sources, _ in self._tables.values())
         # A reader belongs to one thread.
-        self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, (os.cpu_count() or 1) // 2))
+        self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, cores() // 2))
         self._here = SourceReader.of(listing, settings) if here else None
         self._regions_here = ClipRegions(self._here, settings.preprocess.deidentify) if self._here is not None else None
         self._children = [] if here else [self._child(listing) for _ in range(self.lookahead)]

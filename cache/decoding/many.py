@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections import deque
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.interrupt import safe_point
+from usjepa.cache.processors import cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -28,11 +28,6 @@ _FILES_A_CHILD = 16
 """Files for which a further child is worth the second that it takes to start."""
 _AHEAD = 4
 """Files a child that are asked for before the first of them is wanted: one slow file holds up no other."""
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def children_for(count: int, most: int) -> int:

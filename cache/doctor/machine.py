@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.command_line import RAISE_TO
 from usjepa.cache.doctor.finding import Finding, size_text
-
-try:
-    import resource
-except ImportError:  # Windows has no such limits
-    resource = None  # type: ignore[assignment]
+from usjepa.cache.processors import cores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,13 +24,11 @@ _CGROUPS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_
 
 def machine() -> Iterator[Finding]:
     """Yield what is found of processors, memory, open files and shared memory."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    yield _processors(cores, os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
+    yield _processors(cores(), os.getloadavg()[0])
     memory = _memory()
     if memory is not None:
         yield Finding("memory", memory)
-    if resource is not None:
-        yield _open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
+    yield _open_files(*resource.getrlimit(resource.RLIMIT_NOFILE))
     if Path("/dev/shm").is_dir():
         yield _shared_memory(shutil.disk_usage("/dev/shm").total)
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.decoding.many import ManyChildren, children_for, cores
+from usjepa.cache.decoding.many import ManyChildren, children_for
 from usjepa.cache.errors import SourceError
 from usjepa.cache.interrupt import safe_point
+from usjepa.cache.processors import cores
 from usjepa.cache.scanning.row_table import chosen_frames
 from usjepa.cache.scanning.scan import scan_all
 from usjepa.cache.sources.base import PHANTOM

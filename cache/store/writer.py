@@ -200,14 +200,24 @@ class StoreWriter:
         return manifest
 
 
+_VERSIONS = "identity.versions."
+_OTHER_SETTINGS = (
+    "Use the stored settings, or build into another store (another teacher needs another name: "
+    "--set cache.teacher.name=NAME)."
+)
+_OTHER_VERSION = (
+    "No setting changes versions: another version of usjepa cut these rows, with other algorithms. The store is read, "
+    "trained on and verified as ever; to grow it or to ask another teacher, build a new one."
+)
+
+
 def check_same_layer(stored: Layer, wanted: Layer, where: str) -> None:
     """Raise IdentityError, field by field, when two layers of one name differ in anything that changes numbers."""
     found = hard_differences(stored, wanted)
     if found:
         raise IdentityError(
             f"{where}: layer {stored.name} was built with other settings (stored | wanted):\n{explain(found)}\n"
-            "Use the stored settings, or build into another store (another teacher needs another name: "
-            "--set cache.teacher.name=NAME)."
+            + (_OTHER_VERSION if any(field.startswith(_VERSIONS) for field, _, _ in found) else _OTHER_SETTINGS)
         )
 
 

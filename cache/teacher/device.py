@@ -35,12 +35,16 @@ def synchronise(device: torch.device) -> None:
     """Wait until a device has computed everything that was queued on it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def soft_identity(device: torch.device) -> dict[str, Json]:
     """Return the versions and the device that latents were computed with; recorded, never in the way."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
+    elif device.type != "cpu":
+        name = f"{device.type} {platform.processor()}".rstrip()
     else:
         name = f"cpu {torch.backends.cpu.get_cpu_capability()}"
     return {**soft_versions(["timm", "torch", "usjepa"]), "device": name, "system": platform.system()}

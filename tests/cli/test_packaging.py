@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import tomllib
 import zipfile
@@ -17,6 +18,7 @@ from tests.support.processes.commands import run_python
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "timm", "zarr", "numpy", "pydantic", "cv2", "pyarrow", "dask", "matplotlib")
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 PACKAGES = ("cache", "train", "evaluate")
 CLIS = ("usjepa.cache.cli", "usjepa.train.cli", "usjepa.evaluate.cli")
 
@@ -37,7 +39,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_holds_usjepa_alone_with_its_recipes_and_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"usjepa", "usjepa-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"usjepa", f"usjepa-{VERSION}.dist-info"}
     assert "usjepa/pipelines.yaml" in names
     assert {"usjepa/cache/py.typed", "usjepa/cache/sources/formats/images.py", "usjepa/train/cli.py"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
@@ -55,7 +57,7 @@ def test_the_wheel_misses_no_template_nor_published_score(wheel: Path) -> None:
 
 
 def test_the_wheel_brings_three_commands(wheel: Path) -> None:
-    entry_points = zipfile.ZipFile(wheel).read("usjepa-0.1.0.dist-info/entry_points.txt").decode()
+    entry_points = zipfile.ZipFile(wheel).read(f"usjepa-{VERSION}.dist-info/entry_points.txt").decode()
     for package in PACKAGES:
         assert f"usjepa-{package} = usjepa.{package}.cli:main" in entry_points
 
@@ -69,6 +71,23 @@ def test_the_wheel_works_from_an_empty_folder(wheel: Path, tmp_path: Path) -> No
     assert 'source: "phantom"' in run_python("-m", "usjepa.cache.cli", "recipe", "demo", **here).stdout
     where = run_python("-c", "import usjepa.cache.errors as e; print(e.__file__)", **here)
     assert where.stdout.startswith(str(target))
+
+
+def test_the_version_stands_in_one_place_and_is_quoted_from_there() -> None:
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"\n## [{VERSION}]" in (ROOT / "CHANGELOG.md").read_text()
+    quoting = [p for folder in PACKAGES for p in (ROOT / folder).rglob("*.py") if f'"{VERSION}"' in p.read_text()]
+    assert not quoting
+
+
+@pytest.mark.parametrize("module", CLIS)
+def test_version_is_printed_and_imports_nothing_heavy(module: str) -> None:
+    program = (
+        f"import sys\nfrom {module} import main\n"
+        "try:\n    main(['--version'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        f"assert not set(sys.modules) & set({HEAVY!r})\n"
+    )
+    assert re.fullmatch(r"usjepa \d+\.\d+\.\d+", run_python("-c", program).stdout.strip())
 
 
 @pytest.mark.parametrize("module", CLIS)

@@ -65,6 +65,29 @@ def undisturbed(place: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return out, int((out.parent / "steps").read_text())
 
 
+def _peak_of(folder: Path, patients_: int) -> None:
+    """Evaluate three frames per patient and write the most memory that it took, in bytes."""
+    import resource
+
+    write_labelled(folder / "store.zarr", patients(patients_, ["cyst", "none", "stone"]), size=SIZE)
+    add_latents(folder / "store.zarr")
+    export_run(folder / "run", folder / "store.zarr")
+    evaluated(Place(folder / "run", folder / "store.zarr"), folder / "report")
+    (folder / "peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_times_the_frames_take_kilobytes_of_memory_for_each_more(tmp_path: Path) -> None:
+    peaks = {}
+    for count in (200, 2000):
+        (tmp_path / str(count)).mkdir()
+        assert forked.run(_peak_of, tmp_path / str(count), count) == 0
+        peaks[count] = int((tmp_path / str(count) / "peak").read_text())
+    # Features of all encoders, raw pixels and HOG of a frame are 10 kB; a probe copies what it is fitted on.
+    assert (peaks[2000] - peaks[200]) / (3 * 1800) < 48 << 10, peaks
+
+
 MOMENTS = 20
 
 

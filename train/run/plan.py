@@ -11,6 +11,7 @@ import torch
 
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.identity import Json, canonical, differences, explain, soft_versions
+from usjepa.cache.processors import cores
 from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.teacher.device import choose_device
 from usjepa.train.data.clip_runs import frames_of
@@ -186,11 +187,11 @@ def busy_note(device: torch.device) -> str:
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         return ""
-    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
-    free = max(1, int(cores - load + 0.5))
+    usable, load = cores(), os.getloadavg()[0]
+    free = max(1, int(usable - load + 0.5))
     if threads <= free:
         return ""
     return (
-        f"torch computes in {threads} threads, and of {cores} cores about {free} is free (load {load:.1f}): threads "
+        f"torch computes in {threads} threads, and of {usable} cores about {free} is free (load {load:.1f}): threads "
         f"that wait for each other are slower than one. Set OMP_NUM_THREADS={free}, or wait until the machine is quiet."
     )

@@ -132,6 +132,17 @@ def test_a_change_in_a_hard_field_is_refused_and_named(
     assert tree(root) == tree(undisturbed)
 
 
+def test_a_store_cut_by_another_version_says_that_no_setting_helps_and_what_does(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "s"
+    shutil.copytree(undisturbed, root)
+    monkeypatch.setattr("usjepa.cache.frames.layers.REGION_VERSION", 999)
+    with pytest.raises(IdentityError, match=r"(?s)versions.region.*No setting changes versions.*build a new one"):
+        build(str(root), small(), BuildRequest(teacher="random"))
+    assert tree(root) == tree(undisturbed)
+
+
 def test_a_moved_store_goes_on_as_if_nothing_had_happened(tmp_path: Path, undisturbed: Path) -> None:
     root = tmp_path / "elsewhere" / "t"
     shutil.copytree(undisturbed, root)

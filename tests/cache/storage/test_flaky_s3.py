@@ -152,6 +152,7 @@ def _killed_at(proxy: Proxy, url: str, number: int, when: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("start", range(4))
 def test_a_build_killed_at_any_put_goes_on_to_the_same_bytes(proxy: Proxy, start: int) -> None:
     proxy.play(no_fault)
@@ -168,6 +169,7 @@ def test_a_build_killed_at_any_put_goes_on_to_the_same_bytes(proxy: Proxy, start
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("fault", ["short", "wrong", "empty", "stale", *_BROKEN])
 def test_whatever_a_server_answers_the_store_in_the_end_is_byte_for_byte_the_same(
     proxy: Proxy, monkeypatch: pytest.MonkeyPatch, fault: str
