@@ -79,7 +79,6 @@ bench-faults: $(STAMP) ## Injure stores and runs, ours and others alike; count w
 	$(BIN)/python -m benchmarks.faults
 
 dist: $(STAMP) ## Build wheel and sdist of what is committed into dist/, check them, and use the wheel in an empty environment
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build twine
 	.ci/dist
 
 # Peers need a virtual environment of their own; one that can't be installed is named by the benchmark.
