@@ -96,15 +96,23 @@ def _note(
     """Return what became of every key, and what the file could not tell, for the log."""
     whole = replace(report, dropped=report.dropped | found.dropped)
     layout = f"layout of {found.layout.name}" if found.layout is not None else ""
-    heads = "" if "num_heads" in settings.args else _assumed(settings.architecture, model)
-    told = [weights.summary(), layout, whole.summary(), heads]
+    told = [weights.summary(), layout, whole.summary(), _assumed(settings, model)]
     return f"{weights.where}: " + "; ".join(text for text in told if text)
 
 
-def _assumed(architecture: str, model: torch.nn.Module) -> str:
+def _assumed(settings: TeacherSettings, model: torch.nn.Module) -> str:
     """Return what was taken from the architecture because no file tells it."""
-    heads = getattr(getattr(getattr(model, "blocks", [None])[0], "attn", None), "num_heads", None)
-    return f"{heads} heads, as in {architecture}" if heads else ""
+    block = getattr(model, "blocks", [None])[0]
+    heads = getattr(getattr(block, "attn", None), "num_heads", None)
+    activation = getattr(getattr(block, "mlp", None), "act", None)
+    eps = getattr(getattr(block, "norm1", None), "eps", None)
+    told = {
+        "num_heads": f"{heads} heads" if heads else "",
+        "act_layer": type(activation).__name__ if activation is not None else "",
+        "eps": f"epsilon {eps:g}" if isinstance(eps, float) else "",
+    }
+    assumed = [text for name, text in told.items() if text and name not in settings.args]
+    return f"{', '.join(assumed)}: as in {settings.architecture}" if assumed else ""
 
 
 def _seeded(settings: TeacherSettings, args: dict[str, Json]) -> tuple[torch.nn.Module, dict[str, Json]]:
@@ -131,12 +139,17 @@ def _seeded(settings: TeacherSettings, args: dict[str, Json]) -> tuple[torch.nn.
 
 def _check_asked(settings: TeacherSettings, found: Translated, weights: Weights) -> None:
     """Refuse a file of a kind whose input is mostly another than the default, until the settings state it."""
-    lacking = [name for name in (found.layout.asks if found.layout else ()) if name not in settings.model_fields_set]
+    asked = found.layout.asks if found.layout is not None else ()
+    lacking = [name for name in asked if name != "act_layer" and name not in settings.model_fields_set]
+    flags = [f"--set 'cache.teacher.{name}=[...]'" for name in lacking]
+    # timm has two names for CLIP's models, one for each activation.
+    if "act_layer" in asked and "act_layer" not in settings.args and "_clip_" not in settings.architecture:
+        lacking.append("activation")
+        flags.append("--set cache.teacher.args.act_layer=gelu (OpenAI's own models: quick_gelu)")
     if lacking and found.layout is not None:
-        flags = " ".join(f"--set 'cache.teacher.{name}=[...]'" for name in lacking)
         raise UsageError(
-            f"{weights.where}: an encoder in the layout of {found.layout.name}, whose {' and '.join(lacking)} of the "
-            f"input no file tells. State them: {flags}, or name a preset, PRESET={weights.where} "
+            f"{weights.where}: an encoder in the layout of {found.layout.name}, whose {', '.join(lacking)} no file "
+            f"tells. State them: {' '.join(flags)}, or name a preset, PRESET={weights.where} "
             "(usjepa-cache teachers lists them)."
         )
 
@@ -144,6 +157,12 @@ def _check_asked(settings: TeacherSettings, found: Translated, weights: Weights)
 def _check_square(tensors: Tensors, where: str) -> None:
     """Refuse patches, or a grid of positions, whose shapes show that they are not square."""
     projection, positions = tensors.get("patch_embed.proj.weight"), tensors.get("pos_embed")
+    if projection is not None and projection.ndim == 5:
+        raise TeacherError(
+            f"{where}: its patches have a third dimension, {list(projection.shape[2:])}: it learnt from clips or "
+            "volumes, and its positions have no place in a timm model. Give it frames by an adapter, as "
+            "docs/examples/vjepa2_teacher.py does: docs/how-to/add-a-teacher.md."
+        )
     if projection is not None and projection.ndim == 4 and projection.shape[-2] != projection.shape[-1]:
         raise TeacherError(
             f"{where}: its patches have {projection.shape[-2]} x {projection.shape[-1]} pixels. Stored pixels are "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.teacher.adapters import find_adapter, is_adapter, make
 from usjepa.cache.teacher.device import choose_device
-from usjepa.cache.teacher.exported import check_exported, is_exported, weights_name
-from usjepa.cache.teacher.names.folders import folder_settings
+from usjepa.cache.teacher.exported import EARLIER_WEIGHTS, WEIGHTS, check_exported, is_exported, weights_name
+from usjepa.cache.teacher.names.folders import folder_settings, is_described
 from usjepa.cache.teacher.names.hub import hub_folder, is_hub_name
 from usjepa.cache.teacher.names.preset import preset_settings
 from usjepa.cache.teacher.names.presets import PRESETS, is_preset
@@ -21,6 +22,8 @@ from usjepa.cache.teacher.names.presets import PRESETS, is_preset
 if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.teacher.teacher import Pass, Teacher
+
+logger = logging.getLogger(__name__)
 
 _OF_FIELDS = ("img_size", "patch_size", "depth")
 """Arguments for timm that have fields of their own."""
@@ -71,9 +74,9 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
     """Return the settings of the teacher that `--teacher` names.
 
     Args:
-        text: a checkpoint file; `PRESET=FILE`; the folder of a training run, or one that transformers, timm or
-            open_clip wrote; `hf-hub:ORG/NAME` or timm's `NAME.TAG`; `random`; the name of an installed adapter, or
-            `module:function` of another one.
+        text: a checkpoint file, of which a configuration beside it may tell more; `PRESET=FILE`; the folder of a
+            training run, or one that transformers, timm or open_clip wrote; `hf-hub:ORG/NAME` or timm's `NAME.TAG`;
+            `random`; the name of an installed adapter, or `module:function` of another one.
         settings: the recipe's, for everything that the text does not name.
 
     Raises:
@@ -88,7 +91,7 @@ def resolve_teacher(text: str, settings: TeacherSettings | None) -> TeacherSetti
     if path.is_dir():
         return _of_run(path, base) if is_exported(path) else folder_settings(path, base)
     if path.is_file():
-        return base.model_copy(update={"weights": text})
+        return _of_file(path, base)
     name, named, file = text.partition("=")
     if named:
         return preset_settings(name, file, base, PRESETS)
@@ -155,6 +158,16 @@ def described_teacher(identity: dict[str, Json], base: TeacherSettings | None, w
     return (base or TeacherSettings()).model_copy(update=update)
 
 
+def _of_file(file: Path, base: TeacherSettings) -> TeacherSettings:
+    """Return the recipe's settings with weights from a file, or those that a configuration beside it tells."""
+    if file.name in (WEIGHTS, EARLIER_WEIGHTS) and is_exported(file.parent):
+        return _of_run(file.parent, base)
+    if is_described(file):
+        logger.info(f"{file}: model and input as the configuration beside it says (--set has the last word)")
+        return folder_settings(file.parent, base, file)
+    return base.model_copy(update={"weights": str(file)})
+
+
 def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
     """Return the settings of an encoder that usjepa-train exported."""
     try:
@@ -179,4 +192,5 @@ def _of_run(folder: Path, base: TeacherSettings) -> TeacherSettings:
         raise TeacherError(
             f"{folder / 'config.json'}: not the configuration of an exported encoder ({error!r})."
         ) from error
-    return base.model_copy(update=update)
+    wanted = {name: value for name, value in update.items() if name == "weights" or name not in base.stated}
+    return base.model_copy(update=wanted)

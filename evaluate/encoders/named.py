@@ -3,7 +3,8 @@
 | text                     | what it is                                                                            |
 |--------------------------|---------------------------------------------------------------------------------------|
 | folder of a run of ours  | its exported encoder, with the input of its config.json                               |
-| `FILE`                   | a checkpoint of the recipe's teacher (`cache.teacher`: architecture, mean, std)       |
+| `FILE`                   | a checkpoint of the recipe's teacher (`cache.teacher`: architecture, mean, std), or   |
+|                          | what a configuration beside it tells                                                  |
 | `FILE@ARCHITECTURE`      | a checkpoint of that timm model, with ImageNet's mean and deviation, as for --teacher |
 | `FILE@ARCHITECTURE.TAG`  | the same, with the input of timm's configuration of that name                         |
 | `PRESET=FILE`, a folder  | what `--teacher` takes: a preset, a folder of transformers, timm or open_clip         |
@@ -93,11 +94,13 @@ def _of_run(folder: Path, device: str) -> Named:
 
 def _of_file(file: Path, architecture: str, recipe: Recipe, device: str) -> Named:
     from usjepa.cache.recipes.cache import TeacherSettings
+    from usjepa.cache.teacher.resolve import resolve_teacher
 
     settings = recipe.cache.teacher or TeacherSettings()
     if architecture:
-        settings = _settings_of(architecture)
-    settings = settings.model_copy(update={"weights": str(file)})
+        settings = _settings_of(architecture).model_copy(update={"weights": str(file)})
+    else:
+        settings = resolve_teacher(str(file), settings)
     return _live(settings, file.stem, f"{file.stem} ({settings.architecture})", device)
 
 

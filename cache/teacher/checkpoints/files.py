@@ -25,6 +25,12 @@ INDEX_ENDING = ".index.json"
 
 
 _ZIP = b"PK\x03\x04"
+_NO_WEIGHTS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file that it points to. Fetch that: git lfs pull.",
+    b"<!doctype html": "a web page: a download that ended at a page to log in or to confirm. Download the file itself.",
+    b"<html": "a web page: a download that ended at a page to log in or to confirm. Download the file itself.",
+}
+"""Beginnings of files that downloads leave in the place of weights -> what they are."""
 
 
 class Content(NamedTuple):
@@ -48,13 +54,21 @@ def read_content(path: Path) -> Content:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such checkpoint file.")
-    with path.open("rb"):  # safetensors calls a file that may not be read one that is not there
-        pass
+    _check_begins(path)
     if path.name.endswith(INDEX_ENDING):
         return Content(_shards(path))
     if path.suffix == ".safetensors":
         return Content(_safetensors(path))
     return _torch_file(path)
+
+
+def _check_begins(path: Path) -> None:
+    """Refuse what a download left in the place of weights; raises OSError where the file may not be read."""
+    with path.open("rb") as file:  # safetensors calls a file that may not be read one that is not there
+        begins = file.read(64).lstrip().lower()
+    for mark, told in _NO_WEIGHTS.items():
+        if begins.startswith(mark):
+            raise TeacherError(f"{path}: {told}")
 
 
 def _safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from usjepa.cache.teacher.checkpoints.sets import Tensors
 
 _PREFIXES = ("module.", "model.", "encoder.", "backbone.", "teacher.", "student.", "target_encoder.")
-_WRAPPERS = ("net.", "network.")
-"""More of them, before heads that lie beside an encoder."""
+_WRAPPERS = {
+    *(prefix.rstrip(".") for prefix in _PREFIXES), "net", "network", "_orig_mod", "_forward_module",
+    "_fsdp_wrapped_module",
+}  # fmt: skip
+"""What may stand before a head or a decoder that lies beside an encoder."""
 _DECODER = ("decoder", "mask_token")
 _HEAD = (
     "head.",
@@ -95,7 +98,7 @@ def load_into(model: torch.nn.Module, tensors: Tensors, where: str, positions: P
     """
     wanted = model.state_dict()
     found = stripped(tensors, set(wanted))
-    dropped = {key: reason for key in found if key not in wanted and (reason := _why_dropped(key))}
+    dropped = {key: reason for key, t in found.items() if key not in wanted and (reason := _why_dropped(key, t))}
     kept = {key: tensor for key, tensor in found.items() if key not in dropped}
     fitted = resampled(kept, model, positions)
     missing = [key for key in wanted if key not in kept]
@@ -112,14 +115,17 @@ def load_into(model: torch.nn.Module, tensors: Tensors, where: str, positions: P
     return LoadReport(tuple(sorted(kept)), dropped, fitted)
 
 
-def _why_dropped(key: str) -> str:
-    bare = key.rsplit(" ", 1)[-1]
-    for prefix in (*_PREFIXES, *_WRAPPERS):
-        bare = bare.removeprefix(prefix)
+def _why_dropped(key: str, tensor: torch.Tensor) -> str:
+    components = key.rsplit(" ", 1)[-1].split(".")
+    while len(components) > 1 and components[0] in _WRAPPERS:
+        components = components[1:]
+    bare = ".".join(components)
     if bare.startswith(_DECODER):
         return "of an MAE decoder"
     if bare.startswith(_HEAD):
         return "of a head"
+    if tensor.ndim == 0 and not tensor.is_floating_point():
+        return "a counter"  # torch's AveragedModel has one: n_averaged
     return ""
 
 

@@ -6,7 +6,6 @@ what authors evaluate, so it comes first; whatever was not taken is named beside
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -28,12 +27,23 @@ _PLAIN = (
     "weights", "online", "encoder_q", "",
 )  # fmt: skip
 """Best first; "" is the file's own top level."""
-_OTHERS = (
-    "predictor", "decoder", "head", "projector", "criterion", "loss", "discriminator", "opt", "optimizer",
-    "optimizer_state_dict", "scaler", "scheduler", "lr_scheduler",
-)  # fmt: skip
-"""What is never an encoder; listed, and taken only where it is asked for."""
+_NEVER = {
+    "predictor", "decoder", "head", "heads", "projector", "projection", "criterion", "loss", "discriminator", "opt",
+    "optim", "optimizer", "optimizers", "scaler", "scheduler", "queue", "center",
+}  # fmt: skip
+"""Words of what is never an encoder; it is listed, and taken only where it is asked for."""
+_AVERAGES = {"ema", "teacher", "momentum", "target", "averaged", "average", "avg", "swa"}
+_LEARNING = {"student", "online", "model", "encoder", "backbone", "net", "network"}
+"""Words by which a name in neither list is known: `dino_head`, `teacher_backbone`, `online_network`."""
+_LAST = 99
+"""Place of such a name among those of its rank."""
 _DEEPEST = 4
+_WRAPPED = 3
+"""Components of a name among which an average and its origin are looked for."""
+_SMALL = 4
+"""A set with fewer tensors than this part of the largest is not taken unasked."""
+_LONGEST = 64
+"""Items of a list that are looked at."""
 SEPARATOR = "/"
 """Between the keys that lead to a set."""
 _SHOWN = 10
@@ -48,11 +58,12 @@ def weight_sets(value: object, path: Path) -> dict[str, Tensors]:
     Raises:
         TeacherError: there are none.
     """
-    if not isinstance(value, Mapping):
+    whole = _as_mapping(value)
+    if whole is None:
         raise TeacherError(f"{path}: holds a {type(value).__name__}, not a dict of tensors.")
-    found = dict(_walk(value, (), _DEEPEST))
+    found = dict(_walk(whole, (), _DEEPEST))
     if not found:
-        keys = ", ".join(map(str, list(value)[:_SHOWN]))
+        keys = ", ".join(map(str, list(whole)[:_SHOWN]))
         raise TeacherError(f"{path}: holds no tensors that can be read as weights; its keys are {keys or 'none'}.")
     return found
 
@@ -71,10 +82,16 @@ def choose_set(sets: Mapping[str, Tensors], key: str | None, path: Path) -> str:
         return wanted
     if len(sets) == 1:
         return next(iter(sets))
-    ranked = sorted(sets, key=_rank)
-    if _rank(ranked[0])[0] > _KNOWN:
+    ranked = sorted(_of_weight(sets), key=_rank)
+    if _rank(ranked[0])[0] > _KNOWN or (len(ranked) > 1 and _rank(ranked[0]) == _rank(ranked[1])):
         raise UsageError(f"{path}: holds several sets of weights: {listed}. Say which: --set cache.teacher.key=NAME.")
     return ranked[0]
+
+
+def _of_weight(sets: Mapping[str, Tensors]) -> list[str]:
+    """Return the sets that may be a model, for all that their size tells: `ema` may hold no more than its decay."""
+    known = [len(tensors) for name, tensors in sets.items() if _rank(name)[0] <= _KNOWN]
+    return [name for name, tensors in sets.items() if len(tensors) * _SMALL >= max(known, default=0)]
 
 
 TOP = "top"
@@ -90,31 +107,52 @@ def _walk(value: Mapping[object, object], trail: tuple[str, ...], depth: int) ->
     found = [(SEPARATOR.join((*trail, *name)), part) for name, part in _sides(tensors)] if tensors else []
     if depth:
         for key, item in value.items():
-            if isinstance(key, str) and isinstance(item, Mapping):
-                found += _walk(item, (*trail, key), depth - 1)
+            if isinstance(key, str) and (inner := _as_mapping(item)) is not None:
+                found += _walk(inner, (*trail, key), depth - 1)
     return found
 
 
+def _as_mapping(item: object) -> Mapping[object, object] | None:
+    """Return a dict as it is, a list or tuple by the places of what it holds; None for anything else."""
+    if isinstance(item, Mapping):
+        return item
+    if isinstance(item, list | tuple):
+        return {str(place): part for place, part in enumerate(item[:_LONGEST]) if not isinstance(part, torch.Tensor)}
+    return None
+
+
 def _sides(tensors: Tensors) -> list[tuple[tuple[str, ...], Tensors]]:
-    """Return the sets within one flat dict: itself, or an average and its origin, each with its prefix on."""
-    first = {key: key.partition(".")[0] for key in tensors}
-    heads = set(first.values())
-    pairs = [(a, p) for a, p in itertools.product(_AVERAGED, _PLAIN) if a in heads and p in heads]
-    if not pairs:
-        return [((), tensors)]
-    sides = list(dict.fromkeys(itertools.chain(*pairs)))
-    found = [((name,), {key: t for key, t in tensors.items() if first[key] == name}) for name in sides]
-    rest = {key: tensor for key, tensor in tensors.items() if first[key] not in sides}
-    return [*found, (("rest",), rest)] if rest else list(found)
+    """Return the sets within one flat dict: itself, or an average and its origin, each with its prefix on.
+
+    The two may lie behind wrappers (`model.teacher.`, `module.momentum_encoder.`).
+    """
+    parts = {key: key.split(".") for key in tensors}
+    for depth in range(_WRAPPED):
+        sides = _paired({path[depth] for path in parts.values() if len(path) > depth + 1})
+        if sides:
+            of = {key: path[depth] if len(path) > depth + 1 and path[depth] in sides else "rest"
+                  for key, path in parts.items()}  # fmt: skip
+            found = [((name,), {key: t for key, t in tensors.items() if of[key] == name}) for name in (*sides, "rest")]
+            return [(name, part) for name, part in found if part]
+    return [((), tensors)]
 
 
-def _rank(name: str) -> tuple[int, int]:
+def _paired(heads: set[str]) -> list[str]:
+    """Return those of some components of names that are averages or their origins; none unless both are there."""
+    ranks = {head: _rank(head) for head in sorted(heads) if head}
+    averaged, plain = ([head for head, found in ranks.items() if found[0] == rank] for rank in (0, 1))
+    return sorted((*averaged, *plain), key=lambda head: ranks[head]) if averaged and plain else []
+
+
+def _rank(name: str) -> tuple[int, tuple[int, ...]]:
     """Return how well a set is known: the better the lower."""
     parts = name.split(SEPARATOR)
-    if any(part in _OTHERS for part in parts):
-        return 3, 0
+    words = {word for part in parts for word in part.lower().split("_")}
+    if words & _NEVER:
+        return 3, ()
     for rank, names in enumerate((_AVERAGED, _PLAIN)):
         places = [names.index(part) for part in parts if part in names]
         if places:
-            return rank, min(places)
-    return 2, 0
+            return rank, tuple(sorted(places))
+    known = next((rank for rank, some in enumerate((_AVERAGES, _LEARNING)) if words & some), 2)
+    return known, (_LAST,)

@@ -5,6 +5,7 @@ Every function works in place on a dict of tensors that have timm's names alread
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -38,15 +39,18 @@ def qkv(tensors: Tensors) -> None:
     together(tensors, ("attn.q", "attn.k", "attn.v"), "attn.qkv")
 
 
-def split_bias(tensors: Tensors) -> None:
+def split_bias(tensors: Tensors, turned: bool = False) -> None:
     """Keep the biases of queries and values apart, as BEiT and EVA do, whose keys have none.
 
-    A key's bias adds the same number to all scores of a query, which softmax takes away again: it may be left out.
+    A key's bias adds the same number to all scores of a query, which softmax takes away again: it may be left out,
+    unless keys are turned by rotary positions, which make another number of it at every place; then RuntimeError.
     """
     for block in _blocks(tensors):
         bias = tensors.pop(f"{block}.attn.qkv.bias", None)
         if bias is not None:
-            tensors[f"{block}.attn.q_bias"], _, tensors[f"{block}.attn.v_bias"] = bias.chunk(3)
+            tensors[f"{block}.attn.q_bias"], keys, tensors[f"{block}.attn.v_bias"] = bias.chunk(3)
+            if turned and bool(keys.any()):
+                raise RuntimeError(f"{block}: its keys have a bias, which timm's model with rotary positions has not")
 
 
 def beit_transformers(tensors: Tensors) -> None:
@@ -59,7 +63,8 @@ def registers(tensors: Tensors) -> None:
     """Take the class token's position out of the positions: timm's models with registers have it in the token."""
     if "reg_token" in tensors:
         positions = tensors["pos_embed"]
-        tensors["cls_token"] = tensors["cls_token"] + positions[:, :1]
+        # In full precision, as a model adds them that has loaded weights of half precision.
+        tensors["cls_token"] = tensors["cls_token"].float() + positions[:, :1].float()
         tensors["pos_embed"] = positions[:, 1:]
 
 
@@ -87,7 +92,7 @@ def dinov3(tensors: Tensors) -> None:
         mask = tensors.pop(f"{block}.attn.qkv.bias_mask", None)
         if mask is not None:
             tensors[f"{block}.attn.qkv.bias"] = torch.where(mask == 0, 0.0, tensors[f"{block}.attn.qkv.bias"])
-    split_bias(tensors)
+    split_bias(tensors, turned=True)
 
 
 def dinov3_transformers(tensors: Tensors) -> None:
@@ -95,7 +100,7 @@ def dinov3_transformers(tensors: Tensors) -> None:
     if "reg_token" in tensors and tensors["reg_token"].shape[1] == 0:
         del tensors["reg_token"]  # a model without registers has an empty tensor of them
     qkv(tensors)
-    split_bias(tensors)
+    split_bias(tensors, turned=True)
     for key in [key for key in tensors if ".mlp.fc1_g." in key]:
         up = key.replace("fc1_g", "fc1")
         tensors[up.replace("fc1", "fc1_x")] = tensors.pop(up)
@@ -120,11 +125,21 @@ def still_frame(tensors: Tensors) -> None:
     The patch embedding of equal frames is that of one frame with the weights summed over time; the position of a patch
     is its place in the frame plus the first in time (EchoFM, `pos_embed_spatial` and `pos_embed_temporal`).
     """
-    weight = tensors["patch_embed.proj.weight"]
-    tensors["patch_embed.proj.weight"] = weight.sum(dim=2)
-    space, time = tensors.pop("pos_embed_spatial"), tensors.pop("pos_embed_temporal")
-    tensors["pos_embed"] = torch.cat([tensors.pop("pos_embed_class"), space + time[:, :1]], dim=1)
+    tensors["patch_embed.proj.weight"] = tensors["patch_embed.proj.weight"].float().sum(dim=2)
+    space, time, first = (tensors.pop(f"pos_embed_{part}").float() for part in ("spatial", "temporal", "class"))
+    tensors["pos_embed"] = torch.cat([first, space + time[:, :1]], dim=1)
     qkv(tensors)
+
+
+def monai(tensors: Tensors) -> None:
+    """Make a convolution of a patch embedding that is a linear layer over pixels (row, column, channel)."""
+    weight = tensors["patch_embed.proj.weight"]
+    if weight.ndim == 2:
+        channels = next((c for c in (1, 3) if math.isqrt(weight.shape[1] // c) ** 2 * c == weight.shape[1]), 0)
+        if not channels:
+            raise RuntimeError(f"a patch of {weight.shape[1]} values is no square of grey or colour")
+        edge = math.isqrt(weight.shape[1] // channels)
+        tensors["patch_embed.proj.weight"] = weight.reshape(-1, edge, edge, channels).permute(0, 3, 1, 2)
 
 
 def _blocks(tensors: Tensors) -> Iterable[str]:

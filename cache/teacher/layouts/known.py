@@ -24,7 +24,7 @@ _TRANSFORMERS = (
     (r"\.layernorm_after\.|\.layer_norm2\.", ".norm2."),
     (r"\.layer_scale([12])\.lambda1$", r".ls\1.gamma"),
     (r"^embeddings\.(?:cls_token|class_embedding)$", "cls_token"),
-    (r"^embeddings\.register_tokens$", "reg_token"),
+    (r"^embeddings\.(?:register_tokens|distillation_token)$", "reg_token"),
     (r"^embeddings\.position_embedding(?:s|\.weight)$", "pos_embed"),
     (r"^embeddings\.patch_embedding(?:s\.projection|s)?\.", "patch_embed.proj."),
     (r"^pre_layrnorm\.", "norm_pre."),
@@ -52,7 +52,12 @@ def _of_transformers(name: str, mark: str, family: str, **more: object) -> Layou
     )
 
 
-_SAM_BESIDE = ((r"(?:prompt_encoder|mask_decoder|decoder|encoder|bbox_head|dn_query_generator)\..*", OTHER_TOWER),)
+_SAM_BESIDE = (
+    (
+        r"(?:prompt_encoder|shared_image_embedding|mask_decoder|decoder|encoder|bbox_head|dn_query_generator)\..*",
+        OTHER_TOWER,
+    ),
+)
 _NORMALISATION = ("mean", "std")
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -152,7 +157,7 @@ LAYOUTS: tuple[Layout, ...] = (
             (r"input_resolution|context_length|vocab_size", "of its configuration"),
         ),
         join=joining.class_row,
-        asks=_NORMALISATION,
+        asks=(*_NORMALISATION, "act_layer"),
     ),
     Layout(
         "SAM",  # github.com/facebookresearch/segment-anything: MedSAM, LVM-Med
@@ -160,6 +165,23 @@ LAYOUTS: tuple[Layout, ...] = (
         "sam",
         renamed=((r"\.mlp\.lin([12])\.", r".mlp.fc\1."),),
         beside=(*_SAM_BESIDE, (r"pixel_(?:mean|std)", "of its input")),
+        asks=_NORMALISATION,
+    ),
+    Layout(
+        "transformers SAM",
+        _BEFORE + r"layers\.0\.mlp\.lin1\.weight",
+        "sam",
+        renamed=(
+            (r"^patch_embed\.projection\.", "patch_embed.proj."),
+            (r"^layers\.", "blocks."),
+            (r"^neck\.conv1\.", "neck.0."),
+            (r"^neck\.layer_norm1\.", "neck.1."),
+            (r"^neck\.conv2\.", "neck.2."),
+            (r"^neck\.layer_norm2\.", "neck.3."),
+            (r"\.layer_norm([12])\.", r".norm\1."),
+            (r"\.mlp\.lin([12])\.", r".mlp.fc\1."),
+        ),
+        beside=_SAM_BESIDE,
         asks=_NORMALISATION,
     ),
     Layout(
@@ -184,6 +206,50 @@ LAYOUTS: tuple[Layout, ...] = (
         dropped=((r"prj_norm\..*", "of training's projection"),),
         join=joining.still_frame,
         asks=_NORMALISATION,
+    ),
+    Layout(
+        "MONAI",  # github.com/Project-MONAI/MONAI: monai.networks.nets.ViT, ViTAutoEnc, UNETR
+        _BEFORE + r"patch_embedding\.position_embeddings",
+        "vit",
+        renamed=(
+            (r"^patch_embedding\.position_embeddings$", "pos_embed"),
+            (r"^patch_embedding\.cls_token$", "cls_token"),
+            (r"^patch_embedding\.patch_embeddings\.(?:1\.)?", "patch_embed.proj."),
+            (r"\.attn\.out_proj\.", ".attn.proj."),
+            (r"\.mlp\.linear([12])\.", r".mlp.fc\1."),
+        ),
+        dropped=(
+            (r".*\.norm_cross_attn\..*", "of attention to another input"),
+            (r"(?:classification_head|conv3d_transpose(?:_1)?)\..*", _HEAD),
+        ),
+        beside=((r"(?:encoder|decoder)\d+\..*|out\..*", _HEAD),),
+        join=joining.monai,
+        asks=_NORMALISATION,
+    ),
+    Layout(
+        "torchvision",  # github.com/pytorch/vision: vit_b_16
+        _BEFORE + r"encoder\.layers\.encoder_layer_0\.ln_1\.weight",
+        "vit",
+        renamed=(
+            (r"^class_token$", "cls_token"),
+            (r"^encoder\.pos_embedding$", "pos_embed"),
+            (r"^conv_proj\.", "patch_embed.proj."),
+            (r"^encoder\.ln\.", "norm."),
+            (r"^encoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+            (r"\.ln_([12])\.", r".norm\1."),
+            (r"\.self_attention\.in_proj_", ".attn.qkv."),
+            (r"\.self_attention\.out_proj\.", ".attn.proj."),
+            (r"\.mlp\.(?:0|linear_1)\.", ".mlp.fc1."),
+            (r"\.mlp\.(?:3|linear_2)\.", ".mlp.fc2."),
+        ),
+        dropped=((r"heads\..*", _HEAD), (r"mask_token", _MASK)),
+    ),
+    Layout(
+        "queries, keys and values apart",  # as MAE's names else
+        _BEFORE + r"blocks\.0\.attn\.q\.weight",
+        "vit",
+        dropped=((r"mask_token|decoder.*", _MASK),),
+        join=joining.qkv,
     ),
 )
 """The most particular first: the first whose mark is found is taken."""

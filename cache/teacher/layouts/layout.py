@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from usjepa.cache.teacher.checkpoints.sets import Tensors
 
 OTHER_TOWER = "of another tower"
-_WRAPPERS = r"^(?:(?:module|model|net|network|state_dict|backbone)\.)+"
+_WRAPPERS = r"^(?:(?:module|model|net|network|state_dict|backbone|_orig_mod)\.)+"
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def _applied(layout: Layout, prefix: str, tensors: Tensors, where: str) -> Trans
         inside = key.startswith(prefix)
         name = key.removeprefix(prefix)
         rules = layout.dropped if inside else layout.beside
-        bare = name if inside else re.sub(_WRAPPERS, "", name)
-        reason = next((reason for pattern, reason in rules if re.fullmatch(pattern, bare)), None)
+        bare = {name} if inside else {re.sub(_WRAPPERS, "", name), _without_shared(key, prefix)}
+        reason = next((reason for pattern, reason in rules if any(re.fullmatch(pattern, one) for one in bare)), None)
         if reason is not None:
             dropped[key] = reason
             continue
@@ -103,3 +103,10 @@ def _applied(layout: Layout, prefix: str, tensors: Tensors, where: str) -> Trans
                 f"{where}: looks like {layout.name}, but its parts don't fit together: {error}"
             ) from error
     return Translated(named, layout, dropped)
+
+
+def _without_shared(key: str, prefix: str) -> str:
+    """Return a key without the components that it shares with the tower's prefix: wrappers of any name."""
+    parts, shared = key.split("."), prefix.split(".")[:-1]
+    count = next((place for place, part in enumerate(shared) if parts[place : place + 1] != [part]), len(shared))
+    return ".".join(parts[count:])

@@ -68,6 +68,7 @@ def _candidates(told: dict[str, Json], family: str) -> list[str]:
         names = [f"beit_{size}_patch{patch}_224", f"beitv2_{size}_patch{patch}_224", f"samvit_{size}_patch{patch}"]
     else:
         names = [f"vit_{size}_patch{patch}_{ending}" for ending in _ENDINGS]
+        names += [f"deit_{size}_distilled_patch{patch}_224", f"deit3_{size}_patch{patch}_224"]
     return [name for name in names if timm.is_model(name)]
 
 

@@ -6,6 +6,7 @@ activation and the epsilon of normalisations can't: they are never part of the a
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,11 @@ def _vit(tensors: Tensors, args: dict[str, Any]) -> dict[str, Json]:
     registers = int(tensors["reg_token"].shape[1]) if "reg_token" in tensors else 0
     class_token = "cls_token" in tensors
     found: dict[str, Json] = {"class_token": class_token}
+    apart = _positions_are_of_patches_alone(tensors, class_token + registers)
     if registers:
-        found |= {"reg_tokens": registers, "no_embed_class": True}
+        found |= {"reg_tokens": registers, "no_embed_class": apart is not False}
+    elif apart and class_token:
+        found["no_embed_class"] = True
     if "pos_embed" not in tensors:
         found["pos_embed"] = "none"
     if "blocks.0.ls1.gamma" in tensors:
@@ -96,6 +100,13 @@ def _vit(tensors: Tensors, args: dict[str, Any]) -> dict[str, Json]:
     elif not class_token:
         found |= {"global_pool": "avg", "fc_norm": False}
     return found
+
+
+def _positions_are_of_patches_alone(tensors: Tensors, prefix: int) -> bool | None:
+    """Return whether class token and registers have no position of their own; None where shapes don't tell."""
+    count = int(tensors["pos_embed"].shape[1]) if "pos_embed" in tensors else 0
+    alone, together = (math.isqrt(n) ** 2 == n for n in (count, max(count - prefix, 0)))
+    return None if alone == together else alone
 
 
 def _eva(tensors: Tensors, args: dict[str, Any]) -> dict[str, Json]:

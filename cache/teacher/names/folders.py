@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.teacher.checkpoints.files import parse_foreign_json
-from usjepa.cache.teacher.names.transformers_config import settings_of_config
+from usjepa.cache.teacher.names.transformers_config import is_known_kind, settings_of_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = (
     "model.safetensors", "model.safetensors.index.json", "open_clip_model.safetensors", "pytorch_model.bin",
-    "open_clip_pytorch_model.bin",
+    "pytorch_model.bin.index.json", "open_clip_pytorch_model.bin",
 )  # fmt: skip
 """Files of weights in a folder, the first found is taken."""
 _OF_FIELDS = ("img_size", "patch_size", "depth", "num_classes")
@@ -40,8 +40,30 @@ def weights_in(folder: Path) -> Path:
     raise UsageError(f"{folder}: holds no weights: none of {', '.join(WEIGHTS)}. Name the file itself.")
 
 
-def folder_settings(folder: Path, base: TeacherSettings) -> TeacherSettings:
+def is_described(file: Path) -> bool:
+    """Return whether a configuration that is known lies beside a file of weights, and is of it.
+
+    Raises:
+        TeacherError: it is damaged.
+    """
+    if file.name not in WEIGHTS:
+        return False
+    if (file.parent / "open_clip_config.json").is_file():
+        return True
+    config = file.parent / "config.json"
+    if not config.is_file():
+        return False
+    content = parse_foreign_json(config)
+    return "pretrained_cfg" in content or is_known_kind(content)
+
+
+def folder_settings(folder: Path, base: TeacherSettings, file: Path | None = None) -> TeacherSettings:
     """Return the settings that a folder's configuration tells, over a recipe's; what `--set` stated stays.
+
+    Args:
+        folder: holds weights and their configuration.
+        base: the recipe's teacher.
+        file: which of its files of weights is meant; none: the first of `WEIGHTS` that is there.
 
     Raises:
         UsageError: no configuration that is known, one that leaves out what can't be guessed, or an input that is no
@@ -67,7 +89,7 @@ def folder_settings(folder: Path, base: TeacherSettings) -> TeacherSettings:
         raise UsageError(f"{folder}: says nothing of its input's {' and '.join(lacking)}. State them: {flags}")
     args = {**told.pop("args", {}), **(base.args if "args" in base.stated else {})}
     update = {name: value for name, value in told.items() if name not in base.stated}
-    return base.model_copy(update={**update, "args": args, "weights": str(weights_in(folder))})
+    return base.model_copy(update={**update, "args": args, "weights": str(file or weights_in(folder))})
 
 
 def _told(folder: Path) -> dict[str, Any]:
@@ -134,6 +156,9 @@ def _input(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if content.get("do_rescale", True) and abs(float(factor) * 255 - 1) > 1e-3:
         raise UsageError(f"{where}: rescale_factor = {factor}: a teacher is given pixels over 255.")
     told: dict[str, Any] = {}
+    padded = content.get("size")
+    if isinstance(padded, dict) and "longest_edge" in padded:  # SAM's: resized and padded; a store squashes
+        content = {**content, "size": content.get("pad_size", padded["longest_edge"]), "do_center_crop": False}
     cropped = bool(content.get("do_center_crop"))
     kept = _edge(content.get("crop_size" if cropped else "size"), "crop_size" if cropped else "size")
     if kept is not None:

@@ -5,7 +5,7 @@ It states what shapes can't tell: heads, activation, epsilon. What it states and
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
@@ -30,6 +30,10 @@ class _Kind:
     architecture: str
     positions: Positions | None = "plain"
     """How its class resamples positions."""
+    heads: int = 12
+    eps: float = 1e-12
+    activation: str = "gelu"
+    """Of its class where the configuration is silent: transformers leaves out of an inner one what is its default."""
     takes_activation: bool = True
     """Whether timm's class lets the activation be chosen; it is GELU otherwise."""
     must: Mapping[str, Json] = field(default_factory=dict)
@@ -37,24 +41,35 @@ class _Kind:
 
 
 _VIT = _Kind("vit_base_patch16_224")
-_CLIP = _Kind("vit_base_patch16_clip_224")
-_SIGLIP = _Kind("vit_base_patch16_siglip_gap_224")
+_CLIP = _Kind("vit_base_patch16_clip_224", eps=1e-5, activation="quick_gelu")
+_SIGLIP = _Kind("vit_base_patch16_siglip_gap_224", eps=1e-6, activation="gelu_pytorch_tanh")
+_SAM = _Kind("samvit_base_patch16", None, eps=1e-6)
+_BEIT = _Kind("beit_base_patch16_224", None, takes_activation=False, must={"use_mask_token": False})
 _KINDS = {
     "vit": _VIT,
     "vit_mae": _VIT,
-    "vit_msn": _VIT,
+    "vit_msn": replace(_VIT, eps=1e-6),
     "deit": _VIT,
     "ijepa": _VIT,
-    "dinov2": _Kind("vit_base_patch14_dinov2"),
-    "dinov2_with_registers": _Kind("vit_base_patch14_reg4_dinov2", "antialiased"),
-    "dinov3_vit": _Kind("vit_base_patch16_dinov3_qkvb", None, False, {"rope_theta": 100.0}),
+    "dinov2": _Kind("vit_base_patch14_dinov2", eps=1e-6),
+    "dinov2_with_registers": _Kind("vit_base_patch14_reg4_dinov2", "antialiased", eps=1e-6),
+    "dinov3_vit": _Kind(
+        "vit_base_patch16_dinov3_qkvb", None, 6, 1e-5, takes_activation=False, must={"rope_theta": 100.0}
+    ),
     "clip": _CLIP,
     "clip_vision_model": _CLIP,
     "siglip": _SIGLIP,
     "siglip_vision_model": _SIGLIP,
-    "beit": _Kind("beit_base_patch16_224", None, False, {"use_mask_token": False}),
+    "beit": _BEIT,
+    "data2vec-vision": _BEIT,
+    "sam": _SAM,
+    "sam_vision_model": _SAM,
 }
-_ALWAYS = {"attention_bias": True, "use_head": True}
+
+
+def is_known_kind(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration is of a kind of model that can be translated."""
+    return str(config.get("model_type")) in _KINDS
 
 
 def settings_of_config(config: Mapping[str, Any], where: str) -> dict[str, object]:
@@ -78,10 +93,9 @@ def settings_of_config(config: Mapping[str, Any], where: str) -> dict[str, objec
     for name, wanted in kind.must.items():
         if name in told and told[name] not in (wanted, None):
             raise UsageError(f"{where}: {name} = {told[name]!r}, and timm's model has {wanted!r}.")
-    heads = told.get("num_attention_heads", 12)
+    heads = told.get("num_attention_heads", kind.heads)
     args: dict[str, Json] = {"num_heads": _number(heads, "num_attention_heads", where)}
-    eps = told.get("layer_norm_eps", 1e-5 if kind is _CLIP else 1e-6 if kind is _SIGLIP else 1e-12)
-    args["eps"] = float(eps)
+    args["eps"] = float(told.get("layer_norm_eps", kind.eps))
     activation = _activation(told, kind, where)
     if activation is not None:
         args["act_layer"] = activation
@@ -104,8 +118,7 @@ def _activation(told: Mapping[str, Any], kind: _Kind, where: str) -> str | None:
     """Return timm's name of the activation; None where it is the class's own."""
     if told.get("use_swiglu_ffn") or told.get("use_gated_mlp"):
         return None  # shapes tell a gated MLP, whose activation is SiLU
-    default = "quick_gelu" if kind is _CLIP else "gelu_pytorch_tanh" if kind is _SIGLIP else "gelu"
-    named = str(told.get("hidden_act", default))
+    named = str(told.get("hidden_act", kind.activation))
     found = _ACTIVATIONS.get(named)
     if found is None or (found != "gelu" and not kind.takes_activation):
         raise UsageError(f"{where}: hidden_act = {named!r}, which timm's {kind.architecture} can't have.")

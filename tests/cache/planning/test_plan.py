@@ -22,10 +22,11 @@ from usjepa.cache.cli import main
 from usjepa.cache.errors import SourceError, UsageError, WriteError
 from usjepa.cache.planning import plan as planning
 from usjepa.cache.planning import trial
-from usjepa.cache.planning.estimate import Measured, _need_of_store, forecast
+from usjepa.cache.planning.estimate import Measured, _need_of_store, forecast, row_nbytes
 from usjepa.cache.planning.sample import Estimate, _blocks_of, _estimate_sum
 from usjepa.cache.planning.target import TargetRates
 from usjepa.cache.planning.trial import Trial, _steady_row
+from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.sources.base import Entry
 
 if TYPE_CHECKING:
@@ -58,6 +59,29 @@ def test_a_plan_counts_the_rows_bytes_and_inodes_of_the_build(
     assert wanted.rows == 20
     assert taken <= wanted.nbytes <= 1.25 * taken
     assert len(files) <= wanted.files <= len(files) + 10
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_plan_counts_the_layers_of_several_blocks(tmp_path: Path, precision: str) -> None:
+    wanted = ("cache.teacher.depth=4", "cache.teacher.block=null", "cache.teacher.blocks=[4, 1, 2]")
+    recipe = small(*wanted, f"cache.precision={precision}")
+    build(str(tmp_path / "s"), recipe, BuildRequest(teacher="random"))
+    (tmp_path / "target").mkdir()
+    found = planning.plan(None, recipe, "random", str(tmp_path / "target"), seconds=2)
+    files = list((tmp_path / "s").rglob("*"))
+    taken = sum(p.lstat().st_blocks * 512 for p in files if p.is_file())
+    assert found.measured.latents == ((4, 192),) * 3
+    assert taken <= found.wanted.nbytes <= 1.25 * taken
+    assert len(files) <= found.wanted.files <= len(files) + 15
+
+
+def test_each_block_more_costs_its_latents_and_no_pixels() -> None:
+    recipe = load_recipe("us-jepa").cache  # 224 pixels, rows of fp16
+    one, three = (row_nbytes(recipe, "fp16", ((196, 768),) * count) for count in (1, 3))
+    assert three - one == 2 * 196 * 768 * 2
+    assert row_nbytes(recipe, "int8", ((196, 768),) * 3) - row_nbytes(recipe, "int8", ((196, 768),)) == 2 * (
+        196 * 768 + 196 * 4
+    )
 
 
 def test_a_plan_leaves_the_target_as_it_was(planned: tuple[planning.BuildPlan, Path]) -> None:
