@@ -69,14 +69,16 @@ def fit(settings: TeacherSettings, edge: int) -> Fitted:
     weights = read_weights(weights_file(Path(settings.weights)), settings.key)
     found = translated(weights.tensors, LAYOUTS, weights.where)
     _check_asked(settings, found, weights)
-    _check_square(stripped(found.tensors, USUAL), weights.where)
+    named = stripped(found.tensors, USUAL)
+    _check_square(named, weights.where)
+    _check_tables(named, edge, weights.where)
     args = stated | _told_by_shapes(settings, found, weights) | settings.args
     model, args = _seeded(settings, args)
     try:
         report = load_into(model, found.tensors, weights.where, settings.positions)
     except TeacherError as error:
         taken = f"{summary[0].upper()}{summary[1:]}.\n" if (summary := weights.summary()) else ""
-        fits = proposal(found, settings.architecture, weights.where)
+        fits = proposal(found, settings.architecture, weights.where, "num_heads" in settings.args)
         raise TeacherError(f"{error}\n{taken}{fits}") from error
     if found.layout is not None:
         more["layout"] = f"{found.layout.name}/{LAYOUT_VERSION}"
@@ -177,6 +179,21 @@ def _check_square(tensors: Tensors, where: str) -> None:
             f"{where}: its {count} positions are of no square grid: it learnt from images that are not square. A store "
             "keeps squares, so its positions have no place there. An adapter can give it what it needs: "
             "docs/how-to/add-a-teacher.md."
+        )
+
+
+def _check_tables(tensors: Tensors, edge: int, where: str) -> None:
+    """Refuse BEiT's tables of relative positions for another grid: its codes differ in how to resample them."""
+    table = next((t for name, t in tensors.items() if name.endswith("relative_position_bias_table")), None)
+    projection = tensors.get("patch_embed.proj.weight")
+    if table is None or projection is None or "cls_token" not in tensors:
+        return  # Swin's are of windows
+    grid = (math.isqrt(max(len(table) - 3, 0)) + 1) // 2
+    learnt = grid * int(projection.shape[-1])
+    if (2 * grid - 1) ** 2 + 3 == len(table) and learnt != edge:
+        raise UsageError(
+            f"{where}: its relative positions are of a grid of {grid} x {grid}, of images of {learnt} pixels, and not "
+            f"of {edge}; BEiT's codes differ in how to resample them. Set cache.teacher.image_size={learnt}."
         )
 
 

@@ -146,13 +146,13 @@ def _paired(heads: set[str]) -> list[str]:
 
 def _rank(name: str) -> tuple[int, tuple[int, ...]]:
     """Return how well a set is known: the better the lower."""
-    parts = name.split(SEPARATOR)
-    words = {word for part in parts for word in part.lower().split("_")}
-    if words & _NEVER:
+    parts = [(part, set(part.lower().split("_"))) for part in name.split(SEPARATOR)]
+    if any(words & _NEVER for _, words in parts):
         return 3, ()
-    for rank, names in enumerate((_AVERAGED, _PLAIN)):
-        places = [names.index(part) for part in parts if part in names]
+    for rank, (names, some) in enumerate(((_AVERAGED, _AVERAGES), (_PLAIN, _LEARNING))):
+        places = [
+            names.index(part) if part in names else _LAST for part, words in parts if part in names or words & some
+        ]
         if places:
             return rank, tuple(sorted(places))
-    known = next((rank for rank, some in enumerate((_AVERAGES, _LEARNING)) if words & some), 2)
-    return known, (_LAST,)
+    return 2, ()

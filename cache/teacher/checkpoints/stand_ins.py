@@ -18,33 +18,6 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
-def _parameter_without_state(data: Any, requires_grad: Any, *_: object) -> Any:
-    """Return a parameter whose attributes (a pickle's other way to act) stay in the file."""
-    if not isinstance(data, torch.Tensor):
-        return StandIn()
-    return torch._utils._rebuild_parameter(data, requires_grad, collections.OrderedDict())
-
-
-def _plain_tensor(builder: object, _: object, args: Any, *__: object) -> Any:
-    """Return the tensor of a class that wraps one (MONAI's MetaTensor), or that has attributes, without these."""
-    return builder(*args) if builder in _OF_TENSORS else StandIn()  # type: ignore[operator]
-
-
-_OF_TENSORS: tuple[Callable[..., Any], ...] = (
-    torch._utils._rebuild_tensor,
-    torch._utils._rebuild_tensor_v2,
-    torch._utils._rebuild_parameter,
-)
-_BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter_without_state,
-    ("torch._tensor", "_rebuild_from_type_v2"): _plain_tensor,
-    **{("torch._utils", builder.__name__): builder for builder in _OF_TENSORS},
-}
-"""They only make tensors and containers. torch answers for its storages itself, before it asks here."""
-
 _RENAMED = {"__builtin__": "builtins", "copy_reg": "copyreg"}
 """Modules under the names that Python 2 gave them, which pickles still hold."""
 
@@ -72,6 +45,34 @@ class StandIn:
 
     def add(self, value: object) -> None:
         """Take an item of a set."""
+
+
+def _parameter_without_state(data: Any, requires_grad: Any, *_: object) -> Any:
+    """Return a parameter whose attributes (a pickle's other way to act) stay in the file."""
+    if not isinstance(data, torch.Tensor):
+        return StandIn()
+    return torch._utils._rebuild_parameter(data, requires_grad, collections.OrderedDict())
+
+
+def _plain_tensor(builder: object, _: object, args: Any, *__: object) -> Any:
+    """Return the tensor of a class that wraps one (MONAI's MetaTensor), or that has attributes, without these."""
+    return builder(*args) if builder in _OF_TENSORS else StandIn()  # type: ignore[operator]
+
+
+_OF_TENSORS: tuple[Callable[..., Any], ...] = (
+    torch._utils._rebuild_tensor,
+    torch._utils._rebuild_tensor_v2,
+    torch._utils._rebuild_parameter,
+)
+_BUILDERS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch", "Size"): torch.Size,
+    ("torch", "Tensor"): StandIn,  # named by a tensor that has attributes; nobody loses anything with it
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter_without_state,
+    ("torch._tensor", "_rebuild_from_type_v2"): _plain_tensor,
+    **{("torch._utils", builder.__name__): builder for builder in _OF_TENSORS},
+}
+"""They only make tensors and containers. torch answers for its storages itself, before it asks here."""
 
 
 class Replaced:

@@ -169,7 +169,7 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         "transformers SAM",
-        _BEFORE + r"layers\.0\.mlp\.lin1\.weight",
+        r"(?P<prefix>(?:\w+\.)*?vision_encoder\.)layers\.0\.layer_norm1\.weight",
         "sam",
         renamed=(
             (r"^patch_embed\.projection\.", "patch_embed.proj."),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import timm
 import torch
 
 from usjepa.cache.errors import TeacherError
 from usjepa.cache.teacher.checkpoints.loading import stripped
-from usjepa.cache.teacher.layouts.shapes import FAMILIES, USUAL, family_of, structure
+from usjepa.cache.teacher.layouts.shapes import FAMILIES, USUAL, depth_of, family_of, structure
 from usjepa.cache.teacher.names.presets import PRESETS
 
 if TYPE_CHECKING:
-    from usjepa.cache.identity import Json
     from usjepa.cache.teacher.checkpoints.sets import Tensors
     from usjepa.cache.teacher.layouts.layout import Translated
 
@@ -26,19 +25,27 @@ _ENDINGS = ("224", "384", "dinov2", "reg4_dinov2", "clip_224", "gap_224", "sigli
             "dinov3_qkvb", "dinov3", "518")  # fmt: skip
 
 
-def proposal(found: Translated, architecture: str, where: str) -> str:
-    """Return what to say instead of an architecture that does not fit, for the end of an error message."""
+def proposal(found: Translated, architecture: str, where: str, heads: bool = False) -> str:
+    """Return what to say instead of an architecture that does not fit, for the end of an error message.
+
+    Args:
+        found: the weights that were refused.
+        architecture: what they were taken for.
+        where: names the checkpoint in messages.
+        heads: the number of heads was stated, and so all that shapes tell was taken from them already.
+    """
     family = family_of(architecture) if found.layout is None else found.layout.family
     tensors = stripped(found.tensors, USUAL)
     try:
         told = structure(tensors, family, where)
     except TeacherError:
-        return (
-            f"Is it a checkpoint of {architecture}? Its tensors are not named like a vision transformer's that usjepa "
-            "knows. `usjepa-cache teachers` lists known teachers; docs/how-to/add-a-teacher.md adds another."
-        )
-    fitting = [name for name in _candidates(told, family) if _fits(name, tensors)]
-    size = f"{told['embed_dim']} wide, {told['depth']} blocks, patches of {told['patch_size']} pixels"
+        told = {}
+    fitting = [name for name in _candidates(tensors) if _fits(name, tensors)]
+    size = (
+        f"{told['embed_dim']} wide, {told['depth']} blocks, patches of {told['patch_size']} pixels"
+        if told
+        else "all of them"
+    )
     unseen = "The heads, the activation and the epsilon can't be seen in a file"
     if fitting:
         return (
@@ -47,10 +54,20 @@ def proposal(found: Translated, architecture: str, where: str) -> str:
             + f". {unseen}: make sure that they are that model's, or state cache.teacher.args.num_heads."
             + _presets(fitting, where)
         )
+    if not told:
+        return (
+            f"Is it a checkpoint of {architecture}? Its tensors are not named like a vision transformer's that usjepa "
+            "knows. `usjepa-cache teachers` lists known teachers; docs/how-to/add-a-teacher.md adds another."
+        )
+    if heads:
+        return (
+            f"Its shapes: {size}. The heads are stated, and what is named above has no place in a model of these: "
+            "name its own timm model as cache.teacher.architecture, or write an adapter (docs/how-to/add-a-teacher.md)."
+        )
     return (
         f"Its shapes: {size}. {unseen}; state the heads, and the rest is taken from the shapes: "
         f"--set cache.teacher.architecture={FAMILIES[family]} --set cache.teacher.args.num_heads=N."
-        + _presets([FAMILIES[family]] if family != "vit" else [], where)
+        + _presets([FAMILIES[family]] if found.layout is not None and family != "vit" else [], where)
     )
 
 
@@ -60,24 +77,26 @@ def _presets(architectures: list[str], where: str) -> str:
     return f" Published teachers of this kind: {', '.join(named)} (--teacher NAME={where})." if named else ""
 
 
-def _candidates(told: dict[str, Json], family: str) -> list[str]:
-    size, patch = _SIZES.get((told["embed_dim"], told["depth"])), told["patch_size"]
+def _candidates(tensors: Tensors) -> list[str]:
+    """Return timm's names of models of this size, of every kind."""
+    projection = tensors.get("patch_embed.proj.weight")
+    if projection is None:
+        return []
+    size, patch = _SIZES.get((int(projection.shape[0]), depth_of(tensors))), int(projection.shape[-1])
     if size is None:
         return []
-    if family in ("beit", "sam"):
-        names = [f"beit_{size}_patch{patch}_224", f"beitv2_{size}_patch{patch}_224", f"samvit_{size}_patch{patch}"]
-    else:
-        names = [f"vit_{size}_patch{patch}_{ending}" for ending in _ENDINGS]
-        names += [f"deit_{size}_distilled_patch{patch}_224", f"deit3_{size}_patch{patch}_224"]
+    names = [f"vit_{size}_patch{patch}_{ending}" for ending in _ENDINGS]
+    names += [f"deit_{size}_distilled_patch{patch}_224", f"deit3_{size}_patch{patch}_224"]
+    names += [f"beit_{size}_patch{patch}_224", f"beitv2_{size}_patch{patch}_224", f"samvit_{size}_patch{patch}"]
+    names += [f"eva02_{size}_patch{patch}_{ending}" for ending in ("224", "336", "clip_224")]
     return [name for name in names if timm.is_model(name)]
 
 
 def _fits(name: str, tensors: Tensors) -> bool:
     """Return whether a model has exactly these names and shapes, whatever the grid of its positions."""
-    args: dict[str, Any] = {}
     try:
         with torch.device("meta"):
-            wanted = timm.create_model(name, pretrained=False, num_classes=0, **args).state_dict()
+            wanted = timm.create_model(name, pretrained=False, num_classes=0).state_dict()
     except (TypeError, RuntimeError, AssertionError, ValueError, NotImplementedError):
         return False
     placed = ("pos_embed", "relative_position_bias_table", "rel_pos_h", "rel_pos_w")

@@ -58,10 +58,9 @@ def structure(tensors: Tensors, family: str, where: str) -> dict[str, Json]:
 
 def _common(tensors: Tensors) -> dict[str, Any]:
     projection = tensors["patch_embed.proj.weight"]
-    blocks = {match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))}
     args: dict[str, Any] = {
         "embed_dim": int(projection.shape[0]),
-        "depth": len(blocks),
+        "depth": depth_of(tensors),
         "patch_size": int(projection.shape[-1]),
     }
     if projection.shape[1] != 3:
@@ -69,6 +68,11 @@ def _common(tensors: Tensors) -> dict[str, Any]:
     if (fc1 := tensors.get("blocks.0.mlp.fc1.weight")) is not None:
         args["mlp_ratio"] = _ratio(int(fc1.shape[0]), args["embed_dim"])
     return args
+
+
+def depth_of(tensors: Tensors) -> int:
+    """Return the number of blocks."""
+    return len({match[1] for key in tensors if (match := re.match(r"blocks\.(\d+)\.", key))})
 
 
 def _ratio(hidden: int, width: int) -> float:
@@ -93,6 +97,8 @@ def _vit(tensors: Tensors, args: dict[str, Any]) -> dict[str, Json]:
         found["pre_norm"] = True
     if "blocks.0.attn.qkv.bias" not in tensors:
         found["qkv_bias"] = False
+    if "blocks.0.attn.q_norm.bias" in tensors:
+        found["qk_norm"] = True
     if tensors["blocks.0.mlp.fc2.weight"].shape[1] * 2 == tensors["blocks.0.mlp.fc1.weight"].shape[0]:
         found |= {"mlp_layer": "swiglu_packed", "act_layer": "silu"}
     if "norm.weight" not in tensors and "fc_norm.weight" in tensors:

@@ -142,6 +142,34 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, name: str, conten
         read_weights(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("begins", "told"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS.*git lfs pull"),
+        (b"<!DOCTYPE html><html>Virus scan", "a web page.*Download the file itself"),
+    ],
+)
+def test_what_a_download_left_in_the_place_of_weights_is_named(tmp_path: Path, begins: bytes, told: str) -> None:
+    for name in ("c.pth", "c.safetensors"):
+        (tmp_path / name).write_bytes(begins)
+        with pytest.raises(TeacherError, match=told):
+            read_weights(tmp_path / name)
+
+
+def test_an_averages_counter_is_dropped_and_said() -> None:
+    averaged = torch.optim.swa_utils.AveragedModel(vit())
+    report = load_into(vit(), averaged.state_dict(), "c.pth")
+    assert report.dropped == {"outside module. n_averaged": "a counter"}
+    assert len(report.loaded) == len(WEIGHTS)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module._orig_mod.", "_forward_module.model."])
+def test_heads_behind_any_wrapper_are_dropped(wrapper: str) -> None:
+    held = {f"{wrapper}encoder.{name}": tensor for name, tensor in WEIGHTS.items()}
+    report = load_into(vit(), held | {f"{wrapper}head.weight": torch.ones(2, 192)}, "c.pth")
+    assert list(report.dropped.values()) == ["of a head"]
+
+
 def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([1.0, float("nan")])}, tmp_path / "c.safetensors")
     with pytest.raises(TeacherError, match="tensor w holds values that are not finite"):

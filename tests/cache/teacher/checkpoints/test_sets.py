@@ -31,7 +31,7 @@ AVERAGES = {
     name: ({"state_dict": OTHER, name: RIGHT}, name)
     for name in ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "teacher", "momentum_encoder")
 }
-FILES: dict[str, tuple[dict[str, Any], str]] = {
+FILES: dict[str, tuple[Any, str]] = {
     **AVERAGES,
     "i-jepa": ({"encoder": OTHER, "predictor": OTHER, "target_encoder": RIGHT, "opt": {"state": {}}}, "target_encoder"),
     "dino": ({"student": OTHER, "teacher": RIGHT, "optimizer": {"state": {0: OTHER}}, "epoch": 3}, "teacher"),
@@ -42,7 +42,32 @@ FILES: dict[str, tuple[dict[str, Any], str]] = {
     "only weights": ({"weights": RIGHT}, "weights"),
     "tensors beside": ({"model": RIGHT, "step": torch.tensor(3)}, "model"),
     "a decoder before it": ({"decoder": OTHER, "network": RIGHT}, "network"),
-}
+    "behind a wrapper": ({"state_dict": {**under("model.student", OTHER), **under("model.teacher", RIGHT)}},
+                         "state_dict/teacher"),
+    "lightly's dino": (
+        {"state_dict": {**under("student_backbone", OTHER), **under("teacher_backbone", RIGHT),
+                        **under("teacher_head", OTHER), "criterion.center": torch.zeros(3)}},
+        "state_dict/teacher_backbone",
+    ),
+    "lightly's moco": (
+        {"state_dict": {**under("backbone", OTHER), **under("backbone_momentum", RIGHT),
+                        **under("projection_head_momentum", OTHER)}},
+        "state_dict/backbone_momentum",
+    ),
+    "moco": ({"state_dict": {**under("module.encoder_q", OTHER), **under("module.encoder_k", RIGHT),
+                             "module.queue": torch.zeros(3)}}, "state_dict/encoder_k"),
+    "moco v3": ({**under("module.base_encoder", OTHER), **under("module.momentum_encoder", RIGHT)}, "momentum_encoder"),
+    "byol": ({**under("online_network", OTHER), **under("target_network", RIGHT)}, "target_network"),
+    "flat model_ema": ({**under("model", OTHER), **under("model_ema.module", RIGHT)}, "model_ema"),
+    "lightning's callback": (
+        {"state_dict": OTHER, "callbacks": {"EMA": {"ema_state_dict": RIGHT}}, "optimizer_states": [{"state": {}}]},
+        "callbacks/EMA/ema_state_dict",
+    ),
+    "in a tuple": ((RIGHT, 3), "0"),
+    "in a list of one": ({"models": [RIGHT]}, "models/0"),
+    "an ema of one number": ({"model": dict.fromkeys("abcde", RIGHT["norm.weight"]) | RIGHT,
+                              "ema": {"decay": torch.zeros(3)}}, "model"),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", FILES)
@@ -50,7 +75,7 @@ def test_the_average_is_taken_before_what_it_averages(tmp_path: Path, kind: str)
     content, name = FILES[kind]
     weights = read_weights(saved(tmp_path, content))
     assert weights.name == name
-    assert all(key.endswith("norm.weight") and bool((t == 1).all()) for key, t in weights.tensors.items())
+    assert all(bool((t == 1).all()) for t in weights.tensors.values())
 
 
 def test_what_was_taken_and_what_lies_beside_it_is_said(tmp_path: Path) -> None:
@@ -73,6 +98,20 @@ def test_a_key_chooses_among_them_and_is_refused_with_what_there_is(tmp_path: Pa
 def test_several_sets_of_unknown_names_are_never_guessed_between(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"several sets of weights: a \(1 tensors\), b .* cache\.teacher\.key=NAME"):
         read_weights(saved(tmp_path, {"a": RIGHT, "b": OTHER}))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"image_encoder": RIGHT, "text_encoder": OTHER},
+        {"net_G": {"model": RIGHT}, "net_D": {"model": OTHER}},
+        {"models": [RIGHT, OTHER]},
+        {"teacher_a": RIGHT, "teacher_b": OTHER},
+    ],
+)
+def test_nor_are_several_that_are_known_equally_well(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(UsageError, match=r"several sets of weights: .* cache\.teacher\.key=NAME"):
+        read_weights(saved(tmp_path, content))
 
 
 def test_the_sets_that_were_not_taken_have_no_part_in_the_identity(tmp_path: Path) -> None:

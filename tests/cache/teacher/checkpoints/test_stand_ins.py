@@ -77,6 +77,40 @@ def test_weights_are_read_whatever_lies_beside_them(tmp_path: Path, kind: str, o
         assert torch.equal(weights.tensors[name], tensor)
 
 
+class Wrapping(torch.Tensor): ...
+
+
+def _with_an_attribute(tensor: torch.Tensor) -> torch.Tensor:
+    tensor.no_decay = True  # type: ignore[attr-defined]
+    return tensor
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda t: t.as_subclass(Wrapping),  # as MONAI's MetaTensor
+        lambda t: _with_an_attribute(t.clone()),
+        lambda t: _with_an_attribute(torch.nn.Parameter(t.clone())),
+    ],
+    ids=["a child of tensors", "with an attribute", "a parameter with an attribute"],
+)
+def test_tensors_that_carry_more_are_read_without_it(tmp_path: Path, kind: Any, old: bool) -> None:
+    torch.save({"w": kind(WEIGHTS["norm.weight"])}, tmp_path / "c.pth", _use_new_zipfile_serialization=not old)
+    tensor = read_weights(tmp_path / "c.pth").tensors["w"]
+    assert torch.equal(tensor, WEIGHTS["norm.weight"])
+    assert type(tensor) is torch.Tensor
+    assert not hasattr(tensor, "no_decay")
+
+
+def test_a_child_of_tensors_is_made_by_none_but_torchs_own_builders(tmp_path: Path) -> None:
+    made = tmp_path / "was-here"
+    hostile = _Reduced(torch._tensor._rebuild_from_type_v2, eval, torch.Tensor, (f"open({str(made)!r}, 'w')",), {})
+    torch.save({"model": WEIGHTS, "x": hostile}, tmp_path / "c.pth")
+    assert torch.equal(read_weights(tmp_path / "c.pth").tensors["half"], WEIGHTS["half"])
+    assert not made.exists()
+
+
 def test_the_replaced_classes_are_named(tmp_path: Path) -> None:
     torch.save({"model": WEIGHTS, "args": argparse.Namespace(), "cfg": Config()}, tmp_path / "c.pth")
     weights = read_weights(tmp_path / "c.pth")
