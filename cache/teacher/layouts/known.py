@@ -35,7 +35,7 @@ _TRANSFORMERS_BESIDE = (
     (r"(?:\w+\.)*(?:text_model|text_projection)\b.*", OTHER_TOWER),
     (r"logit_scale|logit_bias|visual_projection\..*", OTHER_TOWER),
     (r"decoder\..*|(?:embeddings\.)?mask_token", _MASK),
-    (r"(?:classifier|pooler(?!\.layernorm)|head|lm_head)\..*", _HEAD),
+    (r"(?:\w*classifier|pooler(?!\.layernorm)|head|lm_head)\..*", _HEAD),
     (r"embeddings\.position_ids|rope_embeddings\..*|.*\.relative_position_index", _COMPUTED),
 )
 
@@ -78,6 +78,7 @@ LAYOUTS: tuple[Layout, ...] = (
             (r"^encoder\.relative_position_bias\.", "rel_pos_bias."),
             (r"\.attention\.attention\.relative_position_bias\.", ".attn."),
         ),
+        outside=((r"layernorm\.(weight|bias)", r"norm.\1"),),  # BeitForMaskedImageModeling has it beside its model
         join=joining.beit_transformers,
     ),
     _of_transformers("DINOv2", r"encoder\.layer\.0\.layer_scale1\.lambda1", "vit", join=joining.dinov2_transformers),

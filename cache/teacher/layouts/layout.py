@@ -37,6 +37,8 @@ class Layout:
     """(regular expression for names behind the prefix, reason): what the tower's patch tokens don't depend on."""
     beside: tuple[tuple[str, str], ...] = ()
     """(regular expression for keys that lie outside the prefix, without wrappers such as `module.`, reason)."""
+    outside: tuple[tuple[str, str], ...] = ()
+    """(regular expression for such keys, name in timm): what belongs to the tower and yet lies outside its prefix."""
     join: Callable[[Tensors], None] | None = None
     """Puts together or folds what timm keeps otherwise; in place, on timm's names."""
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -91,7 +93,9 @@ def _applied(layout: Layout, prefix: str, tensors: Tensors, where: str) -> Trans
             for pattern, replacement in layout.renamed:
                 name = re.sub(pattern, replacement, name)
         else:
-            name = f"outside {prefix} {key}"  # no model has such a name, so that it is still accounted for
+            lifted = (match.expand(to) for pattern, to in layout.outside if (match := re.fullmatch(pattern, name)))
+            # No model has the latter name, so that it is still accounted for.
+            name = next(lifted, f"outside {prefix} {key}")
         if name in named:
             raise TeacherError(f"{where}: two tensors of its layout ({layout.name}) would both be {name}: {key}.")
         named[name] = tensor

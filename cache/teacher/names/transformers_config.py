@@ -44,7 +44,7 @@ _VIT = _Kind("vit_base_patch16_224")
 _CLIP = _Kind("vit_base_patch16_clip_224", eps=1e-5, activation="quick_gelu")
 _SIGLIP = _Kind("vit_base_patch16_siglip_gap_224", eps=1e-6, activation="gelu_pytorch_tanh")
 _SAM = _Kind("samvit_base_patch16", None, eps=1e-6, takes_activation=False)
-_BEIT = _Kind("beit_base_patch16_224", None, takes_activation=False, must={"use_mask_token": False})
+_BEIT = _Kind("beit_base_patch16_224", None, takes_activation=False)
 _KINDS = {
     "vit": _VIT,
     "vit_mae": _VIT,

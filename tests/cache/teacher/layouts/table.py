@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from tests.cache.teacher import test_examples, test_maps
+from tests.cache.teacher.layouts import test_libraries
 from tests.cache.teacher.layouts.test_equality import PAIRS
 from tests.cache.teacher.names import test_folders, test_transformers
 
@@ -52,6 +53,10 @@ def rows() -> dict[str, tuple[Callable[[Path], Pair], str, str]]:
     for case in test_transformers.CASES:
         compare = partial(test_transformers.compared, case)
         found[f"transformers: {case}"] = compare, "FOLDER, hf-hub:ORG/NAME", f"{ROOM}/names/test_transformers.py"
+    for case, pair in test_transformers.MORE.items():
+        found[f"transformers: {case}"] = pair, "FOLDER, hf-hub:ORG/NAME", f"{ROOM}/names/test_transformers.py"
+    for case, pair in test_libraries.PAIRS.items():
+        found[case] = pair, "FILE, cache.teacher.args", f"{ROOM}/layouts/test_libraries.py"
     found["timm: a folder"] = test_folders.compared_timm, "FOLDER, NAME.TAG", f"{ROOM}/names/test_folders.py"
     found["open_clip: a folder"] = test_folders.compared_open_clip, "FOLDER", f"{ROOM}/names/test_folders.py"
     for case in test_maps.MODELS:

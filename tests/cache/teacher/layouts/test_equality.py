@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 
 from tests.support.authors import (
@@ -102,6 +103,7 @@ CASES: dict[str, tuple[Plan, Any, dict[str, Any]]] = {
     ),
     "urfm": (PLAIN, lambda w: {"ema_state_dict": prefixed(mae(w), "module."), "state_dict": OTHER, "model": "x"}, {}),
     "tinyusfm": (PLAIN, lambda w: prefixed(w, "module.model."), {}),
+    "mae, queries, keys and values apart": (smaller(PLAIN, packed=False), lambda w: {"model": mae(w)}, {}),
     "mae, pooled": (
         smaller(PLAIN, final_norm=False),
         lambda w: {"model": w | {"fc_norm.weight": torch.ones(48), "fc_norm.bias": torch.zeros(48)}},
@@ -255,6 +257,55 @@ def test_rotary_positions_of_another_base_are_refused(tmp_path: Path) -> None:
         load_vit(settings(tmp_path / "c.pth", 3, EVA), plan.size, torch.device("cpu"))
 
 
+def test_rotary_keys_with_a_bias_are_refused(tmp_path: Path) -> None:
+    plan = dinov3_plan("plain")
+    w = {name: tensor for name, tensor in dinov3_file(weights(plan), plan).items() if "bias_mask" not in name}
+    torch.save(w, tmp_path / "c.pth")
+    with pytest.raises(TeacherError, match=r"blocks\.0: its keys have a bias"):
+        load_vit(settings(tmp_path / "c.pth", 3, EVA), plan.size, torch.device("cpu"))
+
+
+def test_what_is_added_up_in_a_file_of_half_precision_is_added_in_full(tmp_path: Path) -> None:
+    held = {name: tensor.to(torch.bfloat16) for name, tensor in weights(HUB4).items()}
+    torch.save(held, tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth"), 64, torch.device("cpu"))
+    wanted = tokens(HUB4, {name: tensor.float() for name, tensor in held.items()}, normalised(pixels(64), MEAN, STD))
+    assert (teacher(pixels(64)) - wanted).abs().max() < CLOSE
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "clip_model.", "model.clip."])
+def test_the_other_tower_is_known_behind_any_wrapper(tmp_path: Path, wrapper: str) -> None:
+    plan, _, more = CASES["openai's clip"]
+    torch.save(prefixed(clip_weights(plan), wrapper), tmp_path / "c.pth")
+    teacher = load_vit(settings(tmp_path / "c.pth", **more), plan.size, torch.device("cpu"))
+    assert teacher.warning is not None
+    assert "dropped 1 of a head, 3 of another tower" in teacher.warning
+
+
+def test_patches_of_clips_or_volumes_are_refused(tmp_path: Path) -> None:
+    w = {name: tensor for name, tensor in weights(PLAIN).items() if name != "pos_embed"}
+    w["patch_embed.proj.weight"] = torch.ones(48, 3, 2, 16, 16)
+    torch.save({"target_encoder": prefixed(w, "module.backbone.")}, tmp_path / "c.pth")
+    with pytest.raises(TeacherError, match=r"third dimension, \[2, 16, 16\]: it learnt from clips.*vjepa2_teacher"):
+        load_vit(settings(tmp_path / "c.pth"), 64, torch.device("cpu"))
+
+
+def test_tables_of_relative_positions_are_not_resampled_and_their_size_is_said(tmp_path: Path) -> None:
+    torch.save(weights(SHARED), tmp_path / "c.pth")
+    with pytest.raises(UsageError, match=r"a grid of 4 x 4, of images of 64 pixels.*cache\.teacher\.image_size=64"):
+        load_vit(settings(tmp_path / "c.pth", architecture="beit_base_patch16_224"), 96, torch.device("cpu"))
+
+
+def test_what_was_taken_from_the_architecture_is_said(tmp_path: Path) -> None:
+    torch.save(weights(Plan(width=192, heads=3, depth=12, size=32)), tmp_path / "c.pth")
+    tiny = TeacherSettings(weights=str(tmp_path / "c.pth"), architecture="vit_tiny_patch16_224")
+    warning = load_vit(tiny, 32, torch.device("cpu")).warning
+    assert warning is not None
+    assert warning.endswith("; 3 heads, GELU, epsilon 1e-06: as in vit_tiny_patch16_224")
+    told = tiny.model_copy(update={"args": {"num_heads": 3, "act_layer": "gelu", "eps": 1e-6}})
+    assert "as in" not in str(load_vit(told, 32, torch.device("cpu")).warning)
+
+
 def test_every_layout_and_case_stands_in_the_documentation() -> None:
     page = (Path(__file__).parents[4] / "docs/reference/teachers.md").read_text()
     assert not [case for case in PAIRS if f"| {case} |" not in page]
@@ -288,8 +339,11 @@ def test_a_layout_and_what_it_was_built_with_are_part_of_the_identity(tmp_path: 
 def test_what_no_file_of_a_kind_tells_is_asked_for(tmp_path: Path) -> None:
     torch.save(clip_weights(CASES["fetalclip"][0]), tmp_path / "c.pth")
     unsaid = TeacherSettings(weights=str(tmp_path / "c.pth"), args={"num_heads": 6})
-    with pytest.raises(UsageError, match=r"mean and std of the input no file tells.*--set 'cache\.teacher\.mean"):
+    asked = r"mean, std, activation no file tells.*--set 'cache\.teacher\.mean.*args\.act_layer=gelu"
+    with pytest.raises(UsageError, match=asked):
         load_vit(unsaid, 64, torch.device("cpu"))
+    with pytest.raises(UsageError, match=r"whose activation no file tells"):
+        load_vit(settings(tmp_path / "c.pth"), 64, torch.device("cpu"))
 
 
 def test_a_refusal_proposes_the_architecture_that_fits(tmp_path: Path) -> None:
@@ -304,9 +358,20 @@ def test_a_refusal_proposes_the_architecture_that_fits(tmp_path: Path) -> None:
     torch.save(weights(Plan(META, scales=True, registers=4, size=32)), tmp_path / "d.pth")
     with pytest.raises(TeacherError, match=r"48 wide, 2 blocks.*cache\.teacher\.args\.num_heads=N"):
         load_vit(base.model_copy(update={"weights": str(tmp_path / "d.pth")}), 32, torch.device("cpu"))
+    torch.save(weights(PLAIN) | {"odd.weight": torch.ones(1)}, tmp_path / "f.pth")
+    with pytest.raises(TeacherError, match=r"heads are stated.*own timm model as cache\.teacher\.architecture"):
+        load_vit(settings(tmp_path / "f.pth"), 64, torch.device("cpu"))
     torch.save(weights(SHARED), tmp_path / "e.pth")
     with pytest.raises(TeacherError, match=r"not of vit_base_patch16_224's kind.*architecture=beit_base_patch16_224"):
         load_vit(settings(tmp_path / "e.pth"), 64, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "eva02_tiny_patch14_224"])
+def test_a_refusal_proposes_models_of_other_kinds_too(tmp_path: Path, name: str) -> None:
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "c.pth")
+    base = TeacherSettings(weights=str(tmp_path / "c.pth"))
+    with pytest.raises(TeacherError, match=f"are those of --set cache.teacher.architecture={name}"):
+        load_vit(base, 224, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("how", ["plain", "offset", "antialiased"])

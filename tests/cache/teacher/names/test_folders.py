@@ -139,6 +139,45 @@ def compared_open_clip(tmp_path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     return teacher(images()), clip_tokens(plan, clip_weights(plan), normalised(preprocess["mean"], preprocess["std"]))
 
 
+def test_a_file_with_its_configuration_beside_it_is_as_its_folder(tmp_path: Path) -> None:
+    told = resolve_teacher(str(a_folder(tmp_path / "f")), TeacherSettings())
+    assert resolve_teacher(told.weights or "", TeacherSettings()) == told
+    stated = TeacherSettings(mean=(0.1,) * 3).with_stated(frozenset({"mean"}))
+    assert resolve_teacher(told.weights or "", stated).mean == (0.1,) * 3
+    other = tmp_path / "f" / "mine.safetensors"
+    other.write_bytes((tmp_path / "f" / "model.safetensors").read_bytes())
+    assert resolve_teacher(str(other), TeacherSettings()) == TeacherSettings(weights=str(other))  # whose is not known
+    (tmp_path / "f" / "config.json").write_text("{")
+    with pytest.raises(TeacherError, match=r"config\.json: not readable as JSON"):
+        resolve_teacher(told.weights or "", None)
+
+
+def test_a_configuration_of_something_else_beside_a_file_says_nothing_of_it(tmp_path: Path) -> None:
+    folder = write(tmp_path / "f", weights(VIT), config={"model_type": "swin"})
+    file = str(folder / "model.safetensors")
+    assert resolve_teacher(file, None) == TeacherSettings(weights=file)
+
+
+def test_pickled_shards_are_found_by_their_index(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "f")
+    whole = load_teacher(resolve_teacher(str(folder), None), 64, "cpu")(images())
+    (folder / "model.safetensors").unlink()
+    held = {f"vit.{name}": tensor for name, tensor in weights(VIT).items()}
+    places = {name: f"pytorch_model-{number % 2 + 1}.bin" for number, name in enumerate(held)}
+    for file in set(places.values()):
+        torch.save({name: held[name] for name in held if places[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": places}))
+    assert torch.equal(load_teacher(resolve_teacher(str(folder), None), 64, "cpu")(images()), whole)
+
+
+def test_a_preprocessor_that_pads_says_the_size_of_the_input(tmp_path: Path) -> None:
+    padded = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}, "do_pad": True}
+    folder = a_folder(tmp_path / "f", preprocessor=PREPROCESSOR | padded)
+    assert resolve_teacher(str(folder), None).image_size == 64
+    del padded["pad_size"]
+    assert resolve_teacher(str(a_folder(tmp_path / "g", preprocessor=PREPROCESSOR | padded)), None).image_size == 64
+
+
 def test_a_folder_of_open_clip_gives_its_models_tokens(tmp_path: Path) -> None:
     found, wanted = compared_open_clip(tmp_path)
     assert (found - wanted).abs().max() < 2e-5

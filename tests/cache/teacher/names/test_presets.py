@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from tests.cache.teacher.names.test_folders import CONFIG, PREPROCESSOR, VIT, write
 from tests.support.authors import BEIT, CHUNKED, Plan, prefixed, smaller, tokens, weights
 from tests.support.builds import SMALL
 from usjepa.cache.cli import main
@@ -130,6 +131,15 @@ def test_evaluation_takes_the_same_presets(tmp_path: Path) -> None:
     for field in ("weights", "model_args", "architecture"):
         assert one.encoder.identity["teacher"][field] == teacher.identity[field]
     assert one.encoder.identity["teacher"]["input"]["mean"] == teacher.identity["input"]["mean"]
+
+
+def test_evaluation_reads_the_configuration_beside_a_file(tmp_path: Path) -> None:
+    w = {f"vit.{name}": tensor for name, tensor in weights(VIT).items()}
+    write(tmp_path, w, config=CONFIG, preprocessor_config=PREPROCESSOR)
+    file = str(tmp_path / "model.safetensors")
+    (one,) = named_encoders((file,), Recipe(), "cpu")
+    assert one.encoder.identity["teacher"]["input"]["mean"] == PREPROCESSOR["image_mean"]
+    assert one.encoder.identity["teacher"]["model_args"]["num_heads"] == 6
 
 
 def test_the_command_lists_presets_and_tells_all_of_one() -> None:
