@@ -126,6 +126,10 @@ def test_one_of_our_own_runs_is_a_teacher_like_any_other(tmp_path: Path) -> None
     teacher = vit(settings, 32)
     assert teacher.grid == (4, 4)
     assert teacher.identity["input"]["mean"] == [0.4, 0.4, 0.4]
+    assert resolve_teacher(str(tmp_path / "model.safetensors"), TINY) == settings
+    stated = TINY.model_copy(update={"mean": (0.1,) * 3}).with_stated(frozenset({"mean", "weights"}))
+    set_by_user = resolve_teacher(str(tmp_path), stated)
+    assert (set_by_user.mean, set_by_user.std, set_by_user.weights) == ((0.1,) * 3, (0.2,) * 3, str(tmp_path))
     again: Any
     again, config = load_encoder(tmp_path)
     assert config.extra == {"step": 3}
