@@ -24,7 +24,7 @@ _COMMIT_NBYTES = 4096
 data)."""
 _MANIFEST_NBYTES_A_SHARD = 36
 """A manifest lists a 32-digit hash, quoted, for every shard of every layer."""
-_MANIFEST_COPIES = 3
+MANIFEST_COPIES = 3
 """The generation, the newest, and the temp file that becomes it."""
 _FOLDER_SHARE = 64
 """Bytes of a folder's own entry for one file: name, inode number, hash tree."""
@@ -57,8 +57,8 @@ def need_of_shards(sizes: Sequence[tuple[int, int]]) -> Need:
     """
     shards = sum(count for count, _ in sizes)
     data = sum(count * _blocks(nbytes) for count, nbytes in sizes)
-    manifests = _MANIFEST_COPIES * _blocks(_MANIFEST_NBYTES_A_SHARD * shards + BLOCK_NBYTES)
-    return Need(data + shards * (_COMMIT_NBYTES + 2 * _FOLDER_SHARE) + manifests, 2 * shards + _MANIFEST_COPIES)
+    manifests = MANIFEST_COPIES * _blocks(_MANIFEST_NBYTES_A_SHARD * shards + BLOCK_NBYTES)
+    return Need(data + shards * (_COMMIT_NBYTES + 2 * _FOLDER_SHARE) + manifests, 2 * shards + MANIFEST_COPIES)
 
 
 def need_of_build(state: State, layers: Sequence[Layer], done: Mapping[str, Collection[int]]) -> Need:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from usjepa.cache.building.disk_space import BLOCK_NBYTES, Need, Room, need_of_shards
+from usjepa.cache.building.disk_space import BLOCK_NBYTES, MANIFEST_COPIES, Need, Room, need_of_shards
 from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.store.precision import bytes_per_row
 from usjepa.cache.store.shard import ShardLayout
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 _TABLE_NBYTES_PER_ROW = 8
 """Of the segment's Parquet tables, compressed; measured on the phantom and on folders of images."""
+_CALIBRATION_NBYTES = 24
+"""Of one feature's scale, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,11 @@ def _need_of_store(settings: CacheSettings, precision: LatentPrecision, latents:
         sizes += [(full, layout.size(settings.rows_per_shard))] + ([(1, layout.size(rest))] if rest else [])
     need = need_of_shards(sizes)
     layers = len(_row_layers(settings, precision, latents))
+    scales = sum(dim for _, dim in latents) * _CALIBRATION_NBYTES if precision == "int8" else 0
+    # Each layer is described in a block, and int8's calibration there and in every copy of the manifest.
+    described = (layers + 6) * BLOCK_NBYTES + (1 + MANIFEST_COPIES) * scales
     # Folders of layers and commits, their descriptions, the segment's folder and three files, the store's own.
-    return Need(need.nbytes + rows * _TABLE_NBYTES_PER_ROW + 8 * BLOCK_NBYTES, need.files + 4 * layers + 10)
+    return Need(need.nbytes + rows * _TABLE_NBYTES_PER_ROW + described, need.files + 4 * layers + 10)
 
 
 def forecast(
