@@ -24,7 +24,6 @@ _WRAPPERS = {
     "_fsdp_wrapped_module",
 }  # fmt: skip
 """What may stand before a head or a decoder that lies beside an encoder."""
-_DECODER = ("decoder", "mask_token")
 _HEAD = (
     "head.",
     "head_dist.",
@@ -120,8 +119,10 @@ def _why_dropped(key: str, tensor: torch.Tensor) -> str:
     while len(components) > 1 and components[0] in _WRAPPERS:
         components = components[1:]
     bare = ".".join(components)
-    if bare.startswith(_DECODER):
+    if bare.startswith("decoder"):
         return "of an MAE decoder"
+    if bare == "mask_token":
+        return "of training under a mask"
     if bare.startswith(_HEAD):
         return "of a head"
     if tensor.ndim == 0 and not tensor.is_floating_point():

@@ -56,7 +56,7 @@ def _parameter_without_state(data: Any, requires_grad: Any, *_: object) -> Any:
 
 def _plain_tensor(builder: object, _: object, args: Any, *__: object) -> Any:
     """Return the tensor of a class that wraps one (MONAI's MetaTensor), or that has attributes, without these."""
-    return builder(*args) if builder in _OF_TENSORS else StandIn()  # type: ignore[operator]
+    return builder(*args) if builder in _OF_TENSORS else StandIn()
 
 
 _OF_TENSORS: tuple[Callable[..., Any], ...] = (

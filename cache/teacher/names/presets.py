@@ -91,6 +91,7 @@ _OPENAI = Preset(
     seen=_NATURAL,
     input=CLIP,
     resize="short edge resized, centre cropped",
+    note="the .pt files there are TorchScript programs: save state_dict() of the model that clip.load gives",
 )
 _SAM = Preset(
     title="Segment Anything ViT-B, image encoder",
@@ -100,6 +101,7 @@ _SAM = Preset(
     licence="Apache-2.0",
     where="github.com/facebookresearch/segment-anything",
     seen=_NATURAL,
+    args={"eps": 1e-6},
     size=1024,
     resize="long edge resized, padded",
     note="its grid is 64 x 64; cache.teacher.image_size=512 gives 32 x 32",
@@ -174,7 +176,7 @@ PRESETS: dict[str, Preset] = {
         licence="CC BY-NC-SA",
         where="github.com/CAMMA-public/UltraSam",
         seen="many public segmentation sets: see its list",
-        args={"num_heads": 12},
+        args={"num_heads": 12, "eps": 1e-6},
     ),
     "sam-b": _SAM,
     "medsam": replace(
