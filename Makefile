@@ -113,6 +113,7 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.object_storage
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom; on SOURCE=folder three folds of patients
 	$(BIN)/python -m benchmarks.learning --recipe '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)')

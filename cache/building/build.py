@@ -27,7 +27,6 @@ from usjepa.cache.scanning.journal import JOURNAL
 from usjepa.cache.storage.claims import Claim, hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.state import exists
 from usjepa.cache.store.writer import StoreWriter
 
@@ -133,10 +132,11 @@ def _fill(prepared: Prepared, settings: CacheSettings, request: BuildRequest, pa
 def _tell_doubts(maker: ShardMaker, cut: Sequence[int]) -> None:
     """Count and name the rows of the shards that were cut which show no echo, or may show more than the scan."""
     writer = maker.writer
-    commits = [read_commit(writer.storage, writer.state.layers["pixels"], shard) for shard in cut]
+    found = writer.committed([writer.state.layers["pixels"]])["pixels"] if cut else {}
+    commits = [found[shard] for shard in cut if shard in found]
     count = sum(len(writer.state.rows_of_shard(shard)) for shard in cut)
-    blank = [row for commit in commits if commit is not None for row in commit.blank]
-    doubtful = [row for commit in commits if commit is not None for row in commit.doubtful]
+    blank = [row for commit in commits for row in commit.blank]
+    doubtful = [row for commit in commits for row in commit.doubtful]
     seen = "may show more of the screen than the scan (cache.preprocess.text; look with `usjepa-cache inspect`)"
     for rows, what in ((blank, "show no echo (cache.on_blank: keep, skip or stop)"), (doubtful, seen)):
         if rows:
@@ -165,7 +165,7 @@ def _recheck(maker: ShardMaker) -> None:
     for teacher in maker.job.teachers if maker.job is not None else ():
         commits = maker.commits[f"latents/{teacher.name}"]
         if maker.job is not None and any(c.soft != maker.job.soft for c in commits.values()):
-            logger.info(recheck_latents(maker.writer, commits, pixel_commits, teacher))
+            logger.info(recheck_latents(maker.writer, maker.commits, teacher))
 
 
 def _seal_or_wait(writer: StoreWriter, part: Part | None) -> Manifest | None:

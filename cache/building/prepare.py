@@ -21,7 +21,6 @@ from usjepa.cache.scanning.journal import JOURNAL, ScanJournal
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.storage.local import LocalStorage
-from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.state import exists
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
 from usjepa.cache.teacher.computing import compute_all, try_teachers
@@ -34,14 +33,12 @@ if TYPE_CHECKING:
     from usjepa.cache.building.request import BuildRequest
     from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
     from usjepa.cache.sources.base import Listing
+    from usjepa.cache.store.commits import Commit, Commits
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.writer import StoreWriter
     from usjepa.cache.teacher.teacher import Pass
 
 logger = logging.getLogger(__name__)
-
-Done = dict[str, dict[int, Commit]]
-"""Layer name -> finished shards."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest)
         if layer.name in writer.state.layers:
             writer.add_layer(layer)  # refuses another recipe before anything is scanned
     tried = tried or _tried_teacher(writer, settings, request)
-    done: Done = {layer.name: committed(writer.storage, layer) for layer in wanted}
+    done = writer.committed(wanted)
     sources = _open_sources(writer, settings, request, done, listing)
     try:
         for layer in wanted:
@@ -184,7 +181,7 @@ def _scan(writer: StoreWriter, settings: CacheSettings, request: BuildRequest, l
 
 
 def _latent_job(
-    writer: StoreWriter, settings: CacheSettings, request: BuildRequest, tried: _Tried, done: Done
+    writer: StoreWriter, settings: CacheSettings, request: BuildRequest, tried: _Tried, done: Commits
 ) -> tuple[LatentJob, TeacherSettings]:
     """Make sure that the teacher's layers exist and are the same, and read which of their shards are done.
 
@@ -200,7 +197,7 @@ def _latent_job(
     for layer in layers:
         if layer.dtype != "int8" or layer.channel_scale:
             writer.add_layer(layer)
-        done[layer.name] = committed(writer.storage, layer)
+    done |= writer.committed(layers)
     kept = [commit.soft for teacher in run.teachers for commit in done[f"latents/{teacher.name}"].values()]
     if request.is_shared_out and chosen.batch_size is None:
         size = _shared_batch_size(run, kept_batch_size(kept))

@@ -7,22 +7,23 @@ another. So a few stored rows are computed again and compared within a tolerance
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.building.committed_rows import read_committed
 from usjepa.cache.errors import IdentityError
-from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.sources.reader import name_of, stamp_of
-from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.origins import read_tables
 from usjepa.cache.teacher.computing import compute_latents
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from usjepa.cache.decoding.cutters import Cutters
+    from usjepa.cache.store.commits import Commit, Commits
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.writer import StoreWriter
     from usjepa.cache.teacher.teacher import Teacher
@@ -35,31 +36,6 @@ _PIXEL_TOLERANCE = 2
 _LATENT_TOLERANCE = {"fp32": 5e-3, "fp16": 2e-2, "bf16": 5e-2, "fp16-pure": 3e-2, "bf16-pure": 1e-1}
 """Largest relative error (Frobenius norm of the difference over that of the centred latents), by compute precision."""
 _INT8_TOLERANCE = 3e-2
-
-
-class _Tables(Sequence[str]):
-    """Table hashes of committed shards, by shard number."""
-
-    def __init__(self, commits: Mapping[int, Commit]) -> None:
-        self._commits = commits
-
-    def __getitem__(self, shard: Any) -> Any:
-        return self._commits[shard].table
-
-    def __len__(self) -> int:
-        return max(self._commits, default=-1) + 1
-
-
-def read_committed(
-    writer: StoreWriter, layer: Layer, commits: Mapping[int, Commit], rows: Sequence[int]
-) -> NDArray[Any]:
-    """Return rows of committed shards of a layer that need not be sealed, checked like any read."""
-    out = np.zeros((len(rows), *layer.shape), layer.dtype)
-    if len(rows):
-        reader = BatchReader(writer.storage, [(layer, _Tables(commits))], threads=1)
-        reader.read(np.array(rows, np.int64), {layer.name: out})
-        reader.close()
-    return out
 
 
 def _sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int) -> list[int]:
@@ -97,7 +73,7 @@ def refuse_other_readers(writer: StoreWriter, commits: Mapping[int, Commit]) -> 
 def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: Cutters) -> None:
     """Cut a few stored rows again from their sources; raises IdentityError when they came out differently."""
     rows = _sample_rows(writer, commits, _RECHECKED_ROWS)
-    stored = read_committed(writer, writer.state.layers["pixels"], commits, rows)
+    stored = read_committed(writer.storage, writer.state.layers["pixels"], commits, rows)
     for place, row in enumerate(rows):
         segment = next(s for s in writer.state.segments if s.first_row <= row < s.first_row + s.rows)
         made = cutters.cut(segment.number, range(row, row + 1), False)
@@ -117,23 +93,26 @@ def recheck_pixels(writer: StoreWriter, commits: Mapping[int, Commit], cutters: 
     )
 
 
-def recheck_latents(
-    writer: StoreWriter, commits: Mapping[int, Commit], pixels: Mapping[int, Commit], teacher: Teacher
-) -> str:
+def recheck_latents(writer: StoreWriter, commits: Commits, teacher: Teacher) -> str:
     """Recompute a few stored rows of latents and return how closely they agree, for the log.
+
+    Args:
+        writer: of the store.
+        commits: layer name -> finished shards, of pixels and of the teacher's layers.
+        teacher: whose latents.
 
     Raises:
         IdentityError: they differ beyond tolerance.
     """
-    layers = writer.state.layers
+    layers, storage = writer.state.layers, writer.storage
     layer = layers[f"latents/{teacher.name}"]
-    rows = _sample_rows(writer, commits, _RECHECKED_ROWS)
-    images = read_committed(writer, layers["pixels"], pixels, rows)
-    stored = read_committed(writer, layer, commits, rows)
+    rows = _sample_rows(writer, commits[layer.name], _RECHECKED_ROWS)
+    images = read_committed(storage, layers["pixels"], commits["pixels"], rows)
+    stored = read_committed(storage, layer, commits[layer.name], rows)
     scales = None
     if layer.dtype == "int8":
-        scale_layer = layers[f"scales/{teacher.name}"]
-        scales = read_committed(writer, scale_layer, committed(writer.storage, scale_layer), rows)
+        name = f"scales/{teacher.name}"
+        scales = read_committed(storage, layers[name], commits[name], rows)
     again = compute_latents(teacher, images, np.asarray(rows), len(rows))
     error = relative_error(again, as_float(layer, stored, scales))
     tolerance = tolerance_of(teacher, layer)

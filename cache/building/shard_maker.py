@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.building.recheck import read_committed
+from usjepa.cache.building.committed_rows import CommittedRows
 from usjepa.cache.building.stages import Stages
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.layers import pixel_soft
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from usjepa.cache.building.latent_job import LatentJob
     from usjepa.cache.decoding.cutters import Cutters
     from usjepa.cache.identity import Json
-    from usjepa.cache.store.commits import Commit
+    from usjepa.cache.store.commits import Commit, Commits
     from usjepa.cache.store.layers import Layer
     from usjepa.cache.store.writer import StoreWriter
 
@@ -55,8 +55,8 @@ class ShardMaker:
     """Everything that making a shard needs, in one process."""
 
     writer: StoreWriter
-    commits: dict[str, dict[int, Commit]]
-    """Layer name -> finished shards, as far as they are known here."""
+    commits: Commits
+    """Finished shards, as far as they are known here."""
     cutters: Cutters | None = None
     """Cut rows from their sources; none when all pixels are stored already."""
     skip_errors: bool = False
@@ -110,10 +110,15 @@ class ShardMaker:
         holes = [hole for hole in commits[shard].holes if hole[0] in numbers]
         missing = {row for row, _ in holes}
         rows = [row for row in numbers if row not in missing]
-        layer = self.writer.state.layers["pixels"]
-        pixels: NDArray[np.uint8] = np.zeros((len(numbers), *layer.shape), np.uint8)
-        pixels[[row - numbers.start for row in rows]] = read_committed(self.writer, layer, commits, rows)
+        (pixels,) = self._stored.read(rows)
+        if missing:
+            found, pixels = pixels, np.zeros((len(numbers), *pixels.shape[1:]), np.uint8)
+            pixels[[row - numbers.start for row in rows]] = found
         return PixelShard(pixels, np.empty((0,), np.uint8), holes)
+
+    @lazy
+    def _stored(self) -> CommittedRows:
+        return CommittedRows(self.writer.storage, [(self.writer.state.layers["pixels"], self.commits["pixels"])])
 
     @lazy
     def _memories(self) -> Ring:

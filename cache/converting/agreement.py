@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.building.recheck import as_float, read_committed
+from usjepa.cache.building.committed_rows import CommittedRows, read_committed
+from usjepa.cache.building.recheck import as_float
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.teacher.layers import calibration_rows
 from usjepa.cache.terminal.progress import ProgressBar
@@ -80,18 +81,19 @@ def measure(
     holes = {row for commit in commits[source.name].values() for row, _ in commit.holes}
     shards = [[row for row in state.rows_of_shard(shard) if row not in holes] for shard in range(state.shard_count)]
     numbers = np.array([row for rows in shards for row in rows], np.int64)
-    sample = read_committed(writer, source, commits[source.name], calibration_rows(numbers).tolist())
+    sample = read_committed(writer.storage, source, commits[source.name], calibration_rows(numbers).tolist())
     sums = _Sums.of(sample.astype(np.float32))
+    read = (source, latents, *layers[:-1])
+    reader = CommittedRows(writer.storage, [(layer, commits[layer.name]) for layer in read])
     with ProgressBar(len(numbers), "compare", unit="rows") as progress:
         for rows in shards:
             safe_point()
             if not rows:
                 continue
-            original = read_committed(writer, source, commits[source.name], rows).astype(np.float32)
-            stored = read_committed(writer, latents, commits[latents.name], rows)
-            scales = read_committed(writer, layers[0], commits[layers[0].name], rows) if len(layers) > 1 else None
-            sums.add(rows, original, as_float(latents, stored, scales))
+            original, stored, *scales = reader.read(rows)
+            sums.add(rows, original.astype(np.float32), as_float(latents, stored, scales[0] if scales else None))
             progress.update(len(rows))
+    reader.close()
     return sums.result(latents, source)
 
 

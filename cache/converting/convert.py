@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.building.committed_rows import CommittedRows, read_committed
 from usjepa.cache.building.parts import WHOLE, refuse_rivals
-from usjepa.cache.building.recheck import read_committed
 from usjepa.cache.converting.agreement import Agreement, measure
 from usjepa.cache.errors import NotSealedError, StoreError, UsageError
 from usjepa.cache.identity import soft_versions
 from usjepa.cache.interrupt import graceful_interrupts, safe_point
+from usjepa.cache.lazy import lazy
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import Commit, committed
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.precision import QUANTISER_VERSION, STORED_DTYPE, quantise
 from usjepa.cache.store.writer import StoreWriter
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.cache import LatentPrecision
+    from usjepa.cache.store.commits import Commit, Commits
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +104,7 @@ class _Job:
     source: Layer
     layers: tuple[Layer, ...]
     """Scales, for int8, before latents."""
-    commits: dict[str, dict[int, Commit]]
-    """Layer name -> finished shards."""
+    commits: Commits
     soft: dict[str, Json]
 
     def run(self) -> None:
@@ -124,6 +124,10 @@ class _Job:
         todo = [shard for shard in shards if any(shard not in self.commits[layer.name] for layer in self.layers)]
         _in_threads([partial(self._make, shard) for shard in todo])
 
+    @lazy
+    def _originals(self) -> CommittedRows:
+        return CommittedRows(self.writer.storage, [(self.source, self.commits[self.source.name])])
+
     def _make(self, shard: int) -> None:
         numbers = self.writer.state.rows_of_shard(shard)
         original = self.commits[self.source.name][shard]
@@ -131,8 +135,7 @@ class _Job:
         missing = {row for row, _ in holes}
         rows = [row for row in numbers if row not in missing]
         latents: NDArray[np.float32] = np.zeros((len(numbers), *self.source.shape), np.float32)
-        stored = read_committed(self.writer, self.source, self.commits[self.source.name], rows)
-        latents[[row - numbers.start for row in rows]] = stored
+        (latents[[row - numbers.start for row in rows]],) = self._originals.read(rows)
         values, scales = quantise(latents, self.layers[-1], numbers.start)
         made: Mapping[str, NDArray[Any]] = {"latents": values} | ({} if scales is None else {"scales": scales})
         for layer in self.layers:
@@ -152,9 +155,9 @@ def _job(writer: StoreWriter, precision: LatentPrecision, teacher: str | None, n
         "quantiser": QUANTISER_VERSION[precision],
         "converted": source.digest,
     }
-    commits = {source.name: committed(writer.storage, source)}
+    commits = writer.committed([source])
     layers = _layers(writer, source, name, precision, identity, commits[source.name])
-    commits |= {layer.name: committed(writer.storage, layer) for layer in layers}
+    commits |= writer.committed(layers)
     soft: dict[str, Json] = {**soft_versions(["numpy", "usjepa"]), "converted": source.name}
     return _Job(writer, source, layers, commits, soft)
 
@@ -195,7 +198,7 @@ def _layers(
             holes = {row for commit in commits.values() for row, _ in commit.holes}
             shards = sorted(commits)
             rows = np.array([r for s in shards for r in writer.state.rows_of_shard(s) if r not in holes], np.int64)
-            sample = read_committed(writer, source, commits, calibration_rows(rows).tolist())
+            sample = read_committed(writer.storage, source, commits, calibration_rows(rows).tolist())
             layers = with_calibration(layers, sample.astype(np.float32))
     return tuple(writer.add_layer(layer) for layer in layers)
 

@@ -17,7 +17,7 @@ import xxhash
 
 from usjepa.cache.copying.whole import Tally, in_threads, threads_between
 from usjepa.cache.errors import DamageError, UsageError
-from usjepa.cache.store.commits import committed, read_commit
+from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.descriptions import soft_of
 from usjepa.cache.store.origins import read_tables
 
@@ -72,7 +72,7 @@ class RowsCopy:
         writer.create_or_open(manifest.rows_per_shard)
         self._add_segments()
         layers = [writer.add_layer(layer) for layer in manifest.layers.values()]
-        done = {layer.name: committed(writer.storage, layer) for layer in layers}
+        done = writer.committed(layers)
         tally = Tally(len(self.numbers))
         tasks: list[Callable[[], int | None]] = [
             partial(self._shard, layer, shard, done[layer.name].get(shard))

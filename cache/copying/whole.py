@@ -17,7 +17,7 @@ from usjepa.cache.errors import DamageError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.protocol import TABLE_LIMIT
-from usjepa.cache.store.commits import committed_shard, read_commit, whole_shard
+from usjepa.cache.store.commits import committed_layers, records, whole_shard
 from usjepa.cache.store.descriptions import commit_of, derivable, soft_of, table_hashes
 from usjepa.cache.store.generations import NEWEST, generation_name
 from usjepa.cache.store.shard import damaged_slots
@@ -94,10 +94,12 @@ class WholeCopy:
         """
         order, tally = self.order, Tally(len(self.order.manifest.row_numbers()))
         self._descriptions()
-        recorded = {name: set(order.target.names(f"commits/{name}")) for name in order.manifest.layers}
+        layers = list(order.manifest.layers.values())
+        known = records(order.source, layers)
+        done = committed_layers(order.target, layers) if self.trusted else {}
         tasks: list[Callable[[], int | None]] = [
-            partial(self._shard, layer, shard, recorded[layer.name])
-            for layer in order.manifest.layers.values()
+            partial(self._shard, layer, shard, known[layer.name].get(shard), done.get(layer.name, {}).get(shard))
+            for layer in layers
             for shard in range(order.manifest.shard_count)
         ]
         in_threads(threads_between(order.source, order.target), tasks, tally, "copy")
@@ -120,12 +122,14 @@ class WholeCopy:
             if f"latents/{name.rpartition('.')[0]}" in manifest.layers:
                 self._publish(f"references/{name}", source.read(f"references/{name}"))
 
-    def _shard(self, layer: Layer, shard: int, recorded: set[str]) -> int | None:
-        """Copy a shard and its record; return its bytes, None where it is there."""
+    def _shard(self, layer: Layer, shard: int, known: Commit | None, done: Commit | None) -> int | None:
+        """Copy a shard and its record, given those of source and target; return its bytes, None where it is there."""
         order = self.order
-        commit = self._commit(layer, shard)
+        commit = self._commit(layer, shard, known)
         record = layer.commit_name(shard)
-        if self._is_there(layer, shard, commit, record.rpartition("/")[2] in recorded):
+        if done == commit:
+            return None
+        if not self.trusted and self._is_there(layer, shard, commit):
             self._publish(record, commit.to_bytes())
             return None
         data = checked_shard(order.source, layer, shard, commit.table)
@@ -133,23 +137,17 @@ class WholeCopy:
         order.target.publish(record, commit.to_bytes(), self.guard)
         return len(data)
 
-    def _commit(self, layer: Layer, shard: int) -> Commit:
+    def _commit(self, layer: Layer, shard: int, found: Commit | None) -> Commit:
         """Return the source's record of a shard, or the one that the manifest implies."""
         manifest = self.order.manifest
         wanted = manifest.tables[layer.name][shard]
-        try:
-            found = read_commit(self.order.source, layer, shard)
-        except DamageError:
-            found = None
         if found is not None and found.table == wanted and found.soft == soft_of(manifest, layer.name, shard):
             return found
         size = self.order.source.size(layer.shard_name(shard))
         return commit_of(manifest, layer, shard, size or 0)
 
-    def _is_there(self, layer: Layer, shard: int, commit: Commit, recorded: bool) -> bool:
+    def _is_there(self, layer: Layer, shard: int, commit: Commit) -> bool:
         target = self.order.target
-        if self.trusted:
-            return recorded and committed_shard(target, layer, shard) == commit
         if target.size(layer.shard_name(shard)) != commit.size:
             return False
         try:

@@ -1,7 +1,8 @@
 """Read batches of rows in several layers by the threads of one process.
 
-Shards that are not open yet are opened first, in two steps, so that a disk or an object storage has all requests of a
-step at once. Then the threads take pieces of the batch, the largest rows first, whoever is free the next one.
+Shards that are not open yet are opened first, in two steps, so that a disk has all requests of a step at once. Then the
+threads take pieces of the batch, the largest rows first, whoever is free the next one. An object storage is asked for
+all of a batch at once, by `remote.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import DamageError
-from usjepa.cache.reading.layer_reader import LayerReader, LayerRows
+from usjepa.cache.reading.layer_reader import LayerRows, ReaderT
 from usjepa.cache.reading.local import LocalReader
 from usjepa.cache.reading.plan import ReadPlan
-from usjepa.cache.reading.remote import RemoteReader
+from usjepa.cache.reading.remote import RemoteReader, read_together
 from usjepa.cache.reading.workers import Workers
 from usjepa.cache.storage.local import LocalStorage
 
@@ -23,14 +24,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from usjepa.cache.reading.layer_reader import LayerReader
     from usjepa.cache.reading.open_shards import OpenShard
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
 
 _SHARED_NBYTES = 1 << 20
 """Bytes of a batch from which more than one thread reads it from a disk: to wake one takes 50 us."""
-_REMOTE_THREADS = 16
-"""Threads that read from an object storage at least: what they do is wait."""
 _PINNED_SHARE = 4
 """A batch pins at most one in so many of the shards that may stay open, or is read in parts: batches of several
 threads then fit together, and none pins what it does not read soon."""
@@ -47,14 +47,14 @@ class BatchReader:
         check_rows: bool = True,
     ) -> None:
         """`layers` are those that can be read, each with the table hashes of its shards."""
-        self._readers: dict[str, LayerReader] = {
-            layer.name: LocalReader(storage, layer, tables, check_rows)
-            if isinstance(storage, LocalStorage)
-            else RemoteReader(storage, layer, tables, check_rows)
-            for layer, tables in layers
-        }
-        self._on_disk = isinstance(storage, LocalStorage)
-        self._workers = Workers((threads if self._on_disk else max(threads, _REMOTE_THREADS)) - 1)
+        self._storage, self._local, self._remote = storage, dict[str, LocalReader](), dict[str, RemoteReader]()
+        for layer, tables in layers:
+            if isinstance(storage, LocalStorage):
+                self._local[layer.name] = LocalReader(storage, layer, tables, check_rows)
+            else:
+                self._remote[layer.name] = RemoteReader(storage, layer, tables, check_rows)
+        self._readers: dict[str, LayerReader] = {**self._local, **self._remote}
+        self._workers = Workers(threads - 1 if self._local else 0)
 
     def read(
         self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]], places: NDArray[np.int64] | None = None
@@ -72,7 +72,10 @@ class BatchReader:
         plan = ReadPlan.of(rows, readers[0].layer.rows_per_shard, places)
         most = max(1, min(reader.open_shards.most for reader in readers) // _PINNED_SHARE)
         for part in plan.parts(most):
-            _Part(readers, part, list(arrays.values())).read(self._workers, self._on_disk)
+            if self._local:
+                _Part(_rows_of(self._local, part, arrays)).read(self._workers)
+            else:
+                read_together(self._storage, _rows_of(self._remote, part, arrays))
 
     def close(self) -> None:
         """Close the shards that no thread is reading, and end the threads."""
@@ -81,13 +84,19 @@ class BatchReader:
         self._workers.close()
 
 
+def _rows_of(
+    readers: Mapping[str, ReaderT], plan: ReadPlan, arrays: Mapping[str, NDArray[Any]]
+) -> list[LayerRows[ReaderT]]:
+    return [LayerRows(readers[name], plan, array) for name, array in arrays.items()]
+
+
 class _Part:
-    """Rows of a batch whose shards are pinned together."""
+    """Rows of a batch, in files, whose shards are pinned together."""
 
-    def __init__(self, readers: Sequence[LayerReader], plan: ReadPlan, arrays: Sequence[NDArray[Any]]) -> None:
-        self._layers = [LayerRows(reader, plan, array) for reader, array in zip(readers, arrays, strict=True)]
+    def __init__(self, layers: Sequence[LayerRows[LocalReader]]) -> None:
+        self._layers = layers
 
-    def read(self, workers: Workers, on_disk: bool) -> None:
+    def read(self, workers: Workers) -> None:
         """Open what is not open, then read."""
         self._open(workers)
         if any(rows.reader.blind for rows in self._layers):
@@ -100,9 +109,9 @@ class _Part:
             for left in rows.reader.read(rows, start, stop, self._ask):
                 rows.reader.read_slowly(rows, left)
 
-        workers.run(len(pieces), read, alone=on_disk and nbytes < _SHARED_NBYTES)
+        workers.run(len(pieces), read, alone=nbytes < _SHARED_NBYTES)
 
-    def _pieces(self, nbytes: int, shares: int) -> Iterator[tuple[LayerRows, int, int]]:
+    def _pieces(self, nbytes: int, shares: int) -> Iterator[tuple[LayerRows[LocalReader], int, int]]:
         """Yield stretches of rows, each a share of what is left: large ones, which cost little to take, then small
         ones, so that threads end together."""
         for rows in self._layers:

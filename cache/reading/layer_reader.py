@@ -1,6 +1,6 @@
-"""Read rows of one layer by a fast loop and one slow way.
+"""Read rows of one layer by a fast way and a slow one.
 
-The fast loop (`local.py`, `remote.py`) reads and checks rows and leaves those that did not come out right: of a shard
+The fast way (`local.py`, `remote.py`) reads and checks rows and leaves those that did not come out right: of a shard
 that is not open, not in memory, with a wrong hash. The slow way takes each of them by itself: it waits, reads once more
 from a freshly opened file, as a network share may have given a stale handle or stale bytes, and raises what is wrong.
 """
@@ -8,7 +8,7 @@ from a freshly opened file, as a network share may have given a stale handle or 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from usjepa.cache.errors import DamageError, HoleError
 from usjepa.cache.reading.open_shards import OpenShard, OpenShards
@@ -17,7 +17,7 @@ from usjepa.cache.store.row_check import row_hash
 from usjepa.cache.store.shard import parse_trailer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -26,12 +26,15 @@ if TYPE_CHECKING:
     from usjepa.cache.store.layers import Layer
 
 
-class LayerRows:
+ReaderT = TypeVar("ReaderT", bound="LayerReader")
+
+
+class LayerRows(Generic[ReaderT]):
     """One layer's rows of a batch: where they lie and where they go."""
 
     __slots__ = ("out", "plan", "reader", "shards", "waits")
 
-    def __init__(self, reader: LayerReader, plan: ReadPlan, array: NDArray[Any]) -> None:
+    def __init__(self, reader: ReaderT, plan: ReadPlan, array: NDArray[Any]) -> None:
         """`array` is the batch's, C-contiguous [B, *shape]."""
         self.reader, self.plan = reader, plan
         self.shards: list[OpenShard | None] = reader.open_shards.pinned(plan.shards)
@@ -53,50 +56,29 @@ class LayerReader(ABC):
         """`check_rows=False` skips the rows' checksums."""
         self.layer, self.check_rows = layer, check_rows
         self.open_shards = OpenShards(layer.rows_per_shard, on_disk)
-        self.blind = False
-        """Whether nobody can tell what lies in memory, as with NFS."""
         self._storage, self._tables = storage, tables
         self.layout = layer.layout
         self.digest = bytes.fromhex(layer.digest)
 
     @abstractmethod
-    def begin_opening(self, shard: int) -> OpenShard:
-        """Return a shard whose end is yet to be read; raises OSError as the system does, StoreError."""
-
-    @abstractmethod
-    def _end_of(self, number: int, shard: OpenShard) -> bytes:
-        """Return a shard's trailer."""
-
-    @abstractmethod
-    def read(self, rows: LayerRows, start: int, stop: int, missed: Callable[[], None]) -> list[int]:
-        """Read and check a stretch of a plan's rows; return the indices of those that are left to `read_slowly`.
-
-        `missed` is called when bytes turn out not to lie in memory, before they are waited for.
-        """
+    def open(self, number: int) -> OpenShard:
+        """Return a shard whose end is read; raises OSError as the system does, StoreError, and DamageError."""
 
     @abstractmethod
     def _fetch(self, number: int, shard: OpenShard, buffers: tuple[memoryview, memoryview], offset: int) -> int:
         """Fill buffers from a shard, waiting for the disk or the network; return how many bytes came."""
 
-    @abstractmethod
-    def end_of_piece(self, plan: ReadPlan, start: int, rows: int) -> int:
-        """Return the end of the rows from `start` on that a thread best reads at a time, about `rows` of them."""
-
-    @abstractmethod
-    def ask_for(self, rows: LayerRows) -> None:
-        """Ask the system to fetch rows without waiting, where it can be asked."""
-
-    def finish_opening(self, number: int, shard: OpenShard) -> OpenShard:
-        """Read a shard's end and keep it open; raises OSError, and DamageError where it is not what was committed."""
+    def described(self, number: int, shard: OpenShard, end: bytes) -> OpenShard:
+        """Take a shard's end and keep it open; raises DamageError where it is not what was committed."""
         where, table = self.where(number), self._tables[number]
-        shard.describe(parse_trailer(self._end_of(number, shard), shard.size, self.layout, table, where))
+        shard.describe(parse_trailer(end, shard.size, self.layout, table, where))
         return self.open_shards.add(number, shard)
 
     def where(self, shard: int) -> str:
         """Return a shard's place, for messages."""
         return f"{self._storage.url}/{self.layer.shard_name(shard)} (shard {shard})"
 
-    def read_slowly(self, rows: LayerRows, i: int) -> None:
+    def read_slowly(self, rows: LayerRows[Any], i: int) -> None:
         """Read one row, the i-th of a plan.
 
         Raises:
@@ -124,13 +106,13 @@ class LayerReader(ABC):
             error.layer, error.shard, error.row = self.layer.name, number, row
             raise
 
-    def _read_row(self, rows: LayerRows, i: int, number: int) -> None:
+    def _read_row(self, rows: LayerRows[Any], i: int, number: int) -> None:
         plan, layout = rows.plan, self.layout
         shard = rows.shards[plan.nth[i]]
         row, slot, place = plan.rows[i], plan.slots[i], plan.places[i]
         if shard is None:
             try:
-                shard = rows.shards[plan.nth[i]] = self.finish_opening(number, self.begin_opening(number))
+                shard = rows.shards[plan.nth[i]] = self.open(number)
             except DamageError as error:
                 raise DamageError(f"{error} Row {row} needs it.") from error
         offset = shard.offsets.item(slot)

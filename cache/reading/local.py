@@ -42,23 +42,29 @@ class LocalReader(LayerReader):
         super().__init__(storage, layer, tables, check_rows, on_disk=True)
         self._files = storage
         self.blind = not _NOT_WAITING
+        """Whether nobody can tell what lies in memory, as with NFS."""
         self._row_nbytes, self._slot_nbytes = layer.row_nbytes, layer.layout.slot_nbytes
 
+    def open(self, number: int) -> OpenShard:
+        """Open a file and read its end."""
+        return self.finish_opening(number, self.begin_opening(number))
+
     def begin_opening(self, shard: int) -> OpenShard:
-        """Open a file, and ask the system for its end without waiting."""
+        """Open a file, and ask the system for its end without waiting; raises OSError as the system does."""
         opened = self.open_shards.open_file(self._files, self.layer.shard_name(shard))
         _ask_for(opened.number, [max(0, opened.size - self.layout.trailer_nbytes)], self.layout.trailer_nbytes)
         return opened
 
-    def _end_of(self, number: int, shard: OpenShard) -> bytes:
+    def finish_opening(self, number: int, shard: OpenShard) -> OpenShard:
+        """Read a file's end and keep it open; raises OSError, and DamageError where it is not what was committed."""
         length = self.layout.trailer_nbytes
-        return os.pread(shard.number, length, max(0, shard.size - length))
+        return self.described(number, shard, os.pread(shard.number, length, max(0, shard.size - length)))
 
     def end_of_piece(self, plan: ReadPlan, start: int, rows: int) -> int:
-        """Return the end of `rows` rows, or of `_PIECE_NBYTES` where those are more."""
+        """Return the end of the rows from `start` on that a thread best reads at a time, about `rows` of them."""
         return min(start + max(1, rows, _PIECE_NBYTES // self.layout.slot_nbytes), len(plan.rows))
 
-    def ask_for(self, rows: LayerRows) -> None:
+    def ask_for(self, rows: LayerRows[LocalReader]) -> None:
         """Ask the system to fetch the rows of open shards."""
         plan, offsets = rows.plan, dict[int, list[int]]()
         for nth, slot in zip(plan.nth, plan.slots, strict=True):
@@ -71,8 +77,18 @@ class LocalReader(LayerReader):
     def _fetch(self, number: int, shard: OpenShard, buffers: tuple[memoryview, memoryview], offset: int) -> int:
         return _read_waiting(shard.number, buffers, offset, self.layout.slot_nbytes)
 
-    def read(self, rows: LayerRows, start: int, stop: int, missed: Callable[[], None]) -> list[int]:
-        """Read and check rows of a plan, those that lie in memory until the batch was asked for."""
+    def read(self, rows: LayerRows[LocalReader], start: int, stop: int, missed: Callable[[], None]) -> list[int]:
+        """Read and check a stretch of a plan's rows, those that lie in memory until the batch was asked for.
+
+        Args:
+            rows: of which stretch.
+            start: of the stretch.
+            stop: its end.
+            missed: called when bytes turn out not to lie in memory, before they are waited for.
+
+        Returns:
+            The indices of those that are left to `read_slowly`.
+        """
         plan, shards, out, preadv = rows.plan, rows.shards, rows.out, os.preadv
         nth, slots, numbers, places = plan.nth, plan.slots, plan.rows, plan.places
         nbytes, slot_nbytes, digest, checked = self._row_nbytes, self._slot_nbytes, self.digest, self.check_rows

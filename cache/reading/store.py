@@ -7,6 +7,7 @@ row of it is first read. So opening costs the same whatever the store holds.
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.reading.process import PerProcess
-from usjepa.cache.storage.location import open_storage
+from usjepa.cache.storage.location import at_once, open_storage
 from usjepa.cache.store.origins import Origin, Table, spacing_of, table_of
 from usjepa.cache.store.state import (
     check_layer,
@@ -41,7 +42,7 @@ from usjepa.cache.store.state import (
 from usjepa.cache.store.unsealed import partial_manifest, progress_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import dask.array
     import zarr
@@ -353,7 +354,7 @@ def open_store(
         path: folder or URL.
         allow_partial: open an unsealed store too; only rows that every layer has finished exist then.
         generation: an older generation than the newest.
-        threads: threads that read, the calling one among them; from an object storage at least 16.
+        threads: threads that read from a disk, the calling one among them; an object storage is asked for all at once.
         check_rows: False skips the checksums of rows, to measure what they cost; damage goes unnoticed then.
 
     Raises:
@@ -365,9 +366,12 @@ def open_store(
     storage = open_storage(path)
     if isinstance(path, Path) and not path.exists():
         raise FormatError(f"{path}: no such folder.")
-    root_settings(storage)
-    refuse_unfinished(storage)
-    manifest = read_manifest(storage, generation)
+    asked: list[Callable[[], Any]] = [
+        partial(root_settings, storage),
+        partial(refuse_unfinished, storage),
+        partial(read_manifest, storage, generation),
+    ]
+    manifest: Manifest | None = at_once(storage, asked)[-1]
     if manifest is not None and generation is not None:
         _refuse_withdrawn(storage, generation)
     if manifest is None:
@@ -379,8 +383,9 @@ def open_store(
                 f"{storage.url}: not sealed: {progress_text(storage, state)}. Run its build command again."
             )
         manifest = partial_manifest(storage, state)
-    for layer in manifest.layers.values():
-        check_layer(storage, layer, read_layer(storage, layer.name))
+    layers = at_once(storage, [partial(read_layer, storage, name) for name in manifest.layers])
+    for layer, found in zip(manifest.layers.values(), layers, strict=True):
+        check_layer(storage, layer, found)
     return Store(storage.url, manifest, threads, check_rows)
 
 

@@ -6,19 +6,25 @@ import contextlib
 import errno
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from usjepa.cache.errors import DamageError, StoreError
 from usjepa.cache.storage.durable import TEMP_SUFFIX, create_durably, explained, is_temp, write_durably
-from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Guard, unguarded
+from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Found, Guard, Piece, unguarded
 from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from usjepa.cache.storage.protocol import Take
+
 T = TypeVar("T")
 _TRIES = 3
+_THREADS = 16
+"""Files that are read at once where many are asked for."""
 
 
 def unreadable(path: Path | str, error: OSError) -> StoreError:
@@ -118,6 +124,33 @@ class LocalStorage:
         """Return the bytes of several (offset, length) ranges of one file."""
         return self._fetch(name, lambda handle: [os.pread(handle, length, offset) for offset, length in ranges])
 
+    def read_many(self, pieces: Sequence[Piece], take: Take) -> None:
+        """Read parts of many files, several at once: on a network share each waits for the server."""
+
+        def fetch(piece: Piece, handle: int) -> Found:
+            size = os.fstat(handle).st_size
+            if piece.ranges:
+                return Found([os.pread(handle, length, offset) for offset, length in piece.ranges], -1)
+            if not piece.end and size > READ_LIMIT:
+                raise FileNotFoundError(piece.name)
+            length = min(size, piece.end or size)
+            return Found([os.pread(handle, length, size - length)], size)
+
+        def read(piece: Piece) -> Found | None:
+            try:
+                return self._fetch(piece.name, partial(fetch, piece))
+            except FileNotFoundError:
+                return None
+
+        if len(pieces) < _THREADS:
+            for number, piece in enumerate(pieces):
+                take(number, read(piece))
+            return
+        with ThreadPoolExecutor(_THREADS, "usjepa-storage") as pool:
+            for start in range(0, len(pieces), _THREADS):
+                for number, found in enumerate(pool.map(read, pieces[start : start + _THREADS]), start):
+                    take(number, found)
+
     def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
         """Pass the bytes of one (offset, length) range of a file after the other to `take`, with the range's number."""
 
@@ -165,6 +198,10 @@ class LocalStorage:
             if size is not None:  # else removed since it was listed
                 found[name] = size
         return found
+
+    def listings(self, folders: Sequence[str]) -> list[dict[str, int]]:
+        """Return what `sizes` gives of several folders."""
+        return [self.sizes(folder) for folder in folders]
 
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders directly in a folder."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote
 
 from usjepa.cache.errors import FormatError, UsageError
 from usjepa.cache.storage.local import LocalStorage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from usjepa.cache.storage.protocol import Storage
+
+T = TypeVar("T")
 
 _FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/(?!/).*|/)", re.IGNORECASE | re.DOTALL)
 _BEGINNINGS_OF_ARCHIVES = (b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z")
@@ -32,6 +37,18 @@ def open_storage(location: str | Path) -> Storage:
 
         return ObjectStorage(text)
     return LocalStorage(_folder(Path(text)))
+
+
+def at_once(storage: Storage, calls: Sequence[Callable[[], T]]) -> list[T]:
+    """Return what a few calls return that ask a storage, made at once where it is a bucket.
+
+    Raises:
+        Exception: what the first of them in order raised.
+    """
+    if isinstance(storage, LocalStorage):
+        return [call() for call in calls]
+    with ThreadPoolExecutor(max(1, len(calls)), "usjepa-storage") as pool:
+        return list(pool.map(lambda call: call(), calls))
 
 
 def _path_of(url: str) -> Path:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, BaseError, GenericError
+from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotSupportedError
 from obstore.store import from_url
 
 from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
-from usjepa.cache.storage.protocol import READ_LIMIT, Guard, unguarded
-from usjepa.cache.storage.waiting import waited
+from usjepa.cache.storage.protocol import READ_LIMIT, Found, Guard, Piece, unguarded
+from usjepa.cache.storage.waiting import together, waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from usjepa.cache.storage.protocol import Buffer
+    from usjepa.cache.storage.protocol import Buffer, Take
 
 T = TypeVar("T")
 _COALESCE_NBYTES = 1 << 20
@@ -40,7 +41,7 @@ class _BrokenAnswerError(Exception):
 def _answer(fetch: Callable[[str], T], path: str) -> T:
     """Return what `fetch` returns; _BrokenAnswerError where obstore panics, as it does on ranges cut short."""
     try:
-        return waited(lambda: fetch(path))
+        return fetch(path)
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # the class can't be imported; it is no Exception
             raise
@@ -63,6 +64,10 @@ class ObjectStorage:
         return name
 
     def _get(self, name: str, fetch: Callable[[str], T]) -> T:
+        """Return what `fetch` returns, as `_got`; Interrupted when it is stuck and a stop was asked for."""
+        return waited(lambda: self._got(name, fetch))
+
+    def _got(self, name: str, fetch: Callable[[str], T]) -> T:
         """Return what `fetch` returns; raises FileNotFoundError for a missing object, StoreError for anything else."""
         try:
             return self._tried(fetch, self._checked(name))
@@ -87,14 +92,31 @@ class ObjectStorage:
 
     def read(self, name: str, most: int = READ_LIMIT) -> bytes:
         """Return a whole object; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
+        return self._get(name, lambda path: self._whole(path, most).parts[0])
 
-        def fetch(path: str) -> bytes:
-            found = obstore.get(self._store, path)
-            if found.meta["size"] > most:
-                raise DamageError(f"{self.url}/{name}: {found.meta['size']:,} bytes are not plausible: forged?")
-            return bytes(found.bytes())
+    def _whole(self, path: str, most: int = READ_LIMIT) -> Found:
+        found = obstore.get(self._store, path)
+        size = int(found.meta["size"])
+        if size > most:
+            raise DamageError(f"{self.url}/{path}: {size:,} bytes are not plausible: forged?")
+        return Found([bytes(found.bytes())], size)
 
-        return self._get(name, fetch)
+    def _end(self, path: str, length: int) -> Found:
+        try:
+            found = obstore.get(self._store, path, options={"range": {"suffix": length}})
+            return Found([bytes(found.bytes())], int(found.meta["size"]))
+        except NotSupportedError:  # Azure
+            size = int(obstore.head(self._store, path)["size"])
+            return Found(self._ranges(path, [(max(0, size - length), min(size, length))]), size)
+
+    def _ranges(self, path: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        wanted = [(offset, length) for offset, length in ranges if length]
+        if not wanted:
+            return [b"" for _ in ranges]
+        starts, lengths = (list(column) for column in zip(*wanted, strict=True))
+        parts = obstore.get_ranges(self._store, path, starts=starts, lengths=lengths, coalesce=_COALESCE_NBYTES)
+        found = iter(parts)
+        return [bytes(next(found)) if length else b"" for _, length in ranges]
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, fewer where the object ends."""
@@ -102,19 +124,23 @@ class ObjectStorage:
 
     def read_ranges(self, name: str, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """Return the bytes of several (offset, length) ranges of one object, near ones fetched together."""
-        wanted = [(offset, length) for offset, length in ranges if length]
-        if not wanted:
-            return [b"" for _ in ranges]
+        return self._get(name, lambda path: self._ranges(path, ranges))
 
-        def fetch(path: str) -> list[bytes]:
-            starts, lengths = zip(*wanted, strict=True)
-            parts = obstore.get_ranges(
-                self._store, path, starts=list(starts), lengths=list(lengths), coalesce=_COALESCE_NBYTES
-            )
-            return [bytes(part) for part in parts]
+    def read_many(self, pieces: Sequence[Piece], take: Take) -> None:
+        """Read parts of many objects, many requests at once; near ranges of one are fetched together."""
 
-        found = iter(self._get(name, fetch))
-        return [next(found) if length else b"" for _, length in ranges]
+        def fetch(piece: Piece, path: str) -> Found:
+            if piece.ranges:
+                return Found(self._ranges(path, piece.ranges), -1)
+            return self._end(path, piece.end) if piece.end else self._whole(path)
+
+        def read(piece: Piece) -> Found | None:
+            try:
+                return self._got(piece.name, partial(fetch, piece))
+            except (FileNotFoundError, DamageError):
+                return None
+
+        together(((_nbytes(piece), partial(read, piece)) for piece in pieces), take)
 
     def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
         """Pass the bytes of one (offset, length) range of an object after the other to `take`, with its number."""
@@ -134,8 +160,17 @@ class ObjectStorage:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the objects directly under a prefix, each with its size in bytes."""
-        listed = self._get(folder, lambda path: obstore.list_with_delimiter(self._store, path or None))
+        return waited(lambda: self._sizes(folder))
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        listed = self._got(folder, lambda path: obstore.list_with_delimiter(self._store, path or None))
         return {entry["path"].rpartition("/")[2]: int(entry["size"]) for entry in listed["objects"]}
+
+    def listings(self, folders: Sequence[str]) -> list[dict[str, int]]:
+        """Return the objects directly under several prefixes, each with its size in bytes."""
+        found: dict[int, dict[str, int]] = {}
+        together(((0, partial(self._sizes, folder)) for folder in folders), found.__setitem__)
+        return [found[number] for number in range(len(folders))]
 
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the prefixes directly under a prefix."""
@@ -184,7 +219,7 @@ class ObjectStorage:
     def delete(self, name: str) -> None:
         """Remove an object; nothing happens when there is none."""
         try:
-            self._tried(lambda path: obstore.delete(self._store, path), self._checked(name))
+            waited(lambda: self._tried(lambda path: obstore.delete(self._store, path), self._checked(name)))
         except FileNotFoundError:
             return
         except (BaseError, _BrokenAnswerError) as error:
@@ -193,6 +228,11 @@ class ObjectStorage:
     def sweep(self) -> int:
         """Return 0: a PUT leaves nothing behind when its writer dies."""
         return 0
+
+
+def _nbytes(piece: Piece) -> int:
+    """Return about how many bytes a piece brings; a whole one is a description."""
+    return sum(length for _, length in piece.ranges) or piece.end or 1 << 12
 
 
 def _short(error: BaseException) -> str:

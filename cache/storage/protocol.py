@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
 
 Buffer = bytes | bytearray | memoryview
 Guard = Callable[[], None]
@@ -16,6 +13,29 @@ READ_LIMIT = 1 << 30
 """Largest description in bytes; the manifest of 10 million shards has a third of it."""
 TABLE_LIMIT = 8 << 30
 """Largest table of a segment in bytes."""
+
+
+class Piece(NamedTuple):
+    """A file that is asked for, or parts of it."""
+
+    name: str
+    ranges: Sequence[tuple[int, int]] = ()
+    """(offset, length) in bytes; none: all of it, or its end."""
+    end: int = 0
+    """So many of its last bytes alone, or all where it has fewer; 0: all of it."""
+
+
+class Found(NamedTuple):
+    """What a file gave."""
+
+    parts: list[bytes]
+    """One a range; all of it or its end is one part."""
+    size: int
+    """Of the whole file, in bytes; -1 where ranges were asked for."""
+
+
+Take = Callable[[int, Found | None], object]
+"""Called with a piece's number and what was found; None where the file is missing, or implausibly large."""
 
 
 def unguarded() -> None:
@@ -39,6 +59,14 @@ class Storage(Protocol):
         """Return the bytes of several (offset, length) ranges of one file, near ones fetched together."""
         ...
 
+    def read_many(self, pieces: Sequence[Piece], take: Take) -> None:
+        """Read parts of many files, many requests at once, and pass each to `take` as it comes, in this thread.
+
+        However many are asked for, a bounded number of bytes is held at a time. Raises StoreError when the storage
+        refuses one.
+        """
+        ...
+
     def read_each(self, name: str, ranges: Sequence[tuple[int, int]], take: Callable[[int, bytes], object]) -> None:
         """Pass the bytes of one (offset, length) range of a file after the other to `take`, with the range's number.
 
@@ -57,6 +85,10 @@ class Storage(Protocol):
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the files that `names` gives, each with its size in bytes, from one listing."""
+        ...
+
+    def listings(self, folders: Sequence[str]) -> list[dict[str, int]]:
+        """Return what `sizes` gives of several folders, asked for at once."""
         ...
 
     def folders(self, folder: str) -> list[str]:

@@ -6,15 +6,19 @@ leaves the same bytes as one that was not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.identity import Json, canonical, digest_of, parse_json
+from usjepa.cache.storage.protocol import Piece
 from usjepa.cache.store.shard import Trailer, parse_trailer
 
 if TYPE_CHECKING:
-    from usjepa.cache.storage.protocol import Storage
+    from collections.abc import Sequence
+
+    from usjepa.cache.storage.protocol import Found, Storage
     from usjepa.cache.store.layers import Layer
 
 
@@ -76,14 +80,22 @@ class Commit:
             raise DamageError(f"{where}: the commit record is not whole ({error}).") from error
 
 
+Commits = dict[str, dict[int, Commit]]
+"""Layer name -> shard -> its record."""
+
+
 def read_commit(storage: Storage, layer: Layer, shard: int) -> Commit | None:
     """Return a shard's record, None when it has none; raises DamageError on a damaged or foreign one."""
-    name = layer.commit_name(shard)
-    where = f"{storage.url}/{name}"
     try:
-        commit = Commit.from_bytes(storage.read(name), where)
+        return _parsed(storage, layer, shard, storage.read(layer.commit_name(shard)))
     except FileNotFoundError:
         return None
+
+
+def _parsed(storage: Storage, layer: Layer, shard: int, data: bytes) -> Commit:
+    where = f"{storage.url}/{layer.commit_name(shard)}"
+    try:
+        commit = Commit.from_bytes(data, where)
     except DamageError as error:
         error.layer, error.shard = layer.name, shard
         raise
@@ -95,20 +107,87 @@ def read_commit(storage: Storage, layer: Layer, shard: int) -> Commit | None:
     return commit
 
 
-def committed(storage: Storage, layer: Layer) -> dict[int, Commit]:
-    """Return the finished shards of a layer: those with a record and a file of the right size and table.
+def records(storage: Storage, layers: Sequence[Layer], known: Commits | None = None) -> Commits:
+    """Return the records of shards, layer name -> shard -> record: one listing a layer, then all at once.
 
-    A shard that differs from its record counts as not built; a record that can't be read too.
+    A record that is damaged or another's counts as none.
+
+    Args:
+        storage: of the store.
+        layers: of which layers.
+        known: records that need not be read again where they are listed.
     """
-    found = {}
-    for name in storage.names(f"commits/{layer.name}"):
-        stem = name.removesuffix(".json")
-        if not stem.isdigit():
-            continue
-        commit = committed_shard(storage, layer, int(stem))
-        if commit is not None:
-            found[commit.shard] = commit
+    listed = storage.listings([f"commits/{layer.name}" for layer in layers])
+    found: Commits = {}
+    wanted: list[tuple[Layer, int]] = []
+    for layer, names in zip(layers, listed, strict=True):
+        stems = (name.removesuffix(".json") for name in names)
+        shards = sorted({int(stem) for stem in stems if stem.isdecimal()})
+        mine = (known or {}).get(layer.name, {})
+        found[layer.name] = {shard: mine[shard] for shard in shards if shard in mine}
+        wanted += [(layer, shard) for shard in shards if shard not in mine]
+    shared: dict[str, Any] = {}
+
+    def take(number: int, got: Found | None) -> None:
+        layer, shard = wanted[number]
+        with contextlib.suppress(DamageError):
+            if got is not None:
+                commit = _parsed(storage, layer, shard, got.parts[0])
+                # Hundreds of thousands are held, and what made them is the same for most.
+                soft = shared.setdefault(repr(commit.soft), commit.soft)
+                digest = shared.setdefault(commit.layer_digest, commit.layer_digest)
+                found[layer.name][shard] = replace(commit, soft=soft, layer_digest=digest)
+
+    storage.read_many([Piece(layer.commit_name(shard)) for layer, shard in wanted], take)
     return found
+
+
+def committed(storage: Storage, layer: Layer) -> dict[int, Commit]:
+    """Return the finished shards of a layer; see `committed_layers`."""
+    return committed_layers(storage, [layer])[layer.name]
+
+
+def committed_layers(storage: Storage, layers: Sequence[Layer], known: Commits | None = None) -> Commits:
+    """Return the finished shards of layers: those with a record and a file of the right size and table.
+
+    A shard that differs from its record counts as not built; a record that can't be read too. Of those that are
+    `known`, only the record's presence is looked at.
+    """
+    found, known = records(storage, layers, known), known or {}
+    asked = [
+        (layer, commit)
+        for layer in layers
+        for commit in found[layer.name].values()
+        if commit.shard not in known.get(layer.name, {})
+    ]
+
+    def take(number: int, got: Found | None) -> None:
+        layer, commit = asked[number]
+        if got is None or not _is_of(commit, layer, got):
+            del found[layer.name][commit.shard]
+
+    storage.read_many([_end(layer, commit.shard) for layer, commit in asked], take)
+    return {name: dict(sorted(commits.items())) for name, commits in found.items()}
+
+
+def _end(layer: Layer, shard: int) -> Piece:
+    return Piece(layer.shard_name(shard), end=layer.layout.trailer_nbytes)
+
+
+def shard_end(storage: Storage, layer: Layer, shard: int) -> Found | None:
+    """Return a shard's size and the table and index at its end; None where it is missing."""
+    found: list[Found | None] = []
+    storage.read_many([_end(layer, shard)], lambda _, got: found.append(got))
+    return found[0]
+
+
+def _is_of(commit: Commit, layer: Layer, end: Found) -> bool:
+    """Return whether a shard's size, table and index are those of its record (its rows are not read)."""
+    try:
+        parse_trailer(end.parts[0], end.size, layer.layout, commit.table, layer.shard_name(commit.shard))
+    except DamageError:
+        return False
+    return end.size == commit.size
 
 
 def committed_shard(storage: Storage, layer: Layer, shard: int) -> Commit | None:
@@ -118,6 +197,12 @@ def committed_shard(storage: Storage, layer: Layer, shard: int) -> Commit | None
     except DamageError:  # not built: the builder makes it again, `verify` names it
         return None
     return commit if commit is not None and shard_matches(storage, layer, commit) else None
+
+
+def shard_matches(storage: Storage, layer: Layer, commit: Commit) -> bool:
+    """Return whether the shard file's size, table and index are those of its record (its rows are not read)."""
+    end = shard_end(storage, layer, commit.shard)
+    return end is not None and _is_of(commit, layer, end)
 
 
 def whole_shard(storage: Storage, layer: Layer, shard: int, table: str) -> tuple[bytes, Trailer]:
@@ -136,16 +221,3 @@ def whole_shard(storage: Storage, layer: Layer, shard: int, table: str) -> tuple
     except DamageError as error:
         error.layer, error.shard = layer.name, shard
         raise
-
-
-def shard_matches(storage: Storage, layer: Layer, commit: Commit) -> bool:
-    """Return whether the shard file's size, table and index are those of its record (its rows are not read)."""
-    name, length = layer.shard_name(commit.shard), layer.layout.trailer_nbytes
-    if storage.size(name) != commit.size or commit.size < length:
-        return False
-    trailer = storage.read_range(name, commit.size - length, length)
-    try:
-        parse_trailer(trailer, commit.size, layer.layout, commit.table, name)
-    except DamageError:
-        return False
-    return True

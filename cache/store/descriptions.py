@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -120,9 +121,14 @@ def soft_of(manifest: Manifest, layer: str, shard: int) -> dict[str, Json]:
 def commit_of(manifest: Manifest, layer: Layer, shard: int, size: int) -> Commit:
     """Return the commit record of a shard as the manifest implies it."""
     soft = soft_of(manifest, layer.name, shard)
+    return Commit(shard, size, manifest.tables[layer.name][shard], layer.digest, dict(soft), _holes(manifest, shard))
+
+
+def _holes(manifest: Manifest, shard: int) -> tuple[tuple[int, str], ...]:
+    """Return the holes of a shard; found by halving, as all shards may be asked for."""
     first = shard * manifest.rows_per_shard
-    holes = tuple(hole for hole in manifest.holes if first <= hole[0] < first + manifest.rows_per_shard)
-    return Commit(shard, size, manifest.tables[layer.name][shard], layer.digest, dict(soft), holes)
+    ends = (bisect_left(manifest.holes, (row, "")) for row in (first, first + manifest.rows_per_shard))
+    return manifest.holes[slice(*ends)]
 
 
 def present_rows(manifest: Manifest, shard: int) -> tuple[int, ...]:
@@ -131,6 +137,6 @@ def present_rows(manifest: Manifest, shard: int) -> tuple[int, ...]:
     with contextlib.suppress(StopIteration):
         segment = next(s for s in manifest.segments if shard in s.shards(manifest.rows_per_shard))
         stop = min(first + manifest.rows_per_shard, segment.first_row + segment.rows)
-        holes = {row for row, _ in manifest.holes}
+        holes = {row for row, _ in _holes(manifest, shard)}
         return tuple(row for row in range(first, stop) if row not in holes)
     raise DamageError(f"shard {shard} belongs to no segment.", shard=shard)

@@ -11,6 +11,7 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError, FormatError
 from usjepa.cache.identity import Json, digest_of, parse_json
+from usjepa.cache.lazy import lazy
 from usjepa.cache.store.shard import ShardLayout
 
 FORMAT_MAJOR, FORMAT_MINOR = 1, 0
@@ -73,7 +74,7 @@ class Layer:
             nbytes *= n
         return nbytes
 
-    @property
+    @lazy
     def digest(self) -> str:
         """xxh3-128 (hex) of name, dtype, shape, calibration and hard identity; seeds every row's checksum."""
         return digest_of(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import DamageError, FormatError, NotSealedError
 from usjepa.cache.identity import canonical, differences, digest_of, explain, parse_json
+from usjepa.cache.storage.location import at_once
 from usjepa.cache.store.generations import NEWEST, Manifest, Segment, generation_name
 from usjepa.cache.store.layers import Layer, check_format, parse_array_json
 
@@ -139,11 +141,11 @@ def segment_json(segment: Segment) -> bytes:
 def _read_segments(storage: Storage) -> tuple[Segment, ...]:
     """Return the finished segments in order."""
     found = []
-    for folder in storage.folders("segments"):
-        name = f"segments/{folder}/segment.json"
-        if storage.size(name) is None:
+    names = [f"segments/{folder}/segment.json" for folder in storage.folders("segments")]
+    for name, read in zip(names, at_once(storage, [partial(_or_none, storage, name) for name in names]), strict=True):
+        if read is None:
             continue  # a scan that was killed: made again by the next build
-        body = parse_json(storage.read(name), f"{storage.url}/{name}")
+        body = parse_json(read, f"{storage.url}/{name}")
         stored = body.pop("digest", None)
         if digest_of(body) != stored:
             raise DamageError(f"{storage.url}/{name}: does not match its own digest: damaged.")
@@ -154,9 +156,15 @@ def _read_segments(storage: Storage) -> tuple[Segment, ...]:
 def read_layer(storage: Storage, name: str) -> Layer | None:
     """Return a layer from its own zarr.json, None when it has none."""
     file = f"{name}/zarr.json"
-    if storage.size(file) is None:
+    data = _or_none(storage, file)
+    return None if data is None else parse_array_json(name, data, f"{storage.url}/{file}")
+
+
+def _or_none(storage: Storage, name: str) -> bytes | None:
+    try:
+        return storage.read(name)
+    except FileNotFoundError:
         return None
-    return parse_array_json(name, storage.read(file), f"{storage.url}/{file}")
 
 
 def _layer_names(storage: Storage) -> list[str]:
@@ -171,11 +179,9 @@ def read_state(storage: Storage) -> State:
     """Read what a store holds; raises FormatError or DamageError when its own files contradict one another."""
     rows_per_shard = root_settings(storage)
     newest = read_manifest(storage)
-    layers = {}
-    for name in _layer_names(storage):
-        layer = read_layer(storage, name)
-        if layer is not None:
-            layers[name] = layer
+    names = _layer_names(storage)
+    found = at_once(storage, [partial(read_layer, storage, name) for name in names])
+    layers = {name: layer for name, layer in zip(names, found, strict=True) if layer is not None}
     for name, sealed in (newest.layers if newest else {}).items():
         check_layer(storage, sealed, layers.get(name))
     return State(rows_per_shard, _read_segments(storage), layers, newest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from usjepa.cache.store.commits import committed
+from usjepa.cache.store.commits import committed_layers
 from usjepa.cache.store.generations import Manifest
 
 if TYPE_CHECKING:
@@ -16,13 +16,13 @@ def progress_text(storage: Storage, state: State) -> str:
     """Return how far each layer of an unsealed store is."""
     if not state.layers:
         return "nothing is built yet"
-    done = {name: len(committed(storage, layer)) for name, layer in state.layers.items()}
-    return ", ".join(f"{name} {count}/{state.shard_count} shards" for name, count in done.items())
+    done = committed_layers(storage, list(state.layers.values()))
+    return ", ".join(f"{name} {len(found)}/{state.shard_count} shards" for name, found in done.items())
 
 
 def partial_manifest(storage: Storage, state: State) -> Manifest:
     """Return what is committed so far as a generation 0; shards not yet built have an empty table hash."""
-    found = {name: committed(storage, layer) for name, layer in state.layers.items()}
+    found = committed_layers(storage, list(state.layers.values()))
     shards = range(state.shard_count)
     return Manifest(
         0,

@@ -8,7 +8,7 @@ is only believed through the one after it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import xxhash
 
 from usjepa.cache.errors import DamageError, IdentityError, NotSealedError, StoreError, TeacherError
 from usjepa.cache.identity import Json, differences, explain
-from usjepa.cache.store.commits import Commit, committed, read_commit, shard_matches
+from usjepa.cache.store.commits import Commit, Commits, committed_layers, read_commit, shard_matches
 from usjepa.cache.store.descriptions import root_json
 from usjepa.cache.store.generations import NEWEST, Manifest, Segment, generation_name
 from usjepa.cache.store.layers import Layer, array_json, group_json
@@ -46,6 +46,7 @@ class StoreWriter:
         self._job = job
         self._memory = _ShardMemory()
         self.state: State = State(0, (), {}, None)
+        self._known: Commits = {}
 
     def attach(self) -> None:
         """Read what is there and change nothing: for a helper of the builder that made it ready."""
@@ -103,6 +104,13 @@ class StoreWriter:
         if self.storage.size(name) is None or self.storage.read(name) != data:
             self.storage.publish(name, data)
 
+    def committed(self, layers: Iterable[Layer]) -> Commits:
+        """Return the finished shards of layers; those that were read or written here before are not read again."""
+        wanted = list(layers)
+        found = committed_layers(self.storage, wanted, self._known)
+        self._known |= {name: dict(commits) for name, commits in found.items()}
+        return found
+
     def write_shard(
         self,
         layer: Layer,
@@ -159,6 +167,7 @@ class StoreWriter:
         """Publish a packed shard, then its commit record, in place of whatever is there."""
         self.storage.publish(layer.shard_name(commit.shard), data, self.guard)
         self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes(), self.guard)
+        self._known.setdefault(layer.name, {})[commit.shard] = commit
 
     def seal(self) -> Manifest:
         """Write the manifest of everything that is built; an unchanged state keeps its generation.
@@ -168,7 +177,7 @@ class StoreWriter:
         """
         if not self.state.segments or not {"pixels", "regions"} <= set(self.state.layers):
             raise NotSealedError(f"{self.storage.url}: nothing is built yet. {_how_to_fill(None)}")
-        commits = {name: committed(self.storage, layer) for name, layer in sorted(self.state.layers.items())}
+        commits = self.committed(layer for _, layer in sorted(self.state.layers.items()))
         wanted = range(self.state.shard_count)
         for name, found in commits.items():
             lacking = [shard for shard in wanted if shard not in found]

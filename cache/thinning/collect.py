@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _GO_ON = "The store is whole: run the same command again to go on."
-_THREADS = 16
+_THREADS = 64
 """Files that are deleted at once: object storages take their time."""
 
 

@@ -24,7 +24,7 @@ from usjepa.cache.scanning.growth import regrown
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import committed, read_commit, shard_matches
+from usjepa.cache.store.commits import records, shard_matches
 from usjepa.cache.store.descriptions import commit_of, damaged_description, damaged_table, derivable
 from usjepa.cache.store.writer import StoreWriter, check_same_layer, soft_runs
 from usjepa.cache.teacher.resolve import resolve_teacher
@@ -154,7 +154,7 @@ def _maker(
             cutters = Cutters(writer.storage, state.segments, listing, settings)
         except (DamageError, SourceError) as error:
             report.left.append(str(error))
-    commits = {name: committed(writer.storage, layer) for name, layer in state.layers.items()}
+    commits = writer.committed(state.layers.values())
     job = None
     if teacher is not None:
         chosen = resolve_teacher(teacher, settings.teacher)
@@ -187,16 +187,14 @@ def _mend_commits(writer: StoreWriter, manifest: Manifest, shards: list[Mended],
     """Write lost commit records again where the shard is the one that the manifest names."""
     storage = writer.storage
     fresh = {(mended.layer, mended.shard) for mended in shards if not mended.exact}
-    for name, layer in manifest.layers.items():
+    known = records(storage, list(manifest.layers.values()))
+    sizes = storage.listings(list(manifest.layers))
+    for (name, layer), files in zip(manifest.layers.items(), sizes, strict=True):
         for shard in range(manifest.shard_count):
-            size = storage.size(layer.shard_name(shard))
+            size = files.get(layer.shard_name(shard).rpartition("/")[2])
             if (name, shard) in fresh or size is None:
                 continue
-            wanted = commit_of(manifest, layer, shard, size)
-            try:
-                found = read_commit(storage, layer, shard)
-            except DamageError:
-                found = None
+            wanted, found = commit_of(manifest, layer, shard, size), known[name].get(shard)
             if found is not None:  # notes about its frames stand in the record alone
                 wanted = replace(wanted, blank=found.blank, doubtful=found.doubtful)
             if found != wanted and shard_matches(storage, layer, wanted):

@@ -211,9 +211,8 @@ class ShardRepair:
     ) -> float:
         """Return the relative error of surviving rows computed again; raise DamageError beyond the tolerance."""
         latents = next(layer for layer in layers if layer.kind == "latents")
-        commits = self._maker.commits
         if not rows:  # nothing of this shard survives: rows of others are computed instead
-            recheck_latents(self._maker.writer, commits[latents.name], commits["pixels"], teacher)
+            recheck_latents(self._maker.writer, self._maker.commits, teacher)
             return 0.0
         chosen = list(rows[:_COMPARED_ROWS])
         first = self._maker.writer.state.rows_of_shard(shard).start

@@ -9,7 +9,7 @@ import numpy as np
 
 from usjepa.cache.frames.blank import blank_lines
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import Commit, committed
+from usjepa.cache.store.commits import Commit, committed_layers
 from usjepa.cache.store.origins import read_tables, spacing_of, spacing_text
 from usjepa.cache.store.state import State, read_state
 from usjepa.cache.store.tables import WITHDRAWN
@@ -41,8 +41,9 @@ def status_report(store: str) -> str:
     holes: set[tuple[int, str]] = set()
     blank: set[tuple[int, str]] = set()
     doubtful: set[tuple[int, str]] = set()
+    found = committed_layers(storage, list(state.layers.values()))
     for name, layer in sorted(state.layers.items()):
-        done = committed(storage, layer)
+        done = found[name]
         lines += _layer_lines(name, layer, state, done)
         holes |= {hole for commit in done.values() for hole in commit.holes}
         blank |= {row for commit in done.values() for row in commit.blank}

@@ -18,7 +18,7 @@ from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import read_commit
+from usjepa.cache.store.commits import read_commit, shard_end
 from usjepa.cache.store.descriptions import (
     damaged_description,
     damaged_table,
@@ -47,8 +47,9 @@ if TYPE_CHECKING:
 
 _STRETCH_NBYTES = 1 << 23
 """Bytes read at a time: as many as a thread holds."""
-_THREADS, _REMOTE_THREADS = 2, 8
-"""Shards checked at once: from a disk one is read while the other is hashed; an object storage takes its time."""
+_THREADS, _REMOTE_THREADS, _QUICK_THREADS = 2, 8, 64
+"""Shards checked at once: from a disk one is read while the other is hashed; an object storage takes its time, and a
+quick check of one waits and does nothing else."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,8 @@ def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) ->
     report.damages += _descriptions(storage, manifest)
     origin = Store(storage.url, manifest, threads=1)
     shards = [(layer, shard) for layer in manifest.layers.values() for shard in range(manifest.shard_count)]
-    pool = ThreadPoolExecutor(_THREADS if isinstance(storage, LocalStorage) else _REMOTE_THREADS, "usjepa-verify")
+    remote = _QUICK_THREADS if quick else _REMOTE_THREADS
+    pool = ThreadPoolExecutor(_THREADS if isinstance(storage, LocalStorage) else remote, "usjepa-verify")
     try:
         with ProgressBar(len(shards), "verify", unit="shards") as progress:
             for damages, nbytes in pool.map(lambda place: _shard(storage, manifest, quick, *place), shards):
@@ -167,21 +169,19 @@ def _shard(storage: Storage, manifest: Manifest, quick: bool, layer: Layer, shar
     """Return the damages of one shard, without the sources of its rows, and how many bytes were looked at."""
     name = layer.shard_name(shard)
     damages = _commit_damage(storage, layer, shard, manifest)
-    size = storage.size(name)
-    if size is None:
+    end = shard_end(storage, layer, shard)
+    if end is None:
         return [*damages, Damage(name, "missing", layer.name, shard, lost=present_rows(manifest, shard))], 0
-    length = layer.layout.trailer_nbytes
-    trailer_bytes = storage.read_range(name, max(0, size - length), length)
     try:
-        trailer = parse_trailer(trailer_bytes, size, layer.layout, manifest.tables[layer.name][shard], "")
+        trailer = parse_trailer(end.parts[0], end.size, layer.layout, manifest.tables[layer.name][shard], "")
     except DamageError as error:
         lost, what = present_rows(manifest, shard), str(error).removeprefix(": ")
-        return [*damages, Damage(name, what, layer.name, shard, lost=lost)], len(trailer_bytes)
+        return [*damages, Damage(name, what, layer.name, shard, lost=lost)], len(end.parts[0])
     if quick:
-        return damages, len(trailer_bytes)
+        return damages, len(end.parts[0])
     what = "is not what was built"
     rows = _bad_rows(storage, layer, shard, trailer)
-    return damages + [Damage(name, what, layer.name, shard, row) for row in rows], size
+    return damages + [Damage(name, what, layer.name, shard, row) for row in rows], end.size
 
 
 def _commit_damage(storage: Storage, layer: Layer, shard: int, manifest: Manifest) -> list[Damage]:

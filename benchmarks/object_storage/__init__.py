@@ -1,0 +1,1 @@
+"""What a store in a bucket costs in round trips: `python -m benchmarks.object_storage`."""

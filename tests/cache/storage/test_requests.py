@@ -1,0 +1,248 @@
+"""How often a storage is asked: what is committed, a batch, stored pixels, a repair, a copy, an opening."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import threading
+import time
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tests.support.files.counting import CountingStorage
+from tests.support.files.damage import flip
+from tests.support.stores import arrays, layers, tables, write_store
+from usjepa.cache.building.committed_rows import CommittedRows
+from usjepa.cache.copying.copy import copy_store
+from usjepa.cache.errors import DamageError, HoleError, StoreError
+from usjepa.cache.reading.batch_reader import BatchReader
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.storage import waiting
+from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.protocol import Found
+from usjepa.cache.storage.waiting import together
+from usjepa.cache.store.commits import committed_layers
+from usjepa.cache.store.writer import StoreWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from usjepa.cache.storage.protocol import Piece, Storage, Take
+
+ROWS, PER_SHARD, SHARDS = 100, 4, 25
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("written") / "s"
+    write_store(root, ROWS, rows_per_shard=PER_SHARD)
+    return root
+
+
+@pytest.fixture
+def store(written: Path, tmp_path: Path) -> Path:
+    shutil.copytree(written, tmp_path / "s")
+    return tmp_path / "s"
+
+
+def counted(path: Path) -> CountingStorage:
+    return CountingStorage(LocalStorage(path))
+
+
+def reader_of(storage: Storage, path: Path) -> BatchReader:
+    manifest = open_store(path).manifest
+    described = [(layer, manifest.tables[name]) for name, layer in manifest.layers.items()]
+    return BatchReader(storage, described, threads=2)
+
+
+def read(reader: BatchReader, rows: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
+    found = {name: np.zeros((len(rows), *layer.shape), layer.dtype) for name, layer in layers(PER_SHARD).items()}
+    reader.read(rows, found)
+    return found
+
+
+def test_what_is_committed_is_one_listing_a_layer_and_two_reads_a_shard_all_under_way_at_once(store: Path) -> None:
+    storage = counted(store)
+    found = committed_layers(storage, list(layers(PER_SHARD).values()))
+    assert {name: list(commits) for name, commits in found.items()} == {key: list(range(SHARDS)) for key in layers()}
+    assert storage.requests == Counter(list=3, read=2 * 3 * SHARDS)
+    assert storage.waits <= 3
+
+
+def test_a_writer_asks_for_no_record_twice_and_none_that_it_wrote(store: Path) -> None:
+    storage = counted(store)
+    writer = StoreWriter(storage)
+    writer.attach()
+    described = list(writer.state.layers.values())
+    writer.committed(described[:1])
+    storage.reset()
+    writer.committed(described)
+    assert storage.requests == Counter(list=3, read=2 * 2 * SHARDS)
+    writer.add_segment(*tables(PER_SHARD, "b"), PER_SHARD)
+    for layer in described:
+        writer.write_shard(layer, SHARDS, arrays(layer, PER_SHARD), [], {})
+    storage.reset()
+    writer.seal()
+    assert storage.requests == Counter(list=3, write=2)
+
+
+def test_a_record_that_is_gone_is_missed_though_the_writer_knew_it(store: Path) -> None:
+    writer = StoreWriter(LocalStorage(store))
+    writer.attach()
+    described = list(writer.state.layers.values())
+    writer.committed(described)
+    (store / "commits/pixels/000003.json").unlink()
+    assert sorted(set(range(SHARDS)) - set(writer.committed(described)["pixels"])) == [3]
+
+
+@pytest.mark.parametrize("broken", ["pixels/c.2.0.0.0", "commits/pixels/000002.json"])
+def test_of_many_shards_the_damaged_one_is_not_committed(store: Path, broken: str) -> None:
+    flip(store / broken, -1 if broken.startswith("pixels") else 20)
+    found = committed_layers(LocalStorage(store), list(layers(PER_SHARD).values()))
+    assert set(range(SHARDS)) - set(found["pixels"]) == {2}
+    assert len(found["regions"]) == SHARDS
+
+
+def test_a_random_batch_waits_for_the_ends_of_its_shards_and_once_for_all_its_rows(store: Path) -> None:
+    storage, content = counted(store), {name: arrays(layer, ROWS) for name, layer in layers(PER_SHARD).items()}
+    reader, rng = reader_of(storage, store), np.random.default_rng(0)
+    for number in range(4):
+        rows = rng.permutation(ROWS)[:64]
+        shards = len(np.unique(rows // PER_SHARD))
+        storage.reset()
+        for name, array in read(reader, rows).items():
+            np.testing.assert_array_equal(array, content[name][rows])
+        assert storage.waits <= (2 if number == 0 else 1) + (number > 0)
+        assert storage.requests["read"] <= 3 * 2 * shards
+    storage.reset()
+    read(reader, np.arange(64))
+    assert (storage.waits, storage.requests["read"]) == (1, 3 * 16)
+
+
+def test_stored_pixels_are_read_by_runs(store: Path) -> None:
+    storage = counted(store)
+    layer = layers(PER_SHARD)["pixels"]
+    commits = committed_layers(storage, [layer])["pixels"]
+    reader = CommittedRows(storage, [(layer, commits)])
+    storage.reset()
+    (pixels,) = reader.read(range(16, 80))
+    np.testing.assert_array_equal(pixels, open_store(store).read(range(16, 80)).pixels)
+    assert (storage.waits, storage.requests) == (2, Counter(read=16 + 16))
+
+
+def test_a_long_run_is_asked_for_in_pieces_that_are_under_way_together(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("usjepa.cache.reading.remote._PIECE_NBYTES", 2 * 320)
+    storage = counted(store)
+    reader = reader_of(storage, store)
+    array = np.zeros((PER_SHARD, 1, 16, 16), np.uint8)
+    reader.read(np.arange(PER_SHARD), {"pixels": array})
+    np.testing.assert_array_equal(array, open_store(store).read(range(PER_SHARD)).pixels)
+    assert storage.names_read["pixels/c.0.0.0.0"] == 1 + 2
+
+
+def test_a_damaged_row_and_a_missing_shard_are_named_and_the_others_are_not(store: Path) -> None:
+    flip(store / "pixels/c.3.0.0.0", 320 + 5)
+    with pytest.raises(DamageError, match="row 13 is not what was built") as damaged:
+        read(reader_of(counted(store), store), np.array([40, 13, 12]))
+    assert (damaged.value.layer, damaged.value.shard, damaged.value.row) == ("pixels", 3, 13)
+    (store / "latents/toy/c.9.0.0").unlink()
+    with pytest.raises(DamageError, match="missing; row 37 needs it"):
+        read(reader_of(counted(store), store), np.array([40, 37]))
+    read(reader_of(counted(store), store), np.array([40, 12, 41]))
+
+
+def test_a_row_that_comes_wrong_once_is_asked_for_again(store: Path) -> None:
+    class Flaky(CountingStorage):
+        def read_many(self, pieces: Sequence[Piece], take: Take) -> None:
+            def spoilt(number: int, found: Found | None) -> None:
+                if found is not None and pieces[number].ranges:
+                    found = Found([bytes(len(part)) for part in found.parts], found.size)
+                take(number, found)
+
+            super().read_many(pieces, spoilt)
+
+    found = read(reader_of(Flaky(LocalStorage(store)), store), np.array([7, 90]))
+    np.testing.assert_array_equal(found["pixels"], open_store(store).read([7, 90]).pixels)
+
+
+def test_a_hole_of_which_only_the_shard_knows_is_no_data(tmp_path: Path) -> None:
+    write_store(tmp_path / "s", 8, holes=((3, "torn"),))
+    reader = reader_of(counted(tmp_path / "s"), tmp_path / "s")
+    read(reader, np.array([1, 2]))
+    with pytest.raises(HoleError, match="row 3 holds no data"):
+        read(reader, np.array([1, 3]))
+
+
+def test_opening_asks_once_for_everything_and_lists_no_more_than_what_is_unfinished(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = counted(store)
+    monkeypatch.setattr("usjepa.cache.reading.store.open_storage", lambda _: storage)
+    open_store(str(store))
+    assert storage.requests == Counter(list=1, read=2 + 3)
+    assert max(storage.names_read.values()) == 1
+
+
+def test_a_copy_asks_for_each_record_once_and_a_second_one_copies_nothing(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, here = counted(store), counted(store.parent / "t")
+    places = {"there": there, "here": here}
+    monkeypatch.setattr("usjepa.cache.copying.copy.open_storage", lambda name: places[name])
+    monkeypatch.setattr("usjepa.cache.copying.copy.open_store", lambda _: open_store(store))
+    copy_store("there", "here")
+    assert {name: n for name, n in there.names_read.items() if name.startswith("commits")} == {
+        f"commits/{layer}/{shard:06d}.json": 1 for layer in layers() for shard in range(SHARDS)
+    }
+    assert there.requests["size"] == 0
+    assert here.requests["read"] < 3 * 2 * SHARDS * 2
+
+
+class _Call:
+    """A call that waits until it may end."""
+
+    def __init__(self) -> None:
+        self.begun, self.most, self.running = 0, 0, 0
+        self.lock = threading.Lock()
+
+    def make(self, number: int) -> int:
+        with self.lock:
+            self.begun, self.running = self.begun + 1, self.running + 1
+            self.most = max(self.most, self.running)
+        time.sleep(0.002)
+        with self.lock:
+            self.running -= 1
+        return number
+
+
+def test_many_calls_are_under_way_at_once_but_bring_no_more_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "_AT_ONCE_NBYTES", 100)
+    for nbytes, most in ((1, 100), (30, 3), (1000, 1)):
+        call, found = _Call(), dict[int, int]()
+        together(((nbytes, partial(call.make, number)) for number in range(50)), found.__setitem__)
+        assert found == {number: number for number in range(50)}
+        assert (1 if most == 1 else 2) <= call.most <= most
+
+
+def test_what_the_first_call_that_fails_raises_is_raised_and_the_others_are_not_begun() -> None:
+    begun = itertools.count()
+
+    def calls() -> Iterator[tuple[int, Callable[[], int]]]:
+        def fail(number: int) -> int:
+            next(begun)
+            raise StoreError(f"call {number}")
+
+        yield from ((1 << 30, partial(fail, number)) for number in range(100))
+
+    with pytest.raises(StoreError, match="call 0"):
+        together(calls(), lambda *_: None)
+    assert next(begun) == 1
