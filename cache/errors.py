@@ -39,6 +39,10 @@ class TextError(UsjepaError):
     """A scan region keeps marks that look like text, and the recipe says to stop there (`cache.preprocess.text`)."""
 
 
+class WholeFrameError(UsjepaError):
+    """No scan region was found in a frame, and the recipe says to stop there (`cache.preprocess.whole`)."""
+
+
 class TeacherError(UsjepaError):
     """A checkpoint can't be loaded whole, or the teacher's output must not be stored."""
 

@@ -137,7 +137,7 @@ def _tell_doubts(maker: ShardMaker, cut: Sequence[int]) -> None:
     count = sum(len(writer.state.rows_of_shard(shard)) for shard in cut)
     blank = [row for commit in commits for row in commit.blank]
     doubtful = [row for commit in commits for row in commit.doubtful]
-    seen = "may show more of the screen than the scan (cache.preprocess.text; look with `usjepa-cache inspect`)"
+    seen = "may show more of the screen than the scan (cache.preprocess.text and .whole; see `usjepa-cache inspect`)"
     for rows, what in ((blank, "show no echo (cache.on_blank: keep, skip or stop)"), (doubtful, seen)):
         if rows:
             logger.warning("\n".join([f"{len(rows):,} of {count:,} rows {what}:", *blank_lines(rows)]))

@@ -61,13 +61,6 @@ def with_text(region: Region, frame: NDArray[np.uint8]) -> Region:
     return region._replace(text=find_text(frame, region.mask))
 
 
-def why_doubtful(region: Region) -> str:
-    """Return what of the screen a region may show beside the scan; empty where nothing speaks for it."""
-    if region.text:
-        return "marks that look like text in its region"
-    return "taken whole for the scan" if region.is_whole else ""
-
-
 def rough_region(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Return the dense areas that a region would be fitted to, at most 256 pixels wide and high, in less time."""
     lit = look_at(frame).lit

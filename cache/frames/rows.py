@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.errors import BlankError, SourceError, TextError
+from usjepa.cache.errors import BlankError, SourceError, TextError, WholeFrameError
 from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.cells import pack_cells, packed_nbytes
 from usjepa.cache.frames.clips import ClipRegions, SourceRef, require_size
 from usjepa.cache.frames.prepare import prepare
-from usjepa.cache.frames.regions import why_doubtful
 from usjepa.cache.frames.views import View, apply_view
+from usjepa.cache.sources.base import PHANTOM
+from usjepa.cache.sources.reader import name_of
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.reader import SourceReader
     from usjepa.cache.store.tables import RowTable, SourceTable
+
+
+_TEXT, _WHOLE = "marks that look like text in its region", "taken whole for the scan"
 
 
 class RowSpec(NamedTuple):
@@ -120,6 +124,7 @@ def cut_rows(
         SourceError: a source can't be read, or is not the file that was scanned.
         BlankError: a frame shows no echo, and `on_blank` is "stop".
         TextError: a region keeps marks that look like text, and `preprocess.text` is "stop".
+        WholeFrameError: no region was found in a frame, and `preprocess.whole` is "stop".
     """
     size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
     regions_of = regions_of or ClipRegions(reader, settings.preprocess.deidentify)
@@ -183,31 +188,43 @@ def _cut(
         require_size(source, number, frame)
         region = shared or regions_of.alone(frame)
         prepared = prepare(frame, settings.preprocess, region)
-        remarks = _remarks(
-            f"{shown_name(source.path)}: frame {number}", why_blank(frame, region.mask), region, settings
-        )
+        remarks = _remarks(source, number, why_blank(frame, region.mask), region, settings)
         for place, row in rows:
             if row.frame == number:
                 image, cells = apply_view(prepared, row.view, settings.image_size, settings.preprocess.deidentify)
                 yield place, image, pack_cells(cells), remarks
 
 
-def _remarks(where: str, blank: str, region: Region, settings: CacheSettings) -> _Remarks:
-    """Return what is told of a frame and becomes of its rows; BlankError or TextError where the recipe stops."""
+def _remarks(source: SourceRef, number: int, blank: str, region: Region, settings: CacheSettings) -> _Remarks:
+    """Return what is told of a frame and becomes of its rows; BlankError, TextError or WholeFrameError to stop."""
+    where, rules = f"{shown_name(source.path)}: frame {number}", settings.preprocess
     if blank and settings.on_blank == "stop":
         raise BlankError(
             f"{where} shows no echo ({blank}). Remove the file if it is no ultrasound image, or leave such frames out "
             "with --set cache.on_blank=skip."
         )
-    doubt = why_doubtful(region) if settings.preprocess.deidentify else ""
-    if region.text and doubt and settings.preprocess.text == "stop":
+    text = _TEXT if rules.deidentify and region.text else ""
+    whole = _WHOLE if rules.deidentify and _hides_what_it_is(source, blank, region) else ""
+    if blank and settings.on_blank == "skip":
+        return _Remarks(blank, text or whole, f"{blank}: left out, for it shows no echo")
+    if text and rules.text == "stop":
         raise TextError(
-            f"{where} has {doubt}, which must not be stored unseen. Look at it; then give its region (column `region` "
+            f"{where} has {text}, which must not be stored unseen. Look at it; then give its region (column `region` "
             "of a manifest), or say what becomes of such frames: --set cache.preprocess.text=skip leaves them out, "
             "=inpaint paints the marks over, =keep stores them as they are."
         )
-    if blank and settings.on_blank == "skip":
-        return _Remarks(blank, doubt, f"{blank}: left out, for it shows no echo")
-    if region.text and doubt and settings.preprocess.text == "skip":
-        return _Remarks(blank, doubt, f"{doubt}: left out")
-    return _Remarks(blank, doubt, "")
+    if text and rules.text == "skip":
+        return _Remarks(blank, text, f"{text}: left out")
+    if whole and rules.whole == "stop":
+        raise WholeFrameError(
+            f"{where} is {whole}, for no region was found in it: what else its screen shows, such as a name, would be "
+            "stored too. Look at it; if it shows nothing but the scan, --set cache.preprocess.whole=keep stores such "
+            "frames. Else crop it, give its region (column `region` of a manifest), or leave such frames out with "
+            "--set cache.preprocess.whole=skip."
+        )
+    return _Remarks(blank, text or whole, f"{whole}: left out" if whole and rules.whole == "skip" else "")
+
+
+def _hides_what_it_is(source: SourceRef, blank: str, region: Region) -> bool:
+    """Return whether a frame was taken whole and may show more than echo: black ones and the phantom's do not."""
+    return region.is_whole and not (blank and region.origin == "dark") and name_of(source.reader) != PHANTOM

@@ -127,6 +127,9 @@ class PreprocessSettings(Settings):
     text: Annotated[Literal["stop", "skip", "inpaint", "keep"], Hard("pixels")] = "stop"
     """With `deidentify`, on a scan region that keeps marks that look like text: stop and name the frame, leave it out
     and record why, paint the marks over, or keep them. All are counted and named."""
+    whole: Annotated[Literal["stop", "skip", "keep"], Soft("rows")] = "stop"
+    """With `deidentify`, on a frame in which no scan region was found, so that all of the screen would be stored: stop
+    and name it, leave it out and record why, or keep it. All are counted and named; the phantom's are kept."""
 
 
 class TeacherSettings(Settings):

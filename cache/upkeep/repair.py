@@ -151,7 +151,7 @@ def _maker(
     cutters: Cutters | None = None
     if listing is not None:
         try:
-            cutters = Cutters(writer.storage, state.segments, listing, settings)
+            cutters = Cutters(writer.storage, state.segments, listing, _keeping(settings))
         except (DamageError, SourceError) as error:
             report.left.append(str(error))
     commits = writer.committed(state.layers.values())
@@ -161,6 +161,13 @@ def _maker(
         kept = {name: [commit.soft for commit in found.values()] for name, found in commits.items()}
         job = job_of_stored_layers(state, settings, chosen, device, kept, writer.storage.url)
     return ShardMaker(writer, commits, cutters, job=job)
+
+
+def _keeping(settings: CacheSettings) -> CacheSettings:
+    """Return settings that leave no frame out and stop at none by soft rules: rows that were stored were kept."""
+    return settings.model_copy(
+        update={"on_blank": "keep", "preprocess": settings.preprocess.model_copy(update={"whole": "keep"})}
+    )
 
 
 def _mend_shards(maker: ShardMaker, manifest: Manifest, report: RepairReport) -> list[Mended]:

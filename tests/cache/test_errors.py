@@ -18,6 +18,7 @@ EXIT_CODES = {
     "NoImageError": 1,
     "BlankError": 1,
     "TextError": 1,
+    "WholeFrameError": 1,
     "TeacherError": 1,
     "StoreError": 1,
     "FormatError": 2,
