@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from usjepa.cache.errors import NoImageError
@@ -52,9 +53,9 @@ class ArrayReader(Reader):
         self._held: tuple[Path, int, Arrays] | None = None
         self._span: tuple[Path, str, Span] | None = None
 
+    @abstractmethod
     def open(self, file: Path) -> Arrays:
         """Return the arrays of a file by name; may raise anything, above all where it claims more than it can hold."""
-        raise NotImplementedError
 
     def images(self, file: Path) -> list[str]:
         """Return the names of a file's arrays of images in codepoint order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -37,9 +38,9 @@ class VolumeReader(Reader):
     def __init__(self) -> None:
         self._held: tuple[Path, tuple[int, int], Volume, Span | None] | None = None
 
+    @abstractmethod
     def load(self, file: Path) -> Volume:
         """Return the volume of a file; may raise anything."""
-        raise NotImplementedError
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Load the whole volume and return its facts."""
