@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from usjepa.cache.sources.formats.arrays.sets import Samples
 
 _ENDING = ".npy"
+_OBJECTS = "it holds Python objects, which are never loaded; save an array of numbers"
 
 
 class NpyReader(ArrayReader):
@@ -38,6 +39,8 @@ class NpyReader(ArrayReader):
         with file.open("rb") as opened:
             shape, dtype = _header(opened)
             start = opened.tell()
+        if dtype.hasobject:
+            raise ValueError(_OBJECTS)
         nbytes, held = math.prod(shape) * dtype.itemsize, file.stat().st_size - start
         if held < nbytes:
             raise ValueError(f"it is cut short: it should hold {nbytes:,} bytes of samples and holds {held:,}")
@@ -45,7 +48,7 @@ class NpyReader(ArrayReader):
 
 
 class NpzReader(ArrayReader):
-    """Read the arrays of an archive of NumPy, one after the other."""
+    """Read the arrays of an archive of NumPy, one after the other; those of Python objects are passed over."""
 
     name = "npz"
     version = 1
@@ -58,9 +61,11 @@ class NpzReader(ArrayReader):
         loaded: dict[str, NDArray[Any]] = {}
         """The array that was asked for last."""
 
-        def lazily(name: str) -> Samples:
+        def lazily(name: str) -> Samples | None:
             with archive.open(name) as opened:
                 shape, dtype = _header(cast("BinaryIO", opened))
+            if dtype.hasobject:
+                return None
             held = archive.getinfo(name).file_size
             require_room(max(held, math.prod(shape) * dtype.itemsize), file)
             if math.prod(shape) * dtype.itemsize > held:
@@ -77,19 +82,21 @@ class NpzReader(ArrayReader):
 
         names = [name for name in archive.namelist() if name.endswith(_ENDING)]
         try:
-            return Arrays({name.removesuffix(_ENDING): lazily(name) for name in names}, archive.close)
+            read = {name.removesuffix(_ENDING): lazily(name) for name in names}
+            found = {name: item for name, item in read.items() if item is not None}
+            if read and not found:
+                raise ValueError(_OBJECTS)
+            return Arrays(found, archive.close)
         except BaseException:
             archive.close()
             raise
 
 
 def _header(opened: BinaryIO) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and type of an array; ValueError where it holds Python objects, or is none."""
+    """Return shape and type of an array; ValueError where it is none."""
     version = np.lib.format.read_magic(opened)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(opened)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never loaded; save an array of numbers")
     if any(edge < 0 for edge in shape):
         raise ValueError(f"its header claims axes of {list(shape)}")
     return shape, dtype

@@ -116,6 +116,8 @@ class ArchiveReader(Reader):
         name = PurePosixPath(member).name
         if "." in name.strip(".") and not name.rpartition(".")[2].isdigit():
             return type(self).reader_of(Path(name))
+        if self._opened(file).leads_nowhere(member):
+            return None
         files = MemoryFiles()
         first = next(iter(self._opened(file).pieces(member)), b"")
         return type(self).reader_of(files.add(name, [first[:_ENOUGH_NBYTES]]))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import io
+import posixpath
+import stat
 import tarfile
+import weakref
 import zipfile
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.plain_files import open_plain, require_plain
 from usjepa.cache.sources.formats.plausible import require_room
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 INSIDE = "::"
@@ -25,11 +28,24 @@ _MOST_NBYTES = 1 << 32
 _PIECE_NBYTES = 1 << 20
 _ENCRYPTED = 1
 """Bit of a zip member's flags."""
+_LONGEST_PATH, _MOST_LINKS = 4096, 8
+"""Of links: bytes of where one leads to, and how many may follow each other."""
 
 
 def is_archive(name: str) -> bool:
     """Return whether a file's name is that of an archive."""
     return name.lower().endswith(ENDINGS)
+
+
+class _Member(NamedTuple):
+    """A file, or a link to one, in an archive."""
+
+    nbytes: int
+    """Of what a link leads to, where it leads to a file."""
+    held: zipfile.ZipInfo | tarfile.TarInfo | None
+    """What holds the bytes; None for a link that leads to no file of the archive."""
+    target: str
+    """Where a link leads to; empty for a file."""
 
 
 class Archive:
@@ -40,6 +56,9 @@ class Archive:
         self.file = file
         self._zip = zipfile.ZipFile(file) if zipfile.is_zipfile(file) else None
         self._tar = tarfile.open(file) if self._zip is None else None  # noqa: SIM115  closed with this object
+        opened = self._zip or self._tar
+        assert opened is not None
+        self.close = weakref.finalize(self, opened.close)
 
     def __enter__(self) -> Archive:
         return self
@@ -47,30 +66,58 @@ class Archive:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close the file."""
-        for opened in (self._zip, self._tar):
-            if opened is not None:
-                opened.close()
-
     def sizes(self) -> dict[str, int]:
         """Return the files in it: path -> bytes; ValueError where a path leads out, or stands there twice."""
-        found: dict[str, int] = {}
-        for name, nbytes in self._listed():
+        return {path: member.nbytes for path, member in self._members.items()}
+
+    def leads_nowhere(self, name: str) -> bool:
+        """Return whether a member is a link to what is no file of the archive."""
+        member = self._members.get(name)
+        return member is not None and member.held is None
+
+    @cached_property
+    def _members(self) -> dict[str, _Member]:
+        """Return files and links by path; links are followed within the archive."""
+        files: dict[str, zipfile.ZipInfo | tarfile.TarInfo] = {}
+        links: dict[str, str] = {}
+        for name, held, target in self._listed():
             safe_point()
             path = PurePosixPath(name.replace("\\", "/"))
             if path.is_absolute() or ".." in path.parts or "\0" in name or INSIDE in name:
                 raise ValueError(f"a member is called {name!r}, which leads out of it or can't be named")
-            if path.as_posix() in found:
+            if path.as_posix() in files or path.as_posix() in links:
                 raise ValueError(f"two members are called {name!r}")
-            found[path.as_posix()] = nbytes
+            if target is None:
+                files[path.as_posix()] = held
+            else:
+                links[path.as_posix()] = target
+        found = {path: _Member(_nbytes(held), held, "") for path, held in files.items()}
+        for link, target in links.items():
+            leads_to = files.get(_followed(target, links))
+            found[link] = _Member(_nbytes(leads_to), leads_to, target)
         return found
 
-    def _listed(self) -> Iterator[tuple[str, int]]:
+    def _listed(self) -> Iterator[tuple[str, zipfile.ZipInfo | tarfile.TarInfo, str | None]]:
+        """Yield (name, member, where it leads to, from the archive's root; None for a file)."""
         if self._zip is not None:
-            yield from ((one.filename, one.file_size) for one in self._zip.infolist() if not one.is_dir())
-        elif self._tar is not None:
-            yield from ((one.name, one.size) for one in self._tar if one.isreg())
+            for one in self._zip.infolist():
+                if not one.is_dir():
+                    yield one.filename, one, self._target_of(one)
+        for other in self._tar or ():
+            if other.isreg():
+                yield other.name, other, None
+            elif other.issym():
+                yield other.name, other, posixpath.join(posixpath.dirname(other.name), other.linkname)
+            elif other.islnk():
+                yield other.name, other, other.linkname
+
+    def _target_of(self, member: zipfile.ZipInfo) -> str | None:
+        """Return where a link in a zip leads to: its bytes say so; None for a file."""
+        if self._zip is None or not stat.S_ISLNK(member.external_attr >> 16) or member.flag_bits & _ENCRYPTED:
+            return None
+        with self._zip.open(member) as opened:
+            name = opened.read(_LONGEST_PATH).decode(errors="replace")
+        return posixpath.join(posixpath.dirname(member.filename), name)
 
     def pieces(self, name: str) -> Iterator[bytes]:
         """Yield the bytes of a member; ValueError where it is locked, too large, or more than was claimed."""
@@ -92,25 +139,39 @@ class Archive:
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[tuple[BinaryIO, int]]:
-        if self._zip is not None:
-            found = next((one for one in self._zip.infolist() if _is_called(one.filename, name)), None)
-            if found is None:
-                raise ValueError(f"nothing in it is called {name!r}")
-            if found.flag_bits & _ENCRYPTED:
-                raise ValueError("it is locked by a password; unpack it")
-            with self._zip.open(found) as opened:
-                yield cast("BinaryIO", opened), found.file_size
-            return
-        member = next((one for one in self._tar or () if one.isreg() and _is_called(one.name, name)), None)
-        stream = self._tar.extractfile(member) if self._tar is not None and member is not None else None
-        if stream is None or member is None:
+        member = self._members.get(name)
+        if member is None:
             raise ValueError(f"nothing in it is called {name!r}")
+        if member.held is None:
+            raise ValueError(f"{name} is a link to {member.target!r}, which is no file of the archive")
+        if isinstance(member.held, zipfile.ZipInfo):
+            if member.held.flag_bits & _ENCRYPTED:
+                raise ValueError("it is locked by a password; unpack it")
+            assert self._zip is not None
+            with self._zip.open(member.held) as opened:
+                yield cast("BinaryIO", opened), member.nbytes
+            return
+        stream = self._tar.extractfile(member.held) if self._tar is not None else None
+        if stream is None:
+            raise ValueError(f"{name} holds no bytes")
         with stream:
-            yield cast("BinaryIO", stream), member.size
+            yield cast("BinaryIO", stream), member.nbytes
 
 
-def _is_called(stored: str, name: str) -> bool:
-    return stored == name or PurePosixPath(stored.replace("\\", "/")).as_posix() == name
+def _nbytes(held: zipfile.ZipInfo | tarfile.TarInfo | None) -> int:
+    if held is None:
+        return 0
+    return held.file_size if isinstance(held, zipfile.ZipInfo) else held.size
+
+
+def _followed(target: str, links: Mapping[str, str]) -> str:
+    """Return the path that a link leads to in the end, as far as links can be followed."""
+    path = posixpath.normpath(target)
+    for _ in range(_MOST_LINKS):
+        if path not in links:
+            break
+        path = posixpath.normpath(links[path])
+    return path
 
 
 def split_member(path: Path) -> tuple[Path, str] | None:

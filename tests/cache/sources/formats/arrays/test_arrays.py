@@ -158,6 +158,9 @@ def test_python_objects_are_never_loaded(tmp_path: Path) -> None:
     for name in ("a.npy", "b.npz"):
         with pytest.raises(SourceError, match="it holds Python objects, which are never loaded"):
             probe(tmp_path / name)
+    # What describes the frames is often saved beside them so, and is no reason to refuse them.
+    np.savez(tmp_path / "c.npz", images=CLIP, about=np.array({"probe": "linear"}, dtype=object))
+    assert len(frames(tmp_path / "c.npz", [0, 1], "images")) == 2
 
 
 def uff(path: Path, decibels: np.ndarray, sector: bool = False, **more: np.ndarray) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import h5py
@@ -158,3 +159,40 @@ def test_a_member_that_claims_more_than_its_archive_can_hold_is_refused(tmp_path
     )
     (tmp_path / "a.zip").write_bytes(data)
     assert "bytes of samples, which its" in refusal(tmp_path / "a.zip")
+
+
+def with_links(archive: Path) -> Path:
+    """Write an image with a soft and a hard link to it, and a link out of the archive; a zip has no hard ones."""
+    buffer = io.BytesIO()
+    Image.fromarray(echo(1)[0]).save(buffer, "PNG")
+    soft = [("d/soft.png", "../a.png"), ("d/latest", "e"), ("out.png", "/etc/hostname")]
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive, "w") as opened:
+            opened.writestr("a.png", buffer.getvalue())
+            for name, target in soft:
+                link = zipfile.ZipInfo(name)
+                link.create_system, link.external_attr = 3, 0o120777 << 16
+                opened.writestr(link, target)
+        return archive
+    with tarfile.open(archive, "w") as tar:
+        file = tarfile.TarInfo("./a.png")
+        file.size = len(buffer.getvalue())
+        tar.addfile(file, io.BytesIO(buffer.getvalue()))
+        for kind, name, target in [(tarfile.LNKTYPE, "hard.png", "a.png")] + [(tarfile.SYMTYPE, *one) for one in soft]:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    return archive
+
+
+@pytest.mark.parametrize("kind", [".zip", ".tar"])
+def test_links_within_an_archive_are_followed_and_others_are_named(tmp_path: Path, kind: str) -> None:
+    archive = with_links(tmp_path / f"a{kind}")
+    listing = listed(archive)
+    names = [entry.path.partition("::")[2] for entry in listing.entries]
+    assert names == ["a.png", "d/soft.png", *([] if kind == ".zip" else ["hard.png"]), "out.png"]
+    assert any("ignored: 1" in note for note in listing.notes)  # a link to a folder
+    found = read_all(replace(listing, entries=listing.entries[:-1]))
+    assert all(np.array_equal(frames, echo(1)) for frames in found.values())
+    with pytest.raises(SourceError, match=r"out\.png is a link to '/etc/hostname', which is no file of the archive"):
+        read_all(listing)
