@@ -17,6 +17,8 @@ _UNKNOWN = (0, 0xFFFFFFFF)
 
 _EBML = b"\x1aE\xdf\xa3"
 _ASF = b"0&\xb2u"
+_SYNC, _PACKET_NBYTES = b"G", 188
+"""How each packet of an MPEG transport stream begins, and its length."""
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 """Elements of Matroska that hold others, and may be of unknown length: all bits set."""
 
@@ -36,7 +38,18 @@ def cut_short(file: Path) -> str | None:
             return _elements_past_the_end(opened, size)
         if head[:4] == _ASF:
             return _objects_past_the_end(opened, size)
+        if head[:1] == _SYNC:
+            return _packet_past_the_end(opened, size)
     return None
+
+
+def _packet_past_the_end(file: BinaryIO, size: int) -> str | None:
+    """Look whether a transport stream ends with a whole packet (ISO 13818-1); a cut between two is not seen."""
+    file.seek(0)
+    packets = file.read(3 * _PACKET_NBYTES)
+    if len(packets) < 3 * _PACKET_NBYTES or packets[::_PACKET_NBYTES] != 3 * _SYNC or not size % _PACKET_NBYTES:
+        return None
+    return _shortfall(-(-size // _PACKET_NBYTES) * _PACKET_NBYTES, size)
 
 
 def _shortfall(declared: int, size: int) -> str:

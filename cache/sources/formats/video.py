@@ -10,6 +10,7 @@ are of no concern, whatever their encoding. A clip that was cut short is recogni
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -171,18 +172,30 @@ class Decoder:
         stream = self._container.streams.video[0]
         # No threads of FFmpeg's own: they would not live on in a forked worker, and readers run side by side anyway.
         stream.thread_type = "NONE"
+        if stream.codec_context is None:
+            raise ValueError("its codec is not one that is read")
         self._codec = stream.codec_context.name
         return self._checked(stream)
 
     def _checked(self, stream: av.VideoStream) -> Iterator[VideoFrame]:
         for packet in self._container.demux(stream):
             safe_point()
-            for frame in packet.decode():
+            for frame in self._decoded(packet):
                 if frame.is_corrupt or packet.is_corrupt:
                     raise ValueError(f"frame {self.number + 1} is damaged or cut short")
                 yield frame
             if packet.is_corrupt:
                 raise ValueError(f"it is damaged or cut short after frame {self.number}")
+
+    def _decoded(self, packet: Any) -> list[VideoFrame]:
+        """Return the frames of a packet; ValueError where no decoder takes the clip at all."""
+        try:
+            frames: list[VideoFrame] = packet.decode()
+        except (OSError, ValueError) as error:
+            if "avcodec_open2" in str(error):
+                raise ValueError(f"its codec {self._codec} is stored in a form that is not read") from error
+            raise
+        return frames
 
 
 def _samples(frame: VideoFrame, codec: str) -> NDArray[Any]:
@@ -204,15 +217,25 @@ def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
 
     The display matrix maps (x, y) to (a x + c y, b x + d y), in 16.16 fixed point (ISO 14496-12, 6.2.2).
     """
-    side_data: Any = frame.side_data
-    matrix = next((bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
-    if matrix is None:
-        return False, False, False
-    a, b, _, c, d = np.frombuffer(matrix, "<i4" if sys.byteorder == "little" else ">i4")[:5].tolist()
+    a, b, c, d = _display_matrix(frame)
     along, across = min(abs(a), abs(d)), min(abs(b), abs(c))
     if min(along, across) > 0.02 * max(along, across):
         raise ValueError("it is to be shown turned by an angle that is no multiple of 90 degrees")
     return (False, d < 0, a < 0) if along >= across else (True, b < 0, c < 0)
+
+
+def _display_matrix(frame: VideoFrame) -> tuple[float, float, float, float]:
+    """Return a, b, c and d of the display matrix that comes with a frame, on any scale; 1, 0, 0, 1 where none does."""
+    try:
+        side_data: Any = frame.side_data
+        matrix = next((bytes(data) for data in side_data if data.type.name == "DISPLAYMATRIX"), None)
+    except ValueError:  # a kind of side data that PyAV has no name for, such as EXIF: the matrix can't be reached
+        turn = math.radians(frame.rotation)
+        return math.cos(turn), -math.sin(turn), math.sin(turn), math.cos(turn)
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(matrix, "<i4" if sys.byteorder == "little" else ">i4")[:5].tolist()
+    return a, b, c, d
 
 
 def _upright(image: NDArray[Any], frame: VideoFrame) -> NDArray[Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import av
 import cv2
 import imageio_ffmpeg
 import numpy as np
@@ -83,3 +84,17 @@ def test_a_webp_that_is_cut_short_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.webp").write_bytes((tmp_path / "a.webp").read_bytes()[:-40])
     with pytest.raises(SourceError, match="it is cut short: it should hold"):
         probe(tmp_path / "a.webp")
+
+
+def test_a_transport_stream_that_ends_within_a_packet_is_refused(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mpg"), "w", format="mpegts") as container:
+        stream: Any = container.add_stream("mpeg2video", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in clip():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    whole = (tmp_path / "a.mpg").read_bytes()
+    assert probe(tmp_path / "a.mpg").frames == 6
+    (tmp_path / "a.mpg").write_bytes(whole[: len(whole) * 3 // 4 // 188 * 188 + 100])
+    with pytest.raises(SourceError, match="it is cut short"):
+        probe(tmp_path / "a.mpg")

@@ -70,6 +70,20 @@ def test_a_display_matrix_is_applied(tmp_path: Path, turn: str, ending: str) -> 
     assert np.abs(read(path).astype(int) - expected(picture())).mean() < 3
 
 
+@pytest.mark.parametrize("turn", ["upright", "a quarter clockwise", "a quarter the other way", "half"])
+def test_a_matrix_is_applied_beside_side_data_that_has_no_name(tmp_path: Path, turn: str) -> None:
+    """A TIFF's frames come with EXIF data, a kind that PyAV does not know."""
+    matrix, turned = TURNS[turn]
+    clip = write_clip(tmp_path / "a.mov", picture(), codec="tiff", layout="rgb24")
+    assert np.array_equal(read(with_matrix(clip, matrix)), turned(picture()))
+
+
+def test_a_codec_in_a_form_that_is_not_read_is_named(tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "a.avi", picture(), codec="rawvideo", layout="rgb48le")
+    with pytest.raises(SourceError, match="its codec rawvideo is stored in a form that is not read"):
+        probe(clip)
+
+
 def test_a_clip_to_be_shown_at_a_slant_is_refused(tmp_path: Path) -> None:
     slant = round(ONE * 0.7071)
     path = with_matrix(write_clip(tmp_path / "a.mp4", picture()), (slant, slant, -slant, slant))
