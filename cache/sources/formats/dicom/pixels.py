@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from usjepa.cache.errors import NoImageError
 from usjepa.cache.sources.formats.dicom.fragments import Place, cut_short, encapsulated_frames, head_of
-from usjepa.cache.sources.formats.dicom.streams import begins_image, components_of, is_video, syntax_of
+from usjepa.cache.sources.formats.dicom.streams import begins_image, components_of, gives_rgb, is_video, syntax_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 _TAGS = (
     *("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
-    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope"),
     *(
         f"{kind}{colour}PaletteColorLookupTable{part}"
         for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
@@ -67,6 +67,8 @@ class Opened:
     """Of each encapsulated frame, its fragments; empty where frames are not encapsulated."""
     components: int | None = None
     """Samples of a pixel that the stream of the first frame has; None where it does not tell."""
+    gives_rgb: bool = False
+    """Whether that stream gives RGB, whatever the header says."""
 
     @property
     def is_video(self) -> bool:
@@ -150,7 +152,9 @@ def _opened(file: BinaryIO) -> Opened:
     syntax = syntax_of(stream, declared)
     if syntax in ("", _IMPLICIT, _EXPLICIT, _BIG):
         raise ValueError("its pixels are compressed, and nothing says how")
-    return Opened(header, file, keyword, little, False, syntax, start, 0, parts, components_of(stream))
+    return Opened(
+        header, file, keyword, little, False, syntax, start, 0, parts, components_of(stream), gives_rgb(stream)
+    )
 
 
 def _without_head(file: BinaryIO) -> BinaryIO | None:

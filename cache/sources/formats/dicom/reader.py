@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
 _MAGIC_AT = 128
 """Bytes before the letters DICM (PS3.10, 7.1)."""
@@ -159,6 +160,8 @@ def _options(opened: Opened) -> dict[str, Any]:
         photometric = colour if opened.components == 3 else "MONOCHROME2"
     if photometric in _IN_JPEG and opened.syntax.startswith(_JPEG):
         photometric = "YBR_FULL_422"
+    if opened.gives_rgb and photometric.startswith("YBR_FULL"):
+        photometric = "YBR_RCT"
     if photometric not in _READ:
         raise ValueError(f"its photometric interpretation is {photometric or 'not given'}, which is not read")
     header.PhotometricInterpretation = photometric
@@ -230,4 +233,13 @@ def _shown(frame: NDArray[Any], opened: Opened, span: Span | None) -> NDArray[np
     if header.PhotometricInterpretation == "PALETTE COLOR":
         return colours_of(frame, header, opened.little)
     shown = to_uint8(frame.astype(np.bool_) if header.get("BitsStored") == 1 else frame, span)
-    return np.asarray(255 - shown, dtype=np.uint8) if header.PhotometricInterpretation == "MONOCHROME1" else shown
+    inverted = (header.PhotometricInterpretation == "MONOCHROME1") != _falls(header)
+    return np.asarray(255 - shown, dtype=np.uint8) if inverted else shown
+
+
+def _falls(header: Dataset) -> bool:
+    """Return whether larger samples stand for smaller values: of a rescaling the sign alone matters here."""
+    try:
+        return float(header.get("RescaleSlope") or 1) < 0
+    except (TypeError, ValueError):
+        return False

@@ -55,6 +55,13 @@ def components_of(stream: bytes) -> int | None:
     return int.from_bytes(count, "big") if start >= 0 and len(count) == 2 else None
 
 
+def gives_rgb(stream: bytes) -> bool:
+    """Return whether a stream of JPEG 2000 undoes the transform of its colours itself (ISO 15444-1, A.6.1: SGcod)."""
+    start = stream.find(_CODESTREAM)
+    style = stream.find(b"\xff\x52", start) if start >= 0 else -1
+    return style >= 0 and stream[style + 8 : style + 9] == b"\1"
+
+
 def _codec_of(stream: bytes) -> str | None:
     """Return a syntax whose decoder reads a stream, by its first bytes; None where they don't tell."""
     if stream[:4] == _CODESTREAM or stream[4:8] == b"jP  ":

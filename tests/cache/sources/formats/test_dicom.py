@@ -107,6 +107,10 @@ def test_monochrome1_is_inverted(tmp_path: Path) -> None:
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert np.array_equal(all_frames(write(tmp_path / "a.dcm", ramp, "MONOCHROME2"))[0], ramp)
     assert np.array_equal(all_frames(write(tmp_path / "b.dcm", ramp, "MONOCHROME1"))[0], 255 - ramp)
+    falling = write(tmp_path / "c.dcm", ramp, "MONOCHROME2", RescaleSlope="-1", RescaleIntercept="255")
+    assert np.array_equal(all_frames(falling)[0], 255 - ramp)
+    twice = write(tmp_path / "d.dcm", ramp, "MONOCHROME1", RescaleSlope="-2", RescaleIntercept="0")
+    assert np.array_equal(all_frames(twice)[0], ramp)
 
 
 def test_deep_samples_keep_the_upper_8_of_the_bits_in_use_in_the_whole_file(tmp_path: Path) -> None:

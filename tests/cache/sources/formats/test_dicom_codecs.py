@@ -63,6 +63,26 @@ def test_signed_samples_of_a_lossless_codec_are_raised_to_zero(tmp_path: Path, c
     assert np.array_equal(found, (pixels.astype(int) + 32768) >> 8)
 
 
+@pytest.mark.parametrize("said", ["RGB", "YBR_RCT", "YBR_FULL"])
+@pytest.mark.parametrize("form", ["j2k", "jp2"])
+def test_jpeg_2000_that_undoes_its_colours_is_rgb_whatever_the_header_says(
+    tmp_path: Path, said: str, form: str
+) -> None:
+    grey = echo(2)
+    pixels = np.stack([grey, grey[:, ::-1], grey // 2], axis=-1)
+    streams = [bytes(imagecodecs.jpeg2k_encode(frame, level=0, codecformat=form)) for frame in pixels]
+    assert np.array_equal(read(save(tmp_path / "a.dcm", header(pixels, said, JPEG2000Lossless), streams)), pixels)
+
+
+def test_jpeg_2000_without_that_transform_is_what_the_header_says(tmp_path: Path) -> None:
+    grey = echo(2)
+    pixels = np.stack([grey, np.full_like(grey, 90), np.full_like(grey, 170)], axis=-1)
+    streams = [bytes(imagecodecs.jpeg2k_encode(frame, level=0, codecformat="j2k", mct=False)) for frame in pixels]
+    found = read(save(tmp_path / "a.dcm", header(pixels, "YBR_FULL", JPEG2000Lossless), streams)).astype(int)
+    red = (grey + 1.402 * (170 - 128)).clip(0, 255)  # PS3.3, C.7.6.3.1.2
+    assert np.abs(found[..., 0] - red).max() <= 1
+
+
 def test_htj2k_in_colour_is_rgb(tmp_path: Path) -> None:
     grey = echo(2)
     pixels = np.stack([grey, grey[:, ::-1], grey // 2], axis=-1)
