@@ -1,6 +1,6 @@
 """Read still images (PNG, JPEG, TIFF, BMP, WebP) through Pillow.
 
-Pages of TIFF, and pictures of an animated WebP, are frames.
+Pages of TIFF, and pictures of an animated WebP or PNG, are frames.
 Grey stays grey; palettes become RGB; transparency is laid over black; deeper samples follow `depth.py`. The orientation
 that a camera or scanner recorded is applied, so that depth runs downwards as a viewer shows it. Samples that Pillow
 would cut down to 8 bits, or take for others, are decoded by tifffile (`tiff.py`) and imagecodecs.
@@ -29,8 +29,8 @@ _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 """Only these decoders are tried: Pillow has dozens, some of which start other programs."""
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """How TIFF files begin, the last two with places of 64 bits."""
-_FIRST_PAGE_ONLY = {"PNG", "MPO"}
-"""Formats whose further pages are animation or (MPO, a kind of JPEG) previews, not images of their own."""
+_FIRST_PAGE_ONLY = "MPO"
+"""A kind of JPEG whose further pages are previews, not images of their own."""
 _ORIENTATION = 274
 """EXIF tag."""
 
@@ -64,10 +64,11 @@ class ImageReader(Reader):
         """Yield the wanted pages in 8 bits."""
         del image
         layout = self._layout_of(file)
-        for page in _pages(file, layout, wanted):
+        inverted = layout.inverted if layout is not None else frozenset()
+        for number, page in zip(wanted, _pages(file, layout, wanted), strict=True):
             span = self._span_of(file, layout) if needs_span(page.dtype) else None
             frame = _over_black(page, span)
-            yield np.asarray(255 - frame, np.uint8) if layout is not None and layout.inverted else frame
+            yield np.asarray(255 - frame, np.uint8) if number in inverted else frame
 
     def _layout_of(self, file: Path) -> Layout | None:
         """Return how a TIFF is to be read, remembered for the file that is being read."""
@@ -119,8 +120,7 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
                 raise
             yield from (words for _ in (wanted if wanted is not None else [0]))
             return
-        single = image.format in _FIRST_PAGE_ONLY
-        places = range(1 if single else getattr(image, "n_frames", 1)) if layout is None else layout.pages
+        places = _places(image) if layout is None else layout.pages
         for place in places if wanted is None else (places[number] for number in wanted):
             safe_point()
             if place:
@@ -129,6 +129,12 @@ def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> I
                 require_frame(image.height, image.width)
                 require_room(image.height * image.width * len(image.getbands()), file)
             yield _samples(image, opened)
+
+
+def _places(image: Image.Image) -> range:
+    """Return which pages of an opened image are frames; of an animated PNG not the still that others show."""
+    count = 1 if image.format == _FIRST_PAGE_ONLY else getattr(image, "n_frames", 1)
+    return range(int(count > 1 and bool(getattr(image, "default_image", False))), count)
 
 
 def _require_whole_webp(file: BinaryIO) -> None:
@@ -172,7 +178,8 @@ def _samples(image: Image.Image, file: BinaryIO) -> NDArray[Any]:
 
     bitmap = image.format == "BMP"
     tiles: Any = getattr(image, "tile", ())
-    if image.format == "PNG" and any("16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I"):
+    deep = image.format == "PNG" and any("16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I")
+    if deep and getattr(image, "n_frames", 1) == 1:
         return _words_of_png(image, file)
     image = ImageOps.exif_transpose(image)
     if image.mode == "1":

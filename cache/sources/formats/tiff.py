@@ -29,7 +29,7 @@ _REDUCED, _MASK = 1, 4
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _UNSIGNED, _SIGNED, _FLOAT = 1, 2, 3
 """Values of SampleFormat."""
-_PILLOW_READS = {1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000, 50001}
+_PILLOW_READS = {1, 2, 3, 4, 5, 6, 7, 8, 32771, 32773, 32809, 32946, 34676, 34677, 34925, 50000}
 """Values of Compression that libtiff decodes; imagecodecs decodes others, such as JPEG 2000."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 """Values of ExtraSamples: transparency whose colours are multiplied already, and whose are not."""
@@ -44,8 +44,8 @@ class Layout(NamedTuple):
     """Pictures in the only directory of a stack; 0 where each directory holds one."""
     deep: bool
     """Whether its samples are other than unsigned integers of up to 8 bits, or compressed as Pillow can't undo."""
-    inverted: bool
-    """Whether 0 is white, in a file with deep samples."""
+    inverted: frozenset[int]
+    """Numbers of the pictures whose 0 is white, in a file that is decoded here."""
 
 
 def layout_of(file: Path) -> Layout:
@@ -56,14 +56,23 @@ def layout_of(file: Path) -> Layout:
             require_frame(page.imagelength, page.imagewidth)
         require_room(max(sum(page.nbytes for page in pages), tiff.series[0].nbytes if len(pages) == 1 else 0), file)
         kept = [number for number, page in enumerate(pages) if not _kind(page) & (_REDUCED | _MASK)]
-        first = pages[kept[0]] if kept else pages[0]
-        plain = first.bitspersample <= 8 and first.sampleformat in (_UNSIGNED, None, 4)
-        deep = not plain or first.compression not in _PILLOW_READS
-        stacked = _stacked(tiff, first) if len(pages) == 1 else 0
-        if (deep or stacked) and first.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
-            raise ValueError(f"its samples are {first.dtype} of a kind that is not read: {first.photometric!r}")
-        inverted = (deep or stacked > 0) and first.photometric == _WHITE_IS_ZERO
-        return Layout(tuple(kept or range(len(pages))), stacked, deep, inverted)
+        kept = kept or list(range(len(pages)))
+        shown = [pages[number] for number in kept]
+        deep = any(map(_is_deep, shown))
+        stacked = _stacked(tiff, shown[0]) if len(pages) == 1 else 0
+        if not deep and not stacked:
+            return Layout(tuple(kept), 0, False, frozenset())
+        for page in shown:
+            if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+                raise ValueError(f"its samples are {page.dtype} of a kind that is not read: {page.photometric!r}")
+        white = [page.photometric == _WHITE_IS_ZERO for page in (shown * stacked if stacked else shown)]
+        return Layout(tuple(kept), stacked, deep, frozenset(np.flatnonzero(white).tolist()))
+
+
+def _is_deep(page: TiffPage) -> bool:
+    """Return whether Pillow would cut the samples of a page down, take them for others, or not undo their packing."""
+    plain = page.bitspersample <= 8 and page.sampleformat in (_UNSIGNED, None, 4)
+    return not plain or page.compression not in _PILLOW_READS
 
 
 def samples_of(file: Path, layout: Layout, wanted: Sequence[int]) -> Iterator[NDArray[Any]]:
@@ -87,7 +96,7 @@ def _opened(file: Path) -> Iterator[TiffFile]:
     from tifffile import TiffFile
 
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it says on stderr what it forgives
-    with TiffFile(file) as tiff:
+    with TiffFile(file, _multifile=False) as tiff:  # OME names other files, which are sources of their own
         yield tiff
 
 
