@@ -58,7 +58,7 @@ def _of_mat5(file: Path) -> dict[str, Samples]:
     wanted = []
     for name, shape, kind in scipy.io.whosmat(file):
         require_room(math.prod(shape) * _NUMBERS.get(kind, 1), file)
-        if kind in _NUMBERS or kind == "struct":
+        if kind in _NUMBERS or kind in ("struct", "cell"):
             wanted.append(name)
     safe_point()
     read = scipy.io.loadmat(file, variable_names=wanted, struct_as_record=False) if wanted else {}
@@ -69,8 +69,11 @@ def _of_mat5(file: Path) -> dict[str, Samples]:
 
 
 def _collect(found: dict[str, Samples], name: str, value: Any, levels: int) -> None:
-    """Add the arrays of a variable, those in the fields of a structure under `name/field`."""
-    if isinstance(value, np.ndarray) and value.dtype.kind in "buif":
+    """Add the arrays of a variable, those in the fields of a structure or cells under `name/field` or `name/0`.
+
+    Complex ones are no images; a message names them.
+    """
+    if isinstance(value, np.ndarray) and value.dtype.kind in "buifc":
         found[name] = value.transpose(order) if (order := _order(value.shape, value.dtype)) else value
     elif isinstance(value, np.ndarray) and value.dtype == object and levels:
         for place, item in enumerate(value.flat):

@@ -123,6 +123,17 @@ def test_structures_of_matlab_are_looked_into(tmp_path: Path) -> None:
     assert np.array_equal(frames(file, range(20), "scan/bmode"), CLIP)
 
 
+def test_cells_of_matlab_are_looked_into_and_complex_data_are_named(tmp_path: Path) -> None:
+    cells = np.empty((1, 2), dtype=object)
+    cells[0, 0], cells[0, 1] = CLIP[0], CLIP[1]
+    file = mat5(tmp_path / "a.mat", frames=cells, iq=matlab_order(CLIP).astype(np.complex64))
+    assert images_in(file, "matlab").images == ["frames/0", "frames/1"]
+    assert np.array_equal(frames(file, [0], "frames/1")[0], CLIP[1])
+    file = mat5(tmp_path / "b.mat", iq=matlab_order(CLIP).astype(np.complex64))
+    with pytest.raises(SourceError, match=r"it has iq complex64 \[20, 40, 24\]"):
+        probe(file)
+
+
 def test_names_of_arrays_keep_a_test_set_apart(tmp_path: Path) -> None:
     npz(tmp_path / "a.npz", train_images=CLIP, test_images=CLIP[::-1], train_labels=np.zeros((20, 1), np.int64))
     with h5py.File(tmp_path / "b.h5", "w") as file:
