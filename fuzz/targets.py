@@ -8,10 +8,8 @@ import io
 import json
 import shutil
 import struct
-import tarfile
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +19,10 @@ import h5py
 import numpy as np
 import scipy.io
 import torch
-import zarr
 from safetensors.torch import save_file
 
 from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
+from fuzz.sources import Target, members, repacked, source_target, write_archive, zarr_folder
 from tests.cache.sources.formats.arrays.test_arrays import uff as write_uff
 from tests.cache.sources.formats.packed.test_parquet import write as write_parquet
 from tests.cache.sources.formats.test_dicom import write as write_dicom
@@ -33,10 +31,9 @@ from tests.support.files.volumes import write_volume
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import FormatError
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
+from usjepa.cache.recipes.cache import TeacherSettings
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.sources.layouts.manifest import read_manifest
-from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.store.commits import Commit
 from usjepa.cache.store.generations import Manifest, Segment
 from usjepa.cache.store.layers import Layer, check_format, parse_array_json
@@ -49,23 +46,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
-    from numpy.typing import NDArray
 
 MOST_ROWS = 2_000_000
 """Claimed rows beyond this are not materialised: 8 bytes a claimed row is what opening a store costs by design."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """One parser."""
-
-    name: str
-    share: float
-    """Of all inputs."""
-    make: Callable[[Random], bytes]
-    """A new input."""
-    run: Callable[[bytes], None]
-    """Give it to the parser."""
 
 
 def targets(folder: Path) -> list[Target]:
@@ -259,65 +242,19 @@ def _sources(folder: Path) -> list[Target]:
              ("n.nii", "nifti", 0.02), ("n.nii.gz", "nifti", 0.005), ("n.mha", "metaimage", 0.01),
              ("n.nrrd", "nrrd", 0.01), ("n.npy", "npy", 0.01), ("i.webp", "images", 0.01),
              ("v.mkv", "video", 0.005)]  # fmt: skip
-    return [_source(folder / name, kind, share) for name, kind, share in kinds] + [
-        _source(folder / "h.h5", "hdf5", 0.005, "::images"),
-        _source(folder / "n.npz", "npz", 0.005, "::images"),
-        _source(folder / "n.mat", "matlab", 0.01, "::images"),
-        _source(folder / "u.uff", "uff", 0.005, "::b_data"),
-        _source(_archive(folder / "a.zip", folder / "i.png"), "archive", 0.005, "::cyst/i.png"),
-        _source(_archive(folder / "a.tar.gz", folder / "i.png"), "archive", 0.002, "::cyst/i.png"),
-        _source(write_parquet(folder / "p.parquet", label=[0] * 12), "parquet", 0.005, "::image/07"),
-        _zarr(folder / "z.zarr", clip),
+    return [source_target(folder / name, kind, share) for name, kind, share in kinds] + [
+        source_target(folder / "h.h5", "hdf5", 0.005, "::images"),
+        source_target(folder / "n.npz", "npz", 0.005, "::images"),
+        source_target(folder / "n.mat", "matlab", 0.01, "::images"),
+        source_target(folder / "u.uff", "uff", 0.005, "::b_data"),
+        source_target(write_archive(folder / "a.zip", folder / "i.png"), "archive", 0.005, "::cyst/i.png"),
+        source_target(write_archive(folder / "a.tar.gz", folder / "i.png"), "archive", 0.002, "::cyst/i.png"),
+        source_target(write_parquet(folder / "p.parquet", label=[0] * 12), "parquet", 0.005, "::image/07"),
+        zarr_folder(folder / "z.zarr", clip),
+        repacked(folder / "n.npz", "npz", "images"),
+        repacked(folder / "a.zip", "archive", "cyst/i.png"),
+        members(folder / "m.zip"),
     ]
-
-
-def _archive(place: Path, member: Path) -> Path:
-    if place.suffix == ".zip":
-        with zipfile.ZipFile(place, "w") as archive:
-            archive.write(member, f"cyst/{member.name}")
-    else:
-        with tarfile.open(place, "w:gz") as tar:
-            tar.add(member, f"cyst/{member.name}")
-    return place
-
-
-def _zarr(seed: Path, clip: NDArray[np.uint8]) -> Target:
-    """One file of a folder of Zarr is changed, then it is read as a source."""
-    zarr.create_array(seed, shape=clip.shape, chunks=(1, *clip.shape[1:]), dtype=clip.dtype)[...] = clip
-    files = sorted(path for path in seed.rglob("*") if path.is_file())
-    originals = {path: path.read_bytes() for path in files}
-    path = f"{seed.name}::array"
-
-    def make(rng: Random) -> bytes:
-        at = rng.choice((0, rng.randrange(len(files))))
-        return struct.pack("<I", at) + mutate_bytes(rng, originals[files[at]], 0)
-
-    def run(data: bytes) -> None:
-        changed = files[struct.unpack("<I", data[:4])[0]]
-        changed.write_bytes(data[4:])
-        reader = SourceReader(seed.parent, CacheSettings())
-        try:
-            facts = reader.probe(path, "zarr")
-            list(reader.frames(path, "zarr", range(min(facts.frames, 3)), reader.content_hash(path, "zarr")))
-        finally:
-            changed.write_bytes(originals[changed])
-
-    return Target("zarr (a folder)", 0.005, make, run)
-
-
-def _source(seed: Path, kind: str, share: float, inside: str = "") -> Target:
-    original = seed.read_bytes()
-    keep = 140 if kind == "dicom" else 4 if kind in ("nifti", "metaimage", "nrrd") else 12
-    place = Path(tempfile.mkdtemp(dir=seed.parent)) / seed.name
-    reader, path = SourceReader(place.parent, CacheSettings()), f"{place.name}{inside}"
-
-    def run(data: bytes) -> None:
-        place.write_bytes(data)
-        facts = reader.probe(path, kind)
-        for image in reader.frames(path, kind, range(min(facts.frames, 3)), reader.content_hash(path, kind)):
-            assert image.dtype == np.uint8
-
-    return Target(f"{kind} ({seed.suffix})", share, lambda rng: mutate_bytes(rng, original, keep), run)
 
 
 def _weights(folder: Path) -> list[Target]:

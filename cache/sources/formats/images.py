@@ -49,12 +49,16 @@ class ImageReader(Reader):
         Image.MAX_IMAGE_PIXELS = None  # its limit lies below 16,384 x 16,384; `plausible.py` has ours
         self._span: tuple[Path, Span] | None = None
         self._layout: tuple[Path, Layout | None] | None = None
+        self._still: tuple[Path, NDArray[Any]] | None = None
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every page and return the facts; ValueError when pages differ in size."""
-        self._layout = None
-        layout = self._layout_of(file)
-        shapes = [page.shape[:2] for page in _pages(file, layout, None)]
+        self._layout = self._span = self._still = None
+        shapes: list[tuple[int, int]] = []
+        for page in _pages(file, self._layout_of(file), None):
+            shapes.append((page.shape[0], page.shape[1]))
+            # What is probed is looked at next: a still is decoded, and fetched from a slow share, once.
+            self._still = (file, page) if len(shapes) == 1 else None
         if len(set(shapes)) > 1:
             odd = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
             raise ValueError(f"page {odd} is {shapes[odd]} pixels, the first {shapes[0]}")
@@ -65,8 +69,10 @@ class ImageReader(Reader):
         del image
         layout = self._layout_of(file)
         inverted = layout.inverted if layout is not None else frozenset()
-        for number, page in zip(wanted, _pages(file, layout, wanted), strict=True):
-            span = self._span_of(file, layout) if needs_span(page.dtype) else None
+        still, self._still = self._still, None
+        pages = [still[1]] if still is not None and still[0] == file and list(wanted) == [0] else None
+        for number, page in zip(wanted, pages or _pages(file, layout, wanted), strict=True):
+            span = self._span_of(file, layout, pages) if needs_span(page.dtype) else None
             frame = _over_black(page, span)
             yield np.asarray(255 - frame, np.uint8) if number in inverted else frame
 
@@ -76,10 +82,10 @@ class ImageReader(Reader):
             self._layout = (file, _layout(file))
         return self._layout[1]
 
-    def _span_of(self, file: Path, layout: Layout | None) -> Span:
+    def _span_of(self, file: Path, layout: Layout | None, pages: Sequence[NDArray[Any]] | None) -> Span:
         """Return the span of the whole file, remembered for the file that is being read."""
         if self._span is None or self._span[0] != file:
-            self._span = (file, span_of(_intensities(page) for page in _pages(file, layout, None)))
+            self._span = (file, span_of(_intensities(page) for page in pages or _pages(file, layout, None)))
         return self._span[1]
 
 

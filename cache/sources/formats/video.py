@@ -56,6 +56,7 @@ class VideoReader(Reader):
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every frame and return the facts; ValueError when the clip is cut short, damaged, or changes size."""
         del image
+        self._span = None
         reason = cut_short(file)
         if reason is not None:
             raise ValueError(reason)

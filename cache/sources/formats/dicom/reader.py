@@ -85,6 +85,7 @@ class DicomReader(Reader):
 
     def probe(self, file: Path, image: str = "") -> FileFacts:
         """Decode every frame and return the facts; NoImageError or ValueError when the file holds no image."""
+        self._span = None
         count = 0
         shape: tuple[int, int] | None = None
         for frame, _ in _stored(file, None):
