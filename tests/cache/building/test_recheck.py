@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -139,3 +140,17 @@ def test_a_finished_store_of_another_version_of_a_reader_is_read_and_grows_and_s
     stamps = [set(read_tables(storage, segment)[0].reader) for segment in read_state(storage).segments]
     assert stamps == [{"images"}, {"images:2"}]
     assert verify(store).damages == []
+
+
+def test_rows_that_a_later_rule_would_stop_at_stop_no_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise to the edges was kept; frames that are added later show a scan, and the rule is stricter then."""
+    root, store = tmp_path / "in", str(tmp_path / "s")
+    pictures(root, ["a.png", "b.png"])
+    build(store, small("cache.preprocess.whole=keep", "cache.views.count=1"), BuildRequest(str(root)))
+    monkeypatch.setattr(build_module, "pixel_soft", lambda: {"opencv-python-headless": "99.0"})
+    frame = np.zeros((40, 48), np.uint8)
+    frame[8:32, 8:40] = np.random.default_rng(1).integers(60, 200, (24, 32))
+    cv2.imwrite(str(root / "c.png"), frame)
+    strict = small("cache.preprocess.whole=stop", "cache.views.count=1")
+    build(store, strict, BuildRequest(str(root)))
+    assert len(open_store(store)) == 3
