@@ -219,7 +219,7 @@ def _remarks(source: SourceRef, number: int, blank: str, region: Region, setting
         raise WholeFrameError(
             f"{where} is {whole}, for no region was found in it: what else its screen shows, such as a name, would be "
             "stored too. Look at it; if it shows nothing but the scan, --set cache.preprocess.whole=keep stores such "
-            "frames. Else crop it, give its region (column `region` of a manifest), or leave such frames out with "
+            "frames. Else give its region (column `region` of a manifest), or leave such frames out with "
             "--set cache.preprocess.whole=skip."
         )
     return _Remarks(blank, text or whole, f"{whole}: left out" if whole and rules.whole == "skip" else "")
