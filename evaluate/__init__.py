@@ -1,7 +1,7 @@
 """Evaluate frozen encoders on labelled tasks: probes, statistics and a report.
 
 Reading order: `run.py` (one evaluation from inputs to files), then the rooms `tasks`, `encoders`, `probes`, `scores`,
-`scoring` and `report`; `compare.py` reads two finished reports, and the room
+`scoring` and `report`; the room `comparing` reads two finished reports, and
 `embedding` writes features for other tools. `extensions.py` finds what other packages add.
 """
 

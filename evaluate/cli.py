@@ -24,10 +24,17 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "--task",
     "tasks",
     multiple=True,
-    required=True,
     metavar="[LAYOUT=]PATH[::DATASET]",
     help="Labelled frames to score on: a store, UltraBench, BUS-BRA or TN5000 as published, a folder per class, or a "
     "manifest CSV. Repeatable.",
+)
+@click.option(
+    "--regress",
+    "regressions",
+    multiple=True,
+    metavar="[LAYOUT=]PATH[::DATASET][#COLUMN]",
+    help="Frames with a number each to predict, as an ejection fraction: a manifest CSV (column `label`, or COLUMN), "
+    "EchoNet as published (EF), or a store whose labels are numbers. Repeatable.",
 )
 @click.option(
     "--segment",
@@ -59,6 +66,7 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 def main(
     run: str,
     tasks: tuple[str, ...],
+    regressions: tuple[str, ...],
     segmentations: tuple[str, ...],
     encoders: tuple[str, ...],
     out: str,
@@ -70,8 +78,8 @@ def main(
 ) -> None:
     """Score the encoder of RUN beside its teacher and plain baselines, and write a report.
 
-    Linear probes and k-NN on frozen features; OUT/index.html is one page to read and to send on,
-    OUT/scores.json and scores.csv have every number, OUT/table.tex is the table for a paper. Without
+    Linear probes and k-NN on frozen features, ridge regression for numbers; OUT/index.html is one page to read and to
+    send on, OUT/scores.json and scores.csv have every number, OUT/table.tex is the table for a paper. Without
     --pipeline, the run's own recipe holds.
 
     `usjepa-evaluate compare A.json B.json` tests which differences between two reports are real;
@@ -92,6 +100,7 @@ def main(
         device=device,
         encoders=encoders,
         segmentations=segmentations,
+        regressions=regressions,
         keep=keep,
     )
     for line in scores_text(document):
@@ -106,17 +115,17 @@ def main(
 @click.argument("second", type=click.Path())
 @click.option(
     "--classifier",
-    default="probe",
-    show_default=True,
+    default=None,
     metavar="PROBE",
-    help="Compare by this probe: probe, attentive, logistic, logistic-fixed, knn, or another that both reports hold.",
+    help="Compare by this probe: probe, attentive, logistic, logistic-fixed, knn, ridge, segmentation, or another that "
+    "both reports hold; default: probe for classes, ridge for numbers, segmentation for masks.",
 )
 @click.option(
     "--measure",
-    default="macro_f1",
-    show_default=True,
+    default=None,
     metavar="MEASURE",
-    help="Compare this measure of it: macro_f1 or balanced_accuracy.",
+    help="Compare this measure of it: macro_f1 or balanced_accuracy of classes, mae, rmse, r2 or pearson of numbers, "
+    "dice of masks; default: macro_f1, mae and dice.",
 )
 @click.option("--draws", type=click.IntRange(100), default=10_000, show_default=True, help="Draws of the test groups.")
 @click.option(
@@ -132,8 +141,8 @@ def main(
 def compare(
     first: str,
     second: str,
-    classifier: str,
-    measure: str,
+    classifier: str | None,
+    measure: str | None,
     draws: int,
     encoders: tuple[str, str] | None,
     out: str | None,
@@ -147,8 +156,8 @@ def compare(
     from pathlib import Path
 
     from usjepa.cache.storage.durable import check_output, write_durably
-    from usjepa.evaluate.compare import Question
-    from usjepa.evaluate.compare import compare as compared
+    from usjepa.evaluate.comparing.compare import compare as compared
+    from usjepa.evaluate.comparing.comparison import Question
 
     if out is not None:
         check_output(Path(out))

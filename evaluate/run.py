@@ -28,6 +28,7 @@ from usjepa.evaluate.report.scores_csv import scores_csv
 from usjepa.evaluate.scoring.evaluation import Evaluation, wanted_probes
 from usjepa.evaluate.scoring.inputs import Inputs
 from usjepa.evaluate.tasks.find import open_tasks
+from usjepa.evaluate.tasks.regression import open_regressions
 from usjepa.evaluate.tasks.segmentation import open_segmentations
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def evaluate(
     device: str | None = None,
     encoders: Sequence[str] = (),
     segmentations: Sequence[str] = (),
+    regressions: Sequence[str] = (),
     keep: str | None = None,
 ) -> Document:
     """Score a run's encoder and the recipe's baselines on tasks, write OUT/index.html and its tables.
@@ -65,17 +67,21 @@ def evaluate(
         device: torch device of the encoders; None: a GPU where there is one.
         encoders: scored beside the run's own: runs, checkpoints, timm names (see `named.py`).
         segmentations: frames with masks, for a linear head on patch tokens (see `segmentation.py`).
+        regressions: frames with a number each, for ridge regression (see `tasks/regression.py`).
         keep: folder of features and cut frames, which other reports use too; None: `out`.
 
     Returns:
         The document that scores.json holds.
 
     Raises:
-        UsageError: the run has not finished training, a task can't be found or scored, or `out` holds something else.
+        UsageError: nothing to score on, the run has not finished training, a task can't be found or scored, or `out`
+            holds something else.
         Interrupted: SIGINT or SIGTERM; features computed so far stay for the next call.
         UsjepaError: damage in the run or in a task's store.
     """
-    _refuse_odd_names((run_dir, *tasks, *encoders, *segmentations))
+    if not (tasks or regressions or segmentations):
+        raise UsageError("nothing to score on: give --task, --regress or --segment.")
+    _refuse_odd_names((run_dir, *tasks, *encoders, *segmentations, *regressions))
     run, folder = open_run(Path(run_dir)), Path(out)
     kept_in = folder if keep is None else Path(keep)
     curve = run.curve()  # damage in its log is found before hours of scoring, not after
@@ -87,6 +93,7 @@ def evaluate(
         wanted_probes(recipe.evaluate),
         open_tasks(tasks, kept_in, recipe),
         tuple(open_segmentations(segmentations, kept_in, recipe)),
+        tuple(open_regressions(regressions, kept_in, recipe)),
     )
     finished = _finished(folder, inputs.digest)
     if finished is not None:
@@ -150,7 +157,12 @@ def _examples(inputs: Inputs, results: Results) -> list[Example]:
     """Return the frames that the page shows: what the student recognises and what it mistakes."""
     tasks = {task.name: task for task in inputs.found.tasks}
     students = [one for one in results.scored if one.record.encoder == STUDENT]
-    return [example for one in students for example in examples_of(tasks[one.record.task], one.probability_NC)]
+    return [
+        example
+        for one in students
+        if one.probability_NC is not None
+        for example in examples_of(tasks[one.record.task], one.probability_NC)
+    ]
 
 
 def _hash(content: bytes) -> str:

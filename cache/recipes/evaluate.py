@@ -13,6 +13,8 @@ from usjepa.cache.recipes.base import Count, Fraction, Positive, Settings, misfi
 from usjepa.cache.recipes.marks import Hard
 
 Pooling = Literal["mean", "mean+max", "region", "region+max", "grid2", "tokens"]
+Unit = Literal["frame", "clip", "patient"]
+Gather = Literal["predictions", "features"]
 Corruption = Literal["blur", "contrast", "speckle", "gain", "attenuation", "shadow", "jpeg"]
 
 
@@ -37,6 +39,12 @@ class EvaluateSettings(Settings):
     """How patch tokens become the one vector that probes use (not stated in the paper). mean: of all tokens; region:
     weighted by how much of each patch lies in the scan region; +max: with the maximum beside it; grid2: the means of
     the frame's four quarters, side by side; tokens: all of them side by side (a ViT-B at 224: 150,528 numbers)."""
+    unit: Annotated[Unit, Hard("evaluation", when_set=True)] = "frame"
+    """What is scored and counts once. frame: each frame; clip: the frames of one file; patient: those of one group of
+    the data, a patient or a study. Intervals draw whole groups in any case."""
+    gather: Annotated[Gather, Hard("evaluation", when_set=True)] = "predictions"
+    """How frames become a clip or a patient. predictions: the mean of its frames' (the vote, of a probe that gives no
+    probabilities); features: probes are trained and tested on the mean of its frames' features."""
     logistic_c: Annotated[Positive, Hard("evaluation", when_set=True)] = 0.01
     """C of the logistic regression whose strength is fixed; another has it chosen on the validation frames."""
     encode_batch_size: Annotated[Count, Hard("evaluation")] = 64
@@ -82,4 +90,10 @@ class EvaluateSettings(Settings):
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise misfit(name, list(values), "must not name anything twice")
+        return self
+
+    @model_validator(mode="after")
+    def _gathers_something(self) -> EvaluateSettings:
+        if self.gather == "features" and self.unit == "frame":
+            raise misfit("gather", self.gather, "needs evaluate.unit=clip or patient: a frame has nothing to gather")
         return self

@@ -65,22 +65,26 @@ class AttentiveProbe:
 
     def score(self, given: ProbeInput) -> Predictions:
         """Return the predictions of all seeds; NotScoredError where the encoder has no patch tokens."""
+        if given.settings.gather == "features":
+            raise NotScoredError("it would need patch tokens, and means over frames have none.")
         if given.tokens is None or not given.tokens.available:
             raise NotScoredError("it gives no patch tokens.")
         settings, read = given.settings, given.tokens.tokens
         most = settings.attentive_frames
         chosen = [_some(given.task, TRAIN, most), _some(given.task, VALIDATION, max(1, most // _HELD_SHARE))]
-        x_NTD = _flat(read(chosen[0]))
+        x_NTD = flat_tokens(read(chosen[0]))
         scaler = fit_token_scaler(x_NTD)
         train = Part(scale_in_place(x_NTD, scaler), chosen[0].labels)
-        held = Part(scale_in_place(_flat(read(chosen[1])), scaler) if len(chosen[1]) else x_NTD[:0], chosen[1].labels)
+        held = Part(
+            scale_in_place(flat_tokens(read(chosen[1])), scaler) if len(chosen[1]) else x_NTD[:0], chosen[1].labels
+        )
         with one_thread():
             trained = [
                 train_attentive(train, held, given.classes, Fitting(settings, seed)) for seed in range(settings.seeds)
             ]
             parts = []
-            for some in _in_pieces(given.task, given.task.positions(TEST)):
-                tokens = torch.from_numpy(scale_in_place(_flat(read(some)), scaler))
+            for some in pieces_of(given.task, given.task.positions(TEST)):
+                tokens = torch.from_numpy(scale_in_place(flat_tokens(read(some)), scaler))
                 parts.append(np.stack([one.model.logits(tokens).numpy() for one in trained]))
         logits_SNC = np.concatenate(parts, axis=1)
         about = {
@@ -175,12 +179,12 @@ def _some(task: Task, split: str, most: int) -> Task:
     return task.only(where)
 
 
-def _in_pieces(task: Task, where: NDArray[np.int64]) -> Iterator[Task]:
+def pieces_of(task: Task, where: NDArray[np.int64]) -> Iterator[Task]:
     """Yield the frames at some positions, a few at once: tokens of all would not fit into memory."""
     for start in range(0, len(where), _TESTED_AT_ONCE):
         yield task.only(where[start : start + _TESTED_AT_ONCE])
 
 
-def _flat(tokens_NHWD: NDArray[np.float32]) -> NDArray[np.float32]:
+def flat_tokens(tokens_NHWD: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return float32 [n, T, D]."""
     return tokens_NHWD.reshape(len(tokens_NHWD), -1, tokens_NHWD.shape[-1])

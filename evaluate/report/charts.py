@@ -78,7 +78,7 @@ def lines_svg(lines: Sequence[Line], axes: Axes, title: str) -> str:
     width = axes.width
     left, right, top = 38.0, width - 14.0, 12.0
     bottom = top + (190.0 if width > 300 else 120.0)
-    low, high, marks = _nice_range(axes.value_range)
+    low, high, marks = nice_range(axes.value_range)
 
     def place(position: float, value: float) -> tuple[float, float]:
         across = left + 14 + (right - left - 28) * position / max(1, len(axes.ticks) - 1)
@@ -99,7 +99,7 @@ def lines_svg(lines: Sequence[Line], axes: Axes, title: str) -> str:
     for number, line in reversed(list(enumerate(lines))):
         shift = (number - (len(lines) - 1) / 2) * min(4.0, 14.0 / max(1, len(lines)))
         parts.append(_curve(line, shift, low, high, place))
-    return _svg("".join(parts), width, bottom + (40 if axes.label else 22), title)
+    return svg("".join(parts), width, bottom + (40 if axes.label else 22), title)
 
 
 def _curve(
@@ -128,7 +128,7 @@ def map_svg(x: Sequence[int], y: Sequence[int], kinds: Sequence[int], resolution
         mark(kind, margin + scale * px, height - margin - scale * py, 2.8)
         for px, py, kind in zip(x, y, kinds, strict=True)
     )
-    return _svg(f'<g class="map">{body}</g>', width, height, title)
+    return svg(f'<g class="map">{body}</g>', width, height, title)
 
 
 def reliability_svg(states: Sequence[tuple[int, Diagram]], label: str) -> str:
@@ -153,7 +153,7 @@ def reliability_svg(states: Sequence[tuple[int, Diagram]], label: str) -> str:
         parts += [mark(number, x, y) for x, y in points]
     middle = left + edge / 2
     parts.append(f'<text x="{middle:g}" y="{top + edge + 33:g}" text-anchor="middle">confidence, %</text>')
-    return _svg("".join(parts), 260, top + edge + 40, label)
+    return svg("".join(parts), 260, top + edge + 40, label)
 
 
 def legend(names: Sequence[tuple[int, str]], curves: bool) -> str:
@@ -202,7 +202,7 @@ def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
         parts.append(f'<line class="{kind} mean" x1="{mean:.1f}" y1="{y - 9:.0f}" x2="{mean:.1f}" y2="{y + 9:.0f}"/>')
         k = x(one.knn)
         parts.append(f'<path class="knn" d="M{k:.1f} {y - 6:.0f}l6 6l-6 6l-6 -6z"/>')
-    return _svg("".join(parts), _WIDTH, bottom + 24, title)
+    return svg("".join(parts), _WIDTH, bottom + 24, title)
 
 
 def loss_svg(train: Points, validation: Points, title: str) -> str:
@@ -211,7 +211,7 @@ def loss_svg(train: Points, validation: Points, title: str) -> str:
     train, validation = _thinned(train), _thinned(validation)
     every = train + validation
     last = max(x for x, _ in every) or 1.0
-    low, high, ticks = _nice_range([y for _, y in every])
+    low, high, ticks = nice_range([y for _, y in every])
 
     def place(points: Points) -> Points:
         return [
@@ -230,7 +230,7 @@ def loss_svg(train: Points, validation: Points, title: str) -> str:
     parts.append(f'<text x="{(left + right) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">epoch</text>')
     parts.append(_line("train", place(train)) + _line("validation", place(validation)))
     parts += [f'<circle class="validation" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in place(validation)]
-    return _svg("".join(parts), _WIDTH, bottom + 42, title)
+    return svg("".join(parts), _WIDTH, bottom + 42, title)
 
 
 def _grid_x(x: Callable[[float], float], top: float, bottom: float) -> str:
@@ -266,7 +266,7 @@ def _thinned(points: Points) -> Points:
     return [(float(piece[:, 0].mean()), float(piece[:, 1].mean())) for piece in pieces]
 
 
-def _nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Return a range a little wider than the values', and about five round numbers within it."""
     low, high = min(values), max(values)
     if high - low < 1e-12:
@@ -285,6 +285,7 @@ def _ticks(low: float, high: float, wanted: int) -> list[float]:
     return [round(number * step, 12) for number in range(first, last + 1)]
 
 
-def _svg(body: str, width: float, height: float, title: str) -> str:
+def svg(body: str, width: float, height: float, title: str) -> str:
+    """Return a drawing of some units; the title is for those who can't see it."""
     label = html.escape(title, quote=True)
     return f'<svg viewBox="0 0 {width:g} {height:.0f}" role="img" aria-label="{label}">{body}</svg>'

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.identity import digest_of, soft_versions
-from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.probes.logistic import FixedLogisticProbe
+from usjepa.evaluate.probes.registry import regressors
+from usjepa.evaluate.report.differences import differences_of
 from usjepa.evaluate.report.document import (
-    Difference,
     Document,
     EncoderRecord,
     Floor,
@@ -18,15 +18,21 @@ from usjepa.evaluate.report.document import (
     RunRecord,
     SegmentationRecord,
     SegmentationTask,
+    SegmentedFrames,
     TaskRecord,
 )
 from usjepa.evaluate.report.examples import hidden
 from usjepa.evaluate.report.feature_map import class_map, dataset_map
+from usjepa.evaluate.report.numbers.records import NumbersRecord, RegressionRecord, RegressionTask
 from usjepa.evaluate.report.published import published_for
 from usjepa.evaluate.report.seen_in_training import seen_in_training
 from usjepa.evaluate.report.text import UNDERSTATES, percent
-from usjepa.evaluate.scores.bootstrap import FEW_GROUPS, verdicts
+from usjepa.evaluate.scores.bootstrap import FEW_GROUPS
 from usjepa.evaluate.scores.metrics import constant_baseline, packed
+from usjepa.evaluate.scores.regression import packed_floats
+from usjepa.evaluate.scores.units import Units
+from usjepa.evaluate.scoring.gathering import scored_positions, unit_note
+from usjepa.evaluate.scoring.regression import Items
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
@@ -34,10 +40,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.identity import Json
+    from usjepa.cache.reading.store import Store
+    from usjepa.cache.recipes.evaluate import EvaluateSettings
     from usjepa.evaluate.probes.base import Probe
     from usjepa.evaluate.report.feature_map import FeatureMap
     from usjepa.evaluate.scoring.encoder import Scored
-    from usjepa.evaluate.scoring.evaluation import Results, SegmentationResult
+    from usjepa.evaluate.scoring.evaluation import RegressionResult, Results, SegmentationResult
     from usjepa.evaluate.scoring.inputs import Inputs
     from usjepa.evaluate.tasks.hygiene import Facts
     from usjepa.evaluate.tasks.task import Task
@@ -63,13 +72,18 @@ def compose(inputs: Inputs, results: Results) -> Document:
         settings=inputs.settings.model_dump(mode="json"),
         probes={probe.name: probe.described for probe in inputs.probes},
         encoders=_encoders(results, random_teacher),
-        tasks=tuple(_task(task, results.facts[task.name]) for task in tasks),
+        tasks=tuple(_task(task, results.facts[task.name], inputs.settings) for task in tasks),
         scores=tuple(scored.record for scored in results.scored),
-        differences=tuple(_differences(tasks, results.scored)),
+        differences=tuple(differences_of(inputs, results)),
         maps=_maps(tasks, results.scored),
         segmentation=SegmentationRecord(
             tasks=tuple(_segmentation(one) for one in results.segmented),
             scores=tuple(score for one in results.segmented for score in one.scores),
+        ),
+        regression=RegressionRecord(
+            probes={one.name: one.described for one in regressors(inputs.settings)} if results.regressed else {},
+            tasks=tuple(_regression(one, inputs.settings) for one in results.regressed),
+            scores=tuple(one.record for regressed in results.regressed for one in regressed.scored),
         ),
         notes=tuple(_notes(inputs, results, random_teacher)),
         software=soft_versions(_SOFTWARE),
@@ -78,6 +92,7 @@ def compose(inputs: Inputs, results: Results) -> Document:
 
 def _encoders(results: Results, teacher_is_random: bool) -> dict[str, EncoderRecord]:
     described = [one.described for one in results.scored]
+    described += [one.described for regressed in results.regressed for one in regressed.scored]
     described += [one for segmented in results.segmented for one in segmented.described]
     found: dict[str, EncoderRecord] = {}
     for one in described:
@@ -89,15 +104,15 @@ def _encoders(results: Results, teacher_is_random: bool) -> dict[str, EncoderRec
     return found
 
 
-def _task(task: Task, facts: Facts) -> TaskRecord:
-    test = task.positions(TEST)
+def _task(task: Task, facts: Facts, settings: EvaluateSettings) -> TaskRecord:
+    test = scored_positions(task, settings)
     floor = constant_baseline(task.labels[test], len(task.classes))
     groups = np.unique(task.groups[test], return_inverse=True)[1]
     return TaskRecord(
         name=task.name,
         classes=task.classes,
         counts=task.counts(),
-        notes=(*facts.sentences(), *_few_groups(len(np.unique(groups)))),
+        notes=(*_some(unit_note(task, settings)), *facts.sentences(), *_few_groups(len(np.unique(groups)))),
         layout=task.layout,
         split_origin=dict(task.origin),
         leakage=facts.leakage,
@@ -107,7 +122,12 @@ def _task(task: Task, facts: Facts) -> TaskRecord:
         test=FramesRecord(labels=packed(task.labels[test]), groups=packed(groups), digest=_frames_digest(task, test)),
         floor=Floor(macro_f1=floor.macro_f1, balanced_accuracy=floor.balanced_accuracy),
         ungrouped=task.ungrouped,
+        unit=settings.unit,
     )
+
+
+def _some(note: str) -> list[str]:
+    return [note] if note else []
 
 
 def _frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
@@ -116,13 +136,17 @@ def _frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
     It rests on the sources' content and frame numbers, so that the same frames are known again in another store, by
     whatever names.
     """
-    table = task.store.table
-    at = np.searchsorted(task.store.rows, task.rows[positions])
+    labels = [task.labels[positions].tolist(), list(task.classes)]
+    return _digest(task.store, task.rows[positions], task.groups[positions], labels)
+
+
+def _digest(store: Store, rows: NDArray[np.int64], groups: NDArray[np.int64], more: Json) -> str:
+    table = store.table
+    at = np.searchsorted(store.rows, rows)
     contents = [table.sources[source].content_hash for source in table.source[at].tolist()]
-    _, first, group = np.unique(task.groups[positions], return_index=True, return_inverse=True)
-    by_appearance = np.argsort(np.argsort(first))[group]  # the same numbers whatever the groups are called
-    labels = task.labels[positions].tolist()
-    return digest_of([contents, table.frame[at].tolist(), labels, list(task.classes), by_appearance.tolist()])
+    by_appearance = Units.of(groups).index_N  # the same numbers whatever the groups are called
+    labels = more if isinstance(more, list) else [more]
+    return digest_of([contents, table.frame[at].tolist(), *labels, by_appearance.tolist()])
 
 
 def _few_groups(groups: int) -> list[str]:
@@ -134,8 +158,34 @@ def _few_groups(groups: int) -> list[str]:
     ]
 
 
+def _regression(result: RegressionResult, settings: EvaluateSettings) -> RegressionTask:
+    task, items = result.task, Items(result.task, settings)
+    first, values = items.first(TEST), items.values(TEST)
+    groups = np.unique(task.groups[first], return_inverse=True)[1]
+    notes = (*result.leakage.sentences(), *task.notes, *result.hygiene, *_few_groups(len(np.unique(groups))))
+    return RegressionTask(
+        name=task.name,
+        quantity=task.quantity,
+        unit=task.unit,
+        scored=settings.unit,
+        counts={split: items.counts(split) for split in (TRAIN, VALIDATION, TEST)},
+        notes=notes,
+        layout=task.layout,
+        split_origin=dict(task.origin),
+        identity=task.identity,
+        leakage=result.leakage,
+        test=NumbersRecord(
+            values=packed_floats(values),
+            groups=packed(groups),
+            digest=_digest(task.store, task.rows[first], task.groups[first], values.tolist()),
+        ),
+        floor=result.floor,
+    )
+
+
 def _segmentation(result: SegmentationResult) -> SegmentationTask:
     task = result.task
+    test = task.positions(TEST)
     return SegmentationTask(
         name=task.name,
         classes=task.classes,
@@ -144,37 +194,11 @@ def _segmentation(result: SegmentationResult) -> SegmentationTask:
         leakage=result.leakage,
         floor=result.floor,
         notes=(*result.leakage.sentences(), *task.notes, *result.hygiene),
+        test=SegmentedFrames(
+            groups=len(np.unique(task.groups[test])),
+            digest=_digest(task.store, task.rows[test], task.groups[test], task.content),
+        ),
     )
-
-
-def _differences(tasks: Sequence[Task], scored: Sequence[Scored]) -> list[Difference]:
-    """Return the student minus each other encoder on each task, in macro F1: one family, corrected together."""
-    pairs = []
-    for task in tasks:
-        here = {one.record.encoder: one for one in scored if one.record.task == task.name and one.drawn_R is not None}
-        student = here.pop(STUDENT, None)
-        groups = len(np.unique(task.groups[task.positions(TEST)]))
-        pairs += [(student, other, groups) for other in here.values() if student is not None]
-    drawn = [_drawn(student) - _drawn(other) for student, other, _ in pairs]
-    return [
-        Difference(
-            task=other.record.task,
-            encoder=STUDENT,
-            other=other.record.encoder,
-            difference=student.record.macro_f1.mean - other.record.macro_f1.mean,
-            groups=groups,
-            interval=verdict.interval,
-            p=verdict.p,
-            p_holm=verdict.p_holm,
-            real=verdict.real,
-        )
-        for (student, other, groups), verdict in zip(pairs, verdicts(drawn, [n for _, _, n in pairs]), strict=True)
-    ]
-
-
-def _drawn(scored: Scored) -> NDArray[np.float64]:
-    assert scored.drawn_R is not None
-    return scored.drawn_R
 
 
 def _maps(tasks: Sequence[Task], scored: Sequence[Scored]) -> dict[str, FeatureMap | None]:
@@ -206,6 +230,7 @@ def _notes(inputs: Inputs, results: Results, random_teacher: bool) -> list[str]:
         notes += [f"{scored.record.task}: {note}" for note in _understated(scored)]
     if random_teacher:
         notes.append("The teacher had random weights: its latents hold no learned knowledge.")
+    notes += [note for regressed in results.regressed for note in regressed.notes]
     return notes + [note for segmented in results.segmented for note in segmented.notes]
 
 

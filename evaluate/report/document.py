@@ -16,6 +16,7 @@ from usjepa.cache.identity import Json
 from usjepa.cache.terminal.refusals import advice
 from usjepa.evaluate.probes.base import PRIMARY, ProbeRecord
 from usjepa.evaluate.report.feature_map import FeatureMap
+from usjepa.evaluate.report.numbers.records import RegressionRecord
 from usjepa.evaluate.report.published import Published
 from usjepa.evaluate.scores.metrics import PackedNumbers, unpacked
 from usjepa.evaluate.scores.records import Interval, Record
@@ -28,8 +29,10 @@ from usjepa.evaluate.tasks.task import SplitCounts
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 """Of `scores.json`; raised when a field is added, removed or means something else."""
+_READ = (4, 5)
+"""Formats that are read: 4 has no regression, scores frames alone, and keeps no Dice by group."""
 SCORES = "scores.json"
 
 
@@ -61,7 +64,7 @@ class FramesRecord(Record):
     """The test frames, for comparisons between reports."""
 
     labels: PackedNumbers
-    """Class numbers separated by spaces."""
+    """Class numbers of what is scored (frames, clips or patients), separated by spaces."""
     groups: PackedNumbers
     """Group numbers separated by spaces."""
     digest: str
@@ -96,10 +99,12 @@ class TaskRecord(Record):
     floor: Floor
     ungrouped: int
     """Labelled frames whose file is a group of its own: neither patient nor clip is named."""
+    unit: str = "frame"
+    """What is scored: `evaluate.unit`."""
 
 
 class Difference(Record):
-    """The student minus another encoder on one task, in macro F1 of the linear probe."""
+    """The student minus another encoder on one task: in macro F1 of the linear probe, MAE of ridge, or Dice."""
 
     task: str
     encoder: str
@@ -112,6 +117,21 @@ class Difference(Record):
     p_holm: float
     """Corrected for all differences of the document."""
     real: bool
+    measure: str = "macro_f1"
+    """`macro_f1`, `mae` or `dice`."""
+
+    @property
+    def better(self) -> bool:
+        """Whether the difference is in the student's favour."""
+        return (self.difference < 0) == (self.measure == "mae")
+
+
+class SegmentedFrames(Record):
+    """The test frames of a segmentation, for comparisons between reports."""
+
+    groups: int
+    digest: str
+    """Of which frames and masks these are, and how they are grouped."""
 
 
 class SegmentationTask(Record):
@@ -126,6 +146,8 @@ class SegmentationTask(Record):
     leakage: Leakage
     floor: DiceFloor
     notes: tuple[str, ...]
+    test: SegmentedFrames | None = None
+    """None in documents of format 4."""
 
 
 class SegmentationRecord(Record):
@@ -138,7 +160,7 @@ class SegmentationRecord(Record):
 class Document(Record):
     """An evaluation: everything that the report shows, and what it rests on."""
 
-    format: Literal[4] = FORMAT
+    format: Literal[4, 5] = FORMAT
     inputs_digest: str
     inputs: dict[str, Json]
     """Everything that may change the report."""
@@ -154,6 +176,7 @@ class Document(Record):
     maps: dict[str, FeatureMap | None]
     """Task -> map of the student's features; "" -> the map of all tasks."""
     segmentation: SegmentationRecord
+    regression: RegressionRecord = RegressionRecord()
     notes: tuple[str, ...]
     software: dict[str, str]
     files: dict[str, str] = {}
@@ -173,6 +196,13 @@ class Document(Record):
                 predicted = [unpacked(line) for line in probe.predicted]
                 if any(len(one) != frames or (one >= classes).any() for one in predicted) or not predicted:
                     raise ValueError(f"{name} of {scores.encoder} on {scores.task} does not predict its test frames")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_belong(self) -> Document:
+        faults = self.regression.faults({key: set(encoder.identities) for key, encoder in self.encoders.items()})
+        if faults:
+            raise ValueError(faults[0])
         return self
 
     def find(self, task: str, encoder: str) -> EncoderScores | None:
@@ -222,9 +252,10 @@ def read_document(path: Path) -> Document:
         raise UsageError(f"{path}: can't be read ({error.strerror}). {advice(error)}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path}: not a report's scores.json: damaged, or another program's.") from error
-    if version != FORMAT:
+    if version not in _READ:
+        reads = " and ".join(map(str, _READ))
         raise UsageError(
-            f"{path}: format {version}, this version reads {FORMAT}. Make the report again with this version."
+            f"{path}: format {version}, this version reads {reads}. Make the report again with this version."
         )
     try:
         return Document.model_validate_json(content, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 from markupsafe import Markup
 
 from usjepa.evaluate.encoders.base import STUDENT
@@ -20,7 +21,9 @@ from usjepa.evaluate.report.charts import (
     scores_svg,
 )
 from usjepa.evaluate.report.feature_map import RESOLUTION
+from usjepa.evaluate.report.numbers.scatter import MOST_POINTS, Scatter, scatter_svg
 from usjepa.evaluate.scores.metrics import unpacked
+from usjepa.evaluate.scores.regression import unpacked_floats
 from usjepa.evaluate.scoring.corruptions import MEANING, STRENGTHS
 
 if TYPE_CHECKING:
@@ -29,9 +32,11 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.finished_run import Curve
     from usjepa.evaluate.report.document import Document, TaskRecord
     from usjepa.evaluate.report.feature_map import FeatureMap
+    from usjepa.evaluate.report.numbers.records import RegressionTask
     from usjepa.evaluate.scores.calibration import Calibration
     from usjepa.evaluate.scores.records import Measure
     from usjepa.evaluate.scoring.encoder import EncoderScores
+    from usjepa.evaluate.scoring.regression import RegressionScores
 
 _HEADINGS = {"attenuation": "Depth attenuation", "contrast": "Contrast loss", "jpeg": "JPEG"}
 _STATES = ("as trained", "with its temperature")
@@ -102,6 +107,40 @@ def reliability_legend(calibration: Calibration) -> Markup:
     """Return what the curves of `reliability_diagram` stand for."""
     shown = _STATES if calibration.tempered is not None else _STATES[:1]
     return Markup(legend(list(enumerate(shown)), curves=True))
+
+
+def scatters(document: Document, task: RegressionTask, shown: Sequence[RegressionScores]) -> list[Captioned]:
+    """Return a chart for each of some encoders: predicted against true numbers, all in one range."""
+    true_N = unpacked_floats(task.test.values)
+    said = [np.mean([unpacked_floats(one) for one in s.primary.predicted], axis=0) for s in shown]
+    every = np.concatenate([true_N, *said, [task.floor.value]])
+    named = f"{task.quantity}, {task.unit}" if task.unit else task.quantity
+    order = list(document.encoders)
+    return [
+        Captioned(
+            f"{document.title(s.encoder)}: predicted",
+            Markup(
+                scatter_svg(
+                    Scatter(
+                        true_N,
+                        predicted_N,
+                        task.floor.value,
+                        (float(every.min()), float(every.max())),
+                        order.index(s.encoder),
+                        f"true {named}",
+                    ),
+                    f"Predicted against true {named} on {task.name}: {document.title(s.encoder)}",
+                )
+            ),
+        )
+        for s, predicted_N in zip(shown, said, strict=True)
+    ]
+
+
+def shown_points(task: RegressionTask) -> tuple[int, int]:
+    """Return how many points a chart of `scatters` has, and of how many."""
+    count = len(task.test.groups.split())
+    return min(count, MOST_POINTS), count
 
 
 def map_figure(found: FeatureMap, of: str, noun: str) -> Markup:

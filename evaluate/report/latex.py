@@ -7,15 +7,20 @@ splits that may differ, so the two are never ranked together.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from usjepa.evaluate.probes.base import PRIMARY
-from usjepa.evaluate.report.text import FLOOR_TITLE, listed, percent
+from usjepa.evaluate.probes.ridge import RIDGE
+from usjepa.evaluate.report.text import FLOOR_TITLE, MEAN_TITLE, listed, measure_name, percent, plain_number
+from usjepa.evaluate.scores.regression import LOWER_IS_BETTER, MEASURES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from usjepa.evaluate.report.document import Document, TaskRecord
+    from usjepa.evaluate.report.numbers.records import RegressionTask
 
 _ESCAPED = {
     "\\": r"\textbackslash{}",
@@ -25,12 +30,28 @@ _ESCAPED = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
+    "\u00b2": r"\textsuperscript{2}",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 _DASH = "--"
 _Cell = tuple[float, float | None] | None
 """Mean and standard deviation, as shares; None: not scored."""
 _Row = tuple[str, list[_Cell]]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What stands over a column, and how its numbers are printed and ranked."""
+
+    name: str
+    lowest: bool = False
+    """Whether the lowest mean is the best."""
+    shown: Callable[[float], str] = percent
+
+    def best(self, cells: Sequence[_Cell]) -> str:
+        """Return the best mean as it is printed: means that print alike are bold together."""
+        means = [cell[0] for cell in cells if cell]
+        return self.shown(min(means) if self.lowest else max(means)) if means else ""
 
 
 def tex(text: object) -> str:
@@ -43,7 +64,13 @@ def table_tex(document: Document) -> str:
     tables = [
         _linear(document) if name == PRIMARY else _probe(document, name, probe.caption)
         for name, probe in document.probes.items()
-        if probe.caption
+        if probe.caption and document.tasks
+    ]
+    tables += [
+        _numbers(document, task, name, probe.caption)
+        for task in document.regression.tasks
+        for name, probe in document.regression.probes.items()
+        if probe.caption and any(name in s.probes for s in document.regression.ranked(task.name))
     ]
     segmented = document.segmentation
     if segmented.scores:
@@ -52,7 +79,7 @@ def table_tex(document: Document) -> str:
         lines = [(title, [found.get((name, key)) for name in named]) for key, title in _ours(document)]
         caption = f"Dice in percent of a linear layer on frozen patch tokens: {_seeds(document)}"
         floor = [percent(task.floor.mean) for task in segmented.tasks]
-        tables.append(_table("segmentation", caption, named, [_some(lines)], floor, FLOOR_TITLE))
+        tables.append(_table("segmentation", caption, list(map(_Column, named)), [_some(lines)], floor, FLOOR_TITLE))
     return "% Made by usjepa-evaluate; needs \\usepackage{booktabs}.\n" + "\n".join(tables)
 
 
@@ -69,7 +96,7 @@ def _linear(document: Document) -> str:
         )
     floor = [percent(task.floor.macro_f1) for task in tasks]
     blocks = [_scores(document, PRIMARY), *([published] if published else [])]
-    return _table("linear", caption, [task.name for task in tasks], blocks, floor)
+    return _table("linear", caption, [_Column(task.name) for task in tasks], blocks, floor)
 
 
 def _probe(document: Document, name: str, what: str) -> str:
@@ -77,7 +104,39 @@ def _probe(document: Document, name: str, what: str) -> str:
     lines = _some(_scores(document, name))
     seeded = any(cell is not None and cell[1] is not None for _, cells in lines for cell in cells)
     caption = f"Macro F1 in percent of {tex(what)}: {_seeds(document) if seeded else 'bold is the best of ours.'}"
-    return _table(name, caption, [task.name for task in document.tasks], [lines], [])
+    return _table(name, caption, [_Column(task.name) for task in document.tasks], [lines], [])
+
+
+def _numbers(document: Document, task: RegressionTask, name: str, what: str) -> str:
+    """Return the table of a regression task by one probe: a column per measure, errors in the task's unit."""
+    unit = f" ({task.unit})" if task.unit else ""
+    columns = [
+        _Column(
+            f"{measure_name(m)}{unit if m in LOWER_IS_BETTER else ''}",
+            m in LOWER_IS_BETTER,
+            partial(_number, measure=m),
+        )
+        for m in MEASURES
+    ]
+    lines: list[tuple[str, list[_Cell]]] = []
+    for key, title in _ours(document):
+        scores = document.regression.find(task.name, key)
+        found = {} if scores is None or name not in scores.probes else scores.probes[name].measures
+        lines.append((title, [(found[m].mean, found[m].sd) if m in found else None for m in MEASURES]))
+    seeded = any(cell is not None and cell[1] is not None for _, cells in lines for cell in cells)
+    caption = f"{tex(task.name)}: errors of {tex(what)}, per {task.scored}. "
+    caption += _seeds(document)[:1].upper() + _seeds(document)[1:] if seeded else "Bold is the best of ours."
+    floor = [
+        _number(task.floor.measures[m].mean, m) if name == RIDGE and m in task.floor.measures else _DASH
+        for m in MEASURES
+    ]
+    label = f"regression-{document.regression.tasks.index(task) + 1}-{name}"
+    return _table(label, caption, columns, [_some(lines)], floor if name == RIDGE else [], MEAN_TITLE)
+
+
+def _number(value: float, measure: str) -> str:
+    text = plain_number(value, measure)
+    return f"$-${text[1:]}" if text.startswith("-") else text
 
 
 def _ours(document: Document) -> list[tuple[str, str]]:
@@ -117,7 +176,7 @@ def _some(lines: Sequence[_Row]) -> list[_Row]:
 def _table(
     label: str,
     caption: str,
-    columns: Sequence[str],
+    columns: Sequence[_Column],
     blocks: Sequence[Sequence[_Row]],
     floor: Sequence[str],
     floor_name: str = "Constant guess",
@@ -127,18 +186,18 @@ def _table(
     Args:
         label: the table's is `tab:usjepa-LABEL`.
         caption: LaTeX.
-        columns: names of tasks.
+        columns: tasks, or the measures of one.
         blocks: rows between rules; the best of each column is bold within its block.
         floor: what can be had without looking, the last row of the first block; empty: no such row.
         floor_name: what that row is called.
     """
     lines = [r"\begin{table}", r"\centering", f"\\caption{{{caption}}}", f"\\label{{tab:usjepa-{label}}}"]
     lines += [f"\\begin{{tabular}}{{l{'c' * len(columns)}}}", r"\toprule"]
-    lines.append(_row("Encoder", [tex(name) for name in columns]))
+    lines.append(_row("Encoder", [tex(column.name) for column in columns]))
     for number, block in enumerate(blocks):
-        best = [_best([cells[i] for _, cells in block]) for i in range(len(columns))]
+        best = [column.best([cells[i] for _, cells in block]) for i, column in enumerate(columns)]
         lines.append(r"\midrule")
-        lines += [_row(tex(name), list(map(_cell, cells, best))) for name, cells in block]
+        lines += [_row(tex(name), list(map(_cell, columns, cells, best))) for name, cells in block]
         if floor and not number:
             lines.append(_row(floor_name, floor))
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
@@ -148,14 +207,9 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return " & ".join((name, *cells)) + r" \\"
 
 
-def _best(cells: Sequence[_Cell]) -> str:
-    """Return the best mean as it is printed: means that print alike are bold together."""
-    return percent(max((cell[0] for cell in cells if cell), default=-1.0))
-
-
-def _cell(cell: _Cell, best: str) -> str:
+def _cell(column: _Column, cell: _Cell, best: str) -> str:
     if cell is None:
         return _DASH
-    mean = percent(cell[0])
+    mean = column.shown(cell[0])
     shown = f"\\textbf{{{mean}}}" if mean == best else mean
-    return shown if cell[1] is None else f"{shown} $\\pm$ {percent(cell[1])}"
+    return shown if cell[1] is None else f"{shown} $\\pm$ {column.shown(cell[1])}"

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from usjepa.cache.identity import digest_of
 from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.report import figures
-from usjepa.evaluate.report.text import column_name, listed, percent, spread
+from usjepa.evaluate.report.text import column_name, listed, measure_name, number_spread, percent, plain_number, spread
 from usjepa.evaluate.scores.bootstrap import LEAST_GROUPS
 
 if TYPE_CHECKING:
@@ -27,8 +27,10 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.finished_run import Curve
     from usjepa.evaluate.report.document import Document, TaskRecord
     from usjepa.evaluate.report.examples import Example
+    from usjepa.evaluate.report.numbers.records import RegressionTask
     from usjepa.evaluate.scores.records import Measure
     from usjepa.evaluate.scoring.encoder import EncoderScores
+    from usjepa.evaluate.scoring.regression import RegressionScores
 
 _LOSSES = {
     "latents": "the distance between the student's prediction of the teacher's features and those features: lower is "
@@ -55,6 +57,19 @@ class _Standing:
     count: int
     verdict: str
     """Whether the difference to the best of the others is real."""
+
+
+@dataclass(frozen=True)
+class _NumbersStanding:
+    """Where the student stands on a regression task."""
+
+    ours: RegressionScores
+    best: RegressionScores | None
+    """Of the others; None where there are none."""
+    best_title: str
+    place: str
+    count: int
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,9 @@ def render(document: Document, curve: Curve, examples: Sequence[Example], scores
             standing=view.standing,
             measured=view.measured,
             scored_in_order=view.scored_in_order,
+            numbers_scored=view.numbers_scored,
+            numbers_standing=view.numbers_standing,
+            tasks_named=view.tasks_named(),
             smallest_groups=view.smallest_groups,
             trained_on_some=view.trained_on_some,
             apart=view.apart(),
@@ -120,6 +138,11 @@ def _environment() -> Environment:
         "spread": spread,
         "listed": listed,
         "signed": _signed,
+        "number": lambda value, measure="mae": _minus(plain_number(value, measure)),
+        "number_spread": lambda one, measure="mae": _minus(number_spread(one, measure)),
+        "number_ends": _number_ends,
+        "signed_number": _signed_number,
+        "measure_name": measure_name,
         "ends": _ends,
         "extent": _extent,
         "shares": _shares,
@@ -134,6 +157,8 @@ def _environment() -> Environment:
         "reliability_diagram": figures.reliability_diagram,
         "reliability_legend": figures.reliability_legend,
         "map_figure": figures.map_figure,
+        "scatters": figures.scatters,
+        "shown_points": figures.shown_points,
         "loss_figure": figures.loss_figure,
     }
     return environment
@@ -159,6 +184,31 @@ class _View:
             count=len(order),
             verdict="" if best is None else self._verdict(task.name, best.encoder),
         )
+
+    def numbers_standing(self, task: RegressionTask) -> _NumbersStanding:
+        """Return where the student stands on a regression task; it is always scored."""
+        order = self.document.regression.ranked(task.name)
+        place = next(i for i, s in enumerate(order) if s.encoder == STUDENT)
+        best = next((s for s in order if s.encoder != STUDENT), None)
+        title = "" if best is None else self.document.title(best.encoder)
+        return _NumbersStanding(
+            ours=order[place],
+            best=best,
+            best_title=title[:1].lower() + title[1:],
+            place=_ORDINALS[place] if place < len(_ORDINALS) else f"number {place + 1}",
+            count=len(order),
+            verdict="" if best is None else self._verdict(task.name, best.encoder),
+        )
+
+    def tasks_named(self) -> str:
+        """Return the names of all tasks as a person lists them."""
+        document = self.document
+        names = [task.name for task in document.tasks] + [task.name for task in document.regression.tasks]
+        return listed([*names, *[task.name for task in document.segmentation.tasks]])
+
+    def numbers_scored(self, task: RegressionTask, probe: str) -> list[RegressionScores]:
+        """Return a regression task's scores of the encoders that a probe could score, the best by ridge first."""
+        return [s for s in self.document.regression.ranked(task.name) if probe in s.probes]
 
     def _verdict(self, task: str, other: str) -> str:
         for one in self.document.differences:
@@ -220,6 +270,7 @@ class _View:
         document, encoders = self.document, self.document.encoders.values()
         identities = [("Everything", document.inputs_digest)]
         identities += [(f"Task {task.name}", digest_of(task.identity)) for task in document.tasks]
+        identities += [(f"Task {task.name}", digest_of(task.identity)) for task in document.regression.tasks]
         identities += [
             (f"{encoder.title}, {task}", digest_of(identity))
             for encoder in encoders
@@ -249,6 +300,24 @@ def _not_apart(task: TaskRecord) -> str:
 def _signed(share: float) -> str:
     """Return a difference of shares in points, with its sign; minus as a minus, not a hyphen."""
     return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _signed_number(value: float) -> str:
+    """Return a difference of errors with its sign; minus as a minus, not a hyphen."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def _number_ends(interval: Sequence[float] | None, measure: str) -> str:
+    """Return an interval of a measure of numbers, "" where there is none."""
+    if interval is None:
+        return ""
+    low, high = (_minus(plain_number(end, measure)) for end in interval)
+    return f"[{low}, {high}]"
+
+
+def _minus(text: str) -> str:
+    """Return a number's text with a minus as a minus, not a hyphen."""
+    return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else text
 
 
 def _ends(interval: Sequence[float] | None) -> str:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.identity import digest_of
 from usjepa.cache.terminal.streams import shown_name
 from usjepa.evaluate.probes.base import PRIMARY
-from usjepa.evaluate.report.text import FLOOR_TITLE
+from usjepa.evaluate.report.text import FLOOR_TITLE, MEAN_TITLE
 from usjepa.evaluate.scores.records import Measure
+from usjepa.evaluate.scores.regression import LOWER_IS_BETTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.report.document import Document
     from usjepa.evaluate.scores.calibration import Calibration
     from usjepa.evaluate.scoring.encoder import EncoderScores
+    from usjepa.evaluate.scoring.regression import RegressionScores
     from usjepa.evaluate.scoring.segmentation import DiceFloor, SegmentationScores
 
 _Line = dict[str, Any]
@@ -40,10 +42,12 @@ _COLUMNS = (
     "encoder_identity",
     "task_identity",
     "report_identity",
+    "unit",
 )
 """Before the settings. `statistic` is mean, sd, low and high (95 % interval) or seed; a `seed` column belongs to it.
 
-`class` is that of a Dice; empty: the mean over classes.
+`class` is that of a Dice; empty: the mean over classes. `unit` is that of a regression's
+errors; empty: none, or unknown.
 """
 _FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """Beginnings of text that spreadsheets compute (OWASP, CSV injection), the full-width ones too."""
@@ -55,35 +59,34 @@ def scores_csv(document: Document) -> str:
     settings = {f"setting.{name}": _plain(value) for name, value in document.settings.items()}
     identity = {task.name: digest_of(task.identity) for task in document.tasks}
     identity |= {task.name: digest_of(task.identity) for task in document.segmentation.tasks}
+    identity |= {task.name: digest_of(task.identity) for task in document.regression.tasks}
     out = io.StringIO()
     writer = csv.DictWriter(out, (*_COLUMNS, *settings), restval="", lineterminator="\n")
     writer.writeheader()
+    units = {task.name: task.unit for task in document.regression.tasks}
     lines = [(s.task, s.encoder, _classification(s)) for s in document.scores]
+    lines += [(s.task, s.encoder, _regression(s, units[s.task])) for s in document.regression.scores]
     lines += [(s.task, s.encoder, _dice(s)) for s in document.segmentation.scores]
+    every: list[tuple[_Line, Iterator[_Line]]] = []
     for task, key, some in lines:
         encoder = document.encoders[key]
-        fixed = {
-            "task": task,
-            "encoder": key,
-            "labels_share": 1,
-            "title": encoder.title,
-            "encoder_identity": digest_of(encoder.identities[task]),
-            "task_identity": identity[task],
-            "report_identity": document.inputs_digest,
-            **settings,
-        }
-        writer.writerows({name: defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
+        told = {"encoder": key, "title": encoder.title, "encoder_identity": digest_of(encoder.identities[task])}
+        every.append(({"task": task, **told}, some))
+    for one in document.regression.tasks:
+        about = {"classifier": "none", "unit": one.unit}
+        floor = (line for m, value in one.floor.measures.items() for line in _number(value, m, about))
+        every.append(({"task": one.name, "encoder": "training mean", "title": MEAN_TITLE}, floor))
     for segmented in document.segmentation.tasks:
+        told = {"task": segmented.name, "encoder": "mean mask", "title": FLOOR_TITLE}
+        every.append((told, _floor(segmented.floor)))
+    for told, some in every:
         fixed = {
-            "task": segmented.name,
-            "encoder": "mean mask",
+            **told,
             "labels_share": 1,
-            "title": FLOOR_TITLE,
-            "task_identity": identity[segmented.name],
+            "task_identity": identity[told["task"]],
             "report_identity": document.inputs_digest,
             **settings,
         }
-        some = _floor(segmented.floor)
         writer.writerows({name: defused(cell) for name, cell in {**fixed, **line}.items()} for line in some)
     return out.getvalue()
 
@@ -124,6 +127,19 @@ def _calibration(found: Calibration, probe: str) -> Iterator[_Line]:
     if found.temperature is not None:
         one = Measure(mean=found.temperature.mean, sd=found.temperature.sd, seeds=found.temperature.seeds)
         yield from _lines(one, classifier=probe, measure="temperature")
+
+
+def _regression(scores: RegressionScores, unit: str) -> Iterator[_Line]:
+    """Yield the lines of one encoder on one regression task."""
+    for name, probe in scores.probes.items():
+        for measure, one in probe.measures.items():
+            yield from _number(one, measure, {"classifier": name, "unit": unit})
+
+
+def _number(one: Measure, measure: str, about: _Line) -> Iterator[_Line]:
+    """Yield the lines of a measure of predicted numbers; only errors have a unit."""
+    unit = about["unit"] if measure in LOWER_IS_BETTER else ""
+    yield from _lines(one, **{**about, "unit": unit}, measure=measure)
 
 
 def _dice(scores: SegmentationScores) -> Iterator[_Line]:

@@ -79,6 +79,15 @@ class Draws:
         generator = keyed_generator(_TAG + 1, seeds)
         return np.asarray(generator.multinomial(seeds, np.full(seeds, 1.0 / seeds), size=self.count) / seeds)
 
+    def sums(self, values_KN: Floats) -> Floats:
+        """Return the sums of several values over the test frames of each draw, float64 [R, K]."""
+        groups, index_N = self._index
+        by_group_KG = np.stack([np.bincount(index_N, one, minlength=groups) for one in values_KN])
+        step = max(1, _AT_ONCE // groups)
+        starts = range(0, self.count, step)
+        parts = [self.group_weights[at : at + step].astype(np.float64) @ by_group_KG.T for at in starts]
+        return np.concatenate(parts)
+
     def confusions(self, truth_N: Ints, predicted_SN: Ints, classes: int) -> NDArray[np.float32]:
         """Return each group's confusion matrices [truth, prediction], [G, S, C, C]."""
         groups, index_N = self._index
@@ -152,7 +161,9 @@ def _two_sided_p(difference_R: Floats) -> float:
     """Return the bootstrap's p-value of a difference of zero: twice the share of draws on the rarer side of it.
 
     One is added above and below, as a finite number of draws can't show a p of zero (Davison and Hinkley 1997, 4.2.5).
+    Draws in which the difference is undefined (NaN) do not count; 1 where all are.
     """
+    difference_R = difference_R[np.isfinite(difference_R)]
     count = len(difference_R)
     rarer = min(int((difference_R <= 0).sum()), int((difference_R >= 0).sum()))
     return float(min(1.0, 2 * (rarer + 1) / (count + 1)))

@@ -23,6 +23,7 @@ from usjepa.evaluate.scores.calibration import Calibration
 from usjepa.evaluate.scores.metrics import Matrix, PackedNumbers, auroc, over_seeds, packed, score, summed
 from usjepa.evaluate.scores.records import Measure, Record
 from usjepa.evaluate.scoring.few_shot import FewShot, few_shot
+from usjepa.evaluate.scoring.gathering import gathered, merged, test_units
 from usjepa.evaluate.scoring.robustness import Corrupted, Robustness, robustness, seen_corrupted
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.features import KeptFeatures
     from usjepa.evaluate.probes.base import Probe
     from usjepa.evaluate.scores.bootstrap import Draws
+    from usjepa.evaluate.scores.metrics import Labels
+    from usjepa.evaluate.scores.units import Units
     from usjepa.evaluate.tasks.task import Task
 
     Floats = NDArray[np.float64]
@@ -52,7 +55,7 @@ class ProbeScores(Record):
     constant: tuple[int, ...]
     """Seeds that give every test frame the same class: their scores tell nothing about the encoder."""
     predicted: tuple[PackedNumbers, ...]
-    """Class of every test frame, numbers separated by spaces; one text per seed."""
+    """Class of every test frame (clip, patient: what is scored), numbers separated by spaces; one text per seed."""
     about: dict[str, Json]
     """What the probe reports about its training."""
     calibration: Calibration | None
@@ -107,8 +110,8 @@ class Scored:
 
     record: EncoderScores
     described: Described
-    probability_NC: Floats
-    """Of the test frames, mean over the linear probe's seeds."""
+    probability_NC: Floats | None
+    """Of the test frames, mean over the linear probe's seeds; None where it saw mean features of several."""
     drawn_R: Floats | None
     """The linear probe's macro F1 in each bootstrap draw; None without draws."""
     test_NF: NDArray[np.float32] | None
@@ -147,13 +150,16 @@ class EncoderScoring:
         dim, test_NF = features.shape[1], features[self.task.positions(TEST)] if name == STUDENT else None
         del features  # `given` holds them standardised: one copy is enough
         made, notes = self._predictions(title, given)
-        scored = {key: _scores_of(given, one, self.draws) for key, one in made.items()}
+        units = None if self._merges else test_units(self.task, self.settings)
+        scored = {
+            key: _scores_of(given, gathered(one, units, given.classes), self.draws, units) for key, one in made.items()
+        }
         robust, note = self._robustness(title, made[PRIMARY], given, live)
         record = EncoderScores(
             task=self.task.name,
             encoder=name,
             probes={key: one for key, (one, _) in scored.items()},
-            few_shot=few_shot(given),
+            few_shot=few_shot(given, units),
             robustness=robust,
         )
         probability_SNC = made[PRIMARY].probability_SNC
@@ -161,15 +167,22 @@ class EncoderScoring:
         return Scored(
             record=record,
             described=Described.of(name, title, pooled, self.task.name, dim),
-            probability_NC=probability_SNC.mean(axis=0),
+            probability_NC=None if self._merges else probability_SNC.mean(axis=0),
             drawn_R=scored[PRIMARY][1].get("macro_f1"),
             test_NF=test_NF,
             notes=(*notes, *note),
         )
 
+    @property
+    def _merges(self) -> bool:
+        """Whether probes see mean features of several frames."""
+        return self.settings.gather == "features"
+
     def _given(self, encoder: Encoder, features: NDArray[np.float32]) -> ProbeInput:
         """Return what probes are given: features standardised by the training split and parted."""
-        task, tokens = self.task, TokenSource(encoder, self.kept)
+        task, tokens = self.task, None if self._merges else TokenSource(encoder, self.kept)
+        if self._merges:
+            task, features = merged(task, features, self.settings)
         where = {split: task.positions(split) for split in (TRAIN, VALIDATION, TEST)}
         scaler = fit_scaler(features[where[TRAIN]])
         parts = {split: Part(scaler(features[at]), task.labels[at]) for split, at in where.items()}
@@ -215,6 +228,8 @@ class EncoderScoring:
         """Return the scores on corrupted frames, None where there are none, and a note where they were wanted."""
         if not self.settings.corruptions:
             return None, []
+        if self._merges:
+            return None, [f"{self.task.name}: corruptions are not tested, since probes see mean features of frames."]
         encoder, why = live()
         if encoder is None:
             return None, [f"{self.task.name}: {title} is not tested on corrupted frames: {why}"]
@@ -228,14 +243,16 @@ class EncoderScoring:
         return robustness(made, given, chosen, under), []
 
 
-def _scores_of(given: ProbeInput, made: Predictions, draws: Draws | None) -> tuple[ProbeScores, dict[str, Floats]]:
-    """Return a probe's scores, and each measure's value in each draw, [R]."""
-    truth_N = given.test.y
+def _scores_of(
+    given: ProbeInput, made: Predictions, draws: Draws | None, units: Units | None = None
+) -> tuple[ProbeScores, dict[str, Floats]]:
+    """Return a probe's scores, and each measure's value in each draw, [R]; `made` is of units where there are any."""
+    truth_N = given.test.y if units is None else given.test.y[units.first]
     scores = [score(truth_N, one, given.classes) for one in made.predicted_SN]
     values = {"macro_f1": [s.macro_f1 for s in scores], "balanced_accuracy": [s.balanced_accuracy for s in scores]}
     if made.probability_SNC is not None:
         values["auroc"] = [area for one in made.probability_SNC if (area := auroc(truth_N, one)) is not None]
-    drawn = _drawn(given, made, draws)
+    drawn = _drawn(truth_N, given.classes, made, draws)
     record = ProbeScores(
         measures={
             **{name: _measure(each, made.seeded, drawn.get(name)) for name, each in values.items() if each},
@@ -250,13 +267,13 @@ def _scores_of(given: ProbeInput, made: Predictions, draws: Draws | None) -> tup
     return record, drawn
 
 
-def _drawn(given: ProbeInput, made: Predictions, draws: Draws | None) -> dict[str, Floats]:
+def _drawn(truth_N: Labels, classes: int, made: Predictions, draws: Draws | None) -> dict[str, Floats]:
     """Return each measure's value in each draw; none where there are no draws, or one group alone."""
     if draws is None or draws.groups < 2:
         return {}
-    found = draws.of_predictions(given.test.y, made.predicted_SN, given.classes)
+    found = draws.of_predictions(truth_N, made.predicted_SN, classes)
     if made.probability_SNC is not None:
-        found["auroc"] = draws.auroc(given.test.y, made.probability_SNC)
+        found["auroc"] = draws.auroc(truth_N, made.probability_SNC)
     return found
 
 

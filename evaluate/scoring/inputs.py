@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.finished_run import FinishedRun
     from usjepa.evaluate.probes.base import Probe
     from usjepa.evaluate.tasks.find import Found
+    from usjepa.evaluate.tasks.regression import Regression
     from usjepa.evaluate.tasks.segmentation import Segmentation
 
-REPORT_VERSION = 6
+REPORT_VERSION = 7
 """Raised when the same inputs would give another page or other scores."""
 
 
@@ -35,6 +36,7 @@ class Inputs:
     found: Found
     """The classification tasks."""
     segmentations: tuple[Segmentation, ...]
+    regressions: tuple[Regression, ...] = ()
 
     @property
     def settings(self) -> EvaluateSettings:
@@ -50,6 +52,7 @@ class Inputs:
             "run": self.run.identity,
             "tasks": [{"name": task.name, **task.identity} for task in self.found.tasks],
             "left_out": self.found.left_out,
+            "regression": [{"name": task.name, **task.identity} for task in self.regressions],
             "segmentation": [{"name": task.name, **task.identity} for task in self.segmentations],
             "encoders": {one.key: one.encoder.identity for one in self.encoders.named},
             "settings": hard_values(self.settings, "evaluation"),

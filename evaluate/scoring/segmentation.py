@@ -10,8 +10,10 @@ from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
 from usjepa.evaluate.probes.segmentation import Patches, class_shares, frame_dice, mean_mask, train_head
-from usjepa.evaluate.scores.metrics import over_seeds
+from usjepa.evaluate.scores.metrics import PackedNumbers, over_seeds, packed, unpacked
 from usjepa.evaluate.scores.records import Record
+from usjepa.evaluate.scores.regression import PackedFloats, packed_floats, unpacked_floats
+from usjepa.evaluate.scores.units import Units
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.encoders.tokens import TokenSource
     from usjepa.evaluate.probes.scaler import Scaler
     from usjepa.evaluate.probes.segmentation import Head
+    from usjepa.evaluate.scores.bootstrap import Draws
     from usjepa.evaluate.tasks.segmentation import Segmentation
 
 _MOST_TRAINING_FRAMES = 1000
@@ -52,6 +55,15 @@ class ClassDice(Record):
     """Test frames that hold the class, or where the head of the first seed names it."""
 
 
+class GroupDice(Record):
+    """The Dice of one class by test group, in the order of the groups' first frames: what paired tests draw from."""
+
+    sums: PackedFloats
+    """Over a group's frames that count, and over seeds."""
+    counts: PackedNumbers
+    """Of these frames, likewise."""
+
+
 class SegmentationScores(Record):
     """The scores of one encoder on one segmentation task."""
 
@@ -65,6 +77,15 @@ class SegmentationScores(Record):
     training_frames: int
     dim: int
     """Features of a patch token."""
+    by_group: tuple[GroupDice, ...] = ()
+    """Of each class but the background; empty in documents of format 4."""
+
+    def drawn(self, draws: Draws) -> NDArray[np.float64]:
+        """Return the mean Dice in each draw of the test groups, [R]; `draws` has a frame per group, in order."""
+        sums = draws.sums(np.stack([unpacked_floats(one.sums) for one in self.by_group]))
+        counts = draws.sums(np.stack([unpacked(one.counts).astype(np.float64) for one in self.by_group]))
+        means: NDArray[np.float64] = (sums / np.maximum(counts, 1)).mean(axis=1)
+        return means
 
 
 class DiceFloor(Record):
@@ -128,6 +149,21 @@ def score_segmentation(
         epochs=tuple(head.epochs for head in heads),
         training_frames=len(train),
         dim=len(heads[0].weight),
+        by_group=_by_group(dice_SNK, task.groups[test]),
+    )
+
+
+def _by_group(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> tuple[GroupDice, ...]:
+    """Return what each test group adds to the Dice of each class."""
+    index_N = Units.of(groups_N).index_N
+    total_KN = np.where(np.isfinite(dice_SNK), dice_SNK, 0.0).sum(axis=0).T
+    counted_KN = np.isfinite(dice_SNK).sum(axis=0).T
+    return tuple(
+        GroupDice(
+            sums=packed_floats(np.bincount(index_N, total_N).astype(np.float64)),
+            counts=packed(np.bincount(index_N, counted_N).astype(np.int64)),
+        )
+        for total_N, counted_N in zip(total_KN, counted_KN, strict=True)
     )
 
 

@@ -16,6 +16,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.evaluate.tasks.base import Labelled
 from usjepa.evaluate.tasks.cut import Known, cut
 from usjepa.evaluate.tasks.layouts import known_layouts, recognise
+from usjepa.evaluate.tasks.measurements import number as number_in
 from usjepa.evaluate.tasks.name_groups import name_codes
 from usjepa.evaluate.tasks.splits import OF_STORE, TEST, TRAIN, Frames, split_frames, splits_of
 from usjepa.evaluate.tasks.task import Task
@@ -90,7 +91,7 @@ def find_tasks(
 
 
 @dataclass(frozen=True)
-class _Columns:
+class Columns:
     """A dataset's labels, splits and names of groups, by row of the store."""
 
     here: NDArray[np.bool_]
@@ -108,11 +109,17 @@ class _Columns:
 
 def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, known: Known | None) -> Task | str:
     """Return a dataset's task, or why it can't be scored."""
-    columns = _columns(store, dataset, known)
+    columns = columns_of(store, dataset, known)
     mask = columns.here & (columns.labels != "")
     classes = tuple(sorted(set(columns.labels[mask].tolist())))
     if len(classes) < 2:
         return f"{name}: not scored, it has fewer than two labels."
+    codes, decimals = _as_numbers(classes) if known is None or known.layout == "plain" else ([], False)
+    if decimals:
+        return (
+            f"{name}: not scored, its labels are numbers ({', '.join(classes[:3])}, ...) and no classes: --regress "
+            "predicts numbers. Give classes names where they are some."
+        )
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[label] for label in columns.labels[mask]], dtype=np.int64)
     keys, groups = np.unique(columns.groups[mask].astype(str), return_inverse=True)
@@ -131,16 +138,34 @@ def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, kno
         classes,
         frames.groups,
         split.parts,
-        (*(known.notes if known is not None else ()), *split.notes),
+        (*(known.notes if known is not None else ()), *split.notes, *codes),
         unlabelled=int((columns.here & ~mask).sum()),
         origin=split.origin,
         layout="store" if known is None else known.layout,
         names=columns.names[mask],
         ungrouped=int(columns.alone[mask].sum()),
+        clips=store.table.source[mask].astype(np.int64),
     )
 
 
-def _columns(store: Store, dataset: str, known: Known | None) -> _Columns:
+def _as_numbers(classes: Sequence[str]) -> tuple[list[str], bool]:
+    """Return what must be said of classes that are all numbers, and whether they have decimals, so are no codes."""
+    try:
+        found = [number_in(label) for label in classes]
+    except ValueError:
+        return [], False
+    values = [value for value in found if value is not None]
+    if len(values) < len(classes):
+        return [], False
+    shown = ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
+    told = (
+        f"Its {len(classes)} labels are whole numbers ({shown}) and are taken for codes of classes, without order. If "
+        "they measure something, --regress predicts them."
+    )
+    return [told], any(value != round(value) for value in values)
+
+
+def columns_of(store: Store, dataset: str, known: Known | None) -> Columns:
     """Return a dataset's labels, splits and groups, from its layout or else from the store's tables."""
     table = store.table
     per_source = [
@@ -165,7 +190,7 @@ def _columns(store: Store, dataset: str, known: Known | None) -> _Columns:
     here = (ours & listed)[table.source] & (table.view == 0)
     by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
     labels_R, splits_R, groups_R = by_row
-    return _Columns(here, labels_R, splits_R, groups_R, names[table.source], alone[table.source], given_by)
+    return Columns(here, labels_R, splits_R, groups_R, names[table.source], alone[table.source], given_by)
 
 
 def parted(spec: str) -> tuple[str, str | None]:
@@ -189,7 +214,7 @@ def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> 
     folders = recognise(path, recipe.cache)
     tasks: list[Task] = []
     reasons: list[str] = []
-    for folder in _wanted(folders, path, dataset):
+    for folder in wanted_folders(folders, path, dataset):
         store, known = cut(folder, out, recipe)
         found = find_tasks(store, recipe.evaluate, None, folder.name, known)
         tasks += found.tasks
@@ -208,25 +233,27 @@ def _passed_over(folders: Sequence[TaskFolder], dataset: str | None) -> list[str
     ]
 
 
-def _wanted(folders: Sequence[TaskFolder], path: str, dataset: str | None) -> list[TaskFolder]:
+def wanted_folders(
+    folders: Sequence[TaskFolder], path: str, dataset: str | None, option: str = "--task"
+) -> list[TaskFolder]:
     """Return the folders that are classification tasks, or the one that was picked: nothing else is cut for it."""
     if folders[0].layout == "plain":
-        return [_picked(folder, path, dataset) for folder in folders]
+        return [_picked(folder, f"{option} {path}", dataset) for folder in folders]
     names = [folder.name for folder in folders if folder.classified]
     if dataset is not None and dataset not in names:
-        raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names) or 'none'}.")
+        raise UsageError(f"{option} {path}: no dataset {dataset!r}; it holds {', '.join(names) or 'none'}.")
     if not names:
         tasks = ", ".join(folder.name for folder in folders)
-        raise UsageError(f"--task {path}: {tasks} are segmentation tasks without classes. Use --segment.")
+        raise UsageError(f"{option} {path}: {tasks} are segmentation tasks without classes. Use --segment.")
     return [folder for folder in folders if folder.classified and dataset in (None, folder.name)]
 
 
-def _picked(folder: TaskFolder, path: str, dataset: str | None) -> TaskFolder:
+def _picked(folder: TaskFolder, place: str, dataset: str | None) -> TaskFolder:
     """Return the part of a folder that is one dataset, or the whole."""
     if dataset is None:
         return folder
     names = sorted({file.dataset or folder.name for file in folder.files})
     if dataset not in names:
-        raise UsageError(f"--task {path}: no dataset {dataset!r}; it holds {', '.join(names)}.")
+        raise UsageError(f"{place}: no dataset {dataset!r}; it holds {', '.join(names)}.")
     files = tuple(file for file in folder.files if (file.dataset or folder.name) == dataset)
     return replace(folder, name=f"{folder.name}-{dataset}", files=files)

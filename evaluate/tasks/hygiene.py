@@ -90,14 +90,17 @@ FEW_VALIDATION_GROUPS = 5
 """Below this many validation groups the report warns: what is chosen on them is chance. Our choice."""
 
 
-def few_validation_groups(groups: int) -> str:
-    """Return a warning where epochs and strengths are chosen on few patients; "" where there are enough."""
+_CHOSEN = (
+    "When a probe stops and the strength of logistic regression are chosen on them, by chance; logistic regression of "
+    "a fixed strength is not."
+)
+
+
+def few_validation_groups(groups: int, chosen: str = _CHOSEN) -> str:
+    """Return a warning where something is chosen on few patients, and what; "" where there are enough."""
     if groups >= FEW_VALIDATION_GROUPS:
         return ""
-    return (
-        f"Few validation patients: {groups} {'group' if groups == 1 else 'groups'}. When a probe stops and the "
-        "strength of logistic regression are chosen on them, by chance; logistic regression of a fixed strength is not."
-    )
+    return f"Few validation patients: {groups} {'group' if groups == 1 else 'groups'}. {chosen}"
 
 
 _NEVER_STOPPED = " Every probe runs all its epochs."
@@ -159,6 +162,20 @@ def torn(contents: Contents, labels: NDArray[np.int64]) -> tuple[int, int]:
     every = np.arange(len(labels))
     distance, _ = contents.nearest(every, every, labels)
     return int(exact.sum()), int(((distance <= NEAR_BITS) & ~exact).sum())
+
+
+def torn_numbers(contents: Contents, values: NDArray[np.float64]) -> str:
+    """Return how many frames are found again, exactly, with another number; "" for none."""
+    _, frame = np.unique(contents.pixels.astype(str), return_inverse=True)
+    lowest, highest = np.full(frame.max(initial=-1) + 1, np.inf), np.full(frame.max(initial=-1) + 1, -np.inf)
+    np.minimum.at(lowest, frame, values)
+    np.maximum.at(highest, frame, values)
+    exact = lowest[frame] != highest[frame]
+    if not exact.any():
+        return ""
+    apart = float((highest - lowest).max())
+    count = int(exact.sum())
+    return f"Numbers contradict each other: {count} identical frames have different ones, up to {apart:.4g} apart."
 
 
 @dataclass(frozen=True)

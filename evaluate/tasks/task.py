@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.store import Store
+    from usjepa.cache.recipes.evaluate import Unit
 
 
 class SplitCounts(Record):
@@ -55,6 +56,8 @@ class Task:
     at."""
     ungrouped: int = 0
     """Frames whose file is a group of its own, because the data names neither patient nor clip."""
+    clips: NDArray[np.int64] | None = None
+    """Number of each frame's file; None: each frame is a file of its own."""
 
     def positions(self, split: str) -> NDArray[np.int64]:
         """Return where in the arrays a split's frames stand."""
@@ -72,7 +75,16 @@ class Task:
             groups=self.groups[where],
             splits=self.splits[where],
             names=None if self.names is None else self.names[where],
+            clips=None if self.clips is None else self.clips[where],
         )
+
+    def keys(self, unit: Unit) -> NDArray[np.int64] | None:
+        """Return a number for each frame, equal for those of one clip or patient; None for frames as they are."""
+        if unit == "frame":
+            return None
+        if unit == "patient":
+            return self.groups
+        return np.arange(len(self)) if self.clips is None else self.clips.astype(np.int64)
 
     @property
     def identity(self) -> dict[str, Json]:

@@ -8,15 +8,25 @@ import numpy as np
 
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.finished_run import Curve
+from usjepa.evaluate.probes.registry import regressors
+from usjepa.evaluate.probes.regression import Numbers
 from usjepa.evaluate.report.document import Document
 from usjepa.evaluate.report.examples import Example, _png
 from usjepa.evaluate.report.page import render
 from usjepa.evaluate.report.published import published_for
+from usjepa.evaluate.scores.bootstrap import Draws
 from usjepa.evaluate.scores.calibration import calibrate
 from usjepa.evaluate.scores.metrics import packed, softmax
+from usjepa.evaluate.scores.regression import packed_floats, rounded
 from usjepa.evaluate.scoring.evaluation import wanted_probes
+from usjepa.evaluate.scoring.regression import scores_of
+from usjepa.evaluate.scoring.segmentation import _by_group
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
     from usjepa.evaluate.scores.calibration import Calibration
 
 CSV = b"task,value\nlung,0.5\n"
@@ -32,7 +42,7 @@ def document(task: str = "lung", classes: tuple[str, ...] = ("cyst", "none", "st
     """Return a document as it lies in scores.json."""
     settings = EvaluateSettings(attentive=True)
     made: dict[str, Any] = {
-        "format": 4,
+        "format": 5,
         "inputs_digest": "0" * 32,
         "inputs": {},
         "run": {"name": "demo run", "trained": {}, "noun": "student", "objective": "latents"},
@@ -152,6 +162,86 @@ def add_attentive(made: dict[str, Any], *scores: dict[str, Any], frames: int = 1
     made["probes"] = {name: described[name] for name in described if name == "attentive" or name in made["probes"]}
     for one in scores:
         one["probes"]["attentive"] = {**one["probes"]["probe"], "about": {"training_frames": frames}}
+
+
+def add_regression(
+    made: dict[str, Any],
+    truth: NDArray[np.float64],
+    predicted: Mapping[str, NDArray[np.float64]],
+    groups: NDArray[np.int64],
+    name: str = "heart: EF",
+    unit: str = "%",
+) -> dict[str, Any]:
+    """Give a document a regression task: what encoders predict by ridge, and by an attentive head of three seeds."""
+    draws = Draws(groups, 200)
+    middle = float(truth.mean()) + 1.0
+    floor = scores_of(truth, Numbers(np.full((1, len(truth)), middle), seeded=False), draws)[0]
+    count = {"frames": len(truth), "items": len(truth), "groups": 9, "mean": middle, "sd": float(truth.std())}
+    count |= {"low": float(truth.min()), "high": float(truth.max())}
+    task = {
+        **{"name": name, "quantity": "EF", "unit": unit, "scored": "frame", "layout": "plain", "split_origin": {}},
+        "counts": dict.fromkeys(("train", "validation", "test"), count),
+        "notes": ["Few validation patients: 2 groups."],
+        "identity": {"store": "f" * 32, "frames": "e" * 32},
+        "leakage": dict.fromkeys(LEAKAGE, 0) | {"rows": []},
+        "test": {"values": packed_floats(truth), "groups": packed(groups), "digest": "0"},
+        "floor": {"value": middle, "measures": {k: m.model_dump() for k, m in floor.measures.items()}},
+    }
+    scores = []
+    for key, said in predicted.items():
+        about = {"strength": 0.1, "chosen": True, "at_limit": False}
+        ridge = scores_of(truth, Numbers(rounded(said)[None], seeded=False, about=about), draws)[0]
+        seeds = rounded(np.stack([said + shift for shift in (-1.0, 0.5, 1.0)]))
+        probes = {"ridge": ridge, "attentive": scores_of(truth, Numbers(seeds), draws)[0]}
+        dumped = {one: probe.model_dump(mode="json") for one, probe in probes.items()}
+        scores.append({"task": name, "encoder": key, "dim": 192, "probes": dumped})
+        made["encoders"][key]["identities"][name] = {"kind": key}
+    described = regressors(EvaluateSettings(attentive=True))
+    made["regression"] = {
+        "probes": {one.name: one.described.model_dump() for one in described},
+        "tasks": [task],
+        "scores": scores,
+    }
+    made["differences"] += [
+        _difference(name, other, -1.5) | {"measure": "mae"} for other in predicted if other != "student"
+    ]
+    return made
+
+
+def add_segmentation(
+    made: dict[str, Any], dice: Mapping[str, NDArray[np.float64]], groups: NDArray[np.int64], name: str = "heart: mask"
+) -> dict[str, Any]:
+    """Give a document a segmentation task of two classes: the Dice [seeds, frames, classes] of encoders."""
+    classes = ("background", "ventricle", "atrium")
+    floor = {"mean": 0.5, "low": 0.4, "high": 0.6, "classes": dict.fromkeys(classes[1:], 0.5), "training_frames": 9}
+    task = {
+        **{"name": name, "classes": list(classes), "frames": {"test": len(groups)}, "notes": []},
+        "identity": {"store": "f" * 32, "frames": "e" * 32},
+        "leakage": dict.fromkeys(LEAKAGE, 0) | {"rows": []},
+        "floor": floor,
+        "test": {"groups": len(np.unique(groups)), "digest": "0"},
+    }
+    scores = []
+    for key, one in dice.items():
+        each = one.mean(axis=(1, 2)).tolist()
+        record = {"mean": float(np.mean(each)), "sd": 0.01, "seeds": each, "low": 0.5, "high": 0.9}
+        known = {c: {"mean": 0.6, "sd": 0.01, "frames": 9} for c in classes[1:]}
+        by_group = [part.model_dump() for part in _by_group(one, groups)]
+        scores.append(
+            {
+                "task": name,
+                "encoder": key,
+                "dice": record,
+                "classes": known,
+                "epochs": [3],
+                "training_frames": 9,
+                "dim": 3,
+            }
+            | {"by_group": by_group}
+        )
+        made["encoders"][key]["identities"][name] = {"kind": key}
+    made["segmentation"] = {"tasks": [task], "scores": scores}
+    return made
 
 
 def curve() -> Curve:

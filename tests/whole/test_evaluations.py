@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.builds import tree
 from tests.support.evaluations import FAST, SIZE, Place, add_latents, export_run
-from tests.support.labelled import patients, write_labelled
+from tests.support.labelled import File, patients, write_labelled
 from tests.support.processes import forked
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("evaluate")
     write_labelled(folder / "store.zarr", patients(8, ["cyst", "none", "stone"]), size=SIZE)
     add_latents(folder / "store.zarr")
+    write_labelled(folder / "numbers.zarr", [File(f"{40 + 1.5 * i}", f"p{i}") for i in range(12)], size=SIZE)
     export_run(folder / "run", folder / "store.zarr")
     return Place(folder / "run", folder / "store.zarr")
 
@@ -34,7 +35,9 @@ def evaluated(place: Place, out: Path) -> None:
     from usjepa.evaluate.cli import main
 
     torch.set_num_threads(1)
-    main([str(place.run), "--task", str(place.store), "-o", str(out), *CALLS], standalone_mode=False)
+    numbers = place.store.with_name("numbers.zarr")
+    given = [str(place.run), "--task", str(place.store), "--regress", str(numbers)]
+    main([*given, "-o", str(out), *CALLS], standalone_mode=False)
 
 
 def counting(place: Place, out: Path) -> None:

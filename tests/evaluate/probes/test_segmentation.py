@@ -299,5 +299,10 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     assert "tab:usjepa-segmentation" in (tmp_path / "out" / "table.tex").read_text()
     assert any("Edges (HOG) is left out: it gives no patch tokens" in note for note in scores["notes"])
     assert "Segmentation: camus: mask" in (tmp_path / "out" / "index.html").read_text()
+    assert "Dice, points" in (tmp_path / "out" / "index.html").read_text()
+    (tested,) = [one for one in scores["differences"] if one["measure"] == "dice"]
+    first, second = (one["dice"]["mean"] for one in scores["segmentation"]["scores"])
+    assert (tested["task"], tested["difference"]) == ("camus: mask", first - second)
+    assert tested["interval"][0] <= tested["difference"] <= tested["interval"][1]
     assert "nothing is done again" in call(*given, *rest, "--set", "evaluate.baselines=[pixels,hog]").stderr
     assert call(*given, "--segment", tmp_path / "store.zarr", "-o", tmp_path / "out").exit_code == 2

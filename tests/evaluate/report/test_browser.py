@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.documents import add_attentive, document, examples, page
+from tests.support.documents import add_attentive, add_regression, document, examples, page
 from tests.support.processes.browser import NEEDED, Seen, find_browser, look
 
 if TYPE_CHECKING:
@@ -41,12 +41,23 @@ SCRIPTS = [OVERFLOW, IMAGES, CUT_OFF, OVERLAP, SMALLEST]
 LONG = tuple(f"a rather long name of finding number {n}" for n in range(9))
 
 
+def numbers() -> dict[str, Any]:
+    """Return a document of classes and of a number in the thousands, its encoders far apart and its names long."""
+    rng = np.random.default_rng(0)
+    truth = 2500 + 900 * rng.standard_normal(700)
+    said = {
+        key: truth + 300 * (1 + i) * rng.standard_normal(700) for i, key in enumerate(("student", "teacher", "hog"))
+    }
+    name = "a rather long name of a dataset: estimated fetal weight"
+    return add_regression(document(), truth, said, np.arange(700) // 7, name, "g")
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Seen]:
-    """Open two pages, of few classes and of many with long names, at both widths."""
+    """Open three pages, of few classes, of many with long names, and of numbers, at both widths."""
     find_browser()
     found = {}
-    for name, made in (("few", document()), ("many", document(classes=LONG))):
+    for name, made in (("few", document()), ("many", document(classes=LONG)), ("numbers", numbers())):
         made["encoders"]["teacher"]["title"] = "Its teacher (random weights)"
         add_attentive(made, *made["scores"][:3])
         made["encoders"]["hog"]["title"] = "vit_base_patch16_dinov3_qkvb.lvd1689m"

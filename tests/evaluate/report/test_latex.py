@@ -32,7 +32,16 @@ COMMANDS = {
         "pm",
         "textbf",
     ),
-    *("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "textquotedbl"),
+    *(
+        "textsuperscript",
+        "textbackslash",
+        "textasciitilde",
+        "textasciicircum",
+        "textless",
+        "textgreater",
+        "textbar",
+        "textquotedbl",
+    ),
 }
 PAPER = r"""\documentclass{article}
 \usepackage[T1]{fontenc}

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.support.documents import document
+from tests.support.documents import add_regression, add_segmentation, document
 from usjepa.evaluate.cli import main
-from usjepa.evaluate.compare import MEASURES
+from usjepa.evaluate.comparing.comparison import MEASURES
 from usjepa.evaluate.scores.metrics import packed
+from usjepa.evaluate.scores.regression import packed_floats, regression_measures
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +121,7 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", 0.7)
     whole = json.loads(a.read_text())
     (tmp_path / "old.json").write_text('{"format": 1}')
-    (tmp_path / "newer.json").write_text(json.dumps({**whole, "format": 5}))
+    (tmp_path / "newer.json").write_text(json.dumps({**whole, "format": 6}))
     (tmp_path / "no.json").write_text("[]")
     (tmp_path / "more.json").write_text(json.dumps({**whole, "mood": "good"}))
     stranger = json.loads(a.read_text())
@@ -136,8 +137,8 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     del whole["tasks"]
     (tmp_path / "less.json").write_text(json.dumps(whole))
     for name, told in (
-        ("old.json", "format 1, this version reads 4"),
-        ("newer.json", "format 5, this version reads 4"),
+        ("old.json", "format 1, this version reads 4 and 5"),
+        ("newer.json", "format 6, this version reads 4 and 5"),
         ("no.json", "not a report's scores.json"),
         ("gone.json", "no such file"),
         ("more.json", "mood: Extra inputs are not permitted"),
@@ -159,7 +160,142 @@ def test_an_unknown_probe_or_measure_is_refused_with_those_there_are(tmp_path: P
     result = call(a, b, "--classifier", "svm")
     assert result.exit_code == 2
     assert "neither report has scores of 'svm'; there are probe, logistic, logistic-fixed, knn" in result.stderr
-    result = call(a, b, "--measure", "auroc")
+    result = call(a, b, "--classifier", "knn", "--measure", "auroc")
     assert result.exit_code == 2
     assert f"there are {', '.join(MEASURES)}" in result.stderr
     assert all(name in call("--help").stdout for name in MEASURES)
+
+
+def write_numbers(path: Path, noise: float, seed: int = 1, **task: Any) -> Path:
+    """Write a scores.json whose student misses an ejection fraction by so much."""
+    rng = np.random.default_rng(seed)
+    truth = 55 + 10 * np.random.default_rng(0).standard_normal(200)
+    made = add_regression(document(), truth, {"student": truth + noise * rng.standard_normal(200)}, GROUPS)
+    made["regression"]["tasks"][0] |= task
+    made |= {"tasks": [], "scores": [], "settings": {"seeds": 3, "lr": 1e-3}}
+    made["encoders"] = {"student": made["encoders"]["student"]}
+    made["encoders"]["student"]["identities"] = {"heart: EF": {"weights": path.name}}
+    path.write_text(json.dumps(made))
+    return path
+
+
+def test_errors_of_numbers_are_compared_by_patient_and_lower_is_better(tmp_path: Path) -> None:
+    a, b = write_numbers(tmp_path / "a.json", 6.0), write_numbers(tmp_path / "b.json", 3.0, seed=2)
+    out = tmp_path / "out.json"
+    result = call(a, b, "--json", out)
+    assert result.exit_code == 0, result.output
+    assert "real: second is better" in result.stdout
+    assert "mae, %" in result.stdout
+    (told,) = json.loads(out.read_text())["differences"]
+    truth = np.array(
+        [float(word) for word in json.loads(a.read_text())["regression"]["tasks"][0]["test"]["values"].split()]
+    )
+    for path, key in ((a, "first"), (b, "second")):
+        said = json.loads(path.read_text())["regression"]["scores"][0]["probes"]["ridge"]["predicted"][0]
+        wanted = np.abs(np.array(said.split(), dtype=float) - truth).mean()
+        assert told[key] == pytest.approx(wanted)
+    assert told["interval"][0] < told["difference"] < told["interval"][1] < 0
+    assert "real: first is better" in call(b, a).stdout
+    assert "real: second is better" in call(a, b, "--measure", "r2").stdout
+    assert "not shown to differ" in call(a, write_numbers(tmp_path / "c.json", 6.0, seed=3)).stdout
+
+
+def test_the_interval_of_a_difference_is_that_of_patients_drawn_by_hand(tmp_path: Path) -> None:
+    a, b = write_numbers(tmp_path / "a.json", 6.0), write_numbers(tmp_path / "b.json", 5.0, seed=2)
+    call(a, b, "--json", tmp_path / "out.json")
+    (told,) = json.loads((tmp_path / "out.json").read_text())["differences"]
+    errors = []
+    for path in (a, b):
+        kept = json.loads(path.read_text())["regression"]
+        truth, said = (
+            np.array(text.split(), dtype=float)
+            for text in (kept["tasks"][0]["test"]["values"], kept["scores"][0]["probes"]["ridge"]["predicted"][0])
+        )
+        errors.append(np.abs(said - truth))
+    by_patient = (errors[1] - errors[0]).reshape(40, 5).mean(axis=1)
+    rng = np.random.default_rng(9)
+    drawn = by_patient[rng.integers(0, 40, (20000, 40))].mean(axis=1)
+    assert told["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        pytest.param({"unit": "ml"}, "quantity or unit differs", id="unit"),
+        pytest.param({"scored": "clip"}, "one report scores each frame, the other each clip", id="clips"),
+    ],
+)
+def test_numbers_that_are_not_the_same_are_left_out_with_the_reason(
+    tmp_path: Path, changed: dict[str, Any], why: str
+) -> None:
+    a, b = write_numbers(tmp_path / "a.json", 6.0), write_numbers(tmp_path / "b.json", 3.0, **changed)
+    told = call(a, b).stdout
+    assert why in told
+    assert "Nothing to compare" in told
+
+
+def test_a_measure_that_is_undefined_is_said_and_not_compared(tmp_path: Path) -> None:
+    a, b = write_numbers(tmp_path / "a.json", 6.0), write_numbers(tmp_path / "b.json", 3.0)
+    made = json.loads(b.read_text())
+    truth = np.array(made["regression"]["tasks"][0]["test"]["values"].split(), dtype=float)
+    probe = made["regression"]["scores"][0]["probes"]["ridge"]
+    flat = np.full(200, 55.0)
+    probe |= {
+        "predicted": [packed_floats(flat)],
+        "measures": {name: {"mean": value} for name, value in regression_measures(truth, flat).items()},
+        "undefined": "Pearson's r is undefined: all predictions are equal",
+    }
+    b.write_text(json.dumps(made))
+    told = call(a, b, "--measure", "pearson").stdout
+    assert "student is not compared, Pearson's r is undefined: all predictions are equal." in told
+
+
+def write_dice(path: Path, level: float, seed: int = 1, **task: Any) -> Path:
+    """Write a scores.json whose student has about such a Dice."""
+    dice = np.clip(level + 0.1 * np.random.default_rng(seed).standard_normal((3, 200, 2)), 0, 1)
+    made = add_segmentation(document(), {"student": dice}, GROUPS)
+    made["segmentation"]["tasks"][0] |= task
+    made |= {"tasks": [], "scores": [], "settings": {"seeds": 3, "lr": 1e-3}}
+    made["encoders"] = {"student": made["encoders"]["student"]}
+    made["encoders"]["student"]["identities"] = {"heart: mask": {"weights": path.name}}
+    path.write_text(json.dumps(made))
+    return path
+
+
+def test_dice_is_compared_by_patient(tmp_path: Path) -> None:
+    a, b = write_dice(tmp_path / "a.json", 0.6), write_dice(tmp_path / "b.json", 0.7, seed=2)
+    out = tmp_path / "out.json"
+    result = call(a, b, "--json", out)
+    assert result.exit_code == 0, result.output
+    assert "real: second is better" in result.stdout
+    (told,) = json.loads(out.read_text())["differences"]
+    assert (told["task"], told["measure"], told["groups"]) == ("heart: mask", "dice", 40)
+    assert told["difference"] == pytest.approx(0.1, abs=0.02)
+    assert told["interval"][0] < told["difference"] < told["interval"][1]
+    assert "not shown to differ" in call(a, write_dice(tmp_path / "c.json", 0.6, seed=3)).stdout
+    assert "Nothing to compare" in call(a, b, "--measure", "mae").stdout
+
+
+def test_dice_of_other_masks_or_of_an_earlier_version_is_not_compared_and_why_is_said(tmp_path: Path) -> None:
+    a = write_dice(tmp_path / "a.json", 0.6)
+    other = write_dice(tmp_path / "b.json", 0.7, test={"groups": 40, "digest": "1"})
+    assert "content, masks or groups" in call(a, other).stdout
+    old = json.loads(write_dice(tmp_path / "old.json", 0.7).read_text())
+    del old["segmentation"]["tasks"][0]["test"], old["segmentation"]["scores"][0]["by_group"]
+    (tmp_path / "old.json").write_text(json.dumps({**old, "format": 4}))
+    assert "an earlier version keeps no Dice by patient" in call(a, tmp_path / "old.json").stdout
+
+
+def test_all_differences_of_a_call_are_one_family(tmp_path: Path) -> None:
+    paths = []
+    for name, seed in (("a", 1), ("b", 2)):
+        numbers = json.loads(write_numbers(tmp_path / "n.json", 6.0 / seed, seed).read_text())
+        masks = json.loads(write_dice(tmp_path / "m.json", 0.5 + 0.1 * seed, seed).read_text())
+        both = {**numbers, "segmentation": masks["segmentation"]}
+        both["encoders"]["student"]["identities"] = {"heart: EF": {"w": name}, "heart: mask": {"w": name}}
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(both))
+    call(*paths, "--json", tmp_path / "out.json")
+    told = json.loads((tmp_path / "out.json").read_text())["differences"]
+    assert [one["measure"] for one in told] == ["mae", "dice"]
+    assert max(one["p_holm"] for one in told) == pytest.approx(2 * min(one["p"] for one in told))
