@@ -5,6 +5,7 @@ Shape suffixes: N frames, U units, S seeds, C classes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
     Floats = NDArray[np.float64]
+
+_COLUMNS = 64
+"""Numbers of a frame that are summed at once."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,12 @@ class Units:
         """Return the mean over each unit's frames of values [N, ...], float64 [U, ...]."""
         order = np.argsort(self.index_N, kind="stable")
         starts = np.cumsum(self.frames) - self.frames
-        sums = np.add.reduceat(values_N[order].astype(np.float64), starts, axis=0)
-        means: Floats = sums / self.frames.reshape(-1, *[1] * (values_N.ndim - 1))
+        flat = values_N.reshape(len(values_N), math.prod(values_N.shape[1:]))
+        sums = np.empty((len(self), flat.shape[1]))
+        for column in range(0, flat.shape[1], _COLUMNS):  # a million frames of 768 numbers are 6 GB in double precision
+            some = slice(column, column + _COLUMNS)
+            sums[:, some] = np.add.reduceat(flat[order, some].astype(np.float64), starts, axis=0)
+        means: Floats = (sums / self.frames[:, None]).reshape(len(self), *values_N.shape[1:])
         return means
 
     def vote(self, predicted_SN: Ints, classes: int) -> Ints:

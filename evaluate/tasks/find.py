@@ -85,7 +85,8 @@ def find_tasks(
         raise UsageError(
             f"{store.location if known is None else known.name}: nothing to score. {' '.join(reasons)} A task needs a "
             "label per file (a folder per class, or a manifest CSV with a `label` column) and several patients or "
-            f"clips of each. Known layouts: {known_layouts()}"
+            "clips of each; numbers, as an ejection fraction, are predicted by --regress. Known layouts: "
+            f"{known_layouts()}"
         )
     return Found(tasks, reasons)
 

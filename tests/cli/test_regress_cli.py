@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.evaluations import FAST, SIZE, Place, call, export_run
 from tests.support.files.clips import write_clip
-from tests.support.labelled import patients, write_labelled
+from tests.support.labelled import File, patients, write_labelled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -128,3 +128,36 @@ def test_without_anything_to_score_on_the_options_are_named(place: Place, tmp_pa
     assert result.exit_code == 2
     assert "nothing to score on: give --task, --regress or --segment" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        pytest.param(
+            ["55.5"] * 8, "R² and Pearson's r are undefined: all true values of the test are equal", id="flat"
+        ),
+        pytest.param(["40.5", "61"], "all predictions are equal", id="two patients"),
+    ],
+)
+def test_numbers_that_leave_measures_undefined_make_a_report_that_says_so(
+    place: Place, tmp_path: Path, labels: list[str], told: str
+) -> None:
+    write_labelled(tmp_path / "s.zarr", [File(label, f"p{i}") for i, label in enumerate(labels)], size=SIZE)
+    result = call(place.run, "--regress", tmp_path / "s.zarr", "-o", tmp_path / "out", *FAST)
+    assert result.exit_code == 0, result.output
+    scores = kept(tmp_path / "out")
+    assert len(scores["regression"]["scores"]) >= 4
+    for one in scores["regression"]["scores"]:
+        measures = one["probes"]["ridge"]["measures"]
+        assert "pearson" not in measures
+        assert measures["mae"]["mean"] == (0 if len(set(labels)) == 1 else 20.5)
+    assert any("undefined" in note for note in scores["notes"])
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "undefined" in page
+    if len(labels) == 2:
+        assert measures["mae"]["interval"] is None  # one test patient: there is nobody to draw anew
+        assert any("1 group" in note for note in scores["regression"]["tasks"][0]["notes"])
+    else:
+        assert told in page.replace("&#39;", "'")
+    for name in ("scores.json", "scores.csv", "table.tex"):
+        assert "nan" not in (tmp_path / "out" / name).read_text().lower()
