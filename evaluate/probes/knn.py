@@ -61,13 +61,13 @@ def first_hits(train: Part, test: Part, groups: tuple[NDArray[np.int64], NDArray
     found = np.full(len(test), most, np.int64)
     for start in range(0, len(test), _QUERIES_AT_ONCE):
         some = slice(start, start + _QUERIES_AT_ONCE)
-        apart = -(_unit(test.x[some]) @ x_NF.T)
+        apart: NDArray[np.float32] = -(_unit(test.x[some]) @ x_NF.T)
         apart[groups[1][some, None] == groups[0]] = np.inf
         near = np.argpartition(apart, min(most, len(train)) - 1, axis=1)[:, :most]
         near.sort(axis=1)  # equally near frames in their own order
         distance = np.take_along_axis(apart, near, axis=1)
         order = np.argsort(distance, axis=1, kind="stable")
-        near, distance = (np.take_along_axis(one, order, axis=1) for one in (near, distance))
+        near, distance = np.take_along_axis(near, order, axis=1), np.take_along_axis(distance, order, axis=1)
         hit = (train.y[near] == test.y[some, None]) & np.isfinite(distance)
         found[some] = np.where(hit.any(axis=1), hit.argmax(axis=1), most)
     return found

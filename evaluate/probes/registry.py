@@ -1,4 +1,7 @@
-"""List the probes there are: for classes built-in ones and those of other packages, and for numbers."""
+"""List the probes there are: built-in ones and those of other packages.
+
+Those for numbers are built in alone.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Define what a probe for numbers is: frozen features in, a number for each test frame out.
+"""Define what a probe for numbers is: features in, a number per test frame out.
 
 Errors and correlations, with their intervals, are computed from the numbers for every probe alike.
 

@@ -1,4 +1,5 @@
-"""Compute scores from predictions: macro F1, intervals over patients, calibration.
+"""Compute scores from predictions: macro F1, errors of numbers, intervals over patients, calibration.
 
-Reading order: `records.py` (what a measure is), `metrics.py`, `bootstrap.py`, `calibration.py`. All may be imported.
+Reading order: `records.py` (what a measure is), `metrics.py`, `units.py`, `bootstrap.py`, `regression.py`,
+`calibration.py`. All may be imported.
 """

@@ -1,4 +1,4 @@
-"""Score encoders on regression: a number for each frame, clip or patient, errors with intervals over groups.
+"""Score encoders on regression: a number for each frame, clip or patient, with intervals.
 
 Shape suffixes: S seeds, N scored items (frames, clips or patients), R bootstrap draws.
 """

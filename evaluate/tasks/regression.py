@@ -1,4 +1,4 @@
-"""Open regression tasks: frames with a number each, as an ejection fraction or a head circumference.
+"""Open regression tasks: frames with a number each, as an ejection fraction.
 
 `--regress [LAYOUT=]PATH[::DATASET][#COLUMN]` takes what `--task` takes. That labels are numbers is said by the option
 and never guessed; see `measurements.py` for where they stand.
