@@ -150,6 +150,21 @@ class Stores:
         store, number = self.place_of(row)
         return store.origin_of(number)
 
+    @lazy
+    def spacing(self) -> NDArray[np.float64]:
+        """Millimetres per stored pixel of each row of `rows`, float64 [R', 2]; see `Store.spacing`."""
+        return np.concatenate([part.spacing for part in self._parts])
+
+    def spacing_of(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Return the spacing of rows in the order asked for, float64 [B, 2]; see `Store.spacing_of`."""
+        numbers: Ints = np.array(rows, np.int64).reshape(-1)
+        found = np.empty((len(numbers), 2))
+        part_B = self.part_of(numbers)
+        for part in np.unique(part_B).tolist():
+            mine = part_B == part
+            found[mine] = self._parts[part].spacing_of(numbers[mine] - self._first[part])
+        return found
+
     def read(
         self,
         rows: Sequence[int] | NDArray[np.integer[Any]],

@@ -6,7 +6,7 @@ import os
 import pickle
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests.support.processes.flaky_s3 import s3_behind_proxy
 from tests.support.processes.forked import in_own_process
 from tests.support.several import cut, names, write_sources
 from tests.support.stores import DIM, layers, write_store
-from usjepa.cache import open_store, open_stores
+from usjepa.cache import Store, open_store, open_stores
 from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.errors import DamageError, HoleError, UsageError
 from usjepa.cache.reading.batch_memory import BatchMemory
@@ -147,6 +147,29 @@ def test_a_forked_child_reads_on(pair: list[Path]) -> None:
     assert os.waitpid(child, 0)[1] == 0
     both.close()
     assert same(both.read(both.rows), expected)
+
+
+def test_stores_that_make_one_wait_are_read_at_once(pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    both, all_there, real = open_stores(pair), threading.Barrier(2), Store.read_into
+    expected = both.read(range(17))
+
+    def read_into(store: Store, *args: Any) -> None:
+        all_there.wait(30)  # one after the other never are
+        real(store, *args)
+
+    monkeypatch.setattr(both, "_waits", [False, True])
+    monkeypatch.setattr(Store, "read_into", read_into)
+    assert same(both.read(range(17)), expected)
+
+
+def test_the_size_of_a_pixel_is_that_of_each_rows_store(pair: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    both = open_stores(pair)
+    for part, size in zip(both.parts, (0.25, 0.5), strict=True):
+        monkeypatch.setitem(vars(part), "spacing", np.full((len(part), 2), size))
+    assert both.spacing[:, 0].tolist() == [0.25] * 10 + [0.5] * 7
+    assert both.spacing_of([16, 0, 10])[:, 1].tolist() == [0.5, 0.25, 0.5]
+    with pytest.raises(HoleError):
+        both.spacing_of([0, 17])
 
 
 def test_a_bucket_and_a_folder_are_read_as_one(pair: list[Path], tmp_path: Path) -> None:

@@ -17,12 +17,14 @@ from safetensors.torch import load_file
 from tests.cache.thinning.test_collect import generations
 from tests.support.files.damage import flip
 from tests.support.processes import forked
+from tests.support.processes.flaky_s3 import s3_behind_proxy
 from tests.support.runs import EVERY_STEP, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
 from tests.support.several import cut
 from tests.train.run.test_ranks import command, run_ranks, same_draws
 from usjepa.cache import open_store, open_stores
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.errors import DamageError, IdentityError, WithdrawnError
 from usjepa.cache.storage.pins import pins
 from usjepa.cache.thinning.collect import collect
@@ -118,6 +120,16 @@ def test_a_run_killed_and_resumed_gives_bitwise_that_of_the_whole_store(
     assert 0 < len(losses(tmp_path / "run")) < STEPS
     assert forked.run(in_child, parts, tmp_path / "run", ()) == 0
     same_run(tmp_path / "run", alone)
+
+
+def test_a_folder_and_a_bucket_give_bitwise_the_run_of_two_folders(parts: list[str], tmp_path: Path) -> None:
+    train(parts, str(tmp_path / "folders"), recipe(), "cpu", stop_after_steps=2)
+    with s3_behind_proxy("several"):
+        copy_store(parts[1], "s3://several/part.zarr")
+        train([parts[0], "s3://several/part.zarr"], str(tmp_path / "bucket"), recipe(), "cpu", stop_after_steps=2)
+        (note,) = pins(open_store("s3://several/part.zarr").storage)
+    assert note.run == str(tmp_path / "bucket")
+    assert numbers(tmp_path / "bucket") == numbers(tmp_path / "folders")
 
 
 def test_two_ranks_draw_the_same_and_lose_the_same_within_1e_5(parts: list[str], alone: Path, tmp_path: Path) -> None:
