@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from tests.support.files.damage import flip
-from tests.support.runs import TINY_STORE
+from tests.support.runs import TINY_STORE, recipe
+from tests.support.several import cut
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import DamageError
@@ -17,11 +19,12 @@ from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.upkeep.audit import audit
 from usjepa.cache.upkeep.repair import repair
-from usjepa.evaluate.encoders.finished_run import FinishedRun
+from usjepa.evaluate.encoders.finished_run import FinishedRun, open_run
 from usjepa.evaluate.report.seen_in_training import seen_in_training
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.train.record.export import EncoderConfig
 from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
+from usjepa.train.run.loop import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -125,6 +128,20 @@ def test_test_frames_that_training_left_out_were_not_seen(store: Path, tmp_path:
     run = trained(tmp_path, opened, range(0))
     (run.folder / TRAINED_ON).write_bytes(hashes_text(opened.table.sources[n].content_hash for n in kept))
     assert seen_in_training(run, task_of(store)) == ""
+
+
+def test_frames_of_every_store_that_a_run_was_trained_on_are_known_again(phantom_store: Path, tmp_path: Path) -> None:
+    whole = open_store(phantom_store)
+    middle = int(np.median(whole.rows[whole.table.split == "test"]))
+    parts = [str(part) for part in cut(phantom_store, tmp_path, middle, len(whole))]
+    settings = recipe("train.epochs=1", "train.warmup_epochs=0", "train.exclude_splits=[]")
+    seen = []
+    for name, stores in (("both", parts), ("first", parts[:1]), ("second", parts[1:])):
+        train(stores, str(tmp_path / name), settings, "cpu")
+        note = seen_in_training(open_run(tmp_path / name), task_of(phantom_store))
+        seen.append(int(note.split(" of 10 test frames took part")[0]))
+    assert seen[0] == 10
+    assert 0 < min(seen[1:]) <= max(seen[1:]) < 10
 
 
 def test_a_list_of_files_that_was_cut_is_refused(store: Path, tmp_path: Path) -> None:
