@@ -274,7 +274,7 @@ def open_stores(
         layers: names of the layers that will be read, `scales` with their latents: the stores must agree in these, and
             may differ in others. None: all layers that any of them holds.
         generations: of each store, None for the newest; None: the newest of all.
-        threads: threads that read each store, the calling one among them; from an object storage at least 16.
+        threads: threads that read each store from a disk; object storages are asked for all at once.
         check_rows: False skips the checksums of rows; damage goes unnoticed then.
 
     Raises:

@@ -172,14 +172,17 @@ def test_the_size_of_a_pixel_is_that_of_each_rows_store(pair: list[Path], monkey
         both.spacing_of([0, 17])
 
 
-def test_a_bucket_and_a_folder_are_read_as_one(pair: list[Path], tmp_path: Path) -> None:
+def test_buckets_and_folders_are_read_as_one(pair: list[Path]) -> None:
     expected = open_stores(pair).read(range(17))
     with s3_behind_proxy("several"):
-        copy_store(str(pair[1]), "s3://several/b.zarr")
-        both = open_stores([pair[0], "s3://several/b.zarr"])
-        assert both.names == ("a.zarr", "b.zarr")
-        assert same(both.read(range(17)), expected)
-        both.close()
+        for store in pair:
+            copy_store(str(store), f"s3://several/{store.name}")
+        for first in (pair[0], "s3://several/a.zarr"):
+            both = open_stores([first, "s3://several/b.zarr"])
+            assert both.names == ("a.zarr", "b.zarr")
+            for _ in range(2):  # the second time with the ends of shards known
+                assert same(both.read(range(17)), expected)
+            both.close()
 
 
 def test_a_store_given_twice_and_a_copy_of_it_are_refused(pair: list[Path], tmp_path: Path) -> None:
