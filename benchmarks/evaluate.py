@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.machine import describe, report
 from tests.support.labelled import File, write_labelled
+from usjepa.cache.perceptual import BITS
 from usjepa.cache.reading.kept import LAYER
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
@@ -37,7 +38,6 @@ from usjepa.evaluate.scoring.few_shot import few_shot
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of, torn
 from usjepa.evaluate.tasks.leakage import Contents
-from usjepa.evaluate.tasks.near_duplicates import BITS
 from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:

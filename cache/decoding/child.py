@@ -82,8 +82,9 @@ class DecodingProcess:
     def probe(self, path: str, reader: str) -> FileFacts:
         """Decode a whole source and return its facts; SourceError when that fails or kills the child."""
         answer, _ = self._request_once({"job": "probe", "path": path, "reader": reader}, path)
-        frames, height, width, levels, spacing = answer["facts"]
-        return FileFacts(frames, height, width, levels, Spacing(*spacing) if spacing else None)
+        frames, height, width, levels, spacing, hashes = answer["facts"]
+        known = Spacing(*spacing) if spacing else None
+        return FileFacts(frames, height, width, levels, known, None if hashes is None else bytes.fromhex(hashes))
 
     def patient_of(self, file: Path, reader: str) -> str:
         """Return what a file says of its patient (see `Reader.patient`); SourceError as `probe`."""

@@ -86,7 +86,8 @@ class _Decoder:
     def _probe(self, request: dict[str, Any]) -> None:
         self._opens(request["path"])
         facts = self._reader.probe(request["path"], request["reader"])
-        self._send({"facts": [facts.frames, facts.height, facts.width, facts.levels, facts.spacing]})
+        hashes = facts.hashes.hex() if facts.hashes is not None else None
+        self._send({"facts": [facts.frames, facts.height, facts.width, facts.levels, facts.spacing, hashes]})
 
     def _look(self, request: dict[str, Any]) -> None:
         from usjepa.cache.frames.blank import why_blank

@@ -119,7 +119,7 @@ def _measure(
     rates = measure_target(folder / "rates", nbytes, room_at(folder).nbytes, seconds / 20)
     shutil.rmtree(folder / "rates")
     logger.info("building the first shards of the sample")
-    trial = run_trial(folder / "trial", listing, sample.table, settings, model, alone, seconds / 3)
+    trial = run_trial(folder / "trial", listing, sample, settings, model, alone, seconds / 3)
     return Measured(
         len(listing.entries),
         len(sample.table),

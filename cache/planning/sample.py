@@ -14,8 +14,8 @@ from usjepa.cache.decoding.many import ManyChildren, children_for
 from usjepa.cache.errors import SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.processors import cores
-from usjepa.cache.scanning.row_table import chosen_frames
-from usjepa.cache.scanning.scan import scan_all
+from usjepa.cache.scanning.changes import Hashes, frames_of
+from usjepa.cache.scanning.scan import Scanned, scan_all
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.registry import split_path
 from usjepa.cache.store.tables import SourceTable
@@ -55,6 +55,8 @@ class Sample:
     """Frames that a build would take."""
     scan_seconds: Estimate
     frames_by_dataset: dict[str, float] = field(default_factory=dict)
+    hashes: Hashes = field(default_factory=dict)
+    """Of the sampled clips, where the recipe compares frames."""
 
 
 def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: float) -> Sample:
@@ -70,6 +72,7 @@ def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: f
     blocks = _blocks_of(listing.entries)
     order = [blocks[i] for i in np.random.default_rng(_SEED).permutation(len(blocks))]
     tables: list[SourceTable] = []
+    hashes: dict[tuple[str, str], bytes] = {}
     took: list[NDArray[np.float64]] = []
     with ManyChildren(listing, settings, most=1) as one:
         lead = _starting(one.first, listing.entries[order[0].start])
@@ -77,14 +80,15 @@ def draw_sample(listing: Listing, settings: CacheSettings, rows: int, seconds: f
         for few in _chunks(order):
             if tables and (time.perf_counter() - start >= seconds or found >= rows):
                 break
-            table, spans = _scan(few, listing, settings, one)
-            tables.append(table)
+            scanned, spans = _scan(few, listing, settings, one)
+            tables.append(scanned.table)
+            hashes.update(scanned.hashes)
             took.append(spans)
-            found += _rows(table, settings).sum()
+            found += _rows(scanned.table, hashes, settings).sum()
     table = SourceTable.joined(tables)
     if not table.frames.any():
         raise SourceError(f"none of {len(table)} sampled sources can be read, first: {table.path[0]}: {table.error[0]}")
-    return _extrapolated(table, np.concatenate(took), lead, order, listing, settings)
+    return _extrapolated(table, hashes, np.concatenate(took), lead, order, listing, settings)
 
 
 def _starting(child: DecodingProcess, entry: Entry) -> float:
@@ -114,7 +118,7 @@ def _chunks(order: list[range]) -> Iterator[list[range]]:
 
 def _scan(
     blocks: list[range], listing: Listing, settings: CacheSettings, one: ManyChildren
-) -> tuple[SourceTable, NDArray[np.float64]]:
+) -> tuple[Scanned, NDArray[np.float64]]:
     """Return what a scan of some blocks gives, and the seconds of each block."""
     marks: list[float] = []
 
@@ -123,9 +127,9 @@ def _scan(
         safe_point()
 
     entries = tuple(listing.entries[i] for block in blocks for i in block)
-    table = scan_all(replace(listing, entries=entries), settings, None, "skip", at_source, one).table
+    scanned = scan_all(replace(listing, entries=entries), settings, None, "skip", at_source, one)
     spans = np.diff([*marks, time.perf_counter()])
-    return table, np.add.reduceat(spans, np.cumsum([0, *map(len, blocks[:-1])]))
+    return scanned, np.add.reduceat(spans, np.cumsum([0, *map(len, blocks[:-1])]))
 
 
 def _blocks_of(entries: Sequence[Entry]) -> list[range]:
@@ -147,13 +151,13 @@ def _group(entry: Entry) -> tuple[str, str]:
     return entry.dataset, entry.group
 
 
-def _rows(table: SourceTable, settings: CacheSettings) -> NDArray[np.int64]:
-    most = settings.max_frames_per_source
-    return np.array([len(chosen_frames(int(n), most)) for n in table.frames], np.int64) * settings.views.count
+def _rows(table: SourceTable, hashes: Hashes, settings: CacheSettings) -> NDArray[np.int64]:
+    return np.array([len(frames) for frames in frames_of(table, hashes, settings)], np.int64) * settings.views.count
 
 
 def _extrapolated(
     table: SourceTable,
+    hashes: Hashes,
     took: NDArray[np.float64],
     lead: float,
     order: list[range],
@@ -164,13 +168,13 @@ def _extrapolated(
     counts = np.array([len(block) for block in order], np.float64)
     sizes = np.array([nbytes[block.start : block.stop].sum() for block in order])
     begins = np.cumsum([0, *map(len, order[: len(took) - 1])])
-    total = _estimate_sum(np.add.reduceat(_rows(table, settings) / settings.views.count, begins), counts, sizes)
+    total = _estimate_sum(np.add.reduceat(_rows(table, hashes, settings) / settings.views.count, begins), counts, sizes)
     scanning = _estimate_sum(took, counts, sizes)
     datasets = Counter(entry.dataset for entry in listing.entries)
     by_dataset = {name: total.value * count / len(listing.entries) for name, count in datasets.items()}
     share = children_for(len(listing.entries), settings.decode_processes or cores())
     scanning = replace(scanning, value=scanning.value / share + lead, error=scanning.error / share)
-    return Sample(table, total, scanning, by_dataset)
+    return Sample(table, total, scanning, by_dataset, hashes)
 
 
 def _estimate_sum(sample: NDArray[np.floating], *known: NDArray[np.float64]) -> Estimate:

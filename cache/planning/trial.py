@@ -30,11 +30,11 @@ from usjepa.cache.teacher.layers import latent_layers
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from usjepa.cache.planning.sample import Sample
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Listing
     from usjepa.cache.store.commits import Commit
     from usjepa.cache.store.layers import Layer
-    from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.teacher.teacher import Pass
 
 _SHARDS = 6
@@ -107,7 +107,7 @@ def teacher_seconds(model: Pass, settings: CacheSettings, batch: int, seconds: f
 def run_trial(
     folder: Path,
     listing: Listing,
-    table: SourceTable,
+    sample: Sample,
     settings: CacheSettings,
     model: Pass | None,
     teacher_alone: float,
@@ -118,13 +118,14 @@ def run_trial(
     Args:
         folder: where the trial's store goes.
         listing: the whole source.
-        table: the sample, scanned.
+        sample: sources of it, scanned.
         settings: of the build that is planned.
         model: the teacher, none for pixels alone.
         teacher_alone: seconds per image, from `teacher_seconds`.
         seconds: how long it may take; three shards are made all the same, and one if they take twice as long.
     """
-    rows = row_table(table, settings)
+    table = sample.table
+    rows = row_table(table, settings, sample.hashes)
     batch = 1 if model is None else batch_of(model, settings)
     writer = StoreWriter(LocalStorage(folder))
     writer.create_or_open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))

@@ -246,7 +246,10 @@ class CacheSettings(Settings):
     test_fraction: Annotated[Fraction, Soft("rows")] = 0.0
     """Share of groups, by hash, that the scan marks `test` in datasets without a test split of their own; 0: none."""
     max_frames_per_source: Annotated[Count | None, Soft("rows")] = None
-    """Most frames taken from one file, evenly spaced; null: all."""
+    """Most frames taken from one file, evenly spaced among those that differ by `min_change`; null: all."""
+    min_change: Annotated[int, Field(ge=0, le=256), Soft("rows")] = 0
+    """Of a clip, take only frames that differ from the last one taken in at least so many of the 256 bits of a
+    perceptual hash (docs/rows.md): 16 takes about four of ten; 0: all. Stills are always taken."""
     hdf5: Annotated[tuple[str, ...] | None, Soft("rows")] = None
     """Data sets to take from HDF5 files, by name or glob (`bmode`, `*/images`); null: those that look like images."""
     follow_links: Annotated[bool, Soft("rows")] = False

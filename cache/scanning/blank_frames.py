@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from usjepa.cache.errors import SourceError
-from usjepa.cache.scanning.row_table import chosen_frames
+from usjepa.cache.scanning.changes import chosen_frames
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.reader import name_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
     from usjepa.cache.decoding.child import DecodingProcess
-    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.store.tables import SourceTable
 
 _MOST_FRAMES = 2000
@@ -27,13 +31,13 @@ class Looked(NamedTuple):
     """Path, frame and why it is blank."""
 
 
-def look_at(table: SourceTable, settings: CacheSettings, child: DecodingProcess) -> Looked:
-    """Look at the frames of a scanned table that the recipe takes, at most about 2,000 of them.
+def look_at(table: SourceTable, taken: Sequence[NDArray[np.int32]], child: DecodingProcess) -> Looked:
+    """Look at the frames of a scanned table that the recipe takes (`frames_of`), at most about 2,000 of them.
 
     A source that can't be read any more is passed over: its reason is told elsewhere.
     """
     wanted = [
-        (place, chosen_frames(int(table.frames[place]), settings.max_frames_per_source))
+        (place, taken[place])
         for place in range(len(table))
         if table.frames[place] and name_of(table.reader[place]) != PHANTOM
     ]
@@ -41,12 +45,12 @@ def look_at(table: SourceTable, settings: CacheSettings, child: DecodingProcess)
     chosen = [wanted[i] for i in chosen_frames(len(wanted), _MOST_FRAMES).tolist()] if wanted else []
     count, blank = 0, []
     for place, frames in chosen:
-        taken = frames[chosen_frames(len(frames), each)].tolist()
+        numbers = frames[chosen_frames(len(frames), each)].tolist()
         path = str(table.path[place])
         try:
-            whys = child.why_blank(path, str(table.reader[place]), taken, str(table.content_hash[place]))
+            whys = child.why_blank(path, str(table.reader[place]), numbers, str(table.content_hash[place]))
         except SourceError:
             continue
-        count += len(taken)
-        blank += [(path, frame, why) for frame, why in zip(taken, whys, strict=True) if why]
+        count += len(numbers)
+        blank += [(path, frame, why) for frame, why in zip(numbers, whys, strict=True) if why]
     return Looked(count, blank)

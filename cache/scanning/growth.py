@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from usjepa.cache.errors import SourceError
+from usjepa.cache.scanning.changes import passed_over_lines
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.known_groups import KnownGroups, SourceKey
 from usjepa.cache.scanning.row_table import row_table
-from usjepa.cache.scanning.scan import scan, scan_all
+from usjepa.cache.scanning.scan import scan_all, scan_told
 from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.splits import TEST
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+_FOUND = ("content_hash", "frames", "height", "width", "error", "spacing_down", "spacing_across", "passed_over")
+"""Columns that a scan fills from the file itself."""
 _ENOUGH_LEVELS = 256
 """What is built was taken for an image; tables do not say how many grey levels it has."""
 
@@ -54,7 +57,10 @@ class _Known(NamedTuple):
     withdrawn: set[str]
     """Tombstones of contents that were removed from the store, and never join it again."""
     partial: set[str]
-    """Contents of tables that do not tell all that a scan finds today: built before spacing was kept."""
+    """Contents of tables that do not tell all that a scan finds of a new source: built before spacing was kept, or any
+    where frames are compared."""
+    unscaled: bool
+    """Whether there are segments of which no source has a spacing."""
 
 
 def grow(
@@ -71,17 +77,18 @@ def grow(
     """
     for line in (*listing.notes, *describe_groups(listing.entries)):
         logger.info(line)
-    known = _known(writer.storage, writer.state.segments, journal)
-    described = scan(listing, settings, journal, on_error)
+    known = _known(writer.storage, writer.state.segments, journal, settings.min_change > 0)
+    scanned = scan_told(listing, settings, journal, on_error)
+    described, hashes = scanned.images, dict(scanned.hashes)
     if not len(described):
         raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
     new = _new(described, known)
     lacking = [i for i in new.tolist() if described.content_hash[i] in known.partial]
-    described = _completed(described, lacking, listing, settings)
+    described = _completed(described, lacking, listing, settings, on_error, hashes)
     fresh = known.groups.joined(described, new, _marked_test(listing)).take(new)
     if not len(fresh):
         return 0
-    rows = row_table(fresh, settings)
+    rows = row_table(fresh, settings, hashes)
     failed = int((fresh.error != "").sum())
     if not len(rows):
         reason = next(str(error) for error in fresh.error if error)
@@ -94,9 +101,11 @@ def grow(
         f"segment {segment.number}: {len(fresh) - failed:,} sources, {len(rows):,} rows"
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
     )
+    for line in passed_over_lines([fresh]):
+        logger.info(f"segment {segment.number}: {line}")
     spacing = np.stack([rows.spacing_down, rows.spacing_across], axis=1)
     if not np.isnan(spacing).all():
-        earlier = "; rows of earlier segments stay as they are, without one" if known.partial else ""
+        earlier = "; rows of earlier segments stay as they are, without one" if known.unscaled else ""
         logger.info(f"segment {segment.number}: {spacing_text(spacing)}{earlier}")
     return len(rows)
 
@@ -111,7 +120,8 @@ def regrown(
     """
     earlier = _known(storage, [segment for segment in segments if segment.number < number])
     later = _known(storage, [segment for segment in segments if segment.number > number])
-    described = scan(listing, settings, ScanJournal(None), "skip", lambda: None)
+    scanned = scan_told(listing, settings, ScanJournal(None), "skip", lambda: None)
+    described = scanned.images
     fresh = [
         i
         for i, key in enumerate(_keys(described))
@@ -124,20 +134,38 @@ def regrown(
     sources = others.joined(described, new, _marked_test(listing)).take(new)
     bare = replace(sources, spacing_down=np.empty(0), spacing_across=np.empty(0))
     variants = [sources] if bare == sources else [sources, bare]
-    return [{"sources": one.to_parquet(), "rows": row_table(one, settings).to_parquet()} for one in variants]
+    tables = ((one, row_table(one, settings, scanned.hashes)) for one in variants)
+    return [{"sources": one.to_parquet(), "rows": rows.to_parquet()} for one, rows in tables]
 
 
-def _completed(table: SourceTable, lines: Sequence[int], listing: Listing, settings: CacheSettings) -> SourceTable:
-    """Return a scan's table, in which these lines say what no table of the store says of their content."""
-    wanted = {(table.dataset[i], table.path[i]): i for i in lines if not table.error[i]}
+def _completed(
+    table: SourceTable,
+    lines: Sequence[int],
+    listing: Listing,
+    settings: CacheSettings,
+    on_error: Literal["stop", "skip"],
+    hashes: dict[tuple[str, str], bytes],
+) -> SourceTable:
+    """Return a scan's table, in which these lines say what no table of the store says of their content.
+
+    They are new sources whose content the store has under another name: their counts came from its tables, where
+    neither spacing nor `hashes`, which are added to, need be.
+    """
+    wanted = {
+        (table.dataset[i], table.path[i]): i
+        for i in lines
+        if not table.error[i] and (table.content_hash[i], table.reader[i]) not in hashes
+    }
     entries = tuple(entry for entry in listing.entries if (entry.dataset, entry.path) in wanted)
     if not entries:
         return table
-    again = scan_all(replace(listing, entries=entries), settings, None, "skip").table
-    down, across = table.spacing_down.copy(), table.spacing_across.copy()
-    for key, *spacing in zip(_keys(again), again.spacing_down, again.spacing_across, strict=True):
-        down[wanted[key]], across[wanted[key]] = spacing
-    return replace(table, spacing_down=down, spacing_across=across)
+    again = scan_all(replace(listing, entries=entries), settings, None, on_error)
+    hashes.update(again.hashes)
+    columns = {name: getattr(table, name).copy() for name in _FOUND}
+    for place, key in enumerate(_keys(again.table)):
+        for name, column in columns.items():
+            column[wanted[key]] = getattr(again.table, name)[place]
+    return replace(table, **columns)
 
 
 def _marked_test(listing: Listing) -> set[SourceKey]:
@@ -149,15 +177,21 @@ def _keys(table: SourceTable) -> Iterable[SourceKey]:
     return zip(table.dataset, table.path, strict=True)
 
 
-def _known(storage: Storage, segments: Iterable[Segment], journal: ScanJournal | None = None) -> _Known:
-    """Return the sources of segments; the journal learns their counts, so that no built source is decoded again."""
+def _known(
+    storage: Storage, segments: Iterable[Segment], journal: ScanJournal | None = None, hashed: bool = False
+) -> _Known:
+    """Return the sources of segments; the journal learns their counts, so that no built source is decoded again.
+
+    With `hashed`, a scan wants of new clips what no table has.
+    """
     tables = [read_tables(storage, segment)[0] for segment in segments]
-    known = _Known({}, {}, KnownGroups.of(tables), set(), set())
+    unscaled = any(np.isnan(table.spacing_down).all() for table in tables)
+    known = _Known({}, {}, KnownGroups.of(tables), set(), set(), unscaled)
     for table in tables:
         known.withdrawn.update(table.content_hash[table.error == WITHDRAWN])
         for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
             (known.unreadable if error else known.built)[key] = content
-        if np.isnan(table.spacing_down).all():
+        if hashed or np.isnan(table.spacing_down).all():
             known.partial.update(table.content_hash)
         if journal is not None:
             _teach(journal, table)

@@ -53,9 +53,15 @@ class ScanJournal:
     def __len__(self) -> int:
         return len(self._facts)
 
-    def find(self, key: Key) -> FileFacts | None:
-        """Return the facts counted under the key, or of the same content elsewhere in the store; None for neither."""
-        return self._facts.get(key) or self._known.get(key[1:])
+    def find(self, key: Key, hashed: bool = False) -> FileFacts | None:
+        """Return the facts counted under the key, or of the same content elsewhere in the store; None for neither.
+
+        With `hashed`, a clip that this scan counted without its hashes is not found.
+        """
+        own = self._facts.get(key)
+        if own is not None and not (hashed and own.frames > 1 and own.hashes is None):
+            return own
+        return self._known.get(key[1:])
 
     def learn(self, content_hash: str, reader: str, version: int, facts: FileFacts) -> None:
         """Take over what the tables of a store have of a source, whatever its path; it is not written again."""
@@ -66,7 +72,8 @@ class ScanJournal:
         self._facts[key] = facts
         if self._file is None:
             return
-        cells = [*key, *(getattr(facts, name) for name in _FACTS), facts.spacing]
+        hashes = facts.hashes.hex() if facts.hashes is not None else None
+        cells = [*key, *(getattr(facts, name) for name in _FACTS), facts.spacing, hashes]
         line = json.dumps(cells, ensure_ascii=True)
         try:
             self._file.write(line.encode() + b"\n")
@@ -97,10 +104,13 @@ class ScanJournal:
         return whole
 
 
-def _facts(frames: int, height: int, width: int, levels: int | None, spacing: Sequence[float] | None) -> FileFacts:
+def _facts(
+    frames: int, height: int, width: int, levels: int | None, spacing: Sequence[float] | None, hashes: str | None
+) -> FileFacts:
     """Return the facts of a line; TypeError where it has others, as one of an older version has."""
     known = None if spacing is None else Spacing(*map(float, spacing))
-    return FileFacts(int(frames), int(height), int(width), None if levels is None else int(levels), known)
+    bits = None if hashes is None else bytes.fromhex(hashes)
+    return FileFacts(int(frames), int(height), int(width), None if levels is None else int(levels), known, bits)
 
 
 def _key(cells: list[object]) -> Key:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.frames.blank import frames_lines
+from usjepa.cache.scanning.changes import passed_over_lines
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.reader import name_of
 from usjepa.cache.terminal.streams import shown_name
@@ -51,6 +52,7 @@ def describe(
         f"readers: {_counted(name_of(stamp) for stamp in table.reader)}",
         f"sizes (height x width): {_sizes(readable)}",
         *_spacing(readable),
+        *passed_over_lines([readable]),
         "",
         *_groups_table(readable),
     ]

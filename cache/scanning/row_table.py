@@ -1,38 +1,31 @@
-"""Choose each source's frames and draw their views: the rows to store."""
+"""Draw the views of each source's frames: the rows to store."""
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from usjepa.cache.frames.views import draw_view
+from usjepa.cache.scanning.changes import Hashes, frames_of
 from usjepa.cache.store.tables import RowTable
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.store.tables import SourceTable
 
 
-def chosen_frames(count: int, most: int | None) -> NDArray[np.int32]:
-    """Return the frames of a source that are stored: all, or `most` of them evenly spaced, first and last included.
+_NONE: Hashes = MappingProxyType({})
 
-    They are the whole numbers nearest to `np.linspace(0, count - 1, most)`, halves rounded up, computed in integers.
+
+def row_table(sources: SourceTable, settings: CacheSettings, hashes: Hashes = _NONE) -> RowTable:
+    """Return a row per (source, frame, view), in that order; view 0 is the whole frame, the others are drawn.
+
+    `hashes` are those of clips, which a recipe with `min_change` needs.
     """
-    if most is None or count <= most:
-        return np.arange(count, dtype=np.int32)
-    if most == 1:
-        return np.zeros(1, dtype=np.int32)
-    steps = np.arange(most, dtype=np.int64)
-    return ((2 * steps * (count - 1) + most - 1) // (2 * (most - 1))).astype(np.int32)
-
-
-def row_table(sources: SourceTable, settings: CacheSettings) -> RowTable:
-    """Return a row per (source, frame, view), in that order; view 0 is the whole frame, the others are drawn."""
     views = settings.views.count
-    frames = [chosen_frames(int(count), settings.max_frames_per_source) for count in sources.frames]
+    frames = frames_of(sources, hashes, settings)
     counts = np.array([len(chosen) for chosen in frames], dtype=np.int64)
     source = np.repeat(np.arange(len(sources), dtype=np.int32), counts * views)
     frame = np.repeat(np.concatenate([np.empty(0, np.int32), *frames]), views)

@@ -18,10 +18,10 @@ from usjepa.cache.decoding.many import ManyChildren
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.scanning.blank_frames import look_at
+from usjepa.cache.scanning.changes import Hashes, frames_of, taken_frames
 from usjepa.cache.scanning.journal import Key, ScanJournal
 from usjepa.cache.scanning.label_maps import label_maps
 from usjepa.cache.scanning.report import describe
-from usjepa.cache.scanning.row_table import chosen_frames
 from usjepa.cache.scanning.splits import assign_splits, straddling_groups
 from usjepa.cache.sources.base import PHANTOM, Contents, Entry, FileFacts, Listing
 from usjepa.cache.sources.listing import make_listing
@@ -104,6 +104,8 @@ class Scanned(NamedTuple):
     """A line per entry; one that holds no image has no frames, and the reason as its error."""
     imageless: NDArray[np.bool_]
     """Which lines these are."""
+    hashes: Hashes
+    """Of clips that were decoded; empty unless the recipe compares frames."""
 
     @property
     def images(self) -> SourceTable:
@@ -123,12 +125,23 @@ def scan(
     on_error: Literal["stop", "skip"],
     check: Callable[[], None] = safe_point,
 ) -> SourceTable:
-    """Hash and count every source of a listing that holds an image, and assign the splits; see `scan_all`."""
+    """Return the table of `scan_told`."""
+    return scan_told(listing, settings, journal, on_error, check).images
+
+
+def scan_told(
+    listing: Listing,
+    settings: CacheSettings,
+    journal: ScanJournal | None,
+    on_error: Literal["stop", "skip"],
+    check: Callable[[], None] = safe_point,
+) -> Scanned:
+    """Hash and count every source of a listing, assign the splits, and report which hold no image; see `scan_all`."""
     scanned = scan_all(listing, settings, journal, on_error, check)
     if reasons := scanned.left_out:
         more = f"; and {len(reasons) - _NAMED:,} more" if len(reasons) > _NAMED else ""
         logger.info(f"left out, without an image: {len(reasons):,}: {'; '.join(reasons[:_NAMED])}{more}")
-    return scanned.images
+    return scanned
 
 
 def scan_all(
@@ -169,8 +182,13 @@ def scan_all(
             progress.update(len(counted))
     if not listing.named:
         lines = _without_label_maps(listing.entries, lines)
-    table = assign_splits(_source_table(listing.entries, lines), settings.test_fraction)
-    return Scanned(table, np.array([line.imageless for line in lines], dtype=np.bool_))
+    table = assign_splits(_source_table(listing.entries, lines, settings), settings.test_fraction)
+    hashes = {
+        (line.content_hash, stamp): line.facts.hashes
+        for line, stamp in zip(lines, table.reader, strict=True)
+        if line.facts.hashes is not None
+    }
+    return Scanned(table, np.array([line.imageless for line in lines], dtype=np.bool_), hashes)
 
 
 def scan_report(source: str, recipe: Recipe) -> str:
@@ -180,9 +198,9 @@ def scan_report(source: str, recipe: Recipe) -> str:
     with ManyChildren(listing, settings) as children:
         scanned = scan_all(listing, settings, None, "skip", children=children)
         table = scanned.images
-        looked = look_at(table, settings, children.first)
-    taken = (len(chosen_frames(int(count), settings.max_frames_per_source)) for count in table.frames)
-    rows = sum(taken) * settings.views.count
+        taken = frames_of(table, scanned.hashes, settings)
+        looked = look_at(table, taken, children.first)
+    rows = sum(map(len, taken)) * settings.views.count
     return describe(source, listing, table, rows, straddling_groups(listing.entries), scanned.left_out, looked)
 
 
@@ -220,7 +238,7 @@ class _Counter:
         try:
             content_hash = self._reader().content_hash(entry.path, entry.reader)
             key = (entry.path, content_hash, entry.reader, version_of(entry.reader))
-            facts = self._journal.find(key)
+            facts = self._journal.find(key, self._settings.min_change > 0)
             if facts is not None:
                 return _Line(content_hash, facts, "")
             # The phantom parses nothing that could crash its parser.
@@ -244,7 +262,7 @@ def _without_label_maps(entries: Sequence[Entry], lines: Sequence[_Line]) -> lis
     return lines
 
 
-def _source_table(entries: Sequence[Entry], lines: Sequence[_Line]) -> SourceTable:
+def _source_table(entries: Sequence[Entry], lines: Sequence[_Line], settings: CacheSettings) -> SourceTable:
     described = {name: _strings(getattr(entry, name) for entry in entries) for name in _STORED}
     described["reader"] = _strings(stamp_of(entry.reader) for entry in entries)
     return SourceTable(
@@ -256,7 +274,13 @@ def _source_table(entries: Sequence[Entry], lines: Sequence[_Line]) -> SourceTab
         error=_strings(line.error for line in lines),
         spacing_down=_lengths(line.facts.spacing.down if line.facts.spacing else np.nan for line in lines),
         spacing_across=_lengths(line.facts.spacing.across if line.facts.spacing else np.nan for line in lines),
+        passed_over=np.array([_passed_over(line.facts, settings) for line in lines], dtype=np.int32),
     )
+
+
+def _passed_over(facts: FileFacts, settings: CacheSettings) -> int:
+    """Return how many frames of a source are passed over; 0 for one whose rows the store has already."""
+    return 0 if facts.hashes is None else taken_frames(facts.frames, facts.hashes, settings).passed_over
 
 
 def _lengths(values: Iterable[float]) -> NDArray[np.float64]:

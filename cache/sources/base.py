@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 
+from usjepa.cache.interrupt import safe_point
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -103,6 +105,8 @@ class FileFacts:
     """Grey levels that the first frame has; None: not counted. The caller of `probe` counts them."""
     spacing: Spacing | None = None
     """Of every frame; None where the file does not say."""
+    hashes: bytes | None = field(default=None, compare=False)
+    """Perceptual hashes of all frames of a clip, one after the other; None: not made. The caller of `survey` does."""
 
 
 class Box(NamedTuple):
@@ -187,6 +191,19 @@ class Reader(Protocol):
                 images, which must raise.
         """
         ...
+
+    def survey(
+        self, file: Path, image: str, look: Callable[[NDArray[np.uint8]], bytes]
+    ) -> tuple[FileFacts, list[bytes]]:
+        """Return the facts of a source, and what `look` returns of each frame of a clip; of a still it need not look.
+
+        A format whose `probe` has to decode every frame does both at once; for the others this is as good.
+        """
+        facts, seen = self.probe(file, image), []
+        for frame in self.frames(file, image, range(facts.frames if facts.frames > 1 else 0)):
+            safe_point()
+            seen.append(look(frame))
+        return facts, seen
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield frames of a source: uint8 [H, W] grey or [H, W, 3] RGB.

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ import xxhash
 from usjepa.cache.errors import NoImageError, SourceError, UsjepaError
 from usjepa.cache.identity import hash_file
 from usjepa.cache.plain_files import require_plain
-from usjepa.cache.sources.base import PHANTOM, Contents, levels_of
+from usjepa.cache.sources.base import PHANTOM, Contents, Reader, levels_of
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.formats.packed.archive import ArchiveReader
 from usjepa.cache.sources.registry import join_path, reader_named, reader_of_path, split_path
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.base import Box, FileFacts, Listing, Reader
+    from usjepa.cache.sources.base import Box, FileFacts, Listing
 
 _MOST_FRAMES = (1 << 31) - 1
 """Of a source: tables count them in 32 bits."""
@@ -124,7 +125,7 @@ class SourceReader:
         decoder = self._reader(reader)
         with _naming(path, file, image, decoder.title):
             _require_plain(file, reader)
-            facts = decoder.probe(file, image)
+            facts = self._facts(decoder, file, image)
             if facts.frames < 1:
                 raise ValueError("it holds no frames")
             if facts.frames > _MOST_FRAMES:
@@ -134,6 +135,20 @@ class SourceReader:
             # What can't be shown in 8 bits is found out here too, not in the middle of a build.
             (first,) = decoder.frames(file, image, [0])
             return replace(facts, levels=levels_of(_checked(first, 0)))
+
+    def _facts(self, decoder: Reader, file: Path, image: str) -> FileFacts:
+        """Return what a reader finds of a source; where frames are compared, with the hashes of a clip's."""
+        if not self._settings.min_change:
+            return decoder.probe(file, image)
+        from usjepa.cache.perceptual import frame_hash
+
+        survey = getattr(decoder, "survey", None) or partial(Reader.survey, decoder)
+        facts, hashes = survey(file, image, frame_hash)
+        if facts.frames == 1:
+            return facts
+        if len(hashes) != facts.frames:
+            raise ValueError(f"its reader counts {facts.frames} frames and gave {len(hashes)}")
+        return replace(facts, hashes=b"".join(hashes))
 
     def frames(self, path: str, reader: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:
         """Yield frames of one source: uint8 [H, W] grey or [H, W, 3] RGB.

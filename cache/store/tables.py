@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 _TableT = TypeVar("_TableT", bound="_Columns")
 
-_INTEGERS = dict.fromkeys(("source", "frame", "view", "top", "left", "height", "width", "frames"), pa.int32())
+_INTEGERS = dict.fromkeys(
+    ("source", "frame", "view", "top", "left", "height", "width", "frames", "passed_over"), pa.int32()
+)
 _FLAGS = dict.fromkeys(("flip_horizontal", "flip_vertical"), pa.bool_())
 _LENGTHS = dict.fromkeys(("spacing_down", "spacing_across"), pa.float64())
 _TYPES: dict[str, pa.DataType] = _INTEGERS | _FLAGS | _LENGTHS
 """Type on disk of every column; the ones not named here are strings."""
-_UNSAID: dict[str, float] = dict.fromkeys(_LENGTHS, np.nan)
+_UNSAID: dict[str, float] = {**dict.fromkeys(_LENGTHS, np.nan), "passed_over": 0}
 """Columns that are written only where they say something of a line, and what stands for nothing said."""
 
 WITHDRAWN = "withdrawn"
@@ -232,6 +234,8 @@ class SourceTable(_Columns):
     spacing_down: NDArray[np.float64] = field(default_factory=_nothing)
     """Millimetres per pixel of the frames, NaN where the file does not say."""
     spacing_across: NDArray[np.float64] = field(default_factory=_nothing)
+    passed_over: NDArray[np.int32] = field(default_factory=_nothing)
+    """Frames that have no rows because they differ too little from the last one kept (`cache.min_change`)."""
 
 
 @dataclass(frozen=True, eq=False)

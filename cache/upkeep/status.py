@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.frames.blank import blank_lines
+from usjepa.cache.scanning.changes import passed_over_lines
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed_layers
 from usjepa.cache.store.origins import read_tables, spacing_of, spacing_text
@@ -48,7 +49,8 @@ def status_report(store: str) -> str:
         holes |= {hole for commit in done.values() for hole in commit.holes}
         blank |= {row for commit in done.values() for row in commit.blank}
         doubtful |= {row for commit in done.values() for row in commit.doubtful}
-    lines.append(_spacing(storage, state, holes))
+    lines += [_spacing(storage, state, holes)]
+    lines += passed_over_lines([read_tables(storage, segment)[0] for segment in state.segments])
     lines += _told("blank rows", blank, holes) + _told("rows that may show more than the scan", doubtful, holes)
     told = dict(blank | doubtful)
     holes -= {hole for hole in holes if hole[0] in told}

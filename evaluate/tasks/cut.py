@@ -47,7 +47,8 @@ def cut(folder: TaskFolder, out: Path, recipe: Recipe) -> tuple[Store, Known]:
     from usjepa.cache.reading.store import open_store
 
     views = recipe.cache.views.model_copy(update={"count": 1})
-    settings = recipe.cache.model_copy(update={"views": views, "teacher": None})
+    # A score is of every labelled frame, whatever a recipe thins out for training.
+    settings = recipe.cache.model_copy(update={"views": views, "teacher": None, "min_change": 0})
     # Place and settings are part of the name, so that another recipe or folder never grows this store.
     mark = digest_of({"source": str(folder.root), "name": folder.name, "cache": settings.model_dump(mode="json")})[:8]
     location = str(out / "tasks" / f"{folder.name}-{mark}.zarr")

@@ -24,7 +24,7 @@ from usjepa.cache.sources.formats.clip_ends import cut_short
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import av
     from av.video.frame import VideoFrame
@@ -57,18 +57,25 @@ class VideoReader(Reader):
         """Decode every frame and return the facts; ValueError when the clip is cut short, damaged, or changes size."""
         del image
         self._span = None
-        reason = cut_short(file)
-        if reason is not None:
-            raise ValueError(reason)
-        decoder = Decoder(file)
+        return _counted(file, lambda _: None)
+
+    def survey(
+        self, file: Path, image: str, look: Callable[[NDArray[np.uint8]], bytes]
+    ) -> tuple[FileFacts, list[bytes]]:
+        """Decode every frame, look at it, and return the facts; raises as `probe`."""
+        self._span = None
+        seen: list[bytes] = []
+
+        def each(decoder: Decoder) -> None:
+            samples = decoder.samples()
+            if needs_span(samples.dtype):
+                raise _DeepError
+            seen.append(look(to_uint8(samples, None)))
+
         try:
-            while decoder.advance():
-                pass
-        finally:
-            decoder.close()
-        if decoder.shape is None:
-            raise ValueError("it holds no frame that can be decoded")
-        return FileFacts(decoder.number + 1, *decoder.shown_shape)
+            return _counted(file, each), seen
+        except _DeepError:  # how a frame is shown depends on all of them
+            return super().survey(file, image, look)
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames: [H, W] where the clip is stored in grey, [H, W, 3] otherwise."""
@@ -97,6 +104,26 @@ class VideoReader(Reader):
                 decoder.close()
             self._decoder = decoder = Decoder(file)
         return decoder
+
+
+class _DeepError(Exception):
+    """A clip has more than 8 bits a sample."""
+
+
+def _counted(file: Path, each: Callable[[Decoder], None]) -> FileFacts:
+    """Decode every frame of a clip and return the facts; `each` is called after each of them."""
+    reason = cut_short(file)
+    if reason is not None:
+        raise ValueError(reason)
+    decoder = Decoder(file)
+    try:
+        while decoder.advance():
+            each(decoder)
+    finally:
+        decoder.close()
+    if decoder.shape is None:
+        raise ValueError("it holds no frame that can be decoded")
+    return FileFacts(decoder.number + 1, *decoder.shown_shape)
 
 
 class Decoder:

@@ -22,8 +22,9 @@ from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.frames.views import draw_view
 from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings, ViewSettings
 from usjepa.cache.recipes.recipe import Recipe
+from usjepa.cache.scanning.changes import chosen_frames
 from usjepa.cache.scanning.journal import ScanJournal
-from usjepa.cache.scanning.row_table import chosen_frames, row_table
+from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.scanning.scan import list_source, scan, scan_report
 from usjepa.cache.scanning.splits import assign_splits, straddling_groups
 from usjepa.cache.store.tables import SourceTable

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import tifffile
 
 from tests.support.files.published import write_busbra, write_image, write_tn5000, write_ultrabench
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.recipes.cache import CacheSettings, PreprocessSettings
 from usjepa.cache.recipes.recipe import Recipe
+from usjepa.evaluate.tasks.cut import cut
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of
 from usjepa.evaluate.tasks.layouts import recognise
@@ -321,6 +323,17 @@ def test_a_manifests_own_split_is_kept_even_where_it_tears_a_group(tmp_path: Pat
     (task,) = opened(tmp_path, tmp_path / "out")
     assert len(task.positions("test")) == 4
     assert facts_of(task).leakage.groups == 1
+
+
+def test_a_recipe_that_thins_out_clips_leaves_tasks_whole(tmp_path: Path) -> None:
+    page = np.random.default_rng(0).integers(0, 255, (40, 48), np.uint8)
+    for place in ("a/1.tif", "a/2.tif", "b/1.tif"):
+        (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(tmp_path / "in" / place, np.stack([page] * 3), photometric="minisblack")
+    thin = SMALL.cache.model_copy(update={"min_change": 64, "preprocess": PreprocessSettings(text="keep")})
+    (task,) = folders(tmp_path / "in")
+    store, _ = cut(task, tmp_path / "out", SMALL.model_copy(update={"cache": thin}))
+    assert len(store) == 9
 
 
 @pytest.mark.slow

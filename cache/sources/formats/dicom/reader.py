@@ -27,7 +27,7 @@ from usjepa.cache.sources.formats.plausible import require_frame
 from usjepa.cache.sources.formats.video import Decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -93,6 +93,22 @@ class DicomReader(Reader):
         if shape is None:
             raise ValueError("it holds no frames")
         return FileFacts(count, *shape, spacing=spacing_in(file, *shape))
+
+    def survey(
+        self, file: Path, image: str, look: Callable[[NDArray[np.uint8]], bytes]
+    ) -> tuple[FileFacts, list[bytes]]:
+        """Decode every frame, look at it, and return the facts; raises as `probe`."""
+        self._span = None
+        seen: list[bytes] = []
+        shape: tuple[int, int] | None = None
+        for frame, opened in _stored(file, None):
+            if _is_deep(frame, opened):  # how it is shown depends on all of them
+                return super().survey(file, image, look)
+            shape = shape or frame.shape[:2]
+            seen.append(look(_shown(frame, opened, None)))
+        if shape is None:
+            raise ValueError("it holds no frames")
+        return FileFacts(len(seen), *shape, spacing=spacing_in(file, *shape)), seen
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames in 8 bits, grey or RGB."""
