@@ -56,7 +56,8 @@ def _nothing() -> NDArray[Any]:
 
 
 def _unsaid(name: str, count: int) -> NDArray[Any]:
-    return np.full(count, _UNSAID[name], _NUMPY[_TYPES[name]])
+    """Return a column that says nothing of so many lines, in the memory of one."""
+    return np.broadcast_to(np.array(_UNSAID[name], _NUMPY[_TYPES[name]]), count)
 
 
 def _says(name: str, column: NDArray[Any]) -> bool:
@@ -100,7 +101,7 @@ class _Columns:
 
     def take(self: _TableT, which: slice | NDArray[Any]) -> _TableT:
         """Return the table of the chosen rows: a slice, indices or a mask."""
-        return type(self)(**{name: column[which] for name, column in self.columns().items()})
+        return type(self)(**{name: getattr(self, name)[which] for name in self.__dataclass_fields__})
 
     @classmethod
     def joined(cls: type[_TableT], tables: Sequence[_TableT]) -> _TableT:

@@ -108,6 +108,12 @@ def test_a_column_that_says_nothing_is_not_written_and_what_is_not_there_is_unkn
     )
 
 
+def test_a_column_that_says_nothing_takes_no_memory() -> None:
+    for table in (rows(1000), rows(1000).take(slice(2, 900)), RowTable.from_parquet(rows(1000).to_parquet())):
+        assert table.spacing_down.strides == (0,)
+        assert np.isnan(table.spacing_down).all()
+
+
 def test_a_spacing_of_another_type_is_damage() -> None:
     import io
 
