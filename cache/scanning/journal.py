@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import WriteError
+from usjepa.cache.perceptual import HASH_NBYTES
 from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.terminal.refusals import advice
 
@@ -110,6 +111,8 @@ def _facts(
     """Return the facts of a line; TypeError where it has others, as one of an older version has."""
     known = None if spacing is None else Spacing(*map(float, spacing))
     bits = None if hashes is None else bytes.fromhex(hashes)
+    if bits is not None and len(bits) != frames * HASH_NBYTES:
+        raise ValueError("hashes of another number of frames")
     return FileFacts(int(frames), int(height), int(width), None if levels is None else int(levels), known, bits)
 
 

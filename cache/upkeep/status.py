@@ -17,10 +17,11 @@ from usjepa.cache.store.tables import WITHDRAWN
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
+    from usjepa.cache.store.tables import SourceTable
 
 _SHOWN_FAILURES = 20
 
@@ -50,12 +51,13 @@ def status_report(store: str) -> str:
         blank |= {row for commit in done.values() for row in commit.blank}
         doubtful |= {row for commit in done.values() for row in commit.doubtful}
     lines += [_spacing(storage, state, holes)]
-    lines += passed_over_lines([read_tables(storage, segment)[0] for segment in state.segments])
+    sources = [read_tables(storage, segment)[0] for segment in state.segments]
+    lines += passed_over_lines(sources)
     lines += _told("blank rows", blank, holes) + _told("rows that may show more than the scan", doubtful, holes)
     told = dict(blank | doubtful)
     holes -= {hole for hole in holes if hole[0] in told}
     lines += _history(state)
-    lines += _failures(storage, state, holes)
+    lines += _failures(sources, holes)
     return "\n".join(lines)
 
 
@@ -123,11 +125,10 @@ def _distinct(done: Mapping[int, Commit]) -> list[dict[str, object]]:
     return [seen[key] for key in sorted(seen)]
 
 
-def _failures(storage: Storage, state: State, holes: set[tuple[int, str]]) -> list[str]:
+def _failures(tables: Sequence[SourceTable], holes: set[tuple[int, str]]) -> list[str]:
     """Return the lines about sources and rows that could not be read, each with its reason."""
     reasons: dict[tuple[str, str], str] = {}
-    for segment in state.segments:  # in their order: a source that was mended since is read by a later segment
-        sources, _ = read_tables(storage, segment)
+    for sources in tables:  # in the order of segments: a source that was mended since is read by a later one
         for dataset, path, error in zip(sources.dataset, sources.path, sources.error, strict=True):
             reasons.pop((dataset, path), None)
             if error and error != WITHDRAWN:

@@ -319,6 +319,18 @@ def test_a_clip_that_was_counted_without_hashes_is_decoded_for_them_and_a_still_
     assert found.table.passed_over.tolist() == [5, 0, 0, 0]
 
 
+def test_a_line_of_a_journal_with_hashes_of_other_frames_costs_one_more_decode(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing, path = list_source(str(folder), RECIPE.cache), tmp_path / "journal"
+    first = scan_all(listing, RECIPE.cache, ScanJournal(path), "stop")
+    path.write_text(path.read_text().replace(next(iter(first.hashes.values())).hex(), "00" * HASH_NBYTES))
+    names = stopping(monkeypatch, "")
+    again = scan_all(listing, RECIPE.cache, ScanJournal(path), "stop")
+    assert names == ["clip/a.npy"]
+    assert again.table == first.table
+
+
 def test_a_store_that_grows_compares_the_frames_of_new_clips_alone(
     tmp_path: Path, built: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

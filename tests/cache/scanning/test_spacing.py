@@ -33,6 +33,7 @@ from usjepa.cache.recipes.cache import CacheSettings, ViewSettings
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.scanning.scan import list_source, scan, scan_report
+from usjepa.cache.several.stores import open_stores
 from usjepa.cache.store.tables import SourceTable
 from usjepa.cache.thinning.remove import remove
 from usjepa.cache.thinning.withdrawal import Choice
@@ -330,6 +331,15 @@ def test_copies_keep_it_whole_or_of_chosen_rows(tmp_path: Path, built: Path) -> 
     spacing = open_store(store).spacing
     np.testing.assert_array_equal(open_store(tmp_path / "whole").spacing, spacing)
     np.testing.assert_array_equal(open_store(tmp_path / "some").spacing, spacing[[2, 3, 4, 10, 11]])
+
+
+def test_several_stores_have_it_as_one(tmp_path: Path, built: Path) -> None:
+    copy_store(str(built), str(tmp_path / "some"), Selection.parse(None, None, "2:5,10:12"))
+    stores = open_stores([built, tmp_path / "some"])
+    spacing = open_store(built).spacing
+    np.testing.assert_array_equal(stores.spacing, np.concatenate([spacing, spacing[[2, 3, 4, 10, 11]]]))
+    asked = [stores.rows[-4], 0, stores.rows[-1]]
+    np.testing.assert_array_equal(stores.spacing_of(asked), np.stack([spacing[3], spacing[0], spacing[11]]))
 
 
 def test_who_withdraws_takes_it_along(store: Path) -> None:
