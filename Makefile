@@ -17,7 +17,7 @@ OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(fil
 FILES := $(VENV)/files.txt
 LISTED := $(sort $(wildcard cache/*.py cache/*/*.py cache/*/*/*.py cache/*/*/*/*.py train/*.py train/*/*.py evaluate/*.py evaluate/*/*.py evaluate/*/*/*.py evaluate/report/*.csv evaluate/report/templates/* */py.typed))
 
-.PHONY: help demo dist test test-slow fuzz lint types docs format install bench bench-faults results clean-demo FORCE
+.PHONY: help demo dist test test-slow fuzz lint types docs format install bench bench-faults gpu-check results clean-demo FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,10 @@ docs: $(STAMP) ## Build the documentation into site/; a broken link or anchor is
 format: $(STAMP) ## Format and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# DEVICE=cpu tries the command itself, with tiny parts.
+gpu-check: $(STAMP) ## On a GPU: exactness, build, teacher, step, batch size, two ranks, within 12 minutes
+	$(BIN)/python -m benchmarks.gpu --device $(or $(DEVICE),cuda) --minutes $(or $(MINUTES),12)
 
 bench-faults: $(STAMP) ## Injure stores and runs, ours and others alike; count what is noticed
 	$(BIN)/python -m benchmarks.faults

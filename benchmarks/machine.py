@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+RESULTS = Path(os.environ.get("USJEPA_RESULTS", Path(__file__).parent / "results"))
+"""Where results are written."""
 SWEEP_NBYTES = 96 << 20
 """More than a processor's last-level cache: adding to an array of this size drives everything else out of it."""
 
@@ -65,7 +67,7 @@ def report(
     goals: list[Goal] | None = None,
     missing: dict[str, str] | None = None,
 ) -> None:
-    """Print min | median | max of each contender and write benchmarks/results/<name>.json."""
+    """Print min | median | max of each contender and write <name>.json into `RESULTS`."""
     rows = {who: [min(values), statistics.median(values), max(values)] for who, values in samples.items()}
     print(f"{name} ({unit}; {note})")
     for who, (low, median, high) in sorted(rows.items(), key=lambda item: -item[1][1]):
@@ -75,8 +77,8 @@ def report(
         print(f"  {goal.what:58s} {low:9.2f} {median:9.2f} {high:9.2f}  {goal.verdict()}")
     for who, why in (missing or {}).items():
         print(f"  {who}: not measured: {why}")
-    target = Path(__file__).parent / "results" / f"{name}.json"
-    target.parent.mkdir(exist_ok=True)
+    target = RESULTS / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, object] = {"unit": unit, "note": note, "machine": machine, "min_median_max": rows}
     if goals:
         content["ratios_min_median_max"] = {g.what: {"ratio": g.ratio(), "goal": g.least} for g in goals}

@@ -30,12 +30,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default=None)
+    parser.add_argument("--eager", action="store_true", help="leave compiled teachers out")
     asked = parser.parse_args()
     device = choose_device(asked.device)
     precisions = ("fp32", "bf16", "bf16-pure", *(("fp16", "fp16-pure") if device.type == "cuda" else ()))
     contenders = {}
     for compute in precisions:
-        for compiled in (False, True):
+        for compiled in (False,) if asked.eager else (False, True):
             settings = TeacherSettings.model_validate(
                 {"architecture": asked.architecture, "compute": compute, "compile": compiled}
             )

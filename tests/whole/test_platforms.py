@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
+import time
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pytest
 import torch
 
+from benchmarks.gpu.__main__ import paragraph, run
+from benchmarks.gpu.parts import Part
+from tests.support.builds import pictures
 from tests.support.processes.commands import run_python
 from usjepa.cache.teacher.device import soft_identity
-
-if TYPE_CHECKING:
-    import pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,8 +56,6 @@ for main, words in (
 
 
 def test_all_stages_run_without_what_only_linux_has(tmp_path: Path) -> None:
-    from tests.support.builds import pictures
-
     pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(_WITHOUT_LINUX)
@@ -95,3 +95,41 @@ def test_both_images_are_made_of_the_same_files_by_the_same_commands_and_miss_no
     assert installs[0] == installs[1]
     extras = {word for line in installs[0] for found in re.findall(r"\[(.*?)\]", line) for word in found.split(",")}
     assert extras <= set(project["project"]["optional-dependencies"])
+
+
+def test_the_check_of_a_gpu_records_how_each_part_ended(tmp_path: Path) -> None:
+    end = time.monotonic() + 1000
+    wrote = "json.dump({'unit': 's', 'min_median_max': {'a': [1, 2, 3]}}, open('r.json', 'w'))"
+    found = {
+        name: run(Part(name, name, ("-c", program), limit, gpus), 1, end, "cpu")
+        for name, program, limit, gpus in (
+            ("fine", f"import json, os; os.chdir(os.environ['USJEPA_RESULTS']); {wrote}", 60, 1),
+            ("fails", "import sys; print('why'); sys.exit(3)", 60, 1),
+            ("hangs", "import time; print('begun', flush=True); time.sleep(99)", 3, 1),
+            ("two", "", 60, 2),
+            ("late", "", 2000, 1),
+        )
+    }
+    assert found["fine"]["ended"] == "passed"
+    assert found["fails"]["ended"] == "failed with 3"
+    assert found["fails"]["output"] == ["why"]
+    assert found["hangs"]["ended"] == "out of time after 3 s"
+    assert found["two"]["ended"] == "left out: needs 2 GPUs, there is 1"
+    assert found["late"]["ended"].startswith("left out: ")
+    told = paragraph({"device": "some", "parts": found})
+    assert "| a | 2.00 s |" in told
+    assert "| fails: fails | failed with 3 |" in told
+
+
+def test_the_check_of_a_gpu_says_where_there_is_none() -> None:
+    told = run_python("-m", "benchmarks.gpu", code=1, cwd=ROOT, env={"CUDA_VISIBLE_DEVICES": ""})
+    assert told.stderr.startswith("no GPU that torch can use")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_every_part_of_the_check_of_a_gpu_runs_on_a_processor(tmp_path: Path) -> None:
+    env = {"USJEPA_RESULTS": str(tmp_path)}
+    told = run_python("-m", "benchmarks.gpu", "--device", "cpu", "--minutes", 60, "--patience", 4, cwd=ROOT, env=env)
+    ended = {name: part["ended"] for name, part in json.loads((tmp_path / "gpu.json").read_text())["parts"].items()}
+    assert set(ended.values()) == {"passed"}, (ended, told.stdout)
