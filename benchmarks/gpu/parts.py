@@ -41,7 +41,7 @@ def parts(small: bool) -> tuple[Part, ...]:
         Part("step", "a step with cached targets, targets in memory, a teacher in the loop", _benchmark(
             "step", small, ("--steps", "8", "--rounds", "5", "--batch", "64", "--patients", "16", "--student",
                             "vit_small_patch16_224", "--teacher", "vit_base_patch16_224"),
-            ("--steps", "1", "--rounds", "1", "--batch", "2", "--patients", "1", "--teacher", "vit_tiny_patch16_224")),
+            ("--steps", "1", "--rounds", "2", "--batch", "2", "--patients", "1", "--teacher", "vit_tiny_patch16_224")),
             150),
         Part("batch size", "images per second by batch size, and the size that is chosen", _benchmark(
             "gpu.batch_size", small, (), ("--most", "4", *_TINY)), 60),
