@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _UNKNOWN = (0, 0xFFFFFFFF)
 """Lengths that a RIFF writer leaves behind which can't go back: into a pipe, or after a crash."""
 
+_BOXES = set(b"ftyp moov mdat free skip wide moof mfra uuid meta sidx ssix styp emsg prft pnot udta".split())
+"""Types of boxes at the top of an MP4 or MOV file; a cut falls into one of these."""
 _EBML = b"\x1aE\xdf\xa3"
 _ASF = b"0&\xb2u"
 _SYNC, _PACKET_NBYTES = b"G", 188
@@ -68,7 +70,7 @@ def _boxes_past_the_end(file: BinaryIO, size: int) -> str | None:
             length = int.from_bytes(header[8:16], "big")
         if length == 0:  # the box reaches to the end of the file
             length = size - start
-        if length < 8:
+        if length < 8 or (header[4:8] not in _BOXES and kinds >= {b"moov", b"mdat"}):
             return None  # no box: trailing bytes, which players ignore
         if start + length > size:
             return _shortfall(start + length, size)
@@ -83,14 +85,16 @@ def _chunks_past_the_end(file: BinaryIO, start: int, size: int) -> str | None:
     Where the size of a list is unknown, its members tell where it ends; where it reaches past the end of the file, the
     list is whole only if the index that follows it is there.
     """
-    missing = None
+    missing, whole = None, 0
     while start + 8 <= size:
         file.seek(start)
         header = file.read(12)
         kind, length = header[:4], int.from_bytes(header[4:8], "little")
-        if not all(32 <= byte < 127 for byte in kind):
-            return None  # no chunk: trailing bytes, which players ignore
         past_the_end = start + 8 + length > size
+        if not all(32 <= byte < 127 for byte in kind) or (start == whole > 0 and kind != b"RIFF" and past_the_end):
+            return None  # no chunk: trailing bytes, which players ignore
+        if kind == b"RIFF" and not past_the_end:
+            whole = start + 8 + length
         if kind == b"RIFF" or (kind == b"LIST" and (length in _UNKNOWN or past_the_end)):
             if kind == b"LIST" and length not in _UNKNOWN:
                 missing = _shortfall(start + 8 + length, size)

@@ -233,3 +233,11 @@ def test_a_gif_whose_last_byte_alone_is_missing_is_whole(tmp_path: Path) -> None
     whole = read(path)
     path.write_bytes(path.read_bytes().removesuffix(b";"))
     assert np.array_equal(read(path), whole)
+
+
+@pytest.mark.parametrize(("name", "codec", "layout"), [("a.avi", "mjpeg", "yuvj420p"), ("a.mp4", "libx264", "yuv420p")])
+def test_text_behind_a_whole_clip_is_ignored(tmp_path: Path, name: str, codec: str, layout: str) -> None:
+    clip = write_clip(tmp_path / name, picture(), codec=codec, layout=layout)
+    with clip.open("ab") as file:
+        file.write(b"a page of a web server that was appended")
+    assert probe(clip).frames == 4
