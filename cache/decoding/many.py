@@ -59,7 +59,11 @@ class ManyChildren:
         return self._children[0]
 
     def each(
-        self, work: Callable[[DecodingProcess, _Item], _Found], items: Iterable[_Item], count: int
+        self,
+        work: Callable[[DecodingProcess, _Item], _Found],
+        items: Iterable[_Item],
+        count: int,
+        before: Callable[[_Item], None] | None = None,
     ) -> Generator[_Found, None, None]:
         """Yield what the work finds of each item, in their order.
 
@@ -70,17 +74,23 @@ class ManyChildren:
             work: called with a child and an item, in a thread of its own where there are several children.
             items: what to look at.
             count: about how many they are; a few are all left to one child.
+            before: called with an item in the thread that then waits for a child, for what needs none: one file is
+                fetched from a slow share while another is decoded.
         """
-        threads = children_for(count, self.most)
-        if threads == 1:
+        children = children_for(count, self.most)
+        if children == 1:
             for item in items:
+                if before is not None:
+                    before(item)
                 yield work(self.first, item)
             return
         free: queue.SimpleQueue[DecodingProcess] = queue.SimpleQueue()
-        for child in self._children[:threads]:
+        for child in self._children[:children]:
             free.put(child)
 
         def with_child(item: _Item) -> _Found:
+            if before is not None:
+                before(item)
             child = free.get()
             try:
                 return work(child, item)
@@ -88,11 +98,12 @@ class ManyChildren:
                 free.put(child)
 
         pending: deque[Future[_Found]] = deque()
+        threads = children if before is None else 2 * children
         with ThreadPoolExecutor(threads, thread_name_prefix="scan") as pool:
             try:
                 for item in items:
                     pending.append(pool.submit(with_child, item))
-                    if len(pending) >= _AHEAD * threads:
+                    if len(pending) >= _AHEAD * children:
                         yield pending.popleft().result()
                 while pending:
                     yield pending.popleft().result()

@@ -171,7 +171,9 @@ def scan_all(
     with (
         contextlib.closing(journal),
         contextlib.nullcontext(children) if children is not None else ManyChildren(listing, settings) as processes,
-        contextlib.closing(processes.each(counter.count, _files(listing, check), len(listing.entries))) as found,
+        contextlib.closing(
+            processes.each(counter.count, _files(listing, check), len(listing.entries), counter.hash)
+        ) as found,
         ProgressBar(len(listing.entries), "scan", unit="files") as progress,
     ):
         for counted in found:
@@ -221,6 +223,8 @@ class _Counter:
     ) -> None:
         self._listing, self._settings, self._journal, self._on_error = listing, settings, journal, on_error
         self._own = threading.local()
+        self._hashed: dict[str, str | SourceError] = {}
+        """Of sources that wait for a child: the content hash, or why there is none."""
 
     def _reader(self) -> SourceReader:
         """Return this thread's reader."""
@@ -229,14 +233,25 @@ class _Counter:
         reader: SourceReader = self._own.reader
         return reader
 
+    def hash(self, entries: Sequence[Entry]) -> None:
+        """Hash the sources of a file, which needs no child; what goes wrong is raised by `count`."""
+        for entry in entries:
+            try:
+                self._hashed[entry.path] = self._reader().content_hash(entry.path, entry.reader)
+            except SourceError as error:
+                self._hashed[entry.path] = error
+
     def count(self, child: DecodingProcess, entries: Sequence[Entry]) -> list[_Line]:
-        """Return a line per source; SourceError where one can't be read and that is to stop the scan."""
+        """Return a line per source, hashed before; SourceError where one can't be read and that stops the scan."""
         return [self._line(child, entry) for entry in entries]
 
     def _line(self, child: DecodingProcess, entry: Entry) -> _Line:
         content_hash = ""
         try:
-            content_hash = self._reader().content_hash(entry.path, entry.reader)
+            hashed = self._hashed.pop(entry.path)
+            if isinstance(hashed, SourceError):
+                raise hashed
+            content_hash = hashed
             key = (entry.path, content_hash, entry.reader, version_of(entry.reader))
             facts = self._journal.find(key, self._settings.min_change > 0)
             if facts is not None:

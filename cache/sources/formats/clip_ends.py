@@ -61,7 +61,7 @@ def _shortfall(declared: int, size: int) -> str:
 def _boxes_past_the_end(file: BinaryIO, size: int) -> str | None:
     """Walk the top-level boxes of an MP4 or MOV file (ISO 14496-12: 4 bytes size, 4 bytes type)."""
     start = 0
-    kinds = set()
+    kinds: set[bytes] = set()
     while start + 8 <= size:
         file.seek(start)
         header = file.read(16)

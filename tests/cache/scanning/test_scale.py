@@ -54,6 +54,23 @@ def test_four_children_work_at_once_and_answers_stay_in_order() -> None:
     assert len({child for _, child in found[:4]}) == 4
 
 
+def test_files_are_fetched_while_others_are_decoded() -> None:
+    """All four children are at work, and four more items are being fetched: on a slow share both mean waiting."""
+    together = threading.Barrier(8, timeout=60)
+
+    def fetch(item: int) -> None:
+        if 4 <= item < 8:
+            together.wait()
+
+    def work(_: DecodingProcess, item: int) -> int:
+        if item < 4:
+            together.wait()
+        return item
+
+    with ManyChildren(Listing(None, ()), FOUR) as children:
+        assert list(children.each(work, range(100), 100, fetch)) == list(range(100))
+
+
 def test_a_few_files_are_left_to_one_child() -> None:
     with ManyChildren(Listing(None, ()), FOUR) as children:
         assert len(set(children.each(lambda child, _: id(child), range(20), 20))) == 1
