@@ -118,6 +118,7 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.plan
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.object_storage
+	$(BIN)/python -m benchmarks.tables
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom; on SOURCE=folder three folds of patients
 	$(BIN)/python -m benchmarks.learning --recipe '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)')

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import xxhash
 
@@ -19,6 +19,7 @@ from usjepa.cache.interrupt import safe_point
 from usjepa.cache.plain_files import open_plain
 
 if TYPE_CHECKING:
+    from io import RawIOBase
     from pathlib import Path
 
 _PIECE = 8 << 20
@@ -56,11 +57,16 @@ def hash_file(path: Path) -> str:
         OSError: it can't be read, or is a pipe, a device or the like.
         Interrupted: a stop was asked for.
     """
-    hasher = xxhash.xxh3_128()
     with open_plain(path) as file:
-        while piece := file.read(_PIECE):
-            hasher.update(piece)
-            safe_point()
+        return hash_of(file)
+
+
+def hash_of(file: RawIOBase | BinaryIO) -> str:
+    """Return the xxh3-128 of an open file from where it stands, which is left at its end; errors as `hash_file`."""
+    hasher = xxhash.xxh3_128()
+    while piece := file.read(_PIECE):
+        hasher.update(piece)
+        safe_point()
     return hasher.hexdigest()
 
 

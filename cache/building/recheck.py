@@ -14,7 +14,7 @@ import numpy as np
 from usjepa.cache.building.committed_rows import read_committed
 from usjepa.cache.errors import BlankError, IdentityError, WholeFrameError
 from usjepa.cache.sources.reader import name_of, stamp_of
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins import sources_in_batches
 from usjepa.cache.teacher.computing import compute_latents
 
 if TYPE_CHECKING:
@@ -53,8 +53,10 @@ def refuse_other_readers(writer: StoreWriter, commits: Mapping[int, Commit]) -> 
         IdentityError: shards are missing, and this version might count or decode the frames of their files otherwise.
     """
     for segment in writer.state.segments:
-        sources, _ = read_tables(writer.storage, segment)
-        others = {stamp for stamp in sources.reader[sources.error == ""] if stamp != stamp_of(name_of(stamp))}
+        others: set[str] = set()
+        for stamps, errors in sources_in_batches(writer.storage, segment, "reader", "error"):
+            readable = {stamp for stamp, error in zip(stamps, errors, strict=True) if not error}
+            others |= {stamp for stamp in readable if stamp != stamp_of(name_of(stamp))}
         if not others:
             continue
         named = ", ".join(f"{stamp} (here {stamp_of(name_of(stamp))})" for stamp in sorted(others))

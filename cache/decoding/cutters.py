@@ -7,14 +7,14 @@ import threading
 from typing import TYPE_CHECKING
 
 from usjepa.cache.decoding.child import DecodingProcess
+from usjepa.cache.decoding.segment_rows import SegmentRows
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.clips import ClipRegions
-from usjepa.cache.frames.rows import PixelShard, RowBlock, cut_rows
+from usjepa.cache.frames.rows import PixelShard, cut_rows
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.processors import cores
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.reader import SourceReader, name_of
-from usjepa.cache.store.origins import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,10 +38,9 @@ class Cutters:
         self, storage: Storage, segments: Sequence[Segment], listing: Listing, settings: CacheSettings
     ) -> None:
         self._settings, self._abandoned = settings, threading.Event()
-        self._first_rows = {segment.number: segment.first_row for segment in segments}
-        self._tables = {segment.number: read_tables(storage, segment) for segment in segments}
+        self._rows = {segment.number: SegmentRows(storage, segment) for segment in segments}
         small = sum(segment.rows for segment in segments) <= _SMALL_ROWS
-        here = small and all(set(map(name_of, sources.reader)) == {PHANTOM} for sources, _ in self._tables.values())
+        here = small and all(set(map(name_of, rows.readers)) == {PHANTOM} for rows in self._rows.values())
         # A reader belongs to one thread.
         self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, cores() // 2))
         self._here = SourceReader.of(listing, settings) if here else None
@@ -61,7 +60,7 @@ class Cutters:
             SourceError: as `cut_rows`.
             Interrupted: a stop was asked for, or the rows are not wanted any more.
         """
-        block = RowBlock.of(*self._tables[segment], self._first_rows[segment], numbers)
+        block = self._rows[segment].block(numbers)
         if self._here is not None:
             return cut_rows(
                 block, self._here, self._settings, skip_errors, lambda _: self._check(), regions_of=self._regions_here

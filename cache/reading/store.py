@@ -23,6 +23,7 @@ from usjepa.cache.errors import (
     WithdrawnError,
 )
 from usjepa.cache.lazy import lazy
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.reading.arrays import dask_array_of, zarr_array_of
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_memory import memory_for
@@ -33,13 +34,14 @@ from usjepa.cache.store.origins import Origin, Table, spacing_of, table_of
 from usjepa.cache.store.state import (
     check_layer,
     kept_generations,
+    partial_manifest,
+    progress_text,
     read_layer,
     read_manifest,
     read_state,
     refuse_unfinished,
     root_settings,
 )
-from usjepa.cache.store.unsealed import partial_manifest, progress_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -84,7 +86,7 @@ class Store:
         self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._runs)
 
     def __repr__(self) -> str:
         return f"<Store {self.location}: generation {self.generation}, {len(self):,} rows, {', '.join(self.layers)}>"
@@ -165,22 +167,28 @@ class Store:
     @lazy
     def rows(self) -> NDArray[np.int64]:
         """The rows that exist, ascending, int64 [R']."""
-        rows = self._manifest.row_numbers()
+        return np.asarray(self._runs)
+
+    def row_numbers(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return `rows[positions]`, [n], without an array of all rows."""
+        numbers: NDArray[np.int64] = self._runs[positions]
+        return numbers
+
+    @lazy
+    def _runs(self) -> Runs:
+        runs = self._manifest.rows()
         # A generation of 0 is an unsealed store: only shards that every layer has finished exist.
         if self.generation == 0:
             lacking = {i for tables in self._manifest.tables.values() for i, table in enumerate(tables) if not table}
+            rows = np.asarray(runs)
             rows = rows[~np.isin(rows // self._manifest.rows_per_shard, sorted(lacking))]
-        return rows
-
-    @lazy
-    def _dense(self) -> bool:
-        """Whether every number from 0 on is a row, as in a store of one segment without holes."""
-        return not len(self.rows) or int(self.rows[-1]) == len(self.rows) - 1
+            runs = Runs.of(rows, np.ones_like(rows))
+        return runs
 
     @lazy
     def table(self) -> Table:
         """Where each row comes from; read and checked on first use."""
-        return table_of(self._storage, self._manifest.segments, self.rows)
+        return table_of(self._storage, self._manifest.segments, self._runs)
 
     def _layer_names(self, layers: Sequence[str] | None, teacher: str | None) -> tuple[list[str], str | None]:
         """Return which layers to read and whose latents are among them.
@@ -279,15 +287,11 @@ class Store:
 
     def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
         """Raise HoleError where a number is not a row's."""
-        if self._dense and (not len(numbers) or 0 <= numbers.min() <= numbers.max() < len(self.rows)):
-            return
-        place = np.searchsorted(self.rows, numbers)
-        known = place < len(self.rows)
-        known[known] = self.rows[place[known]] == numbers[known]
+        known = self._runs.find(numbers)[1]
         if not known.all():
             row = int(numbers[~known][0])
             reasons = dict(self._manifest.holes)
-            why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self.rows):,} that do"
+            why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.", row=row)
 
     def origin_of(self, row: int) -> Origin:
@@ -297,8 +301,9 @@ class Store:
             HoleError: the row holds no data.
             DamageError: a table of sources or rows is damaged.
         """
-        self._check_numbers(np.array([row], np.int64))
-        return self.table.origin(int(np.searchsorted(self.rows, row)))
+        number = np.array([row], np.int64)
+        self._check_numbers(number)
+        return self.table.origin(int(self._runs.find(number)[0][0]))
 
     @lazy
     def spacing(self) -> NDArray[np.float64]:
@@ -306,7 +311,7 @@ class Store:
 
         As the source's header gives it, scaled with the crop and resize of the view. Read on first use.
         """
-        return spacing_of(self._storage, self._manifest.segments, self.rows)
+        return spacing_of(self._storage, self._manifest.segments, self._runs)
 
     def spacing_of(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
         """Return the spacing of rows in the order asked for, float64 [B, 2], see `spacing`.
@@ -317,7 +322,7 @@ class Store:
         """
         numbers = np.array(rows, np.int64).reshape(-1)
         self._check_numbers(numbers)
-        return self.spacing[np.searchsorted(self.rows, numbers)]
+        return self.spacing[self._runs.find(numbers)[0]]
 
     def zarr_array(self, layer: str) -> zarr.Array[Any]:
         """Return a layer opened read-only by zarr-python, [rows, *shape], for looking at it with other tools.

@@ -75,6 +75,10 @@ class Readable(Protocol):
         """The rows that exist, ascending, int64 [R']."""
         ...
 
+    def row_numbers(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return `rows[positions]`, [n], without an array of all rows."""
+        ...
+
     @property
     def table(self) -> Table:
         """Where each row comes from."""

@@ -123,6 +123,11 @@ class Stores:
         """The rows that exist, ascending, int64 [R']."""
         return np.concatenate([first + part.rows for first, part in zip(self._first, self._parts, strict=True)])
 
+    def row_numbers(self, positions: NDArray[np.integer[Any]]) -> Ints:
+        """Return `rows[positions]`, [n]."""
+        numbers: Ints = self.rows[positions]
+        return numbers
+
     @lazy
     def joined(self) -> Joined:
         """One table of all stores, and what several of them hold; read and checked on first use."""

@@ -9,7 +9,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from usjepa.cache.errors import DamageError, StoreError
 from usjepa.cache.storage.durable import TEMP_SUFFIX, create_durably, explained, is_temp, write_durably
@@ -108,13 +108,22 @@ class LocalStorage:
         """Return a whole file; FileNotFoundError when there is none, StoreError when it can't be read."""
 
         def whole(handle: int) -> bytes:
-            size = os.fstat(handle).st_size
-            if size > most:
-                raise DamageError(f"{self.root / name}: {size:,} bytes are not plausible: damaged or forged.")
-            with open(handle, "rb", closefd=False) as file:
+            with self._checked(name, handle, most) as file:
                 return file.read()
 
         return self._fetch(name, whole)
+
+    def open_file(self, name: str, most: int = READ_LIMIT) -> BinaryIO:
+        """Return a whole file, open; what is renamed over it afterwards is not seen."""
+        return self._fetch(name, lambda handle: self._checked(name, os.dup(handle), most, closefd=True))
+
+    def _checked(self, name: str, handle: int, most: int, closefd: bool = False) -> BinaryIO:
+        file = os.fdopen(handle, "rb", closefd=closefd)
+        size = os.fstat(handle).st_size
+        if size > most:
+            file.close()
+            raise DamageError(f"{self.root / name}: {size:,} bytes are not plausible: damaged or forged.")
+        return file
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         """Return `length` bytes from `offset`, fewer where the file ends."""

@@ -7,10 +7,11 @@ environment, under the names that the vendors' own tools use (AWS_ENDPOINT_URL, 
 
 from __future__ import annotations
 
+import tempfile
 import time
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotSupportedError
@@ -93,6 +94,14 @@ class ObjectStorage:
     def read(self, name: str, most: int = READ_LIMIT) -> bytes:
         """Return a whole object; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
         return self._get(name, lambda path: self._whole(path, most).parts[0])
+
+    def open_file(self, name: str, most: int = READ_LIMIT) -> BinaryIO:
+        """Return a whole object, as a file of this machine that has no name."""
+        data = self.read(name, most)
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller's
+        file.write(data)
+        file.seek(0)
+        return file
 
     def _whole(self, path: str, most: int = READ_LIMIT) -> Found:
         found = obstore.get(self._store, path)

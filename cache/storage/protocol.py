@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple, Protocol
 
 Buffer = bytes | bytearray | memoryview
 Guard = Callable[[], None]
@@ -49,6 +49,10 @@ class Storage(Protocol):
 
     def read(self, name: str, most: int = READ_LIMIT) -> bytes:
         """Return a whole file; FileNotFoundError when there is none, DamageError when it has over `most` bytes."""
+        ...
+
+    def open_file(self, name: str, most: int = READ_LIMIT) -> BinaryIO:
+        """Return a whole file as an open one, for what is too large for memory; errors as of `read`."""
         ...
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:

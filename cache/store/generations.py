@@ -13,6 +13,7 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.identity import Json, canonical, digest_of, parse_json
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.store.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer
 
 if TYPE_CHECKING:
@@ -94,13 +95,17 @@ class Manifest:
     removed: tuple[dict[str, Json], ...] = ()
     """What `remove` took away, oldest first: the generation since which it is gone, and how many rows."""
 
+    def rows(self) -> Runs:
+        """Return the rows that exist."""
+        holes = np.array([row for row, _ in self.holes], np.int64)
+        first = np.array([segment.first_row for segment in self.segments], np.int64)
+        stop = first + np.array([segment.rows for segment in self.segments], np.int64)
+        starts, stops = np.sort(np.concatenate([first, holes + 1])), np.sort(np.concatenate([stop, holes]))
+        return Runs.of(starts, stops - starts)
+
     def row_numbers(self) -> NDArray[np.int64]:
         """Return the rows that exist, ascending, int64 [R']."""
-        spans = [np.arange(s.first_row, s.first_row + s.rows, dtype=np.int64) for s in self.segments]
-        rows = np.concatenate(spans) if spans else np.empty(0, np.int64)
-        if self.holes:
-            rows = np.setdiff1d(rows, np.array([row for row, _ in self.holes], dtype=np.int64), assume_unique=True)
-        return rows
+        return np.asarray(self.rows())
 
     @property
     def extent(self) -> int:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+import operator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, overload
 
 import numpy as np
-import xxhash
 
 from usjepa.cache.errors import DamageError
+from usjepa.cache.identity import hash_of
 from usjepa.cache.lazy import lazy
+from usjepa.cache.places.runs import Runs
+from usjepa.cache.places.stretches import Stretches
+from usjepa.cache.storage.local import unreadable
 from usjepa.cache.storage.protocol import TABLE_LIMIT, Storage
-from usjepa.cache.store.tables import Places, RowTable, SourceTable, read_spacing
+from usjepa.cache.store.tables import BATCH, RowTable, SourceTable, batches, lines_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
+    from usjepa.cache.places.stretches import Chunk
     from usjepa.cache.store.generations import Segment
+
+_KEPT_BATCHES = 2
+"""Batches of sources that stay unpacked."""
 
 
 @dataclass(frozen=True)
@@ -48,27 +56,170 @@ class Origin(NamedTuple):
         return f"{self.source.path}, frame {self.frame}, view {self.view}"
 
 
-@dataclass(frozen=True)
-class Table:
-    """Where each row comes from: arrays aligned with `Store.rows`."""
+_FIELDS = tuple(Source.__dataclass_fields__)
 
-    sources: tuple[Source, ...]
-    source: NDArray[np.int32]
-    """[R'] index into `sources`."""
-    frame: NDArray[np.int32]
-    """[R'] frame number within the source."""
-    view: NDArray[np.int16]
-    """[R'] 0 is the plain frame."""
+
+class Sources(Sequence[Source]):
+    """The sources of segments. They stay packed; a batch of neighbours is unpacked when one of them is asked for.
+
+    Of a store with more sources than a batch has, ask for columns, or in ascending order.
+    """
+
+    def __init__(self, storage: Storage, segments: Sequence[Segment]) -> None:
+        self._storage, self._segments = storage, segments
+        self._batches: dict[int, tuple[Source, ...]] = {}
+        """First number of a batch -> its sources, those asked for last."""
+        lines: list[int] = []
+        held: list[list[list[Any]]] = []
+        for segment in segments:
+            with open_sources(storage, segment) as file:
+                lines.append(lines_of(SourceTable, file))
+                held = [*held, *_lists(file, _FIELDS)] if sum(lines) <= BATCH else []
+        if sum(lines) <= BATCH:
+            self._keep(0, held)
+        self.firsts = np.cumsum([0, *lines])
+        """Number of the first source of each segment, and how many there are."""
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def __iter__(self) -> Iterator[Source]:
+        for columns in self.columns(*_FIELDS):
+            yield from map(Source, *columns)
+
+    @overload
+    def __getitem__(self, number: int) -> Source: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Source, ...]: ...
+    def __getitem__(self, number: int | slice) -> Source | tuple[Source, ...]:
+        if isinstance(number, slice):
+            return tuple(itertools.islice(self, *number.indices(len(self))))
+        wanted = number + len(self) if number < 0 else number
+        if not 0 <= wanted < len(self):
+            raise IndexError(f"there are {len(self):,} sources, and none of number {number}")
+        for first, batch in list(self._batches.items()):
+            if first <= wanted < first + len(batch):
+                return batch[wanted - first]
+        first = 0
+        for columns in self.columns(*_FIELDS):
+            if wanted < first + len(columns[0]):
+                return self._keep(first, [columns])[wanted - first]
+            first += len(columns[0])
+        raise DamageError(f"{self._storage.url}: its tables of sources changed while they were read.")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(map(operator.eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _keep(self, first: int, columns: list[list[list[Any]]]) -> tuple[Source, ...]:
+        batch = tuple(source for lists in columns for source in map(Source, *lists))
+        while len(self._batches) >= _KEPT_BATCHES:
+            self._batches.pop(next(iter(self._batches)), None)
+        self._batches[first] = batch
+        return batch
+
+    def columns(self, *names: str) -> Iterator[list[list[Any]]]:
+        """Yield columns, a list a name, batch after batch."""
+        if len(self._batches) == 1 and len(self._batches.get(0, ())) == len(self):
+            yield [[getattr(source, name) for source in self._batches[0]] for name in names]
+            return
+        for segment in self._segments:
+            yield from sources_in_batches(self._storage, segment, *names)
+
+
+class Table:
+    """Where each row comes from: arrays aligned with `Store.rows`, made when they are first asked for.
+
+    Attributes:
+        sources: what `source` counts.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source], source: NDArray[np.int32], frame: NDArray[np.int32], view: NDArray[np.int16]
+    ) -> None:
+        """Hold the arrays, [R'] each."""
+        self.sources = sources
+        self._view: NDArray[Any] = view
+        vars(self).update(source=source, frame=frame, view=view)
+
+    @classmethod
+    def packed(cls, sources: Sequence[Source], stretches: Stretches, view: NDArray[np.integer[Any]]) -> Table:
+        """Return a table that holds no array but the views, in any integer type."""
+        made = cls.__new__(cls)
+        made.sources, made._view = sources, view
+        vars(made)["stretches"] = stretches
+        return made
+
+    @lazy
+    def stretches(self) -> Stretches:
+        """Sources and frames of the rows, without an array of them."""
+        return Stretches.of([(self.source, self.frame, self.view)])
+
+    @lazy
+    def source(self) -> NDArray[np.int32]:
+        """[R'] index into `sources`."""
+        return self.stretches.columns()[0]
+
+    @lazy
+    def frame(self) -> NDArray[np.int32]:
+        """[R'] frame number within the source."""
+        return self.stretches.columns()[1]
+
+    @lazy
+    def view(self) -> NDArray[np.int16]:
+        """[R'] 0 is the plain frame."""
+        return self._view.astype(np.int16)
+
+    def views_at(self, positions: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
+        """Return the views of the rows at some positions, [n]."""
+        return self._view[positions]
 
     def origin(self, position: int) -> Origin:
         """Return the origin of the row at a position of `Store.rows`."""
-        source = self.sources[int(self.source[position])]
-        return Origin(source, int(self.frame[position]), int(self.view[position]))
+        source, frame = (int(value[0]) for value in self.stretches.at(np.array([position])))
+        return Origin(self.sources[source], frame, int(self._view[position]))
+
+    def source_columns(self, *names: str) -> Iterator[list[list[Any]]]:
+        """Yield columns of the sources, a list a name, batch after batch: however they are held."""
+        if isinstance(self.sources, Sources):
+            yield from self.sources.columns(*names)
+            return
+        yield [[getattr(source, name) for source in self.sources] for name in names]
+
+    def source_column(self, name: str) -> NDArray[np.object_]:
+        """Return a column of the sources, [S]; equal values are one object."""
+        seen: dict[Any, Any] = {}
+        values = np.empty(len(self.sources), dtype=object)
+        first = 0
+        for (batch,) in self.source_columns(name):
+            values[first : first + len(batch)] = [seen.setdefault(value, value) for value in batch]
+            first += len(batch)
+        return values
+
+    def content_hashes(self, sources: NDArray[np.int64]) -> list[str]:
+        """Return the content hashes of some sources, ascending numbers."""
+        found: list[str] = []
+        first = 0
+        for (batch,) in self.source_columns("content_hash"):
+            low, high = np.searchsorted(sources, (first, first + len(batch)))
+            found += [batch[number - first] for number in sources[low:high].tolist()]
+            first += len(batch)
+        return found
+
+    def dataset_codes(self) -> NDArray[np.int32]:
+        """Return a number per source, int32 [S], equal for those of one dataset, in the order in which they come."""
+        numbers: dict[str, int] = {}
+        parts = [np.empty(0, np.int32)]
+        for (names,) in self.source_columns("dataset"):
+            codes = (numbers.setdefault(name, len(numbers)) for name in names)
+            parts.append(np.fromiter(codes, np.int32, len(names)))
+        return np.concatenate(parts)
 
     def _column(self, name: str) -> NDArray[np.object_]:
-        values = np.empty(len(self.sources), dtype=object)
-        values[:] = [getattr(source, name) for source in self.sources]
-        return values[self.source]
+        return self.source_column(name)[self.source]
 
     @lazy
     def dataset(self) -> NDArray[np.object_]:
@@ -91,30 +242,53 @@ class Table:
         return self._column("split")
 
 
-def table_of(storage: Storage, segments: Sequence[Segment], rows: NDArray[np.int64]) -> Table:
-    """Return the table of the rows that exist, ascending [R'], of all segments; raises DamageError as `read_tables`."""
-    sources: list[Source] = []
-    parts: list[tuple[NDArray[Any], ...]] = []
-    for segment in segments:
-        described, (source, frame, view) = _read_places(storage, segment)
-        source += np.int32(len(sources))
-        parts.append((source, frame, view))
-        sources += _sources_of(described)
-    columns = [column[0] if len(column) == 1 else np.concatenate(column) for column in zip(*parts, strict=True)]
-    if len(columns[0]) != len(rows):
-        keep = _positions(segments, rows)
-        columns = [column[keep] for column in columns]
-    return Table(tuple(sources), *columns)
+def table_of(storage: Storage, segments: Sequence[Segment], rows: Runs) -> Table:
+    """Return the table of the rows that exist, of all segments; raises DamageError as `read_tables`."""
+    sources = Sources(storage, segments)
+    views: list[NDArray[np.int8] | NDArray[np.int16]] = []
+    stretches = Stretches.of(_chunks(storage, segments, sources, rows, views))
+    return Table.packed(sources, stretches, np.concatenate([np.empty(0, np.int8), *views]))
 
 
-def spacing_of(storage: Storage, segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the millimetres per stored pixel, down and across [R', 2], of the rows that exist, ascending.
+def _chunks(
+    storage: Storage,
+    segments: Sequence[Segment],
+    sources: Sources,
+    rows: Runs,
+    views: list[NDArray[np.int8] | NDArray[np.int16]],
+) -> Iterator[Chunk]:
+    """Yield the rows of segments that exist, batch after batch; their views are kept in `views`."""
+    for segment, first, stop in zip(segments, sources.firsts[:-1].tolist(), sources.firsts[1:].tolist(), strict=True):
+        row = segment.first_row
+        with open_rows(storage, segment) as file:
+            for source, frame, view in batches(RowTable, file, ("source", "frame", "view"), segment.rows):
+                if len(source) and not 0 <= source.min() <= source.max() < stop - first:
+                    raise _not_of_its_sources(storage, segment)
+                kept = rows.within(row, row + len(source))
+                row += len(source)
+                chosen = slice(None) if kept is None else kept
+                narrow = view[chosen].astype(np.int16)
+                small = 0 <= narrow.min(initial=0) <= narrow.max(initial=0) < 128
+                views.append(narrow.astype(np.int8) if small else narrow)
+                yield source[chosen] + np.int32(first), frame[chosen], narrow
+        if row != segment.first_row + segment.rows:
+            raise _not_of_its_sources(storage, segment)
+
+
+def spacing_of(storage: Storage, segments: Sequence[Segment], rows: Runs) -> NDArray[np.float64]:
+    """Return the millimetres per stored pixel, down and across [R', 2], of the rows that exist.
 
     NaN where that is not known. Raises DamageError as `read_tables`.
     """
-    parts = [read_spacing(_content(storage, segment, "rows"), segment.rows) for segment in segments]
-    found = np.concatenate([np.empty((0, 2)), *parts])
-    return found if len(found) == len(rows) else found[_positions(segments, rows)]
+    found = [np.empty((0, 2))]
+    for segment in segments:
+        row = segment.first_row
+        with open_rows(storage, segment) as file:
+            for columns in batches(RowTable, file, ("spacing_down", "spacing_across"), segment.rows):
+                kept = rows.within(row, row + len(columns[0]))
+                row += len(columns[0])
+                found.append(np.stack(columns, axis=1)[slice(None) if kept is None else kept])
+    return np.concatenate(found)
 
 
 def spacing_text(spacing: NDArray[np.float64]) -> str:
@@ -129,59 +303,58 @@ def spacing_text(spacing: NDArray[np.float64]) -> str:
 def origin_of(storage: Storage, segments: Sequence[Segment], row: int) -> Origin:
     """Return the origin of one row; raises DamageError as `read_tables`, StopIteration where no segment has the row."""
     segment = next(s for s in segments if s.first_row <= row < s.first_row + s.rows)
-    every_row = np.arange(segment.first_row, segment.first_row + segment.rows)
+    every_row = Runs.of(np.array([segment.first_row]), np.array([segment.rows]))
     return table_of(storage, [segment], every_row).origin(row - segment.first_row)
-
-
-def _positions(segments: Sequence[Segment], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return where in the joined row tables each existing row stands."""
-    starts = np.array([segment.first_row for segment in segments], dtype=np.int64)
-    counts = np.array([segment.rows for segment in segments], dtype=np.int64)
-    before = np.concatenate(([0], np.cumsum(counts)[:-1]))
-    segment = np.searchsorted(starts, rows, side="right") - 1
-    return rows - starts[segment] + before[segment]
-
-
-def _sources_of(described: SourceTable) -> list[Source]:
-    """Return a segment's sources, one object each."""
-    columns = [getattr(described, name) for name in Source.__dataclass_fields__]
-    return [Source(*[v.item() if hasattr(v, "item") else v for v in values]) for values in zip(*columns, strict=True)]
 
 
 def read_tables(storage: Storage, segment: Segment) -> tuple[SourceTable, RowTable]:
     """Return a segment's tables; raises DamageError when they are not the ones that were written."""
-    described, lines = _contents(storage, segment)
-    sources, rows = SourceTable.from_parquet(described), RowTable.from_parquet(lines, most=segment.rows)
-    _check_sources(storage, segment, rows.source, len(sources))
+    with open_sources(storage, segment) as described, open_rows(storage, segment) as lines:
+        sources = SourceTable.from_parquet(described.read())
+        rows = RowTable.from_parquet(lines.read(), most=segment.rows)
+    source = rows.source
+    if len(source) != segment.rows or (len(source) and not 0 <= source.min() <= source.max() < len(sources)):
+        raise _not_of_its_sources(storage, segment)
     return sources, rows
 
 
-def _read_places(storage: Storage, segment: Segment) -> tuple[SourceTable, Places]:
-    """Return a segment's sources and each row's source, frame and view; raises DamageError as `read_tables` does."""
-    described, lines = _contents(storage, segment)
-    sources, places = SourceTable.from_parquet(described), Places.from_parquet(lines, most=segment.rows)
-    _check_sources(storage, segment, places.source, len(sources))
-    return sources, places
+def open_sources(storage: Storage, segment: Segment) -> BinaryIO:
+    """Return a segment's table of sources as an open file; raises DamageError as `read_tables`."""
+    return _open_table(storage, f"{segment.folder}/sources.parquet", segment.sources_hash)
 
 
-def _contents(storage: Storage, segment: Segment) -> list[bytes]:
-    return [_content(storage, segment, name) for name in ("sources", "rows")]
+def open_rows(storage: Storage, segment: Segment) -> BinaryIO:
+    """Return a segment's table of rows as an open file; raises DamageError as `read_tables`."""
+    return _open_table(storage, f"{segment.folder}/rows.parquet", segment.rows_hash)
 
 
-def _content(storage: Storage, segment: Segment, name: str) -> bytes:
-    """Return the bytes of a segment's table `sources` or `rows`."""
-    file = f"{segment.folder}/{name}.parquet"
+def _open_table(storage: Storage, name: str, expected: str) -> BinaryIO:
+    """Open a table, or from a bucket a copy without a name: it may be too large to be held in memory."""
     try:
-        content = storage.read(file, TABLE_LIMIT)
+        file = storage.open_file(name, TABLE_LIMIT)
     except FileNotFoundError as error:
-        raise DamageError(f"{storage.url}/{file}: missing, though the segment is finished.") from error
-    if xxhash.xxh3_128_hexdigest(content) != (segment.sources_hash if name == "sources" else segment.rows_hash):
-        raise DamageError(f"{storage.url}/{file}: not the table that was written: damaged or replaced.")
-    return content
+        raise DamageError(f"{storage.url}/{name}: missing, though the segment is finished.") from error
+    try:
+        found = hash_of(file)
+        file.seek(0)
+    except OSError as error:
+        raise unreadable(f"{storage.url}/{name}", error) from error
+    if found != expected:
+        file.close()
+        raise DamageError(f"{storage.url}/{name}: not the table that was written: damaged or replaced.")
+    return file
 
 
-def _check_sources(storage: Storage, segment: Segment, source: NDArray[np.int32], sources: int) -> None:
-    if len(source) != segment.rows or (len(source) and not 0 <= source.min() <= source.max() < sources):
-        raise DamageError(
-            f"{storage.url}/{segment.folder}: its tables do not hold {segment.rows:,} rows of its sources."
-        )
+def sources_in_batches(storage: Storage, segment: Segment, *names: str) -> Iterator[list[list[Any]]]:
+    """Yield columns of a segment's table of sources, a list a name; raises DamageError as `read_tables`."""
+    with open_sources(storage, segment) as file:
+        yield from _lists(file, names)
+
+
+def _lists(file: BinaryIO, names: Sequence[str]) -> Iterator[list[list[Any]]]:
+    for columns in batches(SourceTable, file, names):
+        yield [column.tolist() for column in columns]
+
+
+def _not_of_its_sources(storage: Storage, segment: Segment) -> DamageError:
+    return DamageError(f"{storage.url}/{segment.folder}: its tables do not hold {segment.rows:,} rows of its sources.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import DamageError, FormatError, NotSealedError
 from usjepa.cache.identity import canonical, differences, digest_of, explain, parse_json
 from usjepa.cache.storage.location import at_once
+from usjepa.cache.store.commits import committed_layers
 from usjepa.cache.store.generations import NEWEST, Manifest, Segment, generation_name
 from usjepa.cache.store.layers import Layer, check_format, parse_array_json
 
@@ -195,3 +196,26 @@ def check_layer(storage: Storage, sealed: Layer, found: Layer | None) -> None:
     if found.digest != sealed.digest:
         diff = explain(differences(sealed.to_json(), found.to_json()))
         raise DamageError(f"{where}: describes another layer than the manifest (manifest | file):\n{diff}")
+
+
+def progress_text(storage: Storage, state: State) -> str:
+    """Return how far each layer of an unsealed store is."""
+    if not state.layers:
+        return "nothing is built yet"
+    done = committed_layers(storage, list(state.layers.values()))
+    return ", ".join(f"{name} {len(found)}/{state.shard_count} shards" for name, found in done.items())
+
+
+def partial_manifest(storage: Storage, state: State) -> Manifest:
+    """Return what is committed so far as a generation 0; shards not yet built have an empty table hash."""
+    found = committed_layers(storage, list(state.layers.values()))
+    shards = range(state.shard_count)
+    return Manifest(
+        0,
+        state.rows_per_shard,
+        state.segments,
+        state.layers,
+        {name: tuple(c[i].table if i in c else "" for i in shards) for name, c in found.items()},
+        dict.fromkeys(found, ()),
+        tuple(sorted({hole for c in found.values() for commit in c.values() for hole in commit.holes})),
+    )

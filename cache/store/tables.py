@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +22,11 @@ import xxhash
 from usjepa.cache.errors import DamageError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-_TableT = TypeVar("_TableT", bound="_Columns")
+_TableT = TypeVar("_TableT", bound="Columns")
 
 _INTEGERS = dict.fromkeys(
     ("source", "frame", "view", "top", "left", "height", "width", "frames", "passed_over"), pa.int32()
@@ -37,6 +38,9 @@ _TYPES: dict[str, pa.DataType] = _INTEGERS | _FLAGS | _LENGTHS
 _UNSAID: dict[str, float] = {**dict.fromkeys(_LENGTHS, np.nan), "passed_over": 0}
 """Columns that are written only where they say something of a line, and what stands for nothing said."""
 
+BATCH = 1 << 16
+"""Lines that are decoded at a time, where not all are wanted at once."""
+_LITTLE_TEXT_NBYTES, _BUFFER_NBYTES = 4 << 20, 1 << 18
 WITHDRAWN = "withdrawn"
 """Stands for path, group and reason of a source that was removed, and for the reason of the holes that its rows are."""
 
@@ -67,7 +71,7 @@ def _says(name: str, column: NDArray[Any]) -> bool:
     return bool((~np.isnan(column) if column.dtype.kind == "f" else column != _UNSAID[name]).any())
 
 
-class _Columns:
+class Columns:
     """What both tables share: equal column lengths, slicing, equality, and Parquet in both directions."""
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
@@ -136,7 +140,7 @@ class _Columns:
 
 
 class Places(NamedTuple):
-    """Of every row its source, frame and view: what training needs of a `RowTable`, a third of its memory."""
+    """Of every row its source, frame and view: a third of a `RowTable`."""
 
     source: NDArray[np.int32]
     frame: NDArray[np.int32]
@@ -157,49 +161,118 @@ def read_spacing(data: bytes, most: int | None = None) -> NDArray[np.float64]:
     return np.stack(_read(RowTable, data, tuple(_LENGTHS), most), axis=1)
 
 
-def _read(kind: type[_Columns], data: bytes, names: Sequence[str], most: int | None) -> list[NDArray[Any]]:
-    """Return columns of the Parquet bytes of a table of that kind; see `from_parquet`."""
-    who = kind.__name__
-    every = {name: _TYPES.get(name, pa.string()) for name in kind.__dataclass_fields__}
-    texts = [name for name in names if every[name] == pa.string()]
+def batches(
+    kind: type[Columns], data: BinaryIO, names: Sequence[str], most: int | None = None, lines: int = BATCH
+) -> Iterator[list[NDArray[Any]]]:
+    """Yield columns of the Parquet file of a table of that kind, so many lines at a time; see `from_parquet`."""
+    file, found = _opened(kind, data, names, most, _LITTLE_TEXT_NBYTES)
+    left, wanted = file.metadata.num_rows, [name for name in names if name in found]
+    if not wanted:
+        yield from ([_unsaid(name, min(lines, left - start)) for name in names] for start in range(0, left, lines))
+        return
     try:
-        described = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
+        for batch in file.iter_batches(lines, columns=wanted, use_threads=False):
+            left -= batch.num_rows
+            yield _columns_of(kind, pa.Table.from_batches([batch]), names, found)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(kind, error) from error
+    finally:
+        pa.default_memory_pool().release_unused()  # Arrow would keep what it decoded into
+    if left:
+        raise _of_other_length(kind, file)
+
+
+def lines_of(kind: type[Columns], data: BinaryIO) -> int:
+    """Return how many lines the Parquet file of a table of that kind has; raises DamageError as `from_parquet`."""
+    return int(_opened(kind, data, (), None)[0].metadata.num_rows)
+
+
+def _read(kind: type[Columns], data: bytes, names: Sequence[str], most: int | None) -> list[NDArray[Any]]:
+    """Return columns of the Parquet bytes of a table of that kind; see `from_parquet`."""
+    file, found = _opened(kind, io.BytesIO(data), names, most)
+    try:
+        table = file.read(columns=[name for name in names if name in found], use_threads=False)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(kind, error) from error
+    columns = _columns_of(kind, table, names, found)
+    if {len(column) for column in columns} - {file.metadata.num_rows}:
+        raise _of_other_length(kind, file)
+    return columns
+
+
+def _opened(
+    kind: type[Columns], data: BinaryIO, names: Sequence[str], most: int | None, most_text: float = math.inf
+) -> tuple[pq.ParquetFile, Collection[str]]:
+    """Return the Parquet file of a table of that kind, columns and number of lines checked, and which columns it has.
+
+    Text of columns of at most `most_text` bytes stays in dictionaries: a forged file can't make a long text be copied
+    once a line. But a dictionary grows from batch to batch, so in batches columns of much text are read without.
+    """
+    who, every = kind.__name__, _types(kind)
+    try:
+        size = data.seek(0, io.SEEK_END)
+        described = pq.ParquetFile(data, pre_buffer=False)
         lines, found = described.metadata.num_rows, {field.name: field.type for field in described.schema_arrow}
-        if not 0 <= lines <= (len(data) if most is None else most):
+        if not 0 <= lines <= (size if most is None else most):
             raise DamageError(f"{who}: {lines:,} lines are not plausible: damaged or forged.")
         expected = {name: type_ for name, type_ in every.items() if name not in _UNSAID or name in found}
         if {name: found.get(name) for name in expected} != expected:  # columns of later versions are left alone
             raise DamageError(f"{who}: columns {_told(found)} where {_told(expected)} were written.")
-        # Text stays in dictionaries: a forged file can't make a long text be copied once a line.
-        # No threads of Arrow's: one that lets go of these bytes while Python ends aborts the process (SIGABRT).
-        file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts, pre_buffer=False)
-        table = file.read(columns=[name for name in names if name in found], use_threads=False)
+        texts = [name for name in names if every[name] == pa.string() and _text_nbytes(described, name) <= most_text]
+        # No threads of Arrow's: one that lets go of these bytes while Python ends aborts the process (SIGABRT). And a
+        # buffer, or all of a column would be read before its first line.
+        file = pq.ParquetFile(data, read_dictionary=texts, pre_buffer=False, buffer_size=_BUFFER_NBYTES)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DamageError(f"{who}: {len(data):,} bytes that are no Parquet table ({error}).") from error
-    columns = [
-        _to_numpy(who, table.column(name), every[name]) if name in found else _unsaid(name, lines) for name in names
+        raise _unreadable(kind, error) from error
+    return file, found
+
+
+def _types(kind: type[Columns]) -> dict[str, pa.DataType]:
+    return {name: _TYPES.get(name, pa.string()) for name in kind.__dataclass_fields__}
+
+
+def _text_nbytes(file: pq.ParquetFile, name: str) -> int:
+    """Return how many bytes a column of a file has, unpacked."""
+    place, groups = file.schema_arrow.get_field_index(name), range(file.metadata.num_row_groups)
+    return sum(file.metadata.row_group(group).column(place).total_uncompressed_size for group in groups)
+
+
+def _columns_of(
+    kind: type[Columns], table: pa.Table, names: Sequence[str], found: Collection[str]
+) -> list[NDArray[Any]]:
+    who, types = kind.__name__, _types(kind)
+    return [
+        _to_numpy(who, table.column(name), types[name]) if name in found else _unsaid(name, table.num_rows)
+        for name in names
     ]
-    if {len(column) for column in columns} - {lines}:
-        raise DamageError(f"{who}: its columns do not hold {lines:,} lines each: damaged or forged.")
-    return columns
+
+
+def _unreadable(kind: type[Columns], error: Exception) -> DamageError:
+    return DamageError(f"{kind.__name__}: bytes that are no Parquet table ({error}).")
+
+
+def _of_other_length(kind: type[Columns], file: pq.ParquetFile) -> DamageError:
+    lines = file.metadata.num_rows
+    return DamageError(f"{kind.__name__}: its columns do not hold {lines:,} lines each: damaged or forged.")
 
 
 def _to_numpy(table: str, column: pa.ChunkedArray, kind: pa.DataType) -> NDArray[Any]:
     if column.null_count:
         raise DamageError(f"{table}: a cell without a value: damaged or forged.")
-    if not pa.types.is_dictionary(column.type):
-        return np.asarray(column.to_numpy(), dtype=_NUMPY[kind])
     parts = []
-    for chunk in column.chunks:
-        texts = np.empty(len(chunk.dictionary), dtype=object)
-        try:
-            texts[:] = chunk.dictionary.to_pylist()
-        except UnicodeDecodeError as error:
-            raise DamageError(f"{table}: a cell that is not UTF-8: damaged or forged.") from error
-        places = chunk.indices.to_numpy(zero_copy_only=False)
-        if len(places) and not 0 <= places.min() <= places.max() < len(texts):
-            raise DamageError(f"{table}: a cell names no text: damaged or forged.")
-        parts.append(texts[places])
+    try:
+        if not pa.types.is_dictionary(column.type):
+            return np.asarray(column.to_numpy(), dtype=_NUMPY[kind])
+        for chunk in column.chunks:
+            places = chunk.indices.to_numpy(zero_copy_only=False)
+            if len(places) and not 0 <= places.min() <= places.max() < len(chunk.dictionary):
+                raise DamageError(f"{table}: a cell names no text: damaged or forged.")
+            used, place = np.unique(places, return_inverse=True)
+            texts = np.empty(len(used), dtype=object)
+            texts[:] = chunk.dictionary.take(pa.array(used)).to_pylist()
+            parts.append(texts[place])
+    except UnicodeDecodeError as error:
+        raise DamageError(f"{table}: a cell that is not UTF-8: damaged or forged.") from error
     return np.concatenate(parts) if parts else np.empty(0, dtype=object)
 
 
@@ -208,7 +281,7 @@ def _told(kinds: dict[str, pa.DataType]) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class SourceTable(_Columns):
+class SourceTable(Columns):
     """A line per source: a file, or a dataset within an HDF5 file."""
 
     path: NDArray[np.object_]
@@ -240,7 +313,7 @@ class SourceTable(_Columns):
 
 
 @dataclass(frozen=True, eq=False)
-class RowTable(_Columns):
+class RowTable(Columns):
     """A line per row: which frame of which source, and the view cut from it."""
 
     source: NDArray[np.int32]

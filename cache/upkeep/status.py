@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.frames.blank import blank_lines
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.scanning.changes import passed_over_lines
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed_layers
@@ -88,7 +89,7 @@ def _spacing(storage: Storage, state: State, holes: set[tuple[int, str]]) -> str
     ranges = [np.arange(segment.first_row, segment.first_row + segment.rows) for segment in state.segments]
     numbers = np.concatenate([np.empty(0, np.int64), *ranges])
     there = ~np.isin(numbers, [row for row, _ in holes])
-    return spacing_text(spacing_of(storage, state.segments, numbers)[there])
+    return spacing_text(spacing_of(storage, state.segments, Runs.like(numbers))[there])
 
 
 def _history(state: State) -> list[str]:

@@ -125,7 +125,7 @@ class BatchMaker:
 
         The batch owns its memory: the ring's memory, which rows are read into, is overwritten by the next batch.
         """
-        rows_R = self._store.rows[request.positions_R]
+        rows_R = self._store.row_numbers(request.positions_R)
         described = {name: layer for name, layer in self._store.layers.items() if name in self._layers}
         with self._ring.lend() as memory:
             read = self._store.read(rows_R, layers=self._layers, out=memory.arrays(described, len(rows_R)))

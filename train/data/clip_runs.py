@@ -1,8 +1,8 @@
 """Describe the frames of a store by runs, in memory proportional to its clips.
 
 A frame is all rows of one (source, frame number); its views are consecutive in the table. Frames are numbered dataset
-by dataset, in the table's order. A run is a stretch of frames of one dataset with equally many views in which either
-the frame number rises by one (a clip) or the source does (a folder of images). Holes and rows left out begin new runs.
+by dataset, in the table's order. A run is a stretch of frames (`usjepa.cache.places.stretches`) of one dataset. Rows
+left out begin new runs.
 
 Shape suffixes: R rows of the table, n those that take part, F frames, r runs, S sources.
 """
@@ -15,15 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.places.runs import Runs
+from usjepa.cache.places.stretches import NEXT_FRAME, NEXT_SOURCE, Stretches
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    Ints = NDArray[np.int64]
+    from usjepa.cache import Table
 
-_OUTSIDE, _NEXT_FRAME, _NEXT_SOURCE = 0, 1, 2
+    Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,8 @@ class Frames:
         run = np.searchsorted(self.first_r, frames, side="right") - 1
         step = frames - self.first_r[run]
         kind, views = self.kind_r[run], self.views_r[run]
-        source = self.source_r[run] + np.where(kind == _NEXT_SOURCE, step, 0)
-        frame = self.frame_r[run] + np.where(kind == _NEXT_FRAME, step, 0)
+        source = self.source_r[run] + np.where(kind == NEXT_SOURCE, step, 0)
+        frame = self.frame_r[run] + np.where(kind == NEXT_FRAME, step, 0)
         return self.rows_r[run] + step * views, views, source, frame
 
     @property
@@ -106,30 +108,72 @@ def frames_of(
     Raises:
         UsageError: no row takes part.
     """
-    if not len(positions):
+    _require_rows(len(positions))
+    positions = np.asarray(positions, dtype=np.int64)
+    positions = positions[_table_order(source_R[positions], frame_R[positions], view_R[positions])]
+    chosen = Stretches.of([(source_R[positions], frame_R[positions], view_R[positions])])
+    numbers: dict[object, int] = {}
+    code_S = np.array([numbers.setdefault(dataset, len(numbers)) for dataset in dataset_S], np.int32)
+    cut = chosen.cut(sources=_changes(code_S))
+    assert cut is not None  # a frame is of one source
+    return _frames(cut, code_S, cut.row_r, Positions.of(positions))
+
+
+def frames_of_part(code_S: NDArray[np.int32], table: Table, part: Runs | Ints) -> Frames:
+    """Describe the frames of some rows of a table; no array of all rows is made where they are in the table's order.
+
+    Args:
+        code_S: a number per source, equal for those of one dataset.
+        table: whose rows.
+        part: positions of the rows that take part, ascending.
+
+    Raises:
+        UsageError: no row takes part.
+    """
+    _require_rows(len(part))
+    part = Runs.like(part)
+    cut = table.stretches.cut(part, _changes(code_S)) if table.stretches.in_order else None
+    if cut is None:
+        return frames_of(code_S.tolist(), table.source, table.frame, table.view, np.asarray(part))
+    return _frames(cut, code_S, part.find(cut.row_r)[0], Positions(part.index_r, part.first_r))
+
+
+def _require_rows(count: int) -> None:
+    if not count:
         raise UsageError(
             "No rows are left to train on: the training part of the store is empty. Check train.exclude_splits."
         )
-    positions = np.asarray(positions, dtype=np.int64)
-    positions = positions[_table_order(source_R[positions], frame_R[positions], view_R[positions])]
-    source_n, frame_n = source_R[positions], frame_R[positions]
-    starts = np.r_[True, (source_n[1:] != source_n[:-1]) | (frame_n[1:] != frame_n[:-1])]
-    row_F = np.flatnonzero(starts)
-    source_F, frame_F = source_n[row_F].astype(np.int64), frame_n[row_F].astype(np.int64)
-    code_S, sizes = _codes(dataset_S, source_F)
-    begins = _run_starts(source_F, frame_F, np.diff(np.r_[row_F, len(positions)]), code_S)
-    run = _by_dataset(code_S[source_F[begins]])
-    first = begins[run]
+
+
+def _changes(code_S: NDArray[np.int32]) -> Ints:
+    """Return the sources that are of another dataset than the one before."""
+    return np.flatnonzero(code_S[1:] != code_S[:-1]) + 1
+
+
+def _frames(cut: Stretches, code_S: NDArray[np.int32], index_r: Ints, positions: Positions) -> Frames:
+    """Order stretches, each of one dataset, by datasets; `index_r` are the indices of their first rows."""
+    frames_r = cut.frames_r.astype(np.int64)
+    named, place_r = np.unique(code_S[cut.source_r], return_inverse=True)
+    # Datasets are numbered in the order in which sources with frames name them.
+    first = np.full(len(named), np.iinfo(np.int64).max)
+    np.minimum.at(first, place_r, cut.source_r)
+    order = np.argsort(first, kind="stable")
+    rank = np.empty(len(named), np.int64)
+    rank[order] = np.arange(len(named))
+    code_r = rank[place_r]
+    sizes = np.bincount(code_r, frames_r).astype(np.int64)
+    run = slice(None) if (code_r[1:] >= code_r[:-1]).all() else np.argsort(code_r, kind="stable")
+    frames_r = frames_r[run]
     return Frames(
-        first_r=np.r_[0, np.cumsum(np.diff(np.r_[begins, len(row_F)])[run])[:-1]].astype(np.int64),
-        count=len(row_F),
-        rows_r=row_F[first],
-        views_r=np.diff(np.r_[row_F, len(positions)])[first],
-        source_r=source_F[first],
-        frame_r=frame_F[first],
-        kind_r=_kinds(source_F, frame_F, begins)[run],
-        datasets=sizes,
-        positions=Positions.of(positions),
+        first_r=np.cumsum(frames_r) - frames_r,
+        count=int(frames_r.sum()),
+        rows_r=index_r[run],
+        views_r=cut.views_r[run].astype(np.int64),
+        source_r=cut.source_r[run].astype(np.int64),
+        frame_r=cut.frame_r[run].astype(np.int64),
+        kind_r=cut.kind_r[run],
+        datasets=tuple(sizes.tolist()),
+        positions=positions,
     )
 
 
@@ -141,50 +185,3 @@ def _table_order(source_n: NDArray[Any], frame_n: NDArray[Any], view_n: NDArray[
     if (ascending | (same & (view_n[1:] > view_n[:-1]))).all():
         return slice(None)
     return np.lexsort((view_n, frame_n, source_n))
-
-
-def _codes(dataset_S: Sequence[object], source_F: Ints) -> tuple[Ints, tuple[int, ...]]:
-    """Number the datasets in the order in which frames name them; return each source's number and all frame counts."""
-    frames_S = np.bincount(source_F, minlength=len(dataset_S))
-    numbers: dict[object, int] = {}
-    code_S = np.full(len(dataset_S), -1, dtype=np.int64)
-    for source in np.flatnonzero(frames_S).tolist():
-        code_S[source] = numbers.setdefault(dataset_S[source], len(numbers))
-    taking_part = code_S >= 0
-    sizes = np.bincount(code_S[taking_part], frames_S[taking_part]).astype(np.int64)
-    return code_S, tuple(int(size) for size in sizes)
-
-
-def _links(source_F: Ints, frame_F: Ints) -> NDArray[np.int8]:
-    """Return how each frame follows the one before it, int8 [F]; the first follows none."""
-    link = np.zeros(len(source_F), dtype=np.int8)
-    same_source, same_frame = source_F[1:] == source_F[:-1], frame_F[1:] == frame_F[:-1]
-    link[1:][same_source & (frame_F[1:] == frame_F[:-1] + 1)] = _NEXT_FRAME
-    link[1:][same_frame & (source_F[1:] == source_F[:-1] + 1)] = _NEXT_SOURCE
-    return link
-
-
-def _run_starts(source_F: Ints, frame_F: Ints, views_F: Ints, code_S: Ints) -> Ints:
-    """Return the frames that begin a run, ascending: those whose kind, views or dataset differ from the one before."""
-    link = _links(source_F, frame_F)
-    other = (views_F[1:] != views_F[:-1]) | (code_S[source_F[1:]] != code_S[source_F[:-1]])
-    link[1:][other] = _OUTSIDE
-    turns = (link[1:] != link[:-1]) & (link[:-1] != _OUTSIDE)
-    begins = link == _OUTSIDE
-    begins[1:] |= turns
-    return np.flatnonzero(begins)
-
-
-def _kinds(source_F: Ints, frame_F: Ints, begins: Ints) -> NDArray[np.int8]:
-    """Return what rises along each run, int8 [r]: how its second frame follows its first."""
-    link = _links(source_F, frame_F)
-    second = begins + 1
-    inside = second < np.r_[begins[1:], len(link)]
-    kind = np.full(len(begins), _OUTSIDE, dtype=np.int8)
-    kind[inside] = link[second[inside]]
-    return kind
-
-
-def _by_dataset(code_r: Ints) -> Ints | slice:
-    """Return the index that sorts runs by dataset; a full slice where they are sorted."""
-    return slice(None) if (code_r[1:] >= code_r[:-1]).all() else np.argsort(code_r, kind="stable")

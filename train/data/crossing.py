@@ -52,7 +52,7 @@ def split_of(store: Readable, settings: TrainSettings) -> tuple[Split, list[str]
         patient_S = across_S & np.array([is_patient(source.group) for source in store.table.sources], np.bool_)
         left_out |= patient_S[store.table.source]
         notes += _of_test_groups(store, patient_S, across_S & ~patient_S)
-    train, held = (part[~left_out[part]] for part in (split.train, split.validation))
+    train, held = (part[~left_out[part]] for part in map(np.asarray, (split.train, split.validation)))
     if not len(train):
         raise UsageError(
             f"{store.location}: no row is left to train on, because every row that might be is another store's too, or "

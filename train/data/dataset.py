@@ -24,7 +24,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import TrainSettings
 from usjepa.cache.several.stores import Stores, open_stores
 from usjepa.train.data.crossing import split_of
-from usjepa.train.data.order import first_views
+from usjepa.train.data.order import first_views_of
 from usjepa.train.objective.targets import stored_latents
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ class StoreDataset(Dataset[Item]):
         for note in notes:
             logger.info(note)
         if part == "train":
-            return split.train
-        return first_views(table.source, table.frame, table.view, split.validation)
+            return np.asarray(split.train)
+        return first_views_of(table, split.validation)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -119,7 +119,7 @@ class StoreDataset(Dataset[Item]):
         wanted = np.asarray(indices, dtype=np.int64)
         if wanted.size and not (-len(self) <= wanted.min() and wanted.max() < len(self)):
             raise IndexError(f"An index is outside the {len(self):,} rows of this dataset.")
-        read = self.store.read(self.store.rows[self.positions[wanted]], teacher=self.teacher)
+        read = self.store.read(self.store.row_numbers(self.positions[wanted]), teacher=self.teacher)
         columns: dict[str, Any] = {
             "row": torch.from_numpy(read.rows),
             "pixels": torch.from_numpy(read.pixels),

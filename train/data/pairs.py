@@ -86,10 +86,10 @@ class PairMaker:
 
     def _read(self, request: BatchRequest) -> PairBatch:
         positions_B = np.asarray(request.positions_R, dtype=np.int64)
-        rows_B = self._store.rows[positions_B]
+        rows_B = self._store.row_numbers(positions_B)
         part = self._training if request.step >= 0 else self._held  # no training step has a negative number
         partner_positions_B = part.of(positions_B, rows_B, self._settings.seed, request.step)
-        partners_B = self._store.rows[partner_positions_B]
+        partners_B = self._store.row_numbers(partner_positions_B)
         both = np.concatenate([rows_B, partners_B])
         pixels = self._store.read(both, layers=("pixels",)).pixels
         return PairBatch(

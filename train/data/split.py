@@ -2,7 +2,7 @@
 
 Groups (patients, clips) are held out whole; rows of excluded splits, such as `test`, take part in neither.
 
-Shape suffixes: R rows, S sources, n those that take part, G groups.
+Shape suffixes: R rows, S sources, n those that take part.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ from usjepa.cache.sources.patients import group_key
 from usjepa.cache.sources.splits import canonical
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from usjepa.cache import Table
+    from usjepa.cache.places.runs import Runs
     from usjepa.cache.recipes.train import TrainSettings
 
     Ints = NDArray[np.int64]
@@ -28,13 +31,16 @@ if TYPE_CHECKING:
     """One value a row or source: strings (object or str dtype) or integers."""
 
 
+_AT_ONCE = 1 << 20
+
+
 @dataclass(frozen=True)
 class Split:
     """The rows (or sources) of each part, as ascending positions in the table."""
 
-    train: Ints
+    train: Ints | Runs
     """int64"""
-    validation: Ints
+    validation: Ints | Runs
     """int64"""
     excluded: int
     """Rows of `exclude_splits`, in neither part."""
@@ -45,22 +51,23 @@ class Split:
 def split_rows(table: Table, settings: TrainSettings) -> Split:
     """Split the rows of a store's table by the groups of their sources; sources without rows do not count.
 
+    No array of all rows is made.
+
     Raises:
         UsageError: every row belongs to an excluded split.
     """
-    rows_S = np.bincount(table.source, minlength=len(table.sources))
-    used = np.flatnonzero(rows_S)
-    sources = [table.sources[source] for source in used.tolist()]
-    columns = {name: np.empty(len(sources), dtype=object) for name in ("dataset", "group", "split", "path")}
-    for name, column in columns.items():
-        column[:] = [getattr(source, name) for source in sources]
-    of_sources = _split_groups(columns["dataset"], columns["group"], columns["split"], settings, columns["path"])
-    part_S = np.zeros(len(rows_S), dtype=np.int8)
-    part_S[used[of_sources.train]], part_S[used[of_sources.validation]] = 1, 2
-    part_R = part_S[table.source]
-    excluded = int(rows_S[part_S == 0].sum())
-    train, held = np.flatnonzero(part_R == 1), np.flatnonzero(part_R == 2)
-    return Split(train, held, excluded, of_sources.note or _far_more(len(train), len(held), settings))
+    rows_S = table.stretches.rows_per_source(len(table.sources))
+    excluded = {canonical(name) for name in settings.exclude_splits}
+    taken_S, hash_S = rows_S > 0, np.empty(len(rows_S), np.uint64)
+    first = 0
+    for columns in table.source_columns("dataset", "group", "split", "path"):
+        here = slice(first, first + len(columns[0]))
+        taken_S[here] &= [canonical(str(name)) not in excluded for name in columns[2]]
+        hash_S[here] = _hashes(columns[0], columns[1], columns[3])
+        first = here.stop
+    held_S, note = _held_out(taken_S, hash_S, settings)
+    train, held = table.stretches.rows_of(taken_S & ~held_S), table.stretches.rows_of(held_S)
+    return Split(train, held, int(rows_S[~taken_S].sum()), note or _far_more(len(train), len(held), settings))
 
 
 def _far_more(train: int, held: int, settings: TrainSettings) -> str:
@@ -89,50 +96,51 @@ def _split_groups(
     """
     excluded = {canonical(name) for name in settings.exclude_splits}
     taken = np.array([canonical(str(name)) not in excluded for name in split_R.tolist()], dtype=np.bool_)
-    positions = np.flatnonzero(taken).astype(np.int64)
-    if not positions.size:
+    paths = [""] * len(group_R) if path_R is None else path_R.tolist()
+    held, note = _held_out(taken, _hashes(dataset_R.tolist(), group_R.tolist(), paths), settings)
+    return Split(np.flatnonzero(taken & ~held), np.flatnonzero(held), int((~taken).sum()), note)
+
+
+def _hashes(datasets: Sequence[object], groups: Sequence[object], paths: Sequence[object]) -> NDArray[np.uint64]:
+    """Return the hash of the group of each row or source, uint64: groups of one hash fall alike anyway.
+
+    It is the xxh3-64 of a tagged name. Without the tag, another split by the hash of (dataset, group), such as the
+    scan's test split, would pick the same groups and leave none under the fraction.
+    """
+    keys = (
+        (*group_key(str(dataset), str(group)), "" if group != "" else path)
+        for dataset, group, path in zip(datasets, groups, paths, strict=True)
+    )
+    names = ("\0".join(("usjepa validation", *map(str, key))) for key in keys)
+    return np.fromiter((xxhash.xxh3_64_intdigest(name.encode()) for name in names), np.uint64, len(groups))
+
+
+def _held_out(
+    taken_n: NDArray[np.bool_], hash_n: NDArray[np.uint64], settings: TrainSettings
+) -> tuple[NDArray[np.bool_], str]:
+    """Return which of the rows or sources that are taken are held out, by the hashes of their groups, and a note on any
+    exception made; UsageError where none is taken."""
+    if not taken_n.any():
         raise UsageError(
             f"All rows belong to the excluded splits {list(settings.exclude_splits)}, so none is left to train on: "
             "change train.exclude_splits or add data."
         )
-    group_n, hash_G = _groups(dataset_R[taken], group_R[taken], None if path_R is None else path_R[taken])
-    held_G, note = _held_out(hash_G, settings.validation_fraction)
-    held_n = held_G[group_n]
-    return Split(positions[~held_n], positions[held_n], int(len(taken) - positions.size), note)
-
-
-def _groups(dataset_n: Column, group_n: Column, path_n: Column | None) -> tuple[Ints, NDArray[np.uint64]]:
-    """Return each row's group number, int64 [n], and each group's hash, uint64 [G].
-
-    The hash is xxh3-64 of a tagged name. Without the tag, another split by the hash of (dataset, group), such as the
-    scan's test split, would pick the same groups and leave none under the fraction.
-    """
-    columns = [dataset_n.tolist(), group_n.tolist()]
-    columns.append([""] * len(group_n) if path_n is None else path_n.tolist())
-    numbers: dict[tuple[object, object, object], int] = {}
-    keys = (
-        (*group_key(str(dataset), str(group)), "" if group != "" else path)
-        for dataset, group, path in zip(*columns, strict=True)
-    )
-    number_n = np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(group_n))
-    names = ("\0".join(("usjepa validation", *map(str, key))) for key in numbers)
-    return number_n, np.fromiter((xxhash.xxh3_64_intdigest(name.encode()) for name in names), np.uint64, len(numbers))
-
-
-def _held_out(hash_G: NDArray[np.uint64], fraction: float) -> tuple[NDArray[np.bool_], str]:
-    """Return which groups are held out, bool [G], and a note on any exception made."""
-    share_G = hash_G.astype(np.float64) / 2.0**64
-    held_G = share_G < fraction
+    fraction = settings.validation_fraction
+    held_n = np.empty_like(taken_n)
+    for start in range(0, len(hash_n), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        held_n[part] = taken_n[part] & (hash_n[part].astype(np.float64) / 2.0**64 < fraction)
     if fraction == 0.0:
-        return held_G, ""
-    if len(hash_G) == 1:
-        return np.zeros(
-            1, dtype=np.bool_
-        ), "There is only one group: all of it is trained on, without a validation loss."
-    if not held_G.any():
-        held_G[np.argmin(share_G)] = True
-        return held_G, f"No group's hash lies under {fraction:g}: the one with the smallest hash is held out."
-    if held_G.all():
-        held_G[np.argmax(share_G)] = False
-        return held_G, f"Every group's hash lies under {fraction:g}: the one with the largest hash is trained on."
-    return held_G, ""
+        return held_n, ""
+    least = hash_n.min(where=taken_n, initial=np.iinfo(np.uint64).max)
+    most = hash_n.max(where=taken_n, initial=0)
+    if least == most:
+        alone = "There is only one group: all of it is trained on, without a validation loss."
+        return np.zeros_like(held_n), alone
+    if not held_n.any():
+        note = f"No group's hash lies under {fraction:g}: the one with the smallest hash is held out."
+        return taken_n & (hash_n == least), note
+    if held_n[taken_n].all():
+        note = f"Every group's hash lies under {fraction:g}: the one with the largest hash is trained on."
+        return taken_n & (hash_n != most), note
+    return held_n, ""

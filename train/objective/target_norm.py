@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.places.runs import Runs
     from usjepa.cache.several.face import Readable
     from usjepa.train.objective.targets import Targets
 
@@ -121,7 +122,7 @@ def measured(
     mode: Mode,
     store: Readable,
     targets: Targets,
-    positions: NDArray[np.int64],
+    positions: NDArray[np.int64] | Runs,
     device: torch.device,
 ) -> TargetNorm | JoinedNorm:
     """Return the norm of a new run; each of several targets has its own. Arguments as of `measured_one`."""
@@ -135,7 +136,7 @@ def measured_one(
     mode: Mode,
     store: Readable,
     targets: Targets,
-    positions: NDArray[np.int64],
+    positions: NDArray[np.int64] | Runs,
     device: torch.device,
 ) -> TargetNorm:
     """Return the norm of one target, with its statistics measured on at most 512 of the rows at `positions`.
@@ -154,7 +155,7 @@ def measured_one(
     count = 0
     total_D = products_DD = torch.zeros((), dtype=torch.float64, device=device)
     for start in range(0, len(picked), _AT_ONCE):
-        read = store.read(store.rows[picked[start : start + _AT_ONCE]], layers=layers)
+        read = store.read(store.row_numbers(picked[start : start + _AT_ONCE]), layers=layers)
         if targets.online is not None:
             latents_BTD = targets.online(torch.from_numpy(read.pixels).to(device))
         else:

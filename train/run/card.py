@@ -49,7 +49,7 @@ def model_card(
     recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
     summary = "\n".join(f"- {line}" for line in notes)
     how = _HOW[plan.settings.objective]
-    metadata = FrontMatter(datasets=tuple(sorted({source.dataset for source in plan.store.table.sources})))
+    metadata = FrontMatter(datasets=tuple(sorted(set(plan.store.table.source_column("dataset")))))
     return f"""{metadata.to_text()}# Ultrasound encoder
 
 Trained with usjepa {how}. The features to

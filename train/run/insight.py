@@ -4,7 +4,7 @@ Within one teacher a lower loss means a better student (SALT, arXiv 2509.24317, 
 little. So validation also measures, on whole held-out frames: RankMe, whose fall shows a collapse, the spread of the
 features, and every few epochs, if frames have labels, a k-NN probe from training frames to held-out groups.
 
-Shape suffixes: N frames, F features, B images, L tokens, D width, R rows of the table.
+Shape suffixes: N frames, F features, B images, L tokens, D width, S sources, K known frames.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from usjepa.train.data.order import first_views_of
 from usjepa.train.run.knn import knn_predict
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def _features(student: Student, plan: TrainingPlan, positions: _Ints) -> _Floats
     pooled = []
     with torch.no_grad():
         for start in range(0, len(positions), _AT_ONCE):
-            rows = plan.store.rows[positions[start : start + _AT_ONCE]]
+            rows = plan.store.row_numbers(positions[start : start + _AT_ONCE])
             pixels = torch.from_numpy(plan.store.read(rows, layers=["pixels"]).pixels).to(plan.device)
             tokens_BLD = student.encode(pixels.float() / 255.0)
             pooled.append(tokens_BLD[:, student.prefix :].float().mean(1).cpu().numpy())
@@ -89,14 +90,18 @@ def _rank_me(features_NF: _Floats) -> float:
 
 def _probe(student: Student, plan: TrainingPlan, held: _Ints, held_NF: _Floats) -> float | None:
     """Return the macro F1 of k-NN on labelled held-out frames; None with fewer than two classes on either side."""
-    classes_R, count = _classes(plan)
-    queries = classes_R[held] >= 0
-    known = plan.split.train[(classes_R[plan.split.train] >= 0) & (plan.store.table.view[plan.split.train] == 0)]
+    class_S, count = _classes(plan)
+    stretches = plan.store.table.stretches
+    class_N = class_S[stretches.at(held)[0]]
+    queries = class_N >= 0
+    train = first_views_of(plan.store.table, plan.split.train)
+    known = train[(class_S[stretches.at(train)[0]] >= 0) & (plan.store.table.views_at(train) == 0)]
     known = _evenly(known, _NEIGHBOURS_AMONG)
-    if len(set(classes_R[held][queries])) < 2 or len(set(classes_R[known])) < 2:
+    known_K = class_S[stretches.at(known)[0]]
+    if len(set(class_N[queries])) < 2 or len(set(known_K)) < 2:
         return None
-    predicted = knn_predict(_features(student, plan, known), classes_R[known], held_NF[queries], _K, count)
-    return _macro_f1(classes_R[held][queries], predicted)
+    predicted = knn_predict(_features(student, plan, known), known_K, held_NF[queries], _K, count)
+    return _macro_f1(class_N[queries], predicted)
 
 
 def _macro_f1(true: _Ints, predicted: _Ints) -> float:
@@ -109,14 +114,13 @@ def _macro_f1(true: _Ints, predicted: _Ints) -> float:
 
 
 def _classes(plan: TrainingPlan) -> tuple[_Ints, int]:
-    """Return each row's class, int64 [R], and their number; -1 without a label. Datasets share no class."""
-    table = plan.store.table
+    """Return each source's class, int64 [S], and their number; -1 without a label. Datasets share no class."""
     numbers: dict[tuple[str, str], int] = {}
-    of_source = np.full(len(table.sources), -1, np.int64)
-    for number, source in enumerate(table.sources):
-        if source.label:
-            of_source[number] = numbers.setdefault((source.dataset, source.label), len(numbers))
-    return of_source[table.source], len(numbers)
+    parts: list[list[int]] = []
+    for datasets, labels in plan.store.table.source_columns("dataset", "label"):
+        keys = zip(datasets, labels, strict=True)
+        parts.append([numbers.setdefault(key, len(numbers)) if key[1] else -1 for key in keys])
+    return np.concatenate([np.array(part, np.int64) for part in parts]), len(numbers)
 
 
 def _evenly(positions: _Ints, most: int) -> _Ints:

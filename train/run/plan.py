@@ -14,9 +14,9 @@ from usjepa.cache.identity import Json, canonical, differences, explain, soft_ve
 from usjepa.cache.processors import cores
 from usjepa.cache.recipes.marks import hard_values
 from usjepa.cache.teacher.device import choose_device
-from usjepa.train.data.clip_runs import frames_of
+from usjepa.train.data.clip_runs import frames_of_part
 from usjepa.train.data.crossing import split_of
-from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
+from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views_of
 from usjepa.train.objective.targets import Targets, choose_targets
 from usjepa.train.run.opening import open_readable
 from usjepa.train.run.ranks import Ranks
@@ -122,9 +122,8 @@ def make_plan(
     targets = choose_targets(store, recipe, place)
     table = store.table
     split, more = split_of(store, settings)
-    dataset_S = [source.dataset for source in table.sources]
-    order = EpochOrder(frames_of(dataset_S, table.source, table.frame, table.view, split.train), settings)
-    validation_rows = first_views(table.source, table.frame, table.view, split.validation)
+    order = EpochOrder(frames_of_part(table.dataset_codes(), table, split.train), settings)
+    validation_rows = first_views_of(table, split.validation)
     schedule = Schedule(settings, order.steps_per_epoch())
     said = (*notes, *more)
     plan = TrainingPlan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size, said)

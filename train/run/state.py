@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from usjepa.cache.errors import Interrupted
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.teacher.exported import CONFIG
 from usjepa.train.data.batches import BatchMaker
@@ -242,8 +243,8 @@ class TrainingRun:
     def _sources(self) -> Iterator[str]:
         """Yield the content hash of every source that took part in training or validation."""
         table, split = self.plan.store.table, self.plan.split
-        for number in np.unique(table.source[np.concatenate([split.train, split.validation])]).tolist():
-            yield table.sources[number].content_hash
+        parts = [table.stretches.sources_of(Runs.like(part)) for part in (split.train, split.validation)]
+        yield from table.content_hashes(np.unique(np.concatenate(parts)))
 
     def close(self) -> None:
         """Close the log."""
@@ -274,4 +275,4 @@ def _new_maker(plan: TrainingPlan, norm: TargetNorm | JoinedNorm) -> BatchMaker 
 
 
 def _new_norm(plan: TrainingPlan) -> TargetNorm | JoinedNorm:
-    return measured(plan.settings.target_norm, plan.store, plan.targets, np.sort(plan.split.train), plan.device)
+    return measured(plan.settings.target_norm, plan.store, plan.targets, plan.split.train, plan.device)

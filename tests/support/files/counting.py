@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Guard, unguarded
 
@@ -40,6 +40,11 @@ class CountingStorage:
         self._count("read")
         self.names_read[name] += 1
         return self.storage.read(name, most)
+
+    def open_file(self, name: str, most: int = READ_LIMIT) -> BinaryIO:
+        self._count("read")
+        self.names_read[name] += 1
+        return self.storage.open_file(name, most)
 
     def read_range(self, name: str, offset: int, length: int) -> bytes:
         return self.read_ranges(name, [(offset, length)])[0]
