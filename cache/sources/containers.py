@@ -53,7 +53,7 @@ class Expansion:
             return [name for name in held.images if any(_matches(name, pattern) for pattern in self._wanted)]
         taken = [name for name in held.images if name not in held.doubts]
         if taken:  # else the file stays as it is, and its reason is told with it
-            self._left_out.update(f"{name.rpartition('/')[2]} ({reason})" for name, reason in held.doubts.items())
+            self._left_out.update(f"{_own_name(name)} ({reason})" for name, reason in held.doubts.items())
         return taken
 
     def notes(self) -> list[str]:
@@ -79,6 +79,14 @@ def _image_of(entry: Entry, name: str, contents: Contents | None) -> Entry:
         split=entry.split or known.split or split_within(name),
         grouped_by=entry.grouped_by or ("a column of its file" if known.group else ""),
     )
+
+
+def _own_name(name: str) -> str:
+    """Return the name of a data set without its groups; of numbered ones (rows, cells) what they are numbered in."""
+    parts = name.split("/")
+    while len(parts) > 1 and parts[-1].isdigit():
+        parts.pop()
+    return parts[-1]
 
 
 def _is_whole_container(entry: Entry) -> bool:

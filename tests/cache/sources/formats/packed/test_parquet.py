@@ -69,6 +69,7 @@ def test_masks_are_left_out_and_empty_cells_are_named(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", mask=[{"bytes": png(frame), "path": None} for frame in CLIP])
     listing = listed(file)
     assert {entry.path.partition("::")[2].partition("/")[0] for entry in listing.entries} == {"image"}
+    assert listing.notes[0].startswith(f"data sets beside images were left out: {len(CLIP)} mask (mask, by its name).")
     table = pq.read_table(file).to_pydict()
     table["image"][3] = {"bytes": None, "path": "images/3.png"}
     pq.write_table(pa.table({"image": table["image"]}), file)
