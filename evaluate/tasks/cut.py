@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from usjepa.cache.sources.base import Listing
     from usjepa.evaluate.tasks.base import Labelled, TaskFolder
 
+_PUBLIC = ("ultrabench", "busbra", "tn5000")
+"""Layouts of benchmarks that are public: many of their images are crops without a border, and are taken whole."""
 FileKey = tuple[str, str]
 """Dataset and path of a source, as the store names them."""
 
@@ -53,6 +55,9 @@ def cut(folder: TaskFolder, out: Path, recipe: Recipe) -> tuple[Store, Known]:
     mark = digest_of({"source": str(folder.root), "name": folder.name, "cache": settings.model_dump(mode="json")})[:8]
     location = str(out / "tasks" / f"{folder.name}-{mark}.zarr")
     listing, files = _listing(folder, settings)
+    if folder.layout in _PUBLIC:
+        preprocess = settings.preprocess.model_copy(update={"whole": "keep"})
+        settings = settings.model_copy(update={"preprocess": preprocess})
     build(location, recipe.model_copy(update={"cache": settings}), BuildRequest(listing=listing))
     return open_store(location), Known(files, folder.name, folder.layout, folder.notes)
 

@@ -57,7 +57,10 @@ def export_run(folder: Path, store: Path) -> None:
     }
     config = EncoderConfig(settings.architecture, student.model_args, settings.mean, settings.std, extra)
     export_encoder(student.vit, config, folder)
-    recipe = {"cache": {"image_size": SIZE, "rows_per_shard": 16, "teacher": {"patch_size": 8, "name": "tiny"}}}
+    recipe: dict[str, Any] = {
+        "cache": {"image_size": SIZE, "rows_per_shard": 16, "teacher": {"patch_size": 8, "name": "tiny"}}
+    }
+    recipe["cache"]["preprocess"] = {"whole": "keep"}  # made frames fill their whole screen
     (folder / "recipe.json").write_text(Recipe.model_validate(recipe).model_dump_json())
     lines: list[dict[str, Any]] = [
         {"kind": "step", "step": step, "epoch": step // 5, "loss": 1 / (1 + step)} for step in range(10)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from usjepa.cache.recipes.base import section_model
+from usjepa.cache.recipes.cache import CacheSettings, PreprocessSettings
+from usjepa.cache.recipes.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,3 +54,11 @@ def another(field: FieldInfo, value: Any) -> Any:
     if isinstance(value[0], float):
         return [0.9 * value[0], *value[1:]]
     return list(value[:-1])
+
+
+def small_recipe(**sections: Settings) -> Recipe:
+    """Return a recipe that cuts small frames in one process, those that fill their whole screen too."""
+    cache = CacheSettings(
+        image_size=32, rows_per_shard=16, decode_processes=1, preprocess=PreprocessSettings(whole="keep")
+    )
+    return Recipe.model_validate({"cache": cache, **sections})

@@ -14,10 +14,9 @@ from PIL import Image
 from tests.support.evaluations import FAST, call, export_run
 from tests.support.files.published import write_busbra, write_ultrabench
 from tests.support.labelled import patients, write_labelled
+from tests.support.recipes import small_recipe
 from usjepa.cache.errors import SourceError, UsageError
-from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.encoders.baselines import Pixels
 from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.encoders.tokens import TokenSource
@@ -35,8 +34,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.batch import Batch
 
-SMALL = Recipe(
-    cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1),
+SMALL = small_recipe(
     evaluate=EvaluateSettings(seeds=2, epochs=60, encode_batch_size=8, batch_size=4, lr=0.05),
 )
 

@@ -10,10 +10,10 @@ import pytest
 from tests.support.documents import document, page
 from tests.support.files.published import write_busbra, write_image, write_ultrabench
 from tests.support.labelled import File, write_labelled
-from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.cache import CacheSettings
+from tests.support.recipes import small_recipe
+from usjepa.cache.errors import UsageError, WholeFrameError
+from usjepa.cache.recipes.cache import PreprocessSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.tasks.find import find_tasks, open_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of
 from usjepa.evaluate.tasks.layouts import recognise
@@ -23,9 +23,10 @@ from usjepa.evaluate.tasks.segmentation import open_segmentations
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.tasks.find import Found
 
-SMALL = Recipe(cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1))
+SMALL = small_recipe()
 THREE = {"train": range(12), "validation": range(12, 16), "test": range(16, 24)}
 
 
@@ -173,3 +174,15 @@ def test_images_and_masks_are_no_classes(tmp_path: Path) -> None:
             write_image(tmp_path / "set" / folder / f"{i}.png", i + 10 * (folder == "scan"))
     with pytest.raises(UsageError, match=r"images, scan would be the classes, and they are images and masks"):
         recognise(str(tmp_path / "set"), SMALL.cache)
+
+
+def test_images_of_a_benchmark_without_a_border_are_scored_and_those_of_a_folder_stop_what_cuts_them(
+    tmp_path: Path,
+) -> None:
+    strict = SMALL.model_copy(update={"cache": SMALL.cache.model_copy(update={"preprocess": PreprocessSettings()})})
+    write_busbra(tmp_path / "busbra", [(case, "benign" if case % 2 else "malignant") for case in range(12)])
+    assert len(found(tmp_path / "busbra", tmp_path / "out", strict).tasks) == 1
+    for i in range(4):
+        write_image(tmp_path / "mine" / ("a", "b")[i % 2] / f"{i}.png", i)
+    with pytest.raises(WholeFrameError, match=r"cache\.preprocess\.whole=keep"):
+        found(tmp_path / "mine", tmp_path / "out", strict)

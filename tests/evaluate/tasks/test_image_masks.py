@@ -13,9 +13,8 @@ from PIL import Image
 from tests.support.evaluations import FAST, call, export_run
 from tests.support.files.published import write_image, write_mask
 from tests.support.labelled import patients, write_labelled
+from tests.support.recipes import small_recipe
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.cache import CacheSettings
-from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.published.image_masks import ImagesAndMasks
 from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
@@ -23,7 +22,7 @@ from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
 if TYPE_CHECKING:
     from pathlib import Path
 
-SMALL = Recipe(cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1))
+SMALL = small_recipe()
 
 
 def opened(place: object, out: Path) -> Segmentation:

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 
 from tests.support.files.published import write_busbra, write_image, write_tn5000, write_ultrabench
+from tests.support.recipes import small_recipe
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.cache import CacheSettings, PreprocessSettings
-from usjepa.cache.recipes.recipe import Recipe
+from usjepa.cache.recipes.cache import PreprocessSettings
 from usjepa.evaluate.tasks.cut import cut
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of
@@ -21,10 +21,11 @@ from usjepa.evaluate.tasks.layouts import recognise
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from usjepa.cache.recipes.recipe import Recipe
     from usjepa.evaluate.tasks.base import TaskFolder
     from usjepa.evaluate.tasks.task import Task
 
-SMALL = Recipe(cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1))
+SMALL = small_recipe()
 
 
 BUTTERFLY = ("carotid", "2ch", "lungs", "ivc", "4ch", "bladder", "thyroid", "plax", "morisons_pouch")
@@ -330,7 +331,9 @@ def test_a_recipe_that_thins_out_clips_leaves_tasks_whole(tmp_path: Path) -> Non
     for place in ("a/1.tif", "a/2.tif", "b/1.tif"):
         (tmp_path / "in" / place).parent.mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(tmp_path / "in" / place, np.stack([page] * 3), photometric="minisblack")
-    thin = SMALL.cache.model_copy(update={"min_change": 64, "preprocess": PreprocessSettings(text="keep")})
+    thin = SMALL.cache.model_copy(
+        update={"min_change": 64, "preprocess": PreprocessSettings(text="keep", whole="keep")}
+    )
     (task,) = folders(tmp_path / "in")
     store, _ = cut(task, tmp_path / "out", SMALL.model_copy(update={"cache": thin}))
     assert len(store) == 9

@@ -11,10 +11,9 @@ import pytest
 
 from tests.support.files.published import write_image
 from tests.support.labelled import File, write_labelled
+from tests.support.recipes import small_recipe
 from usjepa.cache.errors import UsageError
-from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.evaluate.tasks.measurements import measured, number
 from usjepa.evaluate.tasks.regression import Regression, open_regressions
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.reading.store import Store
 
-SMALL = Recipe(cache=CacheSettings(image_size=32, rows_per_shard=16, decode_processes=1))
+SMALL = small_recipe()
 
 
 def opened(place: object, out: Path) -> Regression:
