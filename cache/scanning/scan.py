@@ -241,6 +241,13 @@ class _Counter:
             except SourceError as error:
                 self._hashed[entry.path] = error
 
+    def _hash_of(self, entry: Entry) -> str:
+        """Return what `hash` found, or hash now where a source is listed twice; SourceError as it was raised there."""
+        hashed = self._hashed.pop(entry.path, None)
+        if isinstance(hashed, SourceError):
+            raise hashed
+        return hashed if hashed is not None else self._reader().content_hash(entry.path, entry.reader)
+
     def count(self, child: DecodingProcess, entries: Sequence[Entry]) -> list[_Line]:
         """Return a line per source, hashed before; SourceError where one can't be read and that stops the scan."""
         return [self._line(child, entry) for entry in entries]
@@ -248,10 +255,7 @@ class _Counter:
     def _line(self, child: DecodingProcess, entry: Entry) -> _Line:
         content_hash = ""
         try:
-            hashed = self._hashed.pop(entry.path)
-            if isinstance(hashed, SourceError):
-                raise hashed
-            content_hash = hashed
+            content_hash = self._hash_of(entry)
             key = (entry.path, content_hash, entry.reader, version_of(entry.reader))
             facts = self._journal.find(key, self._settings.min_change > 0)
             if facts is not None:

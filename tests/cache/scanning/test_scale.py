@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -98,6 +99,15 @@ def test_many_files_are_scanned_as_one_child_does(tmp_path: Path) -> None:
     assert scan(listing, FOUR, None, "skip") == scan(listing, CacheSettings(decode_processes=1), None, "skip")
     with pytest.raises(SourceError, match=r"020\.png: can't be read"):
         scan(listing, FOUR, None, "stop")
+
+
+def test_a_source_that_is_listed_twice_is_counted_twice(tmp_path: Path) -> None:
+    pictures(tmp_path / "in", ["0.png", "1.png"])
+    listing = list_source(str(tmp_path / "in"), FOUR)
+    twice = replace(listing, entries=(*listing.entries, listing.entries[0], listing.entries[0]))
+    table = scan(twice, FOUR, None, "stop")
+    assert table.frames.tolist() == [1] * 4
+    assert len(set(table.content_hash)) == 2
 
 
 def test_what_was_counted_before_a_stop_is_not_decoded_again(tmp_path: Path, decoded: list[str]) -> None:
