@@ -112,3 +112,13 @@ def test_another_rule_later_stops_no_repair_of_rows_that_were_kept(tmp_path: Pat
     strict = small(*SETTINGS, STOP, "cache.on_blank=stop")
     assert repair(store, strict, source=str(folder)).left == []
     assert tree(tmp_path / "s")["pixels/c.0.0.0.0"] == before["pixels/c.0.0.0.0"]
+
+
+def test_a_build_that_stopped_goes_on_once_the_rule_is_another(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(WholeFrameError):
+        made(tmp_path, folder, small(*SETTINGS, STOP))
+    resumed = made(tmp_path, folder, small(*SETTINGS, KEEP))
+    assert len(open_store(resumed)) == 3
+    (tmp_path / "b").mkdir()
+    made(tmp_path / "b", folder, small(*SETTINGS, KEEP))
+    assert tree(tmp_path / "b/s") == tree(tmp_path / "s")
