@@ -18,6 +18,8 @@ SHOWN = ("torch", "timm", "zarr", "numpy", "h5py", "av", "pydicom", "xxhash", "d
 """Those whose versions a report of a fault should name."""
 SERVES = {
     "tensorboard": "train.tensorboard=true writes no events without it",
+    "wandb": "train.trackers can't name it without it",
+    "mlflow": "train.trackers can't name it without it",
     "volumes": "NIfTI, MetaImage and NRRD files are not read without it",
 }
 """Extra -> what is lost without it. An extra that is not named here is of no use to users."""

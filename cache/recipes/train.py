@@ -218,6 +218,9 @@ class TrainSettings(Settings):
     """Stop when a loss reaches this many times the median of the last 100; null: only when it is not finite."""
     tensorboard: Annotated[bool, NoEffect()] = False
     """Write TensorBoard events into the run's folder as well (pip install 'usjepa[tensorboard]')."""
+    trackers: Annotated[tuple[Literal["wandb", "mlflow"], ...], NoEffect()] = ()
+    """Send the log's numbers to these services too (pip install 'usjepa[wandb]' or 'usjepa[mlflow]'). Offline, into the
+    run's folder, unless WANDB_MODE=online or MLFLOW_TRACKING_URI says otherwise; one that fails never stops a run."""
     checkpoint_minutes: Annotated[Positive, NoEffect()] = 10.0
     """Minutes of wall-clock time between checkpoints; one is also written at the end of every epoch."""
     read_threads: Annotated[Processes, NoEffect()] = 2

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.storage.protocol import Buffer
 
-LOG, CURVE, CARD, STATE, EVENTS = "log.jsonl", "curve.png", "README.md", "state", "tensorboard"
+LOG, CURVE, CARD, STATE = "log.jsonl", "curve.png", "README.md", "state"
 CLAIMS = "claims"
 BESIDE = (RECIPE, LOG, CURVE, CARD, TRAINED_ON)
 """What a run leaves beside the encoder, proved by its configuration."""

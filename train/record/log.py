@@ -22,11 +22,11 @@ from usjepa.train.record.lines import from_text, to_text
 from usjepa.train.record.salvage import Covered, salvage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from usjepa.train.record.events import Events
     from usjepa.train.record.lines import Line
+    from usjepa.train.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class RunLog:
         covered: Covered,
         mark: LogMark | None = None,
         guard: Guard = unguarded,
-        events: Events | None = None,
+        trackers: Sequence[Tracker] = (),
     ) -> None:
         """Open a log at a checkpoint; what lies behind it is removed with the first line that is written.
 
@@ -92,12 +92,12 @@ class RunLog:
             covered: steps and epochs of the checkpoint, and its history.
             mark: of the checkpoint; None: it is of a version that marked no log.
             guard: called before anything is written; may raise.
-            events: written beside the log.
+            trackers: shown each line too.
 
         Raises:
             WriteError: the folder can't take the file.
         """
-        self._path, self._covered, self._guard, self._events = path, covered, guard, events
+        self._path, self._covered, self._guard, self._trackers = path, covered, guard, trackers
         self._file: BinaryIO | None = None
         self._bytes, self._hash = 0, xxhash.xxh3_128()
         self.history = History()
@@ -120,8 +120,8 @@ class RunLog:
         self._hash.update(text)
         self._bytes += len(text)
         self.history.add(line)
-        if self._events is not None:
-            self._events.write(line)
+        for tracker in self._trackers:
+            tracker.write((line,))
 
     def sync(self, thorough: bool = False) -> LogMark:
         """Make the lines so far outlive a power cut, and return their mark.
@@ -139,8 +139,8 @@ class RunLog:
 
     def close(self) -> None:
         """Close the file and the events."""
-        if self._events is not None:
-            self._events.close()
+        for tracker in self._trackers:
+            tracker.close()
         if self._file is not None:
             self._file.close()
 

@@ -23,9 +23,8 @@ from usjepa.train.model.jepa import Jepa, make_optimizer, restore, training_stat
 from usjepa.train.objective.target_norm import JoinedNorm, TargetNorm, measured, restored
 from usjepa.train.record.checkpoint import Best, RunProgress, Tensors
 from usjepa.train.record.curve import draw_curve
-from usjepa.train.record.events import Events
 from usjepa.train.record.export import EncoderConfig, export_encoder
-from usjepa.train.record.folder import BESIDE, CARD, CURVE, EVENTS, LOG, RunFolder
+from usjepa.train.record.folder import BESIDE, CARD, CURVE, LOG, RunFolder
 from usjepa.train.record.history import RECENT, History
 from usjepa.train.record.log import RunLog
 from usjepa.train.record.salvage import Covered
@@ -34,6 +33,7 @@ from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
 from usjepa.train.run.card import model_card
 from usjepa.train.run.computing import Learner
 from usjepa.train.run.opening import record_of
+from usjepa.train.tracking.opening import open_trackers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,10 +117,10 @@ class TrainingRun:
         path, progress = self.folder.path, self.progress
         self.folder.guard()
         make_folders(path)
-        events = Events(path / EVENTS, progress.step) if self.plan.settings.tensorboard else None
+        trackers = open_trackers(self.plan.recipe, path, progress.step)
         history = None if progress.history is None else History.from_json(progress.history)
         covered = Covered(progress.step, progress.validated, history)
-        self._log = RunLog(path / LOG, covered, progress.log, self.folder.guard, events)
+        self._log = RunLog(path / LOG, covered, progress.log, self.folder.guard, trackers)
 
     @property
     def step(self) -> int:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
+from usjepa.train.tracking.tracker import numbers_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from usjepa.train.record.lines import Line
-
-_NOT_SCALARS = ("kind", "step", "epoch", "batch", "best")
+    from usjepa.train.tracking.tracker import Line
 
 
-class Events:
+class TensorBoard:
     """Writes lines of the log as TensorBoard scalars `train/*` and `validation/*`, by step."""
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -32,12 +32,11 @@ class Events:
             ) from error
         self._writer: Any = SummaryWriter(str(folder), purge_step=step)
 
-    def write(self, line: Line) -> None:
-        """Write the numbers of one line."""
-        group = "train" if line["kind"] == "step" else "validation"
-        for name, value in line.items():
-            if name not in _NOT_SCALARS and value is not None:
-                self._writer.add_scalar(f"{group}/{name}", value, line["step"])
+    def write(self, lines: Sequence[Line]) -> None:
+        """Write the numbers of lines."""
+        for line in lines:
+            for name, value in numbers_of(line):
+                self._writer.add_scalar(name, value, line["step"])
 
     def close(self) -> None:
         """Write buffered events and close the file."""
