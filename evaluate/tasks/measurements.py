@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
@@ -39,8 +39,20 @@ class Cell:
     """What a list says of a file."""
 
     text: str
-    where: str
-    """File and line."""
+    file: str
+    """The list, as a path."""
+    place: str
+    """Line and column within it."""
+
+    @property
+    def where(self) -> str:
+        """List, line and column."""
+        return f"{self.file}, {self.place}"
+
+    @property
+    def told(self) -> str:
+        """The same without folders, for reports that are sent on."""
+        return f"{PurePath(self.file).name}, {self.place}"
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ def _cells(table: Table, column: str, keys: Sequence[str]) -> dict[str, Cell]:
     cells: dict[str, Cell] = {}
     for key, line in zip(keys, table.lines, strict=True):
         text = line.cells[column]
-        if cells.setdefault(key, Cell(text, f"{table.file}, line {line.number}, {column}")).text != text:
+        if cells.setdefault(key, Cell(text, str(table.file), f"line {line.number}, {column}")).text != text:
             raise table.wrong(
                 line, f"{column} is {text!r}, where another line says {cells[key].text!r} of the same file"
             )

@@ -156,8 +156,7 @@ def _of_store(store: Store, settings: EvaluateSettings, dataset: str | None, fal
     if dataset is not None and dataset not in names:
         raise UsageError(f"{store.location}: no dataset {dataset!r}; it holds {', '.join(names)}.")
     cells = {
-        (s.dataset, s.path): Cell(s.label, f"{store.location}, {s.dataset}: {s.path}, label")
-        for s in store.table.sources
+        (s.dataset, s.path): Cell(s.label, store.location, f"{s.dataset}: {s.path}, label") for s in store.table.sources
     }
     labelled = {source.dataset for source in store.table.sources if source.label}
     wanted = [dataset] if dataset is not None else [name for name in names if name in labelled]
@@ -171,7 +170,7 @@ def _of_folder(folder: TaskFolder, quantity: Measured | None, out: Path, recipe:
     """Return a task for each dataset of a folder that has any number; nothing is cut for cells that are none."""
     what = (LABEL, "") if quantity is None else (quantity.quantity, quantity.unit)
     by_path = {
-        file.path: Cell(file.label, f"{folder.root}, {file.path}, label")
+        file.path: Cell(file.label, str(folder.root), f"{file.path}, label")
         if quantity is None
         else quantity.cell(file.path)
         for file in folder.files
@@ -256,7 +255,7 @@ def _numbers(
         cell = cells.get((one.dataset, one.path))
         value = None if cell is None else number(cell.text)
         if value is None:
-            empty.append(one.path if cell is None else cell.where)
+            empty.append(one.path if cell is None else cell.told)
         else:
             of_source[source] = value
     return of_source[store.table.source], _left_out(empty, len(here), name)
@@ -266,7 +265,7 @@ def _left_out(empty: Sequence[str], files: int, name: str) -> list[str]:
     if not empty:
         return []
     more = f" and {len(empty) - _SHOWN} more" if len(empty) > _SHOWN else ""
-    shown = "; ".join(one.rpartition("/")[2] for one in empty[:_SHOWN])
+    shown = "; ".join(empty[:_SHOWN])
     return [f"{len(empty)} of {files} files have no number in {name} and are left out: {shown}{more}."]
 
 

@@ -110,10 +110,12 @@ def test_a_cell_that_is_no_number_is_refused_with_its_line(tmp_path: Path, text:
 
 def test_a_cell_without_a_number_leaves_its_file_out_and_is_named(tmp_path: Path) -> None:
     values: list[object] = [50.5, 51, "", "NaN", 53, 54, " n/a ", 56]
-    task = opened(f"{write_manifest(tmp_path / 'heart', values, 'ef')}#ef", tmp_path / "out")
-    assert len(task) == 5
-    lines = "; ".join(f"manifest.csv, line {line}, ef" for line in (4, 5, 8))
-    assert f"3 of 8 files have no number in heart: ef and are left out: {lines}." in task.notes
+    folder = write_manifest(tmp_path / "heart", values, "velocity (cm/s)")
+    task = opened(f"{folder}#velocity", tmp_path / "out")
+    assert (len(task), task.unit) == (5, "cm/s")
+    lines = "; ".join(f"manifest.csv, line {line}, velocity (cm/s)" for line in (4, 5, 8))
+    assert f"3 of 8 files have no number in heart: velocity and are left out: {lines}." in task.notes
+    assert not any(str(tmp_path) in note for note in task.notes)
 
 
 def test_a_column_without_any_number_is_refused(tmp_path: Path) -> None:
