@@ -40,6 +40,8 @@ _LAST = 99
 _DEEPEST = 4
 _WRAPPED = 3
 """Components of a name among which an average and its origin are looked for."""
+_MOST = 100_000
+"""Dicts and lists that are looked into: a small file can hold one of them in another without end."""
 _SMALL = 4
 """A set with fewer tensors than this part of the largest is not taken unasked."""
 _LONGEST = 64
@@ -61,7 +63,7 @@ def weight_sets(value: object, path: Path) -> dict[str, Tensors]:
     whole = _as_mapping(value)
     if whole is None:
         raise TeacherError(f"{path}: holds a {type(value).__name__}, not a dict of tensors.")
-    found = dict(_walk(whole, (), _DEEPEST))
+    found = dict(_walk(whole, path))
     if not found:
         keys = ", ".join(map(str, list(whole)[:_SHOWN]))
         raise TeacherError(f"{path}: holds no tensors that can be read as weights; its keys are {keys or 'none'}.")
@@ -100,15 +102,20 @@ _KNOWN = 1
 """Highest rank of a set that may be taken unasked among others."""
 
 
-def _walk(value: Mapping[object, object], trail: tuple[str, ...], depth: int) -> list[tuple[str, Tensors]]:
-    tensors = {
-        key: item.detach() for key, item in value.items() if isinstance(key, str) and isinstance(item, torch.Tensor)
-    }
-    found = [(SEPARATOR.join((*trail, *name)), part) for name, part in _sides(tensors)] if tensors else []
-    if depth:
-        for key, item in value.items():
-            if isinstance(key, str) and (inner := _as_mapping(item)) is not None:
-                found += _walk(inner, (*trail, key), depth - 1)
+def _walk(whole: Mapping[object, object], path: Path) -> list[tuple[str, Tensors]]:
+    """Return name and tensors of every set, the shallowest first; TeacherError where a file holds too much else."""
+    found: list[tuple[str, Tensors]] = []
+    places: list[tuple[tuple[str, ...], Mapping[object, object]]] = [((), whole)]
+    for trail, value in places:  # it grows meanwhile
+        tensors = {
+            k: item.detach() for k, item in value.items() if isinstance(k, str) and isinstance(item, torch.Tensor)
+        }
+        found += [(SEPARATOR.join((*trail, *name)), part) for name, part in _sides(tensors)] if tensors else []
+        if len(trail) < _DEEPEST:
+            inner = ((key, _as_mapping(item)) for key, item in value.items() if isinstance(key, str))
+            places += [((*trail, key), part) for key, part in inner if part is not None]
+        if len(places) > _MOST:
+            raise TeacherError(f"{path}: holds more than {_MOST:,} dicts and lists within one another: not weights.")
     return found
 
 

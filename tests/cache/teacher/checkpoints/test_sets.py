@@ -114,6 +114,17 @@ def test_nor_are_several_that_are_known_equally_well(tmp_path: Path, content: An
         read_weights(saved(tmp_path, content))
 
 
+def test_a_small_file_of_dicts_within_dicts_without_end_is_refused(tmp_path: Path) -> None:
+    many: Any = {}
+    for _ in range(4):
+        many = {str(key): many for key in range(60)}  # 13 million paths of 240 keys
+    with pytest.raises(TeacherError, match="more than 100,000 dicts and lists"):
+        read_weights(saved(tmp_path, {"model": RIGHT, "many": many}))
+    circle: dict[str, Any] = {"model": RIGHT}
+    circle["again"] = circle
+    assert read_weights(saved(tmp_path, circle), "model").hash == read_weights(saved(tmp_path, {"model": RIGHT})).hash
+
+
 def test_the_sets_that_were_not_taken_have_no_part_in_the_identity(tmp_path: Path) -> None:
     alone = read_weights(saved(tmp_path, {"teacher": RIGHT})).hash
     assert read_weights(saved(tmp_path, {"teacher": RIGHT, "student": OTHER})).hash == alone
