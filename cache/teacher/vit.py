@@ -218,11 +218,16 @@ def _tried(
     model: torch.nn.Module, channels: int, settings: TeacherSettings, block: int | None, edge: int
 ) -> tuple[int, tuple[int, int]]:
     """Return width and grid of the map that a model gives, from one black image."""
+    black, blocks = torch.zeros(1, channels, edge, edge), [block or _stages(model)]
     try:
         with torch.no_grad():
-            black = torch.zeros(1, channels, edge, edge)
-            (found,) = _intermediates(model.eval(), black, [block or _stages(model)], settings.norm, "NCHW")
+            (found,) = _intermediates(model.eval(), black, blocks, settings.norm, "NCHW")
     except (RuntimeError, AssertionError, TypeError, ValueError, IndexError) as error:
+        if settings.norm and "norm" in str(error):
+            raise UsageError(
+                f"cache.teacher.norm=true: {settings.architecture} can't normalise its maps of features ({error}). "
+                "--set cache.teacher.norm=false takes them as they are."
+            ) from error
         raise UsageError(
             f"{settings.architecture}: gives no map of features for images of {edge} x {edge} ({error}). Set "
             "cache.teacher.image_size to a size it takes."
