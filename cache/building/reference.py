@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 LEAST_COSINE = 0.999
 """Of every token with its reference; rounding of bf16 stays above it, a wrong mean, head or block far below."""
+_MOST_LONGER = 0.05
+"""Part of its reference's length by which a token may be longer or shorter: a cosine is blind to a scale."""
 _MOST_IMAGES = 4
 """Per forward pass."""
 
@@ -34,6 +36,13 @@ class Agreement(NamedTuple):
     """The smallest, over tokens."""
     difference: float
     """The largest, over values."""
+    longer: float
+    """The largest part of a reference's length by which a token is longer or shorter, over tokens."""
+
+    @property
+    def good(self) -> bool:
+        """Whether the tokens are those of the reference, but for rounding; NaN is not."""
+        return self.cosine >= LEAST_COSINE and self.longer <= _MOST_LONGER
 
     def __str__(self) -> str:
         return f"smallest cosine {self.cosine:.6f}, largest difference {self.difference:.2g}"
@@ -55,7 +64,7 @@ def compare_reference(run: Pass, path: Path, channels: int, edge: int) -> dict[s
 
     Raises:
         UsageError: there is no such file, or it holds something else.
-        TeacherError: a token's cosine with its reference is below `LEAST_COSINE`.
+        TeacherError: a token's cosine with its reference is below `LEAST_COSINE`, or its length another.
     """
     names = ["tokens" + "".join(teacher.name.partition(".")[1:]) for teacher in run.teachers]
     pixels, held = _read(path, names, channels, edge)
@@ -75,12 +84,14 @@ def _compared(teacher: Teacher, path: Path, pixels: torch.Tensor, tokens: torch.
             "they patch tokens alone, row by row, of the same block?"
         )
     cosine = torch.nn.functional.cosine_similarity(found, tokens, dim=-1).min()
-    agreement = Agreement(float(cosine), float((found - tokens).abs().max()))
-    if not agreement.cosine >= LEAST_COSINE:  # nor NaN
+    longer = (found.norm(dim=-1) / tokens.norm(dim=-1) - 1).abs().max()
+    agreement = Agreement(float(cosine), float((found - tokens).abs().max()), float(longer))
+    if not agreement.good:
         raise TeacherError(
-            f"{path}: teacher {teacher.name} gives other tokens than its authors' code: {agreement} (wanted: a cosine "
-            f"of {LEAST_COSINE}). Check mean and std, the input's size, heads, activation and positions (usjepa-cache "
-            "teachers NAME), the block and the set of weights (cache.teacher.key)."
+            f"{path}: teacher {teacher.name} gives other tokens than its authors' code: {agreement}, lengths apart by "
+            f"{agreement.longer:.0%} (wanted: a cosine of {LEAST_COSINE}, lengths within {_MOST_LONGER:.0%}). Check "
+            "mean and std, the input's size, heads, activation and positions (usjepa-cache teachers NAME), the block "
+            "and the set of weights (cache.teacher.key)."
         )
     return agreement
 
@@ -89,7 +100,7 @@ def _read(path: Path, names: list[str], channels: int, edge: int) -> tuple[torch
     """Return pixels uint8 [B, C, S, S], and those of some names that the file holds: tokens float32 [B, T, D]."""
     try:
         held = load_file(path)
-        pixels, found = held["pixels"], {name: held[name].float() for name in names if name in held}
+        pixels, found = held["pixels"], {name: held[name] for name in names if name in held}
     except FileNotFoundError as error:
         raise UsageError(f"--reference {path}: no such file.") from error
     except (SafetensorError, KeyError, OSError) as error:
@@ -98,10 +109,11 @@ def _read(path: Path, names: list[str], channels: int, edge: int) -> tuple[torch
         raise UsageError(f"--reference {path}: holds {', '.join(held)}, and none of {', '.join(names)}.")
     wanted = [len(pixels), channels, edge, edge]
     for name, tokens in found.items():
-        fits = tokens.ndim == 3 and len(tokens) == len(pixels)
+        fits = tokens.ndim == 3 and len(tokens) == len(pixels) > 0 and tokens.is_floating_point()
         if list(pixels.shape) != wanted or pixels.dtype != torch.uint8 or not fits:
             raise UsageError(
-                f"--reference {path}: pixels {list(pixels.shape)} {pixels.dtype} and {name} {list(tokens.shape)}; "
-                f"wanted are pixels [B, {channels}, {edge}, {edge}] uint8, as a store keeps them, and tokens [B, T, D]."
+                f"--reference {path}: pixels {list(pixels.shape)} {pixels.dtype} and {name} {list(tokens.shape)} "
+                f"{tokens.dtype}; wanted are pixels [B, {channels}, {edge}, {edge}] uint8, as a store keeps them, and "
+                "tokens [B, T, D] of a float type, of one image or more."
             )
-    return pixels, found
+    return pixels, {name: tokens.float() for name, tokens in found.items()}

@@ -63,12 +63,18 @@ def test_one_that_differs_is_refused_and_no_store_is_begun(lab: Path, wrong: str
         ("w.pth", "no safetensors file with `pixels` and `tokens`"),
         ("short.safetensors", "wanted are pixels"),
         ("other.safetensors", "are they patch tokens alone"),
+        ("longer.safetensors", "lengths apart by 50% (wanted: a cosine of 0.999, lengths within 5%)"),
+        ("none of them.safetensors", "of one image or more"),
+        ("whole numbers.safetensors", "torch.int32; wanted are"),
     ],
 )
 def test_a_reference_that_can_not_be_compared_is_named(lab: Path, file: str, told: str) -> None:
     held = load_file(lab / "r.safetensors")
     save_file({**held, "pixels": held["pixels"][:, :, :16].contiguous()}, lab / "short.safetensors")
     save_file({**held, "tokens": held["tokens"][:, 1:].contiguous()}, lab / "other.safetensors")
+    save_file({**held, "tokens": held["tokens"] * 2}, lab / "longer.safetensors")
+    save_file({name: tensor[:0] for name, tensor in held.items()}, lab / "none of them.safetensors")
+    save_file({**held, "tokens": held["tokens"].int()}, lab / "whole numbers.safetensors")
     done = build(lab, reference=file)
     assert done.exit_code in (1, 2)
     assert told.lower() in " ".join(done.output.split()).lower()
