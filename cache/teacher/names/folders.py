@@ -102,8 +102,12 @@ def _told(folder: Path) -> dict[str, Any]:
     if "pretrained_cfg" in content:
         return _of_timm(content)
     told: dict[str, Any] = settings_of_config(content, str(config))
-    preprocessor = folder / "preprocessor_config.json"
-    return told | (_input(parse_foreign_json(preprocessor), str(preprocessor)) if preprocessor.is_file() else {})
+    preprocessor, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if preprocessor.is_file():
+        return told | _input(parse_foreign_json(preprocessor), str(preprocessor))
+    # What makes images and texts ready together, as CLIP's, is written into one file.
+    part = parse_foreign_json(whole).get("image_processor") if whole.is_file() else None
+    return told | (_input(part, str(whole)) if isinstance(part, dict) else {})
 
 
 def _of_timm(content: Mapping[str, Any]) -> dict[str, Any]:

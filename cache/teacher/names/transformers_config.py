@@ -99,7 +99,9 @@ def settings_of_config(config: Mapping[str, Any], where: str) -> dict[str, objec
     activation = _activation(told, kind, where)
     if activation is not None:
         args["act_layer"] = activation
+    edge = told.get("image_size")
     return {
+        **({"image_size": edge} if isinstance(edge, int) and edge > 0 else {}),  # a preprocessor has the last word
         "architecture": kind.architecture,
         "args": args,
         "positions": kind.positions,

@@ -178,6 +178,23 @@ def test_a_preprocessor_that_pads_says_the_size_of_the_input(tmp_path: Path) -> 
     assert resolve_teacher(str(a_folder(tmp_path / "g", preprocessor=PREPROCESSOR | padded)), None).image_size == 64
 
 
+def test_a_processor_of_images_and_texts_says_the_input_too(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "f")
+    wanted = resolve_teacher(str(folder), None)
+    (folder / "preprocessor_config.json").unlink()
+    whole = {"image_processor": PREPROCESSOR, "processor_class": "CLIPProcessor"}
+    (folder / "processor_config.json").write_text(json.dumps(whole))
+    assert resolve_teacher(str(folder), None) == wanted
+
+
+def test_the_size_that_a_model_learnt_at_counts_where_no_preprocessor_states_one(tmp_path: Path) -> None:
+    unsized = {name: value for name, value in PREPROCESSOR.items() if name != "size"}
+    folder = a_folder(tmp_path / "f", CONFIG | {"image_size": 48}, unsized)
+    assert resolve_teacher(str(folder), TeacherSettings(image_size=224)).image_size == 48
+    sized = a_folder(tmp_path / "g", CONFIG | {"image_size": 48})
+    assert resolve_teacher(str(sized), None).image_size == 64
+
+
 def test_a_folder_of_open_clip_gives_its_models_tokens(tmp_path: Path) -> None:
     found, wanted = compared_open_clip(tmp_path)
     assert (found - wanted).abs().max() < 2e-5
