@@ -113,6 +113,17 @@ def class_row(tensors: Tensors) -> None:
             tensors[name] = tensors[name].reshape(1, -1, tensors[name].shape[-1])
 
 
+def clip(tensors: Tensors) -> None:
+    """Give class token and positions their leading dimensions; patches have no bias, which timm's have without a norm.
+
+    The norm is the one before the first block; open_clip's `no_ln_pre` leaves it out.
+    """
+    class_row(tensors)
+    if "norm_pre.weight" not in tensors:
+        weight = tensors["patch_embed.proj.weight"]
+        tensors.setdefault("patch_embed.proj.bias", weight.new_zeros(len(weight)))
+
+
 def clip_transformers(tensors: Tensors) -> None:
     """Stack queries, keys and values, and give class token and positions their leading dimensions."""
     qkv(tensors)

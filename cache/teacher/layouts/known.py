@@ -58,6 +58,11 @@ _SAM_BESIDE = (
         OTHER_TOWER,
     ),
 )
+_CLIP_BESIDE = (
+    (r"(?:text\.)?(?:transformer|token_embedding|ln_final)\..*", OTHER_TOWER),
+    (r"(?:text\.)?(?:positional_embedding|text_projection|logit_scale|logit_bias|cls_emb|attn_mask)", OTHER_TOWER),
+    (r"input_resolution|context_length|vocab_size", "of its configuration"),
+)
 _NORMALISATION = ("mean", "std")
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -128,12 +133,12 @@ LAYOUTS: tuple[Layout, ...] = (
         "open_clip with a timm trunk",  # github.com/mlfoundations/open_clip: BiomedCLIP
         r"(?P<prefix>(?:\w+\.)*?visual\.trunk\.).+",
         "vit",
-        beside=((r"(?:\w+\.)*?visual\.head\..*", _HEAD), (r"text\..*|logit_scale|logit_bias", OTHER_TOWER)),
+        beside=((r"(?:\w+\.)*?visual\.head\..*", _HEAD), (r"text\..*", OTHER_TOWER), *_CLIP_BESIDE),
         asks=_NORMALISATION,
     ),
     Layout(
         "CLIP",  # github.com/openai/CLIP, open_clip: FetalCLIP
-        _BEFORE + r"ln_pre\.weight",
+        _BEFORE + r"(?:ln_pre\.weight|class_embedding)",
         "vit",
         renamed=(
             (r"^class_embedding$", "cls_token"),
@@ -143,21 +148,15 @@ LAYOUTS: tuple[Layout, ...] = (
             (r"^ln_post\.", "norm."),
             (r"^transformer\.resblocks\.", "blocks."),
             (r"\.ln_([12])\.", r".norm\1."),
+            (r"\.ls_([12])\.", r".ls\1."),
             (r"\.attn\.in_proj_", ".attn.qkv."),
             (r"\.attn\.out_proj\.", ".attn.proj."),
             (r"\.mlp\.c_fc\.", ".mlp.fc1."),
             (r"\.mlp\.c_proj\.", ".mlp.fc2."),
         ),
         dropped=((r"proj", _HEAD),),
-        beside=(
-            (r"(?:text\.)?(?:transformer|token_embedding|ln_final)\..*", OTHER_TOWER),
-            (
-                r"(?:text\.)?(?:positional_embedding|text_projection|logit_scale|logit_bias|cls_emb|attn_mask)",
-                OTHER_TOWER,
-            ),
-            (r"input_resolution|context_length|vocab_size", "of its configuration"),
-        ),
-        join=joining.class_row,
+        beside=_CLIP_BESIDE,
+        join=joining.clip,
         asks=(*_NORMALISATION, "act_layer"),
     ),
     Layout(

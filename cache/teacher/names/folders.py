@@ -146,11 +146,15 @@ def _of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     if isinstance(vision.get("layers"), list):
         raise UsageError(f"{where}: its vision tower is a ResNet of CLIP's own kind, which timm has no name for here.")
     heads = int(vision["width"]) // int(vision.get("head_width", _HEAD_WIDTH))
-    activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+    norm, act = dict(vision.get("norm_kwargs") or {}), dict(vision.get("act_kwargs") or {})
+    eps, tanh = float(norm.pop("eps", 1e-5)), act.pop("approximate", "none") == "tanh"
+    if norm or act:
+        raise UsageError(f"{where}: norm_kwargs or act_kwargs with {', '.join((*norm, *act))}, which timm can't have.")
+    activation = "quick_gelu" if model.get("quick_gelu") else "gelu_tanh" if tanh else "gelu"
     return {
         **told,
-        "architecture": "vit_base_patch16_clip_224",
-        "args": {"num_heads": heads, "eps": 1e-5, "act_layer": activation},
+        "architecture": "vit_base_patch16_224" if vision.get("no_ln_pre") else "vit_base_patch16_clip_224",
+        "args": {"num_heads": heads, "eps": eps, "act_layer": activation},
     }
 
 

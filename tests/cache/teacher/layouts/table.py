@@ -15,7 +15,7 @@ import torch
 from tests.cache.teacher import test_examples, test_maps
 from tests.cache.teacher.layouts import test_libraries
 from tests.cache.teacher.layouts.test_equality import PAIRS
-from tests.cache.teacher.names import test_folders, test_transformers
+from tests.cache.teacher.names import test_folders, test_open_clip, test_transformers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +58,9 @@ def rows() -> dict[str, tuple[Callable[[Path], Pair], str, str]]:
     for case, pair in test_libraries.PAIRS.items():
         found[case] = pair, "FILE, cache.teacher.args", f"{ROOM}/layouts/test_libraries.py"
     found["timm: a folder"] = test_folders.compared_timm, "FOLDER, NAME.TAG", f"{ROOM}/names/test_folders.py"
+    for case, pair in test_open_clip.PAIRS.items():
+        flags = "FILE, cache.teacher.args" if case.endswith("file") else "FOLDER, hf-hub:ORG/NAME"
+        found[f"open_clip: {case}"] = pair, flags, f"{ROOM}/names/test_open_clip.py"
     found["open_clip: a folder"] = test_folders.compared_open_clip, "FOLDER", f"{ROOM}/names/test_folders.py"
     for case in test_maps.MODELS:
         compare = partial(test_maps.compared, case)
