@@ -261,7 +261,10 @@ def _weights(folder: Path) -> list[Target]:
     tensors = {"blocks.0.w": torch.ones(3, 4), "norm": torch.zeros(4)}
     save_file(tensors, folder / "w.safetensors")
     torch.save({"model": tensors}, folder / "w.pth")
+    tagged = torch.nn.Parameter(torch.ones(2))
+    tagged.no_decay = True  # type: ignore[attr-defined]
     content = {"ema": tensors, "model": tensors, "args": argparse.Namespace(lr=0.1), "best": np.float64(1)}
+    content |= {"models": [{"w": tagged}, (tensors, 3)]}
     torch.save(content, folder / "old.pth", _use_new_zipfile_serialization=False)
 
     def target(name: str, share: float) -> Target:
@@ -291,7 +294,8 @@ def _weights(folder: Path) -> list[Target]:
     input_of = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"height": 32, "width": 32}}
     cfg = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3}
     timm_config = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": cfg, "model_args": {"depth": 1}}
-    vision = {"vision_cfg": {"layers": 1, "width": 64, "image_size": 32, "patch_size": 16}}
+    sizes = {"layers": 1, "width": 64, "image_size": 32, "patch_size": 16, "head_width": 32}
+    vision = {"vision_cfg": {**sizes, "norm_kwargs": {"eps": 1e-5}, "act_kwargs": {"approximate": "tanh"}}}
     clip = {"model_cfg": vision, "preprocess_cfg": {"mean": [0.5] * 3, "std": [0.5] * 3}}
     save_file(tensors, folder / "model.safetensors")
 

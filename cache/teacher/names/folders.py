@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.teacher.checkpoints.files import parse_foreign_json
-from usjepa.cache.teacher.names.transformers_config import is_known_kind, settings_of_config
+from usjepa.cache.teacher.names.transformers_config import epsilon, is_known_kind, settings_of_config
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,7 +72,7 @@ def folder_settings(folder: Path, base: TeacherSettings, file: Path | None = Non
     """
     try:
         told = _told(folder)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError) as error:
         raise TeacherError(
             f"{folder}: its configuration is none of transformers, timm or open_clip ({error!r})."
         ) from error
@@ -147,7 +147,7 @@ def _of_open_clip(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise UsageError(f"{where}: its vision tower is a ResNet of CLIP's own kind, which timm has no name for here.")
     heads = int(vision["width"]) // int(vision.get("head_width", _HEAD_WIDTH))
     norm, act = dict(vision.get("norm_kwargs") or {}), dict(vision.get("act_kwargs") or {})
-    eps, tanh = float(norm.pop("eps", 1e-5)), act.pop("approximate", "none") == "tanh"
+    eps, tanh = epsilon(norm.pop("eps", 1e-5)), act.pop("approximate", "none") == "tanh"
     if norm or act:
         raise UsageError(f"{where}: norm_kwargs or act_kwargs with {', '.join((*norm, *act))}, which timm can't have.")
     activation = "quick_gelu" if model.get("quick_gelu") else "gelu_tanh" if tanh else "gelu"

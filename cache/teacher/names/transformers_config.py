@@ -95,19 +95,27 @@ def settings_of_config(config: Mapping[str, Any], where: str) -> dict[str, objec
             raise UsageError(f"{where}: {name} = {told[name]!r}, and timm's model has {wanted!r}.")
     heads = told.get("num_attention_heads", kind.heads)
     args: dict[str, Json] = {"num_heads": _number(heads, "num_attention_heads", where)}
-    args["eps"] = float(told.get("layer_norm_eps", kind.eps))
+    args["eps"] = epsilon(told.get("layer_norm_eps", kind.eps))
     activation = _activation(told, kind, where)
     if activation is not None:
         args["act_layer"] = activation
     edge = told.get("image_size")
     return {
-        **({"image_size": edge} if isinstance(edge, int) and edge > 0 else {}),  # a preprocessor has the last word
+        **({"image_size": edge} if type(edge) is int and edge > 0 else {}),  # a preprocessor has the last word
         "architecture": kind.architecture,
         "args": args,
         "positions": kind.positions,
         "patch_size": None,
         "depth": None,
     }
+
+
+def epsilon(value: Any) -> float:
+    """Return the epsilon of a normalisation; ValueError where it is none."""
+    found = float(value)
+    if not 0 <= found < 1:  # nor NaN
+        raise ValueError(f"epsilon {value!r} is not in [0, 1)")
+    return found
 
 
 def _number(value: object, name: str, where: str) -> int:

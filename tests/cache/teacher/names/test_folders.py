@@ -100,6 +100,25 @@ def test_a_damaged_configuration_is_named(tmp_path: Path, text: str) -> None:
         resolve_teacher(str(folder), None)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"), [("head_width", 0), ("width", 1e400), ("norm_kwargs", {"eps": -1}), ("norm_kwargs", 3)]
+)
+def test_numbers_of_open_clip_that_can_not_be_are_named_with_their_folder(
+    tmp_path: Path, field: str, value: Any
+) -> None:
+    vision = {"image_size": 64, "layers": 2, "width": 64, "patch_size": 16, field: value}
+    preprocess = {"mean": [0.3] * 3, "std": [0.2] * 3}
+    write(tmp_path, {}, open_clip_config={"model_cfg": {"vision_cfg": vision}, "preprocess_cfg": preprocess})
+    with pytest.raises(TeacherError, match=str(tmp_path)):
+        resolve_teacher(str(tmp_path), None)
+
+
+def test_an_epsilon_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "f", CONFIG | {"layer_norm_eps": float("nan")})
+    with pytest.raises(TeacherError, match=r"epsilon nan is not in \[0, 1\)"):
+        resolve_teacher(str(folder), None)
+
+
 def a_timm_folder(folder: Path) -> Path:
     torch.manual_seed(1)
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, depth=1, num_classes=3)
