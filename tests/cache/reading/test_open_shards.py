@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.support.processes.commands import run_python
-from tests.support.stores import write_store
+from tests.support.stores import open_below, write_store
 from usjepa.cache.reading import layer_reader, open_shards
 from usjepa.cache.reading.layer_reader import LayerRows
 from usjepa.cache.reading.local import LocalReader
@@ -237,15 +237,14 @@ def test_a_batch_of_more_shards_than_may_stay_open_keeps_within_its_part_of_them
     monkeypatch.setattr(open_shards, "_sharing", open_shards._Sharing())
     content = write_store(tmp_path / "s", 60, rows_per_shard=1)
     store, most, real = open_store(tmp_path / "s", threads=2), 0, os.preadv
-    before = len(os.listdir("/proc/self/fd"))
 
     def counted(*arguments: object) -> int:
         nonlocal most
-        most = max(most, len(os.listdir("/proc/self/fd")) - before)
+        most = max(most, len(open_below(tmp_path)))
         return real(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "preadv", counted)
     rows = np.random.default_rng(0).permutation(60)
     for name, array in store.read(rows).arrays.items():
         np.testing.assert_array_equal(array, content[name][rows])
-    assert 8 <= most <= 24 + 3 + 2  # a folder per layer; and the two descriptors that list the folder
+    assert 8 <= most <= 24 + 3  # and a folder per layer

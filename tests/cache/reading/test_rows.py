@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.files.damage import flip
 from tests.support.processes.commands import run_python
-from tests.support.stores import write_store
+from tests.support.stores import open_below, write_store
 from usjepa.cache.errors import DamageError, HoleError
 from usjepa.cache.reading import batch_reader, local, open_shards
 from usjepa.cache.reading.plan import ReadPlan
@@ -111,7 +111,7 @@ def test_rows_are_right_while_files_come_and_go_under_the_threads_that_read_them
     monkeypatch.setattr(open_shards, "most_open", lambda: 9)
     monkeypatch.setattr(open_shards, "_sharing", open_shards._Sharing())  # stores of other tests may still be there
     store = open_store(tmp_path / "s", threads=3, check_rows=check_rows)
-    before, over, failed = len(os.listdir("/proc/self/fd")), threading.Event(), []
+    over, failed = threading.Event(), []
 
     def read(seed: int) -> None:
         rng = np.random.default_rng(seed)
@@ -139,7 +139,7 @@ def test_rows_are_right_while_files_come_and_go_under_the_threads_that_read_them
     over.set()
     dropping.join()
     assert not failed
-    assert len(os.listdir("/proc/self/fd")) - before <= 9 + 3  # and a folder per layer
+    assert len(open_below(tmp_path)) <= 9 + 3  # and a folder per layer
     store.close()
 
 
