@@ -81,6 +81,8 @@ class Cutters:
         self._abandoned.set()
 
     def close(self) -> None:
-        """End the children."""
+        """End the children and close the tables."""
         for child in self._children:
             child.close()
+        for rows in self._rows.values():
+            rows.close()

@@ -67,6 +67,7 @@ class SegmentRows:
 
     def __init__(self, storage: Storage, segment: Segment) -> None:
         """Read the tables; raises DamageError when they are not the ones that were written."""
+        self._files: list[BinaryIO] = []
         described = self._own(open_sources(storage, segment))
         lines = self._own(open_rows(storage, segment))
         self._sources, self._rows = _Unpacking(SourceTable, described), _Unpacking(RowTable, lines)
@@ -85,7 +86,14 @@ class SegmentRows:
 
     def _own(self, file: BinaryIO) -> BinaryIO:
         weakref.finalize(self, file.close)
+        self._files.append(file)
         return file
+
+    def close(self) -> None:
+        """Close the tables. A build that failed may be held by its traceback, in a notebook for long."""
+        with self._lock:
+            for file in self._files:
+                file.close()
 
     def block(self, numbers: range) -> RowBlock:
         """Return rows, by their numbers in the store; raises DamageError where they show no source of the table."""

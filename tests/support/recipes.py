@@ -51,6 +51,8 @@ def another(field: FieldInfo, value: Any) -> Any:
         return "file"
     if isinstance(value, str):
         return "vit_small_patch16_224" if "vit" in value else f"{value}x"
+    if not value:
+        return [get_args(get_args(kind)[0])[0]]
     if isinstance(value[0], float):
         return [0.9 * value[0], *value[1:]]
     return list(value[:-1])

@@ -55,6 +55,7 @@ for main, words in (
 """
 
 
+@pytest.mark.slow
 def test_all_stages_run_without_what_only_linux_has(tmp_path: Path) -> None:
     pictures(tmp_path / "in", ["a/1.png", "a/2.png"])
     (tmp_path / "site").mkdir()

@@ -114,7 +114,9 @@ def test_a_block_joins_later_from_stored_pixels_and_only_it_is_computed(
     assert kept.items() <= tree(root).items()
 
 
-@pytest.mark.parametrize(("shared", "precision"), [("parts", "fp16"), ("dask", "int8")])
+@pytest.mark.parametrize(
+    ("shared", "precision"), [("parts", "fp16"), pytest.param("dask", "int8", marks=pytest.mark.slow)]
+)
 def test_parts_and_a_cluster_give_the_bytes_of_a_single_build(tmp_path: Path, shared: str, precision: str) -> None:
     recipe = (THREE, f"cache.precision={precision}")
     build(str(tmp_path / "whole"), deep(*recipe), TEACHER)

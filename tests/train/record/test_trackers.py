@@ -111,6 +111,7 @@ def test_a_service_whose_package_is_missing_is_refused_before_a_step(
         train(str(phantom_store), str(tmp_path / "run"), recipe("train.trackers=[mlflow]"), "cpu")
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_run_is_one_run_offline_in_weights_and_biases_and_in_mlflow(
     phantom_store: Path, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_stopped_and_resumed_run_is_one_run_offline_in_weights_and_biases_and_
     assert all(b"train/loss" in file.read_bytes() for file in offline)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_stops_no_run(phantom_store: Path, tmp_path: Path) -> None:
     env = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "OMP_NUM_THREADS": "1"}
     program = _TRAIN.replace("wandb, mlflow", "mlflow").replace("(7, None)", "(None,)")

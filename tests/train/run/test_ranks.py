@@ -116,6 +116,7 @@ def test_accumulated_parts_draw_the_same_and_lose_the_same_within_1e_5(
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ranks_with_regions_share_unusable_images_unevenly_and_still_agree(phantom_store: Path, tmp_path: Path) -> None:
     """Accumulating in more parts than there are images leaves some parts empty."""
     more = ("train.masks.regions=true", "train.batch_size=3", "train.epochs=2", "train.warmup_epochs=0")
@@ -234,6 +235,7 @@ def test_torchrun_starts_ranks_and_sigterm_to_it_saves(phantom_store: Path, tmp_
     assert len(numbers(run)) == saved + 1
 
 
+@pytest.mark.slow
 def test_two_runs_into_one_folder_are_refused(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -132,6 +132,7 @@ def test_a_folder_and_a_bucket_give_bitwise_the_run_of_two_folders(parts: list[s
     assert numbers(tmp_path / "bucket") == numbers(tmp_path / "folders")
 
 
+@pytest.mark.slow
 def test_two_ranks_draw_the_same_and_lose_the_same_within_1e_5(parts: list[str], alone: Path, tmp_path: Path) -> None:
     run_ranks(2, [*parts, *command(tmp_path, tmp_path / "run")[1:]], tmp_path)
     assert same_draws(tmp_path / "run", alone)
