@@ -74,6 +74,8 @@ def _peak_of(folder: Path, patients_: int) -> None:
 
     write_labelled(folder / "store.zarr", patients(patients_, ["cyst", "none", "stone"]), size=SIZE)
     add_latents(folder / "store.zarr")
+    numbered = [File(f"{40 + 1.5 * i}", f"p{i}") for i in range(patients_)]
+    write_labelled(folder / "numbers.zarr", numbered, size=SIZE)
     export_run(folder / "run", folder / "store.zarr")
     evaluated(Place(folder / "run", folder / "store.zarr"), folder / "report")
     (folder / "peak").write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
@@ -88,7 +90,7 @@ def test_ten_times_the_frames_take_kilobytes_of_memory_for_each_more(tmp_path: P
         assert forked.run(_peak_of, tmp_path / str(count), count) == 0
         peaks[count] = int((tmp_path / str(count) / "peak").read_text())
     # Features of all encoders, raw pixels and HOG of a frame are 10 kB; a probe copies what it is fitted on.
-    assert (peaks[2000] - peaks[200]) / (3 * 1800) < 48 << 10, peaks
+    assert (peaks[2000] - peaks[200]) / (4 * 1800) < 48 << 10, peaks
 
 
 MOMENTS = 20
