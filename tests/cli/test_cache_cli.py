@@ -104,6 +104,7 @@ def test_scan_of_the_phantom_tells_frames_groups_and_labels() -> None:
     assert "stone" in result.output
 
 
+@pytest.mark.slow
 def test_a_log_gets_plain_lines_without_a_bar(tmp_path: Path) -> None:
     command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo"]
     sets = (

@@ -39,6 +39,7 @@ def _build_and_die_before_the_manifest(root: str) -> None:
     build(root, small(), BuildRequest(teacher="random"))
 
 
+@pytest.mark.slow
 def test_killed_between_the_last_shard_and_the_seal_training_refuses_and_build_seals_without_the_teacher(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,7 +58,7 @@ def test_killed_between_the_last_shard_and_the_seal_training_refuses_and_build_s
     assert verify(str(root)).damages == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_stopped_build_ends_within_seconds_with_75_no_seal_and_no_litter(tmp_path: Path, number: int) -> None:
     sets = [*SETS, "--set", "cache.phantom.patients=400", "--set", "cache.phantom.frames_per_patient=20"]
     command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo", *sets]

@@ -107,6 +107,7 @@ def _after_first_commits(root: Path, client: BaseProcess) -> None:
     wait_until(lambda: len(list((root / "commits").rglob("*.json"))) >= 2, client)
 
 
+@pytest.mark.slow
 def test_a_worker_of_several_threads_makes_as_many_shards_at_once_and_mixes_none_up(
     tmp_path: Path, cluster: Cluster, serial: Path
 ) -> None:

@@ -86,7 +86,7 @@ def _clock_ahead(root: str, seconds: float) -> None:
     build(root, small(), BuildRequest(teacher="random"))
 
 
-@pytest.mark.parametrize("seconds", [-3600.0, 3600.0])
+@pytest.mark.parametrize("seconds", [pytest.param(-3600.0, marks=pytest.mark.slow), 3600.0])
 def test_clocks_an_hour_apart_change_nothing(tmp_path: Path, seconds: float) -> None:
     assert forked.run(_clock_ahead, str(tmp_path / "s"), seconds) == 0
     build(str(tmp_path / "t"), small(), BuildRequest(teacher="random"))

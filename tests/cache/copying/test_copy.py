@@ -243,6 +243,7 @@ def test_shards_begun_since_the_seal_stay_behind(tmp_path: Path) -> None:
     assert tree(tmp_path / "c") == whole
 
 
+@pytest.mark.slow
 def test_a_copy_there_and_back_over_a_bucket_is_the_same(tmp_path: Path, bucket: str) -> None:
     write_store(tmp_path / "a", 30)
     copy_store(str(tmp_path / "a"), f"{bucket}/copied")

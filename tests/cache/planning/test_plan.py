@@ -131,6 +131,7 @@ def test_a_plan_of_images_without_a_teacher_speaks_of_pixels_alone(tmp_path: Pat
     assert "30 frames, counted" in told.stdout
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     command = ["-m", "usjepa.cache.cli", "plan", "--pipeline", "demo", "--teacher", "random", "--target", tmp_path]
     stopped = stop_python(signal.SIGINT, lambda: list(tmp_path.glob(".usjepa-plan-*/rates")), *command, "--seconds", 60)

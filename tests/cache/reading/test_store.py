@@ -300,7 +300,7 @@ def _read_in_child(store: Store, rows: list[int], queue: Any) -> None:
     queue.put(store.read(rows).pixels.tobytes())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 @in_own_process
 def test_a_store_read_before_is_read_by_children_of_every_start_method(tmp_path: Path, method: str) -> None:
     write_store(tmp_path / "s", 10)

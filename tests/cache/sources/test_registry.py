@@ -138,6 +138,7 @@ class AlbumReader(Reader):
 '''
 
 
+@pytest.mark.slow
 def test_a_registered_container_is_listed_and_read_by_child_processes_image_by_image(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     one, two = clips().values()

@@ -130,6 +130,7 @@ def test_a_network_that_breaks_every_fifth_request_changes_nothing(
 
 
 @pytest.mark.parametrize("command", ["copy into a bucket", "convert", "remove", "read"])
+@pytest.mark.slow
 def test_credentials_that_expire_are_named_and_once_they_are_renewed_the_command_goes_on(
     proxy: Proxy, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:

@@ -56,7 +56,7 @@ def test_parts_are_those_that_training_would_use(phantom_store: Path) -> None:
     assert set(table.view[train.positions]) == {0, 1}
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 @in_own_process
 def test_workers_of_every_start_method_read_the_same(phantom_store: Path, method: str) -> None:
     data = StoreDataset(phantom_store, part="all")
@@ -100,6 +100,7 @@ def test_a_pickled_dataset_is_small_and_reads_the_same(phantom_store: Path) -> N
 
 
 @in_own_process
+@pytest.mark.slow
 def test_damage_is_raised_in_the_worker_and_reaches_the_loop(phantom_store: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -134,6 +135,7 @@ def test_the_loop_of_the_tutorial_trains_as_printed_and_its_encoder_loads(phanto
     assert not model.training
 
 
+@pytest.mark.slow
 def test_the_example_under_accelerate_runs_in_forty_lines(phantom_store: Path) -> None:
     example = ROOT / "docs" / "examples" / "accelerate_loop.py"
     assert len(example.read_text().splitlines()) <= 40

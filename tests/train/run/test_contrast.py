@@ -97,6 +97,7 @@ def test_parts_of_a_batch_are_compared_with_all_of_it(
     np.testing.assert_allclose(losses(tmp_path / "run"), losses(alone), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_draw_the_same_pairs_and_lose_the_same(phantom_store: Path, alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(str(phantom_store), str(run), recipe(*CONTRAST), "cpu", stop_after_steps=4)

@@ -93,6 +93,7 @@ def same_draws(run: Path, other: Path) -> bool:
     ]
 
 
+@pytest.mark.slow
 def test_one_then_two_then_one_ranks_draw_the_same_and_lose_the_same_within_1e_5(
     phantom_store: Path, alone: Path, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ ranks.Ranks.while_rank_0 = while_rank_0
 
 
 @pytest.mark.parametrize("stopped", [1, pytest.param(0, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_rank_stopped_while_a_checkpoint_is_awaited_ends_the_others_as_any_lost_rank_does(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: int
 ) -> None:

@@ -95,6 +95,7 @@ def test_they_do_so_whatever_is_read_of_them(phantom_store: Path, parts: list[st
     same_run(tmp_path / "parts", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_several_int8_layers_of_three_parts_give_bitwise_the_run_of_the_whole(tmp_path: Path) -> None:
     blocks = ("cache.teacher.depth=2", "cache.teacher.blocks=[1, 2]", "cache.precision=int8")
     build(str(tmp_path / "s"), recipe(*blocks), BuildRequest(source="phantom", teacher="random"))
