@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from tests.support.builds import SMALL, pictures, small
@@ -28,6 +29,10 @@ from usjepa.cache.sources.base import Listing
 from usjepa.cache.sources.reader import SourceReader
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
     from usjepa.cache.store.tables import SourceTable
 
 HANGS = """
@@ -155,7 +160,10 @@ class Slow:
     """A reader that takes three seconds, and shows that it is alive."""
 
     name, version, title, endings, container = "slow", 1, "slow", (".slow",), False
-    recognises = images = frames = staticmethod(lambda *_: ())
+    recognises = images = staticmethod(lambda *_: ())
+
+    def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+        return (np.zeros((16, 16), np.uint8) for _ in wanted)
 
     def probe(self, file: Path, image: str) -> object:
         import time
