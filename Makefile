@@ -121,7 +121,7 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.tables
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom; on SOURCE=folder three folds of patients
-	$(BIN)/python -m benchmarks.learning --recipe '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)')
+	$(BIN)/python -m benchmarks.learning --recipe '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)') $(if $(findstring contrast,$(FIRST)),--first contrast)
 
 clean-demo: ## Remove what `make demo` made
 	rm -rf '$(OUT)'

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import statistics
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 STUDENT, TEACHER, PIXEL_ONLY, INT8 = "student", "pixel teacher", "pixels only, equal compute", "int8 targets"
-MEAN = ", mean pooling"
-"""Behind the names of rows that are scored by the plain mean of patch tokens as well."""
+CONTRAST, BOTH, OF_PIXELS = "contrastive teacher", "student of both teachers", "student of the pixel teacher"
+MEAN, GRID = ", mean pooling", ", 2 x 2 means"
+"""Behind the names of rows that are scored by the plain mean of patch tokens, or by those of the four quarters."""
 GOALS = (("random weights", 10.0), ("32x32 pixels", 0.0))
 """What the student must beat on the phantom, and by how many points of macro F1."""
 Rows = dict[str, list[dict[str, dict[str, Any]]]]
@@ -33,13 +37,24 @@ def scores_of(document: dict[str, Any], encoder: str) -> dict[str, dict[str, Any
     return found
 
 
-def joined(parts: Iterable[Rows]) -> Rows:
-    """Join the rows of jobs, whose seeds come in order; rows of mean pooling stand last."""
+@dataclass(frozen=True)
+class Scored:
+    """An encoder in a report."""
+
+    row: str
+    """Of the table that it belongs to."""
+    seed: int
+    report: Path
+    encoder: str
+
+
+def rows_of(scored: Iterable[Scored]) -> Rows:
+    """Read the scores of reports, whose seeds come in order; rows of further poolings stand last."""
     rows: Rows = {}
-    for part in parts:
-        for name, scores in part.items():
-            rows.setdefault(name, []).extend(scores)
-    return dict(sorted(rows.items(), key=lambda row: MEAN in row[0]))
+    for one in scored:
+        document = json.loads((one.report / "scores.json").read_text())
+        rows.setdefault(one.row, []).append(scores_of(document, one.encoder))
+    return dict(sorted(rows.items(), key=lambda row: (MEAN in row[0]) + 2 * (GRID in row[0])))
 
 
 def values_of(rows: Rows, name: str, task: str, measure: str = "probe") -> list[float]:
@@ -62,9 +77,9 @@ def table(rows: Rows) -> list[str]:
 
 
 def verdicts(rows: Rows, task: str) -> list[str]:
-    """The phantom's goals by the means over training seeds, met or not: as the demo pools and by plain means."""
+    """The phantom's goals by the means over training seeds, met or not: in each pooling."""
     lines = []
-    for pooling in ("", MEAN):
+    for pooling in ("", MEAN, GRID):
         if STUDENT + pooling not in rows:
             continue
         mine = statistics.mean(values_of(rows, STUDENT + pooling, task))
@@ -81,7 +96,7 @@ def differences(rows: Rows, names: list[str]) -> dict[str, dict[str, list[float]
     """Row -> task -> for each training seed, its probe's score minus that of the student of the same seed."""
     found: dict[str, dict[str, list[float]]] = {}
     for name in names:
-        for pooling in ("", MEAN):
+        for pooling in ("", MEAN, GRID):
             if name + pooling not in rows:
                 continue
             for task in rows[STUDENT][0]:
