@@ -35,7 +35,7 @@ from benchmarks.learning.scores import (
     TEACHER,
     differences,
     int8_told,
-    rows_of,
+    read_rows,
     table,
     verdicts,
 )
@@ -69,7 +69,7 @@ def main() -> None:
     with ThreadPoolExecutor(cores) as pool:
         work.stores(pool, wanted)
         scored = [one for part in pool.map(lambda job: work.score(*job), jobs) for one in part]
-    rows, tests = rows_of(scored), pooled_differences(scored, STUDENT)
+    rows, tests = read_rows(scored), pooled_differences(scored, STUDENT)
     times = work.times()
     compared = [one.name for one in wanted] + (list(BASELINES.values()) if args.source else [])
     content: dict[str, Any] = {

@@ -50,7 +50,7 @@ class Tested:
         return draws.of_predictions(self.truth_N, self.predicted_SN, self.classes)["macro_f1"]
 
 
-def tested(scored: Sequence[Scored], task: str, probe: str) -> Tested:
+def predictions_of(scored: Sequence[Scored], task: str, probe: str) -> Tested:
     """Join the predictions of a row's reports."""
     documents = [(read_document(one.report), one.encoder) for one in scored]
     names = sorted({name for document, _ in documents for name in _task(document, task).classes})
@@ -88,7 +88,7 @@ def pooled_differences(scored: Sequence[Scored], first: str, probe: str = "probe
     ]
     found, drawn = [], []
     for mine, other, task in pairs:
-        a, b = tested(rows[mine], task, probe), tested(rows[other], task, probe)
+        a, b = predictions_of(rows[mine], task, probe), predictions_of(rows[other], task, probe)
         if not np.array_equal(a.groups_N, b.groups_N):
             continue  # other folds than the student's: not the same patients
         draws = Draws(a.groups_N, DRAWS)

@@ -48,7 +48,7 @@ class Scored:
     encoder: str
 
 
-def rows_of(scored: Iterable[Scored]) -> Rows:
+def read_rows(scored: Iterable[Scored]) -> Rows:
     """Read the scores of reports, whose seeds come in order; rows of further poolings stand last."""
     rows: Rows = {}
     for one in scored:
