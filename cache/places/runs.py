@@ -86,6 +86,14 @@ class Runs:
         step = numbers - self.first_r[run]
         return self.index_r[run] + step, (step >= 0) & (step < self.counts_r[run])
 
+    def below(self, numbers: Ints) -> Ints:
+        """Return how many of these are smaller than each number, int64 [n]."""
+        if not self.count:
+            return np.zeros(len(numbers), np.int64)
+        run = np.searchsorted(self.first_r, numbers, side="right") - 1
+        step = np.minimum(numbers - self.first_r[run], self.counts_r[run])
+        return np.where(run < 0, 0, self.index_r[run] + step)
+
     def within(self, first: int, stop: int) -> NDArray[np.bool_] | None:
         """Return which of the numbers from `first` to before `stop` are these, None where all are."""
         run = int(np.searchsorted(self.first_r, first, side="right")) - 1

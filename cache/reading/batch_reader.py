@@ -10,7 +10,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from usjepa.cache.errors import DamageError
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.reading.layer_reader import LayerRows, ReaderT
 from usjepa.cache.reading.local import LocalReader
 from usjepa.cache.reading.plan import ReadPlan
@@ -21,7 +24,6 @@ from usjepa.cache.storage.local import LocalStorage
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.layer_reader import LayerReader
@@ -36,6 +38,9 @@ _PINNED_SHARE = 4
 threads then fit together, and none pins what it does not read soon."""
 
 
+_EVERY = Runs.of(np.zeros(1, np.int64), np.full(1, 1 << 48))
+
+
 class BatchReader:
     """Reads batches of one store in one process; its threads may share it."""
 
@@ -45,8 +50,13 @@ class BatchReader:
         layers: Iterable[tuple[Layer, Sequence[str]]],
         threads: int,
         check_rows: bool = True,
+        existing: Runs = _EVERY,
     ) -> None:
-        """`layers` are those that can be read, each with the table hashes of its shards."""
+        """`layers` are those that can be read, each with the table hashes of its shards.
+
+        Where the first rows of a shard in a bucket lie is guessed from which rows are `existing`.
+        """
+        self._existing = existing
         self._storage, self._local, self._remote = storage, dict[str, LocalReader](), dict[str, RemoteReader]()
         for layer, tables in layers:
             if isinstance(storage, LocalStorage):
@@ -75,7 +85,7 @@ class BatchReader:
             if self._local:
                 _Part(_rows_of(self._local, part, arrays)).read(self._workers)
             else:
-                read_together(self._storage, _rows_of(self._remote, part, arrays))
+                read_together(self._storage, _rows_of(self._remote, part, arrays), self._existing)
 
     def close(self) -> None:
         """Close the shards that no thread is reading, and end the threads."""

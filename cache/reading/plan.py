@@ -9,6 +9,8 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from usjepa.cache.places.runs import Runs
+
 
 class ReadPlan:
     """Rows of a batch in the order of the files. Lists, which Python's loop walks faster than arrays."""
@@ -48,3 +50,9 @@ class ReadPlan:
         cuts = np.searchsorted(self.nth, range(most, len(self.shards), most))
         halves = zip(np.split(self._numbers, cuts), np.split(places, cuts), strict=True)
         return [ReadPlan(numbers, part, self._shard_rows) for numbers, part in halves]
+
+    def foreseen(self, existing: Runs) -> tuple[list[int], list[int]]:
+        """Return how many rows before each, [n], and how many in all its shard holds if just `existing` rows exist."""
+        firsts = np.array(self.shards) * self._shard_rows
+        begin, end = existing.below(firsts), existing.below(firsts + self._shard_rows)
+        return (existing.below(self._numbers) - begin[self.nth]).tolist(), (end - begin).tolist()

@@ -71,7 +71,7 @@ class Store:
 
     def _new_reader(self) -> BatchReader:
         layers = [(layer, self._manifest.tables[name]) for name, layer in self._manifest.layers.items()]
-        return BatchReader(open_storage(self.location), layers, self.threads, self.check_rows)
+        return BatchReader(open_storage(self.location), layers, self.threads, self.check_rows, self._runs)
 
     def __getstate__(self) -> dict[str, Any]:
         # Handles and threads belong to a process: a copy opens its own.

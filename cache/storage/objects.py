@@ -7,7 +7,9 @@ environment, under the names that the vendors' own tools use (AWS_ENDPOINT_URL, 
 
 from __future__ import annotations
 
+import os
 import tempfile
+import threading
 import time
 from datetime import timedelta
 from functools import partial
@@ -24,6 +26,8 @@ from usjepa.cache.storage.waiting import together, waited
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from obstore.store import ObjectStore
+
     from usjepa.cache.storage.protocol import Buffer, Take
 
 T = TypeVar("T")
@@ -31,6 +35,7 @@ _COALESCE_NBYTES = 1 << 20
 """Ranges nearer than this (bytes) are fetched in one request: about as much as transfers during a round trip."""
 _RETRIES = 5
 _RETRY_FOR = timedelta(seconds=60)
+_MOST_CLIENTS = 8
 _TRIES, _SOON_S = 3, 5.0
 """Times that a request is made that fails within so many seconds, though obstore does not try it again itself."""
 
@@ -49,13 +54,43 @@ def _answer(fetch: Callable[[str], T], path: str) -> T:
         raise _BrokenAnswerError(str(error)) from error
 
 
+class _Clients:
+    """What this process has opened last: a batch then finds connections that the one who opened the store made."""
+
+    def __init__(self) -> None:
+        self._held: dict[tuple[str, frozenset[tuple[str, str]]], ObjectStore] = {}
+        self._lock = threading.Lock()
+        self._inherited: list[object] = []
+
+    def of(self, url: str) -> ObjectStore:
+        """Return the client of a URL under the environment of now, which holds endpoint and credentials."""
+        key = (url, frozenset(os.environ.items()))
+        with self._lock:
+            client = self._held.pop(key, None)
+            if client is None:
+                client = from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_FOR})
+            self._held[key] = client  # the newest is the last
+            if len(self._held) > _MOST_CLIENTS:
+                del self._held[next(iter(self._held))]
+        return client
+
+    def start_afresh(self) -> None:
+        """Use, in a forked child, none of its parent's; nor close them, which the parent still waits on."""
+        self._inherited.append(self._held)
+        self._held, self._lock = {}, threading.Lock()
+
+
+_clients = _Clients()
+os.register_at_fork(after_in_child=_clients.start_afresh)
+
+
 class ObjectStorage:
     """A prefix of a bucket. Open it anew in every process: connections do not outlive a fork."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
-            self._store = from_url(self.url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_FOR})
+            self._store = _clients.of(self.url)
         except (BaseError, ValueError) as error:
             raise UsageError(f"{url}: not a URL that can be opened ({_short(error)}).") from error
 
@@ -148,6 +183,10 @@ class ObjectStorage:
                 return self._got(piece.name, partial(fetch, piece))
             except (FileNotFoundError, DamageError):
                 return None
+            except StoreError:
+                if piece.guessed:
+                    return None
+                raise
 
         together(((_nbytes(piece), partial(read, piece)) for piece in pieces), take)
 

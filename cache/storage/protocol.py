@@ -23,6 +23,8 @@ class Piece(NamedTuple):
     """(offset, length) in bytes; none: all of it, or its end."""
     end: int = 0
     """So many of its last bytes alone, or all where it has fewer; 0: all of it."""
+    guessed: bool = False
+    """Whether the ranges may lie beyond the file's end: then nothing is found, where else the storage refuses."""
 
 
 class Found(NamedTuple):

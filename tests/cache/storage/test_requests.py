@@ -110,20 +110,56 @@ def test_of_many_shards_the_damaged_one_is_not_committed(store: Path, broken: st
     assert len(found["regions"]) == SHARDS
 
 
-def test_a_random_batch_waits_for_the_ends_of_its_shards_and_once_for_all_its_rows(store: Path) -> None:
+def test_a_random_batch_waits_once_for_all_its_rows_the_first_one_too(store: Path) -> None:
     storage, content = counted(store), {name: arrays(layer, ROWS) for name, layer in layers(PER_SHARD).items()}
     reader, rng = reader_of(storage, store), np.random.default_rng(0)
-    for number in range(4):
+    for _ in range(4):
         rows = rng.permutation(ROWS)[:64]
         shards = len(np.unique(rows // PER_SHARD))
         storage.reset()
         for name, array in read(reader, rows).items():
             np.testing.assert_array_equal(array, content[name][rows])
-        assert storage.waits <= (2 if number == 0 else 1) + (number > 0)
-        assert storage.requests["read"] <= 3 * 2 * shards
+        assert storage.waits == 1
+        assert storage.requests["read"] <= 3 * shards
     storage.reset()
     read(reader, np.arange(64))
     assert (storage.waits, storage.requests["read"]) == (1, 3 * 16)
+
+
+@pytest.mark.parametrize("near", [0, 1 << 18])
+@pytest.mark.parametrize("known", [False, True])
+def test_where_rows_lie_is_guessed_from_the_holes_that_are_known_and_never_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool, near: int
+) -> None:
+    monkeypatch.setattr("usjepa.cache.reading.remote._NEAR_NBYTES", near)
+    write_store(tmp_path / "s", 50, rows_per_shard=8, holes=((3, "torn"), (9, "torn"), (10, "torn")))
+    manifest = open_store(tmp_path / "s").manifest
+    described = [(layer, manifest.tables[name]) for name, layer in manifest.layers.items()]
+    storage, rows = counted(tmp_path / "s"), np.array([49, 2, 4, 15, 8, 24, 4, 7])
+    reader = BatchReader(storage, described, 2, True, *([manifest.rows()] if known else []))
+    content = {name: np.zeros((len(rows), *layer.shape), layer.dtype) for name, layer in layers(8).items()}
+    reader.read(rows, content)
+    for name, layer in layers(8).items():
+        np.testing.assert_array_equal(content[name], arrays(layer, 50)[rows])
+    assert storage.waits == (1 if known else 2)
+
+
+def test_a_row_that_comes_before_the_end_of_its_shard_waits_for_it(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Backwards(CountingStorage):
+        def read_many(self, pieces: Sequence[Piece], take: Take) -> None:
+            found: dict[int, Found | None] = {}
+            super().read_many(pieces, found.__setitem__)
+            for number in reversed(range(len(pieces))):
+                take(number, found[number])
+
+    monkeypatch.setattr("usjepa.cache.reading.remote._NEAR_NBYTES", -(1 << 20))
+    storage = Backwards(LocalStorage(store))
+    np.testing.assert_array_equal(
+        read(reader_of(storage, store), np.array([7, 90]))["pixels"], open_store(store).read([7, 90]).pixels
+    )
+    assert (storage.waits, storage.requests["read"]) == (1, 3 * 2 * 2)
 
 
 def test_stored_pixels_are_read_by_runs(store: Path) -> None:
@@ -134,7 +170,7 @@ def test_stored_pixels_are_read_by_runs(store: Path) -> None:
     storage.reset()
     (pixels,) = reader.read(range(16, 80))
     np.testing.assert_array_equal(pixels, open_store(store).read(range(16, 80)).pixels)
-    assert (storage.waits, storage.requests) == (2, Counter(read=16 + 16))
+    assert (storage.waits, storage.requests) == (1, Counter(read=16))
 
 
 def test_a_long_run_is_asked_for_in_pieces_that_are_under_way_together(
@@ -164,8 +200,8 @@ def test_a_row_that_comes_wrong_once_is_asked_for_again(store: Path) -> None:
     class Flaky(CountingStorage):
         def read_many(self, pieces: Sequence[Piece], take: Take) -> None:
             def spoilt(number: int, found: Found | None) -> None:
-                if found is not None and pieces[number].ranges:
-                    found = Found([bytes(len(part)) for part in found.parts], found.size)
+                if found is not None:  # the first byte, of a row
+                    found = Found([bytes([part[0] ^ 1]) + part[1:] for part in found.parts], found.size)
                 take(number, found)
 
             super().read_many(pieces, spoilt)
