@@ -1,39 +1,21 @@
-"""Draw charts as inline SVG, sharp on paper and phone, with reproducible bytes.
-
-Colours come from the page's CSS variables (Okabe and Ito's), so that figures follow its light and dark dress. A series
-has a colour, a dash and a mark of its own: figures can be read without colour.
-"""
+"""Draw the charts of a report as inline SVG, with the marks and axes that all pages share."""
 
 from __future__ import annotations
 
 import html
-import math
 import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.pages.drawing import COLOURS, DASHES, mark, nice_range, svg, ticks_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from usjepa.evaluate.encoders.finished_run import Points
     from usjepa.evaluate.scores.calibration import Diagram
-
-_COLOURS = 7
-"""`--c0` to `--c6` of the page's style."""
-
-_DASHES = ("", "6 3", "2 3", "8 3 2 3", "4 2 1 2 1 2", "10 4", "1 3")
-_MARKS = (
-    "M{0} 0a{r} {r} 0 1 0 {d} 0a{r} {r} 0 1 0 -{d} 0z",  # circle
-    "M{0} {0}h{d}v{d}h-{d}z",  # square
-    "M0 {0}l{r} {d}h-{d}z",  # triangle
-    "M0 {0}l{r} {r}l-{r} {r}l-{r} -{r}z",  # diamond
-    "M{0} {0}l{d} {d}M{0} {r}l{d} -{d}",  # cross
-    "M0 {0}v{d}M{0} 0h{d}",  # plus
-    "M0 {r}l{r} -{d}h-{d}z",  # triangle on its head
-    "M{0} 0h{d}",  # bar
-)
 
 _WIDTH = 460
 """Units of most drawings, which keeps their text readable on a phone."""
@@ -51,12 +33,6 @@ class Line:
     """Which colour, dash and mark: the same in every figure."""
     points: tuple[tuple[int, float, float], ...]
     """(position on the axis, mean, standard deviation)."""
-
-
-def mark(place: int, x: float, y: float, radius: float = 3.2) -> str:
-    """Return a series' mark at a point."""
-    path = _MARKS[place % len(_MARKS)].format(f"-{radius:g}", r=f"{radius:g}", d=f"{2 * radius:g}")
-    return f'<path class="mark c{place % _COLOURS}" transform="translate({x:.1f} {y:.1f})" d="{path}"/>'
 
 
 @dataclass(frozen=True)
@@ -105,8 +81,8 @@ def lines_svg(lines: Sequence[Line], axes: Axes, title: str) -> str:
 def _curve(
     line: Line, shift: float, low: float, high: float, place: Callable[[float, float], tuple[float, float]]
 ) -> str:
-    dash = _DASHES[line.place % len(_DASHES)]
-    kind = f"c{line.place % _COLOURS}"
+    dash = DASHES[line.place % len(DASHES)]
+    kind = f"c{line.place % COLOURS}"
     points = [(*place(position, mean), mean, sd) for position, mean, sd in line.points]
     path = " ".join(f"{x + shift:.1f},{y:.1f}" for x, y, _, _ in points)
     parts = [f'<polyline class="curve {kind}" stroke-dasharray="{dash or "none"}" points="{path}"/>']
@@ -154,18 +130,6 @@ def reliability_svg(states: Sequence[tuple[int, Diagram]], label: str) -> str:
     middle = left + edge / 2
     parts.append(f'<text x="{middle:g}" y="{top + edge + 33:g}" text-anchor="middle">confidence, %</text>')
     return svg("".join(parts), 260, top + edge + 40, label)
-
-
-def legend(names: Sequence[tuple[int, str]], curves: bool) -> str:
-    """Return what each mark stands for, as HTML; names are escaped."""
-    lines = []
-    for place, name in names:
-        dash = _DASHES[place % len(_DASHES)] or "none"
-        stroke = f'<polyline class="curve c{place % _COLOURS}" stroke-dasharray="{dash}" points="0,7 34,7"/>'
-        drawn = (stroke if curves else "") + mark(place, 17, 7)
-        sign = f'<svg class="sign" viewBox="0 0 34 14" aria-hidden="true">{drawn}</svg>'
-        lines.append(f"<li>{sign}{html.escape(name)}</li>")
-    return f'<ul class="legend">{"".join(lines)}</ul>'
 
 
 @dataclass(frozen=True)
@@ -224,7 +188,7 @@ def loss_svg(train: Points, validation: Points, title: str) -> str:
         y = bottom - (bottom - top) * (tick - low) / (high - low)
         parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in _ticks(0.0, last, 5):
+    for tick in ticks_of(0.0, last, 5):
         x = left + (right - left) * tick / last
         parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
     parts.append(f'<text x="{(left + right) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">epoch</text>')
@@ -264,28 +228,3 @@ def _thinned(points: Points) -> Points:
         return points
     pieces = np.array_split(np.asarray(points, dtype=np.float64), _MOST_POINTS)
     return [(float(piece[:, 0].mean()), float(piece[:, 1].mean())) for piece in pieces]
-
-
-def nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
-    """Return a range a little wider than the values', and about five round numbers within it."""
-    low, high = min(values), max(values)
-    if high - low < 1e-12:
-        low, high = low - 0.5, high + 0.5
-    margin = 0.04 * (high - low)
-    low, high = low - margin, high + margin
-    return low, high, _ticks(low, high, 5)
-
-
-def _ticks(low: float, high: float, wanted: int) -> list[float]:
-    """Return about `wanted` round numbers within a range."""
-    raw = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= raw)
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, 12) for number in range(first, last + 1)]
-
-
-def svg(body: str, width: float, height: float, title: str) -> str:
-    """Return a drawing of some units; the title is for those who can't see it."""
-    label = html.escape(title, quote=True)
-    return f'<svg viewBox="0 0 {width:g} {height:.0f}" role="img" aria-label="{label}">{body}</svg>'

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.pages.pictures import png_uri, stored_picture
 from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def examples_of(task: Task, probability_NC: NDArray[np.float64]) -> list[Example
             task.classes[task.labels[test[position]]],
             task.classes[predicted[position]],
             float(probability_NC[position, predicted[position]]),
-            _png(frame),
+            png_uri(stored_picture(frame)),
         )
         for position, frame in zip(chosen, pixels, strict=True)
     ]
@@ -98,16 +97,3 @@ def _pick(
         shown.append(best)
         waiting.remove(best)
     return sorted(shown, key=lambda i: (-sure[i], i))
-
-
-def _png(pixels_CSS: NDArray[np.uint8], edge: int = 224) -> str:
-    """Return stored pixels as the data URI of a PNG, at most `edge` pixels wide."""
-    from PIL import Image
-
-    grey = pixels_CSS.shape[0] == 1
-    image = Image.fromarray(pixels_CSS[0] if grey else np.ascontiguousarray(pixels_CSS.transpose(1, 2, 0)))
-    if image.width > edge:
-        image = image.resize((edge, edge), Image.Resampling.BOX)
-    sink = io.BytesIO()
-    image.save(sink, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from usjepa.cache.pages.drawing import legend
 from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.report.charts import (
     Axes,
     Line,
     Series,
-    legend,
     lines_svg,
     loss_svg,
     map_svg,

@@ -12,17 +12,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from usjepa.cache.identity import digest_of
+from usjepa.cache.pages.environment import Section, open_templates
 from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.report import figures
 from usjepa.evaluate.report.text import column_name, listed, measure_name, number_spread, percent, plain_number, spread
 from usjepa.evaluate.scores.bootstrap import LEAST_GROUPS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from jinja2 import Environment
 
     from usjepa.evaluate.encoders.finished_run import Curve
     from usjepa.evaluate.report.document import Document, TaskRecord
@@ -108,6 +110,7 @@ def render(document: Document, curve: Curve, examples: Sequence[Example], scores
             losses=_LOSSES,
             best=Markup(' class="best"'),
             least_groups=LEAST_GROUPS,
+            sections=_sections(document),
             standing=view.standing,
             measured=view.measured,
             scored_in_order=view.scored_in_order,
@@ -126,14 +129,7 @@ def render(document: Document, curve: Curve, examples: Sequence[Example], scores
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("usjepa.evaluate.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
+    formats: dict[str, Callable[..., object]] = {
         "percent": percent,
         "spread": spread,
         "listed": listed,
@@ -147,21 +143,42 @@ def _environment() -> Environment:
         "extent": _extent,
         "shares": _shares,
         "ordinal_share": lambda bins: _SHARES[bins - 1],
-    }
-    environment.globals |= {
         "column_names": _column_names,
-        "dots": figures.dots,
-        "few_label_curves": figures.few_label_curves,
-        "corruption_charts": figures.corruption_charts,
-        "corruption_legend": figures.corruption_legend,
-        "reliability_diagram": figures.reliability_diagram,
-        "reliability_legend": figures.reliability_legend,
-        "map_figure": figures.map_figure,
-        "scatters": figures.scatters,
-        "shown_points": figures.shown_points,
-        "loss_figure": figures.loss_figure,
     }
-    return environment
+    drawn = (
+        figures.dots,
+        figures.few_label_curves,
+        figures.corruption_charts,
+        figures.corruption_legend,
+        figures.reliability_diagram,
+        figures.reliability_legend,
+        figures.map_figure,
+        figures.scatters,
+        figures.shown_points,
+        figures.loss_figure,
+    )
+    return open_templates("usjepa.evaluate.report", formats | {one.__name__: one for one in drawn})
+
+
+def _sections(document: Document) -> list[Section]:
+    """Return the lines of the navigation, in the order of the page."""
+    parts = (
+        ("task", document.tasks),
+        ("numbers", document.regression.tasks),
+        ("masks", document.segmentation.tasks),
+    )
+    tasks = {kind: [Section(f"{kind}-{n}", task.name) for n, task in enumerate(some, 1)] for kind, some in parts}
+    together = [Section("all-tasks", "All tasks together")] if document.maps.get("") else []
+    return [
+        Section("scores", "Scores"),
+        Section("meaning", "How to read the numbers"),
+        *tasks["task"],
+        *together,
+        *tasks["numbers"],
+        *tasks["masks"],
+        Section("training", "Training"),
+        Section("protocol", "Protocol and identities"),
+    ]
 
 
 @dataclass(frozen=True)

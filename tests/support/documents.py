@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.pages.pictures import png_uri, stored_picture
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.finished_run import Curve
 from usjepa.evaluate.probes.registry import regressors
 from usjepa.evaluate.probes.regression import Numbers
 from usjepa.evaluate.report.document import Document
-from usjepa.evaluate.report.examples import Example, _png
+from usjepa.evaluate.report.examples import Example
 from usjepa.evaluate.report.page import render
 from usjepa.evaluate.report.published import published_for
 from usjepa.evaluate.scores.bootstrap import Draws
@@ -254,7 +255,7 @@ def examples(task: str = "lung", count: int = 6) -> list[Example]:
     rng = np.random.default_rng(0)
     frames = rng.integers(0, 255, (2 * count, 1, 64, 64)).astype(np.uint8)
     return [
-        Example(task, "cyst", "cyst" if i % 2 else "stone", 0.97 - i / 50, _png(frame))
+        Example(task, "cyst", "cyst" if i % 2 else "stone", 0.97 - i / 50, png_uri(stored_picture(frame)))
         for i, frame in enumerate(frames)
     ]
 

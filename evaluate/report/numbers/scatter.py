@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.evaluate.report.charts import mark, nice_range, svg
+from usjepa.cache.pages.drawing import mark, nice_range, svg
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
