@@ -1,4 +1,4 @@
-"""Make pages of one design: self-contained HTML for a browser, readable on a phone, dark or light.
+"""Make pages of one design: self-contained HTML, on desktop and phone.
 
 Reading order: `environment.py` (templates and their escaping), `templates/base.html` and `templates/pieces.html`
 (header, navigation, folds), `style.css`; `drawing.py` draws inline SVG, `pictures.py` puts frames into a page.

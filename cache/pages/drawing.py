@@ -1,4 +1,4 @@
-"""Draw marks, legends and axes as inline SVG, sharp on paper and phone, with reproducible bytes.
+"""Draw marks, legends and axes as inline SVG, with reproducible bytes.
 
 Colours come from the page's CSS variables (Okabe and Ito's), so that figures follow its light and dark dress. A series
 has a colour, a dash and a mark of its own: figures can be read without colour.
