@@ -1,4 +1,4 @@
-"""Draw the charts of a report as inline SVG, with the marks and axes that all pages share."""
+"""Draw the charts of a report as inline SVG."""
 
 from __future__ import annotations
 
