@@ -162,12 +162,12 @@ def _environment() -> Environment:
 
 def _sections(document: Document) -> list[Section]:
     """Return the lines of the navigation, in the order of the page."""
-    parts = (
-        ("task", document.tasks),
-        ("numbers", document.regression.tasks),
-        ("masks", document.segmentation.tasks),
-    )
-    tasks = {kind: [Section(f"{kind}-{n}", task.name) for n, task in enumerate(some, 1)] for kind, some in parts}
+    names = {
+        "task": [task.name for task in document.tasks],
+        "numbers": [task.name for task in document.regression.tasks],
+        "masks": [task.name for task in document.segmentation.tasks],
+    }
+    tasks = {kind: [Section(f"{kind}-{n}", name) for n, name in enumerate(some, 1)] for kind, some in names.items()}
     together = [Section("all-tasks", "All tasks together")] if document.maps.get("") else []
     return [
         Section("scores", "Scores"),
