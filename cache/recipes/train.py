@@ -214,6 +214,10 @@ class TrainSettings(Settings):
     """Splits whose rows are used neither for training nor for validation."""
     knn_every: Annotated[int, Field(ge=0, lt=2**31), NoEffect()] = 10
     """Epochs between k-NN probes on held-out groups, for frames with labels; 0: never."""
+    keep_encoders: Annotated[tuple[Count, ...], NoEffect()] = ()
+    """Epochs, counted from 1, whose encoder is kept as RUN/encoders/epoch-0010 beside that of lowest loss."""
+    keep_every: Annotated[int, Field(ge=0, lt=2**31), NoEffect()] = 0
+    """Keep the encoder of every so many epochs as well; 0: none."""
     explosion: Annotated[Annotated[float, Field(gt=1)] | None, NoEffect()] = 20.0
     """Stop when a loss reaches this many times the median of the last 100; null: only when it is not finite."""
     tensorboard: Annotated[bool, NoEffect()] = False
@@ -230,6 +234,12 @@ class TrainSettings(Settings):
     def _warmup_fits(self) -> TrainSettings:
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:
             raise misfit("warmup_epochs", self.warmup_epochs, f"must be less than epochs ({self.epochs})")
+        return self
+
+    @model_validator(mode="after")
+    def _kept_epochs_come(self) -> TrainSettings:
+        if any(epoch > self.epochs for epoch in self.keep_encoders):
+            raise misfit("keep_encoders", list(self.keep_encoders), f"must name epochs from 1 to {self.epochs}")
         return self
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import stat
 import uuid
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
 from usjepa.cache.terminal.refusals import FULL, advice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 TEMP_SUFFIX = ".tmp"
@@ -111,6 +112,44 @@ def new_file(path: Path, nbytes: int, guard: Guard = unguarded) -> Iterator[int]
                 os.unlink(temp)
             raise
         _sync_folder(path.parent)
+
+
+def publish_folder(path: Path, fill: Callable[[Path], None], guard: Guard = unguarded) -> None:
+    """Publish a folder that `fill` writes: nobody sees it half-written. One that is there is replaced.
+
+    No system call replaces a folder: between two renames there is none for an instant. A kill just then leaves none,
+    and a temp folder for the next owner to sweep.
+
+    Args:
+        path: its place.
+        fill: writes the files, durably, into the folder that it is given.
+        guard: called just before the renames; may raise.
+
+    Raises:
+        WriteError: the target is full, read-only or gone; an older folder is untouched.
+    """
+    new, old = (path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}") for _ in range(2))
+    try:
+        with explained(path, 0):
+            make_folders(new)
+        fill(new)
+        guard()
+        with explained(path, 0):
+            if os.path.lexists(path):
+                os.replace(path, old)
+            os.replace(new, path)
+            _sync_folder(path.parent)
+    finally:
+        for litter in (new, old):
+            remove_temp(litter)
+
+
+def remove_temp(path: Path) -> None:
+    """Remove a temp file or temp folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_output(path: Path) -> None:

@@ -45,8 +45,11 @@ class FinishedRun:
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
-        return self.folder.resolve().name
+        """The folder's own name; of an encoder that was kept while a run went on, behind that of the run."""
+        from usjepa.train.record.folder import ENCODERS
+
+        place = self.folder.resolve()
+        return f"{place.parent.parent.name}-{place.name}" if place.parent.name == ENCODERS else place.name
 
     @property
     def identity(self) -> dict[str, Json]:

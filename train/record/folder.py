@@ -7,7 +7,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import DamageError, UsageError
-from usjepa.cache.storage.durable import TEMP_SUFFIX, write_durably
+from usjepa.cache.storage.durable import TEMP_SUFFIX, remove_temp, write_durably
 from usjepa.cache.storage.protocol import Guard, unguarded
 from usjepa.cache.teacher.exported import (
     CONFIG,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Buffer
 
 LOG, CURVE, CARD, STATE = "log.jsonl", "curve.png", "README.md", "state"
-CLAIMS = "claims"
+CLAIMS, ENCODERS = "claims", "encoders"
 BESIDE = (RECIPE, LOG, CURVE, CARD, TRAINED_ON)
 """What a run leaves beside the encoder, proved by its configuration."""
 
@@ -57,9 +57,9 @@ class RunFolder:
 
         One that was stopped between its last look at the claim and its rename then finds nothing left to rename.
         """
-        for folder in (self.path, self.path / STATE, self.path / CLAIMS):
+        for folder in (self.path, self.path / STATE, self.path / CLAIMS, self.path / ENCODERS):
             for path in folder.glob(f".*{TEMP_SUFFIX}"):
-                path.unlink(missing_ok=True)
+                remove_temp(path)
 
     @property
     def begun(self) -> bool:
@@ -86,9 +86,8 @@ class RunFolder:
         """Raise UsageError where files lie that a run would replace, though no run began here."""
         if self.begun or self.checkpoints.folder.exists():
             return
-        found = [
-            name for name in (WEIGHTS, EARLIER_WEIGHTS, CONFIG, CURVE, CARD, LOG) if os.path.lexists(self.path / name)
-        ]
+        names = (WEIGHTS, EARLIER_WEIGHTS, CONFIG, CURVE, CARD, LOG, ENCODERS)
+        found = [name for name in names if os.path.lexists(self.path / name)]
         # A training that was killed before its first checkpoint leaves an empty log.
         if found == [LOG] and self.log_is_empty:
             return

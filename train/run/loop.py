@@ -29,6 +29,8 @@ from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
 from usjepa.train.record.folder import CARD, CLAIMS, RunFolder
 from usjepa.train.record.summary import summary
+from usjepa.train.run.exports.exporting import export
+from usjepa.train.run.exports.keeping import keep_encoders, notes_on_keeping
 from usjepa.train.run.insight import FeatureMeasures, measure_features
 from usjepa.train.run.opening import named_rows
 from usjepa.train.run.plan import TrainingPlan, describe, make_plan
@@ -162,10 +164,11 @@ def _leave_nothing(path: Path) -> None:
 
 def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     """Train the remaining steps, then write the encoder."""
+    keep_encoders(run)  # a kill may have come between a checkpoint and what is kept of it
     if run.finished and run.folder.export_begun and not _to_mend(run):
         logger.info(f"{run.folder.path}: this run is finished ({run.step:,} steps); there is nothing left to do.")
         return
-    for note in describe(run.plan):
+    for note in (*describe(run.plan), *notes_on_keeping(run)):
         logger.info(note)
     if run.step:
         logger.info(f"resuming at step {run.step:,} of {run.plan.total_steps:,}")
@@ -175,7 +178,7 @@ def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     if not finished:
         logger.info(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as requested. {RESUME}")
         return
-    run.export()
+    export(run)
     for note in summary(run.history, run.plan.settings.epochs):
         logger.info(note)
 
@@ -327,6 +330,7 @@ def _end_epoch(run: TrainingRun) -> None:
     else:
         run.count_epoch(None)
     run.save()
+    keep_encoders(run)
     run.draw()
 
 

@@ -6,16 +6,13 @@ import math
 import statistics
 import time
 from collections import deque
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from usjepa.cache.errors import Interrupted
-from usjepa.cache.places.runs import Runs
 from usjepa.cache.storage.durable import make_folders
-from usjepa.cache.teacher.exported import CONFIG
 from usjepa.train.data.batches import BatchMaker
 from usjepa.train.data.pairs import PairMaker
 from usjepa.train.model.contrast import Contrast
@@ -23,21 +20,15 @@ from usjepa.train.model.jepa import Jepa, make_optimizer, restore, training_stat
 from usjepa.train.objective.target_norm import JoinedNorm, TargetNorm, measured, restored
 from usjepa.train.record.checkpoint import Best, RunProgress, Tensors
 from usjepa.train.record.curve import draw_curve
-from usjepa.train.record.export import EncoderConfig, export_encoder
-from usjepa.train.record.folder import BESIDE, CARD, CURVE, LOG, RunFolder
+from usjepa.train.record.folder import CURVE, LOG, RunFolder
 from usjepa.train.record.history import RECENT, History
 from usjepa.train.record.log import RunLog
 from usjepa.train.record.salvage import Covered
-from usjepa.train.record.summary import summary
-from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
-from usjepa.train.run.card import model_card
 from usjepa.train.run.computing import Learner
 from usjepa.train.run.opening import record_of
 from usjepa.train.tracking.opening import open_trackers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from usjepa.cache.interrupt import StopFlag
     from usjepa.train.record.lines import Line
     from usjepa.train.run.plan import TrainingPlan
@@ -168,7 +159,7 @@ class TrainingRun:
         return lowest
 
     def _keep_best(self, loss: float) -> None:
-        self._best = self.folder.checkpoints.save_best(self._encoder(), loss, self.step, self.progress.validated)
+        self._best = self.folder.checkpoints.save_best(self.encoder(), loss, self.step, self.progress.validated)
 
     def safe_point(self, periodic: bool = False) -> None:
         """Let the run end here on request: all ranks save and raise Interrupted, whichever of them got the signal.
@@ -207,44 +198,14 @@ class TrainingRun:
             self.folder.write(CURVE, draw_curve(self._log.history, self.plan.steps_per_epoch))
             self._drawn = time.monotonic()
 
-    def export(self) -> None:
-        """Write the encoder of lowest validation loss, or the last one if nothing was held out; its proofs come last.
+    def encoder(self) -> Tensors:
+        """Return the encoder's weights as they stand."""
+        return {name: tensor.detach() for name, tensor in self.model.student.vit.state_dict().items()}
 
-        Curve and card are drawn again, but for a card that is already there beside an export: it may have been edited.
-        """
-        self.ranks.while_rank_0(self._export)
-
-    def _export(self) -> None:
+    def sync_log(self) -> None:
+        """Make the log durable, and look at all of it: one that was changed or removed is written again."""
         assert self._log is not None
         self._log.sync(thorough=True)
-        self.draw(always=True)
-        best, student = self.progress.best, self.model.student
-        if best is not None:
-            student.vit.load_state_dict(self.folder.checkpoints.load_best(best), strict=True)
-        settings, channels = student.settings, student.settings.channels
-        found = None if best is None else {key: asdict(best)[key] for key in ("loss", "step", "epoch")}
-        notes = summary(self.history, self.plan.settings.epochs)
-        card = model_card(self.plan, self.progress.soft, settings.architecture, found, self.history.epochs, notes)
-        if not ((self.folder.path / CONFIG).exists() and (self.folder.path / CARD).exists()):
-            self.folder.write(CARD, card.encode())
-        self.folder.write(TRAINED_ON, hashes_text(self._sources()))
-        extra = {
-            "trained": {"steps": self.step, "epochs": self.progress.validated},
-            "best": found,
-            "identity": self.progress.identity,
-            "store": self.progress.store,
-            "teacher": self.plan.targets.name,
-            "versions": self.progress.soft,
-        }
-        mean, std = settings.mean[:channels], settings.std[:channels]
-        config = EncoderConfig(settings.architecture, student.model_args, mean, std, extra)
-        export_encoder(student.vit, config, self.folder.path, BESIDE, self.folder.guard)
-
-    def _sources(self) -> Iterator[str]:
-        """Yield the content hash of every source that took part in training or validation."""
-        table, split = self.plan.store.table, self.plan.split
-        parts = [table.stretches.sources_of(Runs.like(part)) for part in (split.train, split.validation)]
-        yield from table.content_hashes(np.unique(np.concatenate(parts)))
 
     def close(self) -> None:
         """Close the log."""
@@ -257,9 +218,6 @@ class TrainingRun:
             return self.model
         compiled: torch.nn.Module = torch.compile(self.model, dynamic=True)  # type: ignore[assignment]
         return compiled
-
-    def _encoder(self) -> Tensors:
-        return {name: tensor.detach() for name, tensor in self.model.student.vit.state_dict().items()}
 
 
 def _new_model(plan: TrainingPlan) -> Jepa | Contrast:

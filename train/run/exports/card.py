@@ -30,7 +30,7 @@ _HOW = {
 
 
 def model_card(
-    plan: TrainingPlan, versions: dict[str, Json], architecture: str, best: Json, epochs: int, notes: list[str]
+    plan: TrainingPlan, versions: dict[str, Json], architecture: str, chosen: str, epochs: int, notes: list[str]
 ) -> str:
     """Return the card: what the encoder is, what it learnt from, how it was trained, how far it can be trusted.
 
@@ -38,11 +38,11 @@ def model_card(
         plan: of the run.
         versions: that trained it.
         architecture: timm name of the encoder.
-        best: loss, step and epoch of lowest validation loss; None if nothing was held out.
+        chosen: which of its encoders this is.
         epochs: that the run has begun.
         notes: summary of the run, in lines.
     """
-    rows = _facts(plan, architecture, best, epochs)
+    rows = _facts(plan, architecture, chosen, epochs)
     rows["versions"] = ", ".join(f"{name} {value}" for name, value in sorted(versions.items()))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
@@ -79,7 +79,7 @@ medical device, and has been tested on no patient.
 """
 
 
-def _facts(plan: TrainingPlan, architecture: str, best: Json, epochs: int) -> dict[str, str]:
+def _facts(plan: TrainingPlan, architecture: str, chosen: str, epochs: int) -> dict[str, str]:
     """Return the rows of the card's table, by their titles."""
     settings, store = plan.settings, plan.store
     masks = f"multiblock masks {'inside the scan region' if settings.masks.regions else 'over the whole frame'}"
@@ -89,9 +89,6 @@ def _facts(plan: TrainingPlan, architecture: str, best: Json, epochs: int) -> di
         "contrast": f"images of one {settings.contrast.positives} told from all others of a batch (NT-Xent)",
     }[settings.objective]
     held = f"{len(plan.validation_rows):,} frames of other groups held out"
-    chosen = "the last step"
-    if best is not None:
-        chosen = f"lowest validation loss, {best['loss']:.5f} after epoch {best['epoch'] + 1}"
     return {
         "encoder": f"`{architecture}`, {store.size} x {store.size} pixels",
         "objective": learnt,

@@ -1,0 +1,74 @@
+"""Keep encoders of chosen epochs while the training goes on.
+
+Each lies in a folder of `RUN/encoders`, which loads in every way in which RUN itself does when it is finished. It is
+written once a checkpoint covers its epoch, so it always belongs to the run as it stands: a run that was killed in
+between goes on from that checkpoint, whose weights these are, and writes it first.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from typing import TYPE_CHECKING
+
+import xxhash
+from safetensors.torch import save
+
+from usjepa.train.run.exports.exporting import Kept, is_kept, kept_place, write_kept
+
+if TYPE_CHECKING:
+    from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.train.run.state import TrainingRun
+
+logger = logging.getLogger(__name__)
+
+
+def keep_encoders(run: TrainingRun) -> None:
+    """Write what is to be kept of the run as its last checkpoint has it; what is there is left as it is.
+
+    Raises:
+        WriteError: the folder can't take it.
+    """
+    if wanted_epochs(run.plan.settings):
+        run.ranks.while_rank_0(lambda: _keep(run))
+
+
+def wanted_epochs(settings: TrainSettings) -> frozenset[int]:
+    """Return the epochs, from 1, whose encoder is kept."""
+    every = settings.keep_every
+    return frozenset(settings.keep_encoders) | frozenset(range(every, settings.epochs + 1, every) if every else ())
+
+
+def epoch_name(epoch: int) -> str:
+    """Return the folder's name of an epoch, from 1."""
+    return f"epoch-{epoch:04d}"
+
+
+def _keep(run: TrainingRun) -> None:
+    epoch = run.progress.validated
+    stands_at_its_end = run.step == epoch * run.plan.steps_per_epoch
+    if not stands_at_its_end or epoch not in wanted_epochs(run.plan.settings):
+        return
+    weights = xxhash.xxh3_128_hexdigest(save(run.encoder()))
+    kept = Kept(epoch_name(epoch), weights, run.step, epoch, f"the last step of epoch {epoch}", {})
+    if not is_kept(run, kept):
+        write_kept(run, kept, run.model.student.vit)
+
+
+def notes_on_keeping(run: TrainingRun) -> list[str]:
+    """Return what is to be said before the first step: epochs that are past, and encoders that find no room."""
+    wanted, done = wanted_epochs(run.plan.settings), run.progress.validated
+    lost = [epoch for epoch in sorted(wanted) if epoch <= done and not kept_place(run, epoch_name(epoch)).exists()]
+    notes = []
+    if lost:
+        named = ", ".join(map(str, lost[:8])) + (f" and {len(lost) - 8} more" if len(lost) > 8 else "")
+        notes.append(f"the encoders of epochs {named} are not kept: the run is past them.")
+    ahead = sum(epoch > done for epoch in wanted)
+    one = sum(tensor.nbytes for tensor in run.encoder().values())
+    free = shutil.disk_usage(run.folder.path).free
+    if ahead * one > free:
+        notes.append(
+            f"{ahead:,} encoders are still to be kept, {one / 1e6:,.0f} MB each, and {free / 1e9:,.1f} GB are free: "
+            "the run will end at a full disk. Keep fewer (train.keep_encoders, train.keep_every)."
+        )
+    return notes
