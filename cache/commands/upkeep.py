@@ -184,8 +184,8 @@ def inspect(
 
     With --source and the recipe of the build, the frame as it was stands before them.
     """
+    from usjepa.cache.inspecting.sheet import write_sheet
     from usjepa.cache.recipes.recipe import load_recipe
-    from usjepa.cache.upkeep.inspect import write_sheet
 
     settings = load_recipe(pipeline or "us-jepa", hashed(overrides, hash_paths), recipes).cache
     spacing = write_sheet(store, output, rows, teacher, dataset, source, settings)

@@ -16,9 +16,9 @@ import xxhash
 from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.interrupt import safe_point
-from usjepa.cache.perceptual import BITS
+from usjepa.cache.perceptual import BITS, NEAR_BITS
 from usjepa.evaluate.scores.records import Record
-from usjepa.evaluate.tasks.near_duplicates import NEAR_BITS, frame_bits, nearest
+from usjepa.evaluate.tasks.near_duplicates import frame_bits, nearest
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:

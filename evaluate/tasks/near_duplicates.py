@@ -1,7 +1,6 @@
 """Hash what frames show into 256 bits each, and find near-duplicates by Hamming distance.
 
-The hash is that of `cache/perceptual.py`. With its 256 bits the nearest frame of another patient lay 48 bits away (60
-patients, CAMUS), and a copy that was recompressed (JPEG 50), halved in size or made noisy at most 12.
+The hash is that of `cache/perceptual.py`.
 """
 
 from __future__ import annotations
@@ -11,25 +10,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.frames.prepare import grey_of
-from usjepa.cache.perceptual import BITS, picture_bits
+from usjepa.cache.perceptual import BITS, picture_signs
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-NEAR_BITS = 32
-"""Frames at most this many of 256 bits apart are near-duplicates."""
 _FAR = BITS + 1
 """Distance of a frame that has nothing to be compared with."""
 
 
 def frame_bits(pixels_BCSS: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return the hash of each frame, float32 [B, 256] of -1 and 1; all 0 for a blank frame, which is near to none."""
-    bits = np.zeros((len(pixels_BCSS), BITS), dtype=np.float32)
-    for i, grey in enumerate(grey_of(pixels_BCSS)):
-        found = picture_bits(grey)
-        if found is not None:
-            bits[i] = np.where(found, 1.0, -1.0)
-    return bits
+    return picture_signs(grey_of(pixels_BCSS))
 
 
 def nearest(

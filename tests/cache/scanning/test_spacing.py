@@ -28,6 +28,7 @@ from usjepa.cache.copying.selection import Selection
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.frames.prepare import Prepared
 from usjepa.cache.frames.views import View, apply_view
+from usjepa.cache.inspecting.sheet import write_sheet
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings, ViewSettings
 from usjepa.cache.scanning.journal import ScanJournal
@@ -37,7 +38,6 @@ from usjepa.cache.several.stores import open_stores
 from usjepa.cache.store.tables import SourceTable
 from usjepa.cache.thinning.remove import remove
 from usjepa.cache.thinning.withdrawal import Choice
-from usjepa.cache.upkeep.inspect import write_sheet
 from usjepa.cache.upkeep.repair import repair
 from usjepa.cache.upkeep.stats import stats
 from usjepa.cache.upkeep.status import status_report

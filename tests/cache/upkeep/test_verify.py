@@ -13,12 +13,12 @@ import pytest
 
 from tests.support.stores import layers, write_store
 from usjepa.cache.errors import DamageError, NotSealedError, UsageError
+from usjepa.cache.inspecting.sheet import write_sheet
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.commits import read_commit
 from usjepa.cache.terminal.progress import ProgressBar
 from usjepa.cache.upkeep import verify as verifying
-from usjepa.cache.upkeep.inspect import write_sheet
 from usjepa.cache.upkeep.status import status_report
 from usjepa.cache.upkeep.verify import verify
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from tests.support.labelled import File, patients, pixels_of, write_labelled
-from usjepa.cache.perceptual import BITS
+from usjepa.cache.perceptual import BITS, NEAR_BITS
 from usjepa.cache.recipes.cache import PhantomSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.evaluate.tasks.hygiene import facts_of, torn
 from usjepa.evaluate.tasks.leakage import Contents, contents_of
-from usjepa.evaluate.tasks.near_duplicates import _FAR, NEAR_BITS, frame_bits, nearest
+from usjepa.evaluate.tasks.near_duplicates import _FAR, frame_bits, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

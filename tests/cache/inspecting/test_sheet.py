@@ -15,8 +15,8 @@ from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import UsageError
+from usjepa.cache.inspecting.sheet import _chosen, write_sheet
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.upkeep.inspect import _chosen, _doubts, write_sheet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def store(tmp_path: Path, folder: Path) -> str:
 
 def test_doubtful_rows_come_first_and_a_dataset_can_be_chosen(store: str) -> None:
     opened = open_store(store)
-    doubts = _doubts(store, opened)
+    doubts = doubts_of(opened).both
     (doubtful,) = doubts
     assert opened.origin_of(doubtful).source.path == "set1/none/full.png"
     assert doubts[doubtful] == "taken whole for the scan"

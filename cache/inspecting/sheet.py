@@ -7,18 +7,18 @@ do not compare.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import UsageError, WriteError
-from usjepa.cache.frames.cells import unpack_cells
+from usjepa.cache.inspecting.as_it_was import as_they_were
+from usjepa.cache.inspecting.axes import Moments, colours_of
+from usjepa.cache.inspecting.doubts import doubts_of
 from usjepa.cache.reading.store import Store, open_store
-from usjepa.cache.scanning.scan import list_source
-from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.commits import committed
+from usjepa.cache.storage.durable import check_output, write_durably
 from usjepa.cache.store.origins import spacing_text
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 _EDGE = 224
 _GAP = 6
 _CAPTION = 18
-_AS_IT_WAS = {"grey": False, "inpaint_below": 0.0, "percentiles": (0.0, 100.0), "deidentify": False}
-"""Preprocessing that leaves a frame as its source has it, but for its size."""
 
 
 def write_sheet(
@@ -63,30 +61,21 @@ def write_sheet(
     """
     if not output.lower().endswith(".png"):
         raise UsageError(f"{output}: give a file name that ends in .png")
+    check_output(Path(output))
     opened = open_store(store, allow_partial=True)
     if not len(opened):
         raise UsageError(f"{store}: no shard is finished yet, so there is nothing to show.")
-    doubts = _doubts(store, opened)
+    doubts = doubts_of(opened).both
     numbers = _chosen(opened, doubts, rows, dataset)
-    before = {} if source is None or settings is None else _as_they_were(opened, store, numbers, source, settings)
+    before = (
+        {} if source is None or settings is None else dict(as_they_were(opened, numbers.tolist(), source, settings))
+    )
     strips = _strips(opened, numbers, teacher, doubts, before)
     ok, data = cv2.imencode(".png", np.concatenate(strips, axis=0)[:, :, ::-1])
     if not ok:
         raise WriteError(f"{output}: the sheet could not be encoded as PNG.")
-    try:
-        with open(output, "wb") as file:
-            file.write(data.tobytes())
-    except OSError as error:
-        raise WriteError(f"{output}: can't write ({error.strerror}).") from error
+    write_durably(Path(output).absolute(), data.tobytes())
     return spacing_text(opened.spacing)
-
-
-def _doubts(store: str, opened: Store) -> dict[int, str]:
-    """Return row -> why a person should look at it, of the rows that exist, as the build recorded it."""
-    commits = committed(open_storage(store), opened.layers["pixels"]).values()
-    told = [row for commit in commits for row in (*commit.doubtful, *commit.blank)]
-    there = set(opened.rows.tolist())
-    return {row: what.rpartition(": ")[2] for row, what in sorted(told) if row in there}
 
 
 def _chosen(opened: Store, doubts: Mapping[int, str], count: int, dataset: str | None) -> NDArray[np.int64]:
@@ -116,27 +105,6 @@ def _spread(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.asarray(numbers[np.linspace(0, len(numbers) - 1, count).round().astype(int)], np.int64)
 
 
-def _as_they_were(
-    opened: Store, store: str, numbers: NDArray[np.int64], source: str, settings: CacheSettings
-) -> dict[int, NDArray[np.uint8]]:
-    """Return row -> its view of the frame as the source has it, uint8 [C, S, S]; without those that can't be read."""
-    plain = settings.preprocess.model_copy(update=_AS_IT_WAS)
-    size = opened.size
-    settings = settings.model_copy(update={"preprocess": plain, "image_size": size, "on_blank": "keep"})
-    segments = opened.manifest.segments
-    cutters = Cutters(open_storage(store), segments, list_source(source, settings, groups=False), settings)
-    try:
-        made = {}
-        for number in numbers.tolist():
-            segment = next(s for s in segments if s.first_row <= number < s.first_row + s.rows)
-            one = cutters.cut(segment.number, range(number, number + 1), True)
-            if not one.holes:
-                made[number] = one.pixels[0]
-        return made
-    finally:
-        cutters.close()
-
-
 def _strips(
     store: Store,
     numbers: NDArray[np.int64],
@@ -145,7 +113,7 @@ def _strips(
     before: Mapping[int, NDArray[np.uint8]],
 ) -> list[NDArray[np.uint8]]:
     batch = store.read(numbers, teacher=teacher)
-    cells = unpack_cells(batch.regions, store.size)
+    cells = _cells_of(store, batch)
     colours = _latent_colours(batch.targets().numpy()) if batch.teacher else None
     strips = []
     for i, number in enumerate(numbers.tolist()):
@@ -175,16 +143,11 @@ def _region_overlay(image: NDArray[np.uint8], cells: NDArray[np.bool_]) -> NDArr
 def _latent_colours(latents_BTD: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return [B, h, w, 3]: the three strongest components of standardised latents over all tokens of the sheet."""
     batch, tokens, dim = latents_BTD.shape
-    flat = latents_BTD.reshape(-1, dim).astype(np.float64)
-    # Without this a few massive channels would be the whole picture.
-    flat = (flat - flat.mean(axis=0)) / np.maximum(flat.std(axis=0), 1e-9)
-    _, vectors = np.linalg.eigh(flat.T @ flat)
-    scores = flat @ vectors[:, -3:][:, ::-1]
-    low, high = np.percentile(scores, [2, 98], axis=0)
-    stretched = ((scores - low) / np.maximum(high - low, 1e-9)).clip(0, 1) * 255
+    flat = latents_BTD.reshape(-1, dim)
+    moments = Moments(dim)
+    moments.add(flat)
     edge = round(tokens**0.5)
-    colours: NDArray[np.uint8] = stretched.astype(np.uint8).reshape(batch, edge, tokens // edge, 3)
-    return colours
+    return colours_of(moments.axes(3).project(flat)).reshape(batch, edge, tokens // edge, 3)
 
 
 def _strip(pictures: list[NDArray[np.uint8]], caption: str) -> NDArray[np.uint8]:
