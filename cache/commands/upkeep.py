@@ -158,9 +158,15 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
 
 @click.command()
 @click.argument("store")
-@click.option("-o", "--output", required=True, help="Where to write the picture (.png).")
+@click.option("-o", "--output", default=None, help="Draw a contact sheet, and write it there (.png).")
 @click.option(
-    "--rows", type=click.IntRange(1, 64), default=8, show_default=True, help="Rows to show, doubtful ones first."
+    "--html", "folder", default=None, metavar="DIR", help="Write DIR/index.html: a page to filter, sort and click in."
+)
+@click.option(
+    "--rows",
+    type=click.IntRange(1, 1000),
+    default=None,
+    help="Rows to show, doubtful ones first. Default: 8 (64 at most) on a sheet, 200 on a page.",
 )
 @click.option("--dataset", default=None, help="Show rows of this dataset.")
 @click.option("--teacher", default=None, help="Whose latents to show, when the store has several.")
@@ -170,8 +176,9 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
 @ends_well
 def inspect(
     store: str,
-    output: str,
-    rows: int,
+    output: str | None,
+    folder: str | None,
+    rows: int | None,
     dataset: str | None,
     teacher: str | None,
     source: str | None,
@@ -180,13 +187,26 @@ def inspect(
     recipes: str | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Draw rows as frame | scan region | latents in colours; the doubtful first.
+    """Show rows as frame | scan region | latents in colours; the doubtful first.
 
-    With --source and the recipe of the build, the frame as it was stands before them.
+    With -o as a picture. With --html as one page, which works from a disk and without network: filter by dataset,
+    label, split and group, sort by doubtful region, blank, duplicate or outlier, and click on a patch for the most
+    similar patches of other patients. With --source and the recipe of the build, the frame as it was stands before
+    what is kept.
     """
-    from usjepa.cache.inspecting.sheet import write_sheet
+    if (output is None) == (folder is None):
+        raise UsageError("inspect writes one of two: a picture (-o FILE.png) or a page (--html DIR).")
     from usjepa.cache.recipes.recipe import load_recipe
 
     settings = load_recipe(pipeline or "us-jepa", hashed(overrides, hash_paths), recipes).cache
-    spacing = write_sheet(store, output, rows, teacher, dataset, source, settings)
+    if folder is not None:
+        from usjepa.cache.inspecting.page import write_page
+
+        click.echo("\n".join(write_page(store, folder, rows or 200, teacher, dataset, source, settings)))
+        return
+    from usjepa.cache.inspecting.sheet import write_sheet
+
+    if rows is not None and rows > 64:
+        raise UsageError(f"--rows {rows}: a sheet has at most 64; a page (--html DIR) has more.")
+    spacing = write_sheet(store, str(output), rows or 8, teacher, dataset, source, settings)
     click.echo(f"{output}\n{spacing}")

@@ -105,7 +105,7 @@ class _Found:
 
     def places(self, positions: Ints) -> list[int]:
         """Return the places of positions that were looked at."""
-        return np.searchsorted(self.positions, positions).tolist()
+        return [int(place) for place in np.searchsorted(self.positions, positions)]
 
     @property
     def outliers(self) -> list[int]:
@@ -145,7 +145,7 @@ def choose(store: Store, count: int, teacher: str | None, dataset: str | None = 
 
 def _positions(store: Store, numbers: Iterable[int]) -> Ints:
     """Return the positions of rows that exist, ascending."""
-    return np.searchsorted(store.rows, np.array(sorted(numbers), np.int64))
+    return np.asarray(np.searchsorted(store.rows, np.array(sorted(numbers), np.int64)), np.int64)
 
 
 def _wanted(store: Store, sources: Sources, numbers: Iterable[int]) -> Ints:
@@ -160,7 +160,8 @@ def _of_many_sources(store: Store, positions: Ints, count: int) -> Ints:
     _, first = np.unique(source, return_index=True)
     rest = np.setdiff1d(np.arange(len(positions)), first)
     chosen = spread(first, count)
-    return positions[np.sort(np.concatenate([chosen, spread(rest, count - len(chosen))]))]
+    chosen = np.concatenate([chosen, spread(rest, count - len(chosen))])
+    return np.asarray(positions[np.sort(chosen)], np.int64)
 
 
 def spread(numbers: Ints, count: int) -> Ints:

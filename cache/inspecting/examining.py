@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.prepare import grey_of
 from usjepa.cache.inspecting.axes import Moments
 from usjepa.cache.inspecting.pictures import cells_of
 from usjepa.cache.perceptual import BITS, picture_signs
+from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -50,13 +52,24 @@ class Examined:
     """Of the patches that touch the region, at most 64 a row."""
 
 
+def teacher_of(store: Store, teacher: str | None) -> str | None:
+    """Return whose latents to show, None where a store has none; raises UsageError where that is not known."""
+    held = store.latents
+    if teacher is None and not held:
+        return None
+    name = teacher or (held[0] if len(held) == 1 else None)
+    if name is None or name not in held:
+        raise UsageError(f"{store.location}: say whose latents with --teacher; it holds {', '.join(held) or 'none'}.")
+    square_grid(store.layers[f"latents/{name}"].shape[0], f"{store.location}: latents/{name}")
+    return name
+
+
 def pieces(store: Store, numbers: Ints, teacher: str | None, label: str) -> Iterator[Batch]:
     """Yield rows, ascending, in batches of bounded memory; `label` names the progress bar."""
     nbytes = sum(int(np.prod(layer.shape)) * 4 for layer in store.layers.values() if layer.teacher in (None, teacher))
     rows = max(1, min(_PIECE_ROWS, _PIECE_NBYTES // max(nbytes, 1)))
-    names = [name for name in ("pixels", "regions") if name in store.layers]
-    if teacher is not None:
-        names += [name for name in (f"latents/{teacher}", f"scales/{teacher}") if name in store.layers]
+    mine = [] if teacher is None else [f"latents/{teacher}", f"scales/{teacher}"]
+    names = [name for name in ["pixels", "regions", *mine] if name in store.layers]
     with ProgressBar(len(numbers), label) as bar:
         for first in range(0, len(numbers), rows):
             yield store.read(numbers[first : first + rows], layers=names)

@@ -19,7 +19,7 @@ NEIGHBOURS = 5
 """Rows of other patients that an outlier is measured against."""
 FAR_OUT = 3.0
 """Interquartile ranges above the third quartile from which on a row counts as an outlier (Tukey's far out)."""
-_LEAST_ROWS = 12
+LEAST_ROWS = 12
 """Rows under which nothing is called an outlier."""
 _BLOCK = 512
 
@@ -38,7 +38,7 @@ class Twin:
 def twins(bits_nK: NDArray[np.float32], source_n: NDArray[Any], patient_n: NDArray[Any]) -> dict[int, Twin]:
     """Return place -> twin of the rows that have one: of another patient's where there is one, else of another file."""
     found: dict[int, Twin] = {}
-    shown = bits_nK.any(axis=1)
+    shown = np.asarray(bits_nK.any(axis=1))
     for first in range(0, len(bits_nK), _BLOCK):
         part = slice(first, first + _BLOCK)
         # Of K bits of -1 and 1, a dot product of K - 2d means that d differ.
@@ -82,7 +82,7 @@ def outlier_scores(pooled_nD: NDArray[np.float32], patient_n: NDArray[Any]) -> N
 def far_out(scores_n: NDArray[np.float64]) -> float:
     """Return the score above which a row is an outlier; infinite where rows are too few to tell."""
     known = scores_n[np.isfinite(scores_n)]
-    if len(known) < _LEAST_ROWS:
+    if len(known) < LEAST_ROWS:
         return float("inf")
     low, high = np.percentile(known, [25, 75])
     return float(high + FAR_OUT * (high - low))

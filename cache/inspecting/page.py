@@ -17,14 +17,16 @@ from markupsafe import Markup
 from usjepa.cache.errors import UsageError
 from usjepa.cache.inspecting.as_it_was import as_they_were
 from usjepa.cache.inspecting.cards import cards_of
-from usjepa.cache.inspecting.choosing import choose
-from usjepa.cache.inspecting.pictures import frame_uri
+from usjepa.cache.inspecting.choosing import LOOKED_AT, PARTS, choose
+from usjepa.cache.inspecting.examining import teacher_of
+from usjepa.cache.inspecting.flags import FAR_OUT, LEAST_ROWS, NEIGHBOURS
+from usjepa.cache.inspecting.pictures import EDGE, frame_uri
 from usjepa.cache.inspecting.view import View, concerns
 from usjepa.cache.pages.environment import Section, open_templates
+from usjepa.cache.perceptual import BITS, NEAR_BITS
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.durable import check_output, write_durably
 from usjepa.cache.store.origins import spacing_text
-from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
@@ -95,18 +97,6 @@ def _cut(asked: int, shown: int) -> list[str]:
     return [f"{asked:,} rows were chosen; a page of {LIMIT_NBYTES // 10**6} MB has room for {shown:,}"]
 
 
-def teacher_of(store: Store, teacher: str | None) -> str | None:
-    """Return whose latents to show, None where a store has none; raises UsageError where that is not known."""
-    held = store.latents
-    if teacher is None and not held:
-        return None
-    name = teacher or (held[0] if len(held) == 1 else None)
-    if name is None or name not in held:
-        raise UsageError(f"{store.location}: say whose latents with --teacher; it holds {', '.join(held) or 'none'}.")
-    square_grid(store.layers[f"latents/{name}"].shape[0], f"{store.location}: latents/{name}")
-    return name
-
-
 def _refuse_foreign(place: Path, store: Store) -> None:
     """Raise UsageError where a page would replace what is none of ours, or lie within the store."""
     check_output(place)
@@ -138,5 +128,19 @@ def render(view: View) -> str:
     return (
         _templates()
         .get_template("store.html")
-        .render(view=view, script=script, script_hash=f"sha256-{digest}", maker=MAKER, sections=_SECTIONS)
+        .render(
+            view=view,
+            script=script,
+            script_hash=f"sha256-{digest}",
+            maker=MAKER,
+            sections=_SECTIONS,
+            edge=EDGE,
+            bits=BITS,
+            near_bits=NEAR_BITS,
+            parts=PARTS,
+            looked_at=LOOKED_AT,
+            outlier_neighbours=NEIGHBOURS,
+            far_out=FAR_OUT,
+            least_rows=LEAST_ROWS,
+        )
     )

@@ -95,10 +95,10 @@ def _numbers(
     datasets, groups, labels, splits, digests = columns
     codes = [strata.setdefault(key, len(strata)) for key in zip(datasets, labels, splits, strict=True)]
     patients = [
-        xxhash.xxh3_64_intdigest(repr((dataset, group) if group else number))
+        xxhash.xxh3_64_intdigest(repr((dataset, group) if group else number).encode())
         for number, (dataset, group) in enumerate(zip(datasets, groups, strict=True), first)
     ]
-    contents = [xxhash.xxh3_64_intdigest(digest) for digest in digests]
+    contents = [xxhash.xxh3_64_intdigest(digest.encode()) for digest in digests]
     alive = [wanted is None or dataset == wanted for dataset in datasets]
     return np.array(codes, np.int32), np.array(patients, np.uint64), np.array(contents, np.uint64), np.array(alive)
 

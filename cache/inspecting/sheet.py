@@ -17,6 +17,8 @@ from usjepa.cache.errors import UsageError, WriteError
 from usjepa.cache.inspecting.as_it_was import as_they_were
 from usjepa.cache.inspecting.axes import Moments, colours_of
 from usjepa.cache.inspecting.doubts import doubts_of
+from usjepa.cache.inspecting.examining import teacher_of
+from usjepa.cache.inspecting.pictures import cells_of
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.storage.durable import check_output, write_durably
 from usjepa.cache.store.origins import spacing_text
@@ -65,6 +67,7 @@ def write_sheet(
     opened = open_store(store, allow_partial=True)
     if not len(opened):
         raise UsageError(f"{store}: no shard is finished yet, so there is nothing to show.")
+    teacher = teacher_of(opened, teacher)
     doubts = doubts_of(opened).both
     numbers = _chosen(opened, doubts, rows, dataset)
     before = (
@@ -113,7 +116,7 @@ def _strips(
     before: Mapping[int, NDArray[np.uint8]],
 ) -> list[NDArray[np.uint8]]:
     batch = store.read(numbers, teacher=teacher)
-    cells = _cells_of(store, batch)
+    cells = cells_of(batch, store.size)
     colours = _latent_colours(batch.targets().numpy()) if batch.teacher else None
     strips = []
     for i, number in enumerate(numbers.tolist()):

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from usjepa.cache.inspecting.flags import FAR_OUT
-from usjepa.cache.inspecting.flags import NEIGHBOURS as OUTLIER_NEIGHBOURS
 from usjepa.cache.inspecting.nearest import NEIGHBOURS
-from usjepa.cache.perceptual import BITS, NEAR_BITS
+from usjepa.cache.perceptual import BITS
 from usjepa.cache.store.origins import spacing_text
 from usjepa.cache.terminal.streams import shown_name
 
@@ -105,6 +103,7 @@ class View:
         patients = len({card.row.patient for card in self.cards})
         return [
             (f"{len(self.cards):,}", f"rows shown, of {patients:,} patients or clips"),
+            (f"{chosen.examined:,}", f"rows looked at, of {chosen.there:,}"),
             (f"{chosen.doubtful:,}", f"doubtful regions among all {chosen.there:,}"),
             (f"{chosen.blank:,}", "blank rows found"),
             (f"{chosen.duplicates:,}", f"near-duplicates among {chosen.examined:,}"),
@@ -131,19 +130,6 @@ class View:
         elif self.alone:
             notes.append("All rows are of one patient or clip: there are no others to compare patches with.")
         return notes
-
-    @property
-    def choice(self) -> str:
-        """How the rows were chosen."""
-        chosen = self.chosen
-        return (
-            f"From {chosen.there:,} rows. A fifth of the page each is kept for doubtful rows, blank rows, near-duplicates "
-            f"and outliers, as far as there are some; what is left is drawn evenly over the {chosen.strata:,} labels in "
-            "splits of datasets, and within each over patients or clips. Doubtful rows, and blank ones that the build "
-            "kept, are known of the whole store; near-duplicates, outliers and other blank rows are sought among the "
-            f"{chosen.examined:,} rows that were looked at, up to five for each that is shown, drawn in the same way. "
-            "The same store gives the same page."
-        )
 
     @property
     def store_facts(self) -> list[tuple[str, str]]:
@@ -199,68 +185,15 @@ class View:
             )
         return {"rows": rows, "names": names, "edge": edge, "neighbours": NEIGHBOURS, "alone": self.alone}
 
-    @property
-    def meanings(self) -> list[tuple[str, list[str]]]:
-        """What each part of a row means, with its formula."""
-        found = [
-            (
-                "Frame and region",
-                [
-                    "The frame is shown as it is stored, without loss, averaged to 256 pixels where it is larger. Tinted is "
-                    "what lies outside the scan region, with its rim in yellow.",
-                    "Doubtful: the build recorded that the region may show more than the scan: marks that look like text, "
-                    "or no region found, so that all of the screen was taken. Blank: one colour, few grey levels, or next to "
-                    "no region.",
-                ],
-            ),
-            (
-                "Near-duplicates",
-                [
-                    f"Two rows of different files whose perceptual hashes differ in at most {NEAR_BITS} of {BITS} bits. Frames "
-                    "of one file, and views of one frame, do not count. One of another patient is a leak where a "
-                    "patient is to stay on one side of a split. Rows that are equal in the whole store: usjepa-cache stats."
-                ],
-            ),
-        ]
-        return [*found, *self._of_latents()] if self.axes is not None else found
+    def share(self, count: int) -> str:
+        """Return how much of the latents' variance the first axes hold."""
+        assert self.axes is not None
+        return f"{self.axes.shares_K[:count].sum():.1%}"
 
-    def _of_latents(self) -> list[tuple[str, list[str]]]:
-        axes, nearest = self.axes, self.made.nearest
-        assert axes is not None
-        shares = axes.shares_K[:3]
-        each = ", ".join(f"{share:.1%}" for share in shares)
-        every = "" if nearest is None or nearest.step == 1 else f", of every {nearest.step}. down and across"
-        return [
-            (
-                "Latents as colours",
-                [
-                    "Red, green and blue are the three directions in which patches vary most: principal components of the "
-                    "latents, each channel standardised, over at most 64 patches of each row that was looked at. Patches "
-                    "outside the scan region do not count.",
-                    f"They show {shares.sum():.1%} of the variance ({each}). Equal colours mean similar in these directions "
-                    "only. Each runs from the 2nd to the 98th percentile of this page: colours of two pages do not compare.",
-                ],
-            ),
-            (
-                "Nearest patches of other patients",
-                [
-                    f"The most similar patches among the rows of this page that are of other patients{every}: the cosine of "
-                    f"latents that were standardised channel by channel, projected on their first {len(axes.shares_K)} principal "
-                    f"components, which hold {axes.shares_K.sum():.1%} of the variance. They are not whitened.",
-                    "First comes one patch of each patient, so that a clip of one does not take all places. Patches outside "
-                    "the scan region are neither asked nor found. A source without a group counts as a patient of its own.",
-                ],
-            ),
-            (
-                "Outliers",
-                [
-                    "Score: the mean Euclidean distance of a row's mean latent (over patches that touch the region, each channel "
-                    f"standardised) to the {OUTLIER_NEIGHBOURS} nearest rows of other patients, divided by the median of that over all "
-                    "rows looked at. About 1 is usual.",
-                    f"A row is called an outlier above the third quartile plus {FAR_OUT:g} interquartile ranges (Tukey's far out).",
-                ],
-            ),
-        ]
+    @property
+    def step(self) -> int:
+        """Every how many patches neighbours were sought among."""
+        return 1 if self.made.nearest is None else self.made.nearest.step
 
 
 def concerns(row: Row) -> list[tuple[str, int | None]]:

@@ -15,6 +15,7 @@ from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import UsageError
+from usjepa.cache.inspecting.doubts import doubts_of
 from usjepa.cache.inspecting.sheet import _chosen, write_sheet
 from usjepa.cache.reading.store import open_store
 
