@@ -128,7 +128,8 @@ def choose(store: Store, count: int, teacher: str | None, dataset: str | None = 
     found = _look(store, sources, doubts, np.unique(np.concatenate([drawn, same, *some])), teacher)
     blank_here = found.places(_positions(store, found.examined.blank))
     kinds = [found.places(some[0]), [*found.places(some[1]), *blank_here], _in_pairs(found.twins), found.outliers]
-    first = [place for kind in kinds for place in list(dict.fromkeys(kind))[:share]]
+    shares = (share, share, share + share % 2, share)  # twins stay together
+    first = [place for kind, most in zip(kinds, shares, strict=True) for place in list(dict.fromkeys(kind))[:most]]
     shown = list(dict.fromkeys([*first, *found.places(drawn)]))[:count]
     return Chosen(
         _described(store, found, shown),

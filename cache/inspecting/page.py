@@ -85,16 +85,17 @@ def write_page(
         numbers = sorted(row.number for row in chosen.rows)
         was = {number: frame_uri(frame) for number, frame in as_they_were(opened, numbers, source, settings)}
     made = cards_of(opened, chosen.rows, whose, axes, was, LIMIT_NBYTES - _FRAME_NBYTES)
-    page = render(View(opened, chosen, made, whose, axes, source is not None, dataset)).encode()
+    cut = _cut(made.asked, len(made.cards))
+    page = render(View(opened, chosen, made, whose, axes, source is not None, dataset, cut)).encode()
     write_durably(place.absolute(), page)
     shown = f"{len(made.cards):,} of {chosen.there:,} rows, {len(page) / 1e6:.1f} MB"
-    return [f"{place}: {shown}", *_cut(made.asked, len(made.cards)), spacing_text(opened.spacing)]
+    return [f"{place}: {shown}", *cut, spacing_text(opened.spacing)]
 
 
 def _cut(asked: int, shown: int) -> list[str]:
     if shown == asked:
         return []
-    return [f"{asked:,} rows were chosen; a page of {LIMIT_NBYTES // 10**6} MB has room for {shown:,}"]
+    return [f"{asked:,} rows were chosen; a page of {LIMIT_NBYTES / 1e6:g} MB has room for {shown:,} of them."]
 
 
 def _refuse_foreign(place: Path, store: Store) -> None:

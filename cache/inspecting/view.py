@@ -44,6 +44,8 @@ class View:
     axes: Axes | None
     with_sources: bool
     dataset: str | None
+    cut: list[str]
+    """That rows were left out, because the page would be too large."""
 
     @property
     def cards(self) -> list[Card]:
@@ -123,8 +125,7 @@ class View:
             notes.append(
                 "The frames as their sources have them may show names and dates. Keep this page where the sources are."
             )
-        if len(self.cards) < self.made.asked:
-            notes.append(f"{self.made.asked:,} rows were chosen; a page of 30 MB has room for {len(self.cards):,}.")
+        notes += self.cut
         if self.teacher is None:
             notes.append("The store holds no latents: no colours, outliers or similar patches.")
         elif self.alone:
