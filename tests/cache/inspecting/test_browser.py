@@ -60,6 +60,7 @@ SCRIPTS = {
     "tab": "document.querySelector('#r4 .frame').focus()",
     "left": KEY % "ArrowLeft",
     "and left": KEY % "ArrowLeft",
+    "up": KEY % "ArrowUp",
     "by keys": NEAR,
     "go there": "nearest.children[1].querySelector('button').click(), " + NEAR,
     "escape": KEY % "Escape",
@@ -189,7 +190,7 @@ def test_outside_the_region_nothing_is_compared(seen: dict[int, Seen]) -> None:
 def test_a_patch_can_be_chosen_with_keys_and_left_with_escape(seen: dict[int, Seen]) -> None:
     assert said(seen, "left") == "picture frame"
     middle = EDGE // 2 + 1
-    assert said(seen, "by keys")["said"].startswith(f"Row 4, patch {middle - 1} across, {middle} down")
+    assert said(seen, "by keys")["said"].startswith(f"Row 4, patch {middle - 1} across, {middle - 1} down: the")
     assert said(seen, "go there")["rows"][0] != said(seen, "by keys")["rows"][0]
     closed = said(seen, "closed")
     assert not closed["shown"]
