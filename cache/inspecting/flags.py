@@ -1,4 +1,4 @@
-"""Tell rows that look alike though they are of different files, and rows that look like no other.
+"""Tell near-duplicates of different files, and rows that look like no other.
 
 Shape suffixes: n rows looked at, D features, K bits of a hash.
 """

@@ -1,4 +1,4 @@
-"""Find, for each patch of some rows, the most similar patches of other patients' rows.
+"""Find the most similar patches of other patients for each patch.
 
 Similar is the cosine of latents that were standardised channel by channel and projected on their first axes. All that a
 page needs is computed beforehand and packed, so that it works without a server.

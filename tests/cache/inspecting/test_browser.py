@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from tests.cache.inspecting.looked import DIM, EDGE, SIZE, TOKENS, speckle, write_looked
 from tests.support.labelled import File
-from tests.support.looked import DIM, EDGE, SIZE, TOKENS, speckle, write_looked
 from tests.support.processes.browser import Seen, find_browser, look
 from usjepa.cache.inspecting.page import PAGE, write_page
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tests.cache.inspecting.looked import DIM, TOKENS, clinic, speckle, write_looked
 from tests.support.labelled import File
-from tests.support.looked import DIM, TOKENS, clinic, speckle, write_looked
 from usjepa.cache.inspecting.choosing import LOOKED_AT, choose
 
 if TYPE_CHECKING:

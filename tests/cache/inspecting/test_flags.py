@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.support.looked import speckle
+from tests.cache.inspecting.looked import speckle
 from usjepa.cache.inspecting.flags import LEAST_ROWS, NEIGHBOURS, far_out, outlier_scores, twins
 from usjepa.cache.perceptual import picture_signs
 

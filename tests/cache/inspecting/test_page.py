@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tests.cache.frames.test_regions import sector, speckled
+from tests.cache.inspecting.looked import DIM, EDGE, SIZE, TOKENS, clinic, speckle, write_looked
 from tests.support.builds import small
 from tests.support.labelled import File
-from tests.support.looked import DIM, EDGE, SIZE, TOKENS, clinic, speckle, write_looked
 from tests.support.processes import forked
 from tests.support.stores import write_store
 from usjepa.cache.building.build import build
@@ -207,7 +207,8 @@ def test_damage_is_named_and_no_page_is_written(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_patient_who_withdrew_are_not_there(tmp_path: Path) -> None:
-    from usjepa.cache.thinning.remove import Choice, remove
+    from usjepa.cache.thinning.remove import remove
+    from usjepa.cache.thinning.withdrawal import Choice
 
     write_looked(tmp_path / "s", clinic(12), doubtful={2: "x"})
     remove(str(tmp_path / "s"), Choice(groups=("patient-1",)))

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.cache.inspecting.looked import clinic, write_looked
 from tests.support.labelled import File
-from tests.support.looked import clinic, write_looked
 from usjepa.cache.errors import UsageError
 from usjepa.cache.inspecting.sampling import Sources, first_rows, named, rows_in_turn
 

@@ -101,7 +101,7 @@ def write_looked(
         content |= {f"latents/{name}": ({"weights": name}, values) for name, values in given.items()}
     told = {"doubtful": doubtful or {}, "blank": blank or {}}
     for name, (said, values) in content.items():
-        layer = Layer(name, values.dtype.name, values.shape[1:], ROWS_PER_SHARD, said)  # type: ignore[arg-type]
+        layer = Layer(name, values.dtype.name, values.shape[1:], ROWS_PER_SHARD, said)
         writer.add_layer(layer)
         for shard in range(writer.state.shard_count):
             numbers = writer.state.rows_of_shard(shard)
