@@ -1,4 +1,4 @@
-"""Show rows of a store to a person: a contact sheet, or a page for a browser.
+"""Show rows of a store: a contact sheet, or a page for a browser.
 
 `sheet.py` draws the sheet. The page (`page.py`): rows are drawn evenly (`sampling.py`) and looked at (`examining.py`),
 flagged (`doubts.py`, `flags.py`) and chosen (`choosing.py`); their pictures and neighbours are made (`cards.py`,

@@ -1,4 +1,4 @@
-"""Read the rows of a page once more, and make their pictures and neighbours, within a size.
+"""Make the pictures and neighbours of a page's rows, within a size.
 
 Shape suffixes: R rows, T patches, K axes.
 """

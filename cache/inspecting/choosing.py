@@ -1,4 +1,4 @@
-"""Choose the rows that a page shows: those that need a look first, the rest drawn evenly.
+"""Choose a page's rows: what needs a look first, the rest drawn evenly.
 
 A fifth of the page each is for doubtful rows, blank ones, near-duplicates and outliers; what these leave is drawn
 evenly over dataset, label, split and patient. Doubtful and blank rows are known of the whole store, from the build's
