@@ -39,7 +39,7 @@ def main(
     Several stores are trained on as if they were one, rows, datasets and groups of all; RUN comes last.
 
     The folder then holds the encoder (model.safetensors and config.json, which plain timm loads), log.jsonl,
-    curve.png and the checkpoints.
+    curve.png and the checkpoints. While it trains, RUN/index.html shows a browser how it stands.
 
     `usjepa-train push RUN ORG/NAME` puts a finished encoder on the Hugging Face hub.
     """

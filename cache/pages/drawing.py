@@ -51,7 +51,7 @@ def nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
     low, high = min(values), max(values)
     largest = max(abs(low), abs(high))
     if high - low < 1e-12 * max(1.0, largest):
-        low, high = low - max(0.5, 1e-6 * largest), high + max(0.5, 1e-6 * largest)
+        low, high = low - (0.1 * largest or 0.5), high + (0.1 * largest or 0.5)
     margin = 0.04 * (high - low)
     low, high = low - margin, high + margin
     return low, high, ticks_of(low, high, 5)

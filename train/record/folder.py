@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LOG, CURVE, CARD, STATE = "log.jsonl", "curve.png", "README.md", "state"
 CLAIMS, ENCODERS = "claims", "encoders"
+PAGE = "index.html"
+"""How the run stands, for a browser. Nothing proves it: the log has the numbers."""
 BESIDE = (RECIPE, LOG, CURVE, CARD, TRAINED_ON)
 """What a run leaves beside the encoder, proved by its configuration."""
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 
 RECENT = 100
 """Losses that are kept one by one."""
-_POINTS = 2048
-"""Most points that the losses of all steps are reduced to."""
+OF_TARGET = "loss of "
+"""Before a target's name, in `History.series`."""
+_POINTS, _FEWER = 2048, 512
+"""Most points that the losses of all steps are reduced to, and each other number of the steps."""
 
 
 @dataclass
@@ -42,7 +46,7 @@ class StepTotals:
 
 
 class LossCurve:
-    """The losses of all steps as means over equally many steps, at most `most` of them.
+    """The losses of all steps, or another number of theirs, as means over equally many steps, at most `most` of them.
 
     Up to `most` losses are kept as they are; then, and whenever the points are full again, two neighbours become one.
     """
@@ -89,8 +93,20 @@ def _mean(points: list[tuple[float, float]]) -> tuple[float, float]:
     return sum(step for step, _ in points) / len(points), sum(loss for _, loss in points) / len(points)
 
 
+def _numbers(line: StepLine) -> Iterator[tuple[str, float]]:
+    """Yield learning rate, norm of the gradient, seconds, seconds waited for the batch, and each target's loss."""
+    for name, value in (("lr", line.get("lr")), ("grad_norm", line.get("grad_norm"))):
+        if value is not None:
+            yield name, value
+    if line["images_per_s"] > 0:
+        yield "seconds", line["images"] / line["images_per_s"]
+        yield "waited_s", line["data_wait_s"]
+    for name, value in line.get("losses", {}).items():
+        yield f"{OF_TARGET}{name}", value
+
+
 class History:
-    """What curve, summary and model card need of a log: some hundred kilobytes, however many steps it holds."""
+    """What curve, page, summary and model card need of a log: some hundred kilobytes, however many steps it holds."""
 
     def __init__(self) -> None:
         self.recent: deque[float] = deque(maxlen=RECENT)
@@ -99,6 +115,8 @@ class History:
         """One line per epoch."""
         self.totals = StepTotals()
         self.curve = LossCurve()
+        self.series: dict[str, LossCurve] = {}
+        """Other numbers of the steps by name: see `_numbers`."""
         self.epochs = 0
         """Epochs begun."""
         self.steps = 0
@@ -115,6 +133,10 @@ class History:
             self.recent.append(line["loss"])
             self.totals.add(line)
             self.curve.add(line["step"], line["loss"])
+            for name, value in _numbers(line):
+                if name not in self.series:
+                    self.series[name] = LossCurve(_FEWER)
+                self.series[name].add(line["step"], value)
 
     def to_json(self) -> dict[str, Json]:
         """Return the history for a checkpoint: with it, a log that was lost costs no more than its lines."""
@@ -123,6 +145,7 @@ class History:
             "checks": self.checks,
             "totals": asdict(self.totals),
             "curve": self.curve.to_json(),
+            "series": {name: curve.to_json() for name, curve in self.series.items()},
             "epochs": self.epochs,
             "steps": self.steps,
         }
@@ -135,5 +158,7 @@ class History:
         history.checks = list(stored["checks"])
         history.totals = StepTotals(**stored["totals"])
         history.curve = LossCurve.from_json(stored["curve"])
+        # Checkpoints of earlier versions have none: these curves then begin where the run went on.
+        history.series = {name: LossCurve.from_json(curve) for name, curve in stored.get("series", {}).items()}
         history.epochs, history.steps = int(stored["epochs"]), int(stored["steps"])
         return history

@@ -137,6 +137,10 @@ class RunLog:
             os.fsync(file.fileno())
         return self._mark
 
+    def show(self, tracker: Tracker) -> None:
+        """Let a tracker have each line from now on."""
+        self._trackers = (*self._trackers, tracker)
+
     def close(self) -> None:
         """Close the file and the events."""
         for tracker in self._trackers:

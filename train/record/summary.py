@@ -35,6 +35,28 @@ def summary(history: History, epochs: int) -> list[str]:
     return [speed, *_validation(history.checks, epochs), *_data(totals)]
 
 
+def signs(history: History) -> list[str]:
+    """Return every sign, in a run that goes on, that something should be changed."""
+    checks = history.checks
+    rise = [f"the validation loss {rise}" for rise in _rise([line["loss"] for line in checks], "after its lowest")]
+    collapse = _collapse([line["rankme"] for line in checks if "rankme" in line])
+    return [*rise, *collapse, *(_data(history.totals) if history.totals.steps else [])]
+
+
+def _rise(losses: list[float], when: str) -> list[str]:
+    """Return whether the validation loss rose after its lowest, as a clause."""
+    if not losses or losses[-1] <= _RISEN * min(losses):
+        return []
+    by = 100 * (losses[-1] / min(losses) - 1)
+    return [f"rose by {by:.0f} % {when}: use fewer epochs, more data, or a lower train.lr"]
+
+
+def _collapse(ranks: list[float]) -> list[str]:
+    if not ranks or ranks[-1] >= _COLLAPSED * max(ranks):
+        return []
+    return ["the features lost half of their rank on the way: the encoder is collapsing, lower train.lr"]
+
+
 def _validation(checks: list[ValidationLine], epochs: int) -> list[str]:
     if not checks:
         return ["nothing was held out: the last encoder is exported, and no figure says how good it is"]
@@ -43,12 +65,7 @@ def _validation(checks: list[ValidationLine], epochs: int) -> list[str]:
     notes = [f"lowest validation loss {losses[best]:.5f} after epoch {best + 1} of {epochs}: that encoder is exported"]
     if best + 1 == len(checks) and len(checks) > 1:
         notes.append("the loss was still falling at the end: more epochs (train.epochs) should help")
-    if losses[-1] > _RISEN * losses[best]:
-        notes.append(
-            f"it rose by {100 * (losses[-1] / losses[best] - 1):.0f} % afterwards: use fewer epochs, more data, or a "
-            "lower train.lr"
-        )
-    return notes + _features(checks)
+    return notes + [f"it {rise}" for rise in _rise(losses, "afterwards")] + _features(checks)
 
 
 def _features(checks: list[ValidationLine]) -> list[str]:
@@ -56,8 +73,7 @@ def _features(checks: list[ValidationLine]) -> list[str]:
     ranks = [line["rankme"] for line in checks if "rankme" in line]
     if ranks:
         notes.append(f"RankMe {ranks[0]:.1f} after the first epoch, {ranks[-1]:.1f} after the last")
-        if ranks[-1] < _COLLAPSED * max(ranks):
-            notes.append("the features lost half of their rank on the way: the encoder is collapsing, lower train.lr")
+        notes += _collapse(ranks)
     probes = [(line["epoch"] + 1, line["knn"]) for line in checks if "knn" in line]
     if probes:
         best = max(probes, key=lambda probe: probe[1])

@@ -32,6 +32,7 @@ from usjepa.train.record.summary import summary
 from usjepa.train.run.exports.exporting import export
 from usjepa.train.run.exports.keeping import keep_encoders, notes_on_keeping
 from usjepa.train.run.insight import FeatureMeasures, measure_features
+from usjepa.train.run.live.watching import watched
 from usjepa.train.run.opening import named_rows
 from usjepa.train.run.plan import TrainingPlan, describe, make_plan
 from usjepa.train.run.ranks import ranks_of_this_run
@@ -92,7 +93,7 @@ def train(
         plan = make_plan(store_path, recipe, device, None if found is None else found[0], ranks)
         with _deterministic(plan.device), closing(plan.store):
             run = TrainingRun(plan, folder, found, ranks, stop)
-            with closing(run), _pinned(run):
+            with closing(run), _pinned(run), watched(run):
                 _carry_on(run, stop_after_steps)
 
 

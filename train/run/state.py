@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from usjepa.train.record.lines import Line
     from usjepa.train.run.plan import TrainingPlan
     from usjepa.train.run.ranks import Ranks
+    from usjepa.train.tracking.tracker import Tracker
 
 RESUME = "The state is saved: run the same command again to go on."
 _DRAW_EVERY_S = 60.0
@@ -142,6 +143,11 @@ class TrainingRun:
             self._recent.append(line["loss"])
         if self._log is not None:
             self._log.write(line)
+
+    def show(self, tracker: Tracker) -> None:
+        """Let a tracker of rank 0 have each line of the log from now on."""
+        assert self._log is not None
+        self._log.show(tracker)
 
     def count_step(self) -> None:
         """Count a step as done."""

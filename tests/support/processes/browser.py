@@ -62,10 +62,13 @@ class Seen:
     pdf: bytes = b""
 
 
-def look(page: Path, scripts: list[str], folder: Path, width: int = 1280, dark: bool = False) -> Seen:
-    """Open a page from disk at a width in pixels, run scripts in it, and take a picture of it on screen and paper."""
+def look(page: Path, scripts: list[str], folder: Path, width: int = 1280, dark: bool = False, loads: int = 1) -> Seen:
+    """Open a page from disk at a width in pixels, run scripts in it, and take a picture of it on screen and paper.
+
+    With `loads`, wait until the page has loaded itself so often.
+    """
     with _chromium(folder) as address:
-        return asyncio.run(_look(address, page.resolve().as_uri(), scripts, width, dark))
+        return asyncio.run(_look(address, page.resolve().as_uri(), scripts, width, dark, loads))
 
 
 @contextmanager
@@ -109,7 +112,7 @@ def _address(profile: Path, process: subprocess.Popen[bytes], log: Path) -> str:
     pytest.fail(f"Chromium did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
-async def _look(address: str, page: str, scripts: list[str], width: int, dark: bool) -> Seen:
+async def _look(address: str, page: str, scripts: list[str], width: int, dark: bool, loads: int) -> Seen:
     from tornado.websocket import websocket_connect
 
     connection = await websocket_connect(address, max_message_size=1 << 28)
@@ -122,7 +125,8 @@ async def _look(address: str, page: str, scripts: list[str], width: int, dark: b
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         await tab.do("Emulation.setEmulatedMedia", features=scheme)
         await tab.do("Page.navigate", url=page)
-        await tab.until("Page.loadEventFired")
+        for _ in range(loads):
+            await tab.until("Page.loadEventFired")
         for script in scripts:
             told = await tab.do("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
             assert "exceptionDetails" not in told, told["exceptionDetails"]
