@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from usjepa.train.record.folder import RunFolder
     from usjepa.train.record.history import History
-    from usjepa.train.record.lines import Line
+    from usjepa.train.tracking.tracker import Line
     from usjepa.train.run.state import TrainingRun
 
 logger = logging.getLogger(__name__)

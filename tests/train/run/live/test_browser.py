@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -32,7 +32,8 @@ def seen(folder: Path, text: str, width: int, scripts: list[str], loads: int = 1
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
 def test_a_page_fits_and_asks_for_nothing(tmp_path: Path, width: int) -> None:
-    made = history(3, targets=("usfm", "dinov3"), **{LONG.replace(" ", "_"): 0.5})
+    measured: dict[str, Any] = {LONG.replace(" ", "_"): 0.5}
+    made = history(3, targets=("usfm", "dinov3"), **measured)
     text = render(about(name=LONG), made, Moment(RUNNING, time.time(), 5000.0))
     one = seen(tmp_path, text, width, [*SCRIPTS, SAID])
     overflow, _, cut_off, overlap, smallest, (state, age) = one.answers

@@ -91,7 +91,8 @@ def test_losses_of_targets_and_every_measured_number_have_a_chart_of_their_own()
 
 
 def test_no_name_becomes_markup() -> None:
-    made = history(2, targets=(NASTY,), **{f"probe {NASTY}": 0.5})
+    measured: dict[str, Any] = {f"probe {NASTY}": 0.5}
+    made = history(2, targets=(NASTY,), **measured)
     text = render(about(name=NASTY), made, Moment(FAILED, 1.8e9, why=NASTY))
     assert text.count("<script>") == 1  # its own
     assert "alert(1)" in text
