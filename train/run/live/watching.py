@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from usjepa.train.record.folder import RunFolder
     from usjepa.train.record.history import History
-    from usjepa.train.tracking.tracker import Line
     from usjepa.train.run.state import TrainingRun
+    from usjepa.train.tracking.tracker import Line
 
 logger = logging.getLogger(__name__)
 
