@@ -44,7 +44,7 @@ class StopFlag:
 
 
 _checks: list[Callable[[], None]] = []
-"""Of the `with` blocks that the main thread is in, the innermost last."""
+"""Of the `with` blocks that are open, the innermost last; the main thread's, but for a worker of a cluster."""
 
 
 def safe_point() -> None:
@@ -53,8 +53,8 @@ def safe_point() -> None:
     A signal reaches the process, not an object in it, and so does the flag that it raises: nothing has to be handed
     down to the loops that end early.
     """
-    if _checks:
-        _checks[-1]()
+    for check in _checks[-1:]:  # one step: another thread may end its `with` block meanwhile
+        check()
 
 
 @contextmanager

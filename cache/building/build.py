@@ -13,7 +13,9 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from usjepa.cache.building.cluster import WorkOrder, check_address, make_shards_on
+from usjepa.cache.building.cluster.client import make_shards_on
+from usjepa.cache.building.cluster.connecting import check_address
+from usjepa.cache.building.cluster.worker import WorkOrder
 from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.building.pipeline import make_shards
 from usjepa.cache.building.prepare import Prepared, absolute, prepare
@@ -60,10 +62,7 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
     """
     request = request or BuildRequest()
     part = Part.parse(request.part) if request.part else None
-    if part is not None and request.dask is not None:
-        raise UsageError("--part and --dask are two ways to share a build out: give one of them.")
-    if request.dask is not None:
-        check_address(request.dask)
+    _refuse_two_ways(request)
     storage = open_storage(store)
     name = part.claim if part else WHOLE
     with graceful_interrupts(_GO_ON), _no_empty_folder(storage), hold_claim(storage, name, request.steal) as claim:
@@ -81,6 +80,18 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
         if request.dask is not None:
             storage.sweep()  # what workers that died had in hand
         return _seal_or_wait(writer, part)
+
+
+def _refuse_two_ways(request: BuildRequest) -> None:
+    """Raise UsageError where a request says twice how the work is shared out, or names no cluster."""
+    if request.part is not None and request.dask is not None:
+        raise UsageError("--part and --dask are two ways to share a build out: give one of them.")
+    if request.devices is not None and request.device is not None:
+        raise UsageError("--device and --devices both say where the teacher computes: give one of them.")
+    if request.devices is not None and request.dask is not None:
+        raise UsageError("--devices are those of one process, and --dask starts one for each: worker i takes GPU i.")
+    if request.dask is not None:
+        check_address(request.dask)
 
 
 @contextlib.contextmanager
@@ -124,7 +135,7 @@ def _fill(prepared: Prepared, settings: CacheSettings, request: BuildRequest, pa
         make_shards_on(request.dask, order, todo, lambda shard: len(state.rows_of_shard(shard)))
     else:
         start = time.perf_counter()
-        make_shards(maker, todo)
+        make_shards(maker, todo, elsewhere=prepared.elsewhere)
         logger.info(maker.stages.report(time.perf_counter() - start))
     _tell_doubts(maker, [shard for shard in todo if not maker.has_pixels(shard)])
 

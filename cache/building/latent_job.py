@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from usjepa.cache.errors import UsageError
+from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.store.writer import check_same_layer
 from usjepa.cache.teacher.batch_size import KEY, choose_batch_size
 from usjepa.cache.teacher.layers import pass_layers
@@ -74,6 +74,16 @@ def make_job(
     channels, size, _ = pixels.shape
     choice = choose_batch_size(run, chosen, channels, size, kept)
     return LatentJob(run, tuple(layers), choice.size, run.teachers[0].soft | choice.soft)
+
+
+def job_on(device: str, job: LatentJob, settings: CacheSettings, chosen: TeacherSettings) -> LatentJob:
+    """Return a job on a further device, where its teacher is loaded once more; IdentityError if it changed since."""
+    run = load_pass(chosen, settings.image_size, device)
+    if [teacher.identity for teacher in run.teachers] != [teacher.identity for teacher in job.teachers]:
+        raise IdentityError(
+            f"teacher {chosen.name}: its files changed while it was loaded. Run the same command again."
+        )
+    return replace(job, run=run)
 
 
 def job_of_stored_layers(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.building.disk_space import check_room, need_of_build
-from usjepa.cache.building.latent_job import LatentJob, make_job
+from usjepa.cache.building.latent_job import LatentJob, job_on, make_job
 from usjepa.cache.building.reference import compare_reference, reference_name
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
@@ -24,6 +24,7 @@ from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.state import exists
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
 from usjepa.cache.teacher.computing import compute_all, try_teachers
+from usjepa.cache.teacher.device import choose_devices
 from usjepa.cache.teacher.layers import calibration_rows, pass_layers, with_calibration
 from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
@@ -74,6 +75,8 @@ class Prepared:
     sources: OpenSources
     teacher: TeacherSettings | None
     """For processes that load the teacher themselves; with the batch size when the build is shared out."""
+    elsewhere: tuple[LatentJob, ...] = ()
+    """The maker's job on further devices."""
 
 
 def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest) -> Prepared:
@@ -85,6 +88,8 @@ def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest)
         SourceError: a source can't be read.
         WriteError: the target has too little space or too few inodes.
     """
+    device, *further = _devices(request)
+    request = replace(request, device=device)
     begun = exists(writer.storage)
     tried = None if begun else _tried_teacher(writer, settings, request)
     listing = None if begun else _listing(settings, request, request.source or settings.source)
@@ -107,10 +112,22 @@ def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest)
         job, chosen = _latent_job(writer, settings, request, tried, done)
         maker = replace(maker, job=job)
         _check_room(maker, request)
-        return Prepared(_calibrated(maker, job), sources, chosen)
+        maker = _calibrated(maker, job)
+        assert maker.job is not None
+        elsewhere = tuple(job_on(str(device), maker.job, settings, chosen) for device in further)
+        return Prepared(maker, sources, chosen, elsewhere)
     except BaseException:
         sources.close()
         raise
+
+
+def _devices(request: BuildRequest) -> list[str | None]:
+    """Return the device, or several of one kind, that the teacher computes on."""
+    if request.devices is None:
+        return [request.device]
+    if request.teacher is None:
+        raise UsageError("--devices compute a teacher: give --teacher too.")
+    return [*choose_devices(request.devices)]
 
 
 def _check_room(maker: ShardMaker, request: BuildRequest) -> None:

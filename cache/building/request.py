@@ -26,6 +26,8 @@ class BuildRequest:
     """Take over the claim of a builder known to be dead."""
     device: str | None = None
     """Torch device of the teacher; none: a GPU when there is one."""
+    devices: str | None = None
+    """Torch devices of one kind, such as `cuda:0,cuda:1`, that compute beside one another; in place of `device`."""
     part: str | None = None
     """`i/n`: make only every n-th shard; other processes make the others."""
     dask: str | None = None

@@ -70,6 +70,11 @@ class ShardMaker:
         stored = [self.writer.state.layers[name] for name in ("pixels", "regions")]
         return stored if self.job is None else [*stored, *self.job.layers]
 
+    @property
+    def lookahead(self) -> int:
+        """Shards that are cut or read back at once."""
+        return self.cutters.lookahead if self.cutters is not None else 1
+
     def is_done(self, shard: int) -> bool:
         """Return whether every wanted layer has the shard."""
         return all(shard in self.commits[layer.name] for layer in self.layers)
@@ -77,11 +82,6 @@ class ShardMaker:
     def has_pixels(self, shard: int) -> bool:
         """Return whether pixels and regions of the shard are stored."""
         return shard in self.commits["pixels"] and shard in self.commits["regions"]
-
-    def make(self, shard: int) -> None:
-        """Make and publish what a shard lacks."""
-        made = self.pixels_of(shard)
-        self.write(shard, made, self.latents_of(shard, made))
 
     def pixels_of(self, shard: int) -> PixelShard:
         """Return the shard's pixels: from the store where they are built, else from the sources."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
 _ADVICE = {
     "decode": "raise cache.decode_processes while cores are idle, or share the build out (--part i/n, --dask)",
@@ -56,6 +57,26 @@ class Stages:
         with self._lock:
             self.nbytes += nbytes
 
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Return what another process needs for `together`."""
+        with self._lock:
+            kept: dict[str, dict[str, Any]] = {
+                "lanes": self.lanes,
+                "seconds": self.seconds,
+                "rows": self.rows,
+                "nbytes": {"written": self.nbytes},
+            }
+            return {name: dict(numbers) for name, numbers in kept.items()}
+
+    @classmethod
+    def together(cls, told: Iterable[Mapping[str, Mapping[str, Any]]]) -> Stages:
+        """Return the stages of several processes as those of one, with the lanes of all."""
+        sums: dict[str, Counter[str]] = {name: Counter() for name in ("lanes", "seconds", "rows", "nbytes")}
+        for one in told:
+            for name, found in sums.items():
+                found.update(one[name])
+        return cls(dict(sums["lanes"]), dict(sums["seconds"]), dict(sums["rows"]), sums["nbytes"]["written"])
+
     def seconds_per_row(self, stage: str) -> float:
         """Return the mean seconds of a row in a stage, over all its lanes; 0 where nothing went through it."""
         with self._lock:
@@ -65,6 +86,13 @@ class Stages:
         """Return each stage's share of `wall` seconds, 1 when every lane of it was always at work."""
         with self._lock:
             return {stage: s / wall / self.lanes.get(stage, 1) for stage, s in self.seconds.items()}
+
+    def pace(self, wall: float) -> dict[str, str]:
+        """Return what progress shows after `wall` seconds, beside rows per second and the time left."""
+        shown = {"written": f"{self.nbytes / wall / 1e6:.1f} MB/s"}
+        if "teacher" in self.seconds:
+            shown["teacher busy"] = f"{100 * self.shares(wall)['teacher']:.0f} %"
+        return shown
 
     def report(self, wall: float) -> str:
         """Return each stage's share of `wall` seconds, which limited the build, and what to do about it."""

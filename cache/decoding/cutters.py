@@ -24,8 +24,14 @@ if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
 
+_MOST_BY_DEFAULT = 8
 _SMALL_ROWS = 512
 """A phantom of fewer rows is cut in this process: it parses nothing, and a child takes a third of a second to start."""
+
+
+def processes_by_default(builders: int = 1) -> int:
+    """Return how many children a process that builds decodes in, where so many of them share a machine."""
+    return max(1, min(_MOST_BY_DEFAULT, cores() // (2 * builders)))
 
 
 class Cutters:
@@ -42,7 +48,7 @@ class Cutters:
         small = sum(segment.rows for segment in segments) <= _SMALL_ROWS
         here = small and all(set(map(name_of, rows.readers)) == {PHANTOM} for rows in self._rows.values())
         # A reader belongs to one thread.
-        self.lookahead = 1 if here else settings.decode_processes or max(1, min(8, cores() // 2))
+        self.lookahead = 1 if here else settings.decode_processes or processes_by_default()
         self._here = SourceReader.of(listing, settings) if here else None
         self._regions_here = ClipRegions(self._here, settings.preprocess.deidentify) if self._here is not None else None
         self._children = [] if here else [self._child(listing) for _ in range(self.lookahead)]

@@ -31,6 +31,22 @@ def choose_device(text: str | None) -> torch.device:
     return device
 
 
+def choose_devices(text: str) -> list[str]:
+    """Return the devices that `--devices` names, separated by commas.
+
+    Raises:
+        UsageError: one is not usable here, or they are of several kinds, whose last bits may differ.
+    """
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise UsageError(f"--devices {text}: give devices separated by commas, such as cuda:0,cuda:1.")
+    kinds = {name: str(soft_identity(choose_device(name))["device"]) for name in names}
+    if len(set(kinds.values())) > 1:
+        told = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
+        raise UsageError(f"--devices {text}: {told}. Their last bits may differ: give devices of one kind.")
+    return names
+
+
 def synchronise(device: torch.device) -> None:
     """Wait until a device has computed everything that was queued on it."""
     if device.type == "cuda":

@@ -185,7 +185,7 @@ def _scheduler(address: str | None) -> Any:
         with dask.config.set(scheduler="threads"):
             yield
         return
-    from usjepa.cache.building.cluster import connect
+    from usjepa.cache.building.cluster.connecting import connect
 
     with connect(address):  # the newest client is where Dask computes
         yield

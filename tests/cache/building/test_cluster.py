@@ -18,7 +18,7 @@ from tests.support.builds import small, tree
 from tests.support.processes import forked
 from tests.support.processes.commands import run_python, wait_until
 from usjepa.cache.building.build import build
-from usjepa.cache.building.cluster import WorkOrder, make_shard
+from usjepa.cache.building.cluster.worker import WorkOrder, make_run
 from usjepa.cache.building.parts import WHOLE
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, StoreError, UsageError, UsjepaError
@@ -146,7 +146,7 @@ def test_a_worker_that_finds_another_checkpoint_at_the_same_path_stores_nothing(
     order = WorkOrder(root, recipe.cache, None, None, settings(1), "cpu", False, claim.token)
     try:
         with pytest.raises(IdentityError, match=r"worker on .*\n.*weights"):
-            make_shard(order, 0)
+            make_run(order, [0])
     finally:
         claim.release()
     assert not list((tmp_path / "s/latents/demo").glob("c.*"))
@@ -188,6 +188,30 @@ def test_a_scheduler_killed_in_the_middle_is_said_and_the_next_build_goes_on(
 
 
 @pytest.mark.slow
+def test_a_teacher_that_ends_its_workers_is_told_and_the_shards_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+    (tmp_path / "ending.py").write_text(
+        "import os, sys\nfrom tests.support.teachers import steady\n\n"
+        "def teacher(*given):\n"
+        "    if any('dask_worker' in word for word in sys.orig_argv):\n        os._exit(1)\n"
+        "    return steady(*given)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.getcwd()}")
+    made = Cluster(tmp_path)
+    try:
+        made.wait()
+        sets = [part for item in small_sets() for part in ("--set", item)]
+        command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo", *sets]
+        told = run_python(*command, "--teacher", "ending:teacher", "--dask", made.address, code=1).stderr
+    finally:
+        made.stop()
+    assert "a worker died with shard 0 in hand, once: out of memory" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.slow
 def test_processes_of_this_machine_make_a_cluster_too(tmp_path: Path, serial: Path) -> None:
     command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo"]
     sets = [part for item in small_sets() for part in ("--set", item)]
@@ -220,8 +244,8 @@ def test_worker_i_takes_gpu_i(monkeypatch: pytest.MonkeyPatch, name: str, gpus: 
     import distributed
     import torch
 
-    from usjepa.cache.building import cluster
+    from usjepa.cache.building.cluster import worker
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(distributed, "get_worker", lambda: type("Worker", (), {"name": name}))
-    assert cluster._own_gpu() == device
+    assert worker._own_gpu() == device
