@@ -75,10 +75,10 @@ class Timed:
         self.wall = self.cpu = 0.0
         self.batch_size = 0
 
-    def __call__(self, maker: ShardMaker, *args: Any) -> None:
+    def __call__(self, maker: ShardMaker, *args: Any, **named: Any) -> None:
         self.batch_size = maker.job.batch_size if maker.job is not None else 0
         start, before = time.perf_counter(), processor_s()
-        pipeline.make_shards(maker, *args)
+        pipeline.make_shards(maker, *args, **named)
         self.wall = time.perf_counter() - start
         self.cpu = processor_s() - before
 
