@@ -1,4 +1,4 @@
-"""Have the shards of a build made on a Dask cluster, and tell what became of them.
+"""Have the shards of a build made on a Dask cluster.
 
 The client holds the build's claim and has made segments and layers. What a dead worker had in hand is given to another,
 which makes only what is not committed. When scheduler or client die, committed shards stay, and the next build goes on

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -207,7 +208,7 @@ def test_a_teacher_that_ends_its_workers_is_told_and_the_shards_are_named(
         told = run_python(*command, "--teacher", "ending:teacher", "--dask", made.address, code=1).stderr
     finally:
         made.stop()
-    assert "a worker died with shard 0 in hand, once: out of memory" in told
+    assert re.search(r"a worker died with shard [\d or]+ in hand, once: out of memory", told)
     assert "Traceback" not in told
 
 
