@@ -29,6 +29,20 @@ _HELP = {"help_option_names": ["-h", "--help"]}
     "manifest CSV. Repeatable.",
 )
 @click.option(
+    "--train-task",
+    "train_tasks",
+    multiple=True,
+    metavar="[LAYOUT=]PATH[::DATASET]",
+    help="Train probes on these labelled frames, and test them on those of --test-task. Repeatable, in pairs.",
+)
+@click.option(
+    "--test-task",
+    "test_tasks",
+    multiple=True,
+    metavar="[LAYOUT=]PATH[::DATASET]",
+    help="Test on these labelled frames, with the same labels as the --train-task of the same place in the line.",
+)
+@click.option(
     "--regress",
     "regressions",
     multiple=True,
@@ -66,6 +80,8 @@ _HELP = {"help_option_names": ["-h", "--help"]}
 def main(
     run: str,
     tasks: tuple[str, ...],
+    train_tasks: tuple[str, ...],
+    test_tasks: tuple[str, ...],
     regressions: tuple[str, ...],
     segmentations: tuple[str, ...],
     encoders: tuple[str, ...],
@@ -87,10 +103,16 @@ def main(
     """
     from pathlib import Path
 
+    from usjepa.cache.errors import UsageError
     from usjepa.evaluate.encoders.finished_run import open_run
     from usjepa.evaluate.report.text import scores_text
     from usjepa.evaluate.run import evaluate
 
+    if len(train_tasks) != len(test_tasks):
+        raise UsageError(
+            f"--train-task is given {len(train_tasks)} times and --test-task {len(test_tasks)} times: each needs the "
+            "other."
+        )
     open_run(Path(run))  # a run that is not finished is refused first, before its recipe is read
     document = evaluate(
         run,
@@ -101,6 +123,7 @@ def main(
         encoders=encoders,
         segmentations=segmentations,
         regressions=regressions,
+        crossed=tuple(zip(train_tasks, test_tasks, strict=True)),
         keep=keep,
     )
     for line in scores_text(document):

@@ -27,6 +27,7 @@ from usjepa.evaluate.report.page import render
 from usjepa.evaluate.report.scores_csv import scores_csv
 from usjepa.evaluate.scoring.evaluation import Evaluation, wanted_probes
 from usjepa.evaluate.scoring.inputs import Inputs
+from usjepa.evaluate.tasks.crossing import add_crossed
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.regression import open_regressions
 from usjepa.evaluate.tasks.segmentation import open_segmentations
@@ -55,6 +56,7 @@ def evaluate(
     encoders: Sequence[str] = (),
     segmentations: Sequence[str] = (),
     regressions: Sequence[str] = (),
+    crossed: Sequence[tuple[str, str]] = (),
     keep: str | None = None,
 ) -> Document:
     """Score a run's encoder and the recipe's baselines on tasks, write OUT/index.html and its tables.
@@ -68,6 +70,7 @@ def evaluate(
         encoders: scored beside the run's own: runs, checkpoints, timm names (see `named.py`).
         segmentations: frames with masks, for a linear head on patch tokens (see `segmentation.py`).
         regressions: frames with a number each, for ridge regression (see `tasks/regression.py`).
+        crossed: pairs of places to train on and to test on (see `tasks/crossing.py`).
         keep: folder of features and cut frames, which other reports use too; None: `out`.
 
     Returns:
@@ -79,9 +82,10 @@ def evaluate(
         Interrupted: SIGINT or SIGTERM; features computed so far stay for the next call.
         UsjepaError: damage in the run or in a task's store.
     """
-    if not (tasks or regressions or segmentations):
-        raise UsageError("nothing to score on: give --task, --regress or --segment.")
-    _refuse_odd_names((run_dir, *tasks, *encoders, *segmentations, *regressions))
+    if not (tasks or regressions or segmentations or crossed):
+        raise UsageError("nothing to score on: give --task, --regress or --segment, or --train-task with --test-task.")
+    places = (*tasks, *segmentations, *regressions, *(place for pair in crossed for place in pair))
+    _refuse_odd_names((run_dir, *places, *encoders))
     run, folder = open_run(Path(run_dir)), Path(out)
     kept_in = folder if keep is None else Path(keep)
     curve = run.curve()  # damage in its log is found before hours of scoring, not after
@@ -91,7 +95,7 @@ def evaluate(
         recipe,
         Encoders(run, recipe, device, tuple(encoders)),  # before frames are cut: an unknown name is refused at once
         wanted_probes(recipe.evaluate),
-        open_tasks(tasks, kept_in, recipe),
+        add_crossed(open_tasks(tasks, kept_in, recipe), crossed, kept_in, recipe),
         tuple(open_segmentations(segmentations, kept_in, recipe)),
         tuple(open_regressions(regressions, kept_in, recipe)),
     )

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.several.face import Readable
     from usjepa.evaluate.encoders.base import Encoder
     from usjepa.evaluate.encoders.finished_run import FinishedRun
     from usjepa.train.record.export import EncoderConfig
@@ -68,7 +68,7 @@ class Encoders:
         """Whether the run's teacher is known to have had random weights."""
         return self._teachers.is_random
 
-    def make(self, name: str, store: Store) -> tuple[Encoder | None, str]:
+    def make(self, name: str, store: Readable) -> tuple[Encoder | None, str]:
         """Return an encoder for the frames of a store, or None and why it can't be had."""
         if name == "teacher":
             return self._teachers.make(store)
@@ -83,7 +83,7 @@ class Encoders:
             self._made[name] = made[name]()
         return self._made[name], ""
 
-    def seeing(self, name: str, store: Store) -> tuple[Encoder | None, str]:
+    def seeing(self, name: str, store: Readable) -> tuple[Encoder | None, str]:
         """Return an encoder that reads pixels, so that they can be corrupted first, or None and why there is none."""
         return self._teachers.live(store) if name == "teacher" else self.make(name, store)
 

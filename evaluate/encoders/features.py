@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.reading.store import Store
+    from usjepa.cache.several.face import Readable
     from usjepa.evaluate.encoders.base import Encoder
 
 FEATURES_VERSION = 2
@@ -40,7 +40,7 @@ class StoredFrames(Protocol):
         ...
 
     @property
-    def store(self) -> Store:
+    def store(self) -> Readable:
         """Where they lie."""
         ...
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.batch import Batch
-    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.cache import TeacherSettings
+    from usjepa.cache.several.face import Readable
     from usjepa.cache.teacher.teacher import Teacher
 
 from usjepa.evaluate.encoders.models import POOLING
@@ -102,7 +102,7 @@ def _given(identity: Json) -> str:
         return "not stated by the store"
 
 
-def _stored_teacher(store: Store, name: str) -> StoredTeacher:
+def _stored_teacher(store: Readable, name: str) -> StoredTeacher:
     """Return the teacher whose latents a store holds under a name."""
     layers = tuple(layer for layer in (f"latents/{name}", f"scales/{name}") if layer in store.layers)
     return StoredTeacher(name, store.identity[f"latents/{name}"], layers)
@@ -115,7 +115,7 @@ class Teachers:
         self._wanted, self._settings, self._device = wanted, settings, device
         self._live: dict[int, LiveTeacher | str] = {}
 
-    def make(self, store: Store) -> tuple[StoredTeacher | LiveTeacher | None, str]:
+    def make(self, store: Readable) -> tuple[StoredTeacher | LiveTeacher | None, str]:
         """Return the teacher for a store's frames, or None and why it can't be had."""
         if self._wanted is None:
             return (
@@ -128,7 +128,7 @@ class Teachers:
                 return _stored_teacher(store, name), ""
         return self.live(store)
 
-    def live(self, store: Store) -> tuple[LiveTeacher | None, str]:
+    def live(self, store: Readable) -> tuple[LiveTeacher | None, str]:
         """Return the teacher with its weights, for frames without stored latents, or None and why it can't be had."""
         if self._wanted is None:
             return None, "the run learnt from no teacher."

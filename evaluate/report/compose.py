@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.evaluate import EvaluateSettings
+    from usjepa.cache.several.face import Readable
     from usjepa.evaluate.probes.base import Probe
     from usjepa.evaluate.report.feature_map import FeatureMap
     from usjepa.evaluate.scoring.encoder import Scored
@@ -140,7 +140,7 @@ def _frames_digest(task: Task, positions: NDArray[np.int64]) -> str:
     return _digest(task.store, task.rows[positions], task.groups[positions], labels)
 
 
-def _digest(store: Store, rows: NDArray[np.int64], groups: NDArray[np.int64], more: Json) -> str:
+def _digest(store: Readable, rows: NDArray[np.int64], groups: NDArray[np.int64], more: Json) -> str:
     table = store.table
     at = np.searchsorted(store.rows, rows)
     contents = [table.sources[source].content_hash for source in table.source[at].tolist()]

@@ -12,7 +12,7 @@ from usjepa.evaluate.tasks.splits import TEST
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from usjepa.cache.reading.store import Store
+    from usjepa.cache.several.face import Readable
     from usjepa.evaluate.encoders.finished_run import FinishedRun
     from usjepa.evaluate.tasks.task import Task
 
@@ -33,7 +33,7 @@ def seen_in_training(run: FinishedRun, task: Task) -> str:
     return _told(seen, len(test))
 
 
-def _by_content(trained_on: frozenset[str], store: Store, test: NDArray[np.int64]) -> str:
+def _by_content(trained_on: frozenset[str], store: Readable, test: NDArray[np.int64]) -> str:
     """Return a note on test frames whose file took part in training, whatever store or name it had there."""
     sources = store.table.source[np.searchsorted(store.rows, test)]
     seen = sum(store.table.sources[source].content_hash in trained_on for source in sources.tolist())
@@ -47,7 +47,7 @@ def _told(seen: int, frames: int) -> str:
     )
 
 
-def _rows_offered(run: FinishedRun, store: Store) -> NDArray[np.int64]:
+def _rows_offered(run: FinishedRun, store: Readable) -> NDArray[np.int64]:
     """Return the rows of a store that a run's training could draw from, for runs that name no files by content.
 
     The run's generation is known by its content, in runs of earlier versions by the digest of its whole manifest.
@@ -57,6 +57,9 @@ def _rows_offered(run: FinishedRun, store: Store) -> NDArray[np.int64]:
     """
     if not run.store:
         raise StoreError("the run's config.json does not name the store that it was trained on.")
+    if len(store.parts) > 1:
+        raise StoreError("its version did not name its files by content, and the task lies in two stores.")
+    (store,) = store.parts
     kept = 0
     for manifest in store.generations():
         if run.store.get("content") == manifest.content_digest() or run.store.get("digest") == manifest.digest:

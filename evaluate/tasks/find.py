@@ -48,12 +48,18 @@ def open_tasks(specs: Sequence[str], out: Path, recipe: Recipe) -> Found:
         UsageError: a path that isn't there, a folder of no known layout, or data without a task in it.
     """
     found = [_tasks_behind(*parted(spec), out, recipe) for spec in specs]
+    named = numbered([task for one in found for task in one.tasks])
+    return Found(named, [reason for one in found for reason in one.left_out])
+
+
+def numbered(tasks: Sequence[Task]) -> list[Task]:
+    """Return tasks with a number behind names that occurred before."""
     seen: Counter[str] = Counter()
     named = []
-    for task in (task for one in found for task in one.tasks):
+    for task in tasks:
         seen[task.name] += 1
         named.append(replace(task, name=f"{task.name} ({seen[task.name]})") if seen[task.name] > 1 else task)
-    return Found(named, [reason for one in found for reason in one.left_out])
+    return named
 
 
 def find_tasks(
@@ -115,7 +121,7 @@ def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, kno
     classes = tuple(sorted(set(columns.labels[mask].tolist())))
     if len(classes) < 2:
         return f"{name}: not scored, it has fewer than two labels."
-    codes, decimals = _as_numbers(classes) if known is None or known.layout == "plain" else ([], False)
+    codes, decimals = as_numbers(classes) if known is None or known.layout == "plain" else ([], False)
     if decimals:
         return (
             f"{name}: not scored, its labels are numbers ({', '.join(classes[:3])}, ...) and no classes: --regress "
@@ -149,7 +155,7 @@ def _task(store: Store, dataset: str, name: str, settings: EvaluateSettings, kno
     )
 
 
-def _as_numbers(classes: Sequence[str]) -> tuple[list[str], bool]:
+def as_numbers(classes: Sequence[str]) -> tuple[list[str], bool]:
     """Return what must be said of classes that are all numbers, and whether they have decimals, so are no codes."""
     try:
         found = [number_in(label) for label in classes]

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.reading.store import Store
     from usjepa.cache.recipes.evaluate import Unit
+    from usjepa.cache.several.face import Readable
 
 
 class SplitCounts(Record):
@@ -35,7 +35,7 @@ class Task:
     """A labelled dataset within a store; arrays hold a value per frame."""
 
     name: str
-    store: Store
+    store: Readable
     rows: NDArray[np.int64]
     labels: NDArray[np.int64]
     """Index into `classes`."""
