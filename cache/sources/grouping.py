@@ -58,8 +58,13 @@ def with_groups(root: Path, entries: Sequence[Entry], rule: str, patients_in: Pa
     return tuple(_by_pattern(entry, pattern) for entry in entries)
 
 
+def group_of_file(path: str) -> str:
+    """Return the group of a file that is one of its own: its path without the ending."""
+    return without_ending(folders_of(path))
+
+
 def _by_file(entry: Entry) -> Entry:
-    return replace(entry, group=without_ending(folders_of(entry.path)), grouped_by=BY_FILE)
+    return replace(entry, group=group_of_file(entry.path), grouped_by=BY_FILE)
 
 
 def _by_pattern(entry: Entry, pattern: re.Pattern[str]) -> Entry:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.grouping import group_of_file
 from usjepa.evaluate.tasks.base import Labelled
 from usjepa.evaluate.tasks.cut import Known, cut
 from usjepa.evaluate.tasks.layouts import known_layouts, recognise
@@ -188,7 +189,7 @@ def columns_of(store: Store, dataset: str, known: Known | None) -> Columns:
         found, given_by = splits_of([files[i].split for i in mine], [table.sources[i].split for i in mine])
         for i, one in zip(mine, found, strict=True):
             splits[i] = one
-    alone = np.array([f.group in ("", s.path) for f, s in zip(files, table.sources, strict=True)], dtype=bool)
+    alone = np.array([_is_alone(f.group, s.path) for f, s in zip(files, table.sources, strict=True)], dtype=bool)
     names = name_codes([s.path if own else f.group for f, s, own in zip(files, table.sources, alone, strict=True)])
     groups = [
         "\0".join((dataset, f.group) if f.group else (dataset, "", s.path))
@@ -198,6 +199,11 @@ def columns_of(store: Store, dataset: str, known: Known | None) -> Columns:
     by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
     labels_R, splits_R, groups_R = by_row
     return Columns(here, labels_R, splits_R, groups_R, names[table.source], alone[table.source], given_by)
+
+
+def _is_alone(group: str, path: str) -> bool:
+    """Return whether a file is a group of its own: nothing names one, or its own path does."""
+    return group in ("", path, group_of_file(path))
 
 
 def parted(spec: str) -> tuple[str, str | None]:

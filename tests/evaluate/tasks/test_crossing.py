@@ -70,7 +70,8 @@ def test_every_frame_of_one_folder_trains_and_every_one_of_the_other_is_tested(t
     assert len(np.unique(task.groups)) == 16  # files of equal names are not one patient
     told = facts_of(task).sentences()
     assert "Trained on dark and tested on bright, which are two places." in told
-    assert not any("leak" in note.lower() for note in task.notes)
+    assert task.ungrouped == 16
+    assert task.notes == ("Trained on dark and tested on bright, which are two places.",)
 
 
 def test_labels_follow_their_names_where_one_place_has_fewer_classes(tmp_path: Path) -> None:
