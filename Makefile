@@ -17,7 +17,7 @@ OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(fil
 FILES := $(VENV)/files.txt
 LISTED := $(sort $(wildcard cache/*.py cache/*/*.py cache/*/*/*.py cache/*/*/*/*.py train/*.py train/*/*.py evaluate/*.py evaluate/*/*.py evaluate/*/*/*.py evaluate/report/*.csv evaluate/report/templates/* cache/pages/templates/* */py.typed))
 
-.PHONY: help demo dist test test-slow fuzz lint types docs format install bench bench-faults gpu-check results clean-demo FORCE
+.PHONY: help demo dist test test-slow fuzz lint types docs format install bench bench-faults gpu-check results results-gpu clean-demo FORCE
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -122,6 +122,9 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom; on SOURCE=folder three folds of patients
 	$(BIN)/python -m benchmarks.learning --recipe '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)') $(if $(findstring contrast,$(FIRST)),--first contrast)
+
+results-gpu: $(STAMP) ## On a GPU: a contrastive teacher and two students of ViT-S/16 at 224, within MINUTES=10
+	$(BIN)/python -m benchmarks.learning.budget --minutes $(or $(MINUTES),10) --recipe $(or $(RECIPE_GPU),gpu) $(if $(SOURCE),--source '$(SOURCE)')
 
 clean-demo: ## Remove what `make demo` made
 	rm -rf '$(OUT)'

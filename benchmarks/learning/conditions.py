@@ -36,9 +36,9 @@ class Condition:
     """First stages whose latents it reads."""
 
 
-def first_of(recipe: str, stage: str) -> First:
-    """Return a recipe's first stage, `pixels` or `contrast`."""
-    teacher = load_recipe(recipe).cache.teacher
+def first_of(recipe: str, stage: str, file: str | None = None) -> First:
+    """Return a recipe's first stage, `pixels` or `contrast`; `file` names recipes that are not the built-in ones."""
+    teacher = load_recipe(recipe, file=file).cache.teacher
     assert teacher is not None
     if stage == "pixels":
         return First(TEACHER, f"{recipe}-teacher", teacher.name)

@@ -29,10 +29,14 @@ BASELINES = {"random": "random weights", "pixels": "32x32 pixels", "hog": "HOG",
 class Work:
     """Commands in a folder, at most as many at once as there are cores, a thread each; what they took is kept."""
 
-    def __init__(self, folder: Path, source: str | None, folds: int = 1, recipe: str = "demo") -> None:
+    def __init__(
+        self, folder: Path, source: str | None, folds: int = 1, recipe: str = "demo", recipes: str | None = None
+    ) -> None:
+        """Prepare a folder; `folds` 0 takes a source as it is, `recipes` names a file in place of the built-in one."""
         self.folder, self.recipe = folder, recipe
-        self.sets = DATA["source" if source else "phantom"]
-        self.sources = fold_manifests(source, folder / "frames", folds) if source else [None]
+        self.sets = DATA["source" if source or recipes else "phantom"]
+        self._recipes = ("--recipes", recipes) if recipes else ()
+        self.sources = fold_manifests(source, folder / "frames", folds) if source and folds else [source]
         """A source a fold; None: the phantom."""
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -46,7 +50,7 @@ class Work:
         started = time.monotonic()
         with (self.folder / "log.txt").open("a") as log:
             process = subprocess.Popen(
-                [str(BIN / command), *arguments, *flags],
+                [str(BIN / command), *arguments, *self._recipes, *flags],
                 stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
             # wait4 tells the time of this child and of its own; RUSAGE_CHILDREN would mix those that run beside it.
@@ -107,11 +111,12 @@ class Work:
             built[name].result()
         for name, first in firsts:  # one after another: two builds can't write to one store
             trained[first.row].result()
-            pool.submit(self._latents, name, fold, first, sets[name]).result()
+            pool.submit(self.latents, name, fold, first, sets[name]).result()
         for future in trained.values():
             future.result()
 
-    def _latents(self, store: str, fold: int, first: First, sets: tuple[str, ...]) -> None:
+    def latents(self, store: str, fold: int, first: First, sets: tuple[str, ...] = ()) -> None:
+        """Ask a first stage that was trained on a fold about its store."""
         named = (f"cache.teacher.name={first.latents}",)
         coarse = ("cache.precision=int8",) if first.latents.endswith("-int8") else ()
         self.build("latents", store, fold, "--teacher", self.run_of(first.row, fold), sets=(*sets, *named, *coarse))
@@ -129,12 +134,17 @@ class Work:
         return run
 
     def score(self, condition: Condition, seed: int) -> list[Scored]:
-        """Train and evaluate; returns where the scores of the encoder and, beside students, of the baselines are.
+        """Train and evaluate; see `reports`."""
+        self.train(condition, seed)
+        return self.reports(condition, seed)
+
+    def reports(self, condition: Condition, seed: int) -> list[Scored]:
+        """Evaluate; returns where the scores of the encoder and, beside students, of the baselines are.
 
         Random weights are drawn anew beside every seed of the student; pixels and HOG have nothing to draw and are
         scored once a fold.
         """
-        run, fold = self.train(condition, seed), self.fold_of(seed)
+        run, fold = self.run_of(condition.name, seed), self.fold_of(seed)
         beside = ["random"] if condition.name == STUDENT else []
         once = ["pixels", "hog", *(["hog-pooled"] if self.sources[fold] else [])]
         pooled = [*beside, *(once[2:] if beside and seed == fold else [])]
