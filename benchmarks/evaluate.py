@@ -26,6 +26,8 @@ from usjepa.cache.perceptual import BITS
 from usjepa.cache.reading.kept import LAYER
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.evaluate.checking.hygiene import facts_of, torn
+from usjepa.evaluate.checking.leakage import Contents
 from usjepa.evaluate.encoders.features import KeptFeatures, feature_identity
 from usjepa.evaluate.probes.attentive import train_attentive
 from usjepa.evaluate.probes.base import PRIMARY, Part
@@ -36,8 +38,6 @@ from usjepa.evaluate.scoring.encoder import EncoderScoring, _scores_of
 from usjepa.evaluate.scoring.evaluation import wanted_probes
 from usjepa.evaluate.scoring.few_shot import few_shot
 from usjepa.evaluate.tasks.find import find_tasks
-from usjepa.evaluate.tasks.hygiene import facts_of, torn
-from usjepa.evaluate.tasks.leakage import Contents
 from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:

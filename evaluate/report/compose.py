@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.recipes.evaluate import EvaluateSettings
     from usjepa.cache.several.face import Readable
+    from usjepa.evaluate.checking.hygiene import Facts
     from usjepa.evaluate.probes.base import Probe
     from usjepa.evaluate.report.feature_map import FeatureMap
     from usjepa.evaluate.scoring.encoder import Scored
     from usjepa.evaluate.scoring.evaluation import RegressionResult, Results, SegmentationResult
     from usjepa.evaluate.scoring.inputs import Inputs
-    from usjepa.evaluate.tasks.hygiene import Facts
     from usjepa.evaluate.tasks.task import Task
 
 _UNDERSTATED = 0.03

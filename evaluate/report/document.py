@@ -14,6 +14,8 @@ from pydantic import ValidationError, model_validator
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json
 from usjepa.cache.terminal.refusals import advice
+from usjepa.evaluate.checking.hygiene import Hygiene
+from usjepa.evaluate.checking.leakage import Leakage
 from usjepa.evaluate.probes.base import PRIMARY, ProbeRecord
 from usjepa.evaluate.report.feature_map import FeatureMap
 from usjepa.evaluate.report.numbers.records import RegressionRecord
@@ -22,8 +24,6 @@ from usjepa.evaluate.scores.metrics import PackedNumbers, unpacked
 from usjepa.evaluate.scores.records import Interval, Record
 from usjepa.evaluate.scoring.encoder import EncoderScores
 from usjepa.evaluate.scoring.segmentation import DiceFloor, SegmentationScores
-from usjepa.evaluate.tasks.hygiene import Hygiene
-from usjepa.evaluate.tasks.leakage import Leakage
 from usjepa.evaluate.tasks.task import SplitCounts
 
 if TYPE_CHECKING:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.interrupt import safe_point
+from usjepa.evaluate.checking.hygiene import facts_of, few_validation_groups, torn_numbers
+from usjepa.evaluate.checking.leakage import Leakage, blank_note, contents_of, leakage_of
 from usjepa.evaluate.encoders.tokens import TokenSource
 from usjepa.evaluate.probes.base import PRIMARY
 from usjepa.evaluate.probes.registry import PROBES, regressors
@@ -17,19 +19,17 @@ from usjepa.evaluate.scoring.encoder import Described, EncoderScoring
 from usjepa.evaluate.scoring.gathering import refuse_mixed, scored_positions
 from usjepa.evaluate.scoring.regression import Items, RegressionScoring
 from usjepa.evaluate.scoring.segmentation import DiceFloor, floor_of, score_segmentation
-from usjepa.evaluate.tasks.hygiene import facts_of, few_validation_groups, torn_numbers
-from usjepa.evaluate.tasks.leakage import Leakage, blank_note, contents_of, leakage_of
 from usjepa.evaluate.tasks.splits import VALIDATION
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.evaluate import EvaluateSettings
+    from usjepa.evaluate.checking.hygiene import Facts
     from usjepa.evaluate.encoders.features import KeptFeatures
     from usjepa.evaluate.probes.base import Probe
     from usjepa.evaluate.scoring.encoder import Scored
     from usjepa.evaluate.scoring.inputs import Inputs
     from usjepa.evaluate.scoring.regression import MeanFloor, RegressionScored
     from usjepa.evaluate.scoring.segmentation import SegmentationScores
-    from usjepa.evaluate.tasks.hygiene import Facts
     from usjepa.evaluate.tasks.regression import Regression
     from usjepa.evaluate.tasks.segmentation import Segmentation
     from usjepa.evaluate.tasks.task import Task

@@ -1,7 +1,7 @@
-"""Find labelled tasks on disk, split them by patient, and report their faults.
+"""Find labelled tasks on disk, and split them by patient.
 
-Reading order: `base.py` (a layout), `layouts.py` and the room `published`, `cut.py`, `find.py`, `task.py`, `splits.py`,
-`crossing.py`; then `measurements.py` with `regression.py`, `leakage.py` with `name_groups.py`, and `hygiene.py`. Others
-import `find.open_tasks`, `crossing.add_crossed`, `regression.open_regressions`, `segmentation.open_segmentations` and
-`task.Task`.
+Reading order: `base.py` (a layout), `layouts.py` and the room `published`, `cut.py`, `find.py` with `name_groups.py`,
+`task.py`, `splits.py`, `crossing.py`; then `measurements.py` with `regression.py`, and `segmentation.py`. What is wrong
+with a task is found next door, in `checking`. Others import `find.open_tasks`, `crossing.add_crossed`,
+`regression.open_regressions`, `segmentation.open_segmentations` and `task.Task`.
 """

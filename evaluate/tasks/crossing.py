@@ -1,4 +1,4 @@
-"""Join labelled frames of two places into one task: trained on one, tested on the other.
+"""Join labelled frames of two places into one task, to train and to test on.
 
 `--train-task A --test-task B`: of A everything that A does not set aside for a test, of B its test split, or everything
 where it names none. Patients of the two are numbered apart; equal names are told, for they may be the same people.

@@ -45,7 +45,7 @@ class Task:
     splits: NDArray[np.object_]
     """One of "train", "validation", "test"."""
     notes: tuple[str, ...]
-    """What a reader of the scores must know of how the task was made; `hygiene.py` finds more in the frames."""
+    """What a reader of the scores must know of how the task was made; `checking` finds more in the frames."""
     unlabelled: int = 0
     """Frames of the dataset without a label, which are left out."""
     origin: Mapping[str, str] = field(default_factory=dict)

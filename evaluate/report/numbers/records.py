@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from usjepa.cache.identity import Json
+from usjepa.evaluate.checking.leakage import Leakage
 from usjepa.evaluate.probes.base import ProbeRecord
 from usjepa.evaluate.probes.ridge import RIDGE
 from usjepa.evaluate.scores.metrics import PackedNumbers
 from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.scores.regression import PackedFloats, unpacked_floats
 from usjepa.evaluate.scoring.regression import MeanFloor, NumberCounts, RegressionScores
-from usjepa.evaluate.tasks.leakage import Leakage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set

@@ -14,8 +14,8 @@ from tests.support.recipes import small_recipe
 from usjepa.cache.errors import UsageError, WholeFrameError
 from usjepa.cache.recipes.cache import PreprocessSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.evaluate.checking.hygiene import facts_of
 from usjepa.evaluate.tasks.find import find_tasks, open_tasks
-from usjepa.evaluate.tasks.hygiene import facts_of
 from usjepa.evaluate.tasks.layouts import recognise
 from usjepa.evaluate.tasks.name_groups import name_codes
 from usjepa.evaluate.tasks.segmentation import open_segmentations

@@ -13,9 +13,9 @@ from tests.support.evaluations import FAST, call, export_run
 from tests.support.labelled import File, patients, write_labelled
 from tests.support.recipes import small_recipe
 from usjepa.cache.errors import UsageError
+from usjepa.evaluate.checking.hygiene import facts_of
 from usjepa.evaluate.tasks.crossing import add_crossed
 from usjepa.evaluate.tasks.find import Found
-from usjepa.evaluate.tasks.hygiene import facts_of
 
 if TYPE_CHECKING:
     from pathlib import Path

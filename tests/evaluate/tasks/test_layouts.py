@@ -13,9 +13,9 @@ from tests.support.files.published import write_busbra, write_image, write_tn500
 from tests.support.recipes import small_recipe
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import PreprocessSettings
+from usjepa.evaluate.checking.hygiene import facts_of
 from usjepa.evaluate.tasks.cut import cut
 from usjepa.evaluate.tasks.find import open_tasks
-from usjepa.evaluate.tasks.hygiene import facts_of
 from usjepa.evaluate.tasks.layouts import recognise
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from tests.support.labelled import File, patients, write_labelled
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.recipes.recipe import Recipe
+from usjepa.evaluate.checking.hygiene import facts_of
 from usjepa.evaluate.tasks.find import find_tasks, open_tasks
-from usjepa.evaluate.tasks.hygiene import facts_of
 
 if TYPE_CHECKING:
     from pathlib import Path

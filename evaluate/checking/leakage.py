@@ -17,8 +17,8 @@ from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.perceptual import BITS, NEAR_BITS
+from usjepa.evaluate.checking.near_duplicates import frame_bits, nearest
 from usjepa.evaluate.scores.records import Record
-from usjepa.evaluate.tasks.near_duplicates import frame_bits, nearest
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:

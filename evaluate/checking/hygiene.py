@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.perceptual import NEAR_BITS
+from usjepa.evaluate.checking.leakage import Contents, Leakage, blank_note, contents_of, leakage_of
 from usjepa.evaluate.scores.metrics import constant_baseline
 from usjepa.evaluate.scores.records import Record
-from usjepa.evaluate.tasks.leakage import Contents, Leakage, blank_note, contents_of, leakage_of
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from usjepa.cache.perceptual import BITS, NEAR_BITS
 from usjepa.cache.recipes.cache import PhantomSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.cache.sources.phantom.source import Phantom
+from usjepa.evaluate.checking.hygiene import facts_of, torn
+from usjepa.evaluate.checking.leakage import Contents, contents_of
+from usjepa.evaluate.checking.near_duplicates import _FAR, frame_bits, nearest
 from usjepa.evaluate.tasks.find import find_tasks
-from usjepa.evaluate.tasks.hygiene import facts_of, torn
-from usjepa.evaluate.tasks.leakage import Contents, contents_of
-from usjepa.evaluate.tasks.near_duplicates import _FAR, frame_bits, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,7 +177,7 @@ def test_random_frames_have_no_twins_among_thousands() -> None:
 def test_contents_are_read_in_pieces_in_the_tasks_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", patients(12, ["a", "b"]), size=64), SETTINGS).tasks
     whole = contents_of(task)
-    monkeypatch.setattr("usjepa.evaluate.tasks.leakage._READ_AT_ONCE", 5)
+    monkeypatch.setattr("usjepa.evaluate.checking.leakage._READ_AT_ONCE", 5)
     pieces = contents_of(task)
     assert (whole.pixels == pieces.pixels).all()
     assert np.array_equal(whole.bits, pieces.bits)
