@@ -116,7 +116,8 @@ def test_features_are_kept_for_as_long_as_what_the_encoder_sees_is_the_same(
     task: Task, change: Callable[[Manifest], Manifest], same: bool
 ) -> None:
     store = task.store
-    later = replace(task, store=Store(store.location, change(store.manifest), store.threads))
+    (part,) = store.parts
+    later = replace(task, store=Store(part.location, change(part.manifest), part.threads))
     assert later.store.digest != store.digest
     assert (feature_identity(Counting(), task) == feature_identity(Counting(), later)) == same
 
