@@ -5,8 +5,9 @@ Shape suffixes: R rows, T patches, K axes.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.store import Store
 
 _TEXT_NBYTES = 3000
-"""What a card needs beside its pictures."""
+"""What a card needs beside its pictures and names."""
+_ESCAPED = 16
+"""Bytes that a character of a name may become on a page, where it stands as text, as a choice and as data."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class Card:
 
     def nbytes(self, tokens: int) -> int:
         """Return about how many bytes of a page it takes, its neighbours included."""
-        return len(self.frame) + len(self.region) + len(self.was) + tokens * (4 + NBYTES) * 4 // 3 + _TEXT_NBYTES
+        names = sum(map(len, (*self.row.source, self.row.doubtful, self.row.blank)))
+        pictures = len(self.frame) + len(self.region) + len(self.was)
+        return pictures + tokens * (4 + NBYTES) * 4 // 3 + _TEXT_NBYTES + _ESCAPED * names
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,7 @@ def cards_of(
         if limit < 0:
             break
         kept.append(row)
-    kept.sort(key=lambda row: (row.concern, row.number))
+    kept = _in_order(kept)
     cards = [drawn.cards[row.number] for row in kept]
     if axes is None or not kept:
         return Cards(cards, len(rows), None)
@@ -98,6 +103,17 @@ def cards_of(
     cards = [replace(card, colours=colours_uri(colours)) for card, colours in zip(cards, coloured, strict=True)]
     patients = np.array([row.patient for row in kept], np.uint64)
     return Cards(cards, len(rows), nearest(coordinates, valid, patients))
+
+
+def _in_order(rows: Sequence[Row]) -> list[Row]:
+    """Return rows by what needs a look; of doubtful and blank ones a row of each source before a second of any."""
+    seen: Counter[tuple[Any, ...]] = Counter()
+    turns = {}
+    for row in sorted(rows, key=lambda row: row.number):
+        kind = (row.source.path, row.concern)
+        turns[row.number] = seen[kind] if row.doubtful or row.blank else 0
+        seen[kind] += 1
+    return sorted(rows, key=lambda row: (row.concern, turns[row.number], row.number))
 
 
 def _draw(store: Store, rows: Sequence[Row], teacher: str | None, axes: Axes | None, was: Mapping[int, str]) -> _Drawn:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,8 +102,10 @@ def _cut(asked: int, shown: int) -> list[str]:
 def _refuse_foreign(place: Path, store: Store) -> None:
     """Raise UsageError where a page would replace what is none of ours, or lie within the store."""
     check_output(place)
-    folder, where = place.parent.resolve(), Path(store.location)
-    if where.is_dir() and (folder == where.resolve() or where.resolve() in folder.parents):
+    folder, where = Path(os.path.realpath(place.parent)), Path(os.path.realpath(store.location))
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--html {place.parent}: a file lies there. Give the name of a folder.")
+    if where.is_dir() and where in (folder, *folder.parents):
         raise UsageError(f"--html {place.parent}: that is within the store. Give a folder of its own.")
     if place.exists() and not _is_ours(place):
         raise UsageError(

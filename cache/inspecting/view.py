@@ -121,6 +121,12 @@ class View:
         preprocess = store.identity["pixels"].get("preprocess")
         if isinstance(preprocess, dict) and preprocess.get("deidentify") is False:
             notes.append("Stored with deidentify=false: frames may show names and dates. Pass this page on to nobody.")
+        doubtful = sum(bool(card.row.doubtful) for card in self.cards)
+        if doubtful:
+            notes.append(
+                f"{doubtful:,} of these rows may show more than the scan (doubtful regions): look for names on them "
+                "before this page, or the store, is passed on."
+            )
         if self.with_sources:
             notes.append(
                 "The frames as their sources have them may show names and dates. Keep this page where the sources are."

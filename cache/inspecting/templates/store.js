@@ -173,10 +173,12 @@ function choose(place, patch) {
   nearest.replaceChildren(itemOf({ place, patch }), ...found.map(itemOf));
   nearest.scrollLeft = 0;
   near.hidden = false;
+  document.body.classList.add("asking");
 }
 
 function close() {
   near.hidden = true;
+  document.body.classList.remove("asking");
   unmark();
   if (chosen) cards[chosen.place].querySelector(".frame").focus({ preventScroll: true });
   chosen = null;

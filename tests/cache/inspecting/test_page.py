@@ -19,10 +19,12 @@ from tests.cache.inspecting.looked import DIM, EDGE, SIZE, TOKENS, clinic, speck
 from tests.support.builds import small
 from tests.support.labelled import File
 from tests.support.processes import forked
+from tests.support.processes.flaky_s3 import s3_behind_proxy
 from tests.support.stores import write_store
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
+from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.inspecting import page as module
 from usjepa.cache.inspecting.page import PAGE, write_page
@@ -115,6 +117,9 @@ def test_links_folders_and_the_store_itself_are_no_place_for_a_page(tmp_path: Pa
     for place, why in (("link", "symbolic link"), ("folder", "a folder"), ("s", "within"), ("alias/x", "within")):
         with pytest.raises(UsageError, match=why):
             write_page(str(store), str(tmp_path / place))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="a file lies there"):
+        write_page(str(store), str(tmp_path / "file"))
     with pytest.raises(UsageError, match="not to a URL"):
         write_page(str(store), "s3://bucket/page")
     assert not (tmp_path / "elsewhere").exists()
@@ -152,7 +157,18 @@ def test_a_page_that_would_be_too_large_shows_fewer_rows_and_says_so(
     assert len(html) < 260_000
     said = f"40 rows were chosen; a page of 0.26 MB has room for {len(shown)} of them."
     assert said in lines
+    assert "1 of these rows may show more than the scan" in html
     assert said in html
+
+
+def test_very_long_names_are_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [File("<" * 3000, f"{i}" + "<" * 3000) for i in range(30)]
+    write_looked(tmp_path / "s", files, paths=["<" * 3000 + f"{i}" for i in range(30)])
+    monkeypatch.setattr(module, "LIMIT_NBYTES", 700_000)
+    write_page(str(tmp_path / "s"), str(tmp_path / "page"))
+    html = html_of(tmp_path / "page")
+    assert 2 < len(data_of(html)["rows"]) < 30
+    assert len(html) < 700_000
 
 
 def test_stores_without_latents_or_regions_in_colour_and_in_int8_are_shown(tmp_path: Path) -> None:
@@ -254,6 +270,24 @@ def test_one_of_a_sheet_and_a_page_is_written(tmp_path: Path) -> None:
         assert ended.exit_code == 2
         assert word in ended.output
     assert CliRunner().invoke(main, ["inspect", store, "-o", sheet, "--rows", "64"]).exit_code == 0
+
+
+def test_a_store_in_a_bucket_gives_the_page_that_a_local_one_gives(tmp_path: Path) -> None:
+    write_looked(tmp_path / "s", clinic(12), doubtful={3: "x"})
+    write_page(str(tmp_path / "s"), str(tmp_path / "a"))
+    with s3_behind_proxy("frames"):
+        copy_store(str(tmp_path / "s"), "s3://frames/s")
+        write_page("s3://frames/s", str(tmp_path / "b"))
+    assert html_of(tmp_path / "a") == html_of(tmp_path / "b")
+
+
+def test_a_clip_of_doubtful_frames_does_not_take_the_first_screen(tmp_path: Path) -> None:
+    doubtful = dict.fromkeys([0, 1, 2, 9, 12], "marks")
+    write_looked(tmp_path / "s", clinic(6), views=3, doubtful=doubtful, pixels=speckle(18))
+    write_page(str(tmp_path / "s"), str(tmp_path / "page"))
+    numbers = [row["number"] for row in data_of(html_of(tmp_path / "page"))["rows"]]
+    assert numbers[:5] == [0, 9, 12, 1, 2]
+    assert numbers[5:] == sorted(numbers[5:])
 
 
 def test_rows_that_a_region_leaves_out_are_tinted(tmp_path: Path) -> None:
