@@ -19,6 +19,8 @@ from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.encoders.encoders import Encoders
 from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.encoders.finished_run import open_run
+from usjepa.evaluate.encoders.tokens import TokenSource
+from usjepa.evaluate.report.answer.shown import three_frames
 from usjepa.evaluate.report.compose import compose
 from usjepa.evaluate.report.document import SCORES, is_document, read_document
 from usjepa.evaluate.report.examples import examples_of
@@ -35,10 +37,15 @@ from usjepa.evaluate.tasks.segmentation import open_segmentations
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.evaluate.report.answer.shown import Shown
     from usjepa.evaluate.report.document import Document
     from usjepa.evaluate.report.examples import Example
     from usjepa.evaluate.scoring.evaluation import Results
+    from usjepa.evaluate.tasks.task import Task
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +113,9 @@ def evaluate(
     with graceful_interrupts(_GO_ON):
         kept = KeptFeatures(kept_in / FEATURES, inputs.settings.encode_batch_size)
         results = Evaluation(inputs, kept).run()
+        shown = _shown(inputs, results, kept)
     document = compose(inputs, results)
-    page = render(document, curve, _examples(inputs, results), scores_csv(document).encode())
+    page = render(document, curve, _examples(inputs, results), scores_csv(document).encode(), shown)
     return _write(folder, document, page)
 
 
@@ -167,6 +175,23 @@ def _examples(inputs: Inputs, results: Results) -> list[Example]:
         if one.probability_NC is not None
         for example in examples_of(tasks[one.record.task], one.probability_NC)
     ]
+
+
+def _shown(inputs: Inputs, results: Results, kept: KeptFeatures) -> list[Shown]:
+    """Return the frames of the first screen: of the first task whose frames may be shown."""
+    tasks = {task.name: task for task in inputs.found.tasks}
+
+    def tokens(frames: Task) -> NDArray[np.float32] | None:
+        encoder, _ = inputs.encoders.make(STUDENT, frames.store)
+        source = None if encoder is None else TokenSource(encoder, kept)
+        return source.tokens(frames) if source is not None and source.available else None
+
+    for one in results.scored:
+        if one.record.encoder == STUDENT and one.probability_NC is not None:
+            found = three_frames(tasks[one.record.task], one.probability_NC, tokens)
+            if found:
+                return found
+    return []
 
 
 def _hash(content: bytes) -> str:

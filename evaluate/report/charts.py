@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.pages.drawing import COLOURS, DASHES, mark, nice_range, svg, ticks_of
+from usjepa.cache.pages.drawing import COLOURS, DASHES, mark, nice_range, svg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from usjepa.evaluate.encoders.finished_run import Points
     from usjepa.evaluate.scores.calibration import Diagram
 
 _WIDTH = 460
 """Units of most drawings, which keeps their text readable on a phone."""
-_MOST_POINTS = 400
 _LABEL = 18
 """Characters that fit beside the plot of scores, bold, in any common font."""
 
@@ -158,7 +156,7 @@ def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
     for i, one in enumerate(series):
         y, kind = top + step * i + step / 2, "ours" if one.ours else "other"
         mean = x(float(np.mean(one.seeds)))
-        parts.append(_label(one.name, kind, left - 8, y))
+        parts.append(label_beside(one.name, kind, left - 8, y))
         if one.interval is not None:
             low, high = (x(end) for end in one.interval)
             parts.append(f'<line class="{kind} interval" x1="{low:.1f}" y1="{y:.0f}" x2="{high:.1f}" y2="{y:.0f}"/>')
@@ -167,34 +165,6 @@ def scores_svg(series: Sequence[Series], floor: float, title: str) -> str:
         k = x(one.knn)
         parts.append(f'<path class="knn" d="M{k:.1f} {y - 6:.0f}l6 6l-6 6l-6 -6z"/>')
     return svg("".join(parts), _WIDTH, bottom + 24, title)
-
-
-def loss_svg(train: Points, validation: Points, title: str) -> str:
-    """Return the loss over epochs: training as a line, validation dashed with dots."""
-    left, right, top, bottom = 52, 448, 14, 214
-    train, validation = _thinned(train), _thinned(validation)
-    every = train + validation
-    last = max(x for x, _ in every) or 1.0
-    low, high, ticks = nice_range([y for _, y in every])
-
-    def place(points: Points) -> Points:
-        return [
-            (left + (right - left) * px / last, bottom - (bottom - top) * (py - low) / (high - low))
-            for px, py in points
-        ]
-
-    parts = []
-    for tick in ticks:
-        y = bottom - (bottom - top) * (tick - low) / (high - low)
-        parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-    for tick in ticks_of(0.0, last, 5):
-        x = left + (right - left) * tick / last
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text x="{(left + right) / 2:.0f}" y="{bottom + 34}" text-anchor="middle">epoch</text>')
-    parts.append(_line("train", place(train)) + _line("validation", place(validation)))
-    parts += [f'<circle class="validation" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/>' for x, y in place(validation)]
-    return svg("".join(parts), _WIDTH, bottom + 42, title)
 
 
 def _grid_x(x: Callable[[float], float], top: float, bottom: float) -> str:
@@ -206,7 +176,7 @@ def _grid_x(x: Callable[[float], float], top: float, bottom: float) -> str:
     return "".join(parts)
 
 
-def _label(name: str, kind: str, x: float, y: float) -> str:
+def label_beside(name: str, kind: str, x: float, y: float) -> str:
     """Return a line's name to the left of it, in up to three lines; what is longer still ends in an ellipsis."""
     lines = textwrap.wrap(name, _LABEL, max_lines=3, placeholder="…", break_long_words=True)
     top = y + 4 - 6.5 * (len(lines) - 1)
@@ -214,17 +184,3 @@ def _label(name: str, kind: str, x: float, y: float) -> str:
         f'<text class="{kind}" x="{x}" y="{top + 13 * i:.1f}" text-anchor="end">{html.escape(line)}</text>'
         for i, line in enumerate(lines)
     )
-
-
-def _line(kind: str, points: Points) -> str:
-    if len(points) < 2:
-        return ""
-    return f'<polyline class="{kind}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
-
-
-def _thinned(points: Points) -> Points:
-    """Return at most 400 points, each the mean of its neighbours: the curve, not its noise."""
-    if len(points) <= _MOST_POINTS:
-        return points
-    pieces = np.array_split(np.asarray(points, dtype=np.float64), _MOST_POINTS)
-    return [(float(piece[:, 0].mean()), float(piece[:, 1].mean())) for piece in pieces]

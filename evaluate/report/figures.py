@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from markupsafe import Markup
 
+from usjepa.cache.pages.curves import Trace, curves_svg
 from usjepa.cache.pages.drawing import legend
 from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.report.charts import (
@@ -15,7 +16,6 @@ from usjepa.evaluate.report.charts import (
     Line,
     Series,
     lines_svg,
-    loss_svg,
     map_svg,
     reliability_svg,
     scores_svg,
@@ -153,8 +153,11 @@ def map_figure(found: FeatureMap, of: str, noun: str) -> Markup:
 
 
 def loss_figure(curve: Curve) -> Markup:
-    """Return the run's loss over epochs."""
-    return Markup(loss_svg(curve.train, curve.validation, "Loss over epochs in training and on held-out patients"))
+    """Return the run's loss over epochs, with the legend."""
+    traces = [Trace("training", 0, curve.train), Trace("held-out patients", 1, curve.validation)]
+    traces = [one for one in traces if one.points]
+    drawn = curves_svg(traces, "epoch", "Loss over epochs in training and on held-out patients")
+    return Markup(f"{legend([(one.place, one.name) for one in traces], curves=True)}<figure>{drawn}</figure>")
 
 
 def _corrupted(document: Document, task: TaskRecord) -> dict[str, list[Line]]:

@@ -18,6 +18,9 @@ from usjepa.cache.identity import digest_of
 from usjepa.cache.pages.environment import Section, open_templates
 from usjepa.evaluate.encoders.base import STUDENT
 from usjepa.evaluate.report import figures
+from usjepa.evaluate.report.answer.dots import dots_of
+from usjepa.evaluate.report.answer.sentence import against_floor, answer, on_task
+from usjepa.evaluate.report.answer.standing import standings
 from usjepa.evaluate.report.text import column_name, listed, measure_name, number_spread, percent, plain_number, spread
 from usjepa.evaluate.scores.bootstrap import LEAST_GROUPS
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from usjepa.evaluate.encoders.finished_run import Curve
+    from usjepa.evaluate.report.answer.shown import Shown
     from usjepa.evaluate.report.document import Document, TaskRecord
     from usjepa.evaluate.report.examples import Example
     from usjepa.evaluate.report.numbers.records import RegressionTask
@@ -48,33 +52,6 @@ _NAMED_COLUMNS = 5
 
 
 @dataclass(frozen=True)
-class _Standing:
-    """Where the student stands on a task."""
-
-    ours: Measure
-    best: EncoderScores | None
-    """Of the others; None where there are none."""
-    best_title: str
-    place: str
-    count: int
-    verdict: str
-    """Whether the difference to the best of the others is real."""
-
-
-@dataclass(frozen=True)
-class _NumbersStanding:
-    """Where the student stands on a regression task."""
-
-    ours: RegressionScores
-    best: RegressionScores | None
-    """Of the others; None where there are none."""
-    best_title: str
-    place: str
-    count: int
-    verdict: str
-
-
-@dataclass(frozen=True)
 class _Column:
     """One measure of one probe in the table of all measures."""
 
@@ -88,7 +65,9 @@ class _Column:
         return None if found is None else found.measures.get(self.measure)
 
 
-def render(document: Document, curve: Curve, examples: Sequence[Example], scores_csv: bytes) -> str:
+def render(
+    document: Document, curve: Curve, examples: Sequence[Example], scores_csv: bytes, shown: Sequence[Shown] = ()
+) -> str:
     """Return the page as HTML text.
 
     Args:
@@ -96,8 +75,9 @@ def render(document: Document, curve: Curve, examples: Sequence[Example], scores
         curve: the run's loss.
         examples: frames to show.
         scores_csv: the table that the page offers for download, kept within it.
+        shown: the frames of the first screen.
     """
-    view = _View(document)
+    view, found = _View(document), standings(document)
     return (
         _environment()
         .get_template("page.html")
@@ -111,11 +91,13 @@ def render(document: Document, curve: Curve, examples: Sequence[Example], scores
             best=Markup(' class="best"'),
             least_groups=LEAST_GROUPS,
             sections=_sections(document),
-            standing=view.standing,
             measured=view.measured,
             scored_in_order=view.scored_in_order,
             numbers_scored=view.numbers_scored,
-            numbers_standing=view.numbers_standing,
+            standings=found,
+            answer=answer(found, document.run.noun),
+            dot_charts=[dots_of(one) for one in found],
+            shown=shown,
             tasks_named=view.tasks_named(),
             smallest_groups=view.smallest_groups,
             trained_on_some=view.trained_on_some,
@@ -144,6 +126,9 @@ def _environment() -> Environment:
         "shares": _shares,
         "ordinal_share": lambda bins: _SHARES[bins - 1],
         "column_names": _column_names,
+        "capitalized": lambda text: text[:1].upper() + text[1:],
+        "on_task": on_task,
+        "against_floor": against_floor,
     }
     drawn = (
         figures.dots,
@@ -170,8 +155,8 @@ def _sections(document: Document) -> list[Section]:
     tasks = {kind: [Section(f"{kind}-{n}", name) for n, name in enumerate(some, 1)] for kind, some in names.items()}
     together = [Section("all-tasks", "All tasks together")] if document.maps.get("") else []
     return [
+        Section("answer", "What came out"),
         Section("scores", "Scores"),
-        Section("meaning", "How to read the numbers"),
         *tasks["task"],
         *together,
         *tasks["numbers"],
@@ -187,36 +172,6 @@ class _View:
 
     document: Document
 
-    def standing(self, task: TaskRecord) -> _Standing:
-        """Return where the student stands on a task."""
-        order = self.document.ranked(task.name)
-        place = next(i for i, s in enumerate(order) if s.encoder == STUDENT)
-        best = next((s for s in order if s.encoder != STUDENT), None)
-        title = "" if best is None else self.document.title(best.encoder)
-        return _Standing(
-            ours=order[place].macro_f1,
-            best=best,
-            best_title=title[:1].lower() + title[1:],
-            place=_ORDINALS[place] if place < len(_ORDINALS) else f"number {place + 1}",
-            count=len(order),
-            verdict="" if best is None else self._verdict(task.name, best.encoder),
-        )
-
-    def numbers_standing(self, task: RegressionTask) -> _NumbersStanding:
-        """Return where the student stands on a regression task; it is always scored."""
-        order = self.document.regression.ranked(task.name)
-        place = next(i for i, s in enumerate(order) if s.encoder == STUDENT)
-        best = next((s for s in order if s.encoder != STUDENT), None)
-        title = "" if best is None else self.document.title(best.encoder)
-        return _NumbersStanding(
-            ours=order[place],
-            best=best,
-            best_title=title[:1].lower() + title[1:],
-            place=_ORDINALS[place] if place < len(_ORDINALS) else f"number {place + 1}",
-            count=len(order),
-            verdict="" if best is None else self._verdict(task.name, best.encoder),
-        )
-
     def tasks_named(self) -> str:
         """Return the names of all tasks as a person lists them."""
         document = self.document
@@ -226,12 +181,6 @@ class _View:
     def numbers_scored(self, task: RegressionTask, probe: str) -> list[RegressionScores]:
         """Return a regression task's scores of the encoders that a probe could score, the best by ridge first."""
         return [s for s in self.document.regression.ranked(task.name) if probe in s.probes]
-
-    def _verdict(self, task: str, other: str) -> str:
-        for one in self.document.differences:
-            if (one.task, one.other) == (task, other):
-                return "; the difference is real" if one.real else "; the difference is not shown to be real"
-        return ""
 
     def apart(self) -> str:
         """Return whether patients are kept apart, as a clause: never more than the data names."""

@@ -11,6 +11,7 @@ from usjepa.cache.recipes.evaluate import EvaluateSettings
 from usjepa.evaluate.encoders.finished_run import Curve
 from usjepa.evaluate.probes.registry import regressors
 from usjepa.evaluate.probes.regression import Numbers
+from usjepa.evaluate.report.answer.shown import Shown
 from usjepa.evaluate.report.document import Document
 from usjepa.evaluate.report.examples import Example
 from usjepa.evaluate.report.page import render
@@ -24,7 +25,7 @@ from usjepa.evaluate.scoring.regression import scores_of
 from usjepa.evaluate.scoring.segmentation import _by_group
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -260,7 +261,22 @@ def examples(task: str = "lung", count: int = 6) -> list[Example]:
     ]
 
 
-def page(made: dict[str, Any], losses: Curve | None = None, shown: list[Example] | None = None) -> str:
+def first_frames(task: str = "lung") -> list[Shown]:
+    """Return the frames of the first screen."""
+    chosen = (("Recognised most surely", True), ("Mistaken most surely", False), ("Least sure", True))
+    pictures = [one.image for one in examples()]
+    return [
+        Shown(task, why, "cyst, 97 %", "cyst" if right else "stone", right, pictures[i], pictures[3 + i])
+        for i, (why, right) in enumerate(chosen)
+    ]
+
+
+def page(
+    made: dict[str, Any],
+    losses: Curve | None = None,
+    shown: list[Example] | None = None,
+    first: Sequence[Shown] = (),
+) -> str:
     """Return the page of a document."""
     losses, shown = curve() if losses is None else losses, examples() if shown is None else shown
-    return render(Document.model_validate(made), losses, shown, CSV)
+    return render(Document.model_validate(made), losses, shown, CSV, first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,15 @@ def test_ten_times_the_frames_take_kilobytes_of_memory_for_each_more(tmp_path: P
         peaks[count] = int((tmp_path / str(count) / "peak").read_text())
     # Features of all encoders, raw pixels and HOG of a frame are 10 kB; a probe copies what it is fitted on.
     assert (peaks[1000] - peaks[100]) / (4 * 900) < 48 << 10, peaks
+
+
+def test_the_first_screen_shows_test_frames_beside_the_colours_of_their_patches(undisturbed: tuple[Path, int]) -> None:
+    text = (undisturbed[0] / "index.html").read_text()
+    first = text[text.index('<div class="trio">') : text.index('<h2 id="scores">')]
+    frames = first.count('alt="Ultrasound frame: ')
+    assert 2 <= frames <= 3
+    assert first.count('alt="The same frame under the colours of its patches"') == frames
+    assert len(set(re.findall('src="([^"]+)"', first))) == 2 * frames
 
 
 MOMENTS = 20

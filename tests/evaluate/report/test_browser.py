@@ -9,13 +9,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.documents import add_attentive, add_regression, document, examples, page
+from tests.support.documents import add_attentive, add_regression, document, examples, first_frames, page
 from tests.support.processes.browser import NEEDED, Seen, find_browser, look
 from tests.support.processes.layout import DESKTOP, PHONE, SCRIPTS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+FIRST = """['.answer', '.dots svg', '.trio img'].map(
+  name => document.querySelector(name).getBoundingClientRect().top + window.scrollY)"""
+SIDE = """(() => {
+  const [nav, main] = ['nav', 'main'].map(name => document.querySelector(name).getBoundingClientRect());
+  const links = [...document.querySelectorAll('nav a')];
+  return {beside: nav.right <= main.left, above: nav.bottom <= main.top + 1, height: nav.height,
+    dead: links.filter(link => !document.querySelector(link.getAttribute('href'))).length,
+    low: Math.min(...links.map(link => link.getBoundingClientRect().height))};
+})()"""
+FOLD = """(() => {
+  const folds = [...document.querySelectorAll('details')], closed = folds.every(fold => !fold.open);
+  const height = document.body.scrollHeight;
+  folds[0].querySelector('summary').click();
+  const opened = document.body.scrollHeight > height + 50;
+  folds[0].open = false;
+  return [closed, opened];
+})()"""
 LONG = tuple(f"a rather long name of finding number {n}" for n in range(9))
 
 
@@ -42,8 +59,8 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Seen
         for width in (DESKTOP, PHONE):
             folder = tmp_path_factory.mktemp("page")
             place = folder / "index.html"
-            place.write_text(page(made))
-            found[name, width] = look(place, SCRIPTS, folder, width, dark=width == PHONE)
+            place.write_text(page(made, first=first_frames()))
+            found[name, width] = look(place, [*SCRIPTS, FIRST, SIDE, FOLD], folder, width, dark=width == PHONE)
     return found
 
 
@@ -61,8 +78,32 @@ def test_nothing_fails_and_nothing_but_the_file_is_fetched(seen: dict[tuple[str,
 
 def test_every_picture_is_there(seen: dict[tuple[str, int], Seen]) -> None:
     for pictures in each(seen, 1).values():
-        assert len(pictures) == len(examples())
+        assert len(pictures) == len(examples()) + 2 * len(first_frames())
         assert all(complete and width > 0 for complete, width in pictures)
+
+
+def test_the_first_screen_answers(seen: dict[tuple[str, int], Seen]) -> None:
+    for (name, width), (sentence, chart, frames) in each(seen, 5).items():
+        assert sentence < 320
+        assert sentence < chart < frames
+        if (name, width) == ("few", DESKTOP):
+            assert chart < 500
+            assert frames < 900  # the height of the screen
+
+
+def test_the_navigation_stands_at_the_side_or_as_a_strip_above_and_leads_somewhere(
+    seen: dict[tuple[str, int], Seen],
+) -> None:
+    for (_, width), side in each(seen, 6).items():
+        assert side["dead"] == 0
+        assert side["above" if width == PHONE else "beside"]
+        if width == PHONE:
+            assert side["height"] < 80
+            assert side["low"] >= 40  # for a finger
+
+
+def test_explanations_are_closed_until_they_are_asked_for(seen: dict[tuple[str, int], Seen]) -> None:
+    assert set(map(tuple, each(seen, 7).values())) == {(True, True)}
 
 
 def test_the_page_never_scrolls_sideways(seen: dict[tuple[str, int], Seen]) -> None:
