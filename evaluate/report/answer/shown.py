@@ -113,7 +113,8 @@ def token_colours(tokens_NHWD: NDArray[np.float32]) -> NDArray[np.uint8]:
     parts[:, : len(first)] = flat @ first.T
     low, high = np.percentile(parts, (2, 98), axis=0)
     scaled = np.clip((parts - low) / np.where(high > low, high - low, 1.0), 0, 1)
-    return np.rint(255 * scaled).astype(np.uint8).reshape(*shape[:3], 3)
+    colours: NDArray[np.uint8] = np.rint(255 * scaled).astype(np.uint8).reshape(*shape[:3], 3)
+    return colours
 
 
 def blended(pixels_CSS: NDArray[np.uint8], colours_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -122,4 +123,5 @@ def blended(pixels_CSS: NDArray[np.uint8], colours_HW3: NDArray[np.uint8]) -> ND
     rows = np.arange(frame.shape[0]) * colours_HW3.shape[0] // frame.shape[0]
     columns = np.arange(frame.shape[1]) * colours_HW3.shape[1] // frame.shape[1]
     over = colours_HW3[rows][:, columns].astype(np.float64)
-    return np.rint((1 - _COLOURED) * frame + _COLOURED * over).astype(np.uint8)
+    mixed: NDArray[np.uint8] = np.rint((1 - _COLOURED) * frame + _COLOURED * over).astype(np.uint8)
+    return mixed
