@@ -1,4 +1,4 @@
-"""Say in words where the run's encoder stands: never more than the paired tests show."""
+"""Say where the run's encoder stands: never more than the paired tests show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Show three test frames, each beside the colours of its patch tokens: one recognised, one mistaken, one unsure.
+"""Show three test frames, each beside the colours of its patch tokens.
+
+One is recognised, one mistaken, of one the encoder is least sure.
 
 Colours are the first three principal components of the three frames' patch tokens, together: patches of one colour are
 alike to the encoder. No label takes part in them.

@@ -1,4 +1,4 @@
-"""Find where the run's encoder stands on each task: its score, the best of the others, the floor."""
+"""Find where the run's encoder stands on each task, among others and above the floor."""
 
 from __future__ import annotations
 
