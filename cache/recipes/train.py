@@ -214,6 +214,14 @@ class TrainSettings(Settings):
     """Splits whose rows are used neither for training nor for validation."""
     knn_every: Annotated[int, Field(ge=0, lt=2**31), NoEffect()] = 10
     """Epochs between k-NN probes on held-out groups, for frames with labels; 0: never."""
+    probe: Annotated[str | None, NoEffect()] = None
+    """Labelled frames of another set, PATH or PATH::DATASET, that a probe scores while the encoder trains: a store, or
+    a folder, file or manifest as --source takes it, whose frames are then cut into RUN/probe. The encoder of the best
+    score is kept as RUN/encoders/best-probe. The set's test split is never looked at; null: no probe."""
+    probe_every: Annotated[Count, NoEffect()] = 1
+    """Epochs between such probes; the last epoch has one too."""
+    probe_frames: Annotated[Annotated[int, Field(ge=1, le=100_000)], NoEffect()] = 5000
+    """Most frames of it that are looked at, as many of each group as fit; their features are held in memory once."""
     keep_encoders: Annotated[tuple[Count, ...], NoEffect()] = ()
     """Epochs, counted from 1, whose encoder is kept as RUN/encoders/epoch-0010 beside that of lowest loss."""
     keep_every: Annotated[int, Field(ge=0, lt=2**31), NoEffect()] = 0
@@ -229,6 +237,10 @@ class TrainSettings(Settings):
     """Minutes of wall-clock time between checkpoints; one is also written at the end of every epoch."""
     read_threads: Annotated[Processes, NoEffect()] = 2
     """Number of threads that read the store."""
+
+    def shareable(self) -> TrainSettings:
+        """Return what may be told to others: of the probe's path the last part alone."""
+        return self if self.probe is None else self.model_copy(update={"probe": self.probe.rstrip("/").split("/")[-1]})
 
     @model_validator(mode="after")
     def _warmup_fits(self) -> TrainSettings:

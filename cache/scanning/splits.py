@@ -12,7 +12,9 @@ from usjepa.cache.sources.patients import group_key
 from usjepa.cache.sources.splits import TEST
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
 
     from usjepa.cache.sources.base import Entry
     from usjepa.cache.store.tables import SourceTable
@@ -25,14 +27,19 @@ def assign_splits(table: SourceTable, test_fraction: float) -> SourceTable:
     hash lies under `test_fraction` do; the hash depends on dataset and group alone, so growth moves no group. A patient
     whom DICOM files name is one group in all datasets.
     """
-    keys = [group_key(*names) for names in zip(table.dataset, table.group, strict=True)]
-    is_test = table.split == TEST
-    marked = {key for key, own in zip(keys, is_test, strict=True) if own}
-    with_own = set(table.dataset[is_test])
-    undecided = {key for key, dataset in zip(keys, table.dataset, strict=True) if dataset not in with_own}
-    test = marked | {key for key in undecided if _share(*key) < test_fraction}
-    split = [TEST if key in test else own for key, own in zip(keys, table.split, strict=True)]
+    test = in_test(list(zip(table.dataset, table.group, table.split, strict=True)), test_fraction)
+    split = [TEST if is_test else own for is_test, own in zip(test, table.split, strict=True)]
     return replace(table, split=np.array(split, dtype=object))
+
+
+def in_test(files: Sequence[tuple[str, str, str]], test_fraction: float) -> NDArray[np.bool_]:
+    """Return which files lie in test groups, see `assign_splits`, from the dataset, group and split of each."""
+    keys = [group_key(dataset, group) for dataset, group, _ in files]
+    marked = {key for key, (_, _, split) in zip(keys, files, strict=True) if split == TEST}
+    with_own = {dataset for dataset, _, split in files if split == TEST}
+    undecided = {key for key, (dataset, _, _) in zip(keys, files, strict=True) if dataset not in with_own}
+    test = marked | {key for key in undecided if _share(*key) < test_fraction}
+    return np.array([key in test for key in keys], dtype=np.bool_)
 
 
 def straddling_groups(entries: Iterable[Entry]) -> list[tuple[str, str]]:

@@ -98,6 +98,13 @@ class FinishedRun:
 
         return read_hashes(self.folder)
 
+    @cached_property
+    def chosen_on(self) -> frozenset[str]:
+        """Content hashes of the files by which a probe chose it among the encoders of its run; none: no probe did."""
+        from usjepa.train.record.trained_on import CHOSEN_ON, read_hashes
+
+        return read_hashes(self.folder, CHOSEN_ON) or frozenset()
+
     @property
     def excluded_splits(self) -> tuple[str, ...]:
         """Splits whose rows took no part in training."""
@@ -120,6 +127,8 @@ class FinishedRun:
         for line in read_log(self.folder / LOG):
             if line["kind"] == "validation":
                 held.append((line["epoch"] + 1.0, line["loss"]))
+                continue
+            if line["kind"] == "probe":
                 continue
             steps = line["steps"] if line["kind"] == "lost" else 1
             an_epoch += steps * (line["epoch"] == 0)
@@ -144,7 +153,7 @@ def open_run(folder: Path) -> FinishedRun:
     from usjepa.cache.teacher.exported import CONFIG, check_exported, weights_name
     from usjepa.train.record.export import read_config
     from usjepa.train.record.folder import LOG
-    from usjepa.train.record.trained_on import TRAINED_ON
+    from usjepa.train.record.trained_on import CHOSEN_ON, TRAINED_ON
 
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder. RUN is the folder that usjepa-train wrote.")
@@ -158,7 +167,7 @@ def open_run(folder: Path) -> FinishedRun:
     log = hash_file(folder / LOG) if (folder / LOG).is_file() else None
     if log is None:
         logger.info(f"{folder}: holds no {LOG}: reports have no loss curve.")
-    sources = [TRAINED_ON] if (folder / TRAINED_ON).is_file() else []
+    sources = [name for name in (TRAINED_ON, CHOSEN_ON) if (folder / name).is_file()]
     check_exported(folder, (weights, *([LOG] if log is not None else []), *sources))
     return FinishedRun(folder, read_config(folder), hash_file(folder / weights), log)
 

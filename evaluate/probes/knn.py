@@ -10,7 +10,7 @@ from usjepa.evaluate.probes.base import Predictions, ProbeInput, ProbeRecord
 from usjepa.evaluate.scores.bootstrap import Draws, interval
 from usjepa.evaluate.scores.records import Measure
 from usjepa.evaluate.tasks.splits import TEST, TRAIN
-from usjepa.train.run.knn import knn_predict
+from usjepa.train.probe.knn import knn_predict
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

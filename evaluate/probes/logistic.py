@@ -6,13 +6,13 @@ So one of a fixed strength stands beside it.
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from usjepa.evaluate.probes.base import Part, Predictions, ProbeInput, ProbeRecord
+from usjepa.train.probe.logistic import fit_logistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 _STRENGTHS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 """Values of scikit-learn's C, the inverse of the penalty's weight, from strong to weak regularisation."""
 _UNCHOSEN = 1e-2
-_STEPS = 500
 
 
 class LogisticProbe:
@@ -58,7 +57,7 @@ class FixedLogisticProbe:
     def score(self, given: ProbeInput) -> Predictions:
         """Return the predictions of the fitted model."""
         strength = given.settings.logistic_c
-        model, converged = _fitted(given.train, strength, None)
+        model, converged = fit_logistic(given.train.x, given.train.y, strength)
         fitted = FittedLogistic(model, strength, False, converged, given.classes)
         return _predictions(fitted, given)
 
@@ -101,32 +100,18 @@ def _fit_logistic(train: Part, validation: Part, classes: int) -> FittedLogistic
     two classes at least are needed.
     """
     if not len(validation):
-        model, converged = _fitted(train, _UNCHOSEN, None)
+        model, converged = fit_logistic(train.x, train.y, _UNCHOSEN)
         return FittedLogistic(model, _UNCHOSEN, False, converged, classes)
     best, lowest, model = None, np.inf, None
     for strength in _STRENGTHS:
         # Each fit starts from the one before: the strong penalties are done in a few steps and lead the way.
-        model, converged = _fitted(train, strength, model)
+        model, converged = fit_logistic(train.x, train.y, strength, model)
         one = FittedLogistic(model, strength, True, converged, classes)
         loss = _cross_entropy(one.probability(validation.x), validation.y)
         if loss < lowest:
             best, lowest = one, loss
     assert best is not None
     return best
-
-
-def _fitted(train: Part, strength: float, start: Any) -> tuple[Any, bool]:
-    """Return the model at a strength, begun from another one's coefficients, and whether it converged."""
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    model = LogisticRegression(C=strength, max_iter=_STEPS, tol=1e-3, warm_start=True)
-    if start is not None:
-        model.coef_, model.intercept_, model.classes_ = start.coef_, start.intercept_, start.classes_
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # n_iter_ shows it, and scores.json
-        model.fit(train.x, train.y)
-    return model, int(model.n_iter_.max()) < _STEPS
 
 
 def _cross_entropy(probability_NC: NDArray[np.float64], labels_N: NDArray[np.int64]) -> float:

@@ -25,7 +25,7 @@ from usjepa.evaluate.report.examples import hidden
 from usjepa.evaluate.report.feature_map import class_map, dataset_map
 from usjepa.evaluate.report.numbers.records import NumbersRecord, RegressionRecord, RegressionTask
 from usjepa.evaluate.report.published import published_for
-from usjepa.evaluate.report.seen_in_training import seen_in_training
+from usjepa.evaluate.report.seen_in_training import chosen_by, seen_in_training
 from usjepa.evaluate.report.text import UNDERSTATES, percent
 from usjepa.evaluate.scores.bootstrap import FEW_GROUPS
 from usjepa.evaluate.scores.metrics import constant_baseline, packed
@@ -223,8 +223,8 @@ def _notes(inputs: Inputs, results: Results, random_teacher: bool) -> list[str]:
     tasks = inputs.found.tasks
     notes = [*results.notes, *[why for task in tasks if (why := hidden(task))]]
     for task in tasks:
-        seen = seen_in_training(inputs.run, task)
-        notes += [f"{task.name}: {seen}"] if seen else []
+        seen = (seen_in_training(inputs.run, task), chosen_by(inputs.run, task))
+        notes += [f"{task.name}: {note}" for note in seen if note]
     for scored in results.scored:
         notes += [f"{scored.record.task}: {note}" for note in _constant(scored, inputs.probes)]
         notes += [f"{scored.record.task}: {note}" for note in _understated(scored)]

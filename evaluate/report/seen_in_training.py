@@ -1,4 +1,4 @@
-"""Find test frames of a task that took part in the run's training."""
+"""Find test frames of a task that took part in training, or in choosing the encoder."""
 
 from __future__ import annotations
 
@@ -33,11 +33,28 @@ def seen_in_training(run: FinishedRun, task: Task) -> str:
     return _told(seen, len(test))
 
 
+def chosen_by(run: FinishedRun, task: Task) -> str:
+    """Return a note if test frames helped to choose the encoder among those of its run; "" if none did."""
+    test = task.rows[task.positions(TEST)]
+    seen = _count(run.chosen_on, task.store, test)
+    if not seen:
+        return ""
+    return (
+        f"{seen} of {len(test)} test frames helped to choose this encoder among those of its run (train.probe): scores "
+        "on them flatter. On other frames they may be lower."
+    )
+
+
 def _by_content(trained_on: frozenset[str], store: Readable, test: NDArray[np.int64]) -> str:
     """Return a note on test frames whose file took part in training, whatever store or name it had there."""
-    sources = store.table.source[np.searchsorted(store.rows, test)]
-    seen = sum(store.table.sources[source].content_hash in trained_on for source in sources.tolist())
+    seen = _count(trained_on, store, test)
     return _told(seen, len(test)) if seen else ""
+
+
+def _count(hashes: frozenset[str], store: Readable, rows: NDArray[np.int64]) -> int:
+    """Return how many rows are of files of these contents."""
+    sources = store.table.source[np.searchsorted(store.rows, rows)]
+    return sum(store.table.sources[source].content_hash in hashes for source in sources.tolist())
 
 
 def _told(seen: int, frames: int) -> str:

@@ -1,10 +1,11 @@
-"""Small labelled stores for the evaluation's tests, written by the real writer."""
+"""Small labelled stores, written by the real writer, and folders of labelled pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from tests.support.stores import single_frames
@@ -97,3 +98,14 @@ def write_labelled(
             writer.write_shard(layer, shard, content[layer.name][numbers.start : numbers.stop], [], {"torch": "x"})
     writer.seal()
     return open_store(root)
+
+
+def write_pictures(folder: Path, files: Sequence[File], seed: int = 0) -> Path:
+    """Write pictures whose pattern tells the class, and a manifest that tells label, group, split and dataset."""
+    folder.mkdir(parents=True)
+    lines = ["path,dataset,label,group,split"]
+    for i, (file, frame) in enumerate(zip(files, pixels_of(files, 64, seed), strict=True)):
+        cv2.imwrite(str(folder / f"{i:04d}.png"), frame[0])
+        lines.append(f"{i:04d}.png,{file.dataset},{file.label},{file.group},{file.split}")
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return folder

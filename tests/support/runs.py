@@ -59,7 +59,7 @@ def recipe(*overrides: str) -> Recipe:
 
 def numbers(run: Path, kind: str = "step") -> list[dict[str, Any]]:
     """The lines of a run's log without times."""
-    timed = {"images_per_s", "data_wait_s"}
+    timed = {"images_per_s", "data_wait_s", "seconds"}
     return [
         {k: v for k, v in line.items() if k not in timed}
         for line in read_log(run / "log.jsonl")

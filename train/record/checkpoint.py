@@ -6,7 +6,8 @@ the JSON comes last, so it exists only when everything that it names is on disk.
 the run, and the last two are kept. If its files are cut or changed, the one before is used, with a warning; if none is
 whole, the run stops: it never silently starts over.
 
-`best-<step>.safetensors` holds the encoder's weights at the lowest validation loss; the JSON names it with its hash.
+`best-<step>.safetensors` holds the encoder's weights at the lowest validation loss, `probe-<step>.safetensors` at the
+highest score of `train.probe`; the JSON names them with their hashes.
 """
 
 from __future__ import annotations
@@ -57,6 +58,21 @@ class Best:
 
 
 @dataclass(frozen=True)
+class BestByProbe:
+    """The encoder of the highest probe score so far (`train.probe`)."""
+
+    score: float
+    """Macro F1, as the log has it."""
+    step: int
+    epoch: int
+    """From 0."""
+    file: str
+    xxh3_128: str
+    set: str
+    """xxh3-128 (hex) of what was scored, and how: scores of another set are not compared."""
+
+
+@dataclass(frozen=True)
 class RunProgress:
     """How far a run is. All randomness is a function of (seed, step, row), so there is no generator to save."""
 
@@ -77,6 +93,18 @@ class RunProgress:
     """Length and hash of the log; None in checkpoints of earlier versions, as is the history."""
     history: dict[str, Json] | None = None
     """`History.to_json` of the log."""
+    best_by_probe: BestByProbe | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """Return it as checkpoints hold it; earlier versions read one of a run without a probe."""
+        found = asdict(self)
+        if self.best_by_probe is None:
+            del found["best_by_probe"]
+        return found
+
+    def files(self) -> frozenset[str]:
+        """Return the names of the encoders that it names."""
+        return frozenset(best.file for best in (self.best, self.best_by_probe) if best is not None)
 
 
 class Checkpoints:
@@ -84,7 +112,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, guard: Guard = unguarded) -> None:
         self.folder, self._guard = folder, guard
-        self._good: dict[int, str | None] = {}  # steps of whole checkpoints -> file of the encoder they name
+        self._good: dict[int, frozenset[str]] = {}  # steps of whole checkpoints -> files of the encoders they name
 
     def save(self, tensors: Tensors, progress: RunProgress) -> None:
         """Write a checkpoint and remove those no longer kept; raises WriteError, which leaves older ones whole."""
@@ -95,11 +123,11 @@ class Checkpoints:
             "file": f"{name}.safetensors",
             "bytes": len(data),
             "xxh3_128": xxhash.xxh3_128_hexdigest(data),
-            "progress": asdict(progress),
+            "progress": progress.to_json(),
         }
         self._write(f"{name}.safetensors", data)
         self._write(f"{name}.json", _text({**record, "digest": digest_of(record)}))
-        self._good[progress.step] = None if progress.best is None else progress.best.file
+        self._good[progress.step] = progress.files()
         self._good = dict(sorted(self._good.items())[-_KEPT:])
         self._prune()
 
@@ -110,25 +138,34 @@ class Checkpoints:
         self._write(best.file, data)
         return best
 
+    def save_best_by_probe(self, tensors: Tensors, score: float, step: int, epoch: int, scored: str) -> BestByProbe:
+        """Write the encoder's weights; they count only once a checkpoint names them. `scored` names the probe's set."""
+        data = save({key: tensor.contiguous() for key, tensor in tensors.items()})
+        best = BestByProbe(score, step, epoch, f"probe-{step:08d}.safetensors", xxhash.xxh3_128_hexdigest(data), scored)
+        self._write(best.file, data)
+        return best
+
     def _write(self, name: str, data: bytes) -> None:
         self._guard()  # before anything is created: a folder that was removed stays removed
         write_durably(self.folder / name, data, self._guard)
 
-    def load_best(self, best: Best) -> Tensors:
-        """Return the weights that `save_best` wrote; raises TrainingError if they are not whole."""
+    def load_best(self, best: Best | BestByProbe) -> Tensors:
+        """Return the weights that were written; raises TrainingError if they are not whole."""
         return load(self._best_bytes(best))
 
     def check_best(self, best: Best) -> None:
         """Raise TrainingError if what `save_best` wrote is not whole."""
         self._best_bytes(best)
 
-    def _best_bytes(self, best: Best) -> bytes:
+    def _best_bytes(self, best: Best | BestByProbe) -> bytes:
         try:
             data = (self.folder / best.file).read_bytes()
         except OSError as error:
-            raise TrainingError(f"{self.folder / best.file}: can't be read ({error.strerror}). {_LOST}") from error
+            raise TrainingError(
+                f"{self.folder / best.file}: can't be read ({error.strerror}). {_lost(best)}"
+            ) from error
         if xxhash.xxh3_128_hexdigest(data) != best.xxh3_128:
-            raise TrainingError(f"{self.folder / best.file}: its bytes changed after they were written. {_LOST}")
+            raise TrainingError(f"{self.folder / best.file}: its bytes changed after they were written. {_lost(best)}")
         return data
 
     def newest(self, begun: bool) -> tuple[RunProgress, Tensors] | None:
@@ -150,7 +187,7 @@ class Checkpoints:
             except _NotWholeError as error:
                 logger.warning(f"checkpoint {error}; the one before is used")
                 continue
-            self._good[progress.step] = None if progress.best is None else progress.best.file
+            self._good[progress.step] = progress.files()
             found = found or (progress, tensors)
             if len(self._good) == _KEPT:
                 break
@@ -181,12 +218,12 @@ class Checkpoints:
     def _is_stale(self, name: str) -> bool:
         if name.startswith("step-"):
             return name.partition(".")[0] not in {f"step-{step:08d}" for step in self._good}
-        return name.startswith("best-") and name not in self._good.values()
+        return name.startswith(("best-", "probe-")) and not any(name in files for files in self._good.values())
 
 
-_LOST = (
-    "The encoder of lowest validation loss is lost: restore this file from a copy, or train again in a new RUN folder."
-)
+def _lost(best: Best | BestByProbe) -> str:
+    which = "lowest validation loss" if isinstance(best, Best) else "the best probe"
+    return f"The encoder of {which} is lost: restore this file from a copy, or train again in a new RUN folder."
 
 
 class _NotWholeError(Exception):
@@ -230,5 +267,6 @@ def _read(path: Path) -> tuple[RunProgress, Tensors]:
         raise _NotWholeError(f"{file} is not a safetensors file ({error})") from error
     stored = record["progress"]
     best = None if stored["best"] is None else Best(**stored["best"])
+    by_probe = None if stored.get("best_by_probe") is None else BestByProbe(**stored["best_by_probe"])
     log = None if stored.get("log") is None else LogMark(**stored["log"])
-    return RunProgress(**{**stored, "best": best, "log": log}), tensors
+    return RunProgress(**{**stored, "best": best, "log": log, "best_by_probe": by_probe}), tensors

@@ -18,16 +18,19 @@ _SMOOTHED = 50
 
 
 def draw_curve(history: History, steps_per_epoch: int) -> bytes:
-    """Return a PNG of the training loss and its running mean, and the validation loss of every epoch."""
+    """Return a PNG of the training loss and its running mean, the validation loss of every epoch, and the probes."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.subplots()
+    probed = bool(history.probes) or any("knn" in line for line in history.checks)
+    figure = Figure(figsize=(7, 6 if probed else 4), dpi=120, layout="constrained")
+    axes, *below = figure.subplots(2 if probed else 1, sharex=True, squeeze=False)[:, 0]
     if history.totals.steps:
         _draw_training(axes, history.curve, steps_per_epoch)
     if history.checks:
         _draw_validation(axes, history.checks)
-    axes.set_xlabel("epoch")
+    for lower in below:
+        _draw_probes(lower, history)
+    (axes, *below)[-1].set_xlabel("epoch")
     axes.set_ylabel("loss")
     axes.grid(alpha=0.3)
     if history.totals.steps or history.checks:
@@ -54,3 +57,24 @@ def _draw_validation(axes: Axes, checks: list[ValidationLine]) -> None:
     axes.plot(ends, losses, color="C1", marker="o", markersize=3, label="validation, held-out groups")
     lowest = int(np.argmin(losses))
     axes.plot(ends[lowest], losses[lowest], "o", color="C3", markersize=6, label=f"lowest: {losses[lowest]:.4g}")
+
+
+def _draw_probes(axes: Axes, history: History) -> None:
+    own = [line for line in history.checks if "knn" in line]
+    if own:
+        ends, scores = [line["epoch"] + 1 for line in own], [line["knn"] for line in own]
+        axes.plot(ends, scores, color="C1", marker="o", markersize=3, label="k-NN, held-out groups of the store")
+    if history.probes:
+        ends = [line["epoch"] + 1 for line in history.probes]
+        scores, sds = ([line[name] for line in history.probes] for name in ("macro_f1", "macro_f1_sd"))
+        axes.errorbar(
+            ends, scores, sds, color="C2", marker="o", markersize=3, label="probe, foreign set (± 1 deviation)"
+        )
+        axes.plot(ends, [line["knn"] for line in history.probes], color="C2", linestyle=":", label="k-NN, foreign set")
+        best = max(history.probes, key=lambda line: (line["epoch"] >= 0, line["macro_f1"]))
+        axes.plot(
+            best["epoch"] + 1, best["macro_f1"], "o", color="C3", markersize=6, label=f"best: {best['macro_f1']:.4g}"
+        )
+    axes.set_ylabel("macro F1")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=8)

@@ -101,7 +101,8 @@ class RunFolder:
 
     def begin(self, recipe: Recipe) -> None:
         """Mark the run as begun; raises WriteError if the folder can't take the file."""
-        self.write(RECIPE, (recipe.model_dump_json(indent=1) + "\n").encode())
+        told = recipe.model_copy(update={"train": recipe.train.shareable()})
+        self.write(RECIPE, (told.model_dump_json(indent=1) + "\n").encode())
 
     def differences(self) -> dict[str, str]:
         """Return what of the export is not as it was written: file -> how it differs; {} where all is whole."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.identity import Json
-    from usjepa.train.record.lines import Line, StepLine, ValidationLine
+    from usjepa.train.record.lines import EndLine, Line, ProbeLine, StepLine, ValidationLine
 
 RECENT = 100
 """Losses that are kept one by one."""
@@ -113,6 +113,7 @@ class History:
         """Losses of the last steps."""
         self.checks: list[ValidationLine] = []
         """One line per epoch."""
+        self.probes: list[ProbeLine] = []
         self.totals = StepTotals()
         self.curve = LossCurve()
         self.series: dict[str, LossCurve] = {}
@@ -128,6 +129,9 @@ class History:
         if line["kind"] == "validation":
             self.checks.append(line)
             return
+        if line["kind"] == "probe":
+            self.probes.append(line)
+            return
         self.steps = line["step"] + (line["steps"] if line["kind"] == "lost" else 1)
         if line["kind"] == "step" and line["loss"] is not None:
             self.recent.append(line["loss"])
@@ -138,11 +142,16 @@ class History:
                     self.series[name] = LossCurve(_FEWER)
                 self.series[name].add(line["step"], value)
 
+    def ends(self) -> list[EndLine]:
+        """Return the lines of epochs' ends in the order of the log."""
+        return sorted([*self.checks, *self.probes], key=lambda line: line["step"])
+
     def to_json(self) -> dict[str, Json]:
         """Return the history for a checkpoint: with it, a log that was lost costs no more than its lines."""
         return {
             "recent": list(self.recent),
             "checks": self.checks,
+            **({"probes": self.probes} if self.probes else {}),
             "totals": asdict(self.totals),
             "curve": self.curve.to_json(),
             "series": {name: curve.to_json() for name, curve in self.series.items()},
@@ -156,6 +165,7 @@ class History:
         history = cls()
         history.recent.extend(stored["recent"])
         history.checks = list(stored["checks"])
+        history.probes = list(stored.get("probes", ()))
         history.totals = StepTotals(**stored["totals"])
         history.curve = LossCurve.from_json(stored["curve"])
         # Checkpoints of earlier versions have none: these curves then begin where the run went on.

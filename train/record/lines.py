@@ -69,6 +69,31 @@ class ValidationLine(TypedDict):
     """Macro F1 of the k-NN probe, 0 to 1."""
 
 
+class ProbeLine(TypedDict):
+    """Scores of the encoder on a foreign labelled set (`train.probe`), from 0 to 1."""
+
+    kind: Literal["probe"]
+    epoch: int
+    """-1: before the first step."""
+    step: int
+    """Steps done."""
+    macro_f1: float
+    """Of logistic regression."""
+    macro_f1_sd: float
+    """Its standard deviation over groups drawn anew."""
+    knn: float
+    """Macro F1 of k nearest neighbours."""
+    frames: int
+    """That were scored."""
+    groups: int
+    set: str
+    """The first 12 hex digits of the digest of what was scored, and how."""
+    best: bool
+    """Whether `macro_f1` is the highest so far."""
+    seconds: float
+    """That the probe took."""
+
+
 class LostLine(TypedDict):
     """Stands for steps whose lines were lost or damaged after they were written."""
 
@@ -79,7 +104,9 @@ class LostLine(TypedDict):
     epoch: int
 
 
-Line = StepLine | ValidationLine | LostLine
+EndLine = ValidationLine | ProbeLine
+"""Of an epoch's end: the history keeps them all."""
+Line = StepLine | EndLine | LostLine
 
 _SUM = re.compile(rb', "sum": "([0-9a-f]{16})"\}\n\Z')
 _SUM_LENGTH = 31
@@ -87,9 +114,15 @@ _NUMBER = (int, float)
 _NEEDED: dict[str, dict[str, type | tuple[type, ...]]] = {
     "step": {"step": int, "epoch": int, "loss": (*_NUMBER, type(None))},
     "validation": {"step": int, "epoch": int, "loss": _NUMBER},
+    "probe": {"step": int, "epoch": int, "macro_f1": _NUMBER},
     "lost": {"step": int, "epoch": int, "steps": int},
 }
-_KNOWN = {*StepLine.__annotations__, *ValidationLine.__annotations__, *LostLine.__annotations__}
+_KNOWN = {
+    *StepLine.__annotations__,
+    *ValidationLine.__annotations__,
+    *ProbeLine.__annotations__,
+    *LostLine.__annotations__,
+}
 
 
 def to_text(line: Line) -> bytes:

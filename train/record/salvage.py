@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from usjepa.train.record.history import History
-    from usjepa.train.record.lines import Line, ValidationLine
+    from usjepa.train.record.lines import EndLine, Line
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Salvaged:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     """First step and number of steps whose lines are lost."""
     validations: int = 0
-    """Validation lines that the log lacked, written again from the history."""
+    """Lines of validations and probes that the log lacked, written again from the history."""
     damaged: int = 0
     """Lines that are not as they were written."""
     unproved: int = 0
@@ -65,7 +65,7 @@ class Salvaged:
             return
         parts = [f"lines that were damaged: {self.damaged:,}"] if self.damaged else []
         if self.validations:
-            parts.append(f"validation lines written again: {self.validations:,}")
+            parts.append(f"lines of validations and probes written again: {self.validations:,}")
         if lost:
             named = ", ".join(f"{first} to {first + steps - 1}" for first, steps in self.gaps[:_NAMED])
             more = f" and {len(self.gaps) - _NAMED} more gaps" if len(self.gaps) > _NAMED else ""
@@ -98,8 +98,8 @@ class _Merging:
     def __init__(self, covered: Covered, take: Callable[[Line], None]) -> None:
         self.found = Salvaged()
         self._covered, self._take = covered, take
-        self._checks: deque[ValidationLine] = deque(covered.history.checks if covered.history else ())
-        self._seen: set[int] = set()
+        self._checks: deque[EndLine] = deque(covered.history.ends() if covered.history else ())
+        self._seen: set[tuple[str, int]] = set()
         self._at = 0
         self._epoch = 0
 
@@ -109,8 +109,8 @@ class _Merging:
             self.fill(line["step"])
             self._take(line)
             self._at, self._epoch = line["step"] + 1, line["epoch"]
-        elif line["kind"] == "validation" and self._covered.history is not None:
-            self._seen.add(line["epoch"])
+        elif line["kind"] in ("validation", "probe") and self._covered.history is not None:
+            self._seen.add((line["kind"], line["epoch"]))
         elif line["kind"] == "validation" and self._epoch <= line["epoch"] < self._covered.validated:
             self.fill(line["step"])
             self._take(line)
@@ -130,7 +130,7 @@ class _Merging:
     def _due(self) -> None:
         while self._checks and self._checks[0]["step"] <= self._at:
             check = self._checks.popleft()
-            self.found.validations += check["epoch"] not in self._seen
+            self.found.validations += (check["kind"], check["epoch"]) not in self._seen
             self._take(check)
             self._epoch = check["epoch"] + 1
 

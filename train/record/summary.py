@@ -8,7 +8,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from usjepa.train.record.history import History, StepTotals
-    from usjepa.train.record.lines import ValidationLine
+    from usjepa.train.record.lines import ProbeLine, ValidationLine
 
 _WAITING = 0.10
 """Share of a run's time spent waiting for data above which the store is too slow."""
@@ -32,7 +32,7 @@ def summary(history: History, epochs: int) -> list[str]:
         return ["no step was taken: every image's region was too small for its masks"]
     rate = totals.images / max(totals.seconds, 1e-9)
     speed = f"{totals.steps:,} steps, {totals.images:,} images in {totals.seconds / 60:.1f} min: {rate:,.0f} images/s"
-    return [speed, *_validation(history.checks, epochs), *_data(totals)]
+    return [speed, *_validation(history.checks, epochs), *_foreign(history), *_data(totals)]
 
 
 def signs(history: History) -> list[str]:
@@ -82,6 +82,37 @@ def _features(checks: list[ValidationLine]) -> list[str]:
             f"after epoch {best[0]}"
         )
     return notes
+
+
+def _foreign(history: History) -> list[str]:
+    """Return what the probe on a foreign set found: the last, the best, and what the exported encoder has."""
+    probes = [line for line in history.probes if line["epoch"] >= 0]
+    if not probes:
+        return []
+    untrained = [line for line in history.probes if line["epoch"] < 0]
+    last, best = probes[-1], max(probes, key=lambda line: line["macro_f1"])
+    before = f"{_percent(untrained[0])} before training, " if untrained else ""
+    notes = [
+        f"probe on the foreign set: macro F1 {before}{_percent(last)} at the end, best {_percent(best)} after epoch "
+        f"{best['epoch'] + 1}: the highest of {len(probes)} looks at {best['groups']} groups, so it flatters"
+    ]
+    if history.checks:
+        lowest = min(history.checks, key=lambda line: line["loss"])["epoch"]
+        notes += [
+            f"the encoder of lowest validation loss has {_percent(line)} there: the difference is "
+            f"{'within' if best['macro_f1'] - line['macro_f1'] <= line['macro_f1_sd'] else 'above'} one deviation"
+            for line in probes
+            if line["epoch"] == lowest != best["epoch"]
+        ]
+    if untrained and best["macro_f1"] <= untrained[0]["macro_f1"]:
+        notes.append("no epoch beats the untrained weights there: the set asks for something else, or is too small")
+    if len({line["set"] for line in history.probes}) > 1:
+        notes.append("the foreign set changed on the way: its scores can't be compared over all epochs")
+    return notes
+
+
+def _percent(line: ProbeLine) -> str:
+    return f"{100 * line['macro_f1']:.1f} ± {100 * line['macro_f1_sd']:.1f} %"
 
 
 def _data(totals: StepTotals) -> list[str]:

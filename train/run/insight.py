@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from usjepa.train.data.order import first_views_of
-from usjepa.train.run.knn import knn_predict
+from usjepa.train.probe.knn import knn_predict
 
 if TYPE_CHECKING:
     from usjepa.train.model.student import Student

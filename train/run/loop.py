@@ -35,6 +35,7 @@ from usjepa.train.run.insight import FeatureMeasures, measure_features
 from usjepa.train.run.live.watching import watched
 from usjepa.train.run.opening import named_rows
 from usjepa.train.run.plan import TrainingPlan, describe, make_plan
+from usjepa.train.run.probing import UNTRAINED, notes_on_probe, open_probe, probe_encoder
 from usjepa.train.run.ranks import ranks_of_this_run
 from usjepa.train.run.state import RESUME, TrainingRun
 from usjepa.train.run.step import train_step
@@ -92,7 +93,7 @@ def train(
         ranks.agree("checkpoint", -1 if found is None else found[0].step)
         plan = make_plan(store_path, recipe, device, None if found is None else found[0], ranks)
         with _deterministic(plan.device), closing(plan.store):
-            run = TrainingRun(plan, folder, found, ranks, stop)
+            run = TrainingRun(plan, folder, found, ranks, stop, open_probe(plan, folder, ranks))
             with closing(run), _pinned(run), watched(run):
                 _carry_on(run, stop_after_steps)
 
@@ -169,10 +170,12 @@ def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     if run.finished and run.folder.export_begun and not _to_mend(run):
         logger.info(f"{run.folder.path}: this run is finished ({run.step:,} steps); there is nothing left to do.")
         return
-    for note in (*describe(run.plan), *notes_on_keeping(run)):
+    for note in (*describe(run.plan), *notes_on_probe(run), *notes_on_keeping(run)):
         logger.info(note)
     if run.step:
         logger.info(f"resuming at step {run.step:,} of {run.plan.total_steps:,}")
+    else:
+        probe_encoder(run, UNTRAINED)
     last = run.plan.total_steps if stop_after is None else min(run.step + stop_after, run.plan.total_steps)
     finished = _epochs(run, last)
     run.draw(always=True)
@@ -330,6 +333,7 @@ def _end_epoch(run: TrainingRun) -> None:
         logger.info(f"epoch {epoch + 1}: validation loss {result.loss:.5f}{' (lowest so far)' if lowest else ''}")
     else:
         run.count_epoch(None)
+    probe_encoder(run, epoch)
     run.save()
     keep_encoders(run)
     run.draw()

@@ -30,6 +30,7 @@ from usjepa.train.tracking.opening import open_trackers
 
 if TYPE_CHECKING:
     from usjepa.cache.interrupt import StopFlag
+    from usjepa.train.probe.probe_set import ProbeSet
     from usjepa.train.record.lines import Line
     from usjepa.train.run.plan import TrainingPlan
     from usjepa.train.run.ranks import Ranks
@@ -55,6 +56,7 @@ class TrainingRun:
         norm: normalisation of the targets.
         batches: reads them.
         progress: where the run stands.
+        probe: the foreign labelled set, on rank 0; None without one.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class TrainingRun:
         found: tuple[RunProgress, Tensors] | None,
         ranks: Ranks,
         stop: StopFlag,
+        probe: ProbeSet | None = None,
     ) -> None:
         """Begin a run, or resume one from the checkpoint that was found.
 
@@ -73,12 +76,14 @@ class TrainingRun:
             found: the newest whole checkpoint; None: the run begins.
             ranks: of the run.
             stop: set by a signal, checked by `safe_point`.
+            probe: of `train.probe`, on rank 0.
 
         Raises:
             WriteError: the folder can't take a file.
             ClaimedError: another process took the folder over.
         """
         self.plan, self.folder, self.ranks, self._stop = plan, folder, ranks, stop
+        self.probe = probe
         self.model = _new_model(plan).to(plan.device)
         optimizer = make_optimizer(self.model, plan.settings)
         content = {"content": plan.store.content_digest()}
@@ -166,6 +171,11 @@ class TrainingRun:
 
     def _keep_best(self, loss: float) -> None:
         self._best = self.folder.checkpoints.save_best(self.encoder(), loss, self.step, self.progress.validated)
+
+    def keep_best_by_probe(self, score: float, epoch: int, scored: str) -> None:
+        """Keep the encoder as that of the highest probe score, of the set that `scored` names; for rank 0."""
+        best = self.folder.checkpoints.save_best_by_probe(self.encoder(), score, self.step, epoch, scored)
+        self.progress = replace(self.progress, best_by_probe=best)
 
     def safe_point(self, periodic: bool = False) -> None:
         """Let the run end here on request: all ranks save and raise Interrupted, whichever of them got the signal.

@@ -56,7 +56,7 @@ def open_trackers(recipe: Recipe, folder: Path, step: int) -> list[Tracker]:
             )
     found: list[Tracker] = [TensorBoard(folder / EVENTS, step)] if settings.tensorboard else []
     if settings.trackers:
-        about = About(_tracking_id(folder), folder, settings.model_dump(mode="json"))
+        about = About(_tracking_id(folder), folder, settings.shareable().model_dump(mode="json"))
         found += [_in_background(name, about) for name in settings.trackers]
     return found
 

@@ -27,7 +27,7 @@ class Tracker(Protocol):
 
 def numbers_of(line: Line) -> Iterator[tuple[str, float]]:
     """Yield the numbers of a line as (`train/loss`, value); what has no value is left out."""
-    group = "train" if line["kind"] == "step" else "validation"
+    group = "train" if line["kind"] == "step" else str(line["kind"])
     for name, value in line.items():
         if name in _NO_NUMBERS or value is None:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,10 +21,10 @@ from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.upkeep.audit import audit
 from usjepa.cache.upkeep.repair import repair
 from usjepa.evaluate.encoders.finished_run import FinishedRun, open_run
-from usjepa.evaluate.report.seen_in_training import seen_in_training
+from usjepa.evaluate.report.seen_in_training import chosen_by, seen_in_training
 from usjepa.evaluate.tasks.find import find_tasks
 from usjepa.train.record.export import EncoderConfig
-from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
+from usjepa.train.record.trained_on import CHOSEN_ON, TRAINED_ON, hashes_text
 from usjepa.train.run.loop import train
 
 if TYPE_CHECKING:
@@ -119,6 +120,17 @@ def test_frames_of_the_same_files_are_known_again_in_any_store(store: Path, tmp_
     other = tmp_path / "other.zarr"
     build(str(other), load_recipe("demo", [*TINY_STORE, "cache.phantom.seed=5"]))
     assert seen_in_training(run, task_of(other)) == ""
+
+
+def test_test_frames_that_helped_to_choose_the_encoder_are_told(store: Path, tmp_path: Path) -> None:
+    opened = open_store(str(store))
+    run = trained(tmp_path, opened, range(0))
+    assert chosen_by(run, task_of(store)) == ""
+    (run.folder / CHOSEN_ON).write_bytes(hashes_text(source.content_hash for source in opened.table.sources))
+    again = replace(run)  # what was read is kept
+    told = chosen_by(again, task_of(store))
+    assert "10 of 10 test frames helped to choose this encoder" in told
+    assert seen_in_training(again, task_of(store)) == ""
 
 
 def test_test_frames_that_training_left_out_were_not_seen(store: Path, tmp_path: Path) -> None:

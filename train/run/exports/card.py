@@ -46,7 +46,7 @@ def model_card(
     rows["versions"] = ", ".join(f"{name} {value}" for name, value in sorted(versions.items()))
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     teacher = json.dumps(plan.targets.identity, indent=1, sort_keys=True)
-    recipe = json.dumps(plan.recipe.train.model_dump(mode="json"), indent=1, sort_keys=True)
+    recipe = json.dumps(plan.recipe.train.shareable().model_dump(mode="json"), indent=1, sort_keys=True)
     summary = "\n".join(f"- {line}" for line in notes)
     how = _HOW[plan.settings.objective]
     metadata = FrontMatter(datasets=tuple(sorted(set(plan.store.table.source_column("dataset")))))

@@ -15,7 +15,7 @@ from usjepa.train.record.curve import draw_curve
 from usjepa.train.record.export import EncoderConfig, export_encoder
 from usjepa.train.record.folder import BESIDE, CARD, CURVE, ENCODERS
 from usjepa.train.record.summary import summary
-from usjepa.train.record.trained_on import TRAINED_ON, hashes_text
+from usjepa.train.record.trained_on import CHOSEN_ON, TRAINED_ON, hashes_text
 from usjepa.train.run.exports.card import model_card
 
 if TYPE_CHECKING:
@@ -46,6 +46,12 @@ class Kept:
     """Why it was kept, for its card."""
     about: dict[str, Json]
     """What more its configuration tells."""
+    chosen_on: frozenset[str] = frozenset()
+    """Content hashes of the files by which it was chosen."""
+
+    def beside(self) -> tuple[str, ...]:
+        """Return what lies beside it."""
+        return (*_BESIDE_KEPT, CHOSEN_ON) if self.chosen_on else _BESIDE_KEPT
 
     def record(self) -> dict[str, Json]:
         """Return what its configuration says of it."""
@@ -92,9 +98,11 @@ def write_kept(run: TrainingRun, kept: Kept, vit: torch.nn.Module) -> None:
         write_durably(folder / CURVE, draw_curve(run.history, run.plan.steps_per_epoch), guard)
         write_durably(folder / RECIPE, (run.folder.path / RECIPE).read_bytes(), guard)
         write_durably(folder / TRAINED_ON, hashes_text(_sources(run)), guard)
+        if kept.chosen_on:
+            write_durably(folder / CHOSEN_ON, hashes_text(kept.chosen_on), guard)
         trained = {"steps": kept.steps, "epochs": kept.epochs}
         extra = {"trained": trained, "best": None, "kept": kept.record(), **_provenance(run)}
-        export_encoder(vit, _config(run, extra), folder, _BESIDE_KEPT, guard)
+        export_encoder(vit, _config(run, extra), folder, kept.beside(), guard)
 
     publish_folder(kept_place(run, kept.name), fill, guard)
 
@@ -113,7 +121,7 @@ def is_kept(run: TrainingRun, kept: Kept) -> bool:
         return False
     if config.get("usjepa", {}).get("kept") != kept.record():
         return False
-    return all(difference(folder, config, name) is None for name in (WEIGHTS, *_BESIDE_KEPT) if name != CARD)
+    return all(difference(folder, config, name) is None for name in (WEIGHTS, *kept.beside()) if name != CARD)
 
 
 def _card(run: TrainingRun, chosen: str, epochs: int, notes: list[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Keep encoders of chosen epochs while the training goes on.
+"""Keep encoders of chosen epochs and of the best probe while training goes on.
 
 Each lies in a folder of `RUN/encoders`, which loads in every way in which RUN itself does when it is finished. It is
 written once a checkpoint covers its epoch, so it always belongs to the run as it stands: a run that was killed in
@@ -7,6 +7,7 @@ between goes on from that checkpoint, whose weights these are, and writes it fir
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 from typing import TYPE_CHECKING
@@ -14,13 +15,18 @@ from typing import TYPE_CHECKING
 import xxhash
 from safetensors.torch import save
 
+from usjepa.cache.errors import TrainingError
 from usjepa.train.run.exports.exporting import Kept, is_kept, kept_place, write_kept
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.train import TrainSettings
+    from usjepa.train.record.checkpoint import BestByProbe
     from usjepa.train.run.state import TrainingRun
 
 logger = logging.getLogger(__name__)
+
+BEST_PROBE = "best-probe"
+"""The folder of the encoder of the best probe."""
 
 
 def keep_encoders(run: TrainingRun) -> None:
@@ -29,7 +35,7 @@ def keep_encoders(run: TrainingRun) -> None:
     Raises:
         WriteError: the folder can't take it.
     """
-    if wanted_epochs(run.plan.settings):
+    if wanted_epochs(run.plan.settings) or run.plan.settings.probe is not None:
         run.ranks.while_rank_0(lambda: _keep(run))
 
 
@@ -47,12 +53,32 @@ def epoch_name(epoch: int) -> str:
 def _keep(run: TrainingRun) -> None:
     epoch = run.progress.validated
     stands_at_its_end = run.step == epoch * run.plan.steps_per_epoch
-    if not stands_at_its_end or epoch not in wanted_epochs(run.plan.settings):
+    if stands_at_its_end and epoch in wanted_epochs(run.plan.settings):
+        weights = xxhash.xxh3_128_hexdigest(save(run.encoder()))
+        kept = Kept(epoch_name(epoch), weights, run.step, epoch, f"the last step of epoch {epoch}", {})
+        if not is_kept(run, kept):
+            write_kept(run, kept, run.model.student.vit)
+    best = run.progress.best_by_probe
+    if best is not None:
+        _keep_best(run, best)
+
+
+def _keep_best(run: TrainingRun, best: BestByProbe) -> None:
+    """Write the encoder of the best probe from what checkpoints hold of it, unless it is there."""
+    chosen = f"best score of train.probe, macro F1 {100 * best.score:.1f} % after epoch {best.epoch + 1}"
+    about = {"probe": {"macro_f1": best.score, "set": best.set}}
+    scored = run.probe.hashes if run.probe is not None and run.probe.digest == best.set else frozenset()
+    kept = Kept(BEST_PROBE, best.xxh3_128, best.step, best.epoch + 1, chosen, about, scored)
+    if is_kept(run, kept):
         return
-    weights = xxhash.xxh3_128_hexdigest(save(run.encoder()))
-    kept = Kept(epoch_name(epoch), weights, run.step, epoch, f"the last step of epoch {epoch}", {})
-    if not is_kept(run, kept):
-        write_kept(run, kept, run.model.student.vit)
+    try:
+        tensors = run.folder.checkpoints.load_best(best)
+    except TrainingError as error:
+        logger.warning(f"{error} {kept_place(run, BEST_PROBE)} is not written.")
+        return
+    vit = copy.deepcopy(run.model.student.vit)
+    vit.load_state_dict(tensors, strict=True)
+    write_kept(run, kept, vit)
 
 
 def notes_on_keeping(run: TrainingRun) -> list[str]:

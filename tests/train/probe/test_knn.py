@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from usjepa.train.run.knn import knn_predict
+from usjepa.train.probe.knn import knn_predict
 
 
 def test_neighbours_are_nearest_by_angle_not_by_distance() -> None:
