@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.processes import forked
 from usjepa.cache.errors import DamageError, StoreError, WriteError
-from usjepa.cache.storage.durable import write_durably
+from usjepa.cache.storage.durable import publish_folder, write_durably
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
 
@@ -175,3 +175,42 @@ def test_sweeping_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: P
     assert storage.names("pixels") == ["c.0"]
     assert storage.sweep() == 1
     assert sorted(p.name for p in (tmp_path / "pixels").iterdir()) == [".draft.tmp", "c.0"]
+
+
+def _publish(folder: Path, text: str, at: int = 0) -> None:
+    if at:
+        forked.die_at_durable_step(at)
+
+    def fill(temp: Path) -> None:
+        for name in ("one", "two"):
+            write_durably(temp / name, text.encode())
+
+    publish_folder(folder, fill)
+
+
+def test_a_folder_killed_at_any_step_while_it_is_replaced_is_the_old_the_new_or_for_an_instant_none(
+    tmp_path: Path,
+) -> None:
+    """Steps: its temp folder 1, its files 2 to 7, old aside 8, new in place 9, its parent 10."""
+    found = []
+    for at in range(1, 11):
+        folder = tmp_path / str(at) / "it"
+        _publish(folder, "old")
+        assert forked.run(_publish, folder, "new", at) == -9
+        found.append({path.name: path.read_text() for path in folder.glob("*")})
+        _publish(folder, "next")
+        assert {path.read_text() for path in folder.iterdir()} == {"next"}
+    old, new = ({"one": text, "two": text} for text in ("old", "new"))
+    assert found == [*[old] * 8, {}, new]
+
+
+def test_a_folder_that_can_not_be_filled_leaves_the_old_one_and_no_litter(tmp_path: Path) -> None:
+    def fill(temp: Path) -> None:
+        write_durably(temp / "one", b"new")
+        raise WriteError("full")
+
+    _publish(tmp_path / "it", "old")
+    with pytest.raises(WriteError, match="full"):
+        publish_folder(tmp_path / "it", fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["it"]
+    assert {path.read_text() for path in (tmp_path / "it").iterdir()} == {"old"}

@@ -200,6 +200,18 @@ def test_what_can_not_be_probed_is_refused_before_anything_is_trained(
     assert numbers(tmp_path / "run", "probe")
 
 
+def test_a_folder_that_is_gone_is_said_at_the_resume_which_goes_on_without(
+    phantom_store: Path, foreign: Path, tmp_path: Path
+) -> None:
+    probe = f"train.probe={shutil.copytree(foreign, tmp_path / 'set')}"
+    train(str(phantom_store), str(tmp_path / "run"), recipe(probe), "cpu", stop_after_steps=1)
+    shutil.rmtree(tmp_path / "set")
+    with pytest.raises(UsageError, match=r"no such store, folder, file or manifest.*train.probe=null"):
+        train(str(phantom_store), str(tmp_path / "run"), recipe(probe), "cpu")
+    train(str(phantom_store), str(tmp_path / "run"), recipe(), "cpu")
+    assert len(numbers(tmp_path / "run")) == 15
+
+
 def test_more_frames_than_fit_in_memory_are_refused() -> None:
     with pytest.raises(UsageError, match=r"probe_frames.*100000"):
         recipe("train.probe_frames=1000000")
@@ -311,11 +323,11 @@ def test_a_log_that_was_lost_gets_its_probes_from_the_checkpoint(
 
 
 @pytest.mark.slow
-def test_two_ranks_probe_as_one_does(phantom_store: Path, probed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_two_ranks_cut_and_probe_as_one_does(phantom_store: Path, foreign: Path, run: Path, tmp_path: Path) -> None:
     from tests.train.run.test_ranks import command, run_ranks
 
-    run_ranks(2, command(phantom_store, tmp_path / "run", f"train.probe={probed[0]}"), tmp_path)
-    lines, alone = numbers(tmp_path / "run", "probe"), numbers(probed[1], "probe")
+    run_ranks(2, command(phantom_store, tmp_path / "run", f"train.probe={foreign}"), tmp_path)
+    lines, alone = numbers(tmp_path / "run", "probe"), numbers(run, "probe")
     assert lines[0] == alone[0]
     assert [line["epoch"] for line in lines] == [line["epoch"] for line in alone]
     assert list(encoders(tmp_path / "run")) == ["best-probe"]
