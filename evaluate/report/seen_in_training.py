@@ -1,4 +1,4 @@
-"""Find test frames of a task that took part in training, or in choosing the encoder."""
+"""Find test frames that took part in training, or in choosing the encoder."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def test_no_frame_of_the_test_split_is_even_cut_and_the_best_encoder_tells_what_
     assert {source.group for source in open_store(str(cut)).table.sources} == {f"patient-{i}" for i in range(6)}
 
 
-def test_events_and_the_curve_show_the_foreign_probe_beside_the_own(run: Path) -> None:
+def test_events_curve_and_page_show_the_foreign_probe_beside_the_own(run: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(run / "tensorboard"))
@@ -102,6 +102,9 @@ def test_events_and_the_curve_show_the_foreign_probe_beside_the_own(run: Path) -
     for line in read_log(run / "log.jsonl"):
         history.add(line)
     with_probe = draw_curve(history, 5)
+    page = (run / "index.html").read_text()
+    assert f"{told[-1]:.4g}" in page
+    assert page.count("Probe on the foreign set, macro F1") >= 2
     history.probes = []
     assert with_probe != draw_curve(history, 5)
 
@@ -112,6 +115,7 @@ def test_the_card_the_recipe_and_the_best_encoder_do_not_name_the_folder_above_t
     for folder in (run, run / "encoders" / "best-probe"):
         for name in ("README.md", "recipe.json", "config.json"):
             assert str(foreign.parent) not in (folder / name).read_text()
+    assert str(foreign.parent) not in (run / "index.html").read_text()
     assert json.loads((run / "recipe.json").read_text())["train"]["probe"] == "foreign"
     assert "probe on the foreign set: macro F1" in (run / "README.md").read_text()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from markupsafe import Markup
 
@@ -38,6 +38,11 @@ _MEANING = {
     "other_cosine": "Mean cosine of images to be told apart: it should stay well below that of pairs.",
     "knn": "Whether the nearest training frames of held-out frames have their label: 1 is faultless.",
 }
+FOREIGN = "Probe on the foreign set, macro F1"
+_FOREIGN_MEANING = (
+    "How well its classes are told apart, on patients that are not fitted on; epoch 0: before training. Changes within "
+    "the deviation, which the log has, are chance."
+)
 _PACE_POINTS = 100
 """Of curves that jump from step to step."""
 _PROBES = ("knn", "probe")
@@ -81,6 +86,15 @@ def measure_figures(history: History, probes: bool) -> Iterator[Figure]:
     for name, points in sorted(found.items(), key=lambda one: _rank(one[0])):
         if name.startswith(_PROBES) == probes:
             yield from _figure(title_of(name), [(name, points)], _MEANING.get(name, ""))
+    if probes:
+        yield from _foreign_figure(history)
+
+
+def _foreign_figure(history: History) -> Iterator[Figure]:
+    """Yield the scores on the set of `train.probe`, from before the first step on."""
+    fields: tuple[tuple[str, Literal["macro_f1", "knn"]], ...] = (("logistic regression", "macro_f1"), ("k-NN", "knn"))
+    curves = [(title, [(line["epoch"] + 1.0, line[name]) for line in history.probes]) for title, name in fields]
+    yield from _figure(FOREIGN, curves, _FOREIGN_MEANING)
 
 
 def pace_figures(history: History, steps_per_epoch: int) -> Iterator[Figure]:

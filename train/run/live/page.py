@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from usjepa.cache.pages.environment import Section, open_templates
 from usjepa.train.record.summary import signs, summary
-from usjepa.train.run.live.figures import loss_figures, measure_figures, measures_of, pace_figures, title_of
+from usjepa.train.run.live.figures import FOREIGN, loss_figures, measure_figures, measures_of, pace_figures, title_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -172,6 +172,7 @@ def _numbers(history: History, about: About, moment: Moment) -> list[tuple[str, 
         found.append((f"{losses[best]:.4g}", f"lowest validation loss, after epoch {checks[best]['epoch'] + 1:,}"))
         scores = [name for name, _ in measures_of(checks[-1]) if name.startswith(("knn", "probe", "rankme"))]
         found += [_last(history, name) for name in scores]
+    found += _foreign(history)
     if totals.seconds:
         found.append((f"{totals.images / totals.seconds:,.0f}", "images per second"))
         found.append((f"{100 * totals.waited_s / totals.seconds:.0f} %", "of the time spent waiting for data"))
@@ -179,6 +180,16 @@ def _numbers(history: History, about: About, moment: Moment) -> list[tuple[str, 
         share = totals.unusable / (totals.unusable + totals.images)
         found.append((f"{100 * share:.1f} %", "of the images left out: their region is too small for its masks"))
     return found
+
+
+def _foreign(history: History) -> list[tuple[str, str]]:
+    """Return the last score of the probe on the foreign set, and its highest since training began."""
+    trained = [line for line in history.probes if line["epoch"] >= 0]
+    if not trained:
+        return []
+    best = max(trained, key=lambda line: line["macro_f1"])
+    title = f"{FOREIGN}; highest {best['macro_f1']:.4g} after epoch {best['epoch'] + 1:,}"
+    return [(f"{trained[-1]['macro_f1']:.4g}", title)]
 
 
 def _last(history: History, name: str) -> tuple[str, str]:

@@ -115,7 +115,7 @@ class LivePage:
 def about(run: TrainingRun) -> About:
     """Return what a page says of a run that steps don't change; no path of this machine."""
     plan = run.plan
-    recipe = plan.settings.model_dump(mode="json")
+    recipe = plan.settings.shareable().model_dump(mode="json")
     stores = [("Store", part.digest) for part in plan.store.parts]
     versions = [(str(name), str(value)) for name, value in run.progress.soft.items()]
     return About(
