@@ -28,7 +28,7 @@ class LatentJob:
 
     run: Pass
     layers: tuple[Layer, ...]
-    """Scales, for int8, before latents; one teacher's after another's."""
+    """Scales, if any, before latents; one teacher's after another's."""
     batch_size: int
     """Rows per forward pass; a batch never crosses a shard."""
     soft: dict[str, Json]
@@ -109,7 +109,7 @@ def job_of_stored_layers(
         IdentityError: they are another teacher's; the fields are shown.
     """
     run = load_pass(chosen, settings.image_size, device)
-    layers = pass_layers(run, settings.precision, state)
+    layers = pass_layers(run, settings.form, state)
     for layer in layers:
         if layer.name not in state.layers:
             raise UsageError(f"{where}: has no {layer.name}. Build it first, or give the teacher that it has.")

@@ -21,11 +21,12 @@ from usjepa.cache.scanning.journal import JOURNAL, ScanJournal
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.calibration import calibration_rows, is_calibrated, sample_size, with_calibration
 from usjepa.cache.store.state import exists
 from usjepa.cache.teacher.batch_size import ON_CPU, kept_batch_size
 from usjepa.cache.teacher.computing import compute_all, try_teachers
 from usjepa.cache.teacher.device import choose_devices
-from usjepa.cache.teacher.layers import calibration_rows, pass_layers, with_calibration
+from usjepa.cache.teacher.layers import pass_layers
 from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def prepare(writer: StoreWriter, settings: CacheSettings, request: BuildRequest)
         job, chosen = _latent_job(writer, settings, request, tried, done)
         maker = replace(maker, job=job)
         _check_room(maker, request)
-        maker = _calibrated(maker, job)
+        maker = calibrated(maker, job)
         assert maker.job is not None
         elsewhere = tuple(job_on(str(device), maker.job, settings, chosen) for device in further)
         return Prepared(maker, sources, chosen, elsewhere)
@@ -208,11 +209,11 @@ def _latent_job(
     run, chosen = tried.run, tried.settings
     for warning in dict.fromkeys(teacher.warning for teacher in run.teachers if teacher.warning):
         logger.warning(f"{warning}")
-    layers = pass_layers(run, settings.precision, writer.state)
+    layers = pass_layers(run, settings.form, writer.state)
     if tried.reference is not None:
         writer.storage.publish(reference_name(chosen.name), tried.reference)
     for layer in layers:
-        if layer.dtype != "int8" or layer.channel_scale:
+        if is_calibrated(layer) or layer.name in writer.state.layers:  # another form is refused before any sample
             writer.add_layer(layer)
     done |= writer.committed(layers)
     kept = [commit.soft for teacher in run.teachers for commit in done[f"latents/{teacher.name}"].values()]
@@ -231,17 +232,29 @@ def _shared_batch_size(run: Pass, kept: int | None) -> int:
     return kept or ON_CPU
 
 
-def _calibrated(maker: ShardMaker, job: LatentJob) -> ShardMaker:
-    """Fix the per-channel scales of int8 layers from rows all over the store, before any of their shards is written."""
-    if not any(layer.dtype == "int8" and not layer.channel_scale for layer in job.layers):
+def calibrated(maker: ShardMaker, job: LatentJob, most: int | None = None) -> ShardMaker:
+    """Find what layers need in rows all over the store, before any of their shards is written: scales, axes.
+
+    Args:
+        maker: makes the rows.
+        job: whose layers are not all calibrated yet.
+        most: rows to take, fewer than a build takes; none: as many as that.
+
+    Raises:
+        SourceError: none of the rows can be read.
+    """
+    lacking = [layer for layer in job.layers if not is_calibrated(layer)]
+    if not lacking:
         return maker
     writer, state = maker.writer, maker.writer.state
-    rows = calibration_rows(np.concatenate([np.array(state.rows_of_shard(s)) for s in range(state.shard_count)]))
+    every = np.concatenate([np.array(state.rows_of_shard(s)) for s in range(state.shard_count)])
+    count = most or sample_size(axes=any("axes" in layer.identity for layer in lacking))
+    rows = calibration_rows(every, count)
     made = {int(row): maker.one_row(int(row)) for row in rows}
     found = [row for row, one in made.items() if not one.holes]
     if not found:
         raise SourceError(
-            f"{writer.storage.url}: none of {len(rows)} rows drawn to calibrate int8 can be read, first: "
+            f"{writer.storage.url}: none of {len(rows)} rows drawn to calibrate {lacking[0].name} can be read, first: "
             f"{made[int(rows[0])].holes[0][1]} Mend the sources, or store fp16: --set cache.precision=fp16."
         )
     pixels = np.concatenate([made[row].pixels for row in found])
@@ -250,9 +263,18 @@ def _calibrated(maker: ShardMaker, job: LatentJob) -> ShardMaker:
     layers: list[Layer] = []
     for teacher, sample in zip(job.teachers, samples, strict=True):
         mine = [layer for layer in job.layers if layer.teacher == teacher.name]
-        begun = all(layer.dtype != "int8" or layer.channel_scale for layer in mine)
-        layers += mine if begun else [writer.add_layer(layer) for layer in with_calibration(mine, sample)]
+        if not all(is_calibrated(layer) for layer in mine):
+            mine = [writer.add_layer(layer) for layer in with_calibration(mine, sample, np.array(found))]
+            _tell(mine)
+        layers += mine
     return replace(maker, job=replace(job, layers=tuple(layers)))
+
+
+def _tell(layers: list[Layer]) -> None:
+    """Say how near a layer that has a coding comes to its teacher, as far as a sample tells."""
+    for layer in layers:
+        if layer.coding is not None:
+            logger.info(f"{layer.name}: {layer.coding}")
 
 
 def absolute(path: str) -> str:

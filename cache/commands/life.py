@@ -95,20 +95,25 @@ def remove(
 
 @click.command()
 @click.argument("store")
-@click.option("--precision", type=click.Choice(["int8", "fp16"]), required=True, help="Of the new layer.")
+@click.option(
+    "--precision", type=click.Choice(["int4", "int8", "fp16", "fp32"]), required=True, help="Of the new layer."
+)
+@click.option(
+    "--axes", type=click.IntRange(1), default=None, help="Keep so many principal axes. Default: all channels."
+)
 @click.option("--teacher", default=None, help="Whose latents, when the store has several.")
-@click.option("--name", default=None, help="Of the new layer. Default: the teacher's and the precision.")
+@click.option("--name", default=None, help="Of the new layer. Default: the teacher's and the form.")
 @steal_option
 @ends_well
-def convert(store: str, precision: Any, teacher: str | None, name: str | None, steal: bool) -> None:
-    """Make a layer of another precision from stored latents of STORE, without the teacher.
+def convert(store: str, precision: Any, axes: int | None, teacher: str | None, name: str | None, steal: bool) -> None:
+    """Make a layer of another precision, or on fewer axes, from stored latents of STORE, without the teacher.
 
     Every row is then read back and compared with the original; the manifest keeps how near it is. Run it again after
     the store has grown.
     """
     from usjepa.cache.converting.convert import convert as convert_layer
 
-    convert_layer(store, precision, teacher, name, steal)
+    convert_layer(store, precision, teacher, name, steal, axes)
 
 
 @click.command()

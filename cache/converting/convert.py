@@ -1,8 +1,8 @@
-"""Make a layer of another precision from stored latents, without the teacher.
+"""Make a layer of another precision or on axes from stored latents.
 
-The layer is named after both (`latents/urfm-int8`), its identity says from which layer it was made, and its shards are
-made and committed like those of a build: a call that was interrupted, or that comes after the store has grown, makes
-what is missing. Before it is sealed, every row is read back and compared with the original.
+The layer is named after both (`latents/urfm-int8`, `latents/urfm-int4-axes600`), its identity says from which layer it
+was made, and its shards are made and committed like those of a build: a call that was interrupted, or that comes after
+the store has grown, makes what is missing. Before it is sealed, every row is read back and compared with the original.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from usjepa.cache.building.committed_rows import CommittedRows, read_committed
 from usjepa.cache.building.parts import WHOLE, refuse_rivals
+from usjepa.cache.coding.form import Form
 from usjepa.cache.converting.agreement import Agreement, measure
 from usjepa.cache.errors import NotSealedError, StoreError, UsageError
 from usjepa.cache.identity import soft_versions
@@ -24,10 +25,16 @@ from usjepa.cache.interrupt import graceful_interrupts, safe_point
 from usjepa.cache.lazy import lazy
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.layers import Layer
-from usjepa.cache.store.precision import QUANTISER_VERSION, STORED_DTYPE, quantise
+from usjepa.cache.store.calibration import (
+    calibration_rows,
+    is_calibrated,
+    sample_size,
+    with_calibration,
+    with_stored_calibration,
+)
+from usjepa.cache.store.precision import quantise
 from usjepa.cache.store.writer import StoreWriter
-from usjepa.cache.teacher.layers import calibration_rows, with_calibration
+from usjepa.cache.teacher.layers import layers_of
 from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -35,30 +42,37 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.coding.form import LatentPrecision
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.cache import LatentPrecision
     from usjepa.cache.store.commits import Commit, Commits
+    from usjepa.cache.store.layers import Layer
 
 logger = logging.getLogger(__name__)
 
 _GO_ON = "Every finished shard is kept: run the same command again to go on."
 _THREADS = 2
 """Shards in hand at once."""
-_SMALLER: dict[str, tuple[LatentPrecision, ...]] = {"float32": ("fp16", "int8"), "float16": ("int8",), "int8": ()}
-"""Stored type -> what it can be converted to: the other way bytes are added and nothing else."""
+_STORED: dict[str, LatentPrecision] = {"float32": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int4"}
+_BITS: dict[LatentPrecision, int] = {"fp32": 32, "fp16": 16, "int8": 8, "int4": 4}
 
 
 def convert(
-    store: str, precision: LatentPrecision, teacher: str | None = None, name: str | None = None, steal: bool = False
+    store: str,
+    precision: LatentPrecision,
+    teacher: str | None = None,
+    name: str | None = None,
+    steal: bool = False,
+    axes: int | None = None,
 ) -> Agreement:
-    """Make a layer of another precision from a stored one, and seal it.
+    """Make a layer of another precision, or on fewer axes, from a stored one, and seal it.
 
     Args:
         store: folder or URL.
         precision: of the new layer.
         teacher: whose latents; none: the store's only ones.
-        name: of the new layer; none: the teacher's and the precision.
+        name: of the new layer; none: the teacher's and the precision, with axes their number too.
         steal: take over the claim of a builder known to be dead.
+        axes: how many principal axes of a sample the new layer is on; none: all channels.
 
     Returns:
         How near the new layer comes to the original.
@@ -76,7 +90,7 @@ def convert(
         writer.attach()
         if not writer.state.segments:
             raise NotSealedError(f"{storage.url}: nothing is built yet. Build it first.")
-        job = _job(writer, precision, teacher, name)
+        job = _job(writer, Form(precision, axes), teacher, name)
         job.run()
         found = measure(writer, job.source, job.layers, job.commits)
         logger.info(str(found))
@@ -103,7 +117,7 @@ class _Job:
     writer: StoreWriter
     source: Layer
     layers: tuple[Layer, ...]
-    """Scales, for int8, before latents."""
+    """Scales, if any, before latents."""
     commits: Commits
     soft: dict[str, Json]
 
@@ -143,23 +157,45 @@ class _Job:
             self.commits[layer.name][shard] = commit
 
 
-def _job(writer: StoreWriter, precision: LatentPrecision, teacher: str | None, name: str | None) -> _Job:
+def _job(writer: StoreWriter, form: Form, teacher: str | None, name: str | None) -> _Job:
     source = _source(writer, teacher)
-    if precision not in _SMALLER[source.dtype]:
-        possible = ", ".join(_SMALLER[source.dtype]) or "nothing smaller"
-        raise UsageError(f"{source.name} is stored as {source.dtype}: it can be converted to {possible}.")
-    name = name or f"{source.teacher}-{precision}"
-    identity: dict[str, Json] = {
-        **source.identity,
-        "precision": precision,
-        "quantiser": QUANTISER_VERSION[precision],
-        "converted": source.digest,
-    }
+    _refuse_larger(source, form)
+    identity: dict[str, Json] = {**source.identity, **form.identity(), "converted": source.digest}
     commits = writer.committed([source])
-    layers = _layers(writer, source, name, precision, identity, commits[source.name])
+    layers = _layers(writer, source, name or _name_of(source, form), form, identity, commits[source.name])
     commits |= writer.committed(layers)
     soft: dict[str, Json] = {**soft_versions(["numpy", "usjepa"]), "converted": source.name}
     return _Job(writer, source, layers, commits, soft)
+
+
+def _refuse_larger(source: Layer, form: Form) -> None:
+    """Raise UsageError where bytes would be added and nothing else, or what was rounded once would be once more."""
+    if source.coding is not None or source.dtype == "int8":
+        raise UsageError(
+            f"{source.name} is stored as {_form_text(source)}: it can be converted to nothing smaller. Convert the "
+            "layer that it was made from, or have the teacher asked again (usjepa-cache build --teacher)."
+        )
+    mine = _BITS[_STORED[source.dtype]]
+    possible = [name for name, bits in _BITS.items() if bits < mine]
+    if form.axes is None and form.precision not in possible:
+        raise UsageError(f"{source.name} is stored as {source.dtype}: it can be converted to {', '.join(possible)}.")
+    if _BITS[form.precision] > mine:
+        raise UsageError(
+            f"{source.name} is stored as {source.dtype}: on axes it can be converted to "
+            f"{', '.join([_STORED[source.dtype], *possible])}."
+        )
+
+
+def _form_text(layer: Layer) -> str:
+    """Return how a layer's rows are stored, for messages."""
+    axes = 0 if layer.coding is None else layer.coding.count
+    return f"{layer.dtype if layer.dtype != 'uint8' else 'int4'}{f' on {axes} axes' if axes else ''}"
+
+
+def _name_of(source: Layer, form: Form) -> str:
+    """Return the teacher's name and the form; a block stays at the end, as layers of several blocks have it."""
+    name, dot, block = str(source.teacher).partition(".")
+    return f"{name}-{form.suffix}{dot}{block}"
 
 
 def _source(writer: StoreWriter, teacher: str | None) -> Layer:
@@ -182,24 +218,23 @@ def _layers(
     writer: StoreWriter,
     source: Layer,
     name: str,
-    precision: LatentPrecision,
+    form: Form,
     identity: dict[str, Json],
     commits: Mapping[int, Commit],
 ) -> tuple[Layer, ...]:
-    """Return the layers that are filled, made in the store where they are missing; int8 is calibrated once."""
-    tokens, rows_per_shard = source.shape[0], source.rows_per_shard
-    layers = [Layer(f"latents/{name}", STORED_DTYPE[precision], source.shape, rows_per_shard, identity)]
-    if precision == "int8":
-        layers.insert(0, Layer(f"scales/{name}", "float32", (tokens,), rows_per_shard, identity))
-        stored = writer.state.layers.get(f"latents/{name}")
-        if stored is not None:
-            layers[-1] = replace(layers[-1], channel_scale=stored.channel_scale)
-        else:
-            holes = {row for commit in commits.values() for row, _ in commit.holes}
-            shards = sorted(commits)
-            rows = np.array([r for s in shards for r in writer.state.rows_of_shard(s) if r not in holes], np.int64)
-            sample = read_committed(writer.storage, source, commits, calibration_rows(rows).tolist())
-            layers = with_calibration(layers, sample.astype(np.float32))
+    """Return the layers that are filled, made in the store where they are missing; they are calibrated once."""
+    layers = layers_of(name, source.latent_shape, form, source.rows_per_shard, identity)
+    layers = [with_stored_calibration(layer, writer.state.layers.get(layer.name)) for layer in layers]
+    for layer in layers:
+        if layer.name in writer.state.layers:
+            writer.add_layer(layer)  # another form is refused before any sample
+    if not all(is_calibrated(layer) for layer in layers):
+        holes = {row for commit in commits.values() for row, _ in commit.holes}
+        shards = sorted(commits)
+        every = np.array([r for s in shards for r in writer.state.rows_of_shard(s) if r not in holes], np.int64)
+        rows = calibration_rows(every, sample_size(form.axes is not None))
+        sample = read_committed(writer.storage, source, commits, rows.tolist())
+        layers = with_calibration(layers, sample.astype(np.float32), rows)
     return tuple(writer.add_layer(layer) for layer in layers)
 
 

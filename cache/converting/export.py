@@ -90,8 +90,9 @@ def _described(store: Store, format_: str, names: Sequence[str]) -> dict[str, Js
                 "dtype": layer.dtype,
                 "shape": list(layer.shape),
                 "identity": layer.identity,
-                # int8 latents are q * scales[token] * channel_scale[channel]
+                # How its values lead to latents: docs/store-format.md
                 **({"channel_scale": list(layer.channel_scale)} if layer.channel_scale else {}),
+                **({"coding": layer.coding.to_json()} if layer.coding is not None else {}),
             }
             for name, layer in described.items()
         },

@@ -14,9 +14,10 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from usjepa.cache.building.disk_space import room_at
+from usjepa.cache.coding.form import Form, LatentPrecision
 from usjepa.cache.errors import UsageError, WriteError
 from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.planning.estimate import Forecast, Measured, forecast, row_nbytes
@@ -91,7 +92,7 @@ def plan(
         model, settings = _teacher(recipe.cache, teacher, device)
         loading = time.perf_counter() - began
         measured = _measure(place, settings, model, folder, loading, seconds)
-    wanted = forecast(measured, settings, settings.precision, settings.views.count, recipe.train.dataset_cap)
+    wanted = forecast(measured, settings, settings.form, settings.views.count, recipe.train.dataset_cap)
     return BuildPlan(place, str(folder.parent), measured, wanted, tuple(_others(measured, recipe, settings)))
 
 
@@ -115,7 +116,7 @@ def _measure(
     latents = tuple((teacher.grid[0] * teacher.grid[1], teacher.dim) for teacher in teachers)
     logger.info("writing to the target and reading from it")
     (folder / "rates").mkdir()
-    nbytes = row_nbytes(settings, settings.precision, latents)
+    nbytes = row_nbytes(settings, settings.form, latents)
     rates = measure_target(folder / "rates", nbytes, room_at(folder).nbytes, seconds / 20)
     shutil.rmtree(folder / "rates")
     logger.info("building the first shards of the sample")
@@ -145,9 +146,12 @@ def _teacher(settings: CacheSettings, text: str | None, device: str | None) -> t
 def _others(measured: Measured, recipe: Recipe, settings: CacheSettings) -> Iterator[Forecast]:
     if not measured.latents:
         return
-    for precision in ("fp32", "fp16", "int8"):
+    forms = [Form(precision) for precision in get_args(LatentPrecision)]
+    if settings.axes is not None:
+        forms += [Form(precision, settings.axes) for precision in get_args(LatentPrecision)]
+    for form in forms:
         for views in sorted({1, 2, 4, 8, settings.views.count}):
-            yield forecast(measured, settings, precision, views, recipe.train.dataset_cap)
+            yield forecast(measured, settings, form, views, recipe.train.dataset_cap)
 
 
 @contextlib.contextmanager

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from usjepa.cache.coding.form import Form
+
 if TYPE_CHECKING:
     from usjepa.cache.planning.estimate import Forecast, Measured
     from usjepa.cache.planning.plan import BuildPlan
+    from usjepa.cache.planning.trial import CodingFound
 
 _ADVICE = {
     "scan": "hashing and counting files takes longest; it is done once and resumes",
     "decode": "more processes help where cores are free (--set cache.decode_processes=N), so do --part and --dask",
     "teacher": "a GPU, cache.teacher.compute=bf16, or several machines (--part I/N, --dask) make it faster",
-    "write": "a faster disk, or fewer bytes (cache.precision=int8), makes it faster",
+    "write": "a faster disk, or fewer bytes (cache.precision=int8 or int4), makes it faster",
 }
 
 
@@ -45,7 +48,13 @@ def _measured(measured: Measured) -> list[str]:
         f"{'target':12s} writes {rates.write / 1e6:,.0f} MB/s (fsynced), reads {rates.read / 1e6:,.0f} MB/s at random "
         "(one thread)",
         f"{'all at once':12s} {1 / trial.row:,.1f} rows/s, over {trial.rows:,} rows",
+        *map(_coding, trial.codings),
     ]
+
+
+def _coding(one: CodingFound) -> str:
+    axes = f"{one.axes} of {one.channels} axes keep {100 * one.kept:.1f} % of the variance, " if one.axes else ""
+    return f"{'latents':12s} {one.layer}: {axes}relative error {one.error:.2g} (of {one.rows} rows)"
 
 
 def _room(plan: BuildPlan) -> list[str]:
@@ -59,16 +68,21 @@ def _room(plan: BuildPlan) -> list[str]:
 def _table(plan: BuildPlan) -> list[str]:
     if not plan.others:
         return []
-    head = f"{'precision':9s} {'K':>3s} {'bytes':>10s} {'inodes':>9s} {'build':>9s}  pays from epoch"
+    width = max(len("precision"), *(len(_form(one)) for one in plan.others))
+    head = f"{'precision':{width}s} {'K':>3s} {'bytes':>10s} {'inodes':>9s} {'build':>9s}  pays from epoch"
     basis = f"Seconds per row as measured at K = {plan.wanted.views}; more views share the decoding of a frame."
-    return ["", head, *map(_line, plan.others), basis]
+    return ["", head, *(_line(one, width) for one in plan.others), basis]
 
 
-def _line(one: Forecast) -> str:
+def _form(one: Forecast) -> str:
+    return str(Form(one.precision, one.axes))
+
+
+def _line(one: Forecast, width: int) -> str:
     pays = "never: reading is slower than the teacher" if one.pays_from_epoch is None else f"{one.pays_from_epoch:,}"
     room = "" if one.fits else "  (does not fit)"
     nbytes, took = _bytes(one.nbytes), _time(one.seconds)
-    return f"{one.precision:9s} {one.views:3d} {nbytes:>10s} {one.files:9,d} {took:>9s}  {pays}{room}"
+    return f"{_form(one):{width}s} {one.views:3d} {nbytes:>10s} {one.files:9,d} {took:>9s}  {pays}{room}"
 
 
 def _bytes(n: float) -> str:

@@ -16,18 +16,21 @@ import torch
 
 from usjepa.cache.building.latent_job import LatentJob
 from usjepa.cache.building.pipeline import Observer, make_shards
+from usjepa.cache.building.prepare import calibrated
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.calibration import is_calibrated
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.batch_size import choose_batch_size
 from usjepa.cache.teacher.device import synchronise
 from usjepa.cache.teacher.layers import latent_layers
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from usjepa.cache.planning.sample import Sample
@@ -40,6 +43,26 @@ if TYPE_CHECKING:
 _SHARDS = 6
 """Shards that a trial makes where time allows: the first fills the pipeline, the others show its rate."""
 _FEWEST = 3
+
+
+_CALIBRATION_ROWS = 24
+"""Fewer than a build takes: their latents are computed for nothing but what is told of them."""
+
+
+@dataclass(frozen=True)
+class CodingFound:
+    """How near a layer on axes, or of int4, comes to its teacher; of rows that its axes were not found in."""
+
+    layer: str
+    channels: int
+    axes: int
+    """0: all channels are kept."""
+    kept: float
+    """Share of the variance that the axes keep."""
+    error: float
+    """Relative, of latents read back."""
+    rows: int
+    """Rows that were looked at."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +83,8 @@ class Trial:
     """What start and end cost beside the rows' own time: children start, the first shard is decoded."""
     rows: int
     """Rows that the figures rest on."""
+    codings: tuple[CodingFound, ...] = ()
+    """Of layers on axes or of int4, what a few rows of the sample tell."""
 
 
 class _Watch(Observer):
@@ -131,15 +156,26 @@ def run_trial(
     writer.create_or_open(_rows_per_shard(len(rows), settings.rows_per_shard, batch, teacher_alone, seconds))
     writer.add_segment(table.to_parquet(), rows.to_parquet(), len(rows))
     pixels, latents = _layers(settings, model, writer.state.rows_per_shard)
-    for layer in (*pixels, *latents):
+    for layer in (*pixels, *(layer for layer in latents if is_calibrated(layer))):
         writer.add_layer(layer)
     job = None if model is None else LatentJob(model, tuple(latents), batch, model.teachers[0].soft)
     watch = _Watch(seconds)
     with contextlib.closing(Cutters(writer.storage, writer.state.segments, listing, settings)) as cutters:
         none_done: dict[str, dict[int, Commit]] = {layer.name: {} for layer in (*pixels, *latents)}
         maker = ShardMaker(writer, none_done, cutters, skip_errors=True, job=job)
+        if job is not None:
+            maker = calibrated(maker, job, _CALIBRATION_ROWS)
+            watch = _Watch(seconds)
         make_shards(maker, range(writer.state.shard_count), watch)
-    return _timing(maker, watch, cutters.lookahead, teacher_alone)
+    timing = _timing(maker, watch, cutters.lookahead, teacher_alone)
+    return replace(timing, codings=() if maker.job is None else tuple(_codings(maker.job.layers)))
+
+
+def _codings(layers: Sequence[Layer]) -> Iterator[CodingFound]:
+    for layer in layers:
+        if (coding := layer.coding) is not None:
+            found = coding.width, coding.count, coding.kept, coding.error, coding.sample_rows
+            yield CodingFound(layer.name, *found)
 
 
 def _rows_per_shard(rows: int, wanted: int, batch: int, teacher_alone: float, seconds: float) -> int:
@@ -156,7 +192,9 @@ def _layers(
     pixels = pixel_layers(settings, rows_per_shard)
     latents: list[Layer] = []
     for teacher in () if model is None else model.teachers:
-        latents += latent_layers(teacher, settings.precision, pixels[0], rows_per_shard)
+        latents += latent_layers(teacher, settings.form, pixels[0], rows_per_shard)
+    if settings.form.coded:
+        return pixels, latents  # how near they come is to be told
     # Any scale will do: it changes the latents' bytes, not the time they take.
     return pixels, [replace(x, channel_scale=(1.0,) * x.shape[1]) if x.dtype == "int8" else x for x in latents]
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from usjepa.cache.store.precision import to_targets
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    import numpy as np
     import torch
     from numpy.typing import NDArray
+
+    from usjepa.cache.coding.coding import Coding
+    from usjepa.cache.store.layers import Layer
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,10 @@ class Batch:
     channel_scale: tuple[float, ...] = ()
     row_scales: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Teacher -> float32 [B, D], in place of `channel_scale` where the rows are of stores that differ in it."""
+    codings: Mapping[str, Coding] = field(default_factory=dict)
+    """Teacher -> what leads from stored rows to [T, D], for layers that are on axes or packed."""
+    by_store: Mapping[str, tuple[NDArray[np.int64], Sequence[Layer]]] = field(default_factory=dict)
+    """Teacher -> which store each row is of [B], and the layer in each; in place of `codings` where they differ."""
 
     @property
     def pixels(self) -> NDArray[np.uint8]:
@@ -41,20 +49,44 @@ class Batch:
 
     @property
     def latents(self) -> NDArray[Any]:
-        """float32, float16 or int8 [B, T, D], as stored."""
+        """float32, float16 or int8 [B, T, D], as stored; [B, T, K] on axes; uint8 [B, T, ceil(W / 2)] of int4."""
         return self.arrays[f"latents/{self.teacher}"]
 
     @property
     def scales(self) -> NDArray[np.float32] | None:
-        """float32 [B, T] for int8 latents, else None."""
+        """float32 [B, T] for int8 and int4 latents, else None."""
         return self.arrays.get(f"scales/{self.teacher}")
 
     def targets(self, device: str = "cpu") -> torch.Tensor:
-        """Return the latents as float32 [B, T, D] on a device; int8 is scaled back there."""
-        channels = self.row_scales.get(self.teacher or "", self.channel_scale)
-        return to_targets(self.latents, self.scales, channels, device)
+        """Return the latents as float32 [B, T, D] on a device, whatever their stored form; scaled back there."""
+        return self.targets_of(self.teacher or "", self.channel_scale, device)
 
     def targets_of(self, teacher: str, channel_scale: tuple[float, ...], device: str = "cpu") -> torch.Tensor:
         """Return the latents of one of several teachers that were read, as `targets` does."""
         latents, scales = self.arrays[f"latents/{teacher}"], self.arrays.get(f"scales/{teacher}")
-        return to_targets(latents, scales, self.row_scales.get(teacher, channel_scale), device)
+        if teacher in self.by_store:
+            return _by_store(latents, scales, *self.by_store[teacher], device)
+        return to_targets(
+            latents, scales, self.row_scales.get(teacher, channel_scale), device, self.codings.get(teacher)
+        )
+
+
+def _by_store(
+    latents: NDArray[Any],
+    scales: NDArray[np.float32] | None,
+    part_B: NDArray[np.int64],
+    layers: Sequence[Layer],
+    device: str,
+) -> torch.Tensor:
+    """Return the latents of rows whose stores found other axes or scales, each read with its own."""
+    import torch
+
+    found: torch.Tensor | None = None
+    for part in np.unique(part_B).tolist():
+        layer, places = layers[part], np.flatnonzero(part_B == part)
+        mine = None if scales is None else scales[places]
+        read = to_targets(latents[places], mine, layer.channel_scale, device, layer.coding)
+        if found is None:
+            found = torch.empty((len(latents), *read.shape[1:]), device=read.device)
+        found[torch.from_numpy(places).to(read.device)] = read
+    return torch.empty((0, *layers[0].latent_shape), device=device) if found is None else found

@@ -50,10 +50,17 @@ if TYPE_CHECKING:
     import zarr
     from numpy.typing import NDArray
 
+    from usjepa.cache.coding.coding import Coding
     from usjepa.cache.identity import Json
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
+
+
+def codings_of(layers: Mapping[str, Layer], names: Iterable[str]) -> dict[str, Coding]:
+    """Return teacher -> coding, of those named layers that have one."""
+    coded = [layer for layer in map(layers.__getitem__, names) if layer.coding is not None]
+    return {str(layer.teacher): layer.coding for layer in coded if layer.coding is not None}
 
 
 class Store:
@@ -255,7 +262,7 @@ class Store:
         arrays = {name: memory_for(described[name], len(numbers), out) for name in names}
         self.read_into(numbers, arrays)
         channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
-        return Batch(numbers, arrays, teacher, channels)
+        return Batch(numbers, arrays, teacher, channels, codings=codings_of(described, names))
 
     def read_into(
         self,

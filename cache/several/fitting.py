@@ -81,11 +81,11 @@ def _differences(first: Store, other: Store, names: Sequence[str]) -> list[str]:
 
 
 def _described(layer: Layer) -> dict[str, Json]:
-    """Return what must agree; not the calibration of int8, which each store has of its own."""
+    """Return what must agree; not what was found in a sample (scales, axes), which each store has of its own."""
     shape = list(layer.shape)
     sizes: dict[str, Json] = {"shape": shape}
     if layer.kind == "pixels":
         sizes = {"channels": shape[0], "size": shape[-1]}
     if layer.kind == "latents":
-        sizes = {"patches": shape[0], "width": shape[-1]}
+        sizes = {"patches": shape[0], "width": shape[-1] if layer.coding is None else layer.coding.width}
     return {**sizes, "dtype": layer.dtype, "identity": layer.identity}

@@ -17,7 +17,7 @@ from usjepa.cache.lazy import lazy
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.process import PerProcess
-from usjepa.cache.reading.store import open_store
+from usjepa.cache.reading.store import codings_of, open_store
 from usjepa.cache.reading.workers import Workers
 from usjepa.cache.several.fitting import fitting_layers, refuse_repeats
 from usjepa.cache.several.joining import Joined, join
@@ -200,7 +200,9 @@ class Stores:
             for number in range(len(parts)):
                 read_part(number)
         channels = self._layers[f"latents/{teacher}"].channel_scale if teacher else ()
-        return Batch(numbers, arrays, teacher, channels, self._row_scales(names, part_B))
+        coded = {t: (part_B, layers) for t, layers in self._codings.items() if f"latents/{t}" in names}
+        codings = {t: coding for t, coding in codings_of(self._layers, names).items() if t not in coded}
+        return Batch(numbers, arrays, teacher, channels, self._row_scales(names, part_B), codings, coded)
 
     def _read_part(self, part: int, places: Ints, numbers: Ints, arrays: Mapping[str, NDArray[Any]]) -> None:
         first = int(self._first[part])
@@ -248,8 +250,18 @@ class Stores:
         found = {}
         for name, layer in self._layers.items():
             each = [part.layers[name].channel_scale for part in self._parts]
-            if layer.kind == "latents" and len(set(each)) > 1:
+            if layer.kind == "latents" and layer.coding is None and len(set(each)) > 1:
                 found[str(layer.teacher)] = np.array(each, np.float32)
+        return found
+
+    @lazy
+    def _codings(self) -> dict[str, list[Layer]]:
+        """Teacher -> the layer in each store, of latents on axes or packed, where the stores' differ."""
+        found = {}
+        for name, layer in self._layers.items():
+            each = [part.layers[name] for part in self._parts]
+            if layer.coding is not None and len({(one.channel_scale, one.coding) for one in each}) > 1:
+                found[str(layer.teacher)] = each
         return found
 
     def _row_scales(self, names: Sequence[str], part_B: Ints) -> dict[str, NDArray[np.float32]]:

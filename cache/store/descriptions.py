@@ -17,11 +17,18 @@ from usjepa.cache.errors import DamageError
 from usjepa.cache.storage.protocol import TABLE_LIMIT
 from usjepa.cache.store.commits import Commit
 from usjepa.cache.store.generations import NEWEST, Manifest, generation_name
-from usjepa.cache.store.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer, array_json, group_json, parse_array_json
+from usjepa.cache.store.layers import (
+    FORMAT_MAJOR,
+    Layer,
+    array_json,
+    format_of,
+    group_json,
+    parse_array_json,
+)
 from usjepa.cache.store.state import read_manifest, segment_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from usjepa.cache.identity import Json
     from usjepa.cache.storage.protocol import Storage
@@ -51,17 +58,20 @@ def newest_readable(storage: Storage) -> Manifest | None:
     return None
 
 
-def root_json(rows_per_shard: int) -> bytes:
-    """Return the bytes of the store's own `zarr.json`."""
-    format_ = {"major": FORMAT_MAJOR, "minor": FORMAT_MINOR}
-    return group_json({"usjepa": {"format": format_, "rows_per_shard": rows_per_shard}})
+def root_json(rows_per_shard: int, layers: Iterable[Layer] = ()) -> bytes:
+    """Return the bytes of the `zarr.json` of a store that holds some layers."""
+    return group_json({"usjepa": {"format": format_of(layers), "rows_per_shard": rows_per_shard}})
+
+
+def _newest_root_json(rows_per_shard: int) -> bytes:
+    return group_json({"usjepa": {"format": {"major": FORMAT_MAJOR, "minor": 0}, "rows_per_shard": rows_per_shard}})
 
 
 def derivable(manifest: Manifest) -> Iterator[tuple[str, bytes]]:
     """Yield (file name, bytes) of every description that follows from the manifest; commit records are apart."""
     yield NEWEST, manifest.to_bytes()
     yield generation_name(manifest.generation), manifest.to_bytes()
-    yield "zarr.json", root_json(manifest.rows_per_shard)
+    yield "zarr.json", root_json(manifest.rows_per_shard, manifest.layers.values())
     for parent in sorted({name.rpartition("/")[0] for name in manifest.layers} - {""}):
         yield f"{parent}/zarr.json", group_json()
     for segment in manifest.segments:
@@ -79,13 +89,14 @@ def table_hashes(segment: Segment) -> Iterator[tuple[str, str]]:
 def damaged_description(storage: Storage, name: str, wanted: bytes, manifest: Manifest) -> str | None:
     """Return what is wrong with a description, None when it is as it must be.
 
-    An array's `zarr.json` may name more rows than the manifest: shapes run ahead while a store grows.
+    An array's `zarr.json` may name more rows than the manifest: shapes run ahead while a store grows. So does the
+    store's own format: it is raised before the first layer that needs it is sealed.
     """
     try:
         found = storage.read(name)
     except FileNotFoundError:
         return "missing"
-    if found == wanted:
+    if found == wanted or (name == "zarr.json" and found == _newest_root_json(manifest.rows_per_shard)):
         return None
     layer = manifest.layers.get(name.removesuffix("/zarr.json"))
     if layer is None:

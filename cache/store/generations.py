@@ -14,7 +14,7 @@ import numpy as np
 from usjepa.cache.errors import DamageError
 from usjepa.cache.identity import Json, canonical, digest_of, parse_json
 from usjepa.cache.places.runs import Runs
-from usjepa.cache.store.layers import FORMAT_MAJOR, FORMAT_MINOR, Layer
+from usjepa.cache.store.layers import Layer, format_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -128,7 +128,7 @@ class Manifest:
         return {
             # Absent while empty: a store that was never repaired or audited has the same bytes as ever.
             **{key: list(entries) for key, entries in histories.items() if entries},
-            "format": {"major": FORMAT_MAJOR, "minor": FORMAT_MINOR},
+            "format": format_of(self.layers.values()),
             "rows_per_shard": self.rows_per_shard,
             "segments": [segment.to_json() for segment in self.segments],
             "layers": {

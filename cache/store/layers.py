@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.coding.coding import Coding
 from usjepa.cache.errors import DamageError, FormatError
 from usjepa.cache.identity import Json, digest_of, parse_json
 from usjepa.cache.lazy import lazy
 from usjepa.cache.store.shard import ShardLayout
 
-FORMAT_MAJOR, FORMAT_MINOR = 1, 0
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FORMAT_MAJOR, FORMAT_MINOR = 2, 0
+"""The newest that is read. Written is the oldest that a store's layers need, see `format_of`."""
 _LAYER_NAME = re.compile(r"^(pixels|regions|(latents|scales)/[a-z0-9][a-z0-9_-]*(\.[0-9]{1,4})?)$")
 """Behind a teacher's name may stand the block that its tokens are of."""
 _DTYPES = ("uint8", "int8", "float16", "float32")
@@ -43,7 +48,9 @@ class Layer:
     identity: dict[str, Json]
     """Hard identity: a difference in any field is another layer."""
     channel_scale: tuple[float, ...] = field(default=())
-    """int8 latents only: [D] per-channel divisors from the calibration sample."""
+    """int8 and int4 latents only: [W] per-channel divisors from the calibration sample."""
+    coding: Coding | None = None
+    """Latents on axes, or packed: what leads back to [T, D]. None: the rows are [T, D] as they stand."""
 
     def __post_init__(self) -> None:
         if not _LAYER_NAME.match(self.name):
@@ -55,6 +62,20 @@ class Layer:
             raise FormatError(
                 f"layer {self.name}: rows of shape {self.shape} x {self.rows_per_shard} are not plausible."
             )
+        if self.coding is not None and not self._fits(self.coding):
+            raise FormatError(f"layer {self.name}: rows of {self.dtype} {self.shape} do not fit their coding.")
+
+    def _fits(self, coding: Coding) -> bool:
+        """Return whether rows can be what a coding describes."""
+        scaled = coding.packed or self.dtype == "int8"
+        wanted = coding.coded_width if scaled else 0
+        return (
+            self.kind == "latents"
+            and len(self.shape) == 2
+            and self.shape[1] == coding.stored_width
+            and coding.packed == (self.dtype == "uint8")
+            and len(self.channel_scale) == wanted
+        )
 
     @property
     def kind(self) -> str:
@@ -65,6 +86,12 @@ class Layer:
     def teacher(self) -> str | None:
         """Name of the teacher that computed its latents or scales; None for pixels and regions."""
         return self.name.partition("/")[2] or None
+
+    @property
+    def latent_shape(self) -> tuple[int, int]:
+        """Of latents: (T, D) of a row once it is read back, whatever its array holds."""
+        tokens, width = self.shape
+        return tokens, width if self.coding is None else self.coding.width
 
     @property
     def row_nbytes(self) -> int:
@@ -84,8 +111,13 @@ class Layer:
                 "shape": list(self.shape),
                 "channel_scale": list(self.channel_scale),
                 "identity": self.identity,
+                **self._coding_json(),
             }
         )
+
+    def _coding_json(self) -> dict[str, Json]:
+        """Return nothing where there is none: such layers are described as ever."""
+        return {} if self.coding is None else {"coding": self.coding.to_json()}
 
     @property
     def layout(self) -> ShardLayout:
@@ -113,6 +145,7 @@ class Layer:
             "identity": self.identity,
             "channel_scale": list(self.channel_scale),
             "digest": self.digest,
+            **self._coding_json(),
         }
 
     @classmethod
@@ -126,6 +159,7 @@ class Layer:
                 int(data["rows_per_shard"]),
                 dict(data["identity"]),
                 tuple(float(x) for x in data["channel_scale"]),
+                Coding.from_json(data["coding"]) if "coding" in data else None,
             )
             stored, found = data["digest"], layer.digest
         except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -133,6 +167,11 @@ class Layer:
         if found != stored:
             raise DamageError(f"{where}: the description of layer {name} does not match its own digest.")
         return layer
+
+
+def format_of(layers: Iterable[Layer]) -> dict[str, Json]:
+    """Return the format that a reader of some layers must know: 1.0 as ever, 2.0 where any of them has a coding."""
+    return {"major": 2 if any(layer.coding is not None for layer in layers) else 1, "minor": 0}
 
 
 def _json_bytes(value: Json) -> bytes:

@@ -85,6 +85,8 @@ class StoreWriter:
             IdentityError: the stored layer differs in a hard field; the difference is shown field by field.
         """
         stored = self.state.layers.get(layer.name)
+        if layer.coding is not None:  # before the layer: an older version must not come upon it
+            self._publish_if_changed("zarr.json", root_json(self.state.rows_per_shard, [layer]))
         if stored is None:
             parent, _, _child = layer.name.rpartition("/")
             if parent:
@@ -232,14 +234,18 @@ def check_same_layer(stored: Layer, wanted: Layer, where: str) -> None:
 
 def hard_differences(stored: Layer, wanted: Layer) -> list[tuple[str, Json, Json]]:
     """Return (field, stored, wanted) of everything that changes numbers and differs between two layers of one name."""
-    # The calibration of int8 is the store's own: it was computed once and is kept, never asked for.
-    comparable = replace(wanted, channel_scale=stored.channel_scale, rows_per_shard=stored.rows_per_shard)
-    return [item for item in differences(stored.to_json(), comparable.to_json()) if item[0] != "digest"]
+    return differences(_asked_for(stored), _asked_for(replace(wanted, rows_per_shard=stored.rows_per_shard)))
+
+
+def _asked_for(layer: Layer) -> dict[str, Json]:
+    """Return a layer's description without what was found in a sample: that is computed once and kept in the store."""
+    return {key: value for key, value in layer.to_json().items() if key not in ("channel_scale", "coding", "digest")}
 
 
 def _how_to_fill(layer: Layer | None) -> str:
     if layer is not None and "converted" in layer.identity:
-        named = f"--precision {layer.identity['precision']} --name {layer.teacher}"
+        axes = f" --axes {layer.identity['axes']}" if "axes" in layer.identity else ""
+        named = f"--precision {layer.identity['precision']}{axes} --name {layer.teacher}"
         return f"Run usjepa-cache convert STORE {named} again: it makes what is missing."
     if layer is not None and layer.teacher is not None:
         return (

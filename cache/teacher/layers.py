@@ -1,68 +1,59 @@
-"""Describe the layers that a teacher fills: shape, precision, identity, calibration of int8."""
+"""Describe the layers that a teacher fills: shape, form, identity."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from usjepa.cache.errors import UsageError
+from usjepa.cache.store.calibration import with_stored_calibration
 from usjepa.cache.store.layers import Layer
-from usjepa.cache.store.precision import QUANTISER_VERSION, STORED_DTYPE, channel_scale
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
+    from usjepa.cache.coding.form import Form
     from usjepa.cache.identity import Json
-    from usjepa.cache.recipes.cache import LatentPrecision
     from usjepa.cache.store.state import State
     from usjepa.cache.teacher.teacher import Pass, Teacher
 
-_CALIBRATION_ROWS = 64
 
+def latent_layers(teacher: Teacher, form: Form, pixels: Layer, rows_per_shard: int) -> list[Layer]:
+    """Return the layers a teacher fills: its latents, and the scales of their tokens (nothing calibrated yet).
 
-def latent_layers(teacher: Teacher, precision: LatentPrecision, pixels: Layer, rows_per_shard: int) -> list[Layer]:
-    """Return the layers a teacher fills: its latents, and for int8 their scales (without calibration yet)."""
+    Raises:
+        UsageError: more axes than the teacher has channels.
+    """
     tokens = teacher.grid[0] * teacher.grid[1]
-    identity: dict[str, Json] = {
-        "teacher": teacher.identity,
-        "precision": precision,
-        "quantiser": QUANTISER_VERSION[precision],
-        "pixels": pixels.digest,
-    }
-    latents = Layer(f"latents/{teacher.name}", STORED_DTYPE[precision], (tokens, teacher.dim), rows_per_shard, identity)
-    if precision != "int8":
-        return [latents]
-    return [Layer(f"scales/{teacher.name}", "float32", (tokens,), rows_per_shard, identity), latents]
+    identity: dict[str, Json] = {"teacher": teacher.identity, **form.identity(), "pixels": pixels.digest}
+    return layers_of(teacher.name, (tokens, teacher.dim), form, rows_per_shard, identity)
 
 
-def teacher_layers(teacher: Teacher, precision: LatentPrecision, state: State) -> list[Layer]:
-    """Return the layers that a teacher fills; an int8 layer with the calibration that the store keeps."""
-    layers = latent_layers(teacher, precision, state.layers["pixels"], state.rows_per_shard)
-    stored = state.layers.get(f"latents/{teacher.name}")
-    scale = stored.channel_scale if stored is not None else ()
-    return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
+def layers_of(
+    name: str, shape: tuple[int, int], form: Form, rows_per_shard: int, identity: dict[str, Json]
+) -> list[Layer]:
+    """Return the layers of latents [T, D] in a form, not calibrated yet: scales, if any, before latents.
+
+    Raises:
+        UsageError: more axes than there are channels.
+    """
+    if form.axes is not None and form.axes > shape[1]:
+        raise UsageError(
+            f"latents of {name} have {shape[1]} channels, so there are no {form.axes} axes. Give cache.axes (--axes) "
+            f"of at most {shape[1]}; fewer take less room."
+        )
+    latents = Layer(f"latents/{name}", form.dtype, form.row_shape(*shape), rows_per_shard, identity)
+    scales = Layer(f"scales/{name}", "float32", shape[:1], rows_per_shard, identity)
+    return [scales, latents] if form.scaled else [latents]
 
 
-def pass_layers(run: Pass, precision: LatentPrecision, state: State) -> list[Layer]:
+def teacher_layers(teacher: Teacher, form: Form, state: State) -> list[Layer]:
+    """Return the layers that a teacher fills, with the calibration that the store keeps."""
+    layers = latent_layers(teacher, form, state.layers["pixels"], state.rows_per_shard)
+    return [with_stored_calibration(layer, state.layers.get(layer.name)) for layer in layers]
+
+
+def pass_layers(run: Pass, form: Form, state: State) -> list[Layer]:
     """Return the layers that all teachers of a pass fill, as `teacher_layers` does for one."""
-    return [layer for teacher in run.teachers for layer in teacher_layers(teacher, precision, state)]
-
-
-def with_calibration(layers: Sequence[Layer], sample_RTD: NDArray[np.float32]) -> list[Layer]:
-    """Return the layers with the per-channel scale of an int8 layer filled in from a sample of latents."""
-    scale = channel_scale(sample_RTD)
-    return [replace(layer, channel_scale=scale) if layer.dtype == "int8" else layer for layer in layers]
-
-
-def calibration_rows(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return up to 64 evenly spaced rows: a pure function of the store, so a resumed build draws the same."""
-    places = np.linspace(0, len(rows) - 1, min(_CALIBRATION_ROWS, len(rows))).round().astype(np.int64)
-    return rows[places]
+    return [layer for teacher in run.teachers for layer in teacher_layers(teacher, form, state)]
 
 
 def square_grid(tokens: int, where: str) -> tuple[int, int]:

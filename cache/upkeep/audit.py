@@ -144,7 +144,7 @@ def _layer_of(store: Store, model: Teacher, recipe: Recipe) -> Layer:
         raise UsageError(
             f"{store.location}: no latents of {model.name!r}; it holds {', '.join(store.latents) or 'none'}."
         )
-    for wanted in teacher_layers(model, recipe.cache.precision, read_state(store.storage)):
+    for wanted in teacher_layers(model, recipe.cache.form, read_state(store.storage)):
         check_same_layer(store.layers[wanted.name], wanted, store.location)
     return store.layers[f"latents/{model.name}"]
 

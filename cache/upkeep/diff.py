@@ -61,7 +61,7 @@ def _teachers(teacher: str, recipe: Recipe, state: State) -> list[tuple[Layer, d
     from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
     run = load_pass(resolve_teacher(teacher, recipe.cache.teacher), recipe.cache.image_size)
-    return [(layer, run.teachers[0].soft) for layer in pass_layers(run, recipe.cache.precision, state)]
+    return [(layer, run.teachers[0].soft) for layer in pass_layers(run, recipe.cache.form, state)]
 
 
 def _verdict(state: State, layer: Layer, count: int) -> str:

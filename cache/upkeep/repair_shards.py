@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.building.recheck import as_float, recheck_latents, relative_error, tolerance_of
+from usjepa.cache.building.recheck import as_float, as_kept, recheck_latents, relative_error, tolerance_of
 from usjepa.cache.errors import DamageError
 from usjepa.cache.store.commits import Commit, read_commit
 from usjepa.cache.store.descriptions import commit_of, present_rows
@@ -220,7 +220,7 @@ class ShardRepair:
         again = compute_latents(teacher, pixels, np.array(chosen), len(chosen))
         arrays = {layer.name: _array(layer, [proven[layer.name][row] for row in chosen]) for layer in layers}
         scales = next((arrays[layer.name] for layer in layers if layer.kind == "scales"), None)
-        error = relative_error(again, as_float(latents, arrays[latents.name], scales))
+        error = relative_error(as_kept(latents, again), as_float(latents, arrays[latents.name], scales))
         tolerance = tolerance_of(teacher, latents)
         if error > tolerance:
             raise DamageError(

@@ -79,6 +79,9 @@ def _layer_lines(name: str, layer: Layer, state: State, done: Mapping[int, Commi
         f"layer {name}: {layer.dtype} [{shape}], {len(done):,} of {state.shard_count:,} shards written "
         f"({rows:,} rows, {nbytes / 1e6:,.1f} MB), {missing:,} not yet"
     ]
+    if layer.coding is not None:
+        packed = "two 4-bit values a byte, " if layer.coding.packed else ""
+        lines.append(f"  reads as {' x '.join(map(str, layer.latent_shape))}: {packed}{layer.coding}")
     for soft in _distinct(done):
         lines.append(f"  made with {', '.join(f'{key} {value}' for key, value in soft.items())}")
     return lines
@@ -109,6 +112,7 @@ def _history(state: State) -> list[str]:
             f"audit of {entry['layer']}: {verdict}, {entry['rows']} rows, worst relative error "
             f"{entry['relative_error']:.1e} (tolerance {entry['tolerance']:g}), standardised cosine "
             f"{entry['cosine']:.4f} (shuffled rows {entry['control']:.4f})"
+            + (f", keeps {100 * entry['kept']:.2f} % of the variance" if "kept" in entry else "")
         )
     return lines
 

@@ -71,6 +71,7 @@ def export_run(folder: Path, store: Path) -> None:
 
 def add_latents(store: Path) -> None:
     """Ask a small random teacher about a store's pixels, as stage one does."""
+    from usjepa.cache.coding.form import Form
     from usjepa.cache.reading.store import open_store
     from usjepa.cache.storage.local import LocalStorage
     from usjepa.cache.store.writer import StoreWriter
@@ -81,7 +82,7 @@ def add_latents(store: Path) -> None:
     teacher, opened = load_teacher(settings, SIZE, "cpu"), open_store(store)
     writer = StoreWriter(LocalStorage(store))
     writer.create_or_open(16)
-    (layer,) = latent_layers(teacher, "fp16", opened.layers["pixels"], 16)
+    (layer,) = latent_layers(teacher, Form("fp16"), opened.layers["pixels"], 16)
     writer.add_layer(layer)
     for shard in range(writer.state.shard_count):
         numbers = writer.state.rows_of_shard(shard)

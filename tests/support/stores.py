@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.building.request import BuildRequest
+    from usjepa.cache.coding.form import Form
     from usjepa.cache.recipes.recipe import Recipe
     from usjepa.cache.store.generations import Manifest
 
@@ -123,6 +124,32 @@ def write_store(
             writer.write_shard(layer, shard, content[name][numbers.start : numbers.stop], mine, {"torch": "x"})
     if seal:
         writer.seal()
+    return content
+
+
+def write_coded_store(root: Path, rows: int, form: Form, seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Write a store of latents in a form, made from ones that go together, and return what their layers hold."""
+    from usjepa.cache.store.calibration import with_calibration
+    from usjepa.cache.store.precision import quantise
+    from usjepa.cache.teacher.layers import layers_of
+
+    rng = np.random.default_rng(seed)
+    latents = (rng.standard_normal((rows, 9, 24)) @ rng.standard_normal((24, 24)) + 5).astype(np.float32)
+    identity = {"teacher": {"weights": "0" * 32}, **form.identity()}
+    coded = with_calibration(layers_of("toy", (9, 24), form, ROWS_PER_SHARD, identity), latents, np.arange(rows))
+    stored = quantise(latents, coded[-1], 0)
+    content = {layer.name: array for layer, array in zip(reversed(coded), stored, strict=False) if array is not None}
+    writer = StoreWriter(LocalStorage(root))
+    writer.create_or_open(ROWS_PER_SHARD)
+    writer.add_segment(*tables(rows, f"tag-{seed}"), rows)
+    plain = [layer for name, layer in layers().items() if name in ("pixels", "regions")]
+    for layer in (*plain, *coded):
+        values = content[layer.name] if layer.name in content else arrays(layer, rows, seed)
+        writer.add_layer(layer)
+        for shard in range(writer.state.shard_count):
+            numbers = writer.state.rows_of_shard(shard)
+            writer.write_shard(layer, shard, values[numbers.start : numbers.stop], [], {"torch": "x"})
+    writer.seal()
     return content
 
 

@@ -50,7 +50,7 @@ class Targets:
     warning: str | None = None
     """Message for the user before these targets are trusted, such as random weights."""
     channel_scale: tuple[float, ...] = ()
-    """Of a stored int8 layer."""
+    """Of a stored int8 or int4 layer."""
     parts: tuple[Targets, ...] = ()
     """Of several targets, each by itself; they lie side by side, in this order."""
     weights: tuple[float, ...] = ()
@@ -152,7 +152,7 @@ def stored_latents(store: Readable, teacher: str | None) -> Targets:
     if teacher not in store.latents:
         raise UsageError(f"{store.location}: no latents of {teacher!r}. It holds latents of: {stored}.")
     layer = store.layers[f"latents/{teacher}"]
-    tokens, dim = layer.shape
+    tokens, dim = layer.latent_shape
     grid = square_grid(tokens, f"{store.location}, latents/{teacher}")
     return Targets(teacher, layer.identity, grid, dim, channel_scale=layer.channel_scale)
 

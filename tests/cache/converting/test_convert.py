@@ -123,7 +123,7 @@ def test_a_shard_that_is_lost_is_made_again_with_the_same_bytes(store: Path) -> 
 
 
 def test_an_error_beyond_the_precision_is_not_sealed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usjepa.cache.converting.convert.with_calibration", lambda layers, sample: [
+    monkeypatch.setattr("usjepa.cache.converting.convert.with_calibration", lambda layers, *sample: [
         replace(layer, channel_scale=(1e-3, *[1e3] * 7)) if layer.dtype == "int8" else layer for layer in layers
     ])  # fmt: skip
     with pytest.raises(StoreError, match="Nothing is sealed"):

@@ -19,10 +19,12 @@ from usjepa.cache.building.build import build
 from usjepa.cache.building.disk_space import Room
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
+from usjepa.cache.coding.form import Form
 from usjepa.cache.errors import SourceError, UsageError, WriteError
 from usjepa.cache.planning import plan as planning
 from usjepa.cache.planning import trial
 from usjepa.cache.planning.estimate import Measured, _need_of_store, forecast, row_nbytes
+from usjepa.cache.planning.report import describe
 from usjepa.cache.planning.sample import Estimate, _blocks_of, _estimate_sum
 from usjepa.cache.planning.target import TargetRates
 from usjepa.cache.planning.trial import Trial, _steady_row
@@ -77,11 +79,11 @@ def test_a_plan_counts_the_layers_of_several_blocks(tmp_path: Path, precision: s
 
 def test_each_block_more_costs_its_latents_and_no_pixels() -> None:
     recipe = load_recipe("us-jepa").cache  # 224 pixels, rows of fp16
-    one, three = (row_nbytes(recipe, "fp16", ((196, 768),) * count) for count in (1, 3))
+    one, three = (row_nbytes(recipe, Form("fp16"), ((196, 768),) * count) for count in (1, 3))
     assert three - one == 2 * 196 * 768 * 2
-    assert row_nbytes(recipe, "int8", ((196, 768),) * 3) - row_nbytes(recipe, "int8", ((196, 768),)) == 2 * (
-        196 * 768 + 196 * 4
-    )
+    for form, nbytes in ((Form("int8"), 768 + 4), (Form("int4"), 384 + 4), (Form("int4", 600), 300 + 4)):
+        one, three = (row_nbytes(recipe, form, ((196, 768),) * count) for count in (1, 3))
+        assert three - one == 2 * 196 * nbytes
 
 
 def test_a_plan_leaves_the_target_as_it_was(planned: tuple[planning.BuildPlan, Path]) -> None:
@@ -100,10 +102,25 @@ def test_a_plan_measures_every_stage(planned: tuple[planning.BuildPlan, Path]) -
 
 def test_a_plan_covers_every_precision_and_several_numbers_of_views(planned: tuple[planning.BuildPlan, Path]) -> None:
     by = {(one.precision, one.views): one for one in planned[0].others}
-    assert set(by) == {(p, k) for p in ("fp32", "fp16", "int8") for k in (1, 2, 4, 8)}
+    assert set(by) == {(p, k) for p in ("fp32", "fp16", "int8", "int4") for k in (1, 2, 4, 8)}
     assert by["fp32", 2] == planned[0].wanted
     assert by["fp16", 2].nbytes < by["fp32", 2].nbytes
     assert by["fp16", 4].seconds > by["fp16", 2].seconds
+
+
+def test_a_plan_of_int4_on_axes_says_what_they_keep_of_a_few_rows(tmp_path: Path) -> None:
+    recipe = small("cache.precision=int4", "cache.axes=48")
+    found = planning.plan("phantom", recipe, "random", str(tmp_path), seconds=1)
+    (told,) = found.measured.trial.codings
+    assert (told.layer, told.channels, told.axes, told.rows) == ("latents/demo", 192, 48, 20)
+    assert 0.2 < told.kept < 1
+    assert told.error >= (1 - told.kept) ** 0.5 * 0.99
+    text = describe(found)
+    assert f"latents/demo: 48 of 192 axes keep {100 * told.kept:.1f} % of the variance, relative error" in text
+    assert "int4 on 48 axes" in text
+    by = {(one.precision, one.axes): one for one in found.others if one.views == 2}
+    assert len(by) == 8, "with and without axes"
+    assert found.wanted == by["int4", 48]
 
 
 def test_a_plan_fails_cleanly_when_nothing_can_be_read(tmp_path: Path) -> None:
@@ -175,7 +192,7 @@ def measured(**changes: Any) -> Measured:
 
 
 def test_a_build_takes_loading_scan_filling_and_its_rows() -> None:
-    found = forecast(measured(), small().cache, "fp16", 2, 10**6)
+    found = forecast(measured(), small().cache, Form("fp16"), 2, 10**6)
     assert found.rows == 2000
     assert found.seconds == pytest.approx(5 + 10 + 1 + 2000 * 0.11)
     assert found.slowest == "teacher"
@@ -190,41 +207,41 @@ def test_the_rate_of_a_trial_is_that_of_shards_made_while_others_were_decoded() 
 
 def test_a_slow_target_limits_a_build_that_outlasts_its_cache() -> None:
     slow = measured(rates=TargetRates(1e6, 1e8, 1 << 30))
-    found = forecast(slow, small().cache, "fp16", 2, 10**6)
+    found = forecast(slow, small().cache, Form("fp16"), 2, 10**6)
     assert found.slowest == "write"
     assert found.seconds == pytest.approx(16 + found.nbytes / 1e6, rel=0.01)
 
 
 def test_caching_pays_from_the_epoch_whose_teacher_calls_outweigh_build_and_reads() -> None:
-    one = forecast(measured(), small().cache, "fp16", 1, 10**6)
+    one = forecast(measured(), small().cache, Form("fp16"), 1, 10**6)
     read = 196 * 768 * 2 / 1e8
     assert one.pays_from_epoch is not None
     for epoch, pays in ((one.pays_from_epoch - 1, False), (one.pays_from_epoch, True)):
         assert (one.seconds + epoch * 1000 * read < epoch * 1000 * 0.1) == pays
-    four = forecast(measured(), small().cache, "fp16", 4, 10**6)
+    four = forecast(measured(), small().cache, Form("fp16"), 4, 10**6)
     assert four.pays_from_epoch is not None
     assert four.pays_from_epoch == 5 > one.pays_from_epoch == 2
-    capped = forecast(measured(), small().cache, "fp16", 1, 100)
+    capped = forecast(measured(), small().cache, Form("fp16"), 1, 100)
     assert capped.pays_from_epoch is not None
     assert capped.pays_from_epoch == 7, "an epoch draws 200 of 1,000 frames"
 
 
 def test_caching_never_pays_where_reading_is_slower_than_the_teacher() -> None:
     slow = measured(rates=TargetRates(1e8, 1e6, 1 << 30))
-    assert forecast(slow, small().cache, "fp32", 1, 10**6).pays_from_epoch is None
+    assert forecast(slow, small().cache, Form("fp32"), 1, 10**6).pays_from_epoch is None
 
 
 def test_a_store_that_does_not_fit_is_said() -> None:
-    assert forecast(measured(), small().cache, "fp16", 1, 10).fits
-    assert not forecast(measured(room=Room(10**8, None)), small().cache, "fp16", 1, 10).fits
-    assert not forecast(measured(room=Room(10**12, 100)), small().cache, "fp16", 1, 10).fits
+    assert forecast(measured(), small().cache, Form("fp16"), 1, 10).fits
+    assert not forecast(measured(room=Room(10**8, None)), small().cache, Form("fp16"), 1, 10).fits
+    assert not forecast(measured(room=Room(10**12, 100)), small().cache, Form("fp16"), 1, 10).fits
 
 
 def test_the_need_of_a_store_grows_with_rows_and_shards() -> None:
     settings = small().cache
-    one, two = (_need_of_store(settings, "fp16", [(4, 192)], rows) for rows in (8, 16))
+    one, two = (_need_of_store(settings, Form("fp16"), [(4, 192)], rows) for rows in (8, 16))
     assert two.files - one.files == 6, "a shard and a record in each of three layers"
-    assert _need_of_store(settings, "int8", [(4, 192)], 8).files - one.files == 6, (
+    assert _need_of_store(settings, Form("int8"), [(4, 192)], 8).files - one.files == 6, (
         "and a layer of scales with its files"
     )
 

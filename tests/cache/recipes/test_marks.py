@@ -93,7 +93,7 @@ def test_latents_are_other_ones_with_each_field_of_the_teacher_marked_so_and_wit
         assert one.cache.teacher is not None
         pixels = pixel_layers(one.cache, 64)[0]
         teacher = load_teacher(one.cache.teacher, 32, "cpu")
-        digests.append([layer.digest for layer in latent_layers(teacher, one.cache.precision, pixels, 64)])
+        digests.append([layer.digest for layer in latent_layers(teacher, one.cache.form, pixels, 64)])
     assert (digests[0] != digests[1]) == is_hard(LEAVES[path], "latents")
 
 

@@ -96,7 +96,7 @@ def test_overrides_on_a_runs_own_recipe_are_checked_alike() -> None:
         ("train.lr.peak=1", r"train\.lr = .*number"),
         ("cache.views=3", r"cache\.views = 3"),
         ("train..lr=1", "write it as section.key=value"),
-        ("cache.precision=fp8", r"cache\.precision = 'fp8': .*'fp32', 'fp16' or 'int8'"),
+        ("cache.precision=fp8", r"cache\.precision = 'fp8': .*'fp32', 'fp16', 'int8' or 'int4'"),
         ("train.warmup_epochs=50", r"train\.warmup_epochs = 50: must be less than epochs \(8\)"),
         ("train.lr", "write it as section.key=value"),
         ("=3", "write it as section.key=value"),

@@ -15,8 +15,9 @@ from tests.support.files.damage import flip
 from tests.support.processes.flaky_s3 import s3_behind_proxy
 from tests.support.processes.forked import in_own_process
 from tests.support.several import cut, names, write_sources
-from tests.support.stores import DIM, layers, write_store
+from tests.support.stores import DIM, layers, write_coded_store, write_store
 from usjepa.cache import Store, open_store, open_stores
+from usjepa.cache.coding.form import Form
 from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.errors import DamageError, HoleError, UsageError
 from usjepa.cache.reading.batch_memory import BatchMemory
@@ -107,6 +108,23 @@ def test_int8_latents_are_scaled_by_the_calibration_of_the_store_that_holds_them
     assert np.array_equal(read.targets_of("toy", one.layers["latents/toy"].channel_scale).numpy(), expected)
     alike = open_stores(cut(tmp_path / "a", tmp_path, 2, 6))
     assert not alike.read([0, 5]).row_scales
+
+
+@pytest.mark.parametrize("form", [Form("int4"), Form("int8", 20)], ids=str)
+def test_latents_on_axes_or_in_int4_are_read_with_what_each_store_found(tmp_path: Path, form: Form) -> None:
+    for letter, seed in (("a", 1), ("b", 2)):
+        write_coded_store(tmp_path / letter, 6, form, seed)
+    both = open_stores([tmp_path / "a", tmp_path / "b"])
+    one, two = both.parts
+    assert one.layers["latents/toy"].coding != two.layers["latents/toy"].coding
+    rows = [9, 0, 4, 8, 0]
+    expected = np.stack([(one.read([row]) if row < 6 else two.read([row - 6])).targets().numpy()[0] for row in rows])
+    read = both.read(rows)
+    np.testing.assert_array_equal(read.targets().numpy(), expected)
+    assert both.read([]).targets().shape == (0, 9, 24)
+    halves = open_stores(cut(tmp_path / "a", tmp_path, 4, 6))
+    assert not halves.read([0, 5]).by_store
+    np.testing.assert_array_equal(halves.read([0, 5]).targets().numpy(), one.read([0, 5]).targets().numpy())
 
 
 def test_a_damaged_row_is_named_by_its_store_and_its_number_there(pair: list[Path]) -> None:

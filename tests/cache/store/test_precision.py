@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tests.support.stores import write_store
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.coding.form import Form
 from usjepa.cache.errors import TeacherError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
@@ -161,7 +162,7 @@ def test_int8_refuses_what_its_scale_can_not_divide() -> None:
 
 @pytest.mark.parametrize(("tokens", "dim"), [(196, 192), (196, 768), (256, 1408)])
 def test_int8_takes_at_most_0_52_of_the_bytes_of_fp16(tokens: int, dim: int) -> None:
-    half, whole = bytes_per_row("int8", tokens, dim), bytes_per_row("fp16", tokens, dim)
+    half, whole = bytes_per_row(Form("int8"), tokens, dim), bytes_per_row(Form("fp16"), tokens, dim)
     assert half <= 0.52 * whole
     layers = [
         Layer("latents/x", "int8", (tokens, dim), 64, {}, (1.0,) * dim),

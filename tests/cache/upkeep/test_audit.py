@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from usjepa.cache.store.layers import Layer
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
 def test_an_honest_store_passes_whatever_its_precision_and_batch_size(tmp_path: Path, precision: str) -> None:
     recipe = small(f"cache.precision={precision}")
     build(str(tmp_path / "s"), recipe, BuildRequest(teacher="random"))

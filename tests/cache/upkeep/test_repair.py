@@ -102,8 +102,9 @@ def test_a_whole_store_is_left_as_it_is(store: Path, small_store: Path) -> None:
     assert tree(store) == tree(small_store)
 
 
-def test_int8_latents_are_mended_with_their_scales(tmp_path: Path) -> None:
-    recipe = small("cache.precision=int8")
+@pytest.mark.parametrize("form", [("cache.precision=int8",), ("cache.precision=int4", "cache.axes=100")], ids=str)
+def test_latents_are_mended_with_their_scales(tmp_path: Path, form: tuple[str, ...]) -> None:
+    recipe = small(*form)
     build(str(tmp_path / "whole"), recipe, BuildRequest(teacher="random"))
     for injured in ("latents/demo/c.0.0.0", "scales/demo/c.2.0"):
         shutil.copytree(tmp_path / "whole", tmp_path / injured.replace("/", "-"))

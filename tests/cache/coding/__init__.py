@@ -1,0 +1,1 @@
+"""Tests of what makes latents narrower or packs them: rotation, nibbles, axes, what a layer keeps of it."""
