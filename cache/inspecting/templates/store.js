@@ -219,6 +219,9 @@ if (page.edge) {
     });
   });
   document.getElementById("close").addEventListener("click", close);
+  for (const button of near.querySelectorAll("[data-key]")) {
+    button.addEventListener("click", () => choose(chosen.place, patchBeside(chosen.patch, button.dataset.key)));
+  }
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !near.hidden) close();
   });

@@ -62,6 +62,7 @@ SCRIPTS = {
     "and left": KEY % "ArrowLeft",
     "up": KEY % "ArrowUp",
     "by keys": NEAR,
+    "by a button": "near.querySelector('[data-key=ArrowRight]').click(), " + NEAR,
     "go there": "nearest.children[1].querySelector('button').click(), " + NEAR,
     "escape": KEY % "Escape",
     "closed": NEAR,
@@ -191,7 +192,9 @@ def test_a_patch_can_be_chosen_with_keys_and_left_with_escape(seen: dict[int, Se
     assert said(seen, "left") == "picture frame"
     middle = EDGE // 2 + 1
     assert said(seen, "by keys")["said"].startswith(f"Row 4, patch {middle - 1} across, {middle - 1} down: the")
-    assert said(seen, "go there")["rows"][0] != said(seen, "by keys")["rows"][0]
+    assert said(seen, "by a button")["said"].startswith(f"Row 4, patch {middle} across, {middle - 1} down: the")
+    assert said(seen, "by a button")["fits"]
+    assert said(seen, "go there")["rows"][0] != said(seen, "by a button")["rows"][0]
     closed = said(seen, "closed")
     assert not closed["shown"]
     assert closed["boxes"] == 0
