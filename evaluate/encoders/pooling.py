@@ -88,7 +88,7 @@ class _Pooled:
         if self.how == "grid2":
             return _quarters(tokens_BHWD)
         grid = (tokens_BHWD.shape[1], tokens_BHWD.shape[2])
-        shares_BHW = _region_shares(batch, grid) if "region" in self.how else np.ones(tokens_BHWD.shape[:3], np.float32)
+        shares_BHW = region_shares(batch, grid) if "region" in self.how else np.ones(tokens_BHWD.shape[:3], np.float32)
         return np.stack(_pooled(tokens_BHWD, shares_BHW, "max" in self.how), axis=1)
 
 
@@ -117,7 +117,7 @@ def _quarters(tokens_BHWD: Floats) -> Floats:
     return np.ascontiguousarray(means, dtype=np.float32).reshape(len(means), 4, -1)
 
 
-def _region_shares(batch: Batch, grid: tuple[int, int]) -> Floats:
+def region_shares(batch: Batch, grid: tuple[int, int]) -> Floats:
     """Return how much of each patch lies in the scan's region, from 0 to 1: float32 [B, H, W] for a grid (H, W).
 
     A patch may end within a cell of the region. A frame whose region is empty has shares of 1: all of it is looked at.

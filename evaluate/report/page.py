@@ -97,6 +97,7 @@ def render(
             standings=found,
             answer=answer(found, document.run.noun),
             dot_charts=[dots_of(one) for one in found],
+            has_intervals=any(row.interval for one in found for row in one.rows),
             shown=shown,
             tasks_named=view.tasks_named(),
             smallest_groups=view.smallest_groups,

@@ -96,11 +96,12 @@ def _distance(one: Standing, best: float) -> str:
 def _verdict(one: Standing) -> str:
     """Return whether the difference is real, as a clause."""
     found = one.difference
+    groups = one.groups if found is None else found.groups
+    people = f"{groups} test {'patient or clip' if groups == 1 else 'patients or clips'}"
+    if groups is not None and groups < LEAST_GROUPS:
+        return f"with {people}, no difference is called real"
     if found is None:
         return "whether that is more than chance was not tested"
-    people = f"{found.groups} test {'patient or clip' if found.groups == 1 else 'patients or clips'}"
-    if found.groups < LEAST_GROUPS:
-        return f"with {people}, no difference is called real"
     few = f", though {people} are few" if found.groups < FEW_GROUPS else ""
     how = "is real" if found.real else "is not shown to be real"
     return f"the difference {how}{_ends(one, found)}{few}"

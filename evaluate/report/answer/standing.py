@@ -46,6 +46,8 @@ class Standing:
     """What is reached without looking at any frame."""
     differences: tuple[Difference, ...]
     """Of the run's encoder from others, on this task."""
+    groups: int | None = None
+    """Test patients or clips; None where the document does not say."""
 
     @property
     def ours(self) -> Row:
@@ -83,7 +85,7 @@ def _of_classes(document: Document) -> Iterator[Standing]:
             Row(s.encoder, document.title(s.encoder), s.macro_f1.mean, s.macro_f1.interval)
             for s in document.ranked(task.name)
         ]
-        yield _standing(document, task.name, MACRO_F1, rows, task.floor.macro_f1)
+        yield _standing(document, task.name, MACRO_F1, rows, task.floor.macro_f1, groups=task.counts["test"].groups)
 
 
 def _of_numbers(document: Document) -> Iterator[Standing]:
@@ -92,7 +94,9 @@ def _of_numbers(document: Document) -> Iterator[Standing]:
         for s in document.regression.ranked(task.name):
             error = s.primary.measures["mae"]
             rows.append(Row(s.encoder, document.title(s.encoder), error.mean, error.interval))
-        yield _standing(document, task.name, MAE, rows, task.floor.measures["mae"].mean, task.unit)
+        yield _standing(
+            document, task.name, MAE, rows, task.floor.measures["mae"].mean, task.unit, task.counts["test"].groups
+        )
 
 
 def _of_masks(document: Document) -> Iterator[Standing]:
@@ -102,11 +106,19 @@ def _of_masks(document: Document) -> Iterator[Standing]:
             Row(s.encoder, document.title(s.encoder), s.dice.mean, (s.dice.low, s.dice.high))
             for s in sorted(scores, key=lambda s: -s.dice.mean)
         ]
-        yield _standing(document, task.name, DICE, rows, task.floor.mean)
+        yield _standing(
+            document, task.name, DICE, rows, task.floor.mean, groups=task.test.groups if task.test else None
+        )
 
 
 def _standing(
-    document: Document, task: str, measure: str, rows: Sequence[Row], floor: float, unit: str = ""
+    document: Document,
+    task: str,
+    measure: str,
+    rows: Sequence[Row],
+    floor: float,
+    unit: str = "",
+    groups: int | None = None,
 ) -> Standing:
     differences = (one for one in document.differences if one.task == task and one.measure == measure)
-    return Standing(task, measure, unit, tuple(rows), floor, tuple(differences))
+    return Standing(task, measure, unit, tuple(rows), floor, tuple(differences), groups)

@@ -20,7 +20,7 @@ from usjepa.cache.reading.batch import Batch
 from usjepa.cache.teacher.model_input import ModelInput
 from usjepa.evaluate.encoders.baselines import Hog, PooledHog
 from usjepa.evaluate.encoders.models import ModelEncoder
-from usjepa.evaluate.encoders.pooling import _POOLINGS, _Pooled, _pooled, _quarters, _region_shares, pooled_by
+from usjepa.evaluate.encoders.pooling import _POOLINGS, _Pooled, _pooled, _quarters, pooled_by, region_shares
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def batch_of(regions_BSS: NDArray[np.bool_]) -> Batch:
 def test_a_patchs_share_is_the_area_of_the_region_in_it_on_any_grid(grid: tuple[int, int], seed: int) -> None:
     regions = np.random.default_rng(seed).random((3, 12, 12)) < 0.2
     regions[2] = False
-    shares = _region_shares(batch_of(regions), grid)
+    shares = region_shares(batch_of(regions), grid)
     cells = regions.reshape(3, 6, 2, 6, 2).any(axis=(2, 4))
     fine = cells.repeat(28, axis=1).repeat(28, axis=2)  # 168 pixels: every grid's patches end on one
     rows, columns = 168 // grid[0], 168 // grid[1]
@@ -53,7 +53,7 @@ def test_a_patch_beside_the_region_has_a_share_of_exactly_nothing(size: int, gri
     for edge in range(2, size, 2):
         region = np.zeros((1, size, size), np.bool_)
         region[:, :edge, :edge] = True
-        shares = _region_shares(batch_of(region), (grid, grid))[0]
+        shares = region_shares(batch_of(region), (grid, grid))[0]
         touched = np.array([patch * size < edge * grid for patch in range(grid)])
         assert np.array_equal(shares > 0, touched[:, None] & touched)
 

@@ -109,7 +109,8 @@ def render(about: About, history: History, moment: Moment) -> str:
             answer=_answer(about, history, moment),
             left="" if moment.left_s is None or not moment.alive else duration(moment.left_s),
             numbers=_numbers(history, about, moment),
-            signs=[_sentence(one) for one in (summary(history, about.epochs) if ended else signs(history))],
+            signs=[] if ended else [_sentence(one) for one in signs(history)],
+            summary=[_sentence(one) for one in summary(history, about.epochs)] if ended else [],
             parts=[(key, title, list(figures[key]), nothing[key]) for key, title in _PARTS],
             sections=[
                 Section("now", "Now" if moment.alive else "Where it ended"),
@@ -200,7 +201,8 @@ def _last(history: History, name: str) -> tuple[str, str]:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    start = text[:1].upper() if text[1:2].isalpha() or text[1:2] == " " else text[:1]
+    return start + text[1:] + ("" if text.endswith(".") else ".")
 
 
 def duration(seconds: float) -> str:

@@ -52,8 +52,17 @@ def test_one_task_is_told_with_interval_distance_and_verdict(
 def test_the_best_of_several_others_is_the_rival() -> None:
     made = document()
     assert "above its teacher, the best of 3 others" in told(made)
+    made["scores"][2]["probes"]["probe"]["measures"]["macro_f1"]["mean"] = 0.7
+    made["differences"][1] |= {"real": False}
+    assert "below" not in told(made)
+    assert "above random weights, the best of 3 others; the difference is not shown to be real" in told(made)
     made["scores"][3]["probes"]["probe"]["measures"]["macro_f1"]["mean"] = 0.9
-    assert "below edges (HOG), the best of 3 others; whether that is more than chance was not tested." in told(made)
+    assert (
+        "below edges (HOG), the best of 3 others; with 9 test patients or clips, no difference is called real."
+        in told(made)
+    )
+    made["tasks"][0]["counts"]["test"] = made["tasks"][0]["counts"]["test"] | {"groups": 90}
+    assert told(made).endswith("; whether that is more than chance was not tested.")
 
 
 def test_an_encoder_alone_is_compared_with_nothing() -> None:

@@ -38,27 +38,42 @@ def test_patches_that_are_alike_get_one_colour_whatever_the_sign_of_a_component(
     rng = np.random.default_rng(0)
     kinds = rng.integers(0, 3, (3, 4, 4))
     tokens = rng.standard_normal((3, 16)).astype(np.float32)[kinds]
-    colours = token_colours(tokens)
+    colours = token_colours(tokens, np.ones((3, 4, 4), bool))
     assert colours.shape == (3, 4, 4, 3)
     found = [np.unique(colours[kinds == kind], axis=0) for kind in range(3)]
     assert all(len(one) == 1 for one in found)
     assert len({tuple(one[0]) for one in found}) == 3
-    assert (token_colours(tokens.copy()) == colours).all()
+    assert (token_colours(tokens.copy(), np.ones((3, 4, 4), bool)) == colours).all()
 
 
 def test_tokens_that_do_not_differ_or_have_two_numbers_are_coloured_too() -> None:
-    assert token_colours(np.ones((1, 2, 2, 8), np.float32)).shape == (1, 2, 2, 3)
-    assert token_colours(np.random.default_rng(0).random((1, 3, 2, 2)).astype(np.float32)).shape == (1, 3, 2, 3)
+    every = np.ones((1, 2, 2), bool)
+    assert token_colours(np.ones((1, 2, 2, 8), np.float32), every).shape == (1, 2, 2, 3)
+    two = np.random.default_rng(0).random((1, 2, 2, 2)).astype(np.float32)
+    assert (token_colours(two, every) == token_colours(two, ~every)).all()
+
+
+def test_patches_outside_the_scan_have_no_say_in_the_colours() -> None:
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((3, 4, 4, 16)).astype(np.float32)
+    inside = np.ones((3, 4, 4), bool)
+    inside[:, 0] = False
+    other = tokens.copy()
+    other[:, 0] *= 100
+    assert (token_colours(tokens, inside)[inside] == token_colours(other, inside)[inside]).all()
 
 
 def test_colours_lie_over_grey_and_colour_frames() -> None:
     colours = np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8)
+    cells = np.ones((2, 2), bool)
     for channels in (1, 3):
-        over = blended(np.zeros((channels, 4, 4), np.uint8), colours)
+        over = blended(np.zeros((channels, 4, 4), np.uint8), colours, cells)
         assert over.shape == (4, 4, 3)
         assert (over[:, :2] == over[0, 0]).all()
         assert over[0, 0, 0] > 100
         assert over[0, 3, 2] > 100
+    cells[:, 1] = False
+    assert (blended(np.full((1, 4, 4), 9, np.uint8), colours, cells)[:, 2:] == 9).all()
 
 
 def test_frames_that_were_not_made_anonymous_are_not_shown() -> None:

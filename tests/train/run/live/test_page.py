@@ -74,6 +74,7 @@ def test_what_ended_a_run_is_said() -> None:
     text = render(about(epochs=3), history(3), Moment(FINISHED, 1.8e9))
     assert "All 3 epochs are done, and the encoder of epoch 3, of the lowest validation loss, is exported." in text
     assert "Lowest validation loss 0.53534 after epoch 3 of 3" in text
+    assert "<li>k-NN on held-out groups" in text
     without = History()
     without.add(step_line(0, 1))
     assert "the last encoder is exported" in render(about(1, 1), without, Moment(FINISHED, 1.8e9))
