@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,10 +26,11 @@ from usjepa.cache.sources.registry import registered
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
+    from usjepa.cache.frames.clips import SourceRef
     from usjepa.cache.frames.rows import RowBlock
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.base import Listing
@@ -45,6 +47,17 @@ class _ChildDied(Exception):
     def __init__(self, opened: str | None, how: str) -> None:
         super().__init__(how)
         self.opened, self.how = opened, how
+
+
+class Decoded(NamedTuple):
+    """Frames of a source that a child has decoded, as they are handed on."""
+
+    numbers: Sequence[int]
+    """Which ones."""
+    error: str
+    """Why there are fewer than were asked for; empty where there are not."""
+    message: dict[str, Any]
+    behind: Sequence[bytearray]
 
 
 class DecodingProcess:
@@ -103,13 +116,37 @@ class DecodingProcess:
         described = {name: Described(*known) for name, known in answer["described"].items()}
         return Contents(list(answer["images"]), dict(answer["doubts"]), described)
 
-    def cut(self, block: RowBlock, skip_errors: bool) -> PixelShard:
-        """Return rows, as `cut_rows` does; a source that kills the child counts as unreadable."""
-        bad: dict[str, str] = {}
+    def decode(self, source: SourceRef, wanted: Sequence[int], start: int, count: int) -> Decoded:
+        """Return `count` of the wanted frames of a source, from the `start`-th, all with the region that they share.
+
+        What is asked for next goes on where this ended. SourceError where the child died.
+        """
+        request = {"job": "decode", "source": source, "wanted": wanted, "start": start, "count": count}
+        answer, behind = self._request_once(request, source.path)
+        numbers = list(wanted[start : start + len(answer["frames"])])
+        return Decoded(numbers, str(answer["failed"]), answer | {"numbers": numbers}, behind)
+
+    def cut(
+        self,
+        block: RowBlock,
+        skip_errors: bool,
+        given: Decoded | None = None,
+        known_bad: Mapping[str, str] = MappingProxyType({}),
+    ) -> PixelShard:
+        """Return rows, as `cut_rows` does; a source that kills the child counts as unreadable.
+
+        Args:
+            block: what to cut.
+            skip_errors: as for `cut_rows`.
+            given: frames that were decoded elsewhere, of the block's only source; None: the child decodes.
+            known_bad: as `bad` of `cut_rows`.
+        """
+        bad = dict(known_bad)
         request = {"job": "cut", "block": block.to_json(), "skip_errors": skip_errors, "bad": bad}
+        request["given"] = None if given is None else given.message
         while True:
             try:
-                answer, (pixels, regions) = self._request(request)
+                answer, (pixels, regions) = self._request(request, () if given is None else given.behind)
                 break
             except _ChildDied as death:
                 if death.opened is None:
@@ -138,7 +175,9 @@ class DecodingProcess:
         except _ChildDied as death:
             raise SourceError(_crashed(path, death.how)) from death
 
-    def _request(self, request: dict[str, Any]) -> tuple[dict[str, Any], list[bytearray]]:
+    def _request(
+        self, request: dict[str, Any], behind: Sequence[bytearray] = ()
+    ) -> tuple[dict[str, Any], list[bytearray]]:
         """Send a request and return the answer and the bytes behind it; raise what the child raised, or _ChildDied."""
         opened: str | None = None
         self._quiet_s = 0.0
@@ -153,6 +192,8 @@ class DecodingProcess:
         try:
             wire = self._connected(idle)
             wire.send(json.dumps(request).encode(), idle)
+            for data in behind:
+                wire.send(memoryview(data), idle)
             while True:
                 answer = json.loads(wire.receive(idle))
                 self._quiet_s = 0.0
@@ -161,7 +202,7 @@ class DecodingProcess:
                     continue
                 if "error" in answer:
                     raise getattr(errors, answer["error"])(answer["message"])
-                return answer, [wire.receive(idle) for name in ("pixels", "regions") if name in answer]
+                return answer, [wire.receive(idle) for _ in range(answer["behind"])]
         except (EOFError, ConnectionError) as error:
             raise _ChildDied(opened, self._how_it_ended()) from error
         except errors.Interrupted:

@@ -106,5 +106,15 @@ class SegmentRows:
         shifted = replace(rows, source=rows.source - np.int32(first))
         return RowBlock.of(sources, shifted, numbers.start, numbers)
 
+    def go_beyond(self, numbers: range) -> tuple[bool, bool]:
+        """Return whether the source of the first of these rows has rows before them, and that of the last behind."""
+        start, stop = numbers.start - self._first_row, numbers.stop - self._first_row
+        with self._lock:
+            begin, end = max(0, start - 1), min(self._rows.lines, stop + 1)
+            source = self._rows.take(begin, end).source
+        before = begin < start and source[0] == source[1]
+        behind = end > stop and source[-1] == source[-2]
+        return bool(before), bool(behind)
+
     def _damaged(self) -> DamageError:
         return DamageError(f"{self._where}: its tables do not hold its rows, each with a source of it.")

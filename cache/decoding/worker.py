@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.decoding.lifeline import end_with_parent
 from usjepa.cache.decoding.wire import Wire
-from usjepa.cache.errors import UsjepaError
+from usjepa.cache.errors import SourceError, UsjepaError
 from usjepa.cache.interrupt import at_safe_points
 
 if TYPE_CHECKING:
+    from usjepa.cache.decoding.given import Given
+    from usjepa.cache.frames.rows import RowBlock
     from usjepa.cache.sources.reader import SourceReader
 
 
@@ -39,6 +41,7 @@ class _Decoder:
     """Answer requests about one folder of sources."""
 
     def __init__(self, wire: Wire, setup: dict[str, Any]) -> None:
+        from usjepa.cache.decoding.given import Stream
         from usjepa.cache.frames.clips import ClipRegions
         from usjepa.cache.recipes.cache import CacheSettings
         from usjepa.cache.sources.reader import SourceReader
@@ -51,19 +54,22 @@ class _Decoder:
         root = Path(setup["root"]) if setup["root"] is not None else None
         self._reader: SourceReader = SourceReader(root, self._settings, setup["real"], setup["regions"])
         self._regions = ClipRegions(self._reader, self._settings.preprocess.deidentify)
+        self._stream = Stream(self._reader)
 
     def answer(self, request: dict[str, Any]) -> None:
         """Do the requested job and send its result: facts, names of images, a patient, or the rows of a shard."""
         self._opened = ""
         jobs = {"images": self._images, "patient": self._patient, "probe": self._probe, "look": self._look}
-        job = (jobs | {"cut": self._cut})[request["job"]]
+        job = (jobs | {"cut": self._cut, "decode": self._decode})[request["job"]]
         try:
             job(request)
         except UsjepaError as error:
             self._send({"error": type(error).__name__, "message": str(error)})
 
-    def _send(self, message: dict[str, Any]) -> None:
-        self._wire.send(json.dumps(message).encode())
+    def _send(self, message: dict[str, Any], *behind: memoryview) -> None:
+        self._wire.send(json.dumps(message | {"behind": len(behind)}).encode())
+        for data in behind:
+            self._wire.send(data)
         self._signed = time.monotonic()
 
     def lives(self) -> None:
@@ -119,18 +125,41 @@ class _Decoder:
         from usjepa.cache.frames.rows import RowBlock, cut_rows
 
         block, skip_errors, bad = RowBlock.from_json(request["block"]), request["skip_errors"], request["bad"]
-        made = cut_rows(block, self._reader, self._settings, skip_errors, self._before_frame, bad, self._regions)
+        reader = self._reader if request["given"] is None else self._given(block, request["given"])
+        made = cut_rows(block, reader, self._settings, skip_errors, self._before_frame, self._regions, bad)
+        answer = {"holes": made.holes, "blank": made.blank, "doubtful": made.doubtful}
         self._send(
-            {
-                "holes": made.holes,
-                "blank": made.blank,
-                "doubtful": made.doubtful,
-                "pixels": made.pixels.shape,
-                "regions": made.regions.shape,
-            }
+            {**answer, "pixels": made.pixels.shape, "regions": made.regions.shape},
+            made.pixels.reshape(-1).data,
+            made.regions.reshape(-1).data,
         )
-        self._wire.send(made.pixels.reshape(-1).data)
-        self._wire.send(made.regions.reshape(-1).data)
+
+    def _given(self, block: RowBlock, described: dict[str, Any]) -> Given:
+        """Receive frames that another process decoded, of the block's only source, and their region."""
+        from usjepa.cache.decoding.given import Given
+
+        given = Given(described, [self._wire.receive() for _ in range(described["behind"])])
+        self._regions.know(block.sources[0], given.region)
+        return given
+
+    def _decode(self, request: dict[str, Any]) -> None:
+        """Send some frames of a clip and its region, and what went wrong behind the last of them."""
+        from usjepa.cache.decoding.given import described
+        from usjepa.cache.frames.clips import SourceRef, require_size
+
+        source, start, count = SourceRef(*request["source"]), request["start"], request["count"]
+        self._opens(source.path)
+        region, frames, error = None, [], ""
+        try:
+            region = self._regions.of(source, self._before_frame)
+            for number, frame in self._stream.take(source, request["wanted"], start, count):
+                self._before_frame(source.path)
+                require_size(source, number, frame)
+                frames.append(frame)
+        except SourceError as failed:
+            error = str(failed)
+        message, behind = described(frames, region, error)
+        self._send(message, *behind)
 
 
 def _add_readers(sys_path: list[str], readers: list[str]) -> None:

@@ -62,10 +62,17 @@ class ClipRegions:
         """
         key = (source.path, source.content_hash)
         if key not in self._found:
-            while len(self._found) >= _REMEMBERED:
-                del self._found[next(iter(self._found))]
-            self._found[key] = self._shared(source, before_frame)
+            self._keep(key, self._shared(source, before_frame))
         return self._found[key]
+
+    def know(self, source: SourceRef, region: Region | None) -> None:
+        """Take over what another one found; see `of`."""
+        self._keep((source.path, source.content_hash), region)
+
+    def _keep(self, key: tuple[str, str], region: Region | None) -> None:
+        while len(self._found) >= _REMEMBERED:
+            del self._found[next(iter(self._found))]
+        self._found[key] = region
 
     def alone(self, frame: NDArray[np.uint8]) -> Region:
         """Return the region of a frame whose source has no shared one."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from usjepa.cache.errors import BlankError, SourceError, TextError, WholeFrameError
 from usjepa.cache.frames.blank import why_blank
 from usjepa.cache.frames.cells import pack_cells, packed_nbytes
-from usjepa.cache.frames.clips import ClipRegions, SourceRef, require_size
+from usjepa.cache.frames.clips import SourceRef, require_size
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.views import View, apply_view
 from usjepa.cache.sources.base import PHANTOM
@@ -20,13 +20,13 @@ from usjepa.cache.sources.reader import name_of
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.frames.clips import ClipRegions
     from usjepa.cache.frames.regions import Region
     from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.sources.reader import SourceReader
     from usjepa.cache.store.tables import RowTable, SourceTable
 
 
@@ -61,6 +61,16 @@ class RowBlock:
         views = [View(*columns) for columns in _lines(taken, View._fields)]
         return cls(numbers.start, refs, list(map(RowSpec, source.tolist(), taken.frame.tolist(), views)))
 
+    def part(self, start: int, stop: int) -> RowBlock:
+        """Return the rows at places from `start` to before `stop`, with the sources that they show."""
+        rows = self.rows[start:stop]
+        place = {source: i for i, source in enumerate(sorted({row.source for row in rows}))}
+        return RowBlock(
+            self.first + start,
+            [self.sources[source] for source in place],
+            [row._replace(source=place[row.source]) for row in rows],
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the block for another process."""
         return {"first": self.first, "sources": self.sources, "rows": self.rows}
@@ -93,6 +103,17 @@ class PixelShard:
     doubtful: list[tuple[int, str]] = field(default_factory=list)
     """Row number, which frame it shows and what its region may show beside the scan."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[PixelShard]) -> PixelShard:
+        """Return the rows of parts that follow each other."""
+        if len(parts) == 1:
+            return parts[0]
+        pixels, regions = (
+            np.concatenate(arrays) for arrays in zip(*((p.pixels, p.regions) for p in parts), strict=True)
+        )
+        told = ([line for part in parts for line in getattr(part, name)] for name in ("holes", "blank", "doubtful"))
+        return cls(pixels, regions, *told)
+
     def exists(self, first_row: int) -> NDArray[np.bool_]:
         """Return [n], false at holes; `first_row` is the number of the first row."""
         found = np.ones(len(self.pixels), np.bool_)
@@ -100,14 +121,22 @@ class PixelShard:
         return found
 
 
+class Frames(Protocol):
+    """Gives frames of sources; a `SourceReader` does."""
+
+    def frames(self, path: str, reader: str, wanted: Sequence[int], content_hash: str) -> Iterator[NDArray[np.uint8]]:
+        """Yield the wanted frames of a source; see `SourceReader.frames`."""
+        ...
+
+
 def cut_rows(
     block: RowBlock,
-    reader: SourceReader,
+    reader: Frames,
     settings: CacheSettings,
     skip_errors: bool,
     before_frame: Callable[[str], None],
+    regions_of: ClipRegions,
     bad: Mapping[str, str] = MappingProxyType({}),
-    regions_of: ClipRegions | None = None,
 ) -> PixelShard:
     """Return the rows of a block.
 
@@ -117,8 +146,8 @@ def cut_rows(
         settings: size, preprocessing, de-identification, and what becomes of blank frames.
         skip_errors: an unreadable source turns its rows into holes with the reason instead of ending the build.
         before_frame: called with a source's path before it is opened and after each decoded frame; may raise to stop.
+        regions_of: finds regions, and remembers them between blocks.
         bad: path -> reason of sources that are known to be unreadable, not to be tried again.
-        regions_of: what is remembered between blocks; None: nothing is.
 
     Raises:
         SourceError: a source can't be read, or is not the file that was scanned.
@@ -127,7 +156,6 @@ def cut_rows(
         WholeFrameError: no region was found in a frame, and `preprocess.whole` is "stop".
     """
     size, channels = settings.image_size, 1 if settings.preprocess.grey else 3
-    regions_of = regions_of or ClipRegions(reader, settings.preprocess.deidentify)
     pixels = np.zeros((len(block.rows), channels, size, size), np.uint8)
     regions = np.zeros((len(block.rows), packed_nbytes(size)), np.uint8)
     holes: list[tuple[int, str]] = []
@@ -174,7 +202,7 @@ class _Remarks(NamedTuple):
 def _cut(
     source: SourceRef,
     rows: Sequence[tuple[int, RowSpec]],
-    reader: SourceReader,
+    reader: Frames,
     settings: CacheSettings,
     before_frame: Callable[[str], None],
     regions_of: ClipRegions,

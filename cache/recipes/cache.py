@@ -260,7 +260,8 @@ class CacheSettings(Settings):
     false: they are refused."""
     decode_processes: Annotated[Processes | None, NoEffect()] = None
     """Child processes that decode sources, of each process that builds; null: a scan takes as many as cores, a build
-    half, at most 8, and workers of Dask on one machine share that."""
+    half, at most 8, and workers of Dask on one machine share that. A process of several takes one more for clips whose
+    rows lie in several shards."""
     decode_timeout: Annotated[float, Field(ge=1, le=86400), NoEffect()] = 300.0
     """Seconds without a sign of life (a frame decoded, a piece hashed) after which a file counts as unreadable."""
     hash_paths: Annotated[bool, Soft("rows")] = False

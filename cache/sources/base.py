@@ -141,6 +141,11 @@ class Reader(Protocol):
     """Whether a file may hold several images; `images` then names them, and each is a source of its own."""
     folder: ClassVar[bool] = False
     """Whether a folder may be one of its files, as a Zarr store is; `parts` then names what lies in it."""
+    frames_apart: ClassVar[bool] = False
+    """Whether a frame is read without those before it: several processes may then read parts of one source at once.
+
+    Where not, a build has one process decode a source, in order, and hand its frames on to those that cut rows.
+    """
     tells_patient: ClassVar[bool] = False
     """Whether `patient` is worth a call."""
 

@@ -42,6 +42,7 @@ class ImageReader(Reader):
     version = 2
     title = "an image"
     endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
+    frames_apart = True
 
     def __init__(self) -> None:
         from PIL import Image

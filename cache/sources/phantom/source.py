@@ -147,6 +147,7 @@ class PhantomReader(Reader):
     version = _VERSION
     title = "a source of the phantom"
     endings = ()
+    frames_apart = True
 
     def __init__(self, settings: PhantomSettings) -> None:
         self._phantom = Phantom(settings)

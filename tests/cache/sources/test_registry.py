@@ -17,7 +17,7 @@ from tests.support.builds import SMALL
 from tests.support.files import decoded
 from tests.support.processes.commands import run_python
 from usjepa.cache.errors import SourceError, UsageError
-from usjepa.cache.frames.clips import SourceRef
+from usjepa.cache.frames.clips import ClipRegions, SourceRef
 from usjepa.cache.frames.rows import RowBlock, RowSpec, cut_rows
 from usjepa.cache.frames.views import View
 from usjepa.cache.reading.store import open_store
@@ -265,7 +265,7 @@ def test_a_frame_of_another_size_than_the_scan_found_is_refused(tmp_path: Path) 
     source = SourceRef("a.careless", "careless", content, height=6, width=8, frames=1)
     block = RowBlock(0, [source], [RowSpec(0, 0, View(0, 0, 6, 8, False, False))])
     with pytest.raises(SourceError, match=r"^a\.careless: frame 0 is 8x8 pixels, the scan found 6x8"):
-        cut_rows(block, reader, settings, False, lambda _: None)
+        cut_rows(block, reader, settings, False, lambda _: None, ClipRegions(reader, True))
 
 
 @pytest.mark.usefixtures("untouched")

@@ -48,6 +48,7 @@ class ArrayReader(Reader):
     """
 
     container = True
+    frames_apart = True
 
     def __init__(self) -> None:
         self._held: tuple[Path, int, Arrays] | None = None

@@ -52,6 +52,7 @@ class Hdf5Reader(Reader):
     title = "HDF5"
     endings = (".h5", ".hdf5")
     container = True
+    frames_apart = True
 
     def __init__(self) -> None:
         self._open: tuple[int, Path, h5py.File] | None = None

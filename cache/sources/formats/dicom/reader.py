@@ -52,6 +52,7 @@ class DicomReader(Reader):
     title = "DICOM"
     endings = (".dcm", ".dicom")
     tells_patient = True
+    frames_apart = True
 
     def __init__(self) -> None:
         import pydicom.config

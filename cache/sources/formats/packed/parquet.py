@@ -44,6 +44,7 @@ class ParquetReader(Reader):
     title = "Parquet with images"
     endings = (".parquet",)
     container = True
+    frames_apart = True
 
     def __init__(self) -> None:
         self._cells: tuple[Path, str, int, Any] | None = None

@@ -1,0 +1,179 @@
+"""A clip whose rows lie in several shards is decoded by one child, and cut by all, with the same bytes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pytest
+
+from tests.support.builds import small, tree
+from tests.support.files.told_clips import NOTES, ToldClipReader
+from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.decoding import handing_on
+from usjepa.cache.decoding.child import Decoded
+from usjepa.cache.decoding.handing_on import HandingOn
+from usjepa.cache.errors import SourceError
+from usjepa.cache.frames.clips import SourceRef
+from usjepa.cache.frames.rows import PixelShard, RowBlock, RowSpec
+from usjepa.cache.frames.views import View
+from usjepa.cache.reading.store import open_store
+from usjepa.cache.sources import registry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from usjepa.cache.decoding.child import DecodingProcess
+
+
+SETS = ("cache.preprocess.deidentify=false", "cache.max_frames_per_source=null")
+
+
+@pytest.fixture(autouse=True)
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the file in which decoded frames are noted: process, clip, number."""
+    monkeypatch.setattr(registry, "_registered", [])
+    registry.register(ToldClipReader)
+    (tmp_path / "notes").touch()
+    monkeypatch.setenv(NOTES, str(tmp_path / "notes"))
+    yield tmp_path / "notes"
+    monkeypatch.undo()
+    registry.readers.cache_clear()
+    registry._by_ending.cache_clear()
+
+
+def clip(folder: Path, name: str, frames: int, **told: Any) -> None:
+    (folder / "x").mkdir(parents=True, exist_ok=True)
+    (folder / "x" / f"{name}.told").write_text(json.dumps({"frames": frames, **told}))
+
+
+def built(store: Path, source: Path, processes: int, *sets: str, on_error: str = "stop") -> dict[str, bytes]:
+    recipe = small(f"cache.decode_processes={processes}", *SETS, *sets)
+    build(str(store), recipe, BuildRequest(source=str(source), on_error=cast("Any", on_error)))
+    return tree(store)
+
+
+def decoded(notes: Path) -> dict[str, Counter[str]]:
+    """Return clip -> process -> how many frames it decoded, leaving out what the scan looked at."""
+    found: dict[str, Counter[str]] = {}
+    for line in notes.read_text().splitlines():
+        process, name, _ = line.split()
+        found.setdefault(name, Counter())[process] += 1
+    return {name: Counter({p: n for p, n in counts.items() if n > 1}) for name, counts in found.items()}
+
+
+def test_of_several_children_one_decodes_a_clip_of_3000_frames_once_for_its_region_and_once_for_its_rows(
+    tmp_path: Path, notes: Path
+) -> None:
+    clip(tmp_path / "in", "long", 3000)
+    sets = ("cache.rows_per_shard=128", "cache.views.count=1")
+    several = built(tmp_path / "several", tmp_path / "in", 3, *sets)
+    (by_process,) = decoded(notes).values()
+    assert list(by_process.values()) == [2 * 3000]
+    assert len(open_store(tmp_path / "several")) == 3000
+    assert several == built(tmp_path / "one", tmp_path / "in", 1, *sets)
+
+
+def test_clips_that_end_within_a_shard_and_those_that_do_not_are_each_decoded_by_one_child(
+    tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handing_on, "_BATCH_NBYTES", 3 * 24 * 24 * 3)  # three frames
+    for name, frames in (("a", 3), ("b", 30), ("c", 1), ("d", 5), ("e", 2), ("f", 14), ("g", 9)):
+        clip(tmp_path / "in", name, frames, blank=[0, 11])
+    told = built(tmp_path / "several", tmp_path / "in", 3, "cache.on_blank=skip")
+    counts = decoded(notes)
+    assert {name: sum(counts[name].values()) for name in ("b", "f", "g")} == {"b": 60, "f": 28, "g": 18}
+    assert all(len(by_process) <= 1 for by_process in counts.values())
+    assert told == built(tmp_path / "one", tmp_path / "in", 1, "cache.on_blank=skip")
+    assert open_store(tmp_path / "several").manifest.holes
+
+
+@pytest.mark.parametrize("fault", ["breaks", "dies"])
+def test_a_clip_that_fails_in_one_shard_is_left_out_there_as_one_child_leaves_it_out(
+    tmp_path: Path, fault: str
+) -> None:
+    clip(tmp_path / "in", "a", 3)
+    clip(tmp_path / "in", "b", 30, **{fault: 13, "blank": [9, 10]})
+    several = built(tmp_path / "several", tmp_path / "in", 2, on_error="skip")
+    assert several == built(tmp_path / "one", tmp_path / "in", 1, on_error="skip")
+    holes = open_store(tmp_path / "several").manifest.holes
+    assert len(holes) == 8
+    assert all(("SIGSEGV" if fault == "dies" else "a slice is missing") in why for _, why in holes)
+    with pytest.raises(SourceError, match=r"x/b\.told: can't be read"):
+        built(tmp_path / "stopped", tmp_path / "in", 2)
+
+
+def _block(first: int, frames: range) -> RowBlock:
+    view = View(*([0] * len(View._fields)))
+    return RowBlock(first, [SourceRef("x", "told", "", 8, 8, 1000)], [RowSpec(0, number, view) for number in frames])
+
+
+class _Slow:
+    """Stands for children: decodes at once, cuts slowly."""
+
+    def __init__(self) -> None:
+        self.lock, self.held, self.most = threading.Lock(), 0, 0
+        self.asked: list[int] = []
+
+    def decode(self, source: SourceRef, wanted: list[int], start: int, count: int) -> Decoded:
+        del source
+        with self.lock:
+            self.held += 1
+            self.most = max(self.most, self.held)
+        self.asked += wanted[start : start + count]
+        return Decoded(wanted[start : start + count], "", {}, [])
+
+    def cut(self, block: RowBlock, skip: bool, given: Decoded | None, bad: Mapping[str, str]) -> PixelShard:
+        assert given is not None
+        assert not skip
+        assert not bad
+        time.sleep(0.01)
+        with self.lock:
+            self.held -= 1
+        numbers = np.array([row.frame for row in block.rows], np.uint8)
+        assert numbers.tolist() == list(given.numbers)
+        return PixelShard(numbers, numbers, [])
+
+    def close(self) -> None:
+        pass
+
+
+def _over(slow: _Slow, children: int) -> HandingOn:
+    return HandingOn(cast("DecodingProcess", slow), slow.cut, children, lambda: None)
+
+
+def test_at_most_one_batch_more_than_there_are_children_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handing_on, "_BATCH_NBYTES", 2 * 3 * 8 * 8)
+    slow = _Slow()
+    made = _over(slow, 2).cut(_block(0, range(40)), (False, True), False)
+    assert made.pixels.tolist() == slow.asked == list(range(40))
+    assert slow.most == 3
+
+
+def test_threads_are_let_in_by_their_rows_whichever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handing_on, "_GRACE_S", 30.0)
+    slow = _Slow()
+    over = _over(slow, 2)
+    blocks = [(_block(8 * i, range(8 * i, 8 * i + 8)), (i > 0, True)) for i in range(4)]
+    threads = [threading.Thread(target=over.cut, args=(block, beyond, False)) for block, beyond in blocks]
+    for thread in (threads[3], threads[1], threads[2], threads[0]):
+        thread.start()
+        time.sleep(0.05)
+    for thread in threads:
+        thread.join(20)
+    assert slow.asked == list(range(32))
+
+
+def test_rows_whose_forerunners_never_come_are_cut_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handing_on, "_GRACE_S", 0.05)
+    over = _over(_Slow(), 2)
+    began = time.monotonic()
+    for first in range(0, 400, 16):  # a part of a build makes every second shard
+        over.cut(_block(first + 8, range(first + 8, first + 16) if first < 240 else range(8)), (True, True), False)
+    assert time.monotonic() - began < 25 * 0.2
