@@ -26,15 +26,20 @@ from usjepa.cache.storage.waiting import together, waited
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from obstore.store import ObjectStore
+    from obstore.store import ObjectStore, RetryConfig
 
     from usjepa.cache.storage.protocol import Buffer, Take
 
 T = TypeVar("T")
 _COALESCE_NBYTES = 1 << 20
 """Ranges nearer than this (bytes) are fetched in one request: about as much as transfers during a round trip."""
-_RETRIES = 5
-_RETRY_FOR = timedelta(seconds=60)
+_RETRYING: RetryConfig = {
+    "max_retries": 16,
+    "retry_timeout": timedelta(seconds=60),
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 3},
+}
+"""How obstore asks a server again that answers 5xx: a busy one may say in Retry-After for how long, which obstore does
+not read, so waits grow until about half a minute has passed."""
 _MOST_CLIENTS = 8
 _TRIES, _SOON_S = 3, 5.0
 """Times that a request is made that fails within so many seconds, though obstore does not try it again itself."""
@@ -68,7 +73,7 @@ class _Clients:
         with self._lock:
             client = self._held.pop(key, None)
             if client is None:
-                client = from_url(url, retry_config={"max_retries": _RETRIES, "retry_timeout": _RETRY_FOR})
+                client = from_url(url, retry_config=_RETRYING)
             self._held[key] = client  # the newest is the last
             if len(self._held) > _MOST_CLIENTS:
                 del self._held[next(iter(self._held))]

@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import obstore
@@ -73,6 +74,15 @@ def test_a_request_whose_connection_breaks_once_is_made_again(proxy: Proxy, url:
         assert call() == wanted, name
         assert proxy.done == [fault]
     assert storage.size("claim.json") is None
+
+
+def test_a_server_that_is_busy_for_seconds_is_waited_for_ever_longer(proxy: Proxy, url: str) -> None:
+    storage = ObjectStorage(url)
+    storage.publish("a", b"0123456789")
+    until = time.monotonic() + 4
+    proxy.play(lambda _: "503" if time.monotonic() < until else "")
+    assert storage.read("a") == b"0123456789"
+    assert 5 < len(proxy.done) < 16
 
 
 def test_a_claim_that_is_read_in_part_is_read_again(proxy: Proxy, url: str) -> None:
