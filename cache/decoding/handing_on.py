@@ -1,4 +1,4 @@
-"""Have one process decode a clip, in order, and hand its frames on to those that cut rows.
+"""Have one process decode a clip and hand its frames to those that cut.
 
 A frame of a clip costs all those before it. Where the rows of a clip lie in several shards, which several children cut
 at once, each of them would decode the clip from its beginning. So one more child decodes, in the order of the rows, and
