@@ -195,6 +195,6 @@ def _sealed(writer: StoreWriter) -> Manifest:
     if isinstance(writer.storage, LocalStorage):
         writer.storage.delete(JOURNAL)  # of a scan that was killed when its segment was whole, or that never went on
     manifest = writer.seal()
-    rows, layers = len(manifest.row_numbers()), ", ".join(manifest.layers)
+    rows, layers = len(manifest.rows()), ", ".join(manifest.layers)
     logger.info(f"sealed: generation {manifest.generation}, {rows:,} rows, {layers}")
     return manifest

@@ -92,7 +92,7 @@ class WholeCopy:
         Raises:
             DamageError: the source is damaged; the message names the row. Nothing damaged is copied.
         """
-        order, tally = self.order, Tally(len(self.order.manifest.row_numbers()))
+        order, tally = self.order, Tally(len(self.order.manifest.rows()))
         self._descriptions()
         layers = list(order.manifest.layers.values())
         known = records(order.source, layers)

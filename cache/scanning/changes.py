@@ -8,13 +8,15 @@ frames: so rows are known before anything is cut, and a clip is not decoded for 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from usjepa.cache.perceptual import HASH_NBYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import CacheSettings
@@ -78,11 +80,18 @@ def chosen_frames(count: int, most: int | None) -> NDArray[np.int32]:
 
 def passed_over_lines(tables: Sequence[SourceTable]) -> list[str]:
     """Return a line on the frames that were passed over, where there are any."""
-    count = sum(int(table.passed_over.sum()) for table in tables)
+    return passed_over_told((table.passed_over, table.frames) for table in tables)
+
+
+def passed_over_told(parts: Iterable[Sequence[NDArray[Any]]]) -> list[str]:
+    """Return that line from parts of the columns `passed_over` and `frames` of tables, [n] each."""
+    count = frames = number = 0
+    for passed_over, all_frames in parts:
+        clips = passed_over > 0
+        count, frames = count + int(passed_over.sum()), frames + int(all_frames[clips].sum())
+        number += int(clips.sum())
     if not count:
         return []
-    clips = [table.take(table.passed_over > 0) for table in tables]
-    frames, number = sum(int(table.frames.sum()) for table in clips), sum(map(len, clips))
     of = f"{count:,} of {frames:,} frames of {number:,} clip{'s' if number > 1 else ''}"
     return [f"passed over: {of}, for they differ too little from the last one kept (cache.min_change)"]
 

@@ -23,11 +23,12 @@ from usjepa.cache.scanning.scan import scan_all, scan_told
 from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.splits import TEST
-from usjepa.cache.store.origins import read_tables, spacing_text
-from usjepa.cache.store.tables import WITHDRAWN, tombstone
+from usjepa.cache.store.origins import open_sources
+from usjepa.cache.store.spacings import spacing_text
+from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches, tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from usjepa.cache.sources.base import Listing
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
-    from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.store.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _FOUND = ("content_hash", "frames", "height", "width", "error", "spacing_down", "spacing_across", "passed_over")
 """Columns that a scan fills from the file itself."""
+_REPEATED = {"dataset", "group", "label", "split", "reader"}
+"""Columns in which many sources have the same text."""
 _ENOUGH_LEVELS = 256
 """What is built was taken for an image; tables do not say how many grey levels it has."""
 
@@ -130,7 +132,8 @@ def regrown(
         and (key not in earlier.unreadable or not described.error[i])
     ]
     new = np.array(fresh, dtype=np.int64)
-    others = KnownGroups.of(read_tables(storage, segment)[0] for segment in segments if segment.number != number)
+    rest = [segment for segment in segments if segment.number != number]
+    others = KnownGroups.of(table for segment in rest for table in _tables(storage, segment))
     sources = others.joined(described, new, _marked_test(listing)).take(new)
     bare = replace(sources, spacing_down=np.empty(0), spacing_across=np.empty(0))
     variants = [sources] if bare == sources else [sources, bare]
@@ -178,36 +181,57 @@ def _keys(table: SourceTable) -> Iterable[SourceKey]:
 
 
 def _known(
-    storage: Storage, segments: Iterable[Segment], journal: ScanJournal | None = None, hashed: bool = False
+    storage: Storage, segments: Sequence[Segment], journal: ScanJournal | None = None, hashed: bool = False
 ) -> _Known:
     """Return the sources of segments; the journal learns their counts, so that no built source is decoded again.
 
     With `hashed`, a scan wants of new clips what no table has.
     """
-    tables = [read_tables(storage, segment)[0] for segment in segments]
-    unscaled = any(np.isnan(table.spacing_down).all() for table in tables)
-    known = _Known({}, {}, KnownGroups.of(tables), set(), set(), unscaled)
-    for table in tables:
-        known.withdrawn.update(table.content_hash[table.error == WITHDRAWN])
-        for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
-            (known.unreadable if error else known.built)[key] = content
-        if hashed or np.isnan(table.spacing_down).all():
-            known.partial.update(table.content_hash)
-        if journal is not None:
-            _teach(journal, table)
+    bare = {segment.number for segment in segments if _is_unscaled(storage, segment)}
+    known = _Known({}, {}, KnownGroups(), set(), set(), bool(bare))
+    for segment in segments:
+        for table in _tables(storage, segment):
+            known.groups.add(table)
+            known.withdrawn.update(table.content_hash[table.error == WITHDRAWN])
+            for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
+                (known.unreadable if error else known.built)[key] = content
+            if hashed or segment.number in bare:
+                known.partial.update(table.content_hash)
+            if journal is not None:
+                _teach(journal, table)
     return known
+
+
+def _tables(storage: Storage, segment: Segment) -> Iterator[SourceTable]:
+    """Yield a segment's table of sources in parts: a large one is not unpacked at once. Equal texts are one object."""
+    names = tuple(SourceTable.__dataclass_fields__)
+    one: dict[object, object] = {}
+    with open_sources(storage, segment) as file:
+        for columns in batches(SourceTable, file, names):
+            for name, column in zip(names, columns, strict=True):
+                if name in _REPEATED:
+                    column[:] = [one.setdefault(text, text) for text in column.tolist()]
+            yield SourceTable(**dict(zip(names, columns, strict=True)))
+
+
+def _is_unscaled(storage: Storage, segment: Segment) -> bool:
+    """Return whether no source of a segment has a spacing."""
+    with open_sources(storage, segment) as file:
+        return all(np.isnan(down).all() for (down,) in batches(SourceTable, file, ("spacing_down",)))
 
 
 def _teach(journal: ScanJournal, table: SourceTable) -> None:
     readable = table.take(table.error == "")
     columns = (readable.content_hash, readable.reader, readable.frames, readable.height, readable.width)
     lengths = (readable.spacing_down, readable.spacing_across)
+    same: dict[FileFacts, FileFacts] = {}
     for content, stamp, frames, height, width, *spacing in zip(
         *(column.tolist() for column in (*columns, *lengths)), strict=True
     ):
         name, _, version = stamp.partition(":")
         known = None if np.isnan(spacing).any() else Spacing(*spacing)
-        journal.learn(content, name, int(version or 1), FileFacts(frames, height, width, _ENOUGH_LEVELS, known))
+        facts = FileFacts(frames, height, width, _ENOUGH_LEVELS, known)
+        journal.learn(content, name, int(version or 1), same.setdefault(facts, facts))
 
 
 def _new(described: SourceTable, known: _Known) -> NDArray[np.int64]:

@@ -38,20 +38,27 @@ class KnownGroups:
     is_test: dict[_GroupKey, bool] = field(default_factory=dict)
     dicoms: dict[SourceKey, tuple[str, str]] = field(default_factory=dict)
     """Content and group of DICOM files."""
+    _keys: dict[_GroupKey, _GroupKey] = field(default_factory=dict)
+    """Each group's key as one object."""
 
     @classmethod
     def of(cls, tables: Iterable[SourceTable]) -> KnownGroups:
         """Return the groups of the tables of segments."""
         known = cls()
         for table in tables:
-            columns = (table.dataset, table.path, table.group, table.split, table.content_hash, table.reader)
-            for dataset, path, group, split, content, reader in _lines(table.error == "", *columns):
-                key = group_key(dataset, group)
-                known.of_source[dataset, path] = known.of_content[content] = key
-                known.is_test[key] = known.is_test.get(key, False) or canonical(split) == TEST
-                if name_of(reader) == "dicom":
-                    known.dicoms[dataset, path] = content, group
+            known.add(table)
         return known
+
+    def add(self, table: SourceTable) -> None:
+        """Take in the groups of a segment's table, or of a part of it."""
+        columns = (table.dataset, table.path, table.group, table.split, table.content_hash, table.reader)
+        for dataset, path, group, split, content, reader in _lines(table.error == "", *columns):
+            found = group_key(dataset, group)
+            key = self._keys.setdefault(found, found)
+            self.of_source[dataset, path] = self.of_content[content] = key
+            self.is_test[key] = self.is_test.get(key, False) or canonical(split) == TEST
+            if name_of(reader) == "dicom":
+                self.dicoms[dataset, path] = content, group
 
     def joined(self, table: SourceTable, fresh: NDArray[np.int64], asked: Collection[SourceKey]) -> SourceTable:
         """Return a scan's table, in which new sources have the groups and sides of the store.

@@ -23,7 +23,7 @@ PHANTOM = "phantom"
 """Name of the built-in source, and in tables of what reads it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One source of a listing, not yet read."""
 
@@ -91,7 +91,7 @@ class Spacing(NamedTuple):
     across: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileFacts:
     """Facts of one source that a scan finds by decoding it once."""
 

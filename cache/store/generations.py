@@ -17,7 +17,7 @@ from usjepa.cache.places.runs import Runs
 from usjepa.cache.store.layers import Layer, format_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -74,6 +74,15 @@ class Segment:
         return segment
 
 
+def rows_of(segments: Sequence[Segment], holes: Iterable[int]) -> Runs:
+    """Return the rows of segments without holes, each of which lies in one of them."""
+    missing = np.fromiter(holes, np.int64)
+    first = np.array([segment.first_row for segment in segments], np.int64)
+    stop = first + np.array([segment.rows for segment in segments], np.int64)
+    starts, stops = np.sort(np.concatenate([first, missing + 1])), np.sort(np.concatenate([stop, missing]))
+    return Runs.of(starts, stops - starts)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """One sealed state of a store."""
@@ -97,11 +106,7 @@ class Manifest:
 
     def rows(self) -> Runs:
         """Return the rows that exist."""
-        holes = np.array([row for row, _ in self.holes], np.int64)
-        first = np.array([segment.first_row for segment in self.segments], np.int64)
-        stop = first + np.array([segment.rows for segment in self.segments], np.int64)
-        starts, stops = np.sort(np.concatenate([first, holes + 1])), np.sort(np.concatenate([stop, holes]))
-        return Runs.of(starts, stops - starts)
+        return rows_of(self.segments, (row for row, _ in self.holes))
 
     def row_numbers(self) -> NDArray[np.int64]:
         """Return the rows that exist, ascending, int64 [R']."""

@@ -275,31 +275,6 @@ def _chunks(
             raise _not_of_its_sources(storage, segment)
 
 
-def spacing_of(storage: Storage, segments: Sequence[Segment], rows: Runs) -> NDArray[np.float64]:
-    """Return the millimetres per stored pixel, down and across [R', 2], of the rows that exist.
-
-    NaN where that is not known. Raises DamageError as `read_tables`.
-    """
-    found = [np.empty((0, 2))]
-    for segment in segments:
-        row = segment.first_row
-        with open_rows(storage, segment) as file:
-            for columns in batches(RowTable, file, ("spacing_down", "spacing_across"), segment.rows):
-                kept = rows.within(row, row + len(columns[0]))
-                row += len(columns[0])
-                found.append(np.stack(columns, axis=1)[slice(None) if kept is None else kept])
-    return np.concatenate(found)
-
-
-def spacing_text(spacing: NDArray[np.float64]) -> str:
-    """Return how many rows of a spacing [R, 2] have one, and its range."""
-    known = spacing[~np.isnan(spacing).any(axis=1)]
-    if not len(known):
-        return f"spacing: known of none of {len(spacing):,} rows"
-    span = f"{known.min():.4g} to {known.max():.4g} mm per stored pixel"
-    return f"spacing: known of {len(known):,} of {len(spacing):,} rows, {span}"
-
-
 def origin_of(storage: Storage, segments: Sequence[Segment], row: int) -> Origin:
     """Return the origin of one row; raises DamageError as `read_tables`, StopIteration where no segment has the row."""
     segment = next(s for s in segments if s.first_row <= row < s.first_row + s.rows)

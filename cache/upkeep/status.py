@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.frames.blank import blank_lines
-from usjepa.cache.places.runs import Runs
-from usjepa.cache.scanning.changes import passed_over_lines
+from usjepa.cache.scanning.changes import passed_over_told
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed_layers
-from usjepa.cache.store.origins import read_tables, spacing_of, spacing_text
+from usjepa.cache.store.generations import rows_of
+from usjepa.cache.store.origins import open_sources
+from usjepa.cache.store.spacings import spacing_in_batches, spacing_told
 from usjepa.cache.store.state import State, read_state
-from usjepa.cache.store.tables import WITHDRAWN
+from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
 
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
-    from usjepa.cache.store.tables import SourceTable
 
 _SHOWN_FAILURES = 20
 
@@ -52,13 +52,12 @@ def status_report(store: str) -> str:
         blank |= {row for commit in done.values() for row in commit.blank}
         doubtful |= {row for commit in done.values() for row in commit.doubtful}
     lines += [_spacing(storage, state, holes)]
-    sources = [read_tables(storage, segment)[0] for segment in state.segments]
-    lines += passed_over_lines(sources)
+    lines += passed_over_told(_sources(storage, state, "passed_over", "frames"))
     lines += _told("blank rows", blank, holes) + _told("rows that may show more than the scan", doubtful, holes)
     told = dict(blank | doubtful)
     holes -= {hole for hole in holes if hole[0] in told}
     lines += _history(state)
-    lines += _failures(sources, holes)
+    lines += _failures(storage, state, holes)
     return "\n".join(lines)
 
 
@@ -66,7 +65,7 @@ def _headline(storage: Storage, state: State) -> str:
     if state.newest is None:
         return f"{storage.url}: not sealed; run its build command again to go on"
     pending = " (segments added since are not sealed)" if state.newest.extent < state.extent else ""
-    rows = len(state.newest.row_numbers())
+    rows = len(state.newest.rows())
     return f"{storage.url}: sealed, generation {state.newest.generation}, {rows:,} rows{pending}"
 
 
@@ -89,10 +88,15 @@ def _layer_lines(name: str, layer: Layer, state: State, done: Mapping[int, Commi
 
 def _spacing(storage: Storage, state: State, holes: set[tuple[int, str]]) -> str:
     """Return the line on how large a pixel of the rows is, of those that are or will be there."""
-    ranges = [np.arange(segment.first_row, segment.first_row + segment.rows) for segment in state.segments]
-    numbers = np.concatenate([np.empty(0, np.int64), *ranges])
-    there = ~np.isin(numbers, [row for row, _ in holes])
-    return spacing_text(spacing_of(storage, state.segments, Runs.like(numbers))[there])
+    there = rows_of(state.segments, {row for row, _ in holes})
+    return spacing_told(spacing_in_batches(storage, state.segments, there))
+
+
+def _sources(storage: Storage, state: State, *names: str) -> Iterator[list[NDArray[Any]]]:
+    """Yield columns of the tables of sources, batch after batch: a large store's are not held."""
+    for segment in state.segments:
+        with open_sources(storage, segment) as file:
+            yield from batches(SourceTable, file, names)
 
 
 def _history(state: State) -> list[str]:
@@ -130,11 +134,14 @@ def _distinct(done: Mapping[int, Commit]) -> list[dict[str, object]]:
     return [seen[key] for key in sorted(seen)]
 
 
-def _failures(tables: Sequence[SourceTable], holes: set[tuple[int, str]]) -> list[str]:
+def _failures(storage: Storage, state: State, holes: set[tuple[int, str]]) -> list[str]:
     """Return the lines about sources and rows that could not be read, each with its reason."""
     reasons: dict[tuple[str, str], str] = {}
-    for sources in tables:  # in the order of segments: a source that was mended since is read by a later one
-        for dataset, path, error in zip(sources.dataset, sources.path, sources.error, strict=True):
+    # In the order of segments: a source that was mended since is read by a later one.
+    for columns in _sources(storage, state, "dataset", "path", "error"):
+        if not reasons and not (columns[2] != "").any():
+            continue
+        for dataset, path, error in zip(*(column.tolist() for column in columns), strict=True):
             reasons.pop((dataset, path), None)
             if error and error != WITHDRAWN:
                 reasons[dataset, path] = error

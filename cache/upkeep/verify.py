@@ -123,7 +123,7 @@ def sealed_manifest(storage: Storage) -> Manifest:
 
 def verify_against(storage: Storage, manifest: Manifest, quick: bool = False) -> Report:
     """Check a store against one of its manifests; see `verify`."""
-    report = Report(rows=len(manifest.row_numbers()))
+    report = Report(rows=len(manifest.rows()))
     report.damages += _descriptions(storage, manifest)
     origin = Store(storage.url, manifest, threads=1)
     shards = [(layer, shard) for layer in manifest.layers.values() for shard in range(manifest.shard_count)]

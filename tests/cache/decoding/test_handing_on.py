@@ -110,7 +110,7 @@ def test_a_clip_that_fails_in_one_shard_is_left_out_there_as_one_child_leaves_it
 
 
 def _block(first: int, frames: range) -> RowBlock:
-    view = View(*([0] * len(View._fields)))
+    view = View(0, 0, 8, 8, False, False)
     return RowBlock(first, [SourceRef("x", "told", "", 8, 8, 1000)], [RowSpec(0, number, view) for number in frames])
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import ContrastSettings, TrainSettings
+from usjepa.cache.store.origins import Source, Table
 from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.pairs import PairMaker
 from usjepa.train.data.partners import Partners, codes_of
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def table_of(rows: list[tuple[int, int, int]], groups: list[str]) -> Any:
+def table_of(rows: list[tuple[int, int, int]], groups: list[str]) -> Table:
     """Return a table of rows (source, frame, view); sources of the given groups."""
     source, frame, view = (np.array(column, np.int32) for column in zip(*rows, strict=True))
-    sources = [SimpleNamespace(dataset="d", group=group, path=f"{i}.mp4") for i, group in enumerate(groups)]
-    return cast("Any", SimpleNamespace(source=source, frame=frame, view=view, sources=sources))
+    sources = [Source(f"{i}.mp4", "d", group, "", "", f"{i:032x}", 99, "") for i, group in enumerate(groups)]
+    return Table(sources, source, frame, view.astype(np.int16))
 
 
 @given(
@@ -74,6 +74,12 @@ def test_a_partner_depends_on_seed_step_and_row_and_not_on_its_batch() -> None:
     assert np.array_equal(part.of(some, some, 3, 7), whole[some])
     assert not np.array_equal(part.of(np.arange(50), np.arange(50), 3, 8), whole)
     assert not np.array_equal(part.of(np.arange(50), np.arange(50), 4, 7), whole)
+
+
+def test_partners_take_12_bytes_a_row() -> None:
+    table = table_of([(s, f, v) for s in range(40) for f in range(5) for v in range(4)], ["a"] * 40)
+    part = Partners(table, np.arange(800), ContrastSettings())
+    assert sum(array.nbytes for array in vars(part).values() if isinstance(array, np.ndarray)) == 800 * 12
 
 
 @pytest.mark.parametrize("spared", ["clip", "group"])
