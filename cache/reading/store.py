@@ -30,8 +30,7 @@ from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.storage.location import at_once, open_storage
-from usjepa.cache.store.origins import Origin, Table, table_of
-from usjepa.cache.store.spacings import spacing_of
+from usjepa.cache.store.origins import Origin, Table, spacing_of, table_of
 from usjepa.cache.store.state import (
     check_layer,
     kept_generations,

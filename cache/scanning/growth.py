@@ -23,8 +23,7 @@ from usjepa.cache.scanning.scan import scan_all, scan_told
 from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.sources.grouping import describe_groups
 from usjepa.cache.sources.splits import TEST
-from usjepa.cache.store.origins import open_sources
-from usjepa.cache.store.spacings import spacing_text
+from usjepa.cache.store.origins import open_sources, spacing_text
 from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches, tombstone
 
 if TYPE_CHECKING:
