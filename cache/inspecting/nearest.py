@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from usjepa.cache.terminal.progress import ProgressBar
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -71,16 +73,18 @@ def nearest(coordinates_RTK: NDArray[np.float32], valid_RT: NDArray[np.bool_], p
         np.zeros((rows, tokens, NEIGHBOURS), np.int8),
         step,
     )
-    for row in range(rows):
-        mine = np.flatnonzero(valid_RT[row])
-        for first in range(0, len(mine), _BLOCK):
-            asked = mine[first : first + _BLOCK]
-            queries = np.concatenate([unit[row, asked], np.ones((len(asked), 1), np.float32)], axis=1)
-            cosines = (queries @ flat).reshape(len(asked), rows, len(patches))
-            best = cosines.argmax(axis=2)
-            cosine = np.take_along_axis(cosines, best[:, :, None], axis=2)[:, :, 0]
-            cosine[:, patient_R == patient_R[row]] = _BARRED
-            _keep(found, row, asked, _one_a_patient(cosine, patient_R), cosine, patches[best])
+    with ProgressBar(rows, "comparing patches") as bar:
+        for row in range(rows):
+            mine = np.flatnonzero(valid_RT[row])
+            for first in range(0, len(mine), _BLOCK):
+                asked = mine[first : first + _BLOCK]
+                queries = np.concatenate([unit[row, asked], np.ones((len(asked), 1), np.float32)], axis=1)
+                cosines = (queries @ flat).reshape(len(asked), rows, len(patches))
+                best = cosines.argmax(axis=2)
+                cosine = np.take_along_axis(cosines, best[:, :, None], axis=2)[:, :, 0]
+                cosine[:, patient_R == patient_R[row]] = _BARRED
+                _keep(found, row, asked, _one_a_patient(cosine, patient_R), cosine, patches[best])
+            bar.update(1)
     return found
 
 
