@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import xxhash
 
 from usjepa.cache.errors import UsageError
@@ -20,15 +21,17 @@ from usjepa.evaluate.encoders.encoders import Encoders
 from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.encoders.finished_run import open_run
 from usjepa.evaluate.encoders.tokens import TokenSource
-from usjepa.evaluate.report.answer.shown import three_frames
+from usjepa.evaluate.report.answer.shown import three_frames, three_numbers
 from usjepa.evaluate.report.compose import compose
 from usjepa.evaluate.report.document import SCORES, is_document, read_document
 from usjepa.evaluate.report.examples import examples_of
 from usjepa.evaluate.report.latex import table_tex
 from usjepa.evaluate.report.page import render
 from usjepa.evaluate.report.scores_csv import scores_csv
+from usjepa.evaluate.scores.regression import unpacked_floats
 from usjepa.evaluate.scoring.evaluation import Evaluation, wanted_probes
 from usjepa.evaluate.scoring.inputs import Inputs
+from usjepa.evaluate.scoring.regression import Items
 from usjepa.evaluate.tasks.crossing import add_crossed
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.regression import open_regressions
@@ -37,7 +40,6 @@ from usjepa.evaluate.tasks.segmentation import open_segmentations
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.recipe import Recipe
@@ -178,7 +180,7 @@ def _examples(inputs: Inputs, results: Results) -> list[Example]:
 
 
 def _shown(inputs: Inputs, results: Results, kept: KeptFeatures) -> list[Shown]:
-    """Return the frames of the first screen: of the first task whose frames may be shown."""
+    """Return the frames of the first screen: of the first task whose frames may be shown; classes before numbers."""
     tasks = {task.name: task for task in inputs.found.tasks}
 
     def tokens(frames: Task) -> NDArray[np.float32] | None:
@@ -191,6 +193,14 @@ def _shown(inputs: Inputs, results: Results, kept: KeptFeatures) -> list[Shown]:
             found = three_frames(tasks[one.record.task], one.probability_NC, tokens)
             if found:
                 return found
+    for result in results.regressed:
+        for scored in result.scored:
+            if scored.record.encoder == STUDENT:
+                items = Items(result.task, inputs.settings)
+                said = np.mean([unpacked_floats(one) for one in scored.record.primary.predicted], axis=0)
+                found = three_numbers(items, said, tokens)
+                if found:
+                    return found
     return []
 
 

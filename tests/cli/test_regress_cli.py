@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,6 +89,15 @@ def test_a_second_call_does_nothing_and_the_same_inputs_give_the_same_bytes(
     assert call(place.run, "--regress", place.store, "-o", tmp_path, *BY_CLIP).exit_code == 0
     for name in ("index.html", "scores.json", "scores.csv", "table.tex"):
         assert (tmp_path / name).read_bytes() == (report / name).read_bytes()
+
+
+def test_a_report_of_numbers_shows_three_clips_by_their_error(report: Path) -> None:
+    text = html.unescape((report / "index.html").read_text())
+    first = text[text.index('<div class="trio">') : text.index('<h2 id="scores">')]
+    for why in ("Nearest to the truth", "Farthest from the truth", "Of middling error"):
+        assert why in first
+    assert sorted(re.findall(r"true ([\d.]+) %", first)) == ["37.5", "53.5", "69.5"]
+    assert first.count("The same frame under the colours of its patches") == 3
 
 
 def test_another_unit_or_column_is_another_report(place: Place, report: Path) -> None:

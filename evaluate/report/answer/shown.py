@@ -1,9 +1,7 @@
 """Show three test frames, each beside the colours of its patch tokens.
 
-One is recognised, one mistaken, of one the encoder is least sure.
-
-Colours are the first three principal components of the three frames' patch tokens within the scan, together: patches of
-one colour are alike to the encoder. No label takes part in them.
+Of classes: one recognised, one mistaken, one of which the encoder is least sure; of numbers: the nearest to the truth,
+the farthest from it, and one of middling error.
 """
 
 from __future__ import annotations
@@ -13,31 +11,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.pages.pictures import png_uri, stored_picture
-from usjepa.evaluate.encoders.pooling import region_shares
+from usjepa.evaluate.report.answer.overlay import EDGE, overlays
 from usjepa.evaluate.report.examples import hidden
+from usjepa.evaluate.report.text import plain_number
 from usjepa.evaluate.tasks.splits import TEST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.reading.batch import Batch
+    from usjepa.evaluate.scoring.regression import Items
     from usjepa.evaluate.tasks.task import Task
 
     Tokens = Callable[[Task], NDArray[np.float32] | None]
     """Patch tokens [n, H, W, D] of a task's frames; None where the encoder gives none."""
-
-_EDGE = 192
-"""Pixels of a picture."""
-_COLOURED = 0.55
-"""Share of the colours over the frame."""
-_FEWEST = 4
-"""Patches that components are made of."""
-_INSIDE = 0.5
-"""Share of a patch that lies in the scan where it takes part in the components."""
+    Chosen = list[tuple[str, int]]
+    """Why, and which of the test frames."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,8 @@ class Shown:
     said: str
     """By the probe."""
     truth: str
-    right: bool
+    right: bool | None
+    """None: a number, which is neither."""
     image: str
     """Data URI."""
     overlay: str
@@ -70,37 +62,50 @@ def three_frames(task: Task, probability_NC: NDArray[np.float64], tokens: Tokens
     test = task.positions(TEST)
     predicted, truth = probability_NC.argmax(axis=1), task.labels[test]
     chosen = chosen_frames(probability_NC, truth, task.groups[test])
-    frames = task.only(test[[at for _, at in chosen]])
-    batch = frames.store.read(frames.rows, layers=("pixels", "regions"))
-    overlays = _overlays(batch, tokens(frames))
-    return [
-        Shown(
-            task.name,
-            why,
+    told = [
+        (
             f"{task.classes[predicted[at]]}, {100 * probability_NC[at].max():.0f} %",
             task.classes[truth[at]],
             bool(predicted[at] == truth[at]),
-            png_uri(stored_picture(frame), _EDGE),
-            overlay,
         )
-        for (why, at), frame, overlay in zip(chosen, batch.pixels, overlays, strict=True)
+        for _, at in chosen
     ]
+    return _shown(task.only(test[[at for _, at in chosen]]), chosen, told, tokens)
 
 
-def _overlays(batch: Batch, tokens_NHWD: NDArray[np.float32] | None) -> list[str]:
-    """Return each frame under its colours as a data URI; "" without tokens."""
-    if tokens_NHWD is None:
-        return [""] * len(batch.pixels)
-    grid = (tokens_NHWD.shape[1], tokens_NHWD.shape[2])
-    colours = token_colours(tokens_NHWD, region_shares(batch, grid) >= _INSIDE)
-    cells = unpack_cells(batch.regions, batch.pixels.shape[-1])
-    pairs = zip(batch.pixels, colours, cells, strict=True)
-    return [png_uri(blended(frame, one, scan), _EDGE) for frame, one, scan in pairs]
+def three_numbers(items: Items, said_N: NDArray[np.float64], tokens: Tokens) -> list[Shown]:
+    """Return at most three test frames of a regression, of a clip or patient its first; none that may not be shown.
+
+    Args:
+        items: what is scored.
+        said_N: number that the run's encoder gives each item of the test.
+        tokens: of the same encoder.
+    """
+    task, first, true_N = items.task, items.first(TEST), items.values(TEST)
+    chosen = chosen_numbers(np.abs(said_N - true_N), task.groups[first])
+    frames = task.frames(first[[at for _, at in chosen]])
+    if hidden(frames):
+        return []
+    told = [(_number(said_N[at], task.unit), _number(true_N[at], task.unit), None) for _, at in chosen]
+    return _shown(frames, chosen, told, tokens)
+
+
+def _number(value: float, unit: str) -> str:
+    return f"{plain_number(value)} {unit}".rstrip()
+
+
+def _shown(frames: Task, chosen: Chosen, told: Sequence[tuple[str, str, bool | None]], tokens: Tokens) -> list[Shown]:
+    batch = frames.store.read(frames.rows, layers=("pixels", "regions"))
+    pictures = zip(batch.pixels, overlays(batch, tokens(frames)), strict=True)
+    return [
+        Shown(frames.name, why, said, truth, right, png_uri(stored_picture(frame), EDGE), overlay)
+        for (why, _), (said, truth, right), (frame, overlay) in zip(chosen, told, pictures, strict=True)
+    ]
 
 
 def chosen_frames(
     probability_NC: NDArray[np.float64], truth_N: NDArray[np.int64], groups_N: NDArray[np.int64]
-) -> list[tuple[str, int]]:
+) -> Chosen:
     """Return why and which frames: the surest recognised, the surest mistaken, the least sure; other patients first."""
     sure_N = np.round(probability_NC.max(axis=1), 6)  # rounded, so that the last bits of a sum don't choose the frames
     right_N = probability_NC.argmax(axis=1) == truth_N
@@ -109,7 +114,27 @@ def chosen_frames(
         ("Mistaken most surely", ~right_N, -sure_N),
         ("Least sure", np.ones_like(right_N), sure_N),
     )
-    chosen: list[tuple[str, int]] = []
+    return _chosen(wanted, groups_N)
+
+
+def chosen_numbers(miss_N: NDArray[np.float64], groups_N: NDArray[np.int64]) -> Chosen:
+    """Return why and which items: the smallest error, the largest, and the one nearest to the median."""
+    every = np.ones(len(miss_N), dtype=np.bool_)
+    scale = float(miss_N.max()) or 1.0
+    rounded_N = np.round(miss_N / scale, 6)
+    wanted = (
+        ("Nearest to the truth", every, rounded_N),
+        ("Farthest from the truth", every, -rounded_N),
+        ("Of middling error", every, np.abs(rounded_N - np.median(rounded_N))),
+    )
+    return _chosen(wanted, groups_N)
+
+
+def _chosen(
+    wanted: Sequence[tuple[str, NDArray[np.bool_], NDArray[np.float64]]], groups_N: NDArray[np.int64]
+) -> Chosen:
+    """Return for each wish the first free one of those allowed, in its order; other groups than before come first."""
+    chosen: Chosen = []
     for why, among_N, order_N in wanted:
         taken = [at for _, at in chosen]
         free = np.setdiff1d(np.flatnonzero(among_N), taken)
@@ -117,41 +142,3 @@ def chosen_frames(
             seen = np.isin(groups_N[free], groups_N[taken])
             chosen.append((why, int(free[np.lexsort((free, order_N[free], seen))[0]])))
     return chosen
-
-
-def token_colours(tokens_NHWD: NDArray[np.float32], inside_NHW: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Return the first three principal components of the patches as red, green and blue, uint8 [n, H, W, 3].
-
-    Args:
-        tokens_NHWD: patch tokens.
-        inside_NHW: the patches that the components are of; fewer than four: all.
-    """
-    shape = tokens_NHWD.shape
-    flat, used = tokens_NHWD.reshape(-1, shape[-1]).astype(np.float64), inside_NHW.reshape(-1)
-    if used.sum() < _FEWEST:
-        used = np.ones_like(used)
-    flat -= flat[used].mean(axis=0)
-    _, _, directions = np.linalg.svd(flat[used], full_matrices=False)
-    # The sign of a component is arbitrary: its largest entry is made positive.
-    first = directions[:3]
-    first = first * np.sign(first[np.arange(len(first)), np.abs(first).argmax(axis=1)])[:, None]
-    parts = np.zeros((len(flat), 3))
-    parts[:, : len(first)] = flat @ first.T
-    low, high = np.percentile(parts[used], (2, 98), axis=0)
-    scaled = np.clip((parts - low) / np.where(high > low, high - low, 1.0), 0, 1)
-    colours: NDArray[np.uint8] = np.rint(255 * scaled).astype(np.uint8).reshape(*shape[:3], 3)
-    return colours
-
-
-def blended(
-    pixels_CSS: NDArray[np.uint8], colours_HW3: NDArray[np.uint8], cells_RR: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
-    """Return a frame under the colours of its patches, within the cells of the scan: uint8 [S, S, 3]."""
-    edge = pixels_CSS.shape[-1]
-    frame = np.broadcast_to(stored_picture(pixels_CSS)[..., :3], (edge, edge, 3)).astype(np.float64)
-    at = np.arange(edge)
-    rows, columns = (at * patches // edge for patches in colours_HW3.shape[:2])
-    inside = cells_RR[at * len(cells_RR) // edge][:, at * len(cells_RR) // edge]
-    share = np.where(inside if inside.any() else True, _COLOURED, 0.0)[..., None]
-    mixed: NDArray[np.uint8] = np.rint((1 - share) * frame + share * colours_HW3[rows][:, columns]).astype(np.uint8)
-    return mixed

@@ -9,7 +9,8 @@ import numpy as np
 
 from tests.support.documents import document
 from tests.support.documents import page as page_of
-from usjepa.evaluate.report.answer.shown import Shown, blended, chosen_frames, three_frames, token_colours
+from usjepa.evaluate.report.answer.overlay import blended, token_colours
+from usjepa.evaluate.report.answer.shown import Shown, chosen_frames, chosen_numbers, three_frames
 from usjepa.evaluate.report.document import Document
 
 NASTY = '"><script>alert(1)</script>'
@@ -32,6 +33,12 @@ def test_where_nothing_is_mistaken_two_frames_are_shown_and_of_one_frame_one() -
     probability = np.array([[0.9, 0.1], [0.6, 0.4]])
     assert [at for _, at in chosen_frames(probability, np.zeros(2, np.int64), np.arange(2))] == [0, 1]
     assert len(chosen_frames(probability[:1], np.zeros(1, np.int64), np.arange(1))) == 1
+
+
+def test_of_numbers_the_nearest_the_farthest_and_one_between_are_shown() -> None:
+    chosen = chosen_numbers(np.array([3.0, 0.5, 9.0, 0.1, 4.0]), np.arange(5))
+    assert [at for _, at in chosen] == [3, 2, 0]
+    assert len(chosen_numbers(np.zeros(2), np.zeros(2, np.int64))) == 2
 
 
 def test_patches_that_are_alike_get_one_colour_whatever_the_sign_of_a_component() -> None:
