@@ -13,8 +13,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from usjepa.cache.building.cluster.client import make_shards_on
-from usjepa.cache.building.cluster.connecting import check_address
+from usjepa.cache.building.cluster.client import make_shards_on, warm_up
+from usjepa.cache.building.cluster.connecting import check_address, connect
 from usjepa.cache.building.cluster.worker import WorkOrder
 from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.building.pipeline import make_shards
@@ -34,6 +34,8 @@ from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+
+    from distributed import Client
 
     from usjepa.cache.building.shard_maker import ShardMaker
     from usjepa.cache.recipes.cache import CacheSettings
@@ -65,7 +67,12 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
     _refuse_two_ways(request)
     storage = open_storage(store)
     name = part.claim if part else WHOLE
-    with graceful_interrupts(_GO_ON), _no_empty_folder(storage), hold_claim(storage, name, request.steal) as claim:
+    with (
+        graceful_interrupts(_GO_ON),
+        _no_empty_folder(storage),
+        hold_claim(storage, name, request.steal) as claim,
+        _cluster(request) as cluster,
+    ):
         refuse_rivals(storage, name, request.steal)
         writer = StoreWriter(storage, claim.check)
         exists(storage)  # refuses a folder of other things before anything in it is touched
@@ -76,7 +83,7 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
             with hold_claim(storage, SETUP, request.steal, patient=True):
                 prepared = prepare(writer, recipe.cache, request)
         with contextlib.closing(prepared.sources):
-            _fill(prepared, recipe.cache, request, part, claim)
+            _fill(prepared, recipe.cache, request, part, claim, cluster)
         if request.dask is not None:
             storage.sweep()  # what workers that died had in hand
         return _seal_or_wait(writer, part)
@@ -118,7 +125,25 @@ def seal(store: str, steal: bool = False) -> Manifest:
         return _sealed(writer)
 
 
-def _fill(prepared: Prepared, settings: CacheSettings, request: BuildRequest, part: Part | None, claim: Claim) -> None:
+@contextlib.contextmanager
+def _cluster(request: BuildRequest) -> Iterator[Client | None]:
+    """Give the cluster that a request names, whose workers get ready while the sources are scanned; or none."""
+    if request.dask is None:
+        yield None
+        return
+    with connect(request.dask) as client:
+        warm_up(client)
+        yield client
+
+
+def _fill(
+    prepared: Prepared,
+    settings: CacheSettings,
+    request: BuildRequest,
+    part: Part | None,
+    claim: Claim,
+    cluster: Client | None,
+) -> None:
     """Make every shard, or every one of a part, that some wanted layer lacks."""
     maker = prepared.maker
     shards = range(maker.writer.state.shard_count)
@@ -129,10 +154,10 @@ def _fill(prepared: Prepared, settings: CacheSettings, request: BuildRequest, pa
     if maker.cutters is not None:
         refuse_other_readers(maker.writer, maker.commits["pixels"])
     _recheck(maker)
-    if request.dask is not None:
+    if cluster is not None:
         state = maker.writer.state
         order = _work_order(prepared, settings, request, claim)
-        make_shards_on(request.dask, order, todo, lambda shard: len(state.rows_of_shard(shard)))
+        make_shards_on(cluster, order, todo, lambda shard: len(state.rows_of_shard(shard)))
     else:
         start = time.perf_counter()
         make_shards(maker, todo, elsewhere=prepared.elsewhere)

@@ -17,8 +17,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from usjepa.cache.building.cluster.connecting import connect
-from usjepa.cache.building.cluster.worker import Told, WorkOrder, forget, make_run
+from usjepa.cache.building.cluster.worker import Told, WorkOrder, forget, get_ready, make_run
 from usjepa.cache.building.stages import Stages
 from usjepa.cache.errors import StoreError
 from usjepa.cache.interrupt import safe_point
@@ -49,11 +48,19 @@ def runs_of(todo: Sequence[int], threads: int) -> list[Sequence[int]]:
     return [todo[at : at + length] for at in range(0, len(todo), length)]
 
 
-def make_shards_on(address: str, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int]) -> None:
+def warm_up(client: Client) -> None:
+    """Have workers import what they need, without waiting for them."""
+    from distributed import fire_and_forget
+
+    for address in client.scheduler_info(n_workers=-1)["workers"]:
+        fire_and_forget(client.submit(get_ready, workers=[address], pure=False))
+
+
+def make_shards_on(client: Client, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int]) -> None:
     """Make and publish shards on a cluster.
 
     Args:
-        address: as for `connect`.
+        client: of the cluster, as of `connect`.
         order: what the workers need.
         todo: the shards.
         rows_of: number of rows of a shard, for the progress.
@@ -64,7 +71,7 @@ def make_shards_on(address: str, order: WorkOrder, todo: Sequence[int], rows_of:
     from distributed.comm.core import CommClosedError
 
     try:
-        with connect(address) as client, ProgressBar(sum(map(rows_of, todo)), "build", unit="rows") as progress:
+        with ProgressBar(sum(map(rows_of, todo)), "build", unit="rows") as progress:
             _Client(client, order, progress, rows_of).make(todo)
     except (CommClosedError, concurrent.futures.CancelledError, asyncio.CancelledError) as error:
         raise StoreError(f"{_GONE} or was restarted. Committed shards are kept: run the same command again.") from error

@@ -154,6 +154,11 @@ _MAKING = threading.Lock()
 """One thread loads the teacher: it is large, and random weights are drawn from one generator of the whole process."""
 
 
+def get_ready() -> None:
+    """Import what runs need: it takes seconds."""
+    import torch  # noqa: F401
+
+
 def make_run(order: WorkOrder, shards: Sequence[int]) -> None:
     """Make and publish those of some shards that are not made yet, and tell of each.
 
