@@ -1,12 +1,12 @@
 """How busy pretended devices are, and a worker of Dask beside a serial build.
 
-    python -m benchmarks.cluster [--rows 40960] [--rounds 3] [--rate 2000] [--folder /tmp]
+    python -m benchmarks.cluster [--rows 40960] [--rounds 3] [--rate 2000] [--ways serial,dask,devices] [--folder /tmp]
 
 Devices compute 2,000 rows a second and sleep, 16 children decode a tenth more than that and sleep: what is measured is
 whether decoding, teacher and writing overlap, hardly how fast the processor is. Three builds, in turn: serial, by one
 worker of Dask, and by two devices of one process that share the decoders (each of half the rate). A device's share of
-the time is from the moment that its pipeline is there, its filling and draining included, to the last commit; the ratio
-of whole builds counts starting the worker, importing torch there and loading the teacher too.
+the time is from the moment that its pipeline is there, its filling and draining included, to the last commit. That
+counts for the goal; whole builds are shown too, where a worker's start, its import of torch and its end weigh in.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.frames.layers import pixel_layers
 
-SERIAL, DASK, DEVICES = "serial build", "--dask local:1", "--devices of half the rate each, two"
-WAYS: dict[str, list[str]] = {SERIAL: [], DASK: ["--dask", "local:1"], DEVICES: ["--devices", "cpu,cpu"]}
+WAYS: dict[str, list[str]] = {"serial": [], "dask": ["--dask", "local:1"], "devices": ["--devices", "cpu,cpu"]}
+NAMES = {"serial": "serial build", "dask": "--dask local:1", "devices": "two --devices of half the rate"}
 
 
 def run(way: str, pixels: Path, folder: Path, args: argparse.Namespace) -> tuple[float, float]:
     """Return rows a second of a whole build, and the share of the time that its devices computed."""
     store, notes = folder / "store", folder / "notes.json"
     shutil.copytree(pixels, store)
-    count = 2 if way == DEVICES else 1
+    count = 2 if way == "devices" else 1
     layers = pixel_layers(recipe(args.rows).cache, 1)
     shapes: dict[str, Any] = {layer.name: layer.shape for layer in layers}
     decoder_rate = args.rate * args.decoding / DECODERS
@@ -57,23 +57,27 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--rate", type=float, default=2000.0, help="rows a second of all devices together")
     parser.add_argument("--decoding", type=float, default=1.1, help="rate of the decoders together, in that of devices")
+    parser.add_argument("--ways", default=",".join(WAYS), type=lambda text: text.split(","))
     parser.add_argument("--folder", type=Path, help="where stores are written; its disk is part of what is measured")
     args = parser.parse_args()
-    samples: dict[str, list[float]] = {f"{way}{what}": [] for way in WAYS for what in ("", ", share of the time")}
+    rates: dict[str, list[float]] = {way: [] for way in args.ways}
+    shares: dict[str, list[float]] = {way: [] for way in args.ways}
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        pixels = Path(folder) / "begun"
+        begun = Path(folder) / "begun"
         shards = -(-args.rows // recipe(args.rows).cache.rows_per_shard)
-        build(str(pixels), recipe(args.rows), BuildRequest(teacher="random", part=f"{shards}/{shards}"))
+        build(str(begun), recipe(args.rows), BuildRequest(teacher="random", part=f"{shards}/{shards}"))
         for _ in range(args.rounds):
-            for way in WAYS:
-                rate, share = run(way, pixels, Path(folder), args)
-                samples[way].append(rate)
-                samples[f"{way}, share of the time"].append(share)
-    goals = [Goal(f"{DASK} / {SERIAL}", samples[DASK], samples[SERIAL], 0.9)]
-    for way in WAYS:
-        shares = samples.pop(f"{way}, share of the time")
-        goals.append(Goal(f"{way}: devices compute, of the time", shares, [1.0] * len(shares), 0.9))
+            for way in args.ways:
+                rate, share = run(way, begun, Path(folder), args)
+                rates[way].append(rate)
+                shares[way].append(share)
+    goals = [Goal(f"{NAMES[way]}: devices compute", shares[way], [1.0] * args.rounds, 0.9) for way in args.ways]
+    for way in args.ways:
+        if way != "serial" and "serial" in args.ways:
+            goals.append(Goal(f"{NAMES[way]} / serial, shards", shares[way], shares["serial"], 0.9))
+            goals.append(Goal(f"{NAMES[way]} / serial, whole builds", rates[way], rates["serial"], None))
     note = f"{args.rows} rows, pretended: {DECODERS} decoders, devices of {args.rate:,.0f} rows/s together"
+    samples = {f"{NAMES[way]}, whole": rates[way] for way in args.ways}
     report("cluster", "rows/s", samples, describe(("torch", "numpy", "distributed")), note, goals)
 
 

@@ -5,11 +5,6 @@ from __future__ import annotations
 import argparse
 import time
 
-import benchmarks.cluster.pretending  # noqa: F401 - changes what the build runs on
-from benchmarks.cluster import recipe
-from usjepa.cache.building.build import build
-from usjepa.cache.building.request import BuildRequest
-
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -18,6 +13,12 @@ def main() -> None:
     parser.add_argument("--dask")
     parser.add_argument("--devices")
     args = parser.parse_args()
+    # Here, as commands import: a worker that is started imports what this module does, and would begin with torch.
+    import benchmarks.cluster.pretending  # noqa: F401 - changes what the build runs on
+    from benchmarks.cluster import recipe
+    from usjepa.cache.building.build import build
+    from usjepa.cache.building.request import BuildRequest
+
     request = BuildRequest(source="phantom", teacher="random", dask=args.dask, devices=args.devices)
     start = time.perf_counter()
     build(args.store, recipe(args.rows), request)
