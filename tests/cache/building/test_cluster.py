@@ -233,6 +233,18 @@ def test_a_wrong_number_of_workers_is_refused_before_anything_is_written(tmp_pat
     assert not (tmp_path / "s").exists()
 
 
+def test_a_scheduler_that_does_not_answer_is_told_before_anything_is_scanned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError("connection refused")
+
+    monkeypatch.setattr("distributed.Client", refuses)
+    with pytest.raises(UsageError, match=r"no scheduler answers there \(connection refused\)"):
+        build(str(tmp_path / "s"), small(), BuildRequest(dask="tcp://127.0.0.1:9"))
+    assert not (tmp_path / "s").exists()
+
+
 def test_parts_and_a_cluster_are_not_mixed(tmp_path: Path) -> None:
     with pytest.raises(UsjepaError, match="two ways"):
         build(str(tmp_path / "s"), small(), BuildRequest(dask="local:2", part="1/2"))
