@@ -217,7 +217,8 @@ class TrainSettings(Settings):
     probe: Annotated[str | None, NoEffect()] = None
     """Labelled frames of another set, PATH or PATH::DATASET, that a probe scores while the encoder trains: a store, or
     a folder, file or manifest as --source takes it, whose frames are then cut into RUN/probe. The encoder of the best
-    score is kept as RUN/encoders/best-probe. The set's test split is never looked at; null: no probe."""
+    score is kept as RUN/encoders/best-probe, that of the lowest loss so far beside it. The set's test split is never
+    looked at; null: no probe."""
     probe_every: Annotated[Count, NoEffect()] = 1
     """Epochs between such probes; the last epoch has one too."""
     probe_frames: Annotated[Annotated[int, Field(ge=1, le=100_000)], NoEffect()] = 5000

@@ -71,6 +71,7 @@ def test_the_best_is_the_first_of_the_highest_score_and_never_the_untrained(run:
     assert not lines[0]["best"]
     kept = encoders(run)
     assert kept["best-probe"] == kept[f"epoch-{best['epoch'] + 1:04d}"]
+    assert kept["lowest-loss"] == (run / "model.safetensors").read_bytes()
     told = json.loads((run / "encoders" / "best-probe" / "config.json").read_text())["usjepa"]
     assert told["kept"]["probe"]["macro_f1"] == best["macro_f1"]
     assert told["trained"] == {"steps": best["step"], "epochs": best["epoch"] + 1}
@@ -141,7 +142,7 @@ def test_a_run_killed_at_any_durable_step_ends_with_the_same_log_and_the_same_en
     for kind in ("step", "validation", "probe"):
         assert numbers(tmp_path / "run", kind) == numbers(undisturbed, kind)
     assert encoders(tmp_path / "run") == encoders(undisturbed)
-    assert [path.name for path in (tmp_path / "run" / "encoders").iterdir()] == ["best-probe"]
+    assert sorted(path.name for path in (tmp_path / "run" / "encoders").iterdir()) == ["best-probe", "lowest-loss"]
 
 
 def test_a_kill_between_the_two_renames_of_the_best_is_mended_by_the_next_call(
@@ -152,7 +153,7 @@ def test_a_kill_between_the_two_renames_of_the_best_is_mended_by_the_next_call(
     (run / "encoders" / "best-probe").rename(run / "encoders" / f".best-probe.{'0' * 32}.tmp")
     assert forked.run(in_child, phantom_store, run, f"train.probe={labelled}") == 0
     assert encoders(run) == encoders(undisturbed)
-    assert [path.name for path in (run / "encoders").iterdir()] == ["best-probe"]
+    assert sorted(path.name for path in (run / "encoders").iterdir()) == ["best-probe", "lowest-loss"]
 
 
 def test_a_score_is_what_an_evaluation_gives_of_the_kept_encoder(phantom_store: Path, tmp_path: Path) -> None:
@@ -334,4 +335,4 @@ def test_two_ranks_cut_and_probe_as_one_does(phantom_store: Path, foreign: Path,
     lines, alone = numbers(tmp_path / "run", "probe"), numbers(run, "probe")
     assert lines[0] == alone[0]
     assert [line["epoch"] for line in lines] == [line["epoch"] for line in alone]
-    assert list(encoders(tmp_path / "run")) == ["best-probe"]
+    assert list(encoders(tmp_path / "run")) == ["best-probe", "lowest-loss"]

@@ -20,13 +20,13 @@ from usjepa.train.run.exports.exporting import Kept, is_kept, kept_place, write_
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.train import TrainSettings
-    from usjepa.train.record.checkpoint import BestByProbe
+    from usjepa.train.record.checkpoint import Best, BestByProbe
     from usjepa.train.run.state import TrainingRun
 
 logger = logging.getLogger(__name__)
 
-BEST_PROBE = "best-probe"
-"""The folder of the encoder of the best probe."""
+BEST_PROBE, LOWEST_LOSS = "best-probe", "lowest-loss"
+"""Folders of the encoders of the best probe and, beside it, of the lowest validation loss so far."""
 
 
 def keep_encoders(run: TrainingRun) -> None:
@@ -58,23 +58,32 @@ def _keep(run: TrainingRun) -> None:
         kept = Kept(epoch_name(epoch), weights, run.step, epoch, f"the last step of epoch {epoch}", {})
         if not is_kept(run, kept):
             write_kept(run, kept, run.model.student.vit)
-    best = run.progress.best_by_probe
-    if best is not None:
-        _keep_best(run, best)
+    if run.progress.best_by_probe is not None:
+        _keep_best(run, _by_probe(run, run.progress.best_by_probe), run.progress.best_by_probe)
+    if run.progress.best is not None and run.plan.settings.probe is not None:
+        _keep_best(run, _by_loss(run.progress.best), run.progress.best)
 
 
-def _keep_best(run: TrainingRun, best: BestByProbe) -> None:
-    """Write the encoder of the best probe from what checkpoints hold of it, unless it is there."""
+def _by_probe(run: TrainingRun, best: BestByProbe) -> Kept:
     chosen = f"best score of train.probe, macro F1 {100 * best.score:.1f} % after epoch {best.epoch + 1}"
     about = {"probe": {"macro_f1": best.score, "set": best.set}}
     scored = run.probe.hashes if run.probe is not None and run.probe.digest == best.set else frozenset()
-    kept = Kept(BEST_PROBE, best.xxh3_128, best.step, best.epoch + 1, chosen, about, scored)
+    return Kept(BEST_PROBE, best.xxh3_128, best.step, best.epoch + 1, chosen, about, scored)
+
+
+def _by_loss(best: Best) -> Kept:
+    chosen = f"lowest validation loss, {best.loss:.5f} after epoch {best.epoch + 1}"
+    return Kept(LOWEST_LOSS, best.xxh3_128, best.step, best.epoch + 1, chosen, {"loss": best.loss})
+
+
+def _keep_best(run: TrainingRun, kept: Kept, best: Best | BestByProbe) -> None:
+    """Write an encoder from what checkpoints hold of it, unless it is there."""
     if is_kept(run, kept):
         return
     try:
         tensors = run.folder.checkpoints.load_best(best)
     except TrainingError as error:
-        logger.warning(f"{error} {kept_place(run, BEST_PROBE)} is not written.")
+        logger.warning(f"{error} {kept_place(run, kept.name)} is not written.")
         return
     vit = copy.deepcopy(run.model.student.vit)
     vit.load_state_dict(tensors, strict=True)
