@@ -142,9 +142,9 @@ def parts(of: Contender, batch: TrainBatch) -> dict[str, float]:
     with torch.no_grad(), _timing(model.student, found, "student, forward", device):
         both = timed(lambda: forward(model, pixels, batch, plan), device)
     found["predictor, forward"] = both - found["student, forward"]
-    predictions, targets = forward(model, pixels, batch, plan)
+    made = forward(model, pixels, batch, plan)
     start = time.perf_counter()
-    value = objective_loss(predictions, targets, batch.masks.targets_valid_BMP, settings)
+    value = objective_loss(*made, settings)
     _settle(device)
     found["loss"] = time.perf_counter() - start
     found["backward"] = timed(value.backward, device)

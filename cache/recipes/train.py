@@ -170,6 +170,9 @@ class TrainSettings(Settings):
     """Loss per element [paper: smooth L1]; cosine: 1 minus the cosine, per patch."""
     beta: Annotated[Positive, Hard("training")] = 1.0
     """Distance at which smooth L1 becomes linear. Not stated in the paper; torch's default."""
+    visible_weight: Annotated[float, Field(ge=0, le=1e9), Hard("training", when_set=True)] = 0.0
+    """Weight of the same loss at visible patches, added to that at masked ones (V-JEPA 2.1, arXiv 2603.14482); 0: none
+    [paper]. Not with `objective: contrast`, which masks nothing."""
     target_norm: Annotated[Literal["none", "layer", "standardised", "whitened", "rotated"], Hard("training")] = "none"
     """Normalisation of targets. none: as they are; layer: each token over its channels (in I-JEPA's code; the paper
     does not say); standardised: each channel by its mean and deviation over a sample of training frames; whitened: by
@@ -276,6 +279,12 @@ class TrainSettings(Settings):
             raise misfit("batch_size", self.batch_size, "must be 2 or more: images are told from each other")
         if self.objective == "contrast" and self.target_norm != "none":
             raise misfit("target_norm", self.target_norm, "has nothing to normalise with objective: contrast: set none")
+        return self
+
+    @model_validator(mode="after")
+    def _visible_stands_beside_masked(self) -> TrainSettings:
+        if self.objective == "contrast" and self.visible_weight:
+            raise misfit("visible_weight", self.visible_weight, "has no place with objective: contrast: set 0")
         return self
 
     @model_validator(mode="after")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.nn import functional
 
 from usjepa.train.masks.groups import Group, groups_of
 
@@ -49,6 +50,28 @@ class MaskTensors:
     def __len__(self) -> int:
         return len(self.context_BN)
 
+    def asked(self, copies: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return which patches are predicted, int64 [B, M + copies, L], and which of them count, bool.
+
+        Args:
+            copies: how often the context stands behind the M target blocks; 0: L is P and nothing is copied.
+        """
+        if not copies:
+            return self.targets_BMP, self.targets_valid_BMP
+        pairs = ((self.targets_BMP, self.context_BN), (self.targets_valid_BMP, self.context_valid_BN))
+        patches, valid = (beside(one, other[:, None].expand(-1, copies, -1)) for one, other in pairs)
+        return patches, valid
+
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """Return the four tensors."""
         return self.context_BN, self.context_valid_BN, self.targets_BMP, self.targets_valid_BMP
+
+
+def beside(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Return blocks [B, M, P, ...] with blocks [B, K, N, ...] behind them, padded with 0 to the longer of P and N."""
+    longest = max(first.shape[2], second.shape[2])
+    padded = [
+        functional.pad(one, (*(0, 0) * (one.ndim - 3), 0, longest - one.shape[2])) if one.shape[2] < longest else one
+        for one in (first, second)
+    ]
+    return torch.cat(padded, dim=1)

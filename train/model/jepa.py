@@ -48,11 +48,14 @@ class Jepa(nn.Module):
                 f"the targets {_text(grid)}: set train.student.patch_size to {image_size // grid[0]}."
             )
         self.predictor = Predictor(
-            settings.predictor, self.student.dim, teacher_dim, grid, settings.seed, settings.recompute
-        )
+            settings.predictor, self.student.dim, teacher_dim, grid, settings.seed, settings.recompute,
+            visible=settings.visible_weight > 0,
+        )  # fmt: skip
 
     def forward(self, pixels_BCSS: torch.Tensor, masks: MaskTensors) -> torch.Tensor:
         """Return the predictions at the masks' targets, float [B, M, P, D], from the patches of their contexts.
+
+        With `train.visible_weight`, those at the contexts stand behind them, as `masks.asked` names the patches.
 
         An empty batch gives a scalar 0 that depends on every parameter, because other ranks wait for its gradients.
 
@@ -62,12 +65,12 @@ class Jepa(nn.Module):
         """
         if not len(masks):
             return 0.0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
-        P = masks.targets_BMP.shape[2]
+        longest = max(masks.targets_BMP.shape[2], masks.context_BN.shape[1] if self.predictor.visible else 0)
         order_B = np.concatenate([group.images_G for group in masks.groups])
         parts = []
         for group in masks.groups:
             found_GMPD = self._predicted(pixels_BCSS, masks, group)
-            parts.append(functional.pad(found_GMPD, (0, 0, 0, P - group.targets)))
+            parts.append(functional.pad(found_GMPD, (0, 0, 0, longest - found_GMPD.shape[2])))
         back_B = torch.from_numpy(np.argsort(order_B)).to(pixels_BCSS.device)
         out: torch.Tensor = torch.cat(parts)[back_B]
         return out

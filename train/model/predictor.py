@@ -3,7 +3,8 @@
 As in I-JEPA (arXiv 2301.08243), which US-JEPA follows: context tokens are projected to the predictor's width and given
 fixed 2-D sine-cosine positions; every target patch is a learnable mask token plus its position; each target block is a
 sequence of its own, so that blocks do not see each other. With `joint`, all blocks of an image are one sequence: the
-context then passes once, not once per block. The last layer maps to the width of the targets.
+context then passes once, not once per block. The last layer maps to the width of the targets. With `visible`, what
+comes out at the context's own places is a prediction, too (V-JEPA 2.1, arXiv 2603.14482).
 
 Shape suffixes: B images, N context length, M target blocks, P target length, D width of student or targets, d width of
 the predictor.
@@ -20,6 +21,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from usjepa.train.masks.tensors import beside
 from usjepa.train.model.initial import seeded, sincos_positions
 from usjepa.train.model.student import run_block
 
@@ -49,6 +51,7 @@ class Predictor(nn.Module):
         grid: tuple[int, int],
         seed: int,
         recompute: bool = False,
+        visible: bool = False,
     ) -> None:
         """Draw the weights from a seed.
 
@@ -59,9 +62,10 @@ class Predictor(nn.Module):
             grid: patches down and across.
             seed: of the run.
             recompute: keep no activations, compute them again in the backward pass.
+            visible: predict the visible patches as well.
         """
         super().__init__()
-        self.joint, self.recompute = settings.joint, recompute
+        self.joint, self.recompute, self.visible = settings.joint, recompute, visible
         with seeded(seed, _PART):
             self.embed = nn.Linear(student_dim, settings.dim)
             self.mask_token = nn.Parameter(torch.zeros(settings.dim))
@@ -95,6 +99,9 @@ class Predictor(nn.Module):
     ) -> torch.Tensor:
         """Return the predictions, float [B, M, P, D]; at padded targets they are finite and meaningless.
 
+        With `visible`, those at the context stand behind them, as each sequence gave them: [B, M + 1, L, D] if the
+        blocks are joint, else [B, 2 M, L, D], where L is the longer of P and N.
+
         Args:
             context_BND: float, the student's tokens of the visible patches.
             context_BN: int64, indices of the visible patches.
@@ -108,8 +115,14 @@ class Predictor(nn.Module):
             together = self._predict(
                 context_BND, context_BN, context_valid_BN, targets_BMP.reshape(B, 1, M * P), valid_B1P
             )
-            return together.reshape(B, M, P, -1)
-        return self._predict(context_BND, context_BN, context_valid_BN, targets_BMP, targets_valid_BMP)
+            behind = together.shape[2] - M * P
+            return self._arranged(together[:, :, behind:].reshape(B, M, P, -1), together[:, :, :behind])
+        each = self._predict(context_BND, context_BN, context_valid_BN, targets_BMP, targets_valid_BMP)
+        behind = each.shape[2] - targets_BMP.shape[2]
+        return self._arranged(each[:, :, behind:], each[:, :, :behind])
+
+    def _arranged(self, masked_BMPD: torch.Tensor, visible_BKND: torch.Tensor) -> torch.Tensor:
+        return beside(masked_BMPD, visible_BKND) if self.visible else masked_BMPD
 
     def _predict(
         self,
@@ -119,6 +132,7 @@ class Predictor(nn.Module):
         targets_BMP: torch.Tensor,
         targets_valid_BMP: torch.Tensor | None,
     ) -> torch.Tensor:
+        """Return the predictions of each sequence, [B, M, P, D]; with `visible` [B, M, N + P, D], the context first."""
         B, M, P = targets_BMP.shape
         N = context_BN.shape[1]
         # Positions are float32: under autocast they keep the residual stream in float32, as in the student.
@@ -128,11 +142,13 @@ class Predictor(nn.Module):
         mask = _attention_mask(context_BN, context_valid_BN, targets_BMP, targets_valid_BMP)
         for block in self.blocks[:-1]:
             tokens = run_block(block, tokens, mask, self.recompute)
-        if self.recompute and torch.is_grad_enabled():
+        if self.visible:
+            tokens = run_block(self.blocks[-1], tokens, mask, self.recompute)
+        elif self.recompute and torch.is_grad_enabled():
             tokens = checkpoint(_at_targets, self.blocks[-1], tokens, mask, N, use_reentrant=False)
         else:
             tokens = _at_targets(self.blocks[-1], tokens, mask, N)
-        out: torch.Tensor = self.out(self.norm(tokens)).reshape(B, M, P, -1)
+        out: torch.Tensor = self.out(self.norm(tokens)).reshape(B, M, tokens.shape[1], -1)
         return out
 
 

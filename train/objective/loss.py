@@ -49,7 +49,30 @@ def loss(
 def image_losses(
     predictions_BMPD: torch.Tensor, targets_BMPD: torch.Tensor, valid_BMP: torch.Tensor, settings: TrainSettings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each image's loss, float32 [B], 0 without a valid target, and whether it has one, bool [B]."""
+    """Return each image's loss, float32 [B], 0 without a valid target, and whether it has one, bool [B].
+
+    With `visible_weight`, blocks of visible patches stand behind the target blocks: their mean is weighed and added.
+    """
+    if not settings.visible_weight:
+        return _means(predictions_BMPD, targets_BMPD, valid_BMP, settings)
+    masked = valid_BMP.shape[1] - visible_blocks(settings, valid_BMP.shape[1])
+    both = (slice(masked), slice(masked, None))
+    (masked_B, counted_B), (visible_B, _) = (
+        _means(predictions_BMPD[:, part], targets_BMPD[:, part], valid_BMP[:, part], settings) for part in both
+    )
+    return masked_B + settings.visible_weight * visible_B, counted_B
+
+
+def visible_blocks(settings: TrainSettings, blocks: int) -> int:
+    """Return how many of an image's blocks hold visible patches: one if blocks are joint, else one per target block."""
+    if not settings.visible_weight:
+        return 0
+    return 1 if settings.predictor.joint else blocks // 2
+
+
+def _means(
+    predictions_BMPD: torch.Tensor, targets_BMPD: torch.Tensor, valid_BMP: torch.Tensor, settings: TrainSettings
+) -> tuple[torch.Tensor, torch.Tensor]:
     targets_BMPD = targets_BMPD.float()
     # Padding is made equal to its target before anything is computed from it: it then gives neither loss nor gradient,
     # even where a prediction there is not finite.

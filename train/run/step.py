@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -37,6 +37,17 @@ _NAMED = 16
 """Most rows that an error message lists."""
 
 
+class Predicted(NamedTuple):
+    """Predictions of a batch and what they should be, visible patches behind the target blocks if they are asked."""
+
+    predictions_BMPD: torch.Tensor
+    """Floating point."""
+    targets_BMPD: torch.Tensor
+    """Floating point."""
+    valid_BMP: torch.Tensor
+    """bool, False at padding."""
+
+
 @dataclass(frozen=True)
 class StepResult:
     """The outcome of a step, for the log."""
@@ -51,10 +62,8 @@ class StepResult:
     """Of several targets, the loss of each by itself."""
 
 
-def forward(
-    model: torch.nn.Module, pixels_BCSS: torch.Tensor, batch: TrainBatch, plan: TrainingPlan
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return predictions and targets, float [B, M, P, D] each.
+def forward(model: torch.nn.Module, pixels_BCSS: torch.Tensor, batch: TrainBatch, plan: TrainingPlan) -> Predicted:
+    """Return predictions and targets, float [B, M, P, D] each, and which count.
 
     Args:
         model: predicts from pixels and masks.
@@ -67,9 +76,10 @@ def forward(
     with autocast(plan):
         predictions_BMPD = model(pixels_BCSS, batch.masks)
     latents_BTD = batch.latents_BTD
-    B, M, P = batch.masks.targets_BMP.shape
-    places = batch.masks.targets_BMP.reshape(B, M * P, 1).expand(-1, -1, latents_BTD.shape[-1])
-    return predictions_BMPD, latents_BTD.gather(1, places).reshape(B, M, P, -1)
+    patches_BMP, valid_BMP = batch.masks.asked(predictions_BMPD.shape[1] - batch.masks.targets_BMP.shape[1])
+    B, M, P = patches_BMP.shape
+    places = patches_BMP.reshape(B, M * P, 1).expand(-1, -1, latents_BTD.shape[-1])
+    return Predicted(predictions_BMPD, latents_BTD.gather(1, places).reshape(B, M, P, -1), valid_BMP)
 
 
 def train_step(learner: Learner, parts: Parts, images: int, limit: float = math.inf) -> StepResult:
@@ -135,11 +145,10 @@ def _part_losses(model: torch.nn.Module, part: TrainBatch, share: float, plan: T
     if not len(part):
         idle: torch.Tensor = model(pixels_BCSS, part.masks)
         return [idle] * (1 + len(plan.targets.parts))
-    predictions_BMPD, targets_BMPD = forward(model, pixels_BCSS, part, plan)
-    valid_BMP = part.masks.targets_valid_BMP
+    found = forward(model, pixels_BCSS, part, plan)
     if not plan.targets.parts:
-        return [objective.loss(predictions_BMPD, targets_BMPD, valid_BMP, plan.settings, share)]
-    image_B, each_KB = objective.several_losses(predictions_BMPD, targets_BMPD, valid_BMP, plan.settings, plan.targets)
+        return [objective.loss(*found, plan.settings, share)]
+    image_B, each_KB = objective.several_losses(*found, plan.settings, plan.targets)
     return [image_B.sum() / share, *(each_B.sum() / share for each_B in each_KB)]
 
 
@@ -158,9 +167,8 @@ def _rows_not_finite(learner: Learner, parts: Sequence[TrainBatch]) -> list[int]
         if not len(part):
             continue
         with torch.no_grad():
-            predictions, targets = forward(model, _augmented(part, plan), part, plan)
-            valid_BMP = part.masks.targets_valid_BMP
-            image_B, _ = objective.several_losses(predictions, targets, valid_BMP, plan.settings, plan.targets)
+            found = forward(model, _augmented(part, plan), part, plan)
+            image_B, _ = objective.several_losses(*found, plan.settings, plan.targets)
         rows += part.rows_B[~torch.isfinite(image_B).cpu().numpy()].tolist()
     return rows
 

@@ -60,16 +60,13 @@ def validate(run: TrainingRun) -> Validation:
                 unusable += len(batch.unusable_rows)
                 if not len(batch):
                     continue
-                predictions, targets_BMPD = forward(model, batch.pixels_BCSS.float() / 255.0, batch, plan)
-                valid_BMP = batch.masks.targets_valid_BMP
-                image_B, each_KB = objective.several_losses(
-                    predictions, targets_BMPD, valid_BMP, plan.settings, plan.targets
-                )
+                found = forward(model, batch.pixels_BCSS.float() / 255.0, batch, plan)
+                image_B, each_KB = objective.several_losses(*found, plan.settings, plan.targets)
                 # In double, so that the distribution of images over batches does not show.
                 total += float(image_B.double().sum())
                 each = [sum_k + float(each_B.double().sum()) for sum_k, each_B in zip(each, each_KB, strict=False)]
                 images += len(batch)
-                chosen = targets_BMPD[valid_BMP].double()
+                chosen = found.targets_BMPD[found.valid_BMP].double()
                 count += chosen.numel()
                 sums += float(chosen.sum())
                 squares += float(chosen.square().sum())
