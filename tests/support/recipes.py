@@ -52,7 +52,8 @@ def another(field: FieldInfo, value: Any) -> Any:
     if isinstance(value, str):
         return "vit_small_patch16_224" if "vit" in value else f"{value}x"
     if not value:
-        return [get_args(get_args(kind)[0])[0]]
+        first = get_args(get_args(kind)[0])[0]
+        return [1 if first is int else first]
     if isinstance(value[0], float):
         return [0.9 * value[0], *value[1:]]
     return list(value[:-1])
