@@ -248,8 +248,8 @@ def test_sealing_with_a_shard_missing_names_the_layer(tmp_path: Path) -> None:
 def test_a_newer_major_format_is_refused_by_name(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 4)
     root = tmp_path / "s" / "zarr.json"
-    root.write_text(root.read_text().replace('"major": 1', '"major": 2'))
-    with pytest.raises(FormatError, match=r"store format 2\.0 is newer than format 1"):
+    root.write_text(root.read_text().replace('"major": 1', '"major": 3'))
+    with pytest.raises(FormatError, match=r"store format 3\.0 is newer than format 2"):
         open_store(tmp_path / "s")
 
 

@@ -24,6 +24,7 @@ from tests.train.run.test_ranks import command, run_ranks, same_draws
 from usjepa.cache import open_store, open_stores
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.converting.convert import convert
 from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.errors import DamageError, IdentityError, WithdrawnError
 from usjepa.cache.storage.pins import pins
@@ -104,6 +105,25 @@ def test_several_int8_layers_of_three_parts_give_bitwise_the_run_of_the_whole(tm
     train(str(tmp_path / "s"), str(tmp_path / "whole"), both, "cpu")
     train(three, str(tmp_path / "parts"), both, "cpu")
     same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_a_student_learns_from_int4_on_axes_much_as_from_what_it_was_made_of(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "s"
+    shutil.copytree(phantom_store, store)
+    convert(str(store), "int4", axes=96)
+    made: dict[str, list[float]] = {}
+    parts = [str(part) for part in cut(store, tmp_path, AT, ROWS)]
+    for name, stores, layer in (
+        ("whole", str(store), "demo"), ("small", str(store), "demo-int4-axes96"), ("parts", parts, "demo-int4-axes96"),
+    ):  # fmt: skip
+        chosen = recipe(f"train.teacher={layer}", "train.target_norm=none", *SHORT)
+        train(stores, str(tmp_path / name), chosen, "cpu", stop_after_steps=2)
+        made[name] = losses(tmp_path / name)
+    assert made["small"] == pytest.approx(made["whole"], rel=0.1)
+    assert made["small"] != made["whole"]
+    assert made["parts"] == made["small"], "several stores of one layer read with what it keeps"
 
 
 def test_a_dataset_is_drawn_up_to_its_cap_from_all_stores_together(parts: list[str]) -> None:
