@@ -15,7 +15,7 @@ OUT ?= demo$(if $(SOURCE),-$(shell basename '$(SOURCE)' | tr ' ' '-'))$(if $(fil
 # A strict editable install links the files that existed when it ran: a new or removed file means installing again,
 # an edited one does not. This list is rewritten only when it changes, and the install depends on it.
 FILES := $(VENV)/files.txt
-LISTED := $(sort $(wildcard cache/*.py cache/*/*.py cache/*/*/*.py cache/*/*/*/*.py train/*.py train/*/*.py evaluate/*.py evaluate/*/*.py evaluate/*/*/*.py evaluate/report/*.csv evaluate/report/templates/* cache/pages/templates/* */py.typed))
+LISTED := $(sort $(wildcard $(foreach stage,cache train evaluate,$(foreach depth,. */. */*/. */*/*/.,$(stage)/$(depth)/*.py $(stage)/$(depth)/templates/*)) evaluate/report/*.csv */py.typed))
 
 .PHONY: help demo dist test test-slow fuzz lint types docs format install bench bench-faults gpu-check results results-gpu clean-demo FORCE
 
