@@ -144,16 +144,24 @@ class ObjectStorage:
         return file
 
     def _whole(self, path: str, most: int = READ_LIMIT) -> Found:
-        found = obstore.get(self._store, path)
-        size = int(found.meta["size"])
-        if size > most:
-            raise DamageError(f"{self.url}/{path}: {size:,} bytes are not plausible: forged?")
-        return Found([bytes(found.bytes())], size)
+        for _ in range(_TRIES):
+            found = obstore.get(self._store, path)
+            size = int(found.meta["size"])
+            if size > most:
+                raise DamageError(f"{self.url}/{path}: {size:,} bytes are not plausible: forged?")
+            data = bytes(found.bytes())
+            if data:
+                break  # no file of a store is empty: an answer without a body is asked for again
+        return Found([data], size)
 
     def _end(self, path: str, length: int) -> Found:
         try:
-            found = obstore.get(self._store, path, options={"range": {"suffix": length}})
-            return Found([bytes(found.bytes())], int(found.meta["size"]))
+            for _ in range(_TRIES):
+                found = obstore.get(self._store, path, options={"range": {"suffix": length}})
+                data, size = bytes(found.bytes()), int(found.meta["size"])
+                if len(data) == min(length, size):
+                    break
+            return Found([data], size)
         except NotSupportedError:  # Azure
             size = int(obstore.head(self._store, path)["size"])
             return Found(self._ranges(path, [(max(0, size - length), min(size, length))]), size)
