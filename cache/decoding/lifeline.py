@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from io import FileIO
 
+_TRIMS = "MALLOC_TRIM_THRESHOLD_"
+"""Set by Dask for its workers, whose children would decode 1.7 times as long, in fresh memory for each array."""
 _ENDS_WITHIN_S = 5.0
 """Seconds that a child has to end in. One that is stuck in a disk or share that does not answer is left behind: the
 system ends it when it can."""
@@ -41,6 +43,7 @@ class Child:
                 [sys.executable, "-m", module, str(theirs.fileno()), str(pipe)],
                 pass_fds=[theirs.fileno(), pipe],
                 start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name != _TRIMS},
             )
         finally:
             theirs.close()

@@ -20,6 +20,7 @@ from tests.support.processes.forked import in_own_process
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding import cutters as cutting
+from usjepa.cache.decoding import lifeline
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import Interrupted, SourceError
@@ -213,3 +214,13 @@ def test_a_forked_copy_starts_a_child_of_its_own(tmp_path: Path) -> None:
     assert ends_well_in_a_fork(claim)
     assert child.probe("a/1.png", "images").frames == 1
     child.close()
+
+
+def test_a_child_of_a_dask_worker_keeps_the_memory_that_it_frees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask has its workers trim memory at once; a decoder would take fresh pages for every array."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
+    child = lifeline.Child("usjepa.cache.decoding.worker")
+    environment = Path(f"/proc/{child.process.pid}/environ").read_bytes()
+    child.end()
+    assert b"PATH=" in environment
+    assert b"MALLOC_TRIM" not in environment
