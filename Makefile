@@ -91,8 +91,10 @@ PEERS := benchmarks/.venv
 
 $(PEERS)/installed: benchmarks/requirements.txt
 	$(PEERS_PYTHON) -m venv $(PEERS)
-	-$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check mosaicml-streaming
-	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -r benchmarks/requirements.txt
+	-$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: mosaicml-streaming
+	@grep -v '^#' $< | while read -r peer; do \
+	  $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "$$peer" \
+	    || echo "can't be installed here, left out: $$peer"; done
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps .
 	@touch $@
 
