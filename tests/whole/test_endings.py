@@ -211,10 +211,10 @@ def test_a_run_or_a_result_behind_a_url_is_refused_and_no_folder_of_that_name_is
 @pytest.mark.parametrize(
     "before",
     [
-        pytest.param(partial(lose_streams, 2), id="stderr closed"),
+        pytest.param(partial(lose_streams, 2), id="stderr closed", marks=pytest.mark.slow),
         pytest.param(partial(lose_streams, 0, 1, 2), id="all closed"),
         pytest.param(partial(write_to, "/dev/full", 2), id="a log on a full disk"),
-        pytest.param(partial(write_to, "", 1, 2), id="a reader that has left"),
+        pytest.param(partial(write_to, "", 1, 2), id="a reader that has left", marks=pytest.mark.slow),
     ],
 )
 def test_work_is_finished_whatever_became_of_its_streams(

@@ -153,6 +153,7 @@ def test_a_worker_that_finds_another_checkpoint_at_the_same_path_stores_nothing(
     assert not list((tmp_path / "s/latents/demo").glob("c.*"))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_costs_nothing_but_its_shard(
     tmp_path: Path, cluster: Cluster, serial: Path
 ) -> None:

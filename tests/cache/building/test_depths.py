@@ -152,7 +152,7 @@ def _is_whole_again(tmp_path: Path, precision: str, steps: Iterable[int]) -> Non
         assert ended == -signal.SIGKILL
 
 
-@pytest.mark.parametrize(("precision", "step"), [("fp32", 75), ("int8", 101)])
+@pytest.mark.parametrize(("precision", "step"), [pytest.param("fp32", 75, marks=pytest.mark.slow), ("int8", 101)])
 def test_a_build_that_is_killed_ends_in_the_same_bytes(tmp_path: Path, precision: str, step: int) -> None:
     _is_whole_again(tmp_path, precision, [step])
 

@@ -53,7 +53,9 @@ def _build_part(root: str, part: str, precision: str) -> None:
     build(root, small(f"cache.precision={precision}"), BuildRequest(teacher="random", part=part))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
+@pytest.mark.parametrize(
+    "precision", ["int4", *(pytest.param(one, marks=pytest.mark.slow) for one in ("fp32", "int8"))]
+)
 def test_parts_at_the_same_time_give_the_bytes_of_a_single_build(tmp_path: Path, precision: str) -> None:
     root = tmp_path / "s"
     build(str(tmp_path / "whole"), small(f"cache.precision={precision}"), BuildRequest(teacher="random"))

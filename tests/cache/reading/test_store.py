@@ -300,7 +300,9 @@ def _read_in_child(store: Store, rows: list[int], queue: Any) -> None:
     queue.put(store.read(rows).pixels.tobytes())
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "method", ["fork", *(pytest.param(one, marks=pytest.mark.slow) for one in ("spawn", "forkserver"))]
+)
 @in_own_process
 def test_a_store_read_before_is_read_by_children_of_every_start_method(tmp_path: Path, method: str) -> None:
     write_store(tmp_path / "s", 10)
@@ -337,6 +339,7 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
     assert not wrong
 
 
+@pytest.mark.slow
 def test_a_store_keeps_few_files_open_however_many_shards_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_store_of_hashed_paths_grows_from_folder_to_folder_too(
     assert len({group for group, _ in found.values()}) == 1
 
 
+@pytest.mark.slow
 def test_a_store_grows_from_folder_to_folder_with_one_secret_and_not_with_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +90,7 @@ def test_a_store_grows_from_folder_to_folder_with_one_secret_and_not_with_anothe
     assert grown(tmp_path / "s", tmp_path / "july", "cache.group=file")["z.dcm"] == ("z", "")
 
 
+@pytest.mark.slow
 def test_a_store_of_bare_names_keeps_them_and_refuses_a_patient_who_is_torn(tmp_path: Path) -> None:
     """As stores of an earlier version have them: a file's own name, whatever its folder."""
     names = "cache.group=([^/]+?)([.][^./]*)?$"

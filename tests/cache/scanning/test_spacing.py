@@ -251,6 +251,7 @@ def test_a_store_grows_and_known_files_are_not_decoded_again(
     assert any(line.startswith("segment 2: spacing: known of 12 of 12 rows, ") for line in said)
 
 
+@pytest.mark.slow
 def test_a_store_of_before_is_read_grows_and_says_what_stays_unknown(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:

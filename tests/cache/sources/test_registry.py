@@ -78,6 +78,7 @@ def clips() -> dict[str, NDArray[np.uint8]]:
     return {name: rng.integers(0, 256, (frames, 40, 48), np.uint8) for name, frames in (("a", 3), ("b", 5))}
 
 
+@pytest.mark.slow
 def test_a_reader_of_another_package_builds_the_rows_that_a_built_in_one_builds(tmp_path: Path) -> None:
     names = tomllib.loads(block("pyproject.toml"))["project"]["entry-points"]["usjepa.readers"]
     install(tmp_path / "site", names, {"lab_readers": block("lab_readers.py")})

@@ -145,6 +145,7 @@ def built(url: str) -> str:
     return ""
 
 
+@pytest.mark.slow
 def test_a_build_through_a_network_that_breaks_every_eighth_request_is_byte_for_byte_the_same(proxy: Proxy) -> None:
     proxy.play(no_fault)
     assert built("s3://frames/whole") == ""

@@ -129,7 +129,8 @@ def test_it_is_what_a_few_lines_of_numpy_make_whatever_the_latents(packed: bool,
         codes = np.stack([codes & 15, codes >> 4], -1).reshape(*values.shape[:2], -1) - 8
     codes = codes[..., : coding.coded_width]
     wanted = exact / scales[..., None].astype(np.float64)
-    rounding = 1e-4 + 1e-5 * np.abs(latents).max(axis=2, keepdims=True) / np.abs(channels).min() / scales[..., None]
+    largest = np.maximum(np.abs(latents).max(axis=2, keepdims=True), np.abs(coding.mean).max())  # what is subtracted
+    rounding = 1e-4 + 1e-5 * largest / np.abs(channels).min() / scales[..., None]
     assert (np.abs(codes - wanted.clip(-levels, levels)) <= 0.5 + rounding).all()
     back = ((codes * scales[..., None].astype(np.float64)) @ turn.T * channels) @ basis + coding.mean
     size = 1e-5 * max(1.0, float(np.abs(latents).max()))

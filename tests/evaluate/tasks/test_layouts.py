@@ -95,11 +95,22 @@ NEW = {"train_val": range(27), "test": range(27, 45)}
     ("name", "classes", "group", "ending", "colour", "scan_ending"),
     [
         pytest.param("aul_mass", ("normal", "benign", "malignant"), "", "jpg", False, "png", id="aul"),
-        pytest.param("butterfly", BUTTERFLY, "patient", "png", False, "png", id="butterfly"),
-        pytest.param("camus", ("poor", "medium", "good"), "patient", "png", False, "png", id="camus"),
-        pytest.param("fatty_liver", ("0", "1"), "patient", "png", False, "png", id="fatty liver: classes by number"),
+        pytest.param("butterfly", BUTTERFLY, "patient", "png", False, "png", id="butterfly", marks=pytest.mark.slow),
+        pytest.param(
+            "camus", ("poor", "medium", "good"), "patient", "png", False, "png", id="camus", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "fatty_liver",
+            ("0", "1"),
+            "patient",
+            "png",
+            False,
+            "png",
+            id="fatty liver: classes by number",
+            marks=pytest.mark.slow,
+        ),
         pytest.param("gbcu", ("0", "1", "2"), "", "jpg", False, "jpg", id="gbcu: scan masks are jpg"),
-        pytest.param("mmotu", MMOTU, "", "png", False, "png", id="mmotu"),
+        pytest.param("mmotu", MMOTU, "", "png", False, "png", id="mmotu", marks=pytest.mark.slow),
         pytest.param("pocus", ("regular", "pneumonia", "covid"), "source", "png", True, "png", id="pocus: colour"),
     ],
 )

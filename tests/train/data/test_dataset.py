@@ -56,6 +56,7 @@ def test_parts_are_those_that_training_would_use(phantom_store: Path) -> None:
     assert set(table.view[train.positions]) == {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 @in_own_process
 def test_workers_of_every_start_method_read_the_same(phantom_store: Path, method: str) -> None:
@@ -67,6 +68,7 @@ def test_workers_of_every_start_method_read_the_same(phantom_store: Path, method
     assert torch.cat([batch["row"] for batch in batches]).tolist() == data.store.rows.tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @in_own_process
 def test_workers_of_several_stores_read_what_those_of_the_whole_read(
@@ -122,6 +124,7 @@ def test_wrong_use_is_told(phantom_store: Path) -> None:
         StoreDataset(phantom_store)[10_000]
 
 
+@pytest.mark.slow
 def test_the_loop_of_the_tutorial_trains_as_printed_and_its_encoder_loads(phantom_store: Path, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "tutorials" / "your-training-loop.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -116,7 +116,7 @@ def test_the_loss_adds_the_weighed_mean_over_visible_patches(joint: bool) -> Non
     torch.testing.assert_close(image_losses(predictions, targets, valid, weighed)[0], parts[0] + 0.25 * parts[1])
 
 
-@BOTH_JOINT
+@pytest.mark.parametrize("joint", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_learns_from_visible_patches_and_goes_on_to_the_same_losses(
     joint: bool, phantom_store: Path, tmp_path: Path
 ) -> None:

@@ -63,7 +63,7 @@ def test_a_massive_channel_weighs_no_more_than_the_others() -> None:
     assert float(shares.max() / shares.min()) < 1.01
 
 
-@pytest.mark.parametrize("mode", ["standardised", "whitened"])
+@pytest.mark.parametrize("mode", [pytest.param("standardised", marks=pytest.mark.slow), "whitened"])
 def test_a_resumed_run_does_not_measure_again(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:

@@ -85,6 +85,7 @@ def grown_kb(path: Path, steps: int) -> float:
     return found
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps_written(tmp_path: Path) -> None:
     few, many = (grown_kb(tmp_path / f"{steps}.jsonl", steps) for steps in (5_000, 40_000))
     assert many - few < 100  # one validation line per 1,000 steps stays

@@ -73,7 +73,7 @@ def test_the_projector_is_thrown_away_and_plain_timm_loads_what_is_left(alone: P
     assert "images of one clip told from all others" in card
 
 
-@pytest.mark.parametrize("at", [40, 95])
+@pytest.mark.parametrize("at", [40, pytest.param(95, marks=pytest.mark.slow)])
 def test_a_run_killed_and_resumed_gives_bitwise_the_same_losses_and_weights(
     phantom_store: Path, alone: Path, tmp_path: Path, at: int
 ) -> None:
@@ -88,7 +88,7 @@ def test_a_run_killed_and_resumed_gives_bitwise_the_same_losses_and_weights(
     ]
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 9])
+@pytest.mark.parametrize("accumulate", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 9))])
 def test_parts_of_a_batch_are_compared_with_all_of_it(
     phantom_store: Path, alone: Path, tmp_path: Path, accumulate: int
 ) -> None:

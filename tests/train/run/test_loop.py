@@ -76,8 +76,12 @@ def assert_same_run(run: Path, other: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "call"),
-    [("train_step", 1), ("train_step", 8), ("validate", 2), ("_end_epoch", 1)],
-    ids=["before the first step", "mid-epoch", "in validation", "at an epoch's end"],
+    [
+        pytest.param("train_step", 1, id="before the first step", marks=pytest.mark.slow),
+        pytest.param("train_step", 8, id="mid-epoch"),
+        pytest.param("validate", 2, id="in validation"),
+        pytest.param("_end_epoch", 1, id="at an epoch's end", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_killed_and_resumed_gives_bitwise_the_same_losses_and_weights(
     phantom_store: Path, undisturbed: Path, tmp_path: Path, name: str, call: int
@@ -87,6 +91,7 @@ def test_a_run_killed_and_resumed_gives_bitwise_the_same_losses_and_weights(
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_run_killed_three_times_while_saving_gives_bitwise_the_same(
     phantom_store: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -382,6 +387,7 @@ def test_a_damaged_row_ends_training_with_the_stores_own_error(phantom_store: Pa
         train(str(tmp_path / "store.zarr"), str(tmp_path / "run"), recipe(), "cpu")
 
 
+@pytest.mark.slow
 def test_a_store_that_grew_does_not_disturb_a_run_that_began_before(
     phantom_store: Path, tmp_path: Path, undisturbed: Path
 ) -> None:

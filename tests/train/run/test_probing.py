@@ -130,7 +130,7 @@ def probed(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return folder / "set.zarr", folder / "run"
 
 
-@pytest.mark.parametrize("at", [24, 57, 69, *(pytest.param(at, marks=pytest.mark.slow) for at in range(25, 100, 3))])
+@pytest.mark.parametrize("at", [57, *(pytest.param(at, marks=pytest.mark.slow) for at in (24, 69, *range(25, 100, 3)))])
 def test_a_run_killed_at_any_durable_step_ends_with_the_same_log_and_the_same_encoders(
     probed: tuple[Path, Path], phantom_store: Path, tmp_path: Path, at: int
 ) -> None:
@@ -265,6 +265,7 @@ def test_features_that_are_not_finite_and_frames_that_can_not_be_read_end_no_tra
     assert any("none after epoch 2, the encoder's features are not finite" in line for line in said)
 
 
+@pytest.mark.slow
 def test_scores_of_a_set_that_changed_are_not_compared(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
@@ -313,6 +314,7 @@ def test_every_second_epoch_and_the_last_are_probed_also_where_nothing_is_held_o
     assert list(encoders(tmp_path / "run")) == ["best-probe"]
 
 
+@pytest.mark.slow
 def test_a_log_that_was_lost_gets_its_probes_from_the_checkpoint(
     phantom_store: Path, probed: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ def test_one_then_two_then_one_ranks_draw_the_same_and_lose_the_same_within_1e_5
     np.testing.assert_allclose(validation[0], validation[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("accumulate", [2, 3])
+@pytest.mark.parametrize("accumulate", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_accumulated_parts_draw_the_same_and_lose_the_same_within_1e_5(
     phantom_store: Path, alone: Path, tmp_path: Path, accumulate: int
 ) -> None:
@@ -127,6 +127,7 @@ def test_ranks_with_regions_share_unusable_images_unevenly_and_still_agree(phant
     np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_rank_asked_to_stop_ends_all_of_them_with_75_and_the_same_command_goes_on(
     phantom_store: Path, alone: Path, tmp_path: Path
 ) -> None:

@@ -52,7 +52,7 @@ def test_one_target_in_a_list_learns_bit_for_bit_what_it_learns_alone(store: Pat
     assert "losses" not in numbers(tmp_path / "name")[0]
 
 
-@pytest.mark.parametrize("steps", [2, 7])
+@pytest.mark.parametrize("steps", [pytest.param(2, marks=pytest.mark.slow), 7])
 def test_a_stopped_run_goes_on_to_the_same_losses(store: Path, both: Path, tmp_path: Path, steps: int) -> None:
     train(str(store), str(tmp_path), recipe(*BOTH), "cpu", stop_after_steps=steps)
     train(str(store), str(tmp_path), recipe(*BOTH), "cpu")

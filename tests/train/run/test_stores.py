@@ -89,7 +89,7 @@ def test_the_parts_of_a_store_give_bitwise_the_losses_and_weights_of_the_whole(
     same_run(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[2:])])
 def test_they_do_so_whatever_is_read_of_them(phantom_store: Path, parts: list[str], tmp_path: Path, kind: str) -> None:
     train(str(phantom_store), str(tmp_path / "whole"), recipe(*KINDS[kind]), "cpu")
     train(parts, str(tmp_path / "parts"), recipe(*KINDS[kind]), "cpu")
@@ -255,6 +255,7 @@ def phantoms(store: Path, patients: int) -> None:
     build(str(store), settings, BuildRequest(source="phantom", teacher="random"))
 
 
+@pytest.mark.slow
 def test_a_store_that_grows_leaves_a_run_as_it_was_and_is_said_to_be_another_run(
     parts: list[str], tmp_path: Path, said: list[str]
 ) -> None:
