@@ -106,7 +106,8 @@ def test_channels_that_never_change_come_back_almost_exactly_beside_those_that_d
     latents=arrays(
         np.float32,
         array_shapes(min_dims=3, max_dims=3, max_side=6),
-        elements=st.floats(-1e6, 1e6, width=32),
+        # Neither smaller: where a channel's spread is far below its largest value, latents are refused.
+        elements=st.integers(-(10**9), 10**9).map(lambda thousandths: float(np.float32(thousandths / 1000))),
     )
 )
 @settings(max_examples=60, deadline=None)

@@ -89,7 +89,9 @@ def test_the_parts_of_a_store_give_bitwise_the_losses_and_weights_of_the_whole(
     same_run(tmp_path / "run", alone)
 
 
-@pytest.mark.parametrize("kind", [*KINDS[:2], *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[2:])])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if n > 1 else []) for n, kind in enumerate(KINDS)]
+)
 def test_they_do_so_whatever_is_read_of_them(phantom_store: Path, parts: list[str], tmp_path: Path, kind: str) -> None:
     train(str(phantom_store), str(tmp_path / "whole"), recipe(*KINDS[kind]), "cpu")
     train(parts, str(tmp_path / "parts"), recipe(*KINDS[kind]), "cpu")
