@@ -119,7 +119,7 @@ class Trial:
 
 
 @pytest.mark.parametrize(
-    "command", ["copy", *(pytest.param(one, marks=pytest.mark.slow) for one in COMMANDS if one != "copy")]
+    "command", ["convert", *(pytest.param(one, marks=pytest.mark.slow) for one in COMMANDS if one != "convert")]
 )
 def test_a_network_that_breaks_every_fifth_request_changes_nothing(
     proxy: Proxy, store: Path, tmp_path: Path, command: str
