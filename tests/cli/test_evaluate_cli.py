@@ -183,6 +183,7 @@ def test_test_frames_that_training_saw_are_told(place: Place, report: Path) -> N
     assert any("took part in the encoder's training" in note for note in notes)
 
 
+@pytest.mark.slow
 def test_class_folders_are_cut_into_a_store_once(place: Place, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for label in ("benign", "malignant"):

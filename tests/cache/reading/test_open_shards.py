@@ -112,6 +112,7 @@ print("one again", grew(lambda: read(stores[0])))
 """
 
 
+@pytest.mark.slow
 def test_open_stores_share_what_a_process_may_have_and_a_forked_child_begins_with_none(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 150, rows_per_shard=1)
     done = run_python("-W", "ignore", "-c", _SHARED, tmp_path / "s", code=None)

@@ -319,6 +319,7 @@ def test_a_store_that_takes_no_note_is_trained_on_all_the_same(
     assert any("takes no note that this run needs generation 1" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_bucket_is_collected_too(tmp_path: Path, store: Path) -> None:
     with s3_behind_proxy("collected"):
         copy_store(str(store), "s3://collected/s")

@@ -212,7 +212,7 @@ def _repair_and_die(root: str, step: int) -> None:
     repair(root, small(), teacher="random")
 
 
-@pytest.mark.parametrize("step", [4, 9, 14, 19, 24])
+@pytest.mark.parametrize("step", [9, *(pytest.param(step, marks=pytest.mark.slow) for step in (4, 14, 19, 24))])
 def test_a_repair_that_is_killed_is_run_again(store: Path, small_store: Path, step: int) -> None:
     for name in (LATENTS, PIXELS):
         flip(store / name, 700)

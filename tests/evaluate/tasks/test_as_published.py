@@ -144,6 +144,7 @@ def test_a_mask_that_is_nan_is_none(tmp_path: Path) -> None:
     assert len(task.positions("test")) == 7
 
 
+@pytest.mark.slow
 def test_a_split_that_stage_one_dealt_is_not_called_the_datas_and_holds_for_masks_too(tmp_path: Path) -> None:
     write_busbra(tmp_path / "BUSBRA", [(i, ("benign", "malignant")[i % 2]) for i in range(40)])
     recipe = SMALL.model_copy(update={"cache": SMALL.cache.model_copy(update={"test_fraction": 0.3})})

@@ -118,6 +118,7 @@ def test_a_run_does_not_go_on_with_another_objective(pixel_store: Path, tmp_path
         train(store, str(tmp_path / "run"), recipe(), "cpu")
 
 
+@pytest.mark.slow
 def test_its_encoder_is_a_teacher_like_any_other(pixel_store: Path, pixel_teacher: Path, tmp_path: Path) -> None:
     """Built twice with it, the second build has nothing to do; a student learns from it."""
     build(str(pixel_store), recipe(), BuildRequest(teacher=str(pixel_teacher)))

@@ -114,6 +114,7 @@ def test_floats_of_any_scale_keep_their_levels(tmp_path: Path, factor: float, of
     assert np.abs(found - ramp * expected).max() <= 3
 
 
+@pytest.mark.slow
 @in_own_process
 def test_handles_never_cross_a_fork(file: Path) -> None:
     reader = Hdf5Reader()
