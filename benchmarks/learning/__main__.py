@@ -6,7 +6,7 @@ encoder on the groups of patients that no training saw, and prints a table. A co
 one setting that its row names; rows of further poolings score encoders once more, by the plain mean of their patch
 tokens or by those of the frame's quarters. The pixel-only encoder gets the epochs of teacher and student together.
 With `--first contrast` the teacher has learnt to tell images apart, and students of it, of the pixel teacher and of
-both are compared.
+both are compared. With `--first depths` students of single blocks of the pixel teacher and of all of them are compared.
 
 On the phantom all students learn from the teacher of seed 0. A folder of real frames is dealt into as many folds of
 patients as there are seeds (see `folds.py`): each seed trains a teacher and students of its own on the patients of the

@@ -9,8 +9,8 @@ from usjepa.cache.recipes.recipe import load_recipe
 
 OWN, FOUR = "own", "k4"
 """Names of stores: of as many views as the recipe says, and of four."""
-FIRSTS = ("pixels", "contrast")
-"""First stages whose encoder teaches: by predicting pixels, or by telling images apart."""
+FIRSTS = ("pixels", "contrast", "depths")
+"""First stages whose encoder teaches: by predicting pixels, by telling images apart, or by pixels at several depths."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class First:
     recipe: str
     latents: str
     """Name of its latents in a store."""
+    sets: tuple[str, ...] = ()
+    """What its latents are, where it is not what the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Condition:
     sets: tuple[str, ...] = ()
     learns_from: tuple[First, ...] = ()
     """First stages whose latents it reads."""
+    programme: tuple[str, ...] = ("usjepa-train",)
+    """What trains it: a command, or a path and its arguments."""
 
 
 def first_of(recipe: str, stage: str, file: str | None = None) -> First:
@@ -47,7 +51,7 @@ def first_of(recipe: str, stage: str, file: str | None = None) -> First:
 
 def conditions(recipe: str = "demo", stage: str = "pixels") -> list[Condition]:
     """Return what is compared under a recipe of students whose teacher is of a stage."""
-    return _of_pixels(recipe) if stage == "pixels" else _of_contrast(recipe)
+    return {"pixels": _of_pixels, "contrast": _of_contrast, "depths": _of_depths}[stage](recipe)
 
 
 def _student(name: str, recipe: str, first: First, *sets: str, store: str = OWN) -> Condition:
@@ -59,7 +63,7 @@ def _of_pixels(recipe: str) -> list[Condition]:
     student, first = load_recipe(recipe).train, first_of(recipe, "pixels")
     both = student.epochs + load_recipe(first.recipe).train.epochs
     regions = "masks over the whole frame" if student.masks.regions else "masks inside the region"
-    coarse = First(TEACHER, first.recipe, f"{first.latents}-int8")
+    coarse = First(TEACHER, first.recipe, f"{first.latents}-int8", ("cache.precision=int8",))
     return [
         _student(STUDENT, recipe, first),
         Condition(TEACHER, OWN, first.recipe),
@@ -82,4 +86,28 @@ def _of_contrast(recipe: str) -> list[Condition]:
         Condition(BOTH, OWN, recipe, (two,), (pixels, apart)),
         _student(OF_PIXELS, recipe, pixels),
         Condition(TEACHER, OWN, pixels.recipe),
+    ]
+
+
+def _of_depths(recipe: str) -> list[Condition]:
+    """Students of single blocks of the pixel teacher and of all of them, and one that learns at visible patches too."""
+    last, pixels = load_recipe(recipe).train.student.depth, first_of(recipe, "pixels")
+    assert last is not None
+    blocks = (last // 3, 2 * last // 3, last)
+    taken = ",".join(str(block) for block in blocks)
+    deep = First(TEACHER, pixels.recipe, f"{pixels.latents}-depths", (f"cache.teacher.blocks=[{taken}]",))
+    layers = [f"{deep.latents}.{block}" for block in blocks]
+
+    def of(name: str, *sets: str) -> Condition:
+        return Condition(name, OWN, recipe, sets, (deep,))
+
+    return [
+        of(STUDENT, f"train.teacher={layers[-1]}"),
+        Condition(TEACHER, OWN, pixels.recipe),
+        of(f"student of blocks {taken}", f"train.targets=[{','.join(layers)}]"),
+        of("visible patches, half weight", f"train.teacher={layers[-1]}", "train.visible_weight=0.5"),
+        *(
+            of(f"student of block {block}", f"train.teacher={layer}")
+            for block, layer in zip(blocks[:-1], layers, strict=False)
+        ),
     ]

@@ -118,8 +118,7 @@ class Work:
     def latents(self, store: str, fold: int, first: First, sets: tuple[str, ...] = ()) -> None:
         """Ask a first stage that was trained on a fold about its store."""
         named = (f"cache.teacher.name={first.latents}",)
-        coarse = ("cache.precision=int8",) if first.latents.endswith("-int8") else ()
-        self.build("latents", store, fold, "--teacher", self.run_of(first.row, fold), sets=(*sets, *named, *coarse))
+        self.build("latents", store, fold, "--teacher", self.run_of(first.row, fold), sets=(*sets, *named, *first.sets))
 
     def run_of(self, name: str, seed: int) -> str:
         return self.path(f"run-{name} {seed}".replace(",", "").replace(" ", "-"))
@@ -128,7 +127,7 @@ class Work:
         """Train; returns the run's folder."""
         run = self.run_of(condition.name, seed)
         self.call(
-            f"train: {condition.name}", "usjepa-train", self.store(condition.store, self.fold_of(seed)), run,
+            f"train: {condition.name}", *condition.programme, self.store(condition.store, self.fold_of(seed)), run,
             "--pipeline", condition.recipe, sets=(*condition.sets, f"train.seed={seed}"),
         )  # fmt: skip
         return run

@@ -1,0 +1,1 @@
+"""Claims about benchmarks that ask whether students learn."""
