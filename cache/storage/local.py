@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from usjepa.cache.errors import DamageError, StoreError
 from usjepa.cache.storage.durable import TEMP_SUFFIX, create_durably, explained, is_temp, write_durably
-from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Found, Guard, Piece, unguarded
+from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Found, Guard, Listed, Piece, unguarded
 from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
@@ -208,9 +208,9 @@ class LocalStorage:
                 found[name] = size
         return found
 
-    def listings(self, folders: Sequence[str]) -> list[dict[str, int]]:
-        """Return what `sizes` gives of several folders."""
-        return [self.sizes(folder) for folder in folders]
+    def listings(self, folders: Sequence[str]) -> list[dict[str, Listed]]:
+        """Return the files that `names` gives of several folders; `cp -p` and the like choose a file's time."""
+        return [{name: Listed(size) for name, size in self.sizes(folder).items()} for folder in folders]
 
     def folders(self, folder: str) -> list[str]:
         """Return the sorted names of the folders directly in a folder."""

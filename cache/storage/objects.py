@@ -20,7 +20,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotS
 from obstore.store import from_url
 
 from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
-from usjepa.cache.storage.protocol import READ_LIMIT, Found, Guard, Piece, unguarded
+from usjepa.cache.storage.protocol import READ_LIMIT, Found, Guard, Listed, Piece, unguarded
 from usjepa.cache.storage.waiting import together, waited
 
 if TYPE_CHECKING:
@@ -221,16 +221,19 @@ class ObjectStorage:
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the objects directly under a prefix, each with its size in bytes."""
-        return waited(lambda: self._sizes(folder))
+        return {name: listed.size for name, listed in waited(lambda: self._listed(folder)).items()}
 
-    def _sizes(self, folder: str) -> dict[str, int]:
+    def _listed(self, folder: str) -> dict[str, Listed]:
         listed = self._got(folder, lambda path: obstore.list_with_delimiter(self._store, path or None))
-        return {entry["path"].rpartition("/")[2]: int(entry["size"]) for entry in listed["objects"]}
+        return {
+            entry["path"].rpartition("/")[2]: Listed(int(entry["size"]), entry["last_modified"].timestamp())
+            for entry in listed["objects"]
+        }
 
-    def listings(self, folders: Sequence[str]) -> list[dict[str, int]]:
-        """Return the objects directly under several prefixes, each with its size in bytes."""
-        found: dict[int, dict[str, int]] = {}
-        together(((0, partial(self._sizes, folder)) for folder in folders), found.__setitem__)
+    def listings(self, folders: Sequence[str]) -> list[dict[str, Listed]]:
+        """Return the objects directly under several prefixes; the server says when each was written."""
+        found: dict[int, dict[str, Listed]] = {}
+        together(((0, partial(self._listed, folder)) for folder in folders), found.__setitem__)
         return [found[number] for number in range(len(folders))]
 
     def folders(self, folder: str) -> list[str]:

@@ -15,6 +15,15 @@ TABLE_LIMIT = 8 << 30
 """Largest table of a segment in bytes."""
 
 
+class Listed(NamedTuple):
+    """A file as a listing shows it."""
+
+    size: int
+    """In bytes."""
+    written: float | None = None
+    """When it was last written, in seconds by the storage's own clock; None where who copies a file may choose it."""
+
+
 class Piece(NamedTuple):
     """A file that is asked for, or parts of it."""
 
@@ -93,8 +102,8 @@ class Storage(Protocol):
         """Return the files that `names` gives, each with its size in bytes, from one listing."""
         ...
 
-    def listings(self, folders: Sequence[str]) -> list[dict[str, int]]:
-        """Return what `sizes` gives of several folders, asked for at once."""
+    def listings(self, folders: Sequence[str]) -> list[dict[str, Listed]]:
+        """Return the files that `names` gives of several folders, asked for at once."""
         ...
 
     def folders(self, folder: str) -> list[str]:

@@ -18,7 +18,7 @@ from usjepa.cache.store.shard import Trailer, parse_trailer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from usjepa.cache.storage.protocol import Found, Storage
+    from usjepa.cache.storage.protocol import Found, Listed, Storage
     from usjepa.cache.store.layers import Layer
 
 
@@ -117,13 +117,23 @@ def records(storage: Storage, layers: Sequence[Layer], known: Commits | None = N
         layers: of which layers.
         known: records that need not be read again where they are listed.
     """
-    listed = storage.listings([f"commits/{layer.name}" for layer in layers])
+    return _records(storage, layers, _listed_records(storage, layers), known or {})
+
+
+def _listed_records(storage: Storage, layers: Sequence[Layer]) -> list[dict[int, Listed]]:
+    """Return, for each layer, the shards that have a record, ascending, and what the listing says of the record."""
+    found = []
+    for names in storage.listings([f"commits/{layer.name}" for layer in layers]):
+        stems = ((name.removesuffix(".json"), listed) for name, listed in names.items())
+        found.append(dict(sorted((int(stem), listed) for stem, listed in stems if stem.isdecimal())))
+    return found
+
+
+def _records(storage: Storage, layers: Sequence[Layer], listed: Sequence[dict[int, Listed]], known: Commits) -> Commits:
     found: Commits = {}
     wanted: list[tuple[Layer, int]] = []
-    for layer, names in zip(layers, listed, strict=True):
-        stems = (name.removesuffix(".json") for name in names)
-        shards = sorted({int(stem) for stem in stems if stem.isdecimal()})
-        mine = (known or {}).get(layer.name, {})
+    for layer, shards in zip(layers, listed, strict=True):
+        mine = known.get(layer.name, {})
         found[layer.name] = {shard: mine[shard] for shard in shards if shard in mine}
         wanted += [(layer, shard) for shard in shards if shard not in mine]
     shared: dict[str, Any] = {}
@@ -151,15 +161,16 @@ def committed_layers(storage: Storage, layers: Sequence[Layer], known: Commits |
     """Return the finished shards of layers: those with a record and a file of the right size and table.
 
     A shard that differs from its record counts as not built; a record that can't be read too. Of those that are
-    `known`, only the record's presence is looked at.
+    `known`, only the record's presence is looked at; of the others, the shard's end where no listing vouches for it.
     """
-    found, known = records(storage, layers, known), known or {}
-    asked = [
-        (layer, commit)
+    known = known or {}
+    listed = _listed_records(storage, layers)
+    found = _records(storage, layers, listed, known)
+    fresh = {
+        layer.name: [commit for shard, commit in found[layer.name].items() if shard not in known.get(layer.name, {})]
         for layer in layers
-        for commit in found[layer.name].values()
-        if commit.shard not in known.get(layer.name, {})
-    ]
+    }
+    asked = _unproven(storage, layers, listed, fresh)
 
     def take(number: int, got: Found | None) -> None:
         layer, commit = asked[number]
@@ -168,6 +179,41 @@ def committed_layers(storage: Storage, layers: Sequence[Layer], known: Commits |
 
     storage.read_many([_end(layer, commit.shard) for layer, commit in asked], take)
     return {name: dict(sorted(commits.items())) for name, commits in found.items()}
+
+
+def _unproven(
+    storage: Storage,
+    layers: Sequence[Layer],
+    records: Sequence[dict[int, Listed]],
+    fresh: dict[str, list[Commit]],
+) -> list[tuple[Layer, Commit]]:
+    """Return those commits whose shard's end has to be looked at; in a bucket, few or none.
+
+    A bucket takes an object whole or not at all, and says itself when that was. So an object of the recorded size that
+    is no newer than its record, which was written after it, is the one that was recorded; any other that was put there
+    is newer. A file may be cut in place, or put there with an older time: no listing vouches for it.
+    """
+    dated = [
+        layer
+        for layer, shards in zip(layers, records, strict=True)
+        if any(shards[commit.shard].written is not None for commit in fresh[layer.name][:1])
+    ]
+    names = [layer.name for layer in dated]
+    shown = dict(zip(names, storage.listings(names), strict=True)) if names else {}
+    return [
+        (layer, commit)
+        for layer, record in zip(layers, records, strict=True)
+        for commit in fresh[layer.name]
+        if not _vouches(shown.get(layer.name, {}), layer, commit, record[commit.shard])
+    ]
+
+
+def _vouches(shards: dict[str, Listed], layer: Layer, commit: Commit, record: Listed) -> bool:
+    """Return whether a listing of a layer's shards says that the one that was recorded is still there."""
+    shard = shards.get(layer.shard_name(commit.shard).rpartition("/")[2])
+    if shard is None or shard.written is None or record.written is None:
+        return False
+    return shard.size == commit.size and shard.written <= record.written
 
 
 def _end(layer: Layer, shard: int) -> Piece:

@@ -195,13 +195,13 @@ def _mend_commits(writer: StoreWriter, manifest: Manifest, shards: list[Mended],
     storage = writer.storage
     fresh = {(mended.layer, mended.shard) for mended in shards if not mended.exact}
     known = records(storage, list(manifest.layers.values()))
-    sizes = storage.listings(list(manifest.layers))
-    for (name, layer), files in zip(manifest.layers.items(), sizes, strict=True):
+    shards_listed = storage.listings(list(manifest.layers))
+    for (name, layer), files in zip(manifest.layers.items(), shards_listed, strict=True):
         for shard in range(manifest.shard_count):
-            size = files.get(layer.shard_name(shard).rpartition("/")[2])
-            if (name, shard) in fresh or size is None:
+            listed = files.get(layer.shard_name(shard).rpartition("/")[2])
+            if (name, shard) in fresh or listed is None:
                 continue
-            wanted, found = commit_of(manifest, layer, shard, size), known[name].get(shard)
+            wanted, found = commit_of(manifest, layer, shard, listed.size), known[name].get(shard)
             if found is not None:  # notes about its frames stand in the record alone
                 wanted = replace(wanted, blank=found.blank, doubtful=found.doubtful)
             if found != wanted and shard_matches(storage, layer, wanted):

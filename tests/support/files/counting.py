@@ -11,7 +11,7 @@ from usjepa.cache.storage.protocol import READ_LIMIT, Buffer, Guard, unguarded
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from usjepa.cache.storage.protocol import Piece, Storage, Take
+    from usjepa.cache.storage.protocol import Listed, Piece, Storage, Take
 
 _NEAR = 1 << 20
 """Ranges nearer than this (bytes) are one request, as in `ObjectStorage`."""
@@ -75,7 +75,7 @@ class CountingStorage:
         self._count("list")
         return self.storage.sizes(folder)
 
-    def listings(self, folders: Sequence[str]) -> list[dict[str, int]]:
+    def listings(self, folders: Sequence[str]) -> list[dict[str, Listed]]:
         self._count("list", len(folders))
         return self.storage.listings(folders)
 
