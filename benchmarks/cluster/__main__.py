@@ -5,8 +5,9 @@
 Devices compute 2,000 rows a second and sleep, 16 children decode a tenth more than that and sleep: what is measured is
 whether decoding, teacher and writing overlap, hardly how fast the processor is. Three builds, in turn: serial, by one
 worker of Dask, and by two devices of one process that share the decoders (each of half the rate). A device's share of
-the time is from the moment that its pipeline is there, its filling and draining included, to the last commit. That
-counts for the goal; whole builds are shown too, where a worker's start, its import of torch and its end weigh in.
+the time is from the moment that its pipeline is there, its filling and draining included, to the last commit. Whole
+builds are commands, from the start of the interpreter to its end: a worker's start, its import of torch and its end
+weigh in.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ NAMES = {"serial": "serial build", "dask": "--dask local:1", "devices": "two --d
 
 
 def run(way: str, pixels: Path, folder: Path, args: argparse.Namespace) -> tuple[float, float]:
-    """Return rows a second of a whole build, and the share of the time that its devices computed."""
+    """Return rows a second of a whole command, and the share of the time that its devices computed."""
     store, notes = folder / "store", folder / "notes.json"
     shutil.copytree(pixels, store)
     count = 2 if way == "devices" else 1
@@ -45,10 +47,12 @@ def run(way: str, pixels: Path, folder: Path, args: argparse.Namespace) -> tuple
         "DASK_DISTRIBUTED__WORKER__PRELOAD": '["benchmarks.cluster.pretending"]',
     }
     command = [sys.executable, "-m", "benchmarks.cluster.one", str(store), "--rows", str(args.rows), *WAYS[way]]
-    took = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    start = time.perf_counter()
+    subprocess.run(command, env=environment, check=True)
+    took = time.perf_counter() - start
     rows, wall = json.loads(notes.read_text())
     shutil.rmtree(store)
-    return rows / float(took), rows / args.rate / wall
+    return rows / took, rows / args.rate / wall
 
 
 def main() -> None:
@@ -75,7 +79,8 @@ def main() -> None:
     for way in args.ways:
         if way != "serial" and "serial" in args.ways:
             goals.append(Goal(f"{NAMES[way]} / serial, shards", shares[way], shares["serial"], 0.9))
-            goals.append(Goal(f"{NAMES[way]} / serial, whole builds", rates[way], rates["serial"], None))
+            least = 0.9 if way == "dask" else None
+            goals.append(Goal(f"{NAMES[way]} / serial, whole builds", rates[way], rates["serial"], least))
     note = f"{args.rows} rows, pretended: {DECODERS} decoders, devices of {args.rate:,.0f} rows/s together"
     samples = {f"{NAMES[way]}, whole": rates[way] for way in args.ways}
     report("cluster", "rows/s", samples, describe(("torch", "numpy", "distributed")), note, goals)

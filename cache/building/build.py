@@ -3,7 +3,8 @@
 A shard is the unit of work: its pixels and regions are cut from the sources (or read back from the store), its latents
 are computed from those pixels, and each layer's shard is published and committed. First everything that all shards
 share is made ready (`prepare.py`), under one claim; then shards are made, here, as one part of several, or on a
-cluster: always by the same code, so with the same bytes.
+cluster: always by the same code, so with the same bytes. What imports torch, for seconds, is imported once the workers
+of a cluster have been started, which import it too.
 """
 
 from __future__ import annotations
@@ -13,17 +14,12 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from usjepa.cache.building.cluster.client import make_shards_on, warm_up
-from usjepa.cache.building.cluster.connecting import check_address, connect
-from usjepa.cache.building.cluster.worker import WorkOrder
+from usjepa.cache.building.cluster.connecting import check_address, connecting
+from usjepa.cache.building.cluster.order import WorkOrder
 from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
-from usjepa.cache.building.pipeline import make_shards
-from usjepa.cache.building.prepare import Prepared, absolute, prepare
-from usjepa.cache.building.recheck import recheck_latents, recheck_pixels, refuse_other_readers
-from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.building.request import BuildRequest, absolute
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.frames.blank import blank_lines
-from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.interrupt import graceful_interrupts
 from usjepa.cache.scanning.journal import JOURNAL
 from usjepa.cache.storage.claims import Claim, hold_claim
@@ -33,10 +29,11 @@ from usjepa.cache.store.state import exists
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from distributed import Client
 
+    from usjepa.cache.building.prepare import Prepared
     from usjepa.cache.building.shard_maker import ShardMaker
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
@@ -71,8 +68,11 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
         graceful_interrupts(_GO_ON),
         _no_empty_folder(storage),
         hold_claim(storage, name, request.steal) as claim,
-        _cluster(request) as cluster,
+        _cluster(request) as wait_for_cluster,
     ):
+        from usjepa.cache.building.prepare import prepare
+
+        cluster = wait_for_cluster()
         refuse_rivals(storage, name, request.steal)
         writer = StoreWriter(storage, claim.check)
         exists(storage)  # refuses a folder of other things before anything in it is touched
@@ -126,14 +126,13 @@ def seal(store: str, steal: bool = False) -> Manifest:
 
 
 @contextlib.contextmanager
-def _cluster(request: BuildRequest) -> Iterator[Client | None]:
-    """Give the cluster that a request names, whose workers get ready while the sources are scanned; or none."""
+def _cluster(request: BuildRequest) -> Iterator[Callable[[], Client | None]]:
+    """Give what waits for the cluster that a request names, whose workers get ready meanwhile; or for none."""
     if request.dask is None:
-        yield None
+        yield lambda: None
         return
-    with connect(request.dask) as client:
-        warm_up(client)
-        yield client
+    with connecting(request.dask) as wait_for_client:
+        yield wait_for_client
 
 
 def _fill(
@@ -145,6 +144,10 @@ def _fill(
     cluster: Client | None,
 ) -> None:
     """Make every shard, or every one of a part, that some wanted layer lacks."""
+    from usjepa.cache.building.cluster.client import make_shards_on
+    from usjepa.cache.building.pipeline import make_shards
+    from usjepa.cache.building.recheck import recheck, refuse_other_readers
+
     maker = prepared.maker
     shards = range(maker.writer.state.shard_count)
     todo = [shard for shard in (part.of(shards) if part else shards) if not maker.is_done(shard)]
@@ -153,7 +156,7 @@ def _fill(
         return
     if maker.cutters is not None:
         refuse_other_readers(maker.writer, maker.commits["pixels"])
-    _recheck(maker)
+    recheck(maker)
     if cluster is not None:
         state = maker.writer.state
         order = _work_order(prepared, settings, request, claim)
@@ -191,17 +194,6 @@ def _work_order(prepared: Prepared, settings: CacheSettings, request: BuildReque
         request.skip_errors(settings),
         claim.token,
     )
-
-
-def _recheck(maker: ShardMaker) -> None:
-    """Go on after an update of libraries or another device only if it gives the stored numbers again."""
-    pixel_commits = maker.commits["pixels"]
-    if any(c.soft != pixel_soft() for c in pixel_commits.values()) and maker.cutters is not None:
-        recheck_pixels(maker.writer, pixel_commits, maker.cutters)
-    for teacher in maker.job.teachers if maker.job is not None else ():
-        commits = maker.commits[f"latents/{teacher.name}"]
-        if maker.job is not None and any(c.soft != maker.job.soft for c in commits.values()):
-            logger.info(recheck_latents(maker.writer, maker.commits, teacher))
 
 
 def _seal_or_wait(writer: StoreWriter, part: Part | None) -> Manifest | None:

@@ -12,6 +12,7 @@ import numpy as np
 from usjepa.cache.building.disk_space import check_room, need_of_build
 from usjepa.cache.building.latent_job import LatentJob, job_on, make_job
 from usjepa.cache.building.reference import compare_reference, reference_name
+from usjepa.cache.building.request import absolute
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.errors import SourceError, UsageError
@@ -19,7 +20,6 @@ from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.scanning.growth import grow
 from usjepa.cache.scanning.journal import JOURNAL, ScanJournal
 from usjepa.cache.scanning.scan import list_source
-from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.calibration import calibration_rows, is_calibrated, sample_size, with_calibration
 from usjepa.cache.store.state import exists
@@ -275,8 +275,3 @@ def _tell(layers: list[Layer]) -> None:
     for layer in layers:
         if layer.coding is not None:
             logger.info(f"{layer.name}: {layer.coding}")
-
-
-def absolute(path: str) -> str:
-    """Return a path as other processes must name it."""
-    return path if path == PHANTOM else str(Path(path).resolve())

@@ -13,6 +13,7 @@ import numpy as np
 
 from usjepa.cache.building.committed_rows import read_committed
 from usjepa.cache.errors import BlankError, IdentityError, WholeFrameError
+from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.sources.reader import name_of, stamp_of
 from usjepa.cache.store.origins import sources_in_batches
 from usjepa.cache.store.precision import dequantise, quantise
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.building.shard_maker import ShardMaker
     from usjepa.cache.decoding.cutters import Cutters
     from usjepa.cache.store.commits import Commit, Commits
     from usjepa.cache.store.layers import Layer
@@ -46,6 +48,17 @@ def _sample_rows(writer: StoreWriter, commits: Mapping[int, Commit], count: int)
     rows = [row for shard in sorted(commits) for row in writer.state.rows_of_shard(shard) if row not in holes]
     places = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     return [rows[i] for i in places]
+
+
+def recheck(maker: ShardMaker) -> None:
+    """Go on after an update of libraries or another device only if it gives the stored numbers again."""
+    pixel_commits = maker.commits["pixels"]
+    if any(c.soft != pixel_soft() for c in pixel_commits.values()) and maker.cutters is not None:
+        recheck_pixels(maker.writer, pixel_commits, maker.cutters)
+    for teacher in maker.job.teachers if maker.job is not None else ():
+        commits = maker.commits[f"latents/{teacher.name}"]
+        if maker.job is not None and any(c.soft != maker.job.soft for c in commits.values()):
+            logger.info(recheck_latents(maker.writer, maker.commits, teacher))
 
 
 def refuse_other_readers(writer: StoreWriter, commits: Mapping[int, Commit]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from usjepa.cache.sources.base import PHANTOM
 
 if TYPE_CHECKING:
     from usjepa.cache.recipes.cache import CacheSettings
@@ -45,3 +48,8 @@ class BuildRequest:
     def skip_errors(self, settings: CacheSettings) -> bool:
         """Return whether an unreadable source makes holes instead of ending the build."""
         return (self.on_error or settings.on_error) == "skip"
+
+
+def absolute(path: str) -> str:
+    """Return a path as other processes must name it."""
+    return path if path == PHANTOM else str(Path(path).resolve())

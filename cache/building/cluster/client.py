@@ -17,7 +17,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
-from usjepa.cache.building.cluster.worker import Told, WorkOrder, forget, get_ready, make_run
+from usjepa.cache.building.cluster.worker import forget, make_run
 from usjepa.cache.building.stages import Stages
 from usjepa.cache.errors import StoreError
 from usjepa.cache.interrupt import safe_point
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from distributed import Client, Future
+
+    from usjepa.cache.building.cluster.order import Told, WorkOrder
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +48,6 @@ def runs_of(todo: Sequence[int], threads: int) -> list[Sequence[int]]:
     """
     length = max(1, min(_LONGEST, len(todo) // (_RUNS_EACH * max(threads, 1))))
     return [todo[at : at + length] for at in range(0, len(todo), length)]
-
-
-def warm_up(client: Client) -> None:
-    """Have workers import what they need, without waiting for them."""
-    from distributed import fire_and_forget
-
-    for address in client.scheduler_info(n_workers=-1)["workers"]:
-        fire_and_forget(client.submit(get_ready, workers=[address], pure=False))
 
 
 def make_shards_on(client: Client, order: WorkOrder, todo: Sequence[int], rows_of: Callable[[int], int]) -> None:

@@ -1,14 +1,18 @@
-"""Connect to a Dask cluster, or start one on this machine."""
+"""Connect to a Dask cluster, or start one on this machine, while this process does something else.
+
+A module of few imports: what a builder and its workers import takes seconds, which both then spend at the same time.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from distributed import Client
 
@@ -23,6 +27,29 @@ def check_address(address: str) -> None:
     count = address.removeprefix(_LOCAL)
     if address.startswith(_LOCAL) and not (count.isdigit() and 1 <= int(count) <= 1024):
         raise UsageError(f"--dask {address}: give the number of worker processes, for example --dask local:4.")
+
+
+def get_ready() -> None:
+    """Import what runs need: it takes seconds."""
+    import usjepa.cache.building.cluster.worker  # noqa: F401
+
+
+@contextlib.contextmanager
+def connecting(address: str) -> Iterator[Callable[[], Client]]:
+    """Begin to connect, and have the workers get ready; give what waits for the client.
+
+    That raises as `connect` does.
+    """
+    from distributed import LocalCluster, fire_and_forget  # noqa: F401 - here: two threads import nothing together
+
+    def begin() -> Client:
+        client = stack.enter_context(connect(address))
+        for worker in client.scheduler_info(n_workers=-1)["workers"]:
+            fire_and_forget(client.submit(get_ready, workers=[worker], pure=False))
+        return client
+
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(1, "usjepa-cluster") as thread:
+        yield thread.submit(begin).result
 
 
 @contextlib.contextmanager
@@ -42,23 +69,27 @@ def connect(address: str) -> Iterator[Client]:
             raise UsageError(
                 f"--dask {address}: no scheduler answers there ({error}). Or use --dask local:N."
             ) from error
-        with client:
+        with contextlib.closing(client):  # a `with` of its own remembers the thread that it began in
             yield client
         return
     check_address(address)
     workers = int(address.removeprefix(_LOCAL))
+    from usjepa.cache.building.cluster.nanny import LocalNanny
+
     try:
         with dask.config.set({_TRIMS: None}):
             cluster = LocalCluster(
-                n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+                n_workers=workers, threads_per_worker=1, worker_class=LocalNanny, dashboard_address=None, memory_limit=0
             )
     except Exception as error:  # whatever psutil, multiprocessing or a worker's start raises
         raise StoreError(
             f"--dask {address}: the worker processes did not start ({_first_cause(error)}). They need /dev/shm and "
             "/proc, free memory and free ports. Or build with --part I/N, one process each."
         ) from error
-    with cluster, Client(cluster) as client:
+    with cluster, contextlib.closing(Client(cluster)) as client:
         yield client
+        for nanny in cluster.workers.values():
+            nanny.done = True
 
 
 def _first_cause(error: BaseException) -> str:

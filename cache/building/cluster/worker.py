@@ -12,9 +12,9 @@ import platform
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
+from usjepa.cache.building.cluster.order import Told
 from usjepa.cache.building.latent_job import LatentJob, job_of_stored_layers
 from usjepa.cache.building.pipeline import Pipeline
 from usjepa.cache.building.shard_maker import ShardMaker
@@ -32,53 +32,15 @@ from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from distributed import Worker
 
-    from usjepa.cache.recipes.cache import CacheSettings, TeacherSettings
+    from usjepa.cache.building.cluster.order import WorkOrder
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.commits import Commits
 
 _ASK_EVERY_S = 2.0
 """Seconds between two looks at the client's claim."""
-
-
-@dataclass(frozen=True)
-class WorkOrder:
-    """Everything that a worker needs to make any shard of a store; small, and equal for all tasks of a build."""
-
-    store: str
-    settings: CacheSettings
-    source: str | None
-    """What the build was given, an absolute path or `phantom`; none when no pixels have to be cut."""
-    root: Path | None
-    """Folder of the sources; none for the phantom."""
-    teacher: TeacherSettings | None
-    device: str | None
-    skip_errors: bool
-    claim: tuple[str, str]
-    """Token of the client's claim."""
-    neighbours: int = 1
-    """Workers that share a machine and its cores."""
-
-    @property
-    def topic(self) -> str:
-        """Where workers tell what they are and which shards are done: a `Told` as a dict."""
-        return f"usjepa-{self.claim[1]}"
-
-
-class Told(TypedDict):
-    """What a worker tells the client."""
-
-    worker: str
-    """Its address."""
-    how: str
-    """How it works."""
-    shard: int
-    """One that is committed."""
-    stages: dict[str, dict[str, Any]]
-    """As `Stages.told`, since it began with this build."""
 
 
 class _ClientLives:
@@ -152,11 +114,6 @@ _lines: dict[tuple[str, str], _Line] = {}
 """Of each claim whose shards this process makes."""
 _MAKING = threading.Lock()
 """One thread loads the teacher: it is large, and random weights are drawn from one generator of the whole process."""
-
-
-def get_ready() -> None:
-    """Import what runs need: it takes seconds."""
-    import torch  # noqa: F401
 
 
 def make_run(order: WorkOrder, shards: Sequence[int]) -> None:

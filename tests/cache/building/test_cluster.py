@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,9 @@ from tests.support.builds import small, tree
 from tests.support.processes import forked
 from tests.support.processes.commands import run_python, wait_until
 from usjepa.cache.building.build import build
-from usjepa.cache.building.cluster.worker import WorkOrder, make_run
+from usjepa.cache.building.cluster.connecting import connecting
+from usjepa.cache.building.cluster.order import WorkOrder
+from usjepa.cache.building.cluster.worker import make_run
 from usjepa.cache.building.parts import WHOLE
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError, StoreError, UsageError, UsjepaError
@@ -30,7 +33,6 @@ from usjepa.cache.teacher.vit import load_vit
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.process import BaseProcess
-    from pathlib import Path
 
     from usjepa.cache.recipes.cache import TeacherSettings
 
@@ -225,6 +227,34 @@ def small_sets() -> tuple[str, ...]:
     from tests.support.builds import SMALL
 
     return (*SMALL, *SIZED)
+
+
+def _leaves_word(folder: str) -> None:
+    from multiprocessing.util import Finalize
+
+    Finalize(None, (Path(folder) / "ended").touch, exitpriority=1)
+
+
+def _connected(folder: str, fails: bool) -> None:
+    with connecting("local:1") as wait_for_client:
+        wait_for_client().submit(_leaves_word, folder).result()
+        if fails:
+            raise StoreError("of the build")
+
+
+@pytest.mark.parametrize("fails", [False, pytest.param(True, marks=pytest.mark.slow)])
+@forked.in_own_process
+def test_a_worker_whose_work_is_done_is_ended_at_once_and_one_of_a_build_that_failed_is_asked_to(
+    tmp_path: Path, fails: bool
+) -> None:
+    with pytest.raises(StoreError, match="of the build") if fails else contextlib.nullcontext():
+        _connected(str(tmp_path), fails)
+    assert (tmp_path / "ended").exists() == fails
+
+
+def test_a_cluster_is_started_before_what_takes_seconds_to_import_is_imported() -> None:
+    heavy = "{'torch', 'timm', 'distributed'}"
+    run_python("-c", f"import sys, usjepa.cache.building.build; assert not {heavy} & set(sys.modules)")
 
 
 @pytest.mark.parametrize("address", ["local:0", "local:x", "local:"])

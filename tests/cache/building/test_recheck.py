@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.support.builds import pictures, small, tree
-from usjepa.cache.building import build as build_module
+from usjepa.cache.building import recheck
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import IdentityError
@@ -44,7 +44,7 @@ def half(tmp_path: Path, small_store: Path) -> Path:
 @pytest.fixture
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
     """Install later versions of the libraries, as far as the build can tell."""
-    monkeypatch.setattr(build_module, "pixel_soft", lambda: {"opencv-python-headless": "99.0"})
+    monkeypatch.setattr(recheck, "pixel_soft", lambda: {"opencv-python-headless": "99.0"})
     monkeypatch.setattr(ViT, "soft", {"torch": "99.0", "device": "cpu"})
 
 
@@ -147,7 +147,7 @@ def test_rows_that_a_later_rule_would_stop_at_stop_no_growth(tmp_path: Path, mon
     root, store = tmp_path / "in", str(tmp_path / "s")
     pictures(root, ["a.png", "b.png"])
     build(store, small("cache.preprocess.whole=keep", "cache.views.count=1"), BuildRequest(str(root)))
-    monkeypatch.setattr(build_module, "pixel_soft", lambda: {"opencv-python-headless": "99.0"})
+    monkeypatch.setattr(recheck, "pixel_soft", lambda: {"opencv-python-headless": "99.0"})
     frame = np.zeros((40, 48), np.uint8)
     frame[8:32, 8:40] = np.random.default_rng(1).integers(60, 200, (24, 32))
     cv2.imwrite(str(root / "c.png"), frame)

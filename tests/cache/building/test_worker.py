@@ -17,7 +17,8 @@ from tests.support.processes.commands import run_python, stop_python
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.cluster import client, worker
 from usjepa.cache.building.cluster.client import runs_of
-from usjepa.cache.building.cluster.worker import WorkOrder, forget, make_run
+from usjepa.cache.building.cluster.order import Told, WorkOrder
+from usjepa.cache.building.cluster.worker import forget, make_run
 from usjepa.cache.building.parts import WHOLE
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.building.shard_maker import ShardMaker
@@ -208,7 +209,7 @@ def test_shards_whose_workers_died_again_and_again_are_named_without_those_that_
     side = client._Client(Asked(), order, shown, lambda shard: 100 + shard)  # type: ignore[arg-type]
     assert side._order.neighbours == 3
     for shard in (8, 9, 8):  # 8 was told twice: its run was made again
-        side._told.put(worker.Told(worker="tcp://1", how="decodes", shard=shard, stages=Stages().told()))
+        side._told.put(Told(worker="tcp://1", how="decodes", shard=shard, stages=Stages().told()))
     with pytest.raises(StoreError, match="a worker died with shard 10 or 11 in hand, 4 times: out of memory"):
         side._result(Dead(), [8, 9, 10, 11])  # type: ignore[arg-type]
     assert shown.rows == 217
