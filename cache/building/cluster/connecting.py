@@ -1,4 +1,4 @@
-"""Connect to a Dask cluster, or start one on this machine, while this process does something else.
+"""Connect to a Dask cluster, or start one here, while this process does something else.
 
 A module of few imports: what a builder and its workers import takes seconds, which both then spend at the same time.
 """

@@ -1,4 +1,4 @@
-"""Keep a worker process of this machine going, and end it at once when the work is done."""
+"""Keep a local worker process going, and end it at once when all is done."""
 
 from __future__ import annotations
 
