@@ -30,7 +30,8 @@ def main() -> None:
             shapes = {name: [rows, *told[name]] for name in ("pixels", "regions")}
             blank = {name: bytes(math.prod(shape)) for name, shape in shapes.items()}
             time.sleep(max(0.0, until - time.monotonic()))
-            wire.send(json.dumps({"holes": [], "blank": [], "doubtful": [], **shapes}).encode())
+            answer = {"behind": len(blank), "holes": [], "blank": [], "doubtful": [], **shapes}
+            wire.send(json.dumps(answer).encode())
             for data in blank.values():
                 wire.send(data)
     except (EOFError, ConnectionError):

@@ -24,7 +24,7 @@ import numpy as np
 import obstore
 from obstore.store import from_url
 
-from benchmarks.machine import describe
+from benchmarks.machine import RESULTS, describe
 from benchmarks.object_storage.server import bucket
 from benchmarks.scale import tables
 from usjepa.cache import open_store
@@ -163,35 +163,54 @@ def commits(root: Path, delay_s: float) -> Samples:
     return found
 
 
+def rows(folder: Path, rounds: int) -> Samples:
+    """Measure batches and runs of rows."""
+    small = make(folder / "small", SMALL, 1024, 8)
+    large = make(folder / "large", LARGE, 1024, 32)
+    samples: Samples = {}
+    for what, root, layers in (
+        ("64 small rows of one layer, 5 ms", small, ["latents/toy"]),
+        ("64 small rows of three layers, 5 ms", small, list(SMALL)),
+        ("64 ViT-B rows of one layer, 5 ms", large, ["latents/toy"]),
+        ("64 ViT-B rows of three layers, 5 ms", large, list(LARGE)),
+    ):
+        for name, values in batches(root, 0.005, rounds, layers).items():
+            samples[f"{what}: {name}, ms"] = [value * 1000 for value in values]
+    for name, values in stream(large, 0.02, rounds).items():
+        samples[f"128 ViT-B rows in a row, 20 ms: {name}, GB/s"] = values
+    return samples
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--shards", type=int, default=40_000)
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--only", choices=["rows", "commits"], help="what the other part gave stays in the file")
+    parser.add_argument("--folder", type=Path, help="where stores are written; none: temporary")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        small = make(Path(folder) / "small", SMALL, 1024, 8)
-        large = make(Path(folder) / "large", LARGE, 1024, 32)
-        many = make_many(Path(folder) / "many", args.shards)
-        samples: Samples = {}
-        for what, root, layers in (
-            ("64 small rows of one layer, 5 ms", small, ["latents/toy"]),
-            ("64 small rows of three layers, 5 ms", small, list(SMALL)),
-            ("64 ViT-B rows of one layer, 5 ms", large, ["latents/toy"]),
-            ("64 ViT-B rows of three layers, 5 ms", large, list(LARGE)),
-        ):
-            for name, values in batches(root, 0.005, args.rounds, layers).items():
-                samples[f"{what}: {name}, ms"] = [value * 1000 for value in values]
-        for name, values in stream(large, 0.02, args.rounds).items():
-            samples[f"128 ViT-B rows in a row, 20 ms: {name}, GB/s"] = values
-        for name, values in commits(many, 0.02).items():
-            samples[f"{args.shards:,} shards of two layers, 20 ms: {name}, s"] = values
+    results = RESULTS / "object_storage.json"
+    note = " ".join(__doc__.split("\n\n")[1].split())
+    content = json.loads(results.read_text()) | {"note": note}
+    for part in ("rows", "commits"):
+        if args.only in (None, part):
+            machine = describe(("obstore", "numpy", "xxhash"))
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                if part == "rows":
+                    samples = rows(Path(folder), args.rounds)
+                else:
+                    known = commits(make_many(Path(folder) / "many", args.shards), 0.02)
+                    label = f"{args.shards:,} shards of two layers, 20 ms"
+                    samples = {f"{label}: {name}, s": values for name, values in known.items()}
+            content[part] = {"machine": machine, "min_median_max": tell(samples)}
+    results.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def tell(samples: Samples) -> Samples:
+    """Print least, median and most of each sample, and return them."""
     told = {what: [min(values), statistics.median(values), max(values)] for what, values in samples.items()}
     for what, (least, middle, most) in told.items():
         print(f"{what:62s} {middle:10.3f}   ({least:.3f} to {most:.3f})")
-    note = " ".join(__doc__.split("\n\n")[1].split())
-    content = {"note": note, "machine": describe(("obstore", "numpy", "xxhash")), "min_median_max": told}
-    results = Path(__file__).parents[1] / "results" / "object_storage.json"
-    results.write_text(json.dumps(content, indent=1) + "\n")
+    return told
 
 
 if __name__ == "__main__":
