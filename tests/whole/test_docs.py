@@ -241,11 +241,13 @@ def _learned() -> list[str]:
 
 def _learned_from_real_frames() -> list[str]:
     rows = {
-        "student": "student, mean pooling",
-        "random weights": "random weights, mean pooling",
-        "pixels": "32x32 pixels",
+        "student": "student, 2 x 2 means",
+        "its teacher": "contrastive teacher, 2 x 2 means",
+        "HOG": "HOG",
+        "raw pixels": "32x32 pixels",
+        "random weights": "random weights, 2 x 2 means",
     }
-    return [f"{title} {_scores('learning-source-small', row, 'camus')}" for title, row in rows.items()]
+    return [f"{title} {_scores('learning-source-small-contrast', row, 'camus')}" for title, row in rows.items()]
 
 
 def _read() -> list[str]:
