@@ -1,5 +1,6 @@
 """Say where rows come from, in memory proportional to clips and not to rows.
 
 Read `runs.py` (which rows) first, then `stretches.py` (of which sources and frames they are). `store` describes its
-tables so; a training orders its epochs by them. Others import `Runs` and `Stretches`.
+tables so; a training orders its epochs by them. `digests.py` stands for names where all of them are compared,
+`packed.py` holds records of text. Others import `Runs`, `Stretches`, `Packed`, `digests` and `short_hashes`.
 """

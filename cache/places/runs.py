@@ -39,7 +39,10 @@ class Runs:
     @classmethod
     def like(cls, numbers: Runs | NDArray[Any]) -> Runs:
         """Return ascending numbers, each once, as runs."""
-        return numbers if isinstance(numbers, Runs) else cls.of(numbers, np.ones(len(numbers), np.int64))
+        if isinstance(numbers, Runs):
+            return numbers
+        index = np.flatnonzero(np.r_[True, numbers[1:] != numbers[:-1] + 1][: len(numbers)])
+        return cls(index, numbers[index].astype(np.int64), len(numbers))
 
     @property
     def counts_r(self) -> Ints:
