@@ -13,6 +13,7 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from usjepa.cache.sources.base import packed_entries
 from usjepa.cache.sources.patients import KEY_VARIABLE, group_key, is_patient, key_check, patient_group
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ _DIGEST_NBYTES = 16
 def with_aliases(listing: Listing) -> Listing:
     """Return a listing whose entries are named by aliases, in the order that their paths gave."""
     key = os.environ.get(KEY_VARIABLE, "").encode()
-    entries = [_with_aliases(entry, key) for entry in listing.entries]
+    entries = packed_entries(_with_aliases(entry, key) for entry in listing.entries)
     real = {new.path: old.path for new, old in zip(entries, listing.entries, strict=True)}
-    return replace(listing, entries=tuple(entries), real=real)
+    return replace(listing, entries=entries, real=real)
 
 
 def _with_aliases(entry: Entry, key: bytes) -> Entry:

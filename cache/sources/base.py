@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 import numpy as np
 
 from usjepa.cache.interrupt import safe_point
+from usjepa.cache.lazy import lazy
+from usjepa.cache.places.packed import Packed, fields_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,13 +46,18 @@ class Entry:
     """A mask of the scan that comes with the data, relative to the root; empty for none. Part of the content hash."""
 
 
+def packed_entries(entries: Iterable[Entry] = ()) -> Packed[Entry]:
+    """Return entries as a sequence that holds millions of them: a listing may be as long as a store's tables."""
+    return Packed(Entry, tuple(Entry.__dataclass_fields__), entries)
+
+
 @dataclass(frozen=True)
 class Listing:
     """All sources of a folder, manifest or file, ordered by the code points of their paths."""
 
     root: Path | None
     """Folder that the entries' paths are relative to; None for the phantom."""
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
     ignored: int = 0
     """Files that no reader takes; hidden files are not counted."""
     notes: tuple[str, ...] = ()
@@ -60,10 +67,10 @@ class Listing:
     real: Mapping[str, str] = field(default_factory=dict)
     """Alias -> path, where `cache.hash_paths` replaces the paths; never stored."""
 
-    @property
+    @lazy
     def regions(self) -> dict[str, str]:
         """Path of an entry -> the mask of the scan that comes with it."""
-        return {entry.path: entry.region for entry in self.entries if entry.region}
+        return {path: region for path, region in fields_of(self.entries, "path", "region") if region}
 
 
 class Described(NamedTuple):

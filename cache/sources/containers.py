@@ -9,12 +9,15 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from usjepa.cache.sources.base import Contents, Described
+from usjepa.cache.sources.base import Contents, Described, packed_entries
 from usjepa.cache.sources.formats.packed.archive import ArchiveReader
 from usjepa.cache.sources.registry import join_path, reader_named, reader_of_member, split_path
 from usjepa.cache.sources.splits import split_within
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from usjepa.cache.places.packed import Packed
     from usjepa.cache.sources.base import Entry
 
 ImagesIn = Callable[[Sequence[tuple[Path, str]]], Sequence[Contents | None]]
@@ -31,14 +34,18 @@ class Expansion:
         self._images_in, self._wanted = images_in, wanted
         self._left_out: Counter[str] = Counter()
 
-    def __call__(self, root: Path, entries: Iterable[Entry]) -> Iterator[Entry]:
-        """Yield entries, a container replaced by its images; one that has none, or can't be opened, stays.
+    def __call__(self, root: Path, entries: Packed[Entry]) -> Packed[Entry]:
+        """Return entries, a container replaced by its images; one that has none, or can't be opened, stays.
 
         Its probe then raises with the reason, under the same policy as for any other unreadable file.
         """
-        entries = list(entries)
         files = {entry.path: entry.reader for entry in entries if _is_whole_container(entry)}
+        if not files:
+            return entries
         held = dict(zip(files, self._images_in([(root / file, reader) for file, reader in files.items()]), strict=True))
+        return packed_entries(self._expanded(entries, held))
+
+    def _expanded(self, entries: Iterable[Entry], held: Mapping[str, Contents | None]) -> Iterator[Entry]:
         for entry in entries:
             if entry.path not in held:
                 yield entry

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.sources.base import Entry
+from usjepa.cache.places.packed import Packed
+from usjepa.cache.sources.base import Entry, packed_entries
 from usjepa.cache.sources.folders import metadata_of
 from usjepa.cache.sources.layouts.base import Folder, SourceLayout
 from usjepa.cache.sources.layouts.manifest import read_manifest
@@ -31,11 +32,11 @@ _HEADERS = (".mhd", ".nhdr")
 class Found:
     """Sources without readers, in no order, and what the user is told."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: Packed[Entry] = field(default_factory=packed_entries)
     notes: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
     """Endings (or names) of files that no reader takes, outside of layouts."""
-    by_folders: list[str] = field(default_factory=list)
+    by_folders: Packed[str] = field(default_factory=lambda: Packed(str))
     """Paths of the files that folders alone describe."""
     linked: list[str] = field(default_factory=list)
     """Links to folders that are not followed."""
@@ -58,8 +59,9 @@ def find_rows(root: Folder, wanted: str) -> Found:
         UsageError: a layout's list is wrong, a list that may hold splits is not understood, a name may be that of a
             test split, or no folder is of the layout that is insisted on.
     """
-    found = Found(system=root.system, linked=root.linked)
+    found = Found()
     recognised = _add(found, root, wanted, root.name)
+    found.system, found.linked = root.system, root.linked
     if not recognised and wanted not in (AUTO, "folders"):
         raise UsageError(f"{root.path}: no folder in it is of the layout {wanted!r} that cache.layout insists on.")
     return found
@@ -96,8 +98,12 @@ def _add(found: Found, folder: Folder, wanted: str, root_name: str) -> bool:
         found.notes += patient_tables(folder)
     for name in folder.files:
         _add_file(found, folder, name, root_name)
-    recognised = [_add(found, folder.child(name), wanted, root_name) for name in folder.folders]
-    return any(recognised)
+    recognised = False
+    for name in folder.folders:
+        child = folder.child(name)
+        recognised |= _add(found, child, wanted, root_name)
+        child.forget()
+    return recognised
 
 
 def _add_file(found: Found, folder: Folder, name: str, root_name: str) -> None:

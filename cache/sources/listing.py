@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from dataclasses import replace
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.aliases import with_aliases
-from usjepa.cache.sources.base import PHANTOM, Entry, Listing
+from usjepa.cache.sources.base import PHANTOM, Entry, Listing, packed_entries
 from usjepa.cache.sources.containers import Expansion, ImagesIn
 from usjepa.cache.sources.formats.packed.archive import ArchiveReader
 from usjepa.cache.sources.formats.packed.members import is_archive
@@ -30,6 +31,7 @@ from usjepa.cache.sources.tree import Tree, is_folder_of_array
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from usjepa.cache.places.packed import Packed
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.sources.folders import Metadata
 
@@ -64,11 +66,11 @@ def list_files(root: Path | None, files: Iterable[tuple[str, Metadata]], setting
     Raises:
         UsageError: no reader takes a file.
     """
-    entries = [
+    entries = (
         _entry(path, known, PHANTOM if root is None else _reader_of(root / split_path(path)[0]))
         for path, known in files
-    ]
-    listing = Listing(root, tuple(entries), named=True)
+    )
+    listing = Listing(root, packed_entries(entries), named=True)
     return with_aliases(listing) if settings.hash_paths else listing
 
 
@@ -115,20 +117,23 @@ def _phantom(settings: CacheSettings) -> Listing:
 
     patients = Phantom(settings.phantom).patients()
     entries = [Entry(p.path, p.dataset, p.group, p.label, p.split, PHANTOM, "the phantom") for p in patients]
-    return Listing(None, _ordered(entries))
+    return Listing(None, _ordered(packed_entries(entries)))
 
 
 def _file(file: Path, expand: Expansion) -> Listing:
     entry = Entry(file.name, file.parent.name, "", "", "", _reader_of(file))
-    entries = _ordered(expand(file.parent, [entry]))
+    entries = _ordered(expand(file.parent, packed_entries([entry])))
     return Listing(file.parent, entries, notes=tuple(expand.notes()), named=True)
 
 
 def _listing(root: Path, found: Found, expand: Expansion, hidden: bool) -> Listing:
     """Return what layouts and folders gave as a listing; notes name no file where names are hidden."""
     left_out = found.beside_images()
-    kept = [entry for entry in found.entries if entry.path not in left_out]
-    entries = [replace(entry, reader=_reader_of(root / split_path(entry.path)[0])) for entry in kept]
+    entries = packed_entries(
+        replace(entry, reader=_reader_of(root / split_path(entry.path)[0]))
+        for entry in found.entries
+        if entry.path not in left_out
+    )
     if not entries:
         raise UsageError(f"{root}: no file in it is of a kind that is read. Read are: {accepted()}.")
     notes = [f"{len(found.notes):,} remarks on layouts name files and are left out."] if hidden and found.notes else []
@@ -141,7 +146,8 @@ def _listing(root: Path, found: Found, expand: Expansion, hidden: bool) -> Listi
         counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(found.ignored.items()))
         notes.append(f"files of kinds that are not read were ignored: {counts}.")
     ordered = _ordered(expand(root, entries))
-    twice = next((one.path for one, other in itertools.pairwise(ordered) if one.path == other.path), None)
+    paths = (path for (path,) in ordered.fields("path"))
+    twice = next((one for one, other in itertools.pairwise(paths) if one == other), None)
     if twice is not None:
         raise UsageError(f"{root}: {twice!r} is listed by name and again through its whole file; keep one of them.")
     return Listing(root, ordered, found.ignored.total(), (*notes, *expand.notes()), named=not found.by_folders)
@@ -154,5 +160,5 @@ def _require_utf8(name: str, what: str) -> None:
         raise UsageError(f"{what} is not UTF-8. Rename it.") from error
 
 
-def _ordered(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    return tuple(sorted(entries, key=lambda entry: entry.path))
+def _ordered(entries: Packed[Entry]) -> Packed[Entry]:
+    return entries.in_order(attrgetter("path"))

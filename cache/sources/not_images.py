@@ -80,11 +80,16 @@ def _by_name(suspects: Sequence[str], paths: Sequence[str], words: str) -> Itera
     """Yield `x_mask`, `x (mask 2)` and `mask_x` where there is an `x` in the same folder."""
     behind = re.compile(rf"(?P<of>.+?)[ _.-]+\(?(?:{words}){_COPY}\)?", re.I)
     before = re.compile(rf"(?:{words})[ _.-]+(?P<of>.+)", re.I)
-    there = {_placed(path) for path in paths}
-    for path in suspects:
+
+    def images_of(path: str) -> list[tuple[str, str]]:
         folder, stem = _placed(path)
         named = [form.fullmatch(stem) for form in (behind, before)]
-        if any(match and (folder, match["of"]) in there for match in named):
+        return [(folder, match["of"]) for match in named if match]
+
+    wanted = {image for path in suspects for image in images_of(path)}
+    there = {image for path in paths if wanted and (image := _placed(path)) in wanted}
+    for path in suspects:
+        if any(image in there for image in images_of(path)):
             yield path
 
 

@@ -38,8 +38,8 @@ def is_folder_of_array(name: str) -> bool:
 class Tree:
     """What lies in a folder and below it; hidden files are left out. An archive is a folder, called `x.zip::`.
 
-    Each folder is listed once: on a share every further look at a file costs a journey. Raises SourceError where a
-    folder can't be listed.
+    Each folder is listed once, until it is to be forgotten: on a share every further look at a file costs a journey.
+    Raises SourceError where a folder can't be listed.
     """
 
     def __init__(self, root: Path, members_of: MembersOf | None = None, follow: bool = False) -> None:
@@ -53,14 +53,30 @@ class Tree:
         self.root, self._members_of, self.follows_links = root, members_of, follow
         self.unread: set[str] = set()
         """Members of archives that no reader takes."""
-        self.linked: list[str] = []
+        self._linked: dict[str, None] = {}
         """Links to folders that are not followed, as far as the walk has come."""
         self._folders: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._links: set[str] = set()
         self.stores: set[str] = set()
         """Folders that hold an array and not files: nothing in them is listed."""
-        self.system: list[str] = []
-        """Names of the folders that systems make, as far as the walk has come; they are left out."""
+        self._system: dict[str, str] = {}
+        """Path -> name of the folders that systems make, as far as the walk has come; they are left out."""
+
+    @property
+    def linked(self) -> list[str]:
+        """Links to folders that are not followed, as far as the walk has come."""
+        return list(self._linked)
+
+    @property
+    def system(self) -> list[str]:
+        """Names of the folders that systems make, as far as the walk has come."""
+        return list(self._system.values())
+
+    def forget(self, folder: str) -> None:
+        """Hold the names in a folder no longer; but those in archives, which would have to be opened again."""
+        folders = self._folders.get(folder, ((), ()))[1]
+        if INSIDE not in folder and not any(name.endswith(INSIDE) for name in folders):
+            self._folders.pop(folder, None)
 
     def only(self, name: str) -> None:
         """Take one archive of the root for all that lies there."""
@@ -102,7 +118,7 @@ class Tree:
             if step.startswith("."):
                 return
             if is_system_folder(step):
-                self.system.append(step)
+                self._system[root + "/".join(steps)] = step
                 return
             listed[place][1].add(step)
             place = joined(place, step)
@@ -162,7 +178,7 @@ class Tree:
                         if not self.follows_links:
                             path = joined(folder, entry.name)
                             if (self.root / path).resolve().is_relative_to(self.root.resolve()):
-                                self.linked.append(path)
+                                self._linked[path] = None
                             else:  # refused, as a link to a file is
                                 files.append(entry.name)
                                 self._links.add(path)
@@ -171,7 +187,10 @@ class Tree:
                         folders.append(entry.name)
                         continue
                     if entry.is_dir(follow_symlinks=False) and not is_folder_of_array(entry.name):
-                        (self.system if is_system_folder(entry.name) else folders).append(entry.name)
+                        if is_system_folder(entry.name):
+                            self._system[joined(folder, entry.name)] = entry.name
+                        else:
+                            folders.append(entry.name)
                         continue
                     files.append(entry.name)
                     if entry.is_symlink():

@@ -130,6 +130,10 @@ class Folder:
         """Return a folder directly in this one by its name."""
         return Folder(self._tree, joined(self.place, name))
 
+    def forget(self) -> None:
+        """Hold no names of this folder any longer, now that all of it is listed; who asks again has it read again."""
+        self._tree.forget(self.place)
+
     def anywhere(self) -> Iterator[str]:
         """Yield the paths of all files of the source, relative to its root: those of this folder first."""
         yield from self._tree.files_below(self.place)

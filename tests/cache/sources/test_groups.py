@@ -14,6 +14,8 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import Recipe
 from usjepa.cache.scanning.scan import list_source, scan_report
+from usjepa.cache.sources.base import Entry, packed_entries
+from usjepa.cache.sources.grouping import _NUMBERED, BY_FILE, describe_groups
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -146,3 +148,35 @@ def test_images_in_one_file_are_one_group(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["y"], file["x/z"] = np.zeros((2, 16, 16), np.uint8), np.ones((3, 16, 16))
     assert set(groups(tmp_path).values()) == {"a"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_said_of_groups_is_what_loops_over_entries_find(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(60):
+        name = rng.choice(["a", "b", "clip-a_", "x", "12"]) + str(rng.integers(0, 30))
+        path = f"{rng.choice(['p', 'q', 'p/r'])}/{name}.png"
+        by_file = rng.random() < 0.8
+        group = path[:-4] if by_file else f"g{i % 3}"
+        made.append(Entry(path, str(rng.choice(["d", "e"])), group, "", "", "images", BY_FILE if by_file else "a list"))
+    sizes: dict[str, dict[tuple[str, str], int]] = {}
+    series: dict[str, dict[str, list[str]]] = {}
+    for entry in made:
+        mine = sizes.setdefault(entry.grouped_by, {})
+        mine[entry.dataset, entry.group] = mine.get((entry.dataset, entry.group), 0) + 1
+        folder, _, name = entry.path[:-4].rpartition("/")
+        if entry.grouped_by == BY_FILE and (numbered := _NUMBERED.fullmatch(name)) is not None:
+            series.setdefault(folder, {}).setdefault(numbered["series"], []).append(entry.path)
+    several = [paths for found in series.values() if len(found) > 1 for paths in found.values() if len(paths) > 1]
+    lines = describe_groups(packed_entries(made))
+    assert lines == describe_groups(tuple(made))
+    for source, groups in sizes.items():
+        counts = f"{sum(groups.values())} sources in {len(groups)} groups"
+        assert any(counts in line and line.endswith(f"from {source}") for line in lines)
+    files = sum(map(len, several))
+    if several and 2 * files >= sum(sizes[BY_FILE].values()):
+        told = f"{files} files are a group each, but their names fall into {len(several)} numbered series, such as "
+        assert f"{told}{several[0][0]} and {several[0][-1]}." in lines[-1]
+    else:
+        assert not any("warning" in line for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -12,11 +13,15 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from tests.support.builds import pictures
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings
 from usjepa.cache.scanning.scan import list_source
-from usjepa.cache.sources.base import Entry, Listing
+from usjepa.cache.sources.base import Contents, Entry, Listing
+from usjepa.cache.sources.found import find_rows
+from usjepa.cache.sources.layouts.base import Folder
 from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.tree import Tree
 
 SETTINGS = CacheSettings(phantom=PhantomSettings(patients=2, frames_per_patient=5, size=64))
 
@@ -211,3 +216,29 @@ def test_the_real_folder_is_listed_through_its_manifest(dev_data: Path) -> None:
     assert len(found.entries) == 313
     assert {entry.dataset for entry in found.entries} >= {"camus", "pocus"}
     assert [entry.path for entry in found.entries] == sorted(entry.path for entry in found.entries)
+
+
+def test_a_walk_holds_no_names_of_folders_that_it_has_left_and_reads_them_again_when_asked(tmp_path: Path) -> None:
+    pictures(tmp_path, ["1.png", "a/2.png", "a/b/3.png", "c/4.png", "c/@eaDir/5.png"])
+    (tmp_path / "c/link").symlink_to(tmp_path / "a")
+    tree = Tree(tmp_path)
+    found = find_rows(Folder(tree), "auto")
+    assert [entry.path for entry in found.entries] == ["1.png", "a/2.png", "a/b/3.png", "c/4.png"]
+    assert set(tree._folders) == {""}
+    assert sorted(tree.files_below()) == ["1.png", "a/2.png", "a/b/3.png", "c/4.png"]
+    assert (tree.linked, tree.system) == (found.linked, found.system) == (["c/link"], ["@eaDir"])
+
+
+def test_an_archive_that_was_left_is_not_opened_again(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x/1.png", b"")
+    opened: list[Path] = []
+
+    def members_of(file: Path) -> Contents:
+        opened.append(file)
+        return Contents(["x/1.png"], {})
+
+    tree = Tree(tmp_path, members_of)
+    assert len(find_rows(Folder(tree), "auto").entries) == 1
+    assert list(tree.files_below()) == ["a.zip::x/1.png"]
+    assert opened == [tmp_path / "a.zip"]
