@@ -73,7 +73,7 @@ class DecodingProcess:
         self._setup = {
             "root": None if listing.root is None else str(listing.root),
             "settings": settings.model_dump_json(),
-            "real": dict(listing.real),
+            "real": listing.real if isinstance(listing.real, dict) else dict(listing.real),  # one for all children
             "regions": listing.regions,
             "sys_path": sys.path,
             "readers": registered(),

@@ -15,7 +15,7 @@ from usjepa.cache.errors import SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.processors import cores
 from usjepa.cache.scanning.changes import Hashes, frames_of
-from usjepa.cache.scanning.scan import Scanned, scan_all
+from usjepa.cache.scanning.scan import scan_all
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.registry import split_path
 from usjepa.cache.store.tables import SourceTable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from usjepa.cache.decoding.child import DecodingProcess
     from usjepa.cache.recipes.cache import CacheSettings
+    from usjepa.cache.scanning.scanned import Scanned
     from usjepa.cache.sources.base import Entry, Listing
 
 _BLOCK = 16

@@ -61,6 +61,9 @@ def taken_frames(count: int, hashes: bytes | None, settings: CacheSettings) -> T
 
 def frames_of(table: SourceTable, hashes: Hashes, settings: CacheSettings) -> list[NDArray[np.int32]]:
     """Return which frames of each source of a table are stored; see `taken_frames`."""
+    if not settings.min_change:  # sources of equally many frames share an array
+        chosen = {count: chosen_frames(count, settings.max_frames_per_source) for count in set(table.frames.tolist())}
+        return [chosen[count] for count in table.frames.tolist()]
     keys = zip(table.content_hash, table.reader, table.frames.tolist(), strict=True)
     return [taken_frames(count, hashes.get((content, stamp)), settings).frames for content, stamp, count in keys]
 

@@ -10,31 +10,32 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scanning.changes import passed_over_lines
 from usjepa.cache.scanning.journal import ScanJournal
-from usjepa.cache.scanning.known_groups import KnownGroups, SourceKey
+from usjepa.cache.scanning.known_groups import joined
+from usjepa.cache.scanning.known_sources import IS_PARTIAL, Compared, KnownSources
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.scanning.scan import scan_all, scan_told
-from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.sources.grouping import describe_groups
-from usjepa.cache.sources.splits import TEST
-from usjepa.cache.store.origins import open_sources, spacing_text
-from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches, tombstone
+from usjepa.cache.store.origins import spacing_text
+from usjepa.cache.store.tables import tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from usjepa.cache.recipes.cache import CacheSettings
+    from usjepa.cache.scanning.scanned import Scanned
     from usjepa.cache.sources.base import Listing
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
+    from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.store.writer import StoreWriter
 
 logger = logging.getLogger(__name__)
@@ -42,26 +43,6 @@ logger = logging.getLogger(__name__)
 
 _FOUND = ("content_hash", "frames", "height", "width", "error", "spacing_down", "spacing_across", "passed_over")
 """Columns that a scan fills from the file itself."""
-_REPEATED = {"dataset", "group", "label", "split", "reader"}
-"""Columns in which many sources have the same text."""
-_ENOUGH_LEVELS = 256
-"""What is built was taken for an image; tables do not say how many grey levels it has."""
-
-
-class _Known(NamedTuple):
-    """Sources of segments, with the content hash of each."""
-
-    built: dict[SourceKey, str]
-    unreadable: dict[SourceKey, str]
-    """Those that have no rows because they could not be read."""
-    groups: KnownGroups
-    withdrawn: set[str]
-    """Tombstones of contents that were removed from the store, and never join it again."""
-    partial: set[str]
-    """Contents of tables that do not tell all that a scan finds of a new source: built before spacing was kept, or any
-    where frames are compared."""
-    unscaled: bool
-    """Whether there are segments of which no source has a spacing."""
 
 
 def grow(
@@ -78,22 +59,23 @@ def grow(
     """
     for line in (*listing.notes, *describe_groups(listing.entries)):
         logger.info(line)
-    known = _known(writer.storage, writer.state.segments, journal, settings.min_change > 0)
+    known = KnownSources(writer.storage, writer.state.segments, settings.min_change > 0)
+    journal.learn(known)
     scanned = scan_told(listing, settings, journal, on_error)
-    described, hashes = scanned.images, dict(scanned.hashes)
-    if not len(described):
+    if scanned.imageless.all():
         raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
-    new = _new(described, known)
-    lacking = [i for i in new.tolist() if described.content_hash[i] in known.partial]
-    described = _completed(described, lacking, listing, settings, on_error, hashes)
-    fresh = known.groups.joined(described, new, _marked_test(listing)).take(new)
+    compared, hashes = Compared.of(scanned, known), dict(scanned.hashes)
+    new = _new(scanned, compared, known)
+    partial = known.any_holding(compared.content(new), known.flags_n & IS_PARTIAL > 0)
+    found = _completed(scanned.chosen(new), np.flatnonzero(partial), listing, settings, on_error, hashes)
+    fresh = joined(known, scanned, compared, new, found)
     if not len(fresh):
         return 0
     rows = row_table(fresh, settings, hashes)
     failed = int((fresh.error != "").sum())
     if not len(rows):
         reason = next(str(error) for error in fresh.error if error)
-        if not known.built:
+        if not len(known):
             raise SourceError(f"{listing.root}: none of its {failed} files can be read; the first reason: {reason}")
         logger.warning(f"nothing is added: none of {failed} new sources can be read; the first reason: {reason}")
         return 0
@@ -119,21 +101,17 @@ def regrown(
     Equal to the segment's own when the sources are those of then; the caller compares hashes. First as they are made
     today, then as they were made before spacing was kept, where that makes a difference.
     """
-    earlier = _known(storage, [segment for segment in segments if segment.number < number])
-    later = _known(storage, [segment for segment in segments if segment.number > number])
+    earlier = KnownSources(storage, [segment for segment in segments if segment.number < number])
+    later = KnownSources(storage, [segment for segment in segments if segment.number > number])
     scanned = scan_told(listing, settings, ScanJournal(None), "skip", lambda: None)
-    described = scanned.images
-    fresh = [
-        i
-        for i, key in enumerate(_keys(described))
-        if key not in later.built | later.unreadable
-        and key not in earlier.built
-        and (key not in earlier.unreadable or not described.error[i])
-    ]
-    new = np.array(fresh, dtype=np.int64)
-    rest = [segment for segment in segments if segment.number != number]
-    others = KnownGroups.of(table for segment in rest for table in _tables(storage, segment))
-    sources = others.joined(described, new, _marked_test(listing)).take(new)
+    had = [np.empty(0, np.bool_)]
+    for part in scanned.parts():
+        in_later = (later.named(part.name_q) >= 0) | later.could_not_be_read(part.name_q)
+        still_unread = earlier.could_not_be_read(part.name_q) & part.failed_q
+        had.append(in_later | (earlier.named(part.name_q) >= 0) | still_unread)
+    new = np.flatnonzero(~np.concatenate(had))
+    others = KnownSources(storage, [segment for segment in segments if segment.number != number])
+    sources = joined(others, scanned, Compared.of(scanned, others), new, scanned.chosen(new))
     bare = replace(sources, spacing_down=np.empty(0), spacing_across=np.empty(0))
     variants = [sources] if bare == sources else [sources, bare]
     tables = ((one, row_table(one, settings, scanned.hashes)) for one in variants)
@@ -142,114 +120,50 @@ def regrown(
 
 def _completed(
     table: SourceTable,
-    lines: Sequence[int],
+    lines: NDArray[np.int64],
     listing: Listing,
     settings: CacheSettings,
     on_error: Literal["stop", "skip"],
     hashes: dict[tuple[str, str], bytes],
 ) -> SourceTable:
-    """Return a scan's table, in which these lines say what no table of the store says of their content.
+    """Return a table of new sources, in which these lines say what no table of the store says of their content.
 
-    They are new sources whose content the store has under another name: their counts came from its tables, where
+    They are sources whose content the store has under another name: their counts came from its tables, where
     neither spacing nor `hashes`, which are added to, need be.
     """
     wanted = {
         (table.dataset[i], table.path[i]): i
-        for i in lines
+        for i in lines.tolist()
         if not table.error[i] and (table.content_hash[i], table.reader[i]) not in hashes
     }
-    entries = tuple(entry for entry in listing.entries if (entry.dataset, entry.path) in wanted)
-    if not entries:
+    if not wanted:
         return table
+    entries = tuple(entry for entry in listing.entries if (entry.dataset, entry.path) in wanted)
     again = scan_all(replace(listing, entries=entries), settings, None, on_error)
     hashes.update(again.hashes)
     columns = {name: getattr(table, name).copy() for name in _FOUND}
-    for place, key in enumerate(_keys(again.table)):
+    for place, key in enumerate(zip(again.table.dataset, again.table.path, strict=True)):
         for name, column in columns.items():
             column[wanted[key]] = getattr(again.table, name)[place]
     return replace(table, **columns)
 
 
-def _marked_test(listing: Listing) -> set[SourceKey]:
-    """Return the sources that the data itself marks `test`."""
-    return {(entry.dataset, entry.path) for entry in listing.entries if entry.split == TEST}
-
-
-def _keys(table: SourceTable) -> Iterable[SourceKey]:
-    return zip(table.dataset, table.path, strict=True)
-
-
-def _known(
-    storage: Storage, segments: Sequence[Segment], journal: ScanJournal | None = None, hashed: bool = False
-) -> _Known:
-    """Return the sources of segments; the journal learns their counts, so that no built source is decoded again.
-
-    With `hashed`, a scan wants of new clips what no table has.
-    """
-    bare = {segment.number for segment in segments if _is_unscaled(storage, segment)}
-    known = _Known({}, {}, KnownGroups(), set(), set(), bool(bare))
-    for segment in segments:
-        for table in _tables(storage, segment):
-            known.groups.add(table)
-            known.withdrawn.update(table.content_hash[table.error == WITHDRAWN])
-            for key, content, error in zip(_keys(table), table.content_hash, table.error, strict=True):
-                (known.unreadable if error else known.built)[key] = content
-            if hashed or segment.number in bare:
-                known.partial.update(table.content_hash)
-            if journal is not None:
-                _teach(journal, table)
-    return known
-
-
-def _tables(storage: Storage, segment: Segment) -> Iterator[SourceTable]:
-    """Yield a segment's table of sources in parts: a large one is not unpacked at once. Equal texts are one object."""
-    names = tuple(SourceTable.__dataclass_fields__)
-    one: dict[object, object] = {}
-    with open_sources(storage, segment) as file:
-        for columns in batches(SourceTable, file, names):
-            for name, column in zip(names, columns, strict=True):
-                if name in _REPEATED:
-                    column[:] = [one.setdefault(text, text) for text in column.tolist()]
-            yield SourceTable(**dict(zip(names, columns, strict=True)))
-
-
-def _is_unscaled(storage: Storage, segment: Segment) -> bool:
-    """Return whether no source of a segment has a spacing."""
-    with open_sources(storage, segment) as file:
-        return all(np.isnan(down).all() for (down,) in batches(SourceTable, file, ("spacing_down",)))
-
-
-def _teach(journal: ScanJournal, table: SourceTable) -> None:
-    readable = table.take(table.error == "")
-    columns = (readable.content_hash, readable.reader, readable.frames, readable.height, readable.width)
-    lengths = (readable.spacing_down, readable.spacing_across)
-    same: dict[FileFacts, FileFacts] = {}
-    for content, stamp, frames, height, width, *spacing in zip(
-        *(column.tolist() for column in (*columns, *lengths)), strict=True
-    ):
-        name, _, version = stamp.partition(":")
-        known = None if np.isnan(spacing).any() else Spacing(*spacing)
-        facts = FileFacts(frames, height, width, _ENOUGH_LEVELS, known)
-        journal.learn(content, name, int(version or 1), same.setdefault(facts, facts))
-
-
-def _new(described: SourceTable, known: _Known) -> NDArray[np.int64]:
-    """Return the indices of sources that have no rows yet; SourceError when one that has was edited."""
-    here = set(_keys(described))
-    moved = {content for key, content in known.built.items() if key not in here}
-    fresh, left_out = [], 0
-    for i, key in enumerate(_keys(described)):
-        content = described.content_hash[i]
-        if key in known.built:
-            if content != known.built[key]:
-                raise SourceError(
-                    f"{key[1]} (dataset {key[0]}): its content changed since it was built and its rows show the old "
-                    "one. Restore the file, or give the edited one another name to add it as a new source."
-                )
-        elif tombstone(content) in known.withdrawn:
-            left_out += 1
-        elif content not in moved and not (described.error[i] and key in known.unreadable):
-            fresh.append(i)
-    if left_out:
-        logger.info(f"{left_out:,} files are left out: they were withdrawn from this store (usjepa-cache remove)")
-    return np.array(fresh, dtype=np.int64)
+def _new(scanned: Scanned, compared: Compared, known: KnownSources) -> NDArray[np.int64]:
+    """Return which images have no rows yet; SourceError when one that has was edited."""
+    if compared.edited is not None:
+        table = scanned.chosen(np.array([compared.edited]))
+        raise SourceError(
+            f"{table.path[0]} (dataset {table.dataset[0]}): its content changed since it was built and its rows show "
+            "the old one. Restore the file, or give the edited one another name to add it as a new source."
+        )
+    gone_n = np.ones(len(known), np.bool_)
+    gone_n[compared.built_L[compared.built_L >= 0]] = False
+    moved_u = known.any_holding(compared.content_u, gone_n)
+    left_out_u = np.zeros(len(compared.other_u), np.bool_)
+    if known.withdrawn:
+        left_out = np.array([tombstone(content) in known.withdrawn for content in scanned.contents()], np.bool_)
+        left_out_u = left_out[compared.other_u]
+    if left_out_u.any():
+        told = f"{left_out_u.sum():,} files are left out: they were withdrawn from this store"
+        logger.info(f"{told} (usjepa-cache remove)")
+    return compared.other_u[~(moved_u | left_out_u | compared.unread_L[compared.other_u])]

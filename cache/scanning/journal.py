@@ -9,35 +9,51 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, BinaryIO, Protocol
+
+import numpy as np
 
 from usjepa.cache.errors import WriteError
 from usjepa.cache.perceptual import HASH_NBYTES
+from usjepa.cache.places.digests import digests, last_place, order_of
+from usjepa.cache.places.packed import Packed
 from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 JOURNAL = "scan/journal.jsonl"
 """Where it lies in a store, while a scan runs."""
 Key = tuple[str, str, str, int]
 """(path, content hash, reader, reader version)"""
-_KEY_CELLS = 4
+_KEY_CELLS, _AT_ONCE = 4, 1 << 12
 _FACTS = ("frames", "height", "width", "levels")
 
 
+class KnownFacts(Protocol):
+    """What the tables of a store have of its sources."""
+
+    def facts(self, content_hash: str, reader: str, version: int) -> FileFacts | None:
+        """Return the facts of a content; None where the tables do not know it."""
+        ...
+
+
 class ScanJournal:
-    """The counts of one scan; without a path they are kept in memory only.
+    """The counts of one scan; without a path none are kept.
 
     Raises WriteError when the file can't be written.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
-        self._facts: dict[Key, FileFacts] = {}
-        self._known: dict[tuple[str, str, int], FileFacts] = {}
+        self._facts = Packed(FileFacts, tuple(FileFacts.__dataclass_fields__))
+        """Of the lines that an earlier scan has written."""
+        self._keys, self._order = digests(()), order_of(digests(()))
+        """Their keys, ascending, and which line each is of."""
+        self._known: KnownFacts | None = None
         if path is None:
             self._file = None
             return
@@ -55,22 +71,23 @@ class ScanJournal:
         return len(self._facts)
 
     def find(self, key: Key, hashed: bool = False) -> FileFacts | None:
-        """Return the facts counted under the key, or of the same content elsewhere in the store; None for neither.
+        """Return the facts that an earlier scan counted under the key, or of the same content elsewhere in the store.
 
-        With `hashed`, a clip that this scan counted without its hashes is not found.
+        None for neither. With `hashed`, a clip that it counted without its hashes is not found.
         """
-        own = self._facts.get(key)
-        if own is not None and not (hashed and own.frames > 1 and own.hashes is None):
-            return own
-        return self._known.get(key[1:])
+        place = int(last_place(self._keys, digests([_text(key)]))[0])
+        if place >= 0:
+            own = self._facts[int(self._order[place])]
+            if not (hashed and own.frames > 1 and own.hashes is None):
+                return own
+        return None if self._known is None else self._known.facts(*key[1:])
 
-    def learn(self, content_hash: str, reader: str, version: int, facts: FileFacts) -> None:
-        """Take over what the tables of a store have of a source, whatever its path; it is not written again."""
-        self._known[content_hash, reader, version] = facts
+    def learn(self, known: KnownFacts) -> None:
+        """Look also into the tables of a store, whatever a source's path there; it is not written again."""
+        self._known = known
 
     def add(self, key: Key, facts: FileFacts) -> None:
-        """Add the facts of a file, on disk too."""
-        self._facts[key] = facts
+        """Write the facts of a file, for a scan that goes on after this one."""
         if self._file is None:
             return
         hashes = facts.hashes.hex() if facts.hashes is not None else None
@@ -94,15 +111,36 @@ class ScanJournal:
 
     def _load(self, path: Path) -> int:
         """Read the lines of an earlier scan; return how many bytes of the file are whole lines."""
-        data = path.read_bytes() if path.exists() else b""
-        whole = data.rfind(b"\n") + 1
-        for line in data[:whole].splitlines():
-            try:
-                cells = json.loads(line)
-                self._facts[_key(cells[:_KEY_CELLS])] = _facts(*cells[_KEY_CELLS:])
-            except (ValueError, TypeError, RecursionError):
-                continue  # a damaged line costs one more decode, nothing else
+        whole, keys = 0, [digests(())]
+        if not path.exists():
+            return whole
+        with path.open("rb") as file:
+            for lines in _parts(file):
+                found = []
+                for line in lines:
+                    whole += len(line)
+                    try:
+                        cells = json.loads(line)
+                        key, facts = _key(cells[:_KEY_CELLS]), _facts(*cells[_KEY_CELLS:])
+                    except (ValueError, TypeError, RecursionError):
+                        continue  # a damaged line costs one more decode, nothing else
+                    found.append(_text(key))
+                    self._facts.append(facts)
+                keys.append(digests(found))
+        read = np.concatenate(keys)
+        self._order = order_of(read)
+        self._keys = read[self._order]
         return whole
+
+
+def _parts(file: BinaryIO) -> Iterator[list[bytes]]:
+    """Yield whole lines, some at a time."""
+    while lines := [line for line in islice(file, _AT_ONCE) if line.endswith(b"\n")]:
+        yield lines
+
+
+def _text(key: Key) -> str:
+    return "\0".join(map(str, key))
 
 
 def _facts(

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
+from usjepa.cache.places.packed import fields_of
 from usjepa.cache.sources.registry import folders_of, without_ending
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from usjepa.cache.sources.base import Entry, FileFacts
+    from usjepa.cache.scanning.scanned import Line
+    from usjepa.cache.sources.base import Entry
 
 FEWEST_LEVELS = 8
 """Grey levels below which a picture shows no echo: a label map, a form, a test pattern."""
@@ -18,25 +20,35 @@ _JOINTS = " _.-("
 """What stands between the name of an image and what it is called besides."""
 
 
-def label_maps(entries: Sequence[Entry], facts: Sequence[FileFacts]) -> dict[int, int]:
+def label_maps(entries: Sequence[Entry], lines: Sequence[Line]) -> dict[int, int]:
     """Return which sources are label maps of which: place -> place of the image.
 
     A source of fewer than 8 levels is one where another of the same size with more levels has the same name in another
     folder, or the same name up to `_`, `-`, a point or a space.
     """
-    images: dict[str, list[int]] = {}
-    for place, entry in enumerate(entries):
-        if (facts[place].levels or 0) >= FEWEST_LEVELS:
-            images.setdefault(_stem(entry.path), []).append(place)
+
+    def told() -> Iterator[tuple[int, str, int | None, tuple[int, int]]]:
+        facts = fields_of(lines, "facts.frames", "facts.levels", "facts.height", "facts.width")
+        for place, ((frames, levels, *size), (path,)) in enumerate(zip(facts, fields_of(entries, "path"), strict=True)):
+            if frames:
+                yield place, path, levels, (size[0], size[1])
+
+    few = {
+        place: (_names(_stem(path)), size)
+        for place, path, levels, size in told()
+        if levels is not None and levels < FEWEST_LEVELS
+    }
+    wanted = {name for names, _ in few.values() for name in names}
+    images: dict[str, list[tuple[int, tuple[int, int]]]] = {}
+    for place, path, levels, size in told() if few else ():
+        if (levels or 0) >= FEWEST_LEVELS and (stem := _stem(path)) in wanted:
+            images.setdefault(stem, []).append((place, size))
     found = {}
-    for place, entry in enumerate(entries):
-        levels, size = facts[place].levels, (facts[place].height, facts[place].width)
-        if levels is None or levels >= FEWEST_LEVELS or not facts[place].frames:
-            continue
-        twins = (twin for name in _names(_stem(entry.path)) for twin in images.get(name, ()))
-        twin = next((t for t in twins if (facts[t].height, facts[t].width) == size), None)
-        if twin is not None:
-            found[place] = twin
+    for place, (names, size) in few.items():
+        twins = (twin for name in names for twin in images.get(name, ()))
+        image = next((twin for twin, its_size in twins if its_size == size), None)
+        if image is not None:
+            found[place] = image
     return found
 
 

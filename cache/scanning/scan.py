@@ -10,57 +10,40 @@ import contextlib
 import itertools
 import logging
 import threading
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Literal
 
 from usjepa.cache.decoding.many import ManyChildren
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
+from usjepa.cache.places.packed import fields_of
 from usjepa.cache.scanning.blank_frames import look_at
-from usjepa.cache.scanning.changes import Hashes, frames_of, taken_frames
-from usjepa.cache.scanning.journal import Key, ScanJournal
+from usjepa.cache.scanning.changes import frames_of
+from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.label_maps import label_maps
 from usjepa.cache.scanning.report import describe
-from usjepa.cache.scanning.splits import assign_splits, straddling_groups
+from usjepa.cache.scanning.scanned import Line, Scanned, packed_lines
+from usjepa.cache.scanning.splits import straddling_groups
 from usjepa.cache.sources.base import PHANTOM, Contents, Entry, FileFacts, Listing
 from usjepa.cache.sources.listing import make_listing
-from usjepa.cache.sources.reader import SourceReader, stamp_of, version_of
+from usjepa.cache.sources.reader import SourceReader, version_of
 from usjepa.cache.sources.registry import split_path
-from usjepa.cache.store.tables import SourceTable
 from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from usjepa.cache.decoding.child import DecodingProcess
+    from usjepa.cache.places.packed import Packed
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.store.tables import SourceTable
 
 
 logger = logging.getLogger(__name__)
 
 _NAMED = 5
 """Files without an image that a build names; it counts the others."""
-_STORED = [name for name in Entry.__dataclass_fields__ if name not in ("grouped_by", "region")]
-"""Fields of an entry that are columns of the table."""
-
-
-class _Line(NamedTuple):
-    """What a scan finds of one source."""
-
-    content_hash: str
-    """Empty where the file can't even be hashed."""
-    facts: FileFacts
-    error: str
-    """Why it can't be read; empty where it can."""
-    imageless: bool = False
-    """Whether it can be read, and holds no image."""
-    fresh: Key | None = None
-    """What the journal is to know it by, where it was decoded just now."""
 
 
 def list_source(source: str, settings: CacheSettings, groups: bool = True) -> Listing:
@@ -95,27 +78,6 @@ def _contents(child: DecodingProcess, file: tuple[Path, str]) -> Contents | None
         return child.images_in(*file)
     except SourceError:
         return None  # likewise
-
-
-class Scanned(NamedTuple):
-    """Every source of a listing, also those that hold no image."""
-
-    table: SourceTable
-    """A line per entry; one that holds no image has no frames, and the reason as its error."""
-    imageless: NDArray[np.bool_]
-    """Which lines these are."""
-    hashes: Hashes
-    """Of clips that were decoded; empty unless the recipe compares frames."""
-
-    @property
-    def images(self) -> SourceTable:
-        """The table without them."""
-        return self.table.take(~self.imageless)
-
-    @property
-    def left_out(self) -> list[str]:
-        """Why each of them is left out."""
-        return [str(error) for error in self.table.error[self.imageless]]
 
 
 def scan(
@@ -167,7 +129,7 @@ def scan_all(
     """
     journal = ScanJournal(None) if journal is None else journal
     counter = _Counter(listing, settings, journal, on_error)
-    lines: list[_Line] = []
+    lines = packed_lines()
     with (
         contextlib.closing(journal),
         contextlib.nullcontext(children) if children is not None else ManyChildren(listing, settings) as processes,
@@ -182,15 +144,7 @@ def scan_all(
                     journal.add(line.fresh, line.facts)
                 lines.append(line)
             progress.update(len(counted))
-    if not listing.named:
-        lines = _without_label_maps(listing.entries, lines)
-    table = assign_splits(_source_table(listing.entries, lines, settings), settings.test_fraction)
-    hashes = {
-        (line.content_hash, stamp): line.facts.hashes
-        for line, stamp in zip(lines, table.reader, strict=True)
-        if line.facts.hashes is not None
-    }
-    return Scanned(table, np.array([line.imageless for line in lines], dtype=np.bool_), hashes)
+    return Scanned(listing.entries, lines if listing.named else _without_label_maps(listing.entries, lines), settings)
 
 
 def scan_report(source: str, recipe: Recipe) -> str:
@@ -248,63 +202,41 @@ class _Counter:
             raise hashed
         return hashed if hashed is not None else self._reader().content_hash(entry.path, entry.reader)
 
-    def count(self, child: DecodingProcess, entries: Sequence[Entry]) -> list[_Line]:
+    def count(self, child: DecodingProcess, entries: Sequence[Entry]) -> list[Line]:
         """Return a line per source, hashed before; SourceError where one can't be read and that stops the scan."""
         return [self._line(child, entry) for entry in entries]
 
-    def _line(self, child: DecodingProcess, entry: Entry) -> _Line:
+    def _line(self, child: DecodingProcess, entry: Entry) -> Line:
         content_hash = ""
         try:
             content_hash = self._hash_of(entry)
             key = (entry.path, content_hash, entry.reader, version_of(entry.reader))
             facts = self._journal.find(key, self._settings.min_change > 0)
             if facts is not None:
-                return _Line(content_hash, facts, "")
+                return Line(content_hash, facts, "")
             # The phantom parses nothing that could crash its parser.
             probe = self._reader().probe if entry.reader == PHANTOM else child.probe
-            return _Line(content_hash, probe(entry.path, entry.reader), "", fresh=key)
+            return Line(content_hash, probe(entry.path, entry.reader), "", fresh=key)
         except NoImageError as error:
-            return _Line(content_hash, FileFacts(0, 0, 0), str(error), imageless=True)
+            return Line(content_hash, FileFacts(0, 0, 0), str(error), imageless=True)
         except SourceError as error:
             if self._on_error == "stop":
                 raise
-            return _Line(content_hash, FileFacts(0, 0, 0), str(error))
+            return Line(content_hash, FileFacts(0, 0, 0), str(error))
 
 
-def _without_label_maps(entries: Sequence[Entry], lines: Sequence[_Line]) -> list[_Line]:
+def _without_label_maps(entries: Sequence[Entry], lines: Packed[Line]) -> Packed[Line]:
     """Return what a scan found, label maps marked as holding no image."""
-    lines = list(lines)
-    for place, image in label_maps(entries, [line.facts for line in lines]).items():
-        what = f"a label map of {lines[place].facts.levels} levels, beside {entries[image].path}"
-        error = f"{entries[place].path}: {what}"
-        lines[place] = lines[place]._replace(facts=FileFacts(0, 0, 0), error=error, imageless=True)
-    return lines
+    found = label_maps(entries, lines)
+    if not found:
+        return lines
 
+    def marked() -> Iterator[Line]:
+        for place, (line, (path,)) in enumerate(zip(lines, fields_of(entries, "path"), strict=True)):
+            if place in found:
+                what = f"a label map of {line.facts.levels} levels, beside {entries[found[place]].path}"
+                yield Line(line.content_hash, FileFacts(0, 0, 0), f"{path}: {what}", imageless=True)
+            else:
+                yield line
 
-def _source_table(entries: Sequence[Entry], lines: Sequence[_Line], settings: CacheSettings) -> SourceTable:
-    described = {name: _strings(getattr(entry, name) for entry in entries) for name in _STORED}
-    described["reader"] = _strings(stamp_of(entry.reader) for entry in entries)
-    return SourceTable(
-        **described,
-        content_hash=_strings(line.content_hash for line in lines),
-        frames=np.array([line.facts.frames for line in lines], dtype=np.int32),
-        height=np.array([line.facts.height for line in lines], dtype=np.int32),
-        width=np.array([line.facts.width for line in lines], dtype=np.int32),
-        error=_strings(line.error for line in lines),
-        spacing_down=_lengths(line.facts.spacing.down if line.facts.spacing else np.nan for line in lines),
-        spacing_across=_lengths(line.facts.spacing.across if line.facts.spacing else np.nan for line in lines),
-        passed_over=np.array([_passed_over(line.facts, settings) for line in lines], dtype=np.int32),
-    )
-
-
-def _passed_over(facts: FileFacts, settings: CacheSettings) -> int:
-    """Return how many frames of a source are passed over; 0 for one whose rows the store has already."""
-    return 0 if facts.hashes is None else taken_frames(facts.frames, facts.hashes, settings).passed_over
-
-
-def _lengths(values: Iterable[float]) -> NDArray[np.float64]:
-    return np.array(list(values), dtype=np.float64)
-
-
-def _strings(values: Iterable[str]) -> NDArray[np.object_]:
-    return np.array(list(values), dtype=object)
+    return packed_lines(marked())

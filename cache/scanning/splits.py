@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import xxhash
 
+from usjepa.cache.places.digests import among, short_hashes
+from usjepa.cache.places.packed import fields_of
 from usjepa.cache.sources.patients import group_key
 from usjepa.cache.sources.splits import TEST
 
@@ -34,22 +35,38 @@ def assign_splits(table: SourceTable, test_fraction: float) -> SourceTable:
 
 def in_test(files: Sequence[tuple[str, str, str]], test_fraction: float) -> NDArray[np.bool_]:
     """Return which files lie in test groups, see `assign_splits`, from the dataset, group and split of each."""
-    keys = [group_key(dataset, group) for dataset, group, _ in files]
-    marked = {key for key, (_, _, split) in zip(keys, files, strict=True) if split == TEST}
-    with_own = {dataset for dataset, _, split in files if split == TEST}
-    undecided = {key for key, (dataset, _, _) in zip(keys, files, strict=True) if dataset not in with_own}
-    test = marked | {key for key in undecided if _share(*key) < test_fraction}
-    return np.array([key in test for key in keys], dtype=np.bool_)
+    numbers: dict[str, int] = {}
+    code_n = np.array([numbers.setdefault(dataset, len(numbers)) for dataset, _, _ in files], np.int32)
+    marked_n = np.array([split == TEST for _, _, split in files], np.bool_)
+    groups = group_hashes((dataset for dataset, _, _ in files), (group for _, group, _ in files))
+    return in_test_groups(code_n, groups, marked_n, test_fraction)
 
 
-def straddling_groups(entries: Iterable[Entry]) -> list[tuple[str, str]]:
+def in_test_groups(
+    code_n: NDArray[np.int32], group_n: NDArray[np.uint64], marked_n: NDArray[np.bool_], test_fraction: float
+) -> NDArray[np.bool_]:
+    """Return which files lie in test groups, bool [n].
+
+    Args:
+        code_n: a number for the dataset of each.
+        group_n: the hash of the group of each, see `group_hashes`: 2^64 times its share.
+        marked_n: which the data itself marks `test`.
+        test_fraction: of the groups.
+    """
+    with_own = np.zeros(int(code_n.max(initial=-1)) + 1, np.bool_)
+    with_own[code_n[marked_n]] = True
+    drawn_n = group_n.astype(np.float64) / 2.0**64 < test_fraction
+    return among(group_n, group_n[marked_n | (drawn_n & ~with_own[code_n])])
+
+
+def group_hashes(datasets: Iterable[str], groups: Iterable[str]) -> NDArray[np.uint64]:
+    """Return the xxh3-64 of the group of each source: of its dataset and name, see `group_key`, with NUL between."""
+    return short_hashes("\0".join(group_key(*pair)) for pair in zip(datasets, groups, strict=True))
+
+
+def straddling_groups(entries: Sequence[Entry]) -> list[tuple[str, str]]:
     """Return the groups that a listing has in test and elsewhere, see `group_key`; `assign_splits` makes them test."""
     splits: dict[tuple[str, str], set[bool]] = {}
-    for entry in entries:
-        splits.setdefault(group_key(entry.dataset, entry.group), set()).add(entry.split == TEST)
+    for dataset, group, split in fields_of(entries, "dataset", "group", "split"):
+        splits.setdefault(group_key(dataset, group), set()).add(split == TEST)
     return sorted(key for key, found in splits.items() if len(found) == 2)
-
-
-def _share(dataset: str, group: str) -> float:
-    """Return a number in [0, 1) for a group: the xxh3-64 of its dataset and name, which NUL keeps apart."""
-    return xxhash.xxh3_64_intdigest(f"{dataset}\0{group}".encode()) / 2**64

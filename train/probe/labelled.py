@@ -62,9 +62,10 @@ def find_labelled(place: str, work: Path, recipe: Recipe) -> Labelled:
         )
     listing = list_source(path, recipe.cache.model_copy(update={"hash_paths": False}))
     which = _of_dataset(listing.entries, place, dataset if mark else None)
-    folds = fold_files([listing.entries[i] for i in which], recipe, place, scanned=False)
+    those = [listing.entries[int(i)] for i in which]
+    folds = fold_files(those, recipe, place, scanned=False)
     folds = folds.only(thinned(folds.groups, recipe.train.probe_frames))
-    chosen = [listing.entries[which[i]] for i in folds.files]
+    chosen = [those[i] for i in folds.files]
     store, entries = _cut(listing, chosen, work, recipe, path)
     return Labelled(_name(path), store, _in_store(folds, entries, store))
 
@@ -124,4 +125,4 @@ def _cut(
     location = str(work / f"{_name(path)}-{mark[:8]}.zarr")
     only = list_files(listing.root, known, settings)
     build(location, recipe.model_copy(update={"cache": settings}), BuildRequest(listing=only))
-    return open_store(location), only.entries
+    return open_store(location), tuple(only.entries)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import tracemalloc
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from tests.support.stores import single_frames
-from usjepa.cache.scanning.growth import _known
+from usjepa.cache.scanning.known_sources import KnownSources
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.writer import StoreWriter
@@ -56,7 +57,11 @@ def test_status_holds_a_batch_of_sources_and_of_rows_at_a_time(store: Path) -> N
     assert peak_mb(lambda: status_report(str(store))) < 30
 
 
-def test_growth_holds_of_a_source_its_name_and_content_and_no_rows(store: Path) -> None:
+def test_growth_holds_of_a_source_digests_and_numbers_and_no_rows(store: Path) -> None:
     storage, writer = LocalStorage(store), StoreWriter(LocalStorage(store))
     writer.attach()
-    assert peak_mb(lambda: _known(storage, writer.state.segments)) / SOURCES * 1e6 < 550
+    known = KnownSources(storage, writer.state.segments)
+    columns = [value for value in vars(known).values() if isinstance(value, np.ndarray)]
+    assert len(known) == SOURCES
+    assert sum(column.nbytes for column in columns) == 53 * SOURCES
+    assert peak_mb(lambda: KnownSources(storage, writer.state.segments)) < 60  # a batch of text and the columns
