@@ -14,6 +14,7 @@ import numpy as np
 from usjepa.cache.errors import DamageError, HoleError, UsageError
 from usjepa.cache.identity import digest_of
 from usjepa.cache.lazy import lazy
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.process import PerProcess
@@ -63,7 +64,7 @@ class Stores:
         self.__init__(**state)  # type: ignore[misc]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._runs)
 
     def __repr__(self) -> str:
         return f"<Stores {', '.join(self.names)}: {len(self):,} rows, {', '.join(self.layers)}>"
@@ -121,11 +122,17 @@ class Stores:
     @lazy
     def rows(self) -> Ints:
         """The rows that exist, ascending, int64 [R']."""
-        return np.concatenate([first + part.rows for first, part in zip(self._first, self._parts, strict=True)])
+        return np.asarray(self._runs)
+
+    @lazy
+    def _runs(self) -> Runs:
+        every = [part.manifest.rows() if part.generation else Runs.like(part.rows) for part in self._parts]
+        first = np.concatenate([first + runs.first_r for first, runs in zip(self._first, every, strict=True)])
+        return Runs.of(first, np.concatenate([runs.counts_r for runs in every]))
 
     def row_numbers(self, positions: NDArray[np.integer[Any]]) -> Ints:
-        """Return `rows[positions]`, [n]."""
-        numbers: Ints = self.rows[positions]
+        """Return `rows[positions]`, [n], without an array of all rows."""
+        numbers: Ints = self._runs[positions]
         return numbers
 
     @lazy

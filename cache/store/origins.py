@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, overload
@@ -56,35 +57,14 @@ class Origin(NamedTuple):
         return f"{self.source.path}, frame {self.frame}, view {self.view}"
 
 
-_FIELDS = tuple(Source.__dataclass_fields__)
+SOURCE_FIELDS = tuple(Source.__dataclass_fields__)
 
 
-class Sources(Sequence[Source]):
-    """The sources of segments. They stay packed; a batch of neighbours is unpacked when one of them is asked for.
-
-    Of a store with more sources than a batch has, ask for columns, or in ascending order.
-    """
-
-    def __init__(self, storage: Storage, segments: Sequence[Segment]) -> None:
-        self._storage, self._segments = storage, segments
-        self._batches: dict[int, tuple[Source, ...]] = {}
-        """First number of a batch -> its sources, those asked for last."""
-        lines: list[int] = []
-        held: list[list[list[Any]]] = []
-        for segment in segments:
-            with open_sources(storage, segment) as file:
-                lines.append(lines_of(SourceTable, file))
-                held = [*held, *_lists(file, _FIELDS)] if sum(lines) <= BATCH else []
-        if sum(lines) <= BATCH:
-            self._keep(0, held)
-        self.firsts = np.cumsum([0, *lines])
-        """Number of the first source of each segment, and how many there are."""
-
-    def __len__(self) -> int:
-        return int(self.firsts[-1])
+class PackedSources(Sequence[Source]):
+    """Sources that are made when they are asked for. Of many, ask for columns, or in ascending order."""
 
     def __iter__(self) -> Iterator[Source]:
-        for columns in self.columns(*_FIELDS):
+        for columns in self.columns(*SOURCE_FIELDS):
             yield from map(Source, *columns)
 
     @overload
@@ -97,15 +77,7 @@ class Sources(Sequence[Source]):
         wanted = number + len(self) if number < 0 else number
         if not 0 <= wanted < len(self):
             raise IndexError(f"there are {len(self):,} sources, and none of number {number}")
-        for first, batch in list(self._batches.items()):
-            if first <= wanted < first + len(batch):
-                return batch[wanted - first]
-        first = 0
-        for columns in self.columns(*_FIELDS):
-            if wanted < first + len(columns[0]):
-                return self._keep(first, [columns])[wanted - first]
-            first += len(columns[0])
-        raise DamageError(f"{self._storage.url}: its tables of sources changed while they were read.")
+        return self.at(wanted)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence):
@@ -113,6 +85,48 @@ class Sources(Sequence[Source]):
         return len(self) == len(other) and all(map(operator.eq, self, other))
 
     __hash__ = None  # type: ignore[assignment]
+
+    @abstractmethod
+    def at(self, number: int) -> Source:
+        """Return the source of a number that there is."""
+
+    @abstractmethod
+    def columns(self, *names: str) -> Iterator[list[list[Any]]]:
+        """Yield columns, a list a name, batch after batch."""
+
+
+class Sources(PackedSources):
+    """The sources of segments. They stay packed; a batch of neighbours is unpacked when one of them is asked for."""
+
+    def __init__(self, storage: Storage, segments: Sequence[Segment]) -> None:
+        self._storage, self._segments = storage, segments
+        self._batches: dict[int, tuple[Source, ...]] = {}
+        """First number of a batch -> its sources, those asked for last."""
+        lines: list[int] = []
+        held: list[list[list[Any]]] = []
+        for segment in segments:
+            with open_sources(storage, segment) as file:
+                lines.append(lines_of(SourceTable, file))
+                held = [*held, *_lists(file, SOURCE_FIELDS)] if sum(lines) <= BATCH else []
+        if sum(lines) <= BATCH:
+            self._keep(0, held)
+        self.firsts = np.cumsum([0, *lines])
+        """Number of the first source of each segment, and how many there are."""
+
+    def __len__(self) -> int:
+        return int(self.firsts[-1])
+
+    def at(self, number: int) -> Source:
+        """Return one, from the batch that it lies in."""
+        for first, batch in list(self._batches.items()):
+            if first <= number < first + len(batch):
+                return batch[number - first]
+        first = 0
+        for columns in self.columns(*SOURCE_FIELDS):
+            if number < first + len(columns[0]):
+                return self._keep(first, [columns])[number - first]
+            first += len(columns[0])
+        raise DamageError(f"{self._storage.url}: its tables of sources changed while they were read.")
 
     def _keep(self, first: int, columns: list[list[list[Any]]]) -> tuple[Source, ...]:
         batch = tuple(source for lists in columns for source in map(Source, *lists))
@@ -173,7 +187,7 @@ class Table:
         """[R'] 0 is the plain frame."""
         return self._view.astype(np.int16)
 
-    def views_at(self, positions: NDArray[np.int64]) -> NDArray[np.integer[Any]]:
+    def views_at(self, positions: NDArray[np.int64] | slice) -> NDArray[np.integer[Any]]:
         """Return the views of the rows at some positions, [n]."""
         return self._view[positions]
 
@@ -184,10 +198,15 @@ class Table:
 
     def source_columns(self, *names: str) -> Iterator[list[list[Any]]]:
         """Yield columns of the sources, a list a name, batch after batch: however they are held."""
-        if isinstance(self.sources, Sources):
-            yield from self.sources.columns(*names)
+        yield from self.columns_of(self.sources, *names)
+
+    @staticmethod
+    def columns_of(sources: Sequence[Source], *names: str) -> Iterator[list[list[Any]]]:
+        """Yield columns of sources, as `source_columns` does."""
+        if isinstance(sources, PackedSources):
+            yield from sources.columns(*names)
             return
-        yield [[getattr(source, name) for source in self.sources] for name in names]
+        yield [[getattr(source, name) for source in sources] for name in names]
 
     def source_column(self, name: str) -> NDArray[np.object_]:
         """Return a column of the sources, [S]; equal values are one object."""

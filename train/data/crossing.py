@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.several.stores import Stores
 from usjepa.cache.sources.patients import is_patient, secret_of
 from usjepa.cache.sources.splits import canonical
@@ -21,8 +22,11 @@ from usjepa.train.data.partners import codes_of
 from usjepa.train.data.split import Split, split_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
+    from usjepa.cache import Table
     from usjepa.cache.recipes.train import TrainSettings
     from usjepa.cache.several.face import Readable
 
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 
 _HASHED = re.compile("[0-9a-f]{32}")
 """Path of a source that was named by a hash."""
+_AT_ONCE = 1 << 20
+"""Rows that are looked at together."""
 _SHOWN = 3
 """Most sources or groups that a note names."""
 
@@ -45,14 +51,14 @@ def split_of(store: Readable, settings: TrainSettings) -> tuple[Split, list[str]
     if not isinstance(store, Stores):
         return split, []
     excluded = {canonical(name) for name in settings.exclude_splits}
-    out_S = np.array([canonical(source.split) in excluded for source in store.table.sources], np.bool_)
-    left_out, notes = _left_out(store, out_S)
+    out_S = _of_sources(store.table, "split", lambda name: canonical(name) in excluded)
+    dropped_S, notes = _left_out(store, out_S)
     across_S = _across(store, out_S)
     if across_S.any():
-        patient_S = across_S & np.array([is_patient(source.group) for source in store.table.sources], np.bool_)
-        left_out |= patient_S[store.table.source]
+        patient_S = across_S & _of_sources(store.table, "group", is_patient)
+        dropped_S |= patient_S
         notes += _of_test_groups(store, patient_S, across_S & ~patient_S)
-    train, held = (part[~left_out[part]] for part in map(np.asarray, (split.train, split.validation)))
+    train, held = (_without(store, part, dropped_S) for part in (split.train, split.validation))
     if not len(train):
         raise UsageError(
             f"{store.location}: no row is left to train on, because every row that might be is another store's too, or "
@@ -63,10 +69,30 @@ def split_of(store: Readable, settings: TrainSettings) -> tuple[Split, list[str]
     return replace(split, train=train, validation=held, excluded=split.excluded + lost), notes
 
 
+def _of_sources(table: Table, column: str, tells: Callable[[str], bool]) -> Flags:
+    """Return of which sources a column tells something, bool [S]."""
+    flags = [np.fromiter(map(tells, names), np.bool_, len(names)) for (names,) in table.source_columns(column)]
+    return np.concatenate([np.empty(0, np.bool_), *flags])
+
+
+def _without(store: Stores, part: Ints | Runs, dropped_S: Flags) -> Runs:
+    """Return the rows of a part that are of no source that is dropped, and that no earlier store has."""
+    repeated = Runs.like(store.joined.repeated)
+    kept = [Runs.like(np.empty(0, np.int64))]
+    for start in range(0, len(part), _AT_ONCE):
+        rows = part[start : start + _AT_ONCE]
+        rows = rows[~(dropped_S[store.table.stretches.at(rows)[0]] | repeated.find(rows)[1])]
+        kept.append(Runs.like(rows))
+    return Runs.of(np.concatenate([runs.first_r for runs in kept]), np.concatenate([runs.counts_r for runs in kept]))
+
+
 def _left_out(store: Stores, out_S: Flags) -> tuple[Flags, list[str]]:
-    """Return which rows do not take part because several stores hold them, bool [R], and notes."""
+    """Return the sources that do not take part because several stores hold them, bool [S], and notes.
+
+    Nor do the rows that are repeated.
+    """
     joined, table, notes = store.joined, store.table, list[str]()
-    rows_S = np.bincount(table.source, minlength=len(table.sources))
+    rows_S = table.stretches.rows_per_source(len(table.sources))
     again, test = np.zeros_like(out_S), np.zeros_like(out_S)
     for first, later in joined.twins:
         if rows_S[first] and rows_S[later]:
@@ -74,12 +100,10 @@ def _left_out(store: Stores, out_S: Flags) -> tuple[Flags, list[str]]:
             test[[first, later]] |= out_S[first] | out_S[later]
     gone = np.zeros_like(out_S)
     gone[joined.withdrawn] = True
-    left_out = (again | test | gone)[table.source]
-    left_out[joined.repeated] = True
     copies = again.copy()
-    copies[table.source[joined.repeated]] = True
+    copies[table.stretches.at(joined.repeated)[0]] = True
     if copies.any():
-        count = len(joined.repeated) + int(again[table.source].sum())
+        count = len(joined.repeated) + int(rows_S[again].sum())
         notes.append(
             f"{count:,} rows lie in two stores, of files with the same content ({_named(store, copies)}): they count "
             "once, in the first store that has them."
@@ -91,13 +115,13 @@ def _left_out(store: Stores, out_S: Flags) -> tuple[Flags, list[str]]:
         )
     if gone.any():
         notes.append(f"{_named(store, gone)}: left out, because the same files were withdrawn from another store.")
-    return left_out, notes
+    return again | test | gone, notes
 
 
 def _across(store: Stores, out_S: Flags) -> Flags:
     """Return which sources take part though another store has their group in an excluded split alone, bool [S]."""
     table, part_S = store.table, store.joined.part_S
-    used_S = np.bincount(table.source, minlength=len(table.sources)) > 0
+    used_S = table.stretches.rows_per_source(len(table.sources)) > 0
     code_S = codes_of(table, "group")
     test_GK = np.zeros((int(code_S.max(initial=-1)) + 1, len(store.parts)), np.bool_)
     taking_GK = np.zeros_like(test_GK)
@@ -128,14 +152,18 @@ def _of_test_groups(store: Stores, patient_S: Flags, other_S: Flags) -> list[str
 def _unknown_to_each_other(store: Stores) -> list[str]:
     """Say where a patient of two stores can't be recognised, as their groups were named in different ways."""
     table = store.table
-    used = np.bincount(table.source, minlength=len(table.sources)) > 0
+    used_S = table.stretches.rows_per_source(len(table.sources)) > 0
     hashed: list[set[bool]] = [set() for _ in store.parts]
     secrets: list[set[str]] = [set() for _ in store.parts]
-    for number in np.flatnonzero(used).tolist():
-        source, part = table.sources[number], store.joined.part_S[number]
-        hashed[part].add(_HASHED.fullmatch(source.path) is not None)
-        if is_patient(source.group):
-            secrets[part].add(secret_of(source.group))
+    number = 0
+    for paths, groups in table.source_columns("path", "group"):
+        for path, group in zip(paths, groups, strict=True):
+            if used_S[number]:
+                part = store.joined.part_S[number]
+                hashed[part].add(_HASHED.fullmatch(path) is not None)
+                if is_patient(group):
+                    secrets[part].add(secret_of(group))
+            number += 1
     patients = [mine for mine in secrets if mine]
     if len(set(map(frozenset, hashed))) > 1:
         how = "some of the stores were built with --hash-paths and some without"

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
-from tests.support.several import names, write_sources
+import numpy as np
+import pytest
+
+from tests.support.several import hashed, names, write_sources
 from usjepa.cache import open_store, open_stores
 from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.copying.selection import Selection
+from usjepa.cache.several.joining import join
+from usjepa.cache.store.layers import Layer
+from usjepa.cache.store.origins import Source, Table
+from usjepa.cache.store.tables import WITHDRAWN, tombstone
 from usjepa.cache.thinning.remove import remove
 from usjepa.cache.thinning.withdrawal import Choice
 
@@ -67,3 +75,73 @@ def test_what_was_withdrawn_from_one_store_is_found_in_another(tmp_path: Path) -
     for order in ("ab", "ba"):
         found = joined(tmp_path, *order)
         assert [found.table.sources[number].path for number in found.withdrawn] == ["uno"]
+
+
+def drawn(seed: int, part: int) -> Table:
+    """Return a table whose sources come again in others: alike, under another name, unreadable or withdrawn."""
+    rng = np.random.default_rng([seed, part])
+    sources = []
+    for i in rng.permutation(20)[:12].tolist():
+        content = hashed(str(i % 9))
+        kind = rng.integers(0, 12)
+        path, error = (f"{i}.png" if kind < 7 else f"{part}-{i}.png"), ("" if kind else "no image")
+        if kind == 11:
+            path, content, error = WITHDRAWN, tombstone(content), WITHDRAWN
+        sources.append(Source(path, "d", path, "", "", content, 2, error))
+    rows = [(s, f, v) for s in range(12) if not sources[s].error for f in range(2) for v in range(rng.integers(0, 3))]
+    source, frame, view = np.array(rows, np.int32).reshape(-1, 3).T
+    return Table(sources, source, frame, view.astype(np.int16))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_joined_table_is_that_of_loops_over_sources_and_rows(seed: int) -> None:
+    tables = [drawn(seed, part) for part in range(3)]
+    readable = [{one.content_hash for one in table.sources if not one.error} for table in tables]
+    shared = {content for i in range(3) for j in range(i) for content in readable[i] & readable[j]}
+    sources: list[Source] = []
+    parts: list[int] = []
+    twins: list[tuple[int, int]] = []
+    rows: list[tuple[int, int, int]] = []
+    repeated: list[int] = []
+    for part, table in enumerate(tables):
+        before, number = len(sources), list[int]()
+        for one in table.sources:
+            same = [j for j in range(before) if sources[j].content_hash == one.content_hash in shared]
+            alike = [j for j in same if sources[j] == one]
+            if not alike:
+                twins += [(j, len(sources)) for j in same]
+                sources.append(one)
+                parts.append(part)
+            number.append(alike[0] if alike else len(sources) - 1)
+        for s, frame, view in zip(table.source, table.frame, table.view, strict=True):
+            row = (number[s], int(frame), int(view))
+            if row in rows:
+                repeated.append(len(rows))
+            rows.append(row)
+    stones = [(part, one.content_hash) for part, one in zip(parts, sources, strict=True) if one.error == WITHDRAWN]
+    gone = [
+        i
+        for i, one in enumerate(sources)
+        if not one.error and any(content == tombstone(one.content_hash) and p != parts[i] for p, content in stones)
+    ]
+    found = join(tables)
+    assert list(found.table.sources) == sources
+    assert [found.table.sources[i] for i in range(len(sources))] == sources
+    assert found.part_S.tolist() == parts
+    assert list(found.twins) == twins
+    assert list(zip(found.table.source, found.table.frame, found.table.view, strict=True)) == rows
+    assert found.repeated.tolist() == repeated
+    assert found.withdrawn.tolist() == gone
+
+
+def test_two_stores_as_one_hold_neither_sources_nor_rows(tmp_path: Path) -> None:
+    count, small = 70_000, {"pixels": (1, 2, 2), "regions": (1,)}
+    layers = {name: Layer(name, "uint8", shape, 35_000, {}) for name, shape in small.items()}
+    for letter in "ab":
+        write_sources(tmp_path / letter, [f"{letter}/frame-{i:09d}.png" for i in range(count)], described=layers)
+    stores = open_stores([tmp_path / letter for letter in "ab"])
+    tracemalloc.start()
+    assert len(stores.table.sources) == 2 * count
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held / (2 * count) < 60  # 570 when each source was an object, beside 10 for each row
