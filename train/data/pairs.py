@@ -71,9 +71,11 @@ class PairMaker:
             raise UsageError(f"{store.location}: no layer pixels, which this recipe trains with.")
         self._store, self._settings, self._device = store, settings, device
         wanted = settings.contrast
-        self._training = Partners(store.table, np.sort(split.train), wanted)
-        self._held = Partners(store.table, np.sort(split.validation), wanted)
-        self._code_S = codes_of(store.table, "group" if "group" in (wanted.positives, wanted.spared) else "clip")
+        code_S = codes_of(store.table, wanted.positives)
+        self._training = Partners(store.table, split.train, wanted, code_S)
+        self._held = Partners(store.table, split.validation, wanted, code_S)
+        spared = "group" if "group" in (wanted.positives, wanted.spared) else "clip"
+        self._code_S = code_S if spared == wanted.positives else codes_of(store.table, spared)
         self._ahead = max(_AHEAD, settings.accumulate)
 
     def stream(self, requests: Iterable[BatchRequest]) -> Generator[tuple[PairBatch, float]]:
@@ -96,7 +98,7 @@ class PairMaker:
             step=request.step,
             rows_B=rows_B,
             partners_B=partners_B,
-            codes_B=self._code_S[self._store.table.source[positions_B]],
+            codes_B=self._code_S[self._store.table.stretches.at(positions_B)[0]].astype(np.int64),
             fingerprint=_fingerprint(rows_B, partners_B),
             pixels_2BCSS=torch.from_numpy(pixels),
             unusable_rows=rows_B[:0],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,9 +11,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from usjepa.cache.places.runs import Runs
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import ContrastSettings, TrainSettings
+from usjepa.cache.sources.patients import group_key
 from usjepa.cache.store.origins import Source, Table
+from usjepa.train.counter import stream, uniforms
 from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.pairs import PairMaker
 from usjepa.train.data.partners import Partners, codes_of
@@ -76,10 +80,92 @@ def test_a_partner_depends_on_seed_step_and_row_and_not_on_its_batch() -> None:
     assert not np.array_equal(part.of(np.arange(50), np.arange(50), 4, 7), whole)
 
 
-def test_partners_take_12_bytes_a_row() -> None:
-    table = table_of([(s, f, v) for s in range(40) for f in range(5) for v in range(4)], ["a"] * 40)
-    part = Partners(table, np.arange(800), ContrastSettings())
-    assert sum(array.nbytes for array in vars(part).values() if isinstance(array, np.ndarray)) == 800 * 12
+def plain_partners(
+    rows: list[tuple[int, int, int]], codes: list[int], positions: np.ndarray, settings: ContrastSettings, step: int
+) -> list[int]:
+    """Return the partners that are drawn from an order of all rows, by key, view and position."""
+    views = max(view for _, _, view in rows) + 1
+
+    def key(place: int) -> tuple[int, int]:
+        source, frame, view = rows[place]
+        return (codes[source] if settings.views else codes[source] * views + view), frame
+
+    order = sorted(positions.tolist(), key=lambda place: (key(place), rows[place][2], place))
+    drawn = uniforms(stream("partners", 5, step, positions), 0)
+    found = []
+    for place, share in zip(positions.tolist(), drawn.tolist(), strict=True):
+        clip, frame = key(place)
+        low, high = (0, 2**40) if settings.distance is None else (frame - settings.distance, frame + settings.distance)
+        near = [other for other in order if key(other)[0] == clip and low <= key(other)[1] <= high]
+        others = [other for other in near if other != place]
+        found.append(others[min(int(share * len(others)), len(others) - 1)] if others else place)
+    return found
+
+
+@pytest.mark.parametrize("room", [True, False])
+@given(
+    seed=st.integers(0, 10_000),
+    by=st.sampled_from(["clip", "group"]),
+    distance=st.sampled_from([None, 0, 2]),
+    views=st.booleans(),
+)
+def test_partners_are_drawn_from_one_order_of_rows_however_it_is_found(
+    room: bool, seed: int, by: str, distance: int | None, views: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = [(s, f, v) for s in range(6) for f in range(rng.integers(1, 4)) for v in range(rng.integers(1, 4))]
+    groups = ["a", "b", "a", "", "b", "a"]
+    if seed % 2:
+        rows = [rows[i] for i in rng.permutation(len(rows))]
+    table = table_of(rows, groups)
+    positions = np.sort(rng.permutation(len(rows))[: max(1, len(rows) * 2 // 3)])
+    settings = ContrastSettings.model_validate(
+        {"positives": by, "distance": distance if by == "clip" else None, "views": views}
+    )
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("usjepa.train.data.partners._AT_ONCE", 5)
+        if not room:
+            patched.setattr("usjepa.train.data.partners._ROOM", 0)
+        part = Partners(table, positions, settings)
+    codes = codes_of(table, by).tolist()
+    expected = plain_partners(rows, codes, positions, settings, 3)
+    assert part.of(positions, positions, 5, 3).tolist() == expected
+    assert part.of(positions[::-1], positions[::-1], 5, 3).tolist() == expected[::-1]
+
+
+def test_groups_are_those_of_a_loop_over_names() -> None:
+    groups = ["a", "b", "", "patient:a", "a", "", "b", "patient:a"]
+    sources = [Source(f"{i}.mp4", "de"[i // 5], group, "", "", "", 1, "") for i, group in enumerate(groups)]
+    nothing = np.empty(0, np.int32)
+    codes = codes_of(Table(sources, nothing, nothing, nothing.astype(np.int16)), "group").tolist()
+    keys = [(*group_key(one.dataset, one.group), "" if one.group else one.path) for one in sources]
+    assert all((codes[i] == codes[j]) == (keys[i] == keys[j]) for i in range(8) for j in range(8))
+    assert sorted(set(codes)) == list(range(len(set(keys))))
+
+
+@pytest.mark.parametrize(("by", "nbytes"), [("clip", 4), ("group", 8)])
+def test_partners_take_8_bytes_a_row_and_4_where_clips_lie_in_order(by: str, nbytes: int) -> None:
+    table = table_of([(s, f, v) for s in range(40) for f in range(5) for v in range(4)], ["a", "b"] * 20)
+    part = Partners(table, np.arange(800), ContrastSettings.model_validate({"positives": by}))
+    held = (array.nbytes for name, array in vars(part).items() if isinstance(array, np.ndarray) and name != "_code_S")
+    assert sum(held) == 800 * nbytes
+    assert part._code_S.nbytes == 40 * 4
+
+
+def test_ordering_pairs_takes_no_more_than_30_bytes_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usjepa.train.data.partners._AT_ONCE", 1 << 13)
+    sources, views = 50_000, 4
+    source = np.repeat(np.arange(sources, dtype=np.int32), views)
+    view = np.tile(np.arange(views, dtype=np.int16), sources)
+    named = [Source(f"{i}.png", "d", f"p{i % 9000}", "", "", "", 1, "") for i in range(sources)]
+    table = Table(named, source, np.zeros(len(source), np.int32), view)
+    settings = ContrastSettings.model_validate({"positives": "group"})
+    rows = Runs.of(np.array([0]), np.array([len(table.stretches)]))
+    tracemalloc.start()
+    Partners(table, rows, settings)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak / len(source) < 30  # 41 when rows were sorted by two columns
 
 
 @pytest.mark.parametrize("spared", ["clip", "group"])
