@@ -121,6 +121,7 @@ bench: $(STAMP) $(PEERS)/installed $(STEP_PEERS)/installed ## Run the benchmarks
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.object_storage
 	$(BIN)/python -m benchmarks.tables
+	$(BIN)/python -m benchmarks.growth
 
 results: $(STAMP) ## Does it learn? Conditions of training, three seeds each, on the phantom; on SOURCE=folder three folds of patients
 	$(BIN)/python -m benchmarks.learning --recipe '$(RECIPE)' $(if $(SOURCE),--source '$(SOURCE)') $(if $(findstring contrast,$(FIRST)),--first contrast)

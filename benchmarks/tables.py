@@ -1,7 +1,7 @@
 """What the tables of a large store cost a process: `python -m benchmarks.tables [--sources 5100000]`.
 
 A store's tables alone, of single images with four views (20.4 million rows in 39,844 shards): names of 44 letters, a
-group a patient of three images, random content hashes, and boxes as views draw them. Measured in fresh processes, from
+group a patient of three images, hashes of content, and boxes as views draw them. Measured in fresh processes, from
 before `open_store`: what a training process has grown by once its order and its validation rows are known and a batch
 is drawn, what a process that builds has once it has cut up the rows of shards from end to end, and the peak of each on
 its way. A process that decodes is sent the rows of a shard at a time and holds no tables.
@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import xxhash
 
 from benchmarks.machine import describe
+from usjepa.cache.sources.reader import stamp_of
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.generations import Manifest
 from usjepa.cache.store.layers import Layer
@@ -95,29 +96,31 @@ def _packed(columns: dict[str, pa.Array]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def tables(sources: int) -> tuple[bytes, bytes]:
-    """Return the Parquet bytes of a segment of single images."""
+def path(number: int) -> str:
+    """Return the path of a source."""
+    return f"images/{group(number)}/frame-{number:09d}.png"
+
+
+def group(number: int) -> str:
+    """Return the group of a source."""
+    return f"patient-{number // 3:09d}"
+
+
+def tables(sources: int, start: int = 0) -> tuple[bytes, bytes]:
+    """Return the Parquet bytes of a segment of single images, the first of which has the number `start`."""
     rng = np.random.default_rng(0)
     number = np.arange(sources)
-
-    def named(*parts: str | np.ndarray) -> pa.Array:
-        texts = [
-            pa.scalar(p) if isinstance(p, str) else pc.utf8_lpad(pa.array(p).cast("string"), 9, "0") for p in parts
-        ]
-        return pc.binary_join_element_wise(*texts, "")
 
     def text(value: str) -> pa.Array:
         return pa.repeat(value, sources)
 
-    digits = np.frombuffer(b"0123456789abcdef", np.uint8)[rng.integers(0, 16, (sources, 32), dtype=np.uint8)]
-    ends = 32 * np.arange(sources + 1, dtype=np.int32)
-    buffers = [None, pa.py_buffer(ends.tobytes()), pa.py_buffer(digits.tobytes())]
-    hashes = pa.Array.from_buffers(pa.string(), sources, buffers)
-    patient = number // 3
+    those = range(start, start + sources)
     described = {
-        "path": named("images/patient-", patient, "/frame-", number, ".png"), "dataset": text("images"),
-        "group": named("patient-", patient), "label": text(""), "split": text("train"), "reader": text("images:2"),
-        "content_hash": hashes, "frames": pa.array(np.ones(sources, np.int32)),
+        "path": pa.array(map(path, those), pa.string()), "dataset": text("images"),
+        "group": pa.array(map(group, those), pa.string()), "label": text(""), "split": text("train"),
+        "reader": text(stamp_of("images")),
+        "content_hash": pa.array((xxhash.xxh3_128_hexdigest(path(i).encode()) for i in those), pa.string()),
+        "frames": pa.array(np.ones(sources, np.int32)),
         "height": pa.array(np.full(sources, EDGE, np.int32)), "width": pa.array(np.full(sources, EDGE, np.int32)),
         "error": text(""),
     }  # fmt: skip
@@ -135,11 +138,11 @@ def tables(sources: int) -> tuple[bytes, bytes]:
     return _packed(described), _packed({name: pa.array(column) for name, column in lines.items()})
 
 
-def make(root: Path, sources: int) -> None:
+def make(root: Path, sources: int, start: int = 0) -> None:
     """Write the tables and a manifest of a store whose shards nobody reads."""
     writer = StoreWriter(LocalStorage(root))
     writer.create_or_open(ROWS_PER_SHARD)
-    writer.add_segment(*tables(sources), sources * VIEWS)
+    writer.add_segment(*tables(sources, start), sources * VIEWS)
     shapes: tuple[tuple[str, tuple[int, ...]], ...] = (("pixels", (1, 224, 224)), ("regions", (1568,)))
     layers = {name: writer.add_layer(Layer(name, "uint8", shape, ROWS_PER_SHARD, {})) for name, shape in shapes}
     hashes = tuple(f"{shard:032x}" for shard in range(writer.state.shard_count))
@@ -153,9 +156,10 @@ def main() -> None:
     parser.add_argument("--sources", type=int, default=5_100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--make", metavar="STORE", help="write the store there, and do nothing else")
+    parser.add_argument("--first", type=int, default=0, help="number of the first source of that store")
     args = parser.parse_args()
     if args.make:
-        make(Path(args.make), args.sources)
+        make(Path(args.make), args.sources, args.first)
         return
     found: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
