@@ -1,7 +1,7 @@
-"""Hold what a scan must know of a store's sources, as columns of 53 bytes a source.
+"""Hold what a scan must know of a store's sources, as columns.
 
-Names and contents are held as digests, groups as shorter ones; what a scan found is numbered, as many sources are
-alike. Text of a few sources is read from the tables again.
+A source takes 53 bytes: names and contents are held as digests, groups as shorter ones, and what a scan found is
+numbered, as many sources are alike. Text of a few sources is read from the tables again.
 
 Shape suffixes: n readable sources of the store, L images of a scan, q of those that are asked for.
 """
