@@ -22,18 +22,15 @@ from usjepa.cache.errors import (
     UsageError,
     WithdrawnError,
 )
-from usjepa.cache.lazy import lazy
-from usjepa.cache.places.runs import Runs
 from usjepa.cache.reading.arrays import dask_array_of, zarr_array_of
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.storage.location import at_once, open_storage
-from usjepa.cache.store.origins import Origin, Table, spacing_of, table_of
+from usjepa.cache.store.contents import Contents
 from usjepa.cache.store.state import (
     check_layer,
-    kept_generations,
     partial_manifest,
     progress_text,
     read_layer,
@@ -44,14 +41,13 @@ from usjepa.cache.store.state import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import dask.array
     import zarr
     from numpy.typing import NDArray
 
     from usjepa.cache.coding.coding import Coding
-    from usjepa.cache.identity import Json
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest
     from usjepa.cache.store.layers import Layer
@@ -63,15 +59,13 @@ def codings_of(layers: Mapping[str, Layer], names: Iterable[str]) -> dict[str, C
     return {str(layer.teacher): layer.coding for layer in coded if layer.coding is not None}
 
 
-class Store:
+class Store(Contents):
     """One generation of a store, open for reading. Safe to share between threads, to fork and to pickle."""
 
     def __init__(self, location: str, manifest: Manifest, threads: int, check_rows: bool = True) -> None:
-        self.location = location
+        super().__init__(location, open_storage(location), manifest)
         self.threads = threads
         self.check_rows = check_rows
-        self._manifest = manifest
-        self._storage: Storage = open_storage(location)
         self._reader = PerProcess(self._new_reader)
         self._named: dict[tuple[tuple[str, ...] | None, str | None], tuple[list[str], str | None]] = {}
         """(layers, teacher) as they were asked for -> which those are: the same in every batch."""
@@ -92,65 +86,8 @@ class Store:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    def __len__(self) -> int:
-        return len(self._runs)
-
     def __repr__(self) -> str:
         return f"<Store {self.location}: generation {self.generation}, {len(self):,} rows, {', '.join(self.layers)}>"
-
-    @property
-    def storage(self) -> Storage:
-        """Where the store's files lie."""
-        return self._storage
-
-    @property
-    def manifest(self) -> Manifest:
-        """The generation this store object reads."""
-        return self._manifest
-
-    @property
-    def generation(self) -> int:
-        """Number of the generation, 0 for an unsealed store opened with allow_partial."""
-        return self._manifest.generation
-
-    @property
-    def digest(self) -> str:
-        """xxh3-128 (hex) of the generation's content."""
-        return self._manifest.digest
-
-    def content_digest(self, layers: Iterable[str] = ()) -> str:
-        """Return the xxh3-128 (hex) of which rows exist, what they show, and what they hold in `layers`.
-
-        Unlike `digest` it outlives audits, exact repairs and other teachers' layers.
-        """
-        return self._manifest.content_digest(layers)
-
-    def generations(self) -> Iterator[Manifest]:
-        """Yield this generation and every other one that the store keeps, newest first.
-
-        Raises:
-            DamageError: the manifest of one is damaged.
-        """
-        yield self._manifest
-        for number in reversed(kept_generations(self._storage)):
-            manifest = read_manifest(self._storage, number) if number != self.generation else None
-            if manifest is not None:
-                yield manifest
-
-    @property
-    def layers(self) -> dict[str, Layer]:
-        """Layer name -> what a row of it is."""
-        return dict(self._manifest.layers)
-
-    @property
-    def latents(self) -> list[str]:
-        """Names of the teachers whose latents are stored, sorted."""
-        return sorted(str(layer.teacher) for layer in self._manifest.layers.values() if layer.kind == "latents")
-
-    @property
-    def identity(self) -> dict[str, dict[str, Json]]:
-        """Layer name -> hard identity."""
-        return {name: layer.identity for name, layer in self._manifest.layers.items()}
 
     @property
     def parts(self) -> tuple[Store, ...]:
@@ -160,42 +97,6 @@ class Store:
     def place_of(self, row: int) -> tuple[Store, int]:
         """Return the store that a row lies in, this one, and its number there; see `Stores`."""
         return self, row
-
-    @property
-    def channels(self) -> int:
-        """C of the pixels."""
-        return self._manifest.layers["pixels"].shape[0]
-
-    @property
-    def size(self) -> int:
-        """S, edge of the square pixels."""
-        return self._manifest.layers["pixels"].shape[1]
-
-    @lazy
-    def rows(self) -> NDArray[np.int64]:
-        """The rows that exist, ascending, int64 [R']."""
-        return np.asarray(self._runs)
-
-    def row_numbers(self, positions: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-        """Return `rows[positions]`, [n], without an array of all rows."""
-        numbers: NDArray[np.int64] = self._runs[positions]
-        return numbers
-
-    @lazy
-    def _runs(self) -> Runs:
-        runs = self._manifest.rows()
-        # A generation of 0 is an unsealed store: only shards that every layer has finished exist.
-        if self.generation == 0:
-            lacking = {i for tables in self._manifest.tables.values() for i, table in enumerate(tables) if not table}
-            rows = np.asarray(runs)
-            rows = rows[~np.isin(rows // self._manifest.rows_per_shard, sorted(lacking))]
-            runs = Runs.of(rows, np.ones_like(rows))
-        return runs
-
-    @lazy
-    def table(self) -> Table:
-        """Where each row comes from; read and checked on first use."""
-        return table_of(self._storage, self._manifest.segments, self._runs)
 
     def _layer_names(self, layers: Sequence[str] | None, teacher: str | None) -> tuple[list[str], str | None]:
         """Return which layers to read and whose latents are among them.
@@ -212,11 +113,6 @@ class Store:
             mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
             names = [name for name in ("pixels", "regions", *mine) if name in described]
         return sorted(names, key=lambda name: -described[name].row_nbytes), teacher
-
-    def _check_layers(self, names: Sequence[str]) -> None:
-        unknown = [name for name in names if name not in self._manifest.layers]
-        if unknown:
-            raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
 
     def _chosen(self, teacher: str | None) -> str | None:
         """Return the teacher whose latents to read, None where the store holds none."""
@@ -291,45 +187,6 @@ class Store:
         if error.row is not None:
             with contextlib.suppress(StoreError):
                 error.show(str(self.origin_of(error.row)))
-
-    def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
-        """Raise HoleError where a number is not a row's."""
-        known = self._runs.find(numbers)[1]
-        if not known.all():
-            row = int(numbers[~known][0])
-            reasons = dict(self._manifest.holes)
-            why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self):,} that do"
-            raise HoleError(f"{self.location}: row {row} holds no data{why}.", row=row)
-
-    def origin_of(self, row: int) -> Origin:
-        """Return the source, frame and view that a row shows.
-
-        Raises:
-            HoleError: the row holds no data.
-            DamageError: a table of sources or rows is damaged.
-        """
-        number = np.array([row], np.int64)
-        self._check_numbers(number)
-        return self.table.origin(int(self._runs.find(number)[0][0]))
-
-    @lazy
-    def spacing(self) -> NDArray[np.float64]:
-        """Millimetres per stored pixel of each row of `rows`, down and across, float64 [R', 2]; NaN where not known.
-
-        As the source's header gives it, scaled with the crop and resize of the view. Read on first use.
-        """
-        return spacing_of(self._storage, self._manifest.segments, self._runs)
-
-    def spacing_of(self, rows: Sequence[int] | NDArray[np.integer[Any]]) -> NDArray[np.float64]:
-        """Return the spacing of rows in the order asked for, float64 [B, 2], see `spacing`.
-
-        Raises:
-            HoleError: a row number holds no data.
-            DamageError: a table of rows is damaged.
-        """
-        numbers = np.array(rows, np.int64).reshape(-1)
-        self._check_numbers(numbers)
-        return self.spacing[self._runs.find(numbers)[0]]
 
     def zarr_array(self, layer: str) -> zarr.Array[Any]:
         """Return a layer opened read-only by zarr-python, [rows, *shape], for looking at it with other tools.
