@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
+import torch
+
 from usjepa.cache.randomness import fraction, generator, keyed_generator
 
 
@@ -19,3 +24,11 @@ def test_a_stream_depends_on_every_part_and_on_their_order() -> None:
     drawn = [generator(*parts).random() for parts in (("a", 1, 2), ("a", 2, 1), ("a", 1), ("b", 1, 2), ("a", "1", 2))]
     assert len(set(drawn)) == len(drawn)
     assert keyed_generator(1, 2).random() != keyed_generator(2, 1).random()
+
+
+def test_a_test_draws_the_same_whichever_ran_before_it_where_it_gives_no_generator() -> None:
+    """By the hooks of `tests/conftest.py`."""
+    ours = torch.Generator().manual_seed(0)
+    assert random.random() == random.Random(0).random()
+    assert np.random.random() == np.random.RandomState(0).random()
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=ours))

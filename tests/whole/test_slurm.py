@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.support.processes.commands import wait_until
+from tests.support.processes.commands import LIMIT_S, wait_until
 from usjepa.cache.cli import main as cache_main
 from usjepa.evaluate.cli import main as evaluate_main
 from usjepa.train.cli import main as train_main
@@ -54,7 +54,7 @@ def submitted(name: str, place: Path, *, at_end: int = 0, at_term: int = 75, wor
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_job_script_runs_a_command_that_is_valid(place: Path, name: str) -> None:
-    assert submitted(name, place).wait(60) == 0
+    assert submitted(name, place).wait(LIMIT_S) == 0
     words = (place / "called").read_text().splitlines()
     if name == "train":
         assert words[:4] == ["torchrun", "--standalone", "--nproc-per-node=4", "--no-python"]
@@ -71,7 +71,7 @@ def test_a_job_script_runs_a_command_that_is_valid(place: Path, name: str) -> No
 def test_a_job_that_ends_by_itself_is_not_queued_again_and_keeps_its_exit_code(
     place: Path, name: str, code: int
 ) -> None:
-    assert submitted(name, place, at_end=code).wait(60) == code
+    assert submitted(name, place, at_end=code).wait(LIMIT_S) == code
     assert not (place / "requeued").exists()
 
 
@@ -82,7 +82,7 @@ def test_a_job_that_slurm_stops_hands_the_signal_on_waits_for_the_end_and_is_que
     process = submitted(name, place, at_term=code, work="100")  # torchrun ends with 1 after a signal
     wait_until(lambda: (place / "called").exists(), process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == code
+    assert process.wait(LIMIT_S) == code
     assert (place / "requeued").read_text() == f"requeue {JOB[name]} "
 
 
@@ -90,5 +90,5 @@ def test_a_training_that_ends_well_although_it_was_told_to_stop_is_not_queued_ag
     process = submitted("train", place, at_term=0, work="100")
     wait_until(lambda: (place / "called").exists(), process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(LIMIT_S) == 0
     assert not (place / "requeued").exists()

@@ -33,7 +33,7 @@ MAIN = "from usjepa.train.cli import main; main()"
 def free_port() -> int:
     """Return a port below those that the system hands out by itself, so that none of its connections takes it first."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for port in random.sample(range(1024, lowest), 100):
+    for port in random.SystemRandom().sample(range(1024, lowest), 100):
         with socket.socket() as it, contextlib.suppress(OSError):
             it.bind(("127.0.0.1", port))
             return port
