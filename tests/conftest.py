@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -15,6 +16,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.decoding import lifeline
+from usjepa.cache.decoding.spare import spare_child
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +36,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("usjepa", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("explore", settings.get_profile("usjepa"), derandomize=False)
 settings.load_profile("usjepa")
+
+
+# Pytest says there which test runs; a child that decodes for several tests need not know.
+lifeline.NOT_HANDED_DOWN.add("PYTEST_CURRENT_TEST")
+SHARE_A_CHILD = ("evaluate", "cache/frames", "cache/inspecting", "cache/scanning", "cache/sources/formats", "whole")
+"""Rooms of tests that build from folders, and whose claims are not about the children that decode."""
 
 
 def _seed() -> None:
@@ -63,6 +72,14 @@ class _Kept(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept_child(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Have the tests of a file share an idle decoding child, as the steps of one build do."""
+    room = Path(str(request.node.path)).parent.relative_to(ROOT / "tests").as_posix()
+    with spare_child() if room.startswith(SHARE_A_CHILD) else contextlib.nullcontext():
+        yield
 
 
 @pytest.fixture

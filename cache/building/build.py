@@ -18,6 +18,7 @@ from usjepa.cache.building.cluster.connecting import check_address, connecting
 from usjepa.cache.building.cluster.order import WorkOrder
 from usjepa.cache.building.parts import SETUP, WHOLE, Part, refuse_rivals
 from usjepa.cache.building.request import BuildRequest, absolute
+from usjepa.cache.decoding.spare import spare_child
 from usjepa.cache.errors import NotSealedError, UsageError
 from usjepa.cache.frames.blank import blank_lines
 from usjepa.cache.interrupt import graceful_interrupts
@@ -66,6 +67,7 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
     name = part.claim if part else WHOLE
     with (
         graceful_interrupts(_GO_ON),
+        spare_child(),
         _no_empty_folder(storage),
         hold_claim(storage, name, request.steal) as claim,
         _cluster(request) as wait_for_cluster,

@@ -17,6 +17,7 @@ import numpy as np
 
 from usjepa.cache import errors
 from usjepa.cache.decoding.lifeline import Child
+from usjepa.cache.decoding.spare import put_back, taken
 from usjepa.cache.decoding.wire import Wire
 from usjepa.cache.errors import SourceError, StoreError
 from usjepa.cache.frames.rows import PixelShard
@@ -81,6 +82,8 @@ class DecodingProcess:
         self._wire: Wire | None = None
         self._child: Child | None = None
         self._owner = -1
+        self._busy = False
+        """Whether the child works on a request, whose answer has not been taken to its end."""
         self._quiet_s = 0.0
         """Seconds since the child last gave a sign of life, not counting those for which this process was stopped."""
 
@@ -164,9 +167,12 @@ class DecodingProcess:
         )
 
     def close(self) -> None:
-        """End the child; the next request starts it again."""
+        """End the child, or let an idle one go on to whoever decodes next; the next request has it or a new one."""
         if self._child is not None and self._owner == os.getpid():
-            self._child.end()
+            if self._busy:
+                self._child.end()
+            else:
+                put_back(self._child)
         self._wire = self._child = None
 
     def _request_once(self, request: dict[str, Any], path: str) -> tuple[dict[str, Any], list[bytearray]]:
@@ -180,7 +186,7 @@ class DecodingProcess:
     ) -> tuple[dict[str, Any], list[bytearray]]:
         """Send a request and return the answer and the bytes behind it; raise what the child raised, or _ChildDied."""
         opened: str | None = None
-        self._quiet_s = 0.0
+        self._quiet_s, self._busy = 0.0, True
 
         def idle() -> None:
             self._check()
@@ -201,8 +207,11 @@ class DecodingProcess:
                     opened = answer["opens"] or opened
                     continue
                 if "error" in answer:
+                    self._busy = False
                     raise getattr(errors, answer["error"])(answer["message"])
-                return answer, [wire.receive(idle) for _ in range(answer["behind"])]
+                behind_it = [wire.receive(idle) for _ in range(answer["behind"])]
+                self._busy = False
+                return answer, behind_it
         except (EOFError, ConnectionError) as error:
             raise _ChildDied(opened, self._how_it_ended()) from error
         except errors.Interrupted:
@@ -214,7 +223,7 @@ class DecodingProcess:
             self._wire = self._child = None
             self._owner = os.getpid()
         if self._wire is None:
-            self._child = Child("usjepa.cache.decoding.worker")
+            self._child = taken() or Child("usjepa.cache.decoding.worker")
             self._wire = Wire(self._child.socket, _POLL_S)
             self._wire.send(json.dumps(self._setup).encode(), idle)
         return self._wire

@@ -17,16 +17,34 @@ import socket
 import subprocess
 import sys
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from io import FileIO
 
-_TRIMS = "MALLOC_TRIM_THRESHOLD_"
-"""Set by Dask for its workers, whose children would decode 1.7 times as long, in fresh memory for each array."""
+NOT_HANDED_DOWN = {"MALLOC_TRIM_THRESHOLD_"}
+"""Variables that no child has. Dask sets this one for its workers, whose children would decode 1.7 times as long, in
+fresh memory for each array."""
 _ENDS_WITHIN_S = 5.0
 """Seconds that a child has to end in. One that is stuck in a disk or share that does not answer is left behind: the
 system ends it when it can."""
+
+
+class Surroundings(NamedTuple):
+    """What a child takes over from this process when it starts."""
+
+    folder: str
+    """Where relative paths begin; empty where the folder is gone."""
+    variables: dict[str, str]
+
+    @classmethod
+    def now(cls) -> Surroundings:
+        """Return those of a child that were started now."""
+        try:
+            folder = os.getcwd()
+        except FileNotFoundError:
+            folder = ""
+        return cls(folder, {name: value for name, value in os.environ.items() if name not in NOT_HANDED_DOWN})
 
 
 class Child:
@@ -34,6 +52,7 @@ class Child:
 
     def __init__(self, module: str) -> None:
         """Start `python -m MODULE SOCKET PIPE`."""
+        self.surroundings = Surroundings.now()
         self.socket, theirs = socket.socketpair()
         pipe, lifeline = os.pipe()
         self._lifeline = os.fdopen(lifeline, "wb", buffering=0)
@@ -43,7 +62,7 @@ class Child:
                 [sys.executable, "-m", module, str(theirs.fileno()), str(pipe)],
                 pass_fds=[theirs.fileno(), pipe],
                 start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name != _TRIMS},
+                env=self.surroundings.variables,
             )
         finally:
             theirs.close()

@@ -1,9 +1,9 @@
 """Answer decoding requests in a child process, where a crashing parser ends this process alone.
 
 Started as `python -m usjepa.cache.decoding.worker SOCKET PIPE` by `child.py`. Requests and answers go over the socket
-as JSON, pixels behind them as plain bytes; nothing is pickled. The first message describes where the sources lie. At
-every safe point of the work a sign of life is sent, once a second at most. The process ends when the other side closes
-the pipe, also when that side was killed.
+as JSON, pixels behind them as plain bytes; nothing is pickled. The first message describes where the sources lie, and
+so does one with which this process begins on other sources. At every safe point of the work a sign of life is sent,
+once a second at most. The process ends when the other side closes the pipe, also when that side was killed.
 """
 
 from __future__ import annotations
@@ -180,9 +180,11 @@ def _main(handle: int, pipe: int) -> None:
     wire = Wire(socket.socket(fileno=handle), None)
     try:
         decoder = _Decoder(wire, json.loads(wire.receive()))
-        with at_safe_points(decoder.lives):
-            while True:
-                decoder.answer(json.loads(wire.receive()))
+        while True:
+            with at_safe_points(decoder.lives):
+                while "job" in (message := json.loads(wire.receive())):
+                    decoder.answer(message)
+            decoder = _Decoder(wire, message)
     except (EOFError, ConnectionError, _Closed):
         return
 

@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING, Literal
 
 from usjepa.cache.decoding.many import ManyChildren
+from usjepa.cache.decoding.spare import spare_child
 from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.places.packed import fields_of
@@ -150,12 +151,13 @@ def scan_all(
 def scan_report(source: str, recipe: Recipe) -> str:
     """Scan a source and return a report for the user; unreadable files are listed, not raised."""
     settings = recipe.cache
-    listing = list_source(source, settings)
-    with ManyChildren(listing, settings) as children:
-        scanned = scan_all(listing, settings, None, "skip", children=children)
-        table = scanned.images
-        taken = frames_of(table, scanned.hashes, settings)
-        looked = look_at(table, taken, children.first)
+    with spare_child():
+        listing = list_source(source, settings)
+        with ManyChildren(listing, settings) as children:
+            scanned = scan_all(listing, settings, None, "skip", children=children)
+            table = scanned.images
+            taken = frames_of(table, scanned.hashes, settings)
+            looked = look_at(table, taken, children.first)
     rows = sum(map(len, taken)) * settings.views.count
     return describe(source, listing, table, rows, straddling_groups(listing.entries), scanned.left_out, looked)
 

@@ -177,9 +177,8 @@ def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     else:
         probe_encoder(run, UNTRAINED)
     last = run.plan.total_steps if stop_after is None else min(run.step + stop_after, run.plan.total_steps)
-    finished = _epochs(run, last)
-    run.draw(always=True)
-    if not finished:
+    if not _epochs(run, last):
+        run.draw(always=True)
         logger.info(f"stopped after step {run.step:,} of {run.plan.total_steps:,}, as requested. {RESUME}")
         return
     export(run)

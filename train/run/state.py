@@ -104,7 +104,7 @@ class TrainingRun:
         self._recent = deque(ranks.of_rank_0(self.history.recent, RECENT), maxlen=RECENT)
         self._best: Best | None = None
         self._saved = time.monotonic()
-        self._drawn = float("-inf")
+        self._drawn = time.monotonic()
         if found is None:
             self.save()
         if ranks.leads and not folder.begun:

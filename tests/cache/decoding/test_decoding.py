@@ -20,9 +20,10 @@ from tests.support.processes.forked import in_own_process
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding import cutters as cutting
-from usjepa.cache.decoding import lifeline
+from usjepa.cache.decoding import lifeline, spare
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.decoding.cutters import Cutters
+from usjepa.cache.decoding.spare import spare_child, taken
 from usjepa.cache.errors import Interrupted, SourceError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings
@@ -181,11 +182,12 @@ def test_rows_that_are_abandoned_are_not_waited_for(tmp_path: Path, monkeypatch:
     store = open_store(tmp_path / "s")
     segment, settings = store.manifest.segments[0], small("cache.phantom.frames_per_patient=300").cache
     cutters = _AbandonedAtWork(LocalStorage(tmp_path / "s"), [segment], list_source("phantom", settings), settings)
-    with pytest.raises(Interrupted):
-        cutters.cut(1, range(segment.rows), False)
-    assert cutters.process is not None
-    assert cutters.process.wait() == -signal.SIGKILL
-    cutters.close()
+    with spare_child():  # which keeps none that is at work
+        with pytest.raises(Interrupted):
+            cutters.cut(1, range(segment.rows), False)
+        assert cutters.process is not None
+        assert cutters.process.wait() == -signal.SIGKILL
+        cutters.close()
 
 
 def test_a_child_is_given_its_rows_and_holds_no_table_of_the_store(
@@ -203,6 +205,47 @@ def test_a_child_is_given_its_rows_and_holds_no_table_of_the_store(
     assert "cv2" in libraries
     assert "arrow" not in libraries  # nothing in the child reads tables
     cutters.close()
+
+
+def test_a_build_lists_counts_and_cuts_by_one_child_which_ends_with_it(
+    tmp_path: Path, volumes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (volumes / "d/x/crash.h5").unlink()
+    started: list[lifeline.Child] = []
+
+    def start(module: str) -> lifeline.Child:
+        started.append(lifeline.Child(module))
+        return started[-1]
+
+    monkeypatch.setattr("usjepa.cache.decoding.child.Child", start)
+    build(str(tmp_path / "s"), small(), BuildRequest(source=str(volumes)))
+    assert len(open_store(tmp_path / "s")) == 20
+    (child,) = started
+    assert child.process.poll() == -signal.SIGKILL
+    with DecodingProcess(Listing(volumes, ()), CacheSettings()) as alone:
+        alone.probe("d/x/a.h5::images", "hdf5")
+    assert started[1].process.poll() == -signal.SIGKILL, "without a build nobody keeps one"
+
+
+@in_own_process
+def test_an_idle_child_serves_who_decodes_next_but_no_forked_copy_and_none_once_it_died(tmp_path: Path) -> None:
+    for name, value in (("one", 40), ("two", 90)):
+        pictures(tmp_path / name, ["a/1.png"], seed=value)
+    with spare_child():
+        with DecodingProcess(Listing(tmp_path / "one", ()), CacheSettings()) as first:
+            first.probe("a/1.png", "images")
+            child = first._child
+        assert child is not None
+        assert ends_well_in_a_fork(lambda: taken() is None)
+        with DecodingProcess(Listing(tmp_path / "two", ()), CacheSettings()) as second:
+            second.probe("a/1.png", "images")
+            assert second._child is child
+        assert spare._spare.child is child
+        child.process.kill()
+        child.process.wait()
+        with DecodingProcess(Listing(tmp_path / "two", ()), CacheSettings()) as third:
+            assert third.probe("a/1.png", "images").frames == 1
+    assert spare._spare.child is None
 
 
 @in_own_process

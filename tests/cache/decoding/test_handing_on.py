@@ -61,11 +61,14 @@ def built(store: Path, source: Path, processes: int, *sets: str, on_error: str =
 
 
 def decoded(notes: Path) -> dict[str, Counter[str]]:
-    """Return clip -> process -> how many frames it decoded, leaving out what the scan looked at."""
+    """Return clip -> process -> how many frames it decoded, leaving out the first, at which the scan looked."""
     found: dict[str, Counter[str]] = {}
+    seen: set[str] = set()
     for line in notes.read_text().splitlines():
         process, name, _ = line.split()
-        found.setdefault(name, Counter())[process] += 1
+        if name in seen:
+            found.setdefault(name, Counter())[process] += 1
+        seen.add(name)
     return {name: Counter({p: n for p, n in counts.items() if n > 1}) for name, counts in found.items()}
 
 
