@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import functools
 import importlib.resources
 import itertools
 import json
@@ -92,8 +93,7 @@ def recipe_names(file: str | None = None) -> list[str]:
 
 def _entries(file: str | None) -> dict[str, Any]:
     if file is None:
-        built_in = importlib.resources.files("usjepa").joinpath("pipelines.yaml")
-        return _parse(built_in.read_text(encoding="utf-8"), "pipelines.yaml")
+        return _built_in()
     try:
         with open(file, "rb") as opened:  # not as a whole: a device has no end
             data = opened.read(_MOST_NBYTES + 1)
@@ -105,6 +105,13 @@ def _entries(file: str | None) -> dict[str, Any]:
         return _parse(data.decode(), file)
     except UnicodeDecodeError as error:
         raise RecipeError(f"{file}: the recipe file can't be read: it is not UTF-8 ({error.reason}).") from error
+
+
+@functools.cache
+def _built_in() -> dict[str, Any]:
+    """Return the recipes that are installed; whoever merges them leaves them as they are."""
+    text = importlib.resources.files("usjepa").joinpath("pipelines.yaml").read_text(encoding="utf-8")
+    return _parse(text, "pipelines.yaml")
 
 
 def _parse(text: str, where: str) -> dict[str, Any]:

@@ -6,10 +6,10 @@ import csv
 import json
 import os
 import re
-import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.endings import ending
 from tests.support.evaluations import FAST, call, export_run
 from tests.support.files.published import write_image
 from tests.support.labelled import patients, write_labelled
@@ -84,18 +85,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_lab(folder / "frames-2026")
     command = ["run", "--task", "frames-2026", "-o", "out", *FAST, *SIZE, "--set", "evaluate.baselines=[pixels]"]
     command += ["--set", "evaluate.probes=[centroid]"]
-    path = os.pathsep.join([str(folder / "site"), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", "from usjepa.evaluate.cli import main; main()", *command],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (folder / "stdout.txt").write_text(done.stdout)
+    done = ending("usjepa-evaluate", *command, within=folder, before=partial(on_the_path, folder / "site"))
+    assert done.code == 0, done.told
+    (folder / "stdout.txt").write_text(done.printed)
     return folder
+
+
+def on_the_path(site: Path) -> None:
+    """Have packages of a folder count as installed, in this process and its children."""
+    sys.path.insert(0, str(site))
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
 
 
 def test_a_layout_of_another_package_is_recognised_and_its_splits_and_patients_hold(place: Path) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SMALL = (
     "cache.image_size=32", "cache.rows_per_shard=8", "cache.phantom.patients=2", "cache.phantom.frames_per_patient=5",
     "cache.phantom.size=64", "cache.views.count=2", "cache.teacher.patch_size=16", "cache.teacher.batch_size=4",
-    "cache.precision=fp32",
+    "cache.teacher.depth=4", "cache.precision=fp32",
 )  # fmt: skip
 
 

@@ -345,16 +345,14 @@ _HITS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("page", ["index", "results", "reference/commands", "tutorials/your-frames"])
-def test_a_page_opened_from_a_disk_fits_its_screen_and_asks_no_host(
-    site: Path, page: str, width: int, tmp_path: Path
-) -> None:
-    seen = look(site / f"{page}.html", [_WIDTH], tmp_path, width)
+def test_a_page_opened_from_a_disk_fits_its_screen_and_asks_no_host(site: Path, page: str, width: int) -> None:
+    seen = look(site / f"{page}.html", [_WIDTH], width)
     assert seen.answers == [width]
     assert not seen.trouble
     assert all(address.startswith(("file:", "data:")) for address in seen.requested)
 
 
 @pytest.mark.slow
-def test_the_search_answers_where_the_site_is_opened_from_a_disk(site: Path, tmp_path: Path) -> None:
-    (hits,) = look(site / "index.html", [_HITS], tmp_path).answers
+def test_the_search_answers_where_the_site_is_opened_from_a_disk(site: Path) -> None:
+    (hits,) = look(site / "index.html", [_HITS]).answers
     assert hits > 3

@@ -142,7 +142,7 @@ def test_names_burned_in_outside_the_scan_are_zeroed_in_every_view(tmp_path: Pat
 
 
 def test_the_text_that_the_phantom_burns_in_is_gone_from_the_pixels(tmp_path: Path) -> None:
-    sets = ("cache.phantom.patients=12", "cache.phantom.frames_per_patient=5", "cache.rows_per_shard=64")
+    sets = ("cache.phantom.patients=12", "cache.phantom.frames_per_patient=1", "cache.rows_per_shard=64")
     recipe = load_recipe("demo", (*sets, "cache.image_size=224", "cache.phantom.size=224", "cache.views.count=1"))
     build(str(tmp_path / "s"), recipe)
     kept = load_recipe("demo", (*sets, "cache.image_size=224", "cache.phantom.size=224", "cache.views.count=1",
@@ -157,7 +157,7 @@ def test_the_text_that_the_phantom_burns_in_is_gone_from_the_pixels(tmp_path: Pa
         ink += int(outside.sum())
         left += int((store.read([row]).pixels[0, 0][outside] > 0).sum())
         shown += int((control.read([row]).pixels[0, 0][outside] > 0).sum())
-    assert ink > 10_000
+    assert ink > 2_000
     assert shown > 0.5 * ink  # without the zeroing the text is there: the search can find it
     assert left == 0
 

@@ -258,10 +258,10 @@ def test_a_target_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_stops_within_seconds_says_how_to_go_on_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    sets = [f"--set={item}" for item in (*SMALL, "cache.phantom.patients=400", "cache.phantom.frames_per_patient=20")]
+    sets = [f"--set={item}" for item in (*SMALL, "cache.phantom.patients=100", "cache.phantom.frames_per_patient=5")]
     command = ["-m", "usjepa.cache.cli", "build", tmp_path / "s", "--pipeline", "demo", *sets]
     stopped = stop_python(signal.SIGINT, (tmp_path / "s/commits/pixels/000000.json").exists, *command)
-    assert len(list((tmp_path / "s/commits/pixels").iterdir())) < 200  # of 2,000
+    assert len(list((tmp_path / "s/commits/pixels").iterdir())) < 100  # of 125
     assert "run the same command again" in stopped.stderr
     assert not list((tmp_path / "s").rglob("*.tmp"))
     assert not (tmp_path / "s/claims").exists()

@@ -97,13 +97,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def seen(store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Seen]:
+def seen(store: Path) -> dict[int, Seen]:
     find_browser()
-    made = {}
-    for width in (DESKTOP, PHONE):
-        folder = tmp_path_factory.mktemp("browser")
-        made[width] = look(store / "page" / PAGE, list(SCRIPTS.values()), folder, width, dark=width == PHONE)
-    return made
+    page, scripts = store / "page" / PAGE, list(SCRIPTS.values())
+    return {width: look(page, scripts, width, dark=width == PHONE) for width in (DESKTOP, PHONE)}
 
 
 def said(seen: dict[int, Seen], name: str) -> Any:
@@ -210,6 +207,6 @@ def test_without_its_own_script_the_rows_are_still_there(store: Path, tmp_path: 
     find_browser()
     html = (store / "page" / PAGE).read_text().replace('"use strict";', '"use strict"; document.title = "changed";')
     (tmp_path / PAGE).write_text(html)
-    one = look(tmp_path / PAGE, ["[document.title, document.querySelectorAll('.card').length]"], tmp_path, PHONE)
+    one = look(tmp_path / PAGE, ["[document.title, document.querySelectorAll('.card').length]"], PHONE)
     assert json.dumps(one.answers[0]) == '["s: rows", 24]'
     assert any("Content Security Policy" in trouble for trouble in one.trouble)

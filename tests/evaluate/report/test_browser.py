@@ -57,10 +57,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Seen
         add_attentive(made, *made["scores"][:3])
         made["encoders"]["hog"]["title"] = "vit_base_patch16_dinov3_qkvb.lvd1689m"
         for width in (DESKTOP, PHONE):
-            folder = tmp_path_factory.mktemp("page")
-            place = folder / "index.html"
+            place = tmp_path_factory.mktemp("page") / "index.html"
             place.write_text(page(made, first=first_frames()))
-            found[name, width] = look(place, [*SCRIPTS, FIRST, SIDE, FOLD], folder, width, dark=width == PHONE)
+            found[name, width] = look(place, [*SCRIPTS, FIRST, SIDE, FOLD], width, dark=width == PHONE)
     return found
 
 
@@ -138,7 +137,7 @@ def test_the_checks_see_a_page_that_is_broken(tmp_path: Path) -> None:
     place.write_text(
         f'<img src="gone.png" width="5"><div style="width: 3000px">wide</div>{text}<script>nope()</script>'
     )
-    one = look(place, SCRIPTS, tmp_path, DESKTOP)
+    one = look(place, SCRIPTS, DESKTOP)
     overflow, images, cut_off, overlap, _ = one.answers
     assert overflow > 0
     assert images == [[True, 0]]

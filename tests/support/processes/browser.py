@@ -6,6 +6,7 @@ Speaks the DevTools protocol over tornado's websocket, which comes with dask; no
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import json
 import os
@@ -13,15 +14,16 @@ import shutil
 import subprocess
 import tempfile
 import time
+import urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 NEEDED = "USJEPA_NEED_BROWSER"
@@ -62,54 +64,75 @@ class Seen:
     pdf: bytes = b""
 
 
-def look(page: Path, scripts: list[str], folder: Path, width: int = 1280, dark: bool = False, loads: int = 1) -> Seen:
+def look(page: Path, scripts: list[str], width: int = 1280, dark: bool = False, loads: int = 1) -> Seen:
     """Open a page from disk at a width in pixels, run scripts in it, and take a picture of it on screen and paper.
 
-    With `loads`, wait until the page has loaded itself so often.
+    In a tab of its own of the one browser that this process starts at its first look. With `loads`, wait until the page
+    has loaded itself so often.
     """
-    with _chromium(folder) as address:
+    if not _started or not _started[-1].runs:
+        _started.append(_Chromium())
+    with _started[-1].tab() as address:
         return asyncio.run(_look(address, page.resolve().as_uri(), scripts, width, dark, loads))
 
 
-@contextmanager
-def _chromium(folder: Path) -> Iterator[str]:
-    """Start Chromium with a profile of its own; yield the address of its only tab."""
-    profile = folder / "profile"
-    arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
-    offline = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--no-proxy-server"]
-    place = [f"--user-data-dir={profile}", "--remote-debugging-port=0", "about:blank"]
-    with (
-        tempfile.TemporaryDirectory() as left,  # what it leaves behind when it is asked to end
-        (folder / "chromium.log").open("wb") as log,
-        subprocess.Popen(
-            [find_browser(), *arguments, *offline, *place], stdout=log, stderr=log, env={**os.environ, "TMPDIR": left}
-        ) as process,
-    ):
+class _Chromium:
+    """Headless Chromium with a profile of its own, which ends with this process."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="usjepa-browser-"))
+        arguments = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
+        offline = ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
+        place = ["--no-proxy-server", f"--user-data-dir={self._folder}", "--remote-debugging-port=0", "about:blank"]
+        with (self._folder / "chromium.log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [find_browser(), *arguments, *offline, *place],
+                stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(self._folder)},
+            )  # fmt: skip
+        atexit.register(self._end)
+        self._port = self._listens()
+
+    @property
+    def runs(self) -> bool:
+        """Return whether it is there."""
+        return self._process.poll() is None
+
+    @contextmanager
+    def tab(self) -> Iterator[str]:
+        """Open a tab for the length of a `with` block; yield the address of its websocket."""
+        made = json.loads(self._asked("new?about:blank", "PUT"))
         try:
-            yield _address(profile, process, folder / "chromium.log")
+            yield str(made["webSocketDebuggerUrl"])
         finally:
-            process.terminate()
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            self._asked(f"close/{made['id']}")
+
+    def _asked(self, what: str, method: str = "GET") -> bytes:
+        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/json/{what}", method=method)
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=_PATIENCE) as answer:
+            return bytes(answer.read())
+
+    def _listens(self) -> str:
+        """Return the port that it listens on, once it does."""
+        port = self._folder / "DevToolsActivePort"
+        end = time.monotonic() + _PATIENCE
+        while time.monotonic() < end and self.runs:
+            if port.is_file() and "\n" in port.read_text():
+                return port.read_text().splitlines()[0]
+            time.sleep(0.05)
+        log = (self._folder / "chromium.log").read_text(errors="replace")
+        pytest.fail(f"Chromium did not start: {log[-2000:]}")
+
+    def _end(self) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def _address(profile: Path, process: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the websocket address of Chromium's tab, once it is there."""
-    import urllib.request
-
-    port = profile / "DevToolsActivePort"
-    end = time.monotonic() + _PATIENCE
-    while time.monotonic() < end and process.poll() is None:
-        if port.is_file() and "\n" in port.read_text():
-            number = port.read_text().splitlines()[0]
-            with urllib.request.urlopen(f"http://127.0.0.1:{number}/json/list", timeout=10) as answer:
-                tabs = [tab for tab in json.load(answer) if tab["type"] == "page"]
-            if tabs:
-                return str(tabs[0]["webSocketDebuggerUrl"])
-        time.sleep(0.05)
-    pytest.fail(f"Chromium did not start: {log.read_text(errors='replace')[-2000:]}")
+_started: list[_Chromium] = []
 
 
 async def _look(address: str, page: str, scripts: list[str], width: int, dark: bool, loads: int) -> Seen:
@@ -118,6 +141,7 @@ async def _look(address: str, page: str, scripts: list[str], width: int, dark: b
     connection = await websocket_connect(address, max_message_size=1 << 28)
     tab = _Tab(connection)
     try:
+        await tab.do("Page.bringToFront")
         for domain in ("Page", "Runtime", "Log", "Network"):
             await tab.do(f"{domain}.enable")
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}

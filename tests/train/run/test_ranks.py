@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.support.processes import forked
 from tests.support.processes.commands import wait_until
 from tests.support.runs import EVERY_STEP, STEPS, TINY_RUN, TINY_STORE, losses, numbers, recipe
 from usjepa.cache.errors import ClaimedError, UsageError
 from usjepa.cache.storage.durable import write_durably
+from usjepa.train.cli import main
 from usjepa.train.run.loop import train
 from usjepa.train.run.ranks import Ranks, ranks_of_this_run
 
@@ -141,12 +143,25 @@ def test_a_rank_asked_to_stop_ends_all_of_them_with_75_and_the_same_command_goes
     assert saved == len(numbers(run))
 
 
+def as_rank(rank: int, port: str, arguments: Sequence[str]) -> None:
+    """Train as one of two ranks."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    main(list(arguments))
+
+
 def test_a_dead_rank_ends_the_others_with_a_message_within_a_minute(phantom_store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with ranks(2, command(phantom_store, run, "train.epochs=1000", EVERY_STEP), tmp_path) as started:
-        wait_for_step(run, 2, started)
+    place = str(free_port()), command(phantom_store, run, "train.epochs=1000", EVERY_STEP)
+    started = [forked.start(as_rank, rank, *place, stderr=tmp_path / f"rank{rank}.log") for rank in range(2)]
+    try:
+        wait_until(lambda: (run / "log.jsonl").exists() and len(numbers(run)) > 2, *started)
         started[1].kill()
-        assert started[0].wait(60) == 1
+        started[0].join(60)
+        assert started[0].exitcode == 1
+    finally:
+        for process in started:
+            process.kill()
     told = (tmp_path / "rank0.log").read_text()
     assert "another rank died or does not answer" in told
     assert "Traceback" not in told

@@ -27,7 +27,7 @@ def seen(folder: Path, text: str, width: int, scripts: list[str], loads: int = 1
     find_browser()
     place = folder / "index.html"
     place.write_text(text)
-    return look(place, scripts, folder, width, dark=width == PHONE, loads=loads)
+    return look(place, scripts, width, dark=width == PHONE, loads=loads)
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])
