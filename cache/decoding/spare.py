@@ -1,7 +1,8 @@
-"""Keep one idle child for whoever decodes next: to start one takes a third of a second.
+"""Keep one idle child for whoever decodes next.
 
-A build opens files to list them, to count their frames, and to cut their rows, each time by children that know other
-settings. Within a `with` block of `spare_child` the last child that had ended its work waits for the next task.
+To start one takes a third of a second, and a build opens files to list them, to count their frames, and to cut their
+rows, each time by children that know other settings. Within a `with` block of `spare_child` the last child that had
+ended its work waits for the next task.
 """
 
 from __future__ import annotations

@@ -14,9 +14,8 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.places.runs import Runs
-from usjepa.cache.reading.layer_reader import LayerRows, ReaderT
+from usjepa.cache.reading.layer_reader import LayerRows, ReaderT, ReadPlan
 from usjepa.cache.reading.local import LocalReader
-from usjepa.cache.reading.plan import ReadPlan
 from usjepa.cache.reading.remote import RemoteReader, read_together
 from usjepa.cache.reading.workers import Workers
 from usjepa.cache.storage.local import LocalStorage

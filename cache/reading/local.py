@@ -21,8 +21,8 @@ from usjepa.cache.store.row_check import row_hash
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from usjepa.cache.reading.layer_reader import ReadPlan
     from usjepa.cache.reading.open_shards import OpenShard
-    from usjepa.cache.reading.plan import ReadPlan
     from usjepa.cache.storage.local import LocalStorage
     from usjepa.cache.store.layers import Layer
 

@@ -26,9 +26,9 @@ from usjepa.cache.reading.arrays import dask_array_of, zarr_array_of
 from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.batch_reader import BatchReader
+from usjepa.cache.reading.contents import Contents
 from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.storage.location import at_once, open_storage
-from usjepa.cache.store.contents import Contents
 from usjepa.cache.store.state import (
     check_layer,
     partial_manifest,

@@ -2,9 +2,8 @@
 
 Read `layers.py`, `shard.py` and `row_check.py` first: what a row's bytes are and how they are checked. Then what makes
 a shard count (`commits.py`), what a scan adds (`tables.py`; `origins.py` holds what readers need of it), what seals a
-store (`generations.py`), what an open one tells of its content (`contents.py`), what is there right now (`state.py`,
-`descriptions.py`), and who writes it all, in which order (`writer.py`). `precision.py` converts latents, `memory.py`
-allocates.
+store (`generations.py`), what is there right now (`state.py`, `descriptions.py`), and who writes it all, in which order
+(`writer.py`). `precision.py` converts latents, `memory.py` allocates.
 
 Others import `Layer`, `StoreWriter`, `Manifest`, `Origin` and the tables; only `reading` opens a store for users.
 """

@@ -13,10 +13,9 @@ import pytest
 from tests.support.processes.commands import run_python
 from tests.support.stores import open_below, write_store
 from usjepa.cache.reading import layer_reader, open_shards
-from usjepa.cache.reading.layer_reader import LayerRows
+from usjepa.cache.reading.layer_reader import LayerRows, ReadPlan
 from usjepa.cache.reading.local import LocalReader
 from usjepa.cache.reading.open_shards import MOST_OPEN, OpenShard, OpenShards, most_open
-from usjepa.cache.reading.plan import ReadPlan
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.shard import Trailer, parse_trailer

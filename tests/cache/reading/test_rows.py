@@ -14,7 +14,7 @@ from tests.support.processes.commands import run_python
 from tests.support.stores import open_below, write_store
 from usjepa.cache.errors import DamageError, HoleError
 from usjepa.cache.reading import batch_reader, local, open_shards
-from usjepa.cache.reading.plan import ReadPlan
+from usjepa.cache.reading.layer_reader import ReadPlan
 from usjepa.cache.reading.store import Store, open_store
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Tell what a generation of a store holds: its layers, its rows, and where they come from.
+"""Tell what a generation of a store holds: layers, rows, and their origins.
 
 The tables of sources and rows are read at their first use: what an open store costs does not depend on its size.
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Contents:
-    """What one generation of a store holds; `reading.store.Store` reads it."""
+    """What one generation of a store holds; `store.Store` reads it."""
 
     def __init__(self, location: str, storage: Storage, manifest: Manifest) -> None:
         self.location = location
