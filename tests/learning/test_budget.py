@@ -42,6 +42,7 @@ def test_the_recipes_of_a_gpu_are_vit_small_at_224_in_half_and_the_tiny_ones_dif
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_all_of_it_runs_on_a_processor_within_its_minutes(tmp_path: Path) -> None:
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks.learning.budget", "--minutes", "2", "--recipe", "tiny", "--work", tmp_path],
