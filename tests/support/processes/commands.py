@@ -18,7 +18,12 @@ LIMIT_S = 240.0
 
 
 def run_python(
-    *arguments: object, code: int | None = 0, env: Mapping[str, str] | None = None, stdin: str = "", **options: Any
+    *arguments: object,
+    code: int | None = 0,
+    env: Mapping[str, str] | None = None,
+    stdin: str = "",
+    limit_s: float = LIMIT_S,
+    **options: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run the interpreter to its end; return what it printed.
 
@@ -27,10 +32,11 @@ def run_python(
         code: the exit code that it must have; None for any.
         env: added to this process's environment.
         stdin: what it reads.
+        limit_s: what takes longer hangs; a slow test may need more.
         options: of subprocess.Popen.
     """
     process = _started(arguments, env, stdin=subprocess.PIPE, **options)
-    return _ended(process, code, stdin)
+    return _ended(process, code, stdin, limit_s)
 
 
 def stop_python(
@@ -64,9 +70,11 @@ def _started(arguments: tuple[object, ...], env: Mapping[str, str] | None, **opt
     return subprocess.Popen([sys.executable, *map(str, arguments)], env=environment, text=True, **streams)
 
 
-def _ended(process: subprocess.Popen[str], code: int | None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def _ended(
+    process: subprocess.Popen[str], code: int | None, stdin: str = "", limit_s: float = LIMIT_S
+) -> subprocess.CompletedProcess[str]:
     try:
-        printed, told = process.communicate(stdin or None, timeout=LIMIT_S)
+        printed, told = process.communicate(stdin or None, timeout=limit_s)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)  # of which Python's faulthandler prints the stacks of all threads
         printed, told = process.communicate()
