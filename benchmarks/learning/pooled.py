@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DRAWS = 10_000
 PROBES = ("probe", "logistic", "knn")
+UNPOOLED = ("32x32 pixels", "HOG")
+"""Rows of what has no tokens."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def predictions_of(scored: Sequence[Scored], task: str, probe: str) -> Tested:
 def pooled_differences(scored: Sequence[Scored], first: str, probe: str = "probe") -> list[dict[str, Any]]:
     """Return `first` minus every other row of the same pooling, by task: interval over patients and p by Holm.
 
-    Rows that have nothing to pool (pixels, HOG) are compared with each pooling of `first`.
+    Rows that have nothing to pool (pixels, HOG) are compared with each pooling of `first`, others with their own alone.
     """
     rows: dict[str, list[Scored]] = {}
     for one in scored:
@@ -84,7 +86,7 @@ def pooled_differences(scored: Sequence[Scored], first: str, probe: str = "probe
         if first + pooling in rows
         for base in dict.fromkeys(_base(row) for row in rows)
         for name in [base + pooling]
-        if base != first
+        if base != first and (name in rows or base in UNPOOLED)
     ]
     found, drawn = [], []
     for mine, other, task in pairs:

@@ -73,11 +73,12 @@ def test_a_difference_over_all_patients_is_paired_and_real_only_where_patients_a
             Scored(row, fold, folder, encoder)
             for row, encoder in ((STUDENT, "student"), ("random weights", "random"), ("HOG", "hog"))
         ]
-        scored.append(Scored(STUDENT + MEAN, fold, folder, "random"))
+        scored += [Scored(row + MEAN, fold, folder, "random") for row in (STUDENT, "random weights")]
     less = Scored("pixels only", 0, scored[0].report, "hog")  # of one fold alone
     found = pooled_differences([*scored, less], STUDENT)
     assert [(one["row"], one["other"]) for one in found] == [
-        (STUDENT, "random weights"), (STUDENT, "HOG"), (STUDENT + MEAN, "random weights"), (STUDENT + MEAN, "HOG"),
+        (STUDENT, "random weights"), (STUDENT, "HOG"), (STUDENT + MEAN, "random weights" + MEAN),
+        (STUDENT + MEAN, "HOG"),
     ]  # fmt: skip
     assert [one["patients"] for one in found] == [16] * 4
     assert [one["real"] for one in found] == [True, False, False, True]
@@ -93,3 +94,12 @@ def test_rows_of_further_poolings_stand_last_and_seeds_in_order(tmp_path: Path) 
     found = read_rows([Scored(STUDENT + row, n % 2, folders[n % 2], "student") for n, row in enumerate(rows)])
     assert list(found) == [STUDENT, STUDENT + MEAN, STUDENT + GRID]
     assert len(found[STUDENT]) == 2
+
+
+def test_a_row_is_compared_with_its_own_pooling_and_only_what_has_no_tokens_with_each(tmp_path: Path) -> None:
+    folder = report(tmp_path / "f0-a", "abab", "0123", {"student": ["abab"], "random": ["aaaa"], "hog": ["abaa"]})
+    rows = {STUDENT: "student", STUDENT + MEAN: "student", "4 views": "random", "HOG": "hog"}
+    found = pooled_differences([Scored(row, 0, folder, encoder) for row, encoder in rows.items()], STUDENT)
+    assert [(one["row"], one["other"]) for one in found] == [
+        (STUDENT, "4 views"), (STUDENT, "HOG"), (STUDENT + MEAN, "HOG"),
+    ]  # fmt: skip
