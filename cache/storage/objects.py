@@ -7,40 +7,27 @@ environment, under the names that the vendors' own tools use (AWS_ENDPOINT_URL, 
 
 from __future__ import annotations
 
-import os
 import tempfile
-import threading
 import time
-from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotSupportedError
-from obstore.store import from_url
 
 from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
+from usjepa.cache.storage.clients import client_of
 from usjepa.cache.storage.protocol import READ_LIMIT, Found, Guard, Listed, Piece, unguarded
 from usjepa.cache.storage.waiting import together, waited
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from obstore.store import ObjectStore, RetryConfig
-
     from usjepa.cache.storage.protocol import Buffer, Take
 
 T = TypeVar("T")
 _COALESCE_NBYTES = 1 << 20
 """Ranges nearer than this (bytes) are fetched in one request: about as much as transfers during a round trip."""
-_RETRYING: RetryConfig = {
-    "max_retries": 16,
-    "retry_timeout": timedelta(seconds=60),
-    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=10), "base": 3},
-}
-"""How obstore asks a server again that answers 5xx: a busy one may say in Retry-After for how long, which obstore does
-not read, so waits grow until about half a minute has passed."""
-_MOST_CLIENTS = 8
 _TRIES, _SOON_S = 3, 5.0
 """Times that a request is made that fails within so many seconds, though obstore does not try it again itself."""
 
@@ -59,43 +46,13 @@ def _answer(fetch: Callable[[str], T], path: str) -> T:
         raise _BrokenAnswerError(str(error)) from error
 
 
-class _Clients:
-    """What this process has opened last: a batch then finds connections that the one who opened the store made."""
-
-    def __init__(self) -> None:
-        self._held: dict[tuple[str, frozenset[tuple[str, str]]], ObjectStore] = {}
-        self._lock = threading.Lock()
-        self._inherited: list[object] = []
-
-    def of(self, url: str) -> ObjectStore:
-        """Return the client of a URL under the environment of now, which holds endpoint and credentials."""
-        key = (url, frozenset(os.environ.items()))
-        with self._lock:
-            client = self._held.pop(key, None)
-            if client is None:
-                client = from_url(url, retry_config=_RETRYING)
-            self._held[key] = client  # the newest is the last
-            if len(self._held) > _MOST_CLIENTS:
-                del self._held[next(iter(self._held))]
-        return client
-
-    def start_afresh(self) -> None:
-        """Use, in a forked child, none of its parent's; nor close them, which the parent still waits on."""
-        self._inherited.append(self._held)
-        self._held, self._lock = {}, threading.Lock()
-
-
-_clients = _Clients()
-os.register_at_fork(after_in_child=_clients.start_afresh)
-
-
 class ObjectStorage:
     """A prefix of a bucket. Open it anew in every process: connections do not outlive a fork."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
-            self._store = _clients.of(self.url)
+            self._store = client_of(self.url)
         except (BaseError, ValueError) as error:
             raise UsageError(f"{url}: not a URL that can be opened ({_short(error)}).") from error
 
