@@ -31,7 +31,7 @@ from usjepa.evaluate.report.scores_csv import scores_csv
 from usjepa.evaluate.scores.regression import unpacked_floats
 from usjepa.evaluate.scoring.evaluation import Evaluation, wanted_probes
 from usjepa.evaluate.scoring.inputs import Inputs
-from usjepa.evaluate.scoring.regression import Items
+from usjepa.evaluate.scoring.items import Items
 from usjepa.evaluate.tasks.crossing import add_crossed
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.regression import open_regressions

@@ -32,7 +32,7 @@ from usjepa.evaluate.scores.metrics import constant_baseline, packed
 from usjepa.evaluate.scores.regression import packed_floats
 from usjepa.evaluate.scores.units import Units
 from usjepa.evaluate.scoring.gathering import scored_positions, unit_note
-from usjepa.evaluate.scoring.regression import Items
+from usjepa.evaluate.scoring.items import Items
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from usjepa.evaluate.probes.registry import PROBES, regressors
 from usjepa.evaluate.scores.bootstrap import Draws
 from usjepa.evaluate.scoring.encoder import Described, EncoderScoring
 from usjepa.evaluate.scoring.gathering import refuse_mixed, scored_positions
-from usjepa.evaluate.scoring.regression import Items, RegressionScoring
+from usjepa.evaluate.scoring.items import Items
+from usjepa.evaluate.scoring.regression import RegressionScoring
 from usjepa.evaluate.scoring.segmentation import DiceFloor, floor_of, score_segmentation
 from usjepa.evaluate.tasks.splits import VALIDATION
 

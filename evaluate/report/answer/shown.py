@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.evaluate.scoring.regression import Items
+    from usjepa.evaluate.scoring.items import Items
     from usjepa.evaluate.tasks.task import Task
 
     Tokens = Callable[[Task], NDArray[np.float32] | None]

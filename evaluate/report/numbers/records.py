@@ -11,7 +11,8 @@ from usjepa.evaluate.probes.ridge import RIDGE
 from usjepa.evaluate.scores.metrics import PackedNumbers
 from usjepa.evaluate.scores.records import Record
 from usjepa.evaluate.scores.regression import PackedFloats, unpacked_floats
-from usjepa.evaluate.scoring.regression import MeanFloor, NumberCounts, RegressionScores
+from usjepa.evaluate.scoring.items import NumberCounts
+from usjepa.evaluate.scoring.regression import MeanFloor, RegressionScores
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Set

@@ -17,7 +17,8 @@ from usjepa.cache.recipes.recipe import Recipe
 from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.probes.registry import regressors
 from usjepa.evaluate.scores.regression import unpacked_floats
-from usjepa.evaluate.scoring.regression import Items, RegressionScored, RegressionScoring
+from usjepa.evaluate.scoring.items import Items
+from usjepa.evaluate.scoring.regression import RegressionScored, RegressionScoring
 from usjepa.evaluate.tasks.regression import Regression, open_regressions
 
 if TYPE_CHECKING:
