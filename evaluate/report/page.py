@@ -17,11 +17,10 @@ from markupsafe import Markup
 from usjepa.cache.identity import digest_of
 from usjepa.cache.pages.environment import Section, open_templates
 from usjepa.evaluate.encoders.base import STUDENT
-from usjepa.evaluate.report import figures
+from usjepa.evaluate.report import figures, text
 from usjepa.evaluate.report.answer.dots import dots_of
 from usjepa.evaluate.report.answer.sentence import against_floor, answer, on_task
 from usjepa.evaluate.report.answer.standing import standings
-from usjepa.evaluate.report.text import column_name, listed, measure_name, number_spread, percent, plain_number, spread
 from usjepa.evaluate.scores.bootstrap import LEAST_GROUPS
 
 if TYPE_CHECKING:
@@ -113,21 +112,21 @@ def render(
 @cache
 def _environment() -> Environment:
     formats: dict[str, Callable[..., object]] = {
-        "percent": percent,
-        "spread": spread,
-        "listed": listed,
-        "signed": _signed,
-        "number": lambda value, measure="mae": _minus(plain_number(value, measure)),
-        "number_spread": lambda one, measure="mae": _minus(number_spread(one, measure)),
-        "number_ends": _number_ends,
-        "signed_number": _signed_number,
-        "measure_name": measure_name,
-        "ends": _ends,
+        "percent": text.percent,
+        "spread": text.spread,
+        "listed": text.listed,
+        "signed": text.signed,
+        "number": lambda value, measure="mae": text.true_minus(text.plain_number(value, measure)),
+        "number_spread": lambda one, measure="mae": text.true_minus(text.number_spread(one, measure)),
+        "number_ends": text.number_ends,
+        "signed_number": text.signed_number,
+        "measure_name": text.measure_name,
+        "ends": text.ends,
         "extent": _extent,
         "shares": _shares,
         "ordinal_share": lambda bins: _SHARES[bins - 1],
         "column_names": _column_names,
-        "capitalized": lambda text: text[:1].upper() + text[1:],
+        "capitalized": lambda words: words[:1].upper() + words[1:],
         "on_task": on_task,
         "against_floor": against_floor,
     }
@@ -177,7 +176,7 @@ class _View:
         """Return the names of all tasks as a person lists them."""
         document = self.document
         names = [task.name for task in document.tasks] + [task.name for task in document.regression.tasks]
-        return listed([*names, *[task.name for task in document.segmentation.tasks]])
+        return text.listed([*names, *[task.name for task in document.segmentation.tasks]])
 
     def numbers_scored(self, task: RegressionTask, probe: str) -> list[RegressionScores]:
         """Return a regression task's scores of the encoders that a probe could score, the best by ridge first."""
@@ -194,7 +193,7 @@ class _View:
         """Return the columns of the table of all measures: of each probe that scored any encoder on the task."""
         used = {name for s in self.document.scores if s.task == task.name for name in s.probes}
         return [
-            _Column(column_name(probe, measure), name, measure)
+            _Column(text.column_name(probe, measure), name, measure)
             for name, probe in self.document.probes.items()
             if name in used
             for measure in probe.shown
@@ -262,34 +261,6 @@ def _not_apart(task: TaskRecord) -> str:
     if task.leakage.named:
         reasons.append(f"names suggest that patients of {task.leakage.named} test frames are in training too")
     return " and ".join(reasons)
-
-
-def _signed(share: float) -> str:
-    """Return a difference of shares in points, with its sign; minus as a minus, not a hyphen."""
-    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _signed_number(value: float) -> str:
-    """Return a difference of errors with its sign; minus as a minus, not a hyphen."""
-    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _number_ends(interval: Sequence[float] | None, measure: str) -> str:
-    """Return an interval of a measure of numbers, "" where there is none."""
-    if interval is None:
-        return ""
-    low, high = (_minus(plain_number(end, measure)) for end in interval)
-    return f"[{low}, {high}]"
-
-
-def _minus(text: str) -> str:
-    """Return a number's text with a minus as a minus, not a hyphen."""
-    return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else text
-
-
-def _ends(interval: Sequence[float] | None) -> str:
-    """Return an interval of shares in percent, "" where there is none."""
-    return "" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
 
 
 def _extent(counts: Sequence[int]) -> str:

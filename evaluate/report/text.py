@@ -84,6 +84,34 @@ def _decimals(value: float) -> int:
     return 2 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value)) + 1e-9))
 
 
+def signed(share: float) -> str:
+    """Return a difference of shares in points, with its sign; minus as a minus, not a hyphen."""
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed_number(value: float) -> str:
+    """Return a difference of errors with its sign; minus as a minus, not a hyphen."""
+    return f"{value:+.3g}".replace("-", "\N{MINUS SIGN}")
+
+
+def number_ends(interval: Sequence[float] | None, measure: str) -> str:
+    """Return an interval of a measure of numbers, "" where there is none."""
+    if interval is None:
+        return ""
+    low, high = (true_minus(plain_number(end, measure)) for end in interval)
+    return f"[{low}, {high}]"
+
+
+def true_minus(text: str) -> str:
+    """Return a number's text with a minus as a minus, not a hyphen."""
+    return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else text
+
+
+def ends(interval: Sequence[float] | None) -> str:
+    """Return an interval of shares in percent, "" where there is none."""
+    return "" if interval is None else f"[{percent(interval[0])}, {percent(interval[1])}]"
+
+
 def measure_name(measure: str) -> str:
     """Return what a measure is called."""
     return _MEASURES.get(measure, measure.replace("_", " "))
