@@ -20,6 +20,7 @@ from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.reading.store import codings_of, open_store
 from usjepa.cache.reading.workers import Workers
+from usjepa.cache.several.choosing import chosen_layers
 from usjepa.cache.several.fitting import fitting_layers, refuse_repeats
 from usjepa.cache.several.joining import Joined, join
 from usjepa.cache.several.naming import short_names
@@ -193,7 +194,7 @@ class Stores:
             UsageError: a layer or teacher that these stores do not have in common, or memory that does not fit.
         """
         numbers: Ints = np.array(rows, np.int64).reshape(-1)  # a copy: the batch's own
-        names, teacher = self._asked(layers, teacher)
+        names, teacher = chosen_layers(self, layers, teacher)
         arrays = {name: memory_for(self._layers[name], len(numbers), out) for name in names}
         part_B = self.part_of(numbers)
         parts: list[int] = np.unique(part_B).tolist()
@@ -219,37 +220,6 @@ class Stores:
             if error.row is not None and first:
                 error.args = (f"{error} In the stores together it is row {first + error.row}.",)
             raise
-
-    def _asked(self, layers: Sequence[str] | None, teacher: str | None) -> tuple[list[str], str | None]:
-        """Return which layers to read, the largest rows first, and whose latents are among them."""
-        if layers is None:
-            teacher = self._chosen(teacher)
-            wanted = ("pixels", "regions", *((f"latents/{teacher}", f"scales/{teacher}") if teacher else ()))
-            names = [name for name in wanted if name in self._layers]
-        else:
-            names = list(dict.fromkeys(layers))
-            unknown = [name for name in names if name not in self._layers]
-            if unknown:
-                raise UsageError(
-                    f"{self.location}: no layer {unknown[0]!r} is read of them; those are {', '.join(self._layers)}."
-                )
-            named = [self._layers[name].teacher for name in names if self._layers[name].kind == "latents"]
-            teacher = named[0] if named else None
-        return sorted(names, key=lambda name: -self._layers[name].row_nbytes), teacher
-
-    def _chosen(self, teacher: str | None) -> str | None:
-        """Return the teacher whose latents to read, None where there are none."""
-        known = self.latents
-        if teacher is None and len(known) > 1:
-            raise UsageError(
-                f"{self.location}: hold latents of several teachers ({', '.join(known)}). "
-                "Choose one: train.teacher in a recipe, teacher=... in Python."
-            )
-        if teacher is not None and teacher not in known:
-            raise UsageError(
-                f"{self.location}: no latents of {teacher!r} in all of them; in all: {', '.join(known) or 'none'}."
-            )
-        return teacher or (known[0] if known else None)
 
     @lazy
     def _calibrations(self) -> dict[str, NDArray[np.float32]]:
