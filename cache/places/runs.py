@@ -87,19 +87,30 @@ class Runs:
             return np.zeros(len(numbers), np.int64), np.zeros(len(numbers), bool)
         run = np.maximum(np.searchsorted(self.first_r, numbers, side="right") - 1, 0)
         step = numbers - self.first_r[run]
-        return self.index_r[run] + step, (step >= 0) & (step < self.counts_r[run])
+        return self.index_r[run] + step, (step >= 0) & (step < self._count(run))
+
+    def _count(self, run: Ints) -> Ints:
+        """Return how many numbers each of these runs has, [n]; `counts_r` looks at every run for it."""
+        last = len(self.index_r) - 1
+        end = np.where(run < last, self.index_r[np.minimum(run + 1, last)], self.count)
+        return end - self.index_r[run]
 
     def below(self, numbers: Ints) -> Ints:
         """Return how many of these are smaller than each number, int64 [n]."""
         if not self.count:
             return np.zeros(len(numbers), np.int64)
         run = np.searchsorted(self.first_r, numbers, side="right") - 1
-        step = np.minimum(numbers - self.first_r[run], self.counts_r[run])
+        step = np.minimum(numbers - self.first_r[run], self._count(run))
         return np.where(run < 0, 0, self.index_r[run] + step)
+
+    def holds(self, first: int, stop: int) -> bool:
+        """Return whether each of one or more numbers, `first` to before `stop`, is one of these."""
+        run = int(np.searchsorted(self.first_r, first, side="right")) - 1
+        if run < 0:
+            return False
+        end = self.index_r[run + 1] if run + 1 < len(self.index_r) else self.count
+        return bool(stop - self.first_r[run] <= end - self.index_r[run])
 
     def within(self, first: int, stop: int) -> NDArray[np.bool_] | None:
         """Return which of the numbers from `first` to before `stop` are these, None where all are."""
-        run = int(np.searchsorted(self.first_r, first, side="right")) - 1
-        if run >= 0 and self.first_r[run] + self.counts_r[run] >= stop:
-            return None
-        return self.find(np.arange(first, stop))[1]
+        return None if self.holds(first, stop) else self.find(np.arange(first, stop))[1]

@@ -109,10 +109,14 @@ def test_runs_of_numbers_are_an_array_of_them(flags: list[bool], data: st.DataOb
     np.testing.assert_array_equal(runs[low:high], numbers[low:high])
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(numbers), max_size=len(numbers))), bool)
     np.testing.assert_array_equal(runs[mask], numbers[mask])
-    for asked in (0, 4, 5, 20, 44, 45, 99):
-        index, known = runs.find(np.array([asked]))
-        assert known[0] == (asked in numbers)
-        assert not known[0] or numbers[index[0]] == asked
+    asked = np.array([0, 4, 5, 20, 44, 45, 99])
+    index, known = runs.find(asked)
+    assert known.tolist() == np.isin(asked, numbers).tolist()
+    np.testing.assert_array_equal(numbers[index[known]], asked[known])
+    assert runs.below(asked).tolist() == [int((numbers < each).sum()) for each in asked]
+    for first in range(3, 48):
+        for stop in (first + 1, first + 3, 49):
+            assert runs.holds(first, stop) == np.isin(np.arange(first, stop), numbers).all()
     with pytest.raises(IndexError):
         runs[np.array([len(numbers)])]
     inside = runs.within(7, 12)
