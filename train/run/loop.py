@@ -11,26 +11,21 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
-
-from usjepa.cache.errors import TrainingError, UsageError
+from usjepa.cache.errors import TrainingError
 from usjepa.cache.interrupt import graceful_interrupts
-from usjepa.cache.storage.claims import hold_claim
-from usjepa.cache.storage.durable import make_folders
-from usjepa.cache.storage.local import LocalStorage
-from usjepa.cache.storage.pins import pin, unpin
 from usjepa.cache.teacher.exported import RECIPE
 from usjepa.cache.terminal.progress import ProgressBar
 from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
-from usjepa.train.record.folder import CARD, CLAIMS, RunFolder
+from usjepa.train.record.folder import CARD, RunFolder
 from usjepa.train.record.summary import summary
 from usjepa.train.run.exports.exporting import export
 from usjepa.train.run.exports.keeping import keep_encoders, notes_on_keeping
+from usjepa.train.run.holding import alone_in, deterministic, pinned, rank_0_reports, refuse_odd_place
 from usjepa.train.run.insight import FeatureMeasures, measure_features
 from usjepa.train.run.live.watching import watched
 from usjepa.train.run.opening import named_rows
@@ -45,15 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.cache.storage.claims import Claim
     from usjepa.train.record.lines import StepLine, ValidationLine
-    from usjepa.train.run.ranks import Ranks
     from usjepa.train.run.step import Parts
 
 logger = logging.getLogger(__name__)
-
-_OF_A_STORE = "zarr.json"
-"""What every store has in its folder, and no run."""
 
 
 def train(
@@ -81,87 +71,21 @@ def train(
         WriteError: the folder can't take a file.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
-    _refuse_odd_place(run_dir)
+    refuse_odd_place(run_dir)
     RunFolder(Path(run_dir)).refuse_foreign()
     with (
         graceful_interrupts(RESUME) as stop,
         ranks_of_this_run(device) as ranks,
-        _rank_0_reports(ranks),
-        _alone_in(Path(run_dir), ranks) as folder,
+        rank_0_reports(ranks),
+        alone_in(Path(run_dir), ranks) as folder,
     ):
         found = folder.checkpoints.newest(folder.begun)
         ranks.agree("checkpoint", -1 if found is None else found[0].step)
         plan = make_plan(store_path, recipe, device, None if found is None else found[0], ranks)
-        with _deterministic(plan.device), closing(plan.store):
+        with deterministic(plan.device), closing(plan.store):
             run = TrainingRun(plan, folder, found, ranks, stop, open_probe(plan, folder, ranks))
-            with closing(run), _pinned(run), watched(run):
+            with closing(run), pinned(run), watched(run):
                 _carry_on(run, stop_after_steps)
-
-
-def _refuse_odd_place(run_dir: str) -> None:
-    """Raise UsageError where the folder of the run is none, or a store."""
-    if Path(run_dir).exists() and not Path(run_dir).is_dir():
-        raise UsageError(f"{run_dir}: is a file. Give a folder as RUN, new or of an earlier call.")
-    if "://" in run_dir or run_dir.startswith("file:"):
-        raise UsageError(
-            f"{run_dir}: a run lies in a folder on this machine, not behind a URL. Give a path; RUN comes last, behind "
-            "the stores."
-        )
-    if (Path(run_dir) / _OF_A_STORE).exists():
-        raise UsageError(f"{run_dir}: is a store. Give the folder of the run last, behind all stores.")
-
-
-@contextmanager
-def _pinned(run: TrainingRun) -> Iterator[None]:
-    """Note in each store that this run needs its generation, from its first step until it has ended."""
-    stores, path = run.plan.store.parts, run.folder.path
-    if run.ranks.leads and not run.finished:
-        for store in stores:
-            pin(store.storage, path, store.generation)
-    yield
-    if run.ranks.leads and run.finished and run.folder.exported:
-        for store in stores:
-            unpin(store.storage, path)
-
-
-@contextmanager
-def _rank_0_reports(ranks: Ranks) -> Iterator[None]:
-    """Limit the reports of all other ranks to errors: they would repeat those of rank 0."""
-    reports = logging.getLogger("usjepa")
-    before = reports.level
-    if not ranks.leads:
-        reports.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        reports.setLevel(before)
-
-
-@contextmanager
-def _alone_in(path: Path, ranks: Ranks) -> Iterator[RunFolder]:
-    """Hold the run's claim: two runs in one folder would overwrite each other's checkpoints.
-
-    Nothing is written to the folder without a look at the claim: a process that was stopped may have been overtaken.
-    """
-    held: list[Claim] = []
-    with ExitStack() as stack:
-
-        def claim() -> None:
-            stack.callback(_leave_nothing, path)
-            make_folders(path)
-            storage = LocalStorage(path)
-            held.append(stack.enter_context(hold_claim(storage, "run", steal=False, doing="trained")))
-            RunFolder(path).sweep()
-
-        ranks.while_rank_0(claim)
-        yield RunFolder(path, held[0].check) if held else RunFolder(path)
-
-
-def _leave_nothing(path: Path) -> None:
-    """Remove the folders that a refused call made: `rmdir` fails on those that are not empty."""
-    for empty in (path / CLAIMS, path):
-        with suppress(OSError):
-            empty.rmdir()
 
 
 def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
@@ -336,20 +260,3 @@ def _end_epoch(run: TrainingRun) -> None:
     run.save()
     keep_encoders(run)
     run.draw()
-
-
-@contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """On a CPU, let torch refuse operations that are not bitwise repeatable; the caller's settings are restored."""
-    if device.type != "cpu":
-        yield
-        return
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, finds no fault here
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
