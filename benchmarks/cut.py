@@ -26,8 +26,8 @@ from usjepa.cache.frames.regions import find_region
 from usjepa.cache.frames.views import apply_view, draw_view
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.phantom.source import Phantom
-from usjepa.cache.sources.reader import SourceReader
 
 SEED = 1
 

@@ -41,7 +41,7 @@ from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.scanning.growth import grow
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.sources.base import Entry, FileFacts, Listing, packed_entries
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.writer import StoreWriter
 from benchmarks.tables import group, path

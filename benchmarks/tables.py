@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from benchmarks.machine import describe
-from usjepa.cache.sources.reader import stamp_of
+from usjepa.cache.sources.files.stamps import stamp_of
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.generations import Manifest
 from usjepa.cache.store.layers import Layer

@@ -18,7 +18,8 @@ import zarr
 from fuzz.mutate import NASTY, mutate_bytes
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.recipes.cache import CacheSettings
-from usjepa.cache.sources.reader import SourceReader, images_in
+from usjepa.cache.sources.files.describing import images_in
+from usjepa.cache.sources.files.reader import SourceReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable

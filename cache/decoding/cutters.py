@@ -21,8 +21,9 @@ from usjepa.cache.frames.rows import PixelShard, cut_rows
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.processors import cores
 from usjepa.cache.sources.base import PHANTOM
+from usjepa.cache.sources.files.reader import SourceReader
+from usjepa.cache.sources.files.stamps import name_of
 from usjepa.cache.sources.formats.packed.archive import ArchiveReader
-from usjepa.cache.sources.reader import SourceReader, name_of
 from usjepa.cache.sources.registry import reader_named, reader_of_member
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from usjepa.cache.interrupt import at_safe_points
 if TYPE_CHECKING:
     from usjepa.cache.decoding.given import Given
     from usjepa.cache.frames.rows import RowBlock
-    from usjepa.cache.sources.reader import SourceReader
+    from usjepa.cache.sources.files.reader import SourceReader
 
 
 _SIGN_EVERY_S = 1.0
@@ -44,7 +44,7 @@ class _Decoder:
         from usjepa.cache.decoding.given import Stream
         from usjepa.cache.frames.clips import ClipRegions
         from usjepa.cache.recipes.cache import CacheSettings
-        from usjepa.cache.sources.reader import SourceReader
+        from usjepa.cache.sources.files.reader import SourceReader
 
         _add_readers(setup["sys_path"], setup["readers"])
         self._wire, self._opened = wire, ""
@@ -109,14 +109,14 @@ class _Decoder:
         self._send({"blank": whys})
 
     def _images(self, request: dict[str, Any]) -> None:
-        from usjepa.cache.sources.reader import images_in
+        from usjepa.cache.sources.files.describing import images_in
 
         self._opens(request["file"])
         contents = images_in(Path(request["file"]), request["reader"])
         self._send({"images": contents.images, "doubts": contents.doubts, "described": contents.described})
 
     def _patient(self, request: dict[str, Any]) -> None:
-        from usjepa.cache.sources.reader import patient_in
+        from usjepa.cache.sources.files.describing import patient_in
 
         self._opens(request["file"])
         self._send({"patient": patient_in(Path(request["file"]), request["reader"])})

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.sources.reader import SourceReader
+    from usjepa.cache.sources.files.reader import SourceReader
 
 _LOOKS = 8
 """Frames of a clip that are looked at."""

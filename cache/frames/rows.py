@@ -16,7 +16,7 @@ from usjepa.cache.frames.clips import SourceRef, require_size
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.views import View, apply_view
 from usjepa.cache.sources.base import PHANTOM
-from usjepa.cache.sources.reader import name_of
+from usjepa.cache.sources.files.stamps import name_of
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:

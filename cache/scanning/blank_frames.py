@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from usjepa.cache.errors import SourceError
 from usjepa.cache.scanning.changes import chosen_frames
 from usjepa.cache.sources.base import PHANTOM
-from usjepa.cache.sources.reader import name_of
+from usjepa.cache.sources.files.stamps import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -19,8 +19,8 @@ from usjepa.cache.places.digests import DIGEST, among, digests, last_place, orde
 from usjepa.cache.scanning.scanned import source_names
 from usjepa.cache.scanning.splits import group_hashes
 from usjepa.cache.sources.base import FileFacts, Spacing
+from usjepa.cache.sources.files.stamps import name_of
 from usjepa.cache.sources.patients import comparable, group_key
-from usjepa.cache.sources.reader import name_of
 from usjepa.cache.sources.splits import TEST, canonical
 from usjepa.cache.store.origins import open_sources, sources_in_batches
 from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches, lines_of

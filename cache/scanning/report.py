@@ -9,8 +9,8 @@ import numpy as np
 
 from usjepa.cache.frames.blank import frames_lines
 from usjepa.cache.scanning.changes import passed_over_lines
+from usjepa.cache.sources.files.stamps import name_of
 from usjepa.cache.sources.grouping import describe_groups
-from usjepa.cache.sources.reader import name_of
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:

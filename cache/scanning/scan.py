@@ -25,8 +25,9 @@ from usjepa.cache.scanning.report import describe
 from usjepa.cache.scanning.scanned import Line, Scanned, packed_lines
 from usjepa.cache.scanning.splits import straddling_groups
 from usjepa.cache.sources.base import PHANTOM, Contents, Entry, FileFacts, Listing
+from usjepa.cache.sources.files.reader import SourceReader
+from usjepa.cache.sources.files.stamps import version_of
 from usjepa.cache.sources.listing import make_listing
-from usjepa.cache.sources.reader import SourceReader, version_of
 from usjepa.cache.sources.registry import split_path
 from usjepa.cache.terminal.progress import ProgressBar
 

@@ -16,7 +16,7 @@ from usjepa.cache.places.packed import Packed, fields_of
 from usjepa.cache.scanning.changes import taken_frames
 from usjepa.cache.scanning.splits import group_hashes, in_test_groups
 from usjepa.cache.sources.base import Entry, FileFacts
-from usjepa.cache.sources.reader import stamp_of
+from usjepa.cache.sources.files.stamps import stamp_of
 from usjepa.cache.sources.splits import TEST
 from usjepa.cache.store.tables import SourceTable
 

@@ -15,7 +15,7 @@ import numpy as np
 from usjepa.cache.errors import DamageError, HoleError, NotSealedError, SourceError
 from usjepa.cache.reading.store import Store
 from usjepa.cache.scanning.scan import list_source
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import read_commit, shard_end

@@ -26,7 +26,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.scanning.scan import list_source, scan
 from usjepa.cache.sources.base import Listing
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -17,7 +17,7 @@ from usjepa.cache.frames.lit import is_one_scene, look_at
 from usjepa.cache.frames.regions import find_region, region_of
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -31,8 +31,8 @@ from usjepa.cache.scanning.changes import chosen_frames, taken_frames
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.scanning.scan import list_source, scan_all, scan_report
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.formats.video import Decoder
-from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.upkeep.repair import repair
 from usjepa.cache.upkeep.status import status_report
 

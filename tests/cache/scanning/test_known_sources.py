@@ -20,8 +20,8 @@ from usjepa.cache.scanning.known_sources import IS_DICOM, IS_PARTIAL, IS_TEST, K
 from usjepa.cache.scanning.scanned import source_names
 from usjepa.cache.scanning.splits import group_hashes, in_test
 from usjepa.cache.sources.base import Entry, FileFacts, Listing, packed_entries
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.patients import group_key
-from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.tables import WITHDRAWN, RowTable, SourceTable
 from usjepa.cache.store.writer import StoreWriter

@@ -18,9 +18,9 @@ from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import Contents, Entry, Listing
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.found import find_rows
 from usjepa.cache.sources.layouts.base import Folder
-from usjepa.cache.sources.reader import SourceReader
 from usjepa.cache.sources.tree import Tree
 
 SETTINGS = CacheSettings(phantom=PhantomSettings(patients=2, frames_per_patient=5, size=64))

@@ -24,7 +24,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources import registry
 from usjepa.cache.sources.base import FileFacts, Reader
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 
 if TYPE_CHECKING:
     import subprocess
@@ -120,7 +120,7 @@ ALBUM = '''
 import numpy as np
 
 from usjepa.cache.sources.base import FileFacts, Reader
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 
 
 class AlbumReader(Reader):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.recipes.cache import CacheSettings
+from usjepa.cache.sources.files.describing import images_in, patient_in
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.listing import make_listing
-from usjepa.cache.sources.reader import SourceReader, images_in, patient_in
 from usjepa.cache.sources.registry import join_path, reader_of_file
 
 if TYPE_CHECKING:

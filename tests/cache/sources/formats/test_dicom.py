@@ -16,8 +16,8 @@ from tests.support.files.decoded import frames, probe
 from usjepa.cache.errors import SourceError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources.base import FileFacts
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.formats.dicom.reader import DicomReader
-from usjepa.cache.sources.reader import SourceReader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.errors import SourceError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.cache import CacheSettings
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.registry import reader_of_file
 
 if TYPE_CHECKING:

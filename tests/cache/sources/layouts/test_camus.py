@@ -12,7 +12,7 @@ from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.recipe import Recipe
 from usjepa.cache.scanning.scan import list_source, scan_all, scan_report
 from usjepa.cache.sources.base import Spacing
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,7 +18,8 @@ from usjepa.cache.errors import NoImageError, SourceError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.scanning.scan import list_source, scan, scan_all
 from usjepa.cache.sources.base import FileFacts
-from usjepa.cache.sources.reader import SourceReader, images_in
+from usjepa.cache.sources.files.describing import images_in
+from usjepa.cache.sources.files.reader import SourceReader
 from usjepa.cache.sources.registry import reader_of_file
 
 if TYPE_CHECKING:

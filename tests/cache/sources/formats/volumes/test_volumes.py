@@ -17,7 +17,7 @@ from tests.support.files.volumes import SPACING, echo, write_volume
 from usjepa.cache.errors import NoImageError, SourceError, UsageError
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.sources.base import FileFacts, Spacing
-from usjepa.cache.sources.reader import SourceReader
+from usjepa.cache.sources.files.reader import SourceReader
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,6 @@ it happens to lie in.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 from dataclasses import replace
@@ -18,12 +17,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from usjepa.cache.errors import NoImageError, SourceError, UsjepaError
+from usjepa.cache.errors import SourceError
 from usjepa.cache.identity import hash_file
 from usjepa.cache.plain_files import require_plain
-from usjepa.cache.sources.base import PHANTOM, Contents, Reader, levels_of
+from usjepa.cache.sources.base import PHANTOM, Reader, levels_of
+from usjepa.cache.sources.files.failing import checked, naming, refuse_odd
+from usjepa.cache.sources.files.stamps import name_of
 from usjepa.cache.sources.folders import confined
-from usjepa.cache.sources.formats.packed.archive import ArchiveReader
 from usjepa.cache.sources.registry import join_path, reader_named, reader_of_path, split_path
 from usjepa.cache.terminal.streams import shown_name
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _MOST_FRAMES = (1 << 31) - 1
 """Of a source: tables count them in 32 bits."""
 _MASKED = "an image that masks its scan"
-_REMEDY = "Replace or remove the file, or leave it out with --on-error skip."
 
 
 class SourceReader:
@@ -90,7 +89,7 @@ class SourceReader:
         if path not in self._regions:
             return own
         mask = self._mask_of(path)
-        with _naming(path, mask, "", _MASKED):
+        with naming(path, mask, "", _MASKED):
             located, member = split_path(str(mask))
             hashed = hash_file(Path(located)) + (f" {member}" if member else "")
             return xxhash.xxh3_128_hexdigest(f"{own} {hashed}".encode())
@@ -101,7 +100,7 @@ class SourceReader:
 
             return Phantom(self._settings.phantom).content_hash(self._real.get(path, path))
         file, image = self._located(path)
-        with _naming(path, file, image, "a file"):
+        with naming(path, file, image, "a file"):
             if not image:
                 return self._file_hash(file, reader)
             if self._hashed is None or self._hashed[0] != file:
@@ -123,8 +122,8 @@ class SourceReader:
         """Decode the whole source and return its facts; SourceError when that fails."""
         file, image = self._located(path, reader)
         decoder = self._reader(reader)
-        with _naming(path, file, image, decoder.title):
-            _require_plain(file, reader)
+        with naming(path, file, image, decoder.title):
+            refuse_odd(file, reader)
             facts = self._facts(decoder, file, image)
             if facts.frames < 1:
                 raise ValueError("it holds no frames")
@@ -134,7 +133,7 @@ class SourceReader:
                 return facts
             # What can't be shown in 8 bits is found out here too, not in the middle of a build.
             (first,) = decoder.frames(file, image, [0])
-            return replace(facts, levels=levels_of(_checked(first, 0)))
+            return replace(facts, levels=levels_of(checked(first, 0)))
 
     def _facts(self, decoder: Reader, file: Path, image: str) -> FileFacts:
         """Return what a reader finds of a source; where frames are compared, with the hashes of a clip's."""
@@ -172,10 +171,10 @@ class SourceReader:
             self._verified[path] = content_hash
         file, image = self._located(path, reader)
         decoder = self._reader(reader)
-        with _naming(path, file, image, decoder.title):
-            _require_plain(file, reader)
+        with naming(path, file, image, decoder.title):
+            refuse_odd(file, reader)
             for number, frame in itertools.zip_longest(wanted, decoder.frames(file, image, wanted)):
-                yield _checked(frame, number)
+                yield checked(frame, number)
 
     def region(self, path: str, height: int, width: int) -> NDArray[np.bool_] | None:
         """Return the mask of the scan that comes with a source of this size, bool [H, W]; None where none does.
@@ -189,12 +188,12 @@ class SourceReader:
             return None
         file = self._mask_of(path)
         kind = reader_of_path(str(file))
-        with _naming(path, file, "", _MASKED):
+        with naming(path, file, "", _MASKED):
             if kind is None:
                 raise ValueError("the mask is of a kind that is not read")
             located, member = split_path(str(file))
             (shown,) = kind().frames(Path(located), member, [0])
-            mask = _checked(shown, 0)
+            mask = checked(shown, 0)
             mask = mask if mask.ndim == 2 else mask.max(axis=2)
             if mask.shape != (height, width):
                 raise ValueError(f"the mask has {mask.shape[0]}x{mask.shape[1]} pixels, the frames {height}x{width}")
@@ -206,7 +205,7 @@ class SourceReader:
         """Return the parts of the frames that the source itself says hold images; see `Reader.boxes`."""
         file, image = self._located(path, reader)
         decoder = self._reader(reader)
-        with _naming(path, file, image, decoder.title):
+        with naming(path, file, image, decoder.title):
             return decoder.boxes(file, image)
 
     def _mask_of(self, path: str) -> Path:
@@ -247,103 +246,6 @@ class SourceReader:
             return confined(self._root, file, self._settings.follow_links), image
         except ValueError as error:
             raise SourceError(f"{shown_name(path)}: refused: {error}.") from error
-
-
-def stamp_of(reader: str) -> str:
-    """Return how a table names a reader: `name`, or `name:version` from version 2 on.
-
-    So a store tells which version counted a source's frames, and no other version goes on cutting them unnoticed.
-    """
-    version = version_of(reader)
-    return reader if version == 1 else f"{reader}:{version}"
-
-
-def name_of(stamp: str) -> str:
-    """Return the name of the reader that a table names."""
-    return stamp.partition(":")[0]
-
-
-def version_of(reader: str) -> int:
-    """Return the version of a reader, the phantom's included."""
-    if reader == PHANTOM:
-        from usjepa.cache.sources.phantom.source import PhantomReader
-
-        return PhantomReader.version
-    return reader_named(reader).version
-
-
-def images_in(file: Path, reader: str) -> Contents:
-    """Return what a container's file holds; SourceError when it can't be read."""
-    container = reader_named(reader)()
-    located, member = split_path(str(file))
-    with _naming(str(file), Path(located), member, container.title):
-        _require_plain(Path(located), reader)
-        if isinstance(container, ArchiveReader) and member:
-            return container.inside(Path(located), member)
-        return Contents(list(container.images(file)), dict(container.doubts(file)), dict(container.described(file)))
-
-
-def _require_plain(file: Path, stamp: str) -> None:
-    """Refuse what a decoder would wait for, or read without end; the phantom has no files."""
-    name = name_of(stamp)
-    if name != PHANTOM and not (getattr(reader_named(name), "folder", False) and file.is_dir()):
-        require_plain(file)
-
-
-def patient_in(file: Path, reader: str) -> str:
-    """Return what a file itself says of its patient, "" for nothing; SourceError when it can't be read."""
-    opened = reader_named(reader)()
-    located, member = split_path(str(file))
-    with _naming(str(file), Path(located), member, opened.title):
-        _require_plain(Path(located), reader)
-        if isinstance(opened, ArchiveReader):
-            return opened.patient_of(Path(located), member)
-        return opened.patient(file)
-
-
-@contextlib.contextmanager
-def _naming(path: str, file: Path, image: str, title: str) -> Iterator[None]:
-    """Turn whatever a reader raises into a SourceError that names the source by its path, and the reason."""
-    path = shown_name(path)
-    try:
-        yield
-    except NoImageError as error:
-        raise NoImageError(f"{path}: {_renamed(_reason(error), path, file, image)}") from error
-    except SourceError as error:
-        raise SourceError(_renamed(str(error), path, file, image)) from error
-    except UsjepaError:
-        raise
-    except Exception as error:  # on hostile bytes, decoders raise any type there is
-        reason = _renamed(_reason(error), path, file, image)
-        raise SourceError(f"{path}: can't be read as {title}: {reason.rstrip('.')}. {_REMEDY}") from error
-
-
-def _checked(frame: NDArray[np.uint8] | None, number: int | None) -> NDArray[np.uint8]:
-    """Return a frame that a reader gave; ValueError where it is not what a reader promises to give."""
-    if frame is None:
-        raise ValueError(f"its reader gave no frame {number}")
-    if number is None:
-        raise ValueError("its reader gave more frames than wanted")
-    if frame.dtype != "uint8" or not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] == 3)):
-        raise ValueError(
-            f"frame {number} is {frame.dtype} {list(frame.shape)}, where a reader gives uint8 [H, W] or [H, W, 3]"
-        )
-    return frame
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, MemoryError):
-        return "it needs more memory than there is"
-    if isinstance(error, FileNotFoundError) and error.filename and os.path.islink(error.filename):
-        return "it is a link to a file that is not there; fetch it first (git annex get, datalad get, git lfs pull)"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _renamed(text: str, path: str, file: Path, image: str) -> str:
-    """Return a decoder's text with the place of the file replaced by the source's path, which may be an alias."""
-    return text.replace(join_path(str(file), image), path).replace(str(file), path)
 
 
 def _not_of_the_phantom(path: str) -> SourceError:
