@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store, open_store
     from usjepa.cache.several.stores import Stores, open_stores
-    from usjepa.cache.store.origins import Table
+    from usjepa.cache.store.origins.table import Table
 
 if sys.platform == "win32":
     raise ImportError(
@@ -33,7 +33,7 @@ _MODULES = {
     "BuildRequest": "building.request",
     "Store": "reading.store",
     "Stores": "several.stores",
-    "Table": "store.origins",
+    "Table": "store.origins.table",
     "build": "building.build",
     "open_store": "reading.store",
     "open_stores": "several.stores",

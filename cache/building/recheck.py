@@ -15,7 +15,7 @@ from usjepa.cache.building.committed_rows import read_committed
 from usjepa.cache.errors import BlankError, IdentityError, WholeFrameError
 from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.sources.files.stamps import name_of, stamp_of
-from usjepa.cache.store.origins import sources_in_batches
+from usjepa.cache.store.origins.segment_tables import sources_in_batches
 from usjepa.cache.store.precision import dequantise, quantise
 from usjepa.cache.teacher.computing import compute_latents
 

@@ -19,7 +19,7 @@ from usjepa.cache.frames.layers import pixel_soft
 from usjepa.cache.frames.rows import PixelShard
 from usjepa.cache.lazy import lazy
 from usjepa.cache.reading.batch_memory import BatchMemory, Ring
-from usjepa.cache.store.origins import origin_of
+from usjepa.cache.store.origins.table import origin_of
 from usjepa.cache.store.precision import LatentError
 from usjepa.cache.teacher.computing import LatentComputer, PendingLatents
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.store.origins import Origin
+    from usjepa.cache.store.origins.table import Origin
 
 
 @dataclass(frozen=True)

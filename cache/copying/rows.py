@@ -19,7 +19,7 @@ from usjepa.cache.copying.whole import Tally, in_threads, threads_between
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.descriptions import soft_of
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins.segment_tables import read_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,7 +16,7 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.frames.rows import RowBlock
-from usjepa.cache.store.origins import open_rows, open_sources
+from usjepa.cache.store.origins.segment_tables import open_rows, open_sources
 from usjepa.cache.store.tables import RowTable, SourceTable, batches, lines_of
 
 if TYPE_CHECKING:

@@ -27,7 +27,7 @@ from usjepa.cache.pages.environment import Section, open_templates
 from usjepa.cache.perceptual import BITS, NEAR_BITS
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.durable import check_output, write_durably
-from usjepa.cache.store.origins import spacing_text
+from usjepa.cache.store.origins.spacing import spacing_text
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:

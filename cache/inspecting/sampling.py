@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.store import Store
-    from usjepa.cache.store.origins import Table
+    from usjepa.cache.store.origins.table import Table
 
     Ints = NDArray[np.int64]
 

@@ -21,7 +21,7 @@ from usjepa.cache.inspecting.examining import teacher_of
 from usjepa.cache.inspecting.pictures import cells_of
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.storage.durable import check_output, write_durably
-from usjepa.cache.store.origins import spacing_text
+from usjepa.cache.store.origins.spacing import spacing_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

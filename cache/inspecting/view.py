@@ -11,7 +11,7 @@ import numpy as np
 
 from usjepa.cache.inspecting.nearest import NEIGHBOURS
 from usjepa.cache.perceptual import BITS
-from usjepa.cache.store.origins import spacing_text
+from usjepa.cache.store.origins.spacing import spacing_text
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import numpy as np
 from usjepa.cache.errors import HoleError, UsageError
 from usjepa.cache.lazy import lazy
 from usjepa.cache.places.runs import Runs
-from usjepa.cache.store.origins import Origin, Table, spacing_of, table_of
+from usjepa.cache.store.origins.spacing import spacing_of
+from usjepa.cache.store.origins.table import Origin, Table, table_of
 from usjepa.cache.store.state import kept_generations, read_manifest
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from usjepa.cache.scanning.known_sources import IS_PARTIAL, Compared, KnownSourc
 from usjepa.cache.scanning.row_table import row_table
 from usjepa.cache.scanning.scan import scan_all, scan_told
 from usjepa.cache.sources.grouping import describe_groups
-from usjepa.cache.store.origins import spacing_text
+from usjepa.cache.store.origins.spacing import spacing_text
 from usjepa.cache.store.tables import tombstone
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from usjepa.cache.reading.batch import Batch
     from usjepa.cache.reading.store import Store
     from usjepa.cache.store.layers import Layer
-    from usjepa.cache.store.origins import Table
+    from usjepa.cache.store.origins.table import Table
 
 
 class Readable(Protocol):

@@ -14,7 +14,8 @@ import numpy as np
 from usjepa.cache.places.digests import DIGEST, among, digests, short_hashes
 from usjepa.cache.places.runs import Runs
 from usjepa.cache.places.stretches import Stretches
-from usjepa.cache.store.origins import SOURCE_FIELDS, PackedSources, Source, Table
+from usjepa.cache.store.origins.sources import SOURCE_FIELDS, PackedSources, Source
+from usjepa.cache.store.origins.table import Table
 from usjepa.cache.store.tables import WITHDRAWN, tombstone
 
 if TYPE_CHECKING:

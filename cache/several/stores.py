@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.store import Store
     from usjepa.cache.store.layers import Layer
-    from usjepa.cache.store.origins import Origin, Table
+    from usjepa.cache.store.origins.table import Origin, Table
 
     Ints = NDArray[np.int64]
 

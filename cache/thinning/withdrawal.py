@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins.segment_tables import read_tables
 from usjepa.cache.store.tables import WITHDRAWN, RowTable, SourceTable, tombstone
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.blank import blank_lines, why_blank
 from usjepa.cache.frames.cells import unpack_cells
 from usjepa.cache.reading.store import open_store
-from usjepa.cache.store.origins import spacing_text
+from usjepa.cache.store.origins.spacing import spacing_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

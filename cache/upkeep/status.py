@@ -10,7 +10,8 @@ from usjepa.cache.scanning.changes import passed_over_told
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.store.commits import Commit, committed_layers
 from usjepa.cache.store.generations import rows_of
-from usjepa.cache.store.origins import open_sources, spacing_in_batches, spacing_told
+from usjepa.cache.store.origins.segment_tables import open_sources
+from usjepa.cache.store.origins.spacing import spacing_in_batches, spacing_told
 from usjepa.cache.store.state import State, read_state
 from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches
 from usjepa.cache.terminal.streams import shown_name

@@ -27,7 +27,7 @@ from usjepa.cache.store.descriptions import (
     present_rows,
     table_hashes,
 )
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins.segment_tables import read_tables
 from usjepa.cache.store.row_check import is_intact, row_hash
 from usjepa.cache.store.shard import Trailer, parse_trailer
 from usjepa.cache.store.state import refuse_unfinished, root_settings

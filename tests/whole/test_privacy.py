@@ -18,7 +18,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.cache.storage.local import LocalStorage
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins.segment_tables import read_tables
 from usjepa.cache.upkeep.repair import repair
 from usjepa.cache.upkeep.status import status_report
 from usjepa.cache.upkeep.verify import verify, verify_sources

@@ -19,7 +19,7 @@ from usjepa.cache.frames.views import apply_view
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.sources.formats.images import ImageReader
 from usjepa.cache.storage.local import LocalStorage
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins.segment_tables import read_tables
 from usjepa.cache.store.state import read_state
 from usjepa.cache.teacher.vit import ViT
 from usjepa.cache.upkeep.verify import verify

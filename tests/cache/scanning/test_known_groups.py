@@ -13,7 +13,7 @@ from usjepa.cache.scanning.growth import grow
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.storage.local import LocalStorage
-from usjepa.cache.store.origins import read_tables
+from usjepa.cache.store.origins.segment_tables import read_tables
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.copying.selection import Selection
 from usjepa.cache.several.joining import join
 from usjepa.cache.store.layers import Layer
-from usjepa.cache.store.origins import Source, Table
+from usjepa.cache.store.origins.sources import Source
+from usjepa.cache.store.origins.table import Table
 from usjepa.cache.store.tables import WITHDRAWN, tombstone
 from usjepa.cache.thinning.remove import remove
 from usjepa.cache.thinning.withdrawal import Choice

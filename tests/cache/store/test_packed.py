@@ -17,8 +17,8 @@ from usjepa.cache.errors import DamageError
 from usjepa.cache.frames.rows import RowBlock
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
-from usjepa.cache.store import origins
-from usjepa.cache.store.origins import Source, read_tables
+from usjepa.cache.store.origins.segment_tables import read_tables
+from usjepa.cache.store.origins.sources import Source, Sources
 from usjepa.cache.store.tables import RowTable, SourceTable, batches
 from usjepa.cache.store.writer import StoreWriter
 
@@ -92,8 +92,8 @@ def test_sources_of_a_large_store_are_the_same_by_number_by_column_and_one_after
         described, _ = read_tables(writer.storage, segment)
         columns: list[NDArray[Any]] = [getattr(described, name) for name in names]
         whole += [Source(*values) for values in zip(*(column.tolist() for column in columns), strict=True)]
-    monkeypatch.setattr(origins, "BATCH", 100)
-    sources = origins.Sources(writer.storage, writer.state.segments)
+    monkeypatch.setattr("usjepa.cache.store.origins.sources.BATCH", 100)
+    sources = Sources(writer.storage, writer.state.segments)
     assert len(sources) == IMAGES + 7
     assert sources == whole
     for number in (0, 499, 500, 506, -1, 3):

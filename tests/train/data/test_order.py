@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from usjepa.cache.errors import IdentityError, UsageError
 from usjepa.cache.recipes.train import TrainSettings
-from usjepa.cache.store.origins import Source, Table
+from usjepa.cache.store.origins.sources import Source
+from usjepa.cache.store.origins.table import Table
 from usjepa.train.data.clip_runs import Frames, Positions, frames_of
 from usjepa.train.data.order import ORDER_VERSION, EpochOrder, first_views
 from usjepa.train.data.split import _split_groups, split_rows

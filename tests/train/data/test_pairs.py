@@ -15,7 +15,8 @@ from usjepa.cache.places.runs import Runs
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import ContrastSettings, TrainSettings
 from usjepa.cache.sources.patients import group_key
-from usjepa.cache.store.origins import Source, Table
+from usjepa.cache.store.origins.sources import Source
+from usjepa.cache.store.origins.table import Table
 from usjepa.train.counter import stream, uniforms
 from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.pairs import PairMaker
