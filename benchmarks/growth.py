@@ -2,9 +2,10 @@
 
 Tables alone, as in `benchmarks.tables`: single images with four views. Each case runs in a fresh process, at two sizes,
 and is extrapolated to 5.1 million sources along the straight line through both. "list": a folder of so many empty
-files, three a patient. "grow": a store of so many sources is given all of them again and 1,000 more; files are neither
-read nor decoded. "stores": two stores of half as many sources each, opened as one and split. "pairs":
-`train.objective: contrast` by clip, and by patient. What counts is what the process has grown by from before the call.
+files, three a patient. "grow": a store of so many sources is given all of them again and 1,000 more. "first build": so
+many are added to an empty store. Neither reads or decodes a file. "stores": two stores of half as many sources each,
+opened as one and split. "pairs": `train.objective: contrast` by clip, and by patient. What counts is what the process
+has grown by from before the call.
 """
 
 from __future__ import annotations
@@ -48,12 +49,13 @@ from benchmarks.tables import group, path
 SourceReader.content_hash = lambda self, path, reader: xxhash.xxh3_128_hexdigest(path.encode())
 DecodingProcess.probe = lambda self, path, reader: FileFacts(1, 640, 640, 200)
 writer = StoreWriter(LocalStorage(Path(sys.argv[1])))
-writer.attach()
-count, settings = int(sys.argv[2]), CacheSettings.model_validate({"views": {"count": 4}})
+writer.create_or_open(512)
+count, added = map(int, sys.argv[2:4])
+settings = CacheSettings.model_validate({"views": {"count": 4}})
 def run():
-    made = (Entry(path(i), "images", group(i), "", "train", "images", "x") for i in range(count + 1000))
+    made = (Entry(path(i), "images", group(i), "", "train", "images", "x") for i in range(count + added))
     entries = packed_entries(made)
-    assert grow(writer, Listing(Path("/"), entries), settings, ScanJournal(None), "stop") == 4000
+    assert grow(writer, Listing(Path("/"), entries), settings, ScanJournal(None), "stop") == 4 * added
 """
     + _ENDS
 )
@@ -103,8 +105,11 @@ def measured(program: str, *arguments: str) -> list[float]:
     return list(map(float, json.loads(told)))
 
 
-def cases(root: Path, sources: int) -> dict[str, list[float]]:
+def cases(root: Path, sources: int, first_build_alone: bool) -> dict[str, list[float]]:
     """Return what each case takes at a size."""
+    first_build = {"first build": measured(GROWING, str(root / "first"), "0", str(sources))}
+    if first_build_alone:
+        return first_build
     folder, store, halves = root / "files", root / "s", [root / "a", root / "b"]
     files(folder, sources)
     for place, first, count in (
@@ -118,7 +123,8 @@ def cases(root: Path, sources: int) -> dict[str, list[float]]:
         "pairs by clip": measured(PAIRS, str(store), "clip"),
         "pairs by patient": measured(PAIRS, str(store), "group"),
         "stores": measured(STORES, *map(str, halves)),
-        "grow": measured(GROWING, str(store), str(sources)),
+        "grow": measured(GROWING, str(store), str(sources), "1000"),
+        **first_build,
     }
 
 
@@ -126,11 +132,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--sources", type=int, nargs=2, default=[200_000, 400_000])
     parser.add_argument("--only-print", action="store_true", help="write no file of results")
+    parser.add_argument("--first-build", action="store_true", help="this case alone; implies --only-print")
     args = parser.parse_args()
     found: dict[int, dict[str, list[float]]] = {}
     for sources in args.sources:
         with tempfile.TemporaryDirectory() as folder:
-            found[sources] = cases(Path(folder), sources)
+            found[sources] = cases(Path(folder), sources, args.first_build)
     few, many = args.sources
     told = {}
     for case, values in found[many].items():
@@ -145,7 +152,7 @@ def main() -> None:
             f"{case:18s} {slopes[1] * 1e6:7.1f} B a source kept, {slopes[2] * 1e6:7.1f} at the peak; "
             f"{ALL:,}: {whole[0]:7.0f} s, {whole[1]:7.0f} MB, {whole[2]:7.0f} MB at the peak"
         )
-    if args.only_print:
+    if args.only_print or args.first_build:
         return
     note = " ".join(__doc__.split("\n\n")[1].split())
     content: dict[str, object] = {"note": note, "sources": ALL, "machine": describe(("numpy", "pyarrow", "xxhash"))}

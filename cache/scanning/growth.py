@@ -8,6 +8,7 @@ it is a new source.
 
 from __future__ import annotations
 
+import io
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -15,18 +16,19 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from usjepa.cache.errors import SourceError
-from usjepa.cache.scanning.changes import passed_over_lines
+from usjepa.cache.scanning.changes import passed_over_told
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.known_groups import joined
 from usjepa.cache.scanning.known_sources import IS_PARTIAL, Compared, KnownSources
-from usjepa.cache.scanning.row_table import row_table
+from usjepa.cache.scanning.row_table import row_tables
 from usjepa.cache.scanning.scan import scan_all, scan_told
+from usjepa.cache.sources.base import packed_entries
 from usjepa.cache.sources.grouping import describe_groups
-from usjepa.cache.store.origins.spacing import spacing_text
-from usjepa.cache.store.tables import tombstone
+from usjepa.cache.store.origins.spacing import spacing_told
+from usjepa.cache.store.tables import RowTable, SourceTable, batches, parquet_of, tombstone
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,14 +37,11 @@ if TYPE_CHECKING:
     from usjepa.cache.sources.base import Listing
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Segment
-    from usjepa.cache.store.tables import SourceTable
     from usjepa.cache.store.writer import StoreWriter
 
+    Ints = NDArray[np.int64]
+
 logger = logging.getLogger(__name__)
-
-
-_FOUND = ("content_hash", "frames", "height", "width", "error", "spacing_down", "spacing_across", "passed_over")
-"""Columns that a scan fills from the file itself."""
 
 
 def grow(
@@ -64,33 +63,46 @@ def grow(
     scanned = scan_told(listing, settings, journal, on_error)
     if scanned.imageless.all():
         raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
-    compared, hashes = Compared.of(scanned, known), dict(scanned.hashes)
+    compared = Compared.of(scanned, known)
     new = _new(scanned, compared, known)
     partial = known.any_holding(compared.content(new), known.flags_n & IS_PARTIAL > 0)
-    found = _completed(scanned.chosen(new), np.flatnonzero(partial), listing, settings, on_error, hashes)
-    fresh = joined(known, scanned, compared, new, found)
-    if not len(fresh):
+    told = _completed(scanned, new[partial], listing, settings, on_error)
+    described, count = parquet_of(SourceTable, joined(known, told, compared, new, told.chosen(new)))
+    if not count:
         return 0
-    rows = row_table(fresh, settings, hashes)
-    failed = int((fresh.error != "").sum())
-    if not len(rows):
-        reason = next(str(error) for error in fresh.error if error)
+    failed, reason = _failed(described)
+    lines, rows = parquet_of(RowTable, row_tables(described, settings, told.hashes))
+    if not rows:
         if not len(known):
             raise SourceError(f"{listing.root}: none of its {failed} files can be read; the first reason: {reason}")
         logger.warning(f"nothing is added: none of {failed} new sources can be read; the first reason: {reason}")
         return 0
-    segment = writer.add_segment(fresh.to_parquet(), rows.to_parquet(), len(rows))
+    segment = writer.add_segment(described, lines, rows)
     logger.info(
-        f"segment {segment.number}: {len(fresh) - failed:,} sources, {len(rows):,} rows"
+        f"segment {segment.number}: {count - failed:,} sources, {rows:,} rows"
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
     )
-    for line in passed_over_lines([fresh]):
+    for line in passed_over_told(batches(SourceTable, io.BytesIO(described), ("passed_over", "frames"))):
         logger.info(f"segment {segment.number}: {line}")
-    spacing = np.stack([rows.spacing_down, rows.spacing_across], axis=1)
-    if not np.isnan(spacing).all():
+    if not all(np.isnan(part).all() for part in _spacing(lines, rows)):
         earlier = "; rows of earlier segments stay as they are, without one" if known.unscaled else ""
-        logger.info(f"segment {segment.number}: {spacing_text(spacing)}{earlier}")
-    return len(rows)
+        logger.info(f"segment {segment.number}: {spacing_told(_spacing(lines, rows))}{earlier}")
+    return rows
+
+
+def _failed(described: bytes) -> tuple[int, str]:
+    """Return how many sources of a table can't be read, and why the first one can't."""
+    failed, reason = 0, ""
+    for (error,) in batches(SourceTable, io.BytesIO(described), ("error",)):
+        errors = error[error != ""]
+        failed, reason = failed + len(errors), reason or str(next(iter(errors), ""))
+    return failed, reason
+
+
+def _spacing(lines: bytes, rows: int) -> Iterator[NDArray[np.float64]]:
+    """Yield the spacing of a table of rows, [n, 2] each."""
+    for columns in batches(RowTable, io.BytesIO(lines), ("spacing_down", "spacing_across"), rows):
+        yield np.stack(columns, axis=1)
 
 
 def regrown(
@@ -111,47 +123,44 @@ def regrown(
         had.append(in_later | (earlier.named(part.name_q) >= 0) | still_unread)
     new = np.flatnonzero(~np.concatenate(had))
     others = KnownSources(storage, [segment for segment in segments if segment.number != number])
-    sources = joined(others, scanned, Compared.of(scanned, others), new, scanned.chosen(new))
-    bare = replace(sources, spacing_down=np.empty(0), spacing_across=np.empty(0))
-    variants = [sources] if bare == sources else [sources, bare]
-    tables = ((one, row_table(one, settings, scanned.hashes)) for one in variants)
-    return [{"sources": one.to_parquet(), "rows": rows.to_parquet()} for one, rows in tables]
+    compared = Compared.of(scanned, others)
+
+    def described(kept: Callable[[SourceTable], SourceTable]) -> bytes:
+        tables = map(kept, joined(others, scanned, compared, new, scanned.chosen(new)))
+        return parquet_of(SourceTable, tables)[0]
+
+    variants = dict.fromkeys((described(lambda table: table), described(_without_spacing)))
+    return [
+        {"sources": one, "rows": parquet_of(RowTable, row_tables(one, settings, scanned.hashes))[0]} for one in variants
+    ]
+
+
+def _without_spacing(table: SourceTable) -> SourceTable:
+    return replace(table, spacing_down=np.empty(0), spacing_across=np.empty(0))
 
 
 def _completed(
-    table: SourceTable,
-    lines: NDArray[np.int64],
-    listing: Listing,
-    settings: CacheSettings,
-    on_error: Literal["stop", "skip"],
-    hashes: dict[tuple[str, str], bytes],
-) -> SourceTable:
-    """Return a table of new sources, in which these lines say what no table of the store says of their content.
+    scanned: Scanned, images: Ints, listing: Listing, settings: CacheSettings, on_error: Literal["stop", "skip"]
+) -> Scanned:
+    """Return a scan in which these images say what no table of the store says of their content.
 
     They are sources whose content the store has under another name: their counts came from its tables, where
-    neither spacing nor `hashes`, which are added to, need be.
+    neither spacing nor hashes of frames need be.
     """
-    wanted = {
-        (table.dataset[i], table.path[i]): i
-        for i in lines.tolist()
-        if not table.error[i] and (table.content_hash[i], table.reader[i]) not in hashes
-    }
-    if not wanted:
-        return table
-    entries = tuple(entry for entry in listing.entries if (entry.dataset, entry.path) in wanted)
+    if not len(images):
+        return scanned
+    places = scanned.unhashed(images)
+    if not len(places):
+        return scanned
+    entries = packed_entries(listing.entries[place] for place in places.tolist())
     again = scan_all(replace(listing, entries=entries), settings, None, on_error)
-    hashes.update(again.hashes)
-    columns = {name: getattr(table, name).copy() for name in _FOUND}
-    for place, key in enumerate(zip(again.table.dataset, again.table.path, strict=True)):
-        for name, column in columns.items():
-            column[wanted[key]] = getattr(again.table, name)[place]
-    return replace(table, **columns)
+    return scanned.updated(places, again)
 
 
 def _new(scanned: Scanned, compared: Compared, known: KnownSources) -> NDArray[np.int64]:
     """Return which images have no rows yet; SourceError when one that has was edited."""
     if compared.edited is not None:
-        table = scanned.chosen(np.array([compared.edited]))
+        table = next(scanned.chosen(np.array([compared.edited])))
         raise SourceError(
             f"{table.path[0]} (dataset {table.dataset[0]}): its content changed since it was built and its rows show "
             "the old one. Restore the file, or give the edited one another name to add it as a new source."

@@ -10,7 +10,7 @@ Shape suffixes: n readable sources of the store, L images of a scan, f those of 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,8 @@ from usjepa.cache.sources.patients import KEY_VARIABLE, is_patient
 from usjepa.cache.sources.splits import TEST
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from usjepa.cache.scanning.known_sources import Compared, KnownSources
@@ -30,27 +32,42 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 
-def joined(known: KnownSources, scanned: Scanned, compared: Compared, fresh_f: Ints, table: SourceTable) -> SourceTable:
-    """Return a table of new sources, in which they have the groups and sides of the store.
+def joined(
+    known: KnownSources, scanned: Scanned, compared: Compared, fresh_f: Ints, tables: Iterable[SourceTable]
+) -> Iterator[SourceTable]:
+    """Yield tables of new sources, in which they have the groups and sides of the store.
 
     Args:
         known: the store's sources.
         scanned: what a scan found.
         compared: its images, compared with them.
         fresh_f: which images the store does not have.
-        table: a line of each of these, splits assigned.
+        tables: a line of each of these, splits assigned, some at a time.
 
     Raises:
         SourceError: the store has files of one patient in several groups, or on the other side of the test split;
             or it can't be told whether it has the patient at all.
     """
     if not len(known) or not len(fresh_f):
-        return table
+        yield from tables
+        return
     links = _Links.of(known, scanned.groups, compared, fresh_f)
-    group, split = table.group.copy(), table.split.copy()
     is_known_f = among(links.joined_f, known.group_n)
     is_test_f = among(links.joined_f, known.group_n[known.flags_n & IS_TEST > 0])
     columns = (links.count_f, links.other_f, is_known_f, is_test_f, scanned.marked[fresh_f])
+    first, patient = 0, None
+    for table in tables:
+        here = slice(first, first + len(table))
+        yield _joined(table, links, [column[here] for column in columns])
+        patient = patient or _first_patient(table, np.flatnonzero(~is_known_f[here]))
+        first = here.stop
+    if patient is not None:
+        _require_told_apart(known, compared, patient)
+
+
+def _joined(table: SourceTable, links: _Links, columns: Sequence[NDArray[Any]]) -> SourceTable:
+    """Return a table with the groups and sides of the store; `columns` are those of `joined` of its lines."""
+    group, split = table.group.copy(), table.split.copy()
     told = zip(*(column.tolist() for column in columns), strict=True)
     for i, (had, other, is_known, is_test, is_marked) in enumerate(told):
         if table.error[i]:
@@ -66,7 +83,6 @@ def joined(known: KnownSources, scanned: Scanned, compared: Compared, fresh_f: I
             )
         elif is_known and split[i] == TEST:
             split[i] = ""  # drawn for testing with a share that was not asked for when the others were built
-    _require_told_apart(known, compared, table, np.flatnonzero(~is_known_f))
     return replace(table, group=group, split=split)
 
 
@@ -113,14 +129,18 @@ def _group(table: SourceTable, i: int, had: int, other: tuple[str, str] | None) 
     return other[1]
 
 
-def _require_told_apart(known: KnownSources, compared: Compared, table: SourceTable, lines: Ints) -> None:
-    """Refuse new patients where patients of the store, whose files are not at hand, may be the same.
+def _first_patient(table: SourceTable, lines: Ints) -> str | None:
+    """Return the path of the first readable source of a patient among some lines, None where there is none."""
+    return next((str(table.path[i]) for i in lines.tolist() if not table.error[i] and is_patient(table.group[i])), None)
+
+
+def _require_told_apart(known: KnownSources, compared: Compared, patient: str) -> None:
+    """Refuse a new patient where patients of the store, whose files are not at hand, may be the same.
 
     Args:
         known: the store's sources.
         compared: the images of a scan.
-        table: of the new ones.
-        lines: those whose groups the store does not have.
+        patient: path of a source whose group the store does not have.
     """
     dicoms = np.flatnonzero(known.flags_n & IS_DICOM)
     if not len(dicoms):
@@ -131,12 +151,10 @@ def _require_told_apart(known: KnownSources, compared: Compared, table: SourceTa
         gone = gone[~among(known.content(gone), contents)]
     if (known.flags_n[gone] & IS_COMPARABLE).all():
         return
-    patients = [i for i in lines.tolist() if not table.error[i] and is_patient(table.group[i])]
-    if patients:
-        raise SourceError(
-            f"{table.path[patients[0]]}: whether this patient's other files are in the store can't be told: "
-            f"{len(gone):,} of its DICOM files are not in this source, and their groups were not named with the "
-            f"secret that {KEY_VARIABLE} holds now. Give a source that has them too, or --set cache.group=file, "
-            "which makes a group of each file and may put a patient on both sides of the test split. A store that "
-            f"grows from folder to folder needs {KEY_VARIABLE} from its first build on."
-        )
+    raise SourceError(
+        f"{patient}: whether this patient's other files are in the store can't be told: "
+        f"{len(gone):,} of its DICOM files are not in this source, and their groups were not named with the "
+        f"secret that {KEY_VARIABLE} holds now. Give a source that has them too, or --set cache.group=file, "
+        "which makes a group of each file and may put a patient on both sides of the test split. A store that "
+        f"grows from folder to folder needs {KEY_VARIABLE} from its first build on."
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -9,14 +11,26 @@ import numpy as np
 
 from usjepa.cache.frames.views import draw_view
 from usjepa.cache.scanning.changes import Hashes, frames_of
-from usjepa.cache.store.tables import RowTable
+from usjepa.cache.store.tables import RowTable, SourceTable, batches
 
 if TYPE_CHECKING:
-    from usjepa.cache.recipes.cache import CacheSettings
-    from usjepa.cache.store.tables import SourceTable
+    from collections.abc import Iterator
 
+    from usjepa.cache.recipes.cache import CacheSettings
 
 _NONE: Hashes = MappingProxyType({})
+_BATCH = 1 << 10
+"""Sources whose rows are held at a time."""
+
+
+def row_tables(described: bytes, settings: CacheSettings, hashes: Hashes = _NONE) -> Iterator[RowTable]:
+    """Yield `row_table` of the sources of a table on disk, in parts."""
+    first = 0
+    for columns in batches(SourceTable, io.BytesIO(described), tuple(SourceTable.__dataclass_fields__), lines=_BATCH):
+        sources = SourceTable(*columns)
+        rows = row_table(sources, settings, hashes)
+        yield replace(rows, source=rows.source + np.int32(first))
+        first += len(sources)
 
 
 def row_table(sources: SourceTable, settings: CacheSettings, hashes: Hashes = _NONE) -> RowTable:

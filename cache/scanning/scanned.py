@@ -110,11 +110,29 @@ class Scanned:
         """The table without them."""
         return self._joined(~self.imageless)
 
-    def chosen(self, images_q: Ints) -> SourceTable:
-        """Return the table of some images, ascending."""
-        wanted = np.zeros(len(self._lines), np.bool_)
-        wanted[np.flatnonzero(~self.imageless)[images_q]] = True
-        return self._joined(wanted)
+    def chosen(self, images_q: Ints) -> Iterator[SourceTable]:
+        """Yield the tables of some images, ascending, some at a time."""
+        return self._tables(self._which(images_q))
+
+    def _which(self, images_q: Ints) -> NDArray[np.bool_]:
+        wanted_n = np.zeros(len(self._lines), np.bool_)
+        wanted_n[np.flatnonzero(~self.imageless)[images_q]] = True
+        return wanted_n
+
+    def unhashed(self, images_q: Ints) -> Ints:
+        """Return the places in the listing of those of some images that were read, and have no hashes."""
+        told = zip(fields_of(self._lines, "content_hash", "error"), fields_of(self._entries, "reader"), strict=True)
+        without = (not error and (content, stamp_of(reader)) not in self.hashes for (content, error), (reader,) in told)
+        return np.flatnonzero(self._which(images_q) & np.fromiter(without, np.bool_, len(self._lines)))
+
+    def updated(self, places: Ints, again: Scanned) -> Scanned:
+        """Return it with what another scan found of the sources at some places, ascending, all of which are images."""
+        is_again_n = np.zeros(len(self._lines), np.bool_)
+        is_again_n[places] = True
+        found = iter(again._lines)
+        lines = zip(self._lines, is_again_n.tolist(), strict=True)
+        merged = (next(found)._replace(imageless=False) if is_again else line for line, is_again in lines)
+        return Scanned(self._entries, packed_lines(merged), self._settings)
 
     @property
     def left_out(self) -> list[str]:
@@ -151,7 +169,9 @@ class Scanned:
 
     def _joined(self, wanted_n: NDArray[np.bool_]) -> SourceTable:
         """Return the table of some sources."""
-        tables = [_source_table((), (), self._settings)]
+        return SourceTable.joined([_source_table((), (), self._settings), *self._tables(wanted_n)])
+
+    def _tables(self, wanted_n: NDArray[np.bool_]) -> Iterator[SourceTable]:
         first = 0
         for part in _parts(zip(self._entries, self._lines, strict=True)):
             here = np.flatnonzero(wanted_n[first : first + len(part)])
@@ -159,9 +179,8 @@ class Scanned:
                 chosen = [part[i] for i in here.tolist()]
                 table = _source_table([entry for entry, _ in chosen], [line for _, line in chosen], self._settings)
                 table.split[self._test_n[first + here]] = TEST
-                tables.append(table)
+                yield table
             first += len(part)
-        return tables[-1] if len(tables) < 3 else SourceTable.joined(tables)
 
 
 def source_names(datasets: Iterable[str], paths: Iterable[str]) -> Digests:

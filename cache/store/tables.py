@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 import xxhash
 
 from usjepa.cache.errors import DamageError
+from usjepa.cache.places.growing import GrowingColumn
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -115,14 +116,8 @@ class Columns:
 
     def to_parquet(self) -> bytes:
         """Return the table as the bytes of a Parquet file."""
-        columns = self.columns()
-        kinds = {name: _TYPES.get(name, pa.string()) for name in columns}
-        table = pa.table(
-            {name: pa.array(columns[name], type=kinds[name]) for name in columns}, pa.schema(kinds.items())
-        )
-        sink = io.BytesIO()
-        pq.write_table(table, sink, row_group_size=max(len(self), 1), compression="zstd", store_schema=False)
-        return sink.getvalue()
+        types = _types(type(self))
+        return _parquet({name: pa.array(column, type=types[name]) for name, column in self.columns().items()})
 
     @classmethod
     def from_parquet(cls: type[_TableT], data: bytes, most: int | None = None) -> _TableT:
@@ -137,6 +132,30 @@ class Columns:
         """
         names = tuple(cls.__dataclass_fields__)
         return cls(**dict(zip(names, _read(cls, data, names, most), strict=True)))
+
+
+def parquet_of(kind: type[_TableT], parts: Iterable[_TableT]) -> tuple[bytes, int]:
+    """Return the Parquet bytes of the lines of some tables, one after the other, and their number.
+
+    The bytes are those of `to_parquet` of all of them joined. One part is held at a time, and the values of all.
+    """
+    types, count = _types(kind), 0
+    grown = {name: GrowingColumn(type_) for name, type_ in types.items() if name not in _UNSAID}
+    for part in parts:
+        for name in part.columns():
+            if name not in grown:
+                grown[name] = GrowingColumn(types[name])
+                grown[name].add(_unsaid(name, count))
+        for name, growing in grown.items():
+            growing.add(getattr(part, name))
+        count += len(part)
+    return _parquet({name: grown[name].array() for name in types if name in grown}), count
+
+
+def _parquet(columns: dict[str, pa.Array | pa.ChunkedArray]) -> bytes:
+    table, sink = pa.table(columns), io.BytesIO()
+    pq.write_table(table, sink, row_group_size=max(len(table), 1), compression="zstd", store_schema=False)
+    return sink.getvalue()
 
 
 class Places(NamedTuple):

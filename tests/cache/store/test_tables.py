@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes.commands import run_python
 from usjepa.cache.errors import DamageError
-from usjepa.cache.store.tables import Places, RowTable, SourceTable, read_spacing
+from usjepa.cache.store.tables import Places, RowTable, SourceTable, parquet_of, read_spacing
 
 
 def sources(count: int = 3) -> SourceTable:
@@ -54,6 +54,17 @@ def test_a_table_comes_back_with_its_values_and_types(table: SourceTable | RowTa
 def test_the_same_values_give_the_same_bytes() -> None:
     assert sources().to_parquet() == sources().to_parquet()
     assert rows(100_000).to_parquet() == rows(100_000).to_parquet()
+
+
+@pytest.mark.parametrize("count", [0, 1, 100, 70_000])
+def test_parts_give_the_bytes_of_the_whole(count: int) -> None:
+    """Also where texts are too many for a dictionary, and pages end within a part."""
+    is_late = np.arange(count) > 0.9 * count
+    late = {"spacing_down": np.where(is_late, 0.25, np.nan), "passed_over": is_late.astype(np.int32)}
+    for table in (sources(count), rows(count), replace(sources(count), **late)):
+        for size in (777, 30_000):
+            parts = (table.take(slice(start, start + size)) for start in range(0, count, size))
+            assert parquet_of(type(table), parts) == (table.to_parquet(), count)
 
 
 def test_a_plain_parquet_reader_sees_the_columns_and_no_private_metadata() -> None:
