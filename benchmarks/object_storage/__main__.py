@@ -26,7 +26,7 @@ from obstore.store import from_url
 
 from benchmarks.machine import RESULTS, describe
 from benchmarks.object_storage.server import bucket
-from benchmarks.scale import tables
+from benchmarks.scale.stores import tables
 from usjepa.cache import open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.objects import ObjectStorage

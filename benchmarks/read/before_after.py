@@ -22,11 +22,11 @@ from unittest import mock
 
 import numpy as np
 
-from benchmarks import scale
 from benchmarks.machine import Goal, describe, report
 from benchmarks.read.bench import make
 from benchmarks.read.limits import shard_files
 from benchmarks.read.page_cache import check_in_memory, drop, read_through
+from benchmarks.scale import stores as small_stores
 
 BEFORE, NOW = "before", "now"
 TURNS = {BEFORE: 0.005, NOW: 0.0005}
@@ -171,9 +171,9 @@ def large_rows(trees: Trees, root: Path, rounds: int) -> dict[str, Samples]:
 def small_rows(trees: Trees, root: Path, rounds: int) -> dict[str, Samples]:
     """Small rows of many shards, and opening."""
     with mock.patch("os.fsync"):
-        scale.make(root, 1_000_000)
+        small_stores.make(root, 1_000_000)
     pair = Pair(trees, root, "", 1_000_000)
-    pair.look_at(np.arange(0, 1_000_000, scale.ROWS_PER_SHARD))
+    pair.look_at(np.arange(0, 1_000_000, small_stores.ROWS_PER_SHARD))
     found = {"64 small rows of 4,000 shards": pair.measure(64, rounds)}
     pair.close()
     found["open 1,000,000 rows, read one"] = trees.opening(root, max(5, rounds // 4))
