@@ -97,9 +97,9 @@ def rival(loss: Loss) -> Callable[[torch.Tensor, torch.Tensor, float], Found]:
 
 def main() -> None:
     """Run `usjepa-train` with the loss that the first argument names."""
-    import usjepa.train.run.contrast as run
-    import usjepa.train.run.state as state
     from usjepa.train.cli import main as train
+    from usjepa.train.run import contrast as run
+    from usjepa.train.run import state
 
     torch.manual_seed(0)
     setattr(run, "contrast", rival(LOSSES[sys.argv[1]]))  # noqa: B010 - a name that the module imports
