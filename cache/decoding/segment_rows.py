@@ -16,15 +16,16 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.frames.rows import RowBlock
+from usjepa.cache.store.columns import batches, lines_of
 from usjepa.cache.store.origins.segment_tables import open_rows, open_sources
-from usjepa.cache.store.tables import RowTable, SourceTable, batches, lines_of
+from usjepa.cache.store.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from usjepa.cache.storage.protocol import Storage
+    from usjepa.cache.store.columns import Columns
     from usjepa.cache.store.generations import Segment
-    from usjepa.cache.store.tables import Columns
 
 TableT = TypeVar("TableT", bound="Columns")
 _BATCH, _KEPT = 1 << 14, 4

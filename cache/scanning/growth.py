@@ -24,8 +24,9 @@ from usjepa.cache.scanning.row_table import row_tables
 from usjepa.cache.scanning.scan import scan_all, scan_told
 from usjepa.cache.sources.base import packed_entries
 from usjepa.cache.sources.grouping import describe_groups
+from usjepa.cache.store.columns import batches, parquet_of
 from usjepa.cache.store.origins.spacing import spacing_told
-from usjepa.cache.store.tables import RowTable, SourceTable, batches, parquet_of, tombstone
+from usjepa.cache.store.tables import RowTable, SourceTable, tombstone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

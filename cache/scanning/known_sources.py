@@ -22,8 +22,9 @@ from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.sources.files.stamps import name_of
 from usjepa.cache.sources.patients import comparable, group_key
 from usjepa.cache.sources.splits import TEST, canonical
+from usjepa.cache.store.columns import batches, lines_of
 from usjepa.cache.store.origins.segment_tables import open_sources, sources_in_batches
-from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches, lines_of
+from usjepa.cache.store.tables import WITHDRAWN, SourceTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,8 @@ import numpy as np
 
 from usjepa.cache.frames.views import draw_view
 from usjepa.cache.scanning.changes import Hashes, frames_of
-from usjepa.cache.store.tables import RowTable, SourceTable, batches
+from usjepa.cache.store.columns import batches
+from usjepa.cache.store.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.frames.blank import blank_lines
 from usjepa.cache.scanning.changes import passed_over_told
 from usjepa.cache.storage.location import open_storage
+from usjepa.cache.store.columns import batches
 from usjepa.cache.store.commits import Commit, committed_layers
 from usjepa.cache.store.generations import rows_of
 from usjepa.cache.store.origins.segment_tables import open_sources
 from usjepa.cache.store.origins.spacing import spacing_in_batches, spacing_told
 from usjepa.cache.store.state import State, read_state
-from usjepa.cache.store.tables import WITHDRAWN, SourceTable, batches
+from usjepa.cache.store.tables import WITHDRAWN, SourceTable
 from usjepa.cache.terminal.streams import shown_name
 
 if TYPE_CHECKING:

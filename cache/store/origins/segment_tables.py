@@ -8,7 +8,8 @@ from usjepa.cache.errors import DamageError
 from usjepa.cache.identity import hash_of
 from usjepa.cache.storage.local import unreadable
 from usjepa.cache.storage.protocol import TABLE_LIMIT, Storage
-from usjepa.cache.store.tables import RowTable, SourceTable, batches
+from usjepa.cache.store.columns import batches
+from usjepa.cache.store.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from usjepa.cache.errors import DamageError
+from usjepa.cache.store.columns import BATCH, lines_of
 from usjepa.cache.store.origins.segment_tables import lists_of, open_sources, sources_in_batches
-from usjepa.cache.store.tables import BATCH, SourceTable, lines_of
+from usjepa.cache.store.tables import SourceTable
 
 if TYPE_CHECKING:
     from usjepa.cache.storage.protocol import Storage

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from usjepa.cache.store.columns import batches
 from usjepa.cache.store.origins.segment_tables import open_rows
-from usjepa.cache.store.tables import RowTable, batches
+from usjepa.cache.store.tables import RowTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

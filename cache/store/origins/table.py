@@ -9,9 +9,10 @@ import numpy as np
 from usjepa.cache.lazy import lazy
 from usjepa.cache.places.runs import Runs
 from usjepa.cache.places.stretches import Stretches
+from usjepa.cache.store.columns import batches
 from usjepa.cache.store.origins.segment_tables import not_of_its_sources, open_rows
 from usjepa.cache.store.origins.sources import PackedSources, Source, Sources
-from usjepa.cache.store.tables import RowTable, batches
+from usjepa.cache.store.tables import RowTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

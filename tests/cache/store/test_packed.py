@@ -17,9 +17,10 @@ from usjepa.cache.errors import DamageError
 from usjepa.cache.frames.rows import RowBlock
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.store.columns import batches
 from usjepa.cache.store.origins.segment_tables import read_tables
 from usjepa.cache.store.origins.sources import Source, Sources
-from usjepa.cache.store.tables import RowTable, SourceTable, batches
+from usjepa.cache.store.tables import RowTable, SourceTable
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def test_a_table_of_several_segments_with_holes_is_that_of_the_rows_that_exist(t
 
 @pytest.mark.parametrize("most_text", [0, 1 << 30], ids=["text as it is", "text in dictionaries"])
 def test_columns_read_in_batches_are_those_read_whole(monkeypatch: pytest.MonkeyPatch, most_text: int) -> None:
-    monkeypatch.setattr("usjepa.cache.store.tables._LITTLE_TEXT_NBYTES", most_text)
+    monkeypatch.setattr("usjepa.cache.store.columns._LITTLE_TEXT_NBYTES", most_text)
     described, rows = tables(300)
     for kind, data in ((SourceTable, described), (RowTable, rows)):
         names = list(kind.__dataclass_fields__)

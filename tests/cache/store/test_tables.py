@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.processes.commands import run_python
 from usjepa.cache.errors import DamageError
-from usjepa.cache.store.tables import Places, RowTable, SourceTable, parquet_of, read_spacing
+from usjepa.cache.store.columns import parquet_of
+from usjepa.cache.store.tables import Places, RowTable, SourceTable, read_spacing
 
 
 def sources(count: int = 3) -> SourceTable:
