@@ -1,4 +1,4 @@
-"""Grow a column of a table part by part, in the bytes that its values take."""
+"""Grow a table's column part by part, in the bytes of its values."""
 
 from __future__ import annotations
 
