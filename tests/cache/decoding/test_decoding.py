@@ -263,7 +263,9 @@ def test_a_child_of_a_dask_worker_keeps_the_memory_that_it_frees(monkeypatch: py
     """Dask has its workers trim memory at once; a decoder would take fresh pages for every array."""
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "65536")
     child = lifeline.Child("usjepa.cache.decoding.worker")
-    environment = Path(f"/proc/{child.process.pid}/environ").read_bytes()
+    told = Path(f"/proc/{child.process.pid}/environ")
+    wait_until(told.read_bytes, child.process)  # empty until the new program has taken over
+    environment = told.read_bytes()
     child.end()
     assert b"PATH=" in environment
     assert b"MALLOC_TRIM" not in environment
