@@ -29,7 +29,7 @@ from benchmarks.read.page_cache import check_in_memory, drop, read_through
 from benchmarks.scale import stores as small_stores
 
 BEFORE, NOW = "before", "now"
-TURNS = {BEFORE: 0.005, NOW: 0.0005}
+TURNS = {BEFORE: 0.005, NOW: 0.0001}
 """Seconds of a turn of the interpreter's lock while a store is read in training: 5 ms is Python's own."""
 LEAST = 0.9
 

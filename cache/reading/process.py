@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_SWITCH_INTERVAL_S = 5e-4
+_SWITCH_INTERVAL_S = 1e-4
 _this_process = object()
 
 

@@ -82,7 +82,7 @@ def test_a_stream_shortens_the_turns_of_the_interpreter_and_puts_them_back(store
     before = sys.getswitchinterval()
     with closing(maker(store).stream(requests(100))) as stream:
         next(stream)
-        assert sys.getswitchinterval() == pytest.approx(0.0005)
+        assert sys.getswitchinterval() == pytest.approx(0.0001)
     assert sys.getswitchinterval() == before
 
 
