@@ -105,7 +105,7 @@ class Runs:
 
     def holds(self, first: int, stop: int) -> bool:
         """Return whether each of one or more numbers, `first` to before `stop`, is one of these."""
-        run = int(np.searchsorted(self.first_r, first, side="right")) - 1
+        run = int(self.first_r.searchsorted(first, "right")) - 1
         if run < 0:
             return False
         end = self.index_r[run + 1] if run + 1 < len(self.index_r) else self.count

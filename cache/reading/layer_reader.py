@@ -43,11 +43,10 @@ class ReadPlan:
         """Plan [n] row numbers, ascending and at least one; `places` [n] are theirs in the batch."""
         self._numbers, self._shard_rows = numbers, shard_rows
         shard, slot = np.divmod(numbers, shard_rows)
-        first = np.ones(len(shard), bool)
-        np.not_equal(shard[1:], shard[:-1], out=first[1:])
-        self.shards: list[int] = shard[first].tolist()
+        last = shard[1:] != shard[:-1]
+        self.shards: list[int] = [shard.item(0), *shard[1:][last].tolist()]
         """Numbers of the shards, ascending, each once."""
-        self.nth: list[int] = (np.cumsum(first) - 1).tolist()
+        self.nth: list[int] = [0, *last.cumsum().tolist()]
         """[n] Which of `shards` a row lies in."""
         self.slots: list[int] = slot.tolist()
         """[n] Place of a row within its shard."""
@@ -61,7 +60,7 @@ class ReadPlan:
 
         `places` [n] are theirs in the batch where it has rows of other stores too.
         """
-        order = np.argsort(numbers, kind="stable")
+        order = numbers.argsort(kind="stable")
         return cls(numbers[order], order if places is None else places[order], shard_rows)
 
     def parts(self, most: int) -> list[ReadPlan]:
@@ -90,7 +89,7 @@ class LayerRows(Generic[ReaderT]):
         self.reader, self.plan = reader, plan
         self.shards: list[OpenShard | None] = reader.open_shards.pinned(plan.shards)
         """Those of the plan, pinned while this lives; None where one could not be opened."""
-        self.out: memoryview = array.reshape(-1).view("u1").data
+        self.out: memoryview = array.reshape(-1).view(np.uint8).data
         self.waits = False
         """Whether the disk may be waited for: everything was asked for already."""
 
