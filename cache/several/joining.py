@@ -159,9 +159,19 @@ def _shared_contents(tables: Sequence[Table]) -> NDArray[np.uint64]:
         for contents, errors in table.source_columns("content_hash", "error"):
             told = zip(contents, errors, strict=True)
             hashes.append(short_hashes(content for content, error in told if content and not error))
-        every.append(np.unique(np.concatenate(hashes)))
-    together = np.sort(np.concatenate(every))
-    return np.unique(together[1:][together[1:] == together[:-1]])
+        every.append(_each_once(np.concatenate(hashes)))
+        del hashes
+    together = np.concatenate(every)
+    every.clear()
+    together.sort()
+    return _each_once(together[1:][together[1:] == together[:-1]])
+
+
+def _each_once(hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return hashes in their order, each once; `np.unique` would hold a table of them."""
+    hashes.sort()
+    once: NDArray[np.uint64] = hashes[np.r_[True, hashes[1:] != hashes[:-1]][: len(hashes)]]
+    return once
 
 
 def _renumbered(tables: Sequence[Table], numbers: Sequence[NDArray[np.int32]]) -> Iterator[Chunk]:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 _HASHED = re.compile("[0-9a-f]{32}")
 """Path of a source that was named by a hash."""
-_AT_ONCE = 1 << 20
-"""Rows that are looked at together."""
+_AT_ONCE = 1 << 18
+"""Rows or sources that are looked at together."""
 _SHOWN = 3
 """Most sources or groups that a note names."""
 
@@ -125,8 +125,10 @@ def _across(store: Stores, out_S: Flags) -> Flags:
     code_S = codes_of(table, "group")
     test_GK = np.zeros((int(code_S.max(initial=-1)) + 1, len(store.parts)), np.bool_)
     taking_GK = np.zeros_like(test_GK)
-    for flags_GK, mine_S in ((test_GK, out_S & used_S), (taking_GK, ~out_S & used_S)):
-        flags_GK[code_S[mine_S], part_S[mine_S]] = True
+    for start in range(0, len(code_S), _AT_ONCE):
+        here = slice(start, start + _AT_ONCE)
+        for flags_GK, mine in ((test_GK, out_S[here] & used_S[here]), (taking_GK, ~out_S[here] & used_S[here])):
+            flags_GK[code_S[here][mine], part_S[here][mine]] = True
     only_test_G: Flags = np.any(test_GK & ~taking_GK, axis=1)
     found: Flags = only_test_G[code_S] & ~out_S & used_S
     return found

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from usjepa.cache.places.digests import order_of, short_hashes
+from usjepa.cache.places.digests import short_hashes
 from usjepa.cache.places.runs import Runs
 from usjepa.cache.sources.patients import group_key
 from usjepa.train.counter import stream, uniforms
@@ -31,13 +31,14 @@ if TYPE_CHECKING:
 _AT_ONCE = 1 << 18
 """Rows that are looked at together."""
 _ROOM = 2**64
-"""Numbers of key, view and index that can be sorted as one."""
+"""Numbers of key, view and index that are told apart by 64 bits."""
 
 
 class Partners:
     """The rows of one part of a run, ordered so that an anchor's candidates lie side by side: 8 bytes a row.
 
-    4 where they lie so in the table; twice as many where there are 2**31 rows or more, or numbers of clips and frames.
+    4 where they lie so in the table, 8 if their keys need it; 20 or 24 where key, view and index are no number of 64
+    bits.
     """
 
     def __init__(
@@ -55,22 +56,31 @@ class Partners:
         self._distance, self._any_view = settings.distance, settings.views
         self._code_S = codes_of(table, settings.positives) if code_S is None else code_S
         self._frames = self._views = 1
-        codes = 0
+        codes, count = 0, len(self._positions)
         for _, code_n, frame_n, view_n in self._parts():
             codes = max(codes, int(code_n.max()) + 1)
             self._frames = max(self._frames, int(frame_n.max()) + 1)
             self._views = max(self._views, int(view_n.max()) + 1)
         keys = codes * self._frames * (1 if self._any_view else self._views)
-        self._key_n = np.empty(0, _least_type(keys))
-        """Of the row at each place."""
-        self._order_n: NDArray[np.signedinteger[Any]] | None = None
-        """Which row is at each place; None: they are in order."""
+        self._scale = 1
+        """Of numbers whose order is that of rows by key, view and index: number = key * scale + view * n + index."""
+        self._key_n: NDArray[Any]
+        """Of the row at each place: its number, or its key where the scale is 1."""
+        self._order_n: Ints | None = None
+        """Which row is at each place; None: numbers tell, or rows are in order."""
+        self._place_n: Ints | None = None
+        """At which place each row is; None likewise."""
         if self._is_ordered():
-            self._key_n = self._keys(keys)
-        elif keys * self._views * len(self._positions) > _ROOM:
-            self._order_by_columns(keys)
+            self._key_n = self._keys(_least_type(keys))
+        elif keys * self._views * count <= _ROOM:
+            self._scale = self._views * count
+            self._key_n = self._keys(np.uint64)
+            self._key_n.sort()
         else:
-            self._order_by_number(keys)
+            key_n = self._keys(_least_type(keys))
+            self._order_n = np.lexsort((table.views_at(np.asarray(self._positions)), key_n))
+            self._key_n, self._place_n = key_n[self._order_n], np.empty_like(self._order_n)
+            self._place_n[self._order_n] = np.arange(count)
 
     def _parts(self) -> Iterator[tuple[int, Ints, Ints, Ints]]:
         """Yield the index of a row, and code, frame and view of it and some that follow."""
@@ -97,37 +107,21 @@ class Partners:
             before = int(key_n[-1]), int(view_n[-1])
         return True
 
-    def _keys(self, most: int) -> NDArray[np.signedinteger[Any]]:
-        """Return the key of every row, in the table's order."""
-        key_n = np.empty(len(self._positions), _least_type(most))
-        for start, *places in self._parts():
-            key_n[start : start + len(places[0])] = self._key(*places)
+    def _keys(self, kind: type[np.integer[Any]]) -> NDArray[Any]:
+        """Return the key or number of every row, in the table's order."""
+        key_n = np.empty(len(self._positions), kind)
+        for start, code_n, frame_n, view_n in self._parts():
+            index_n = np.arange(start, start + len(code_n))
+            key_n[start : start + len(code_n)] = self._number(self._key(code_n, frame_n, view_n), view_n, index_n)
         return key_n
 
-    def _order_by_columns(self, keys: int) -> None:
-        """Sort the rows by key, view and index."""
-        key_n = self._keys(keys)
-        order_n = np.lexsort((self._table.views_at(np.asarray(self._positions)), key_n))
-        self._order_n, self._key_n = order_n.astype(_least_type(len(order_n))), key_n[order_n]
-
-    def _order_by_number(self, keys: int) -> None:
-        """Sort the rows as numbers of key, view and index; the keys then take the place of the numbers in memory."""
-        count = len(self._positions)
-        number_n, size, views = np.empty(count, np.uint64), np.uint64(count), np.uint64(self._views)
-        for start, *places in self._parts():
-            here = slice(start, start + len(places[0]))
-            number_n[here] = self._key(*places).astype(np.uint64) * views + places[2].astype(np.uint64)
-            number_n[here] *= size
-            number_n[here] += np.arange(here.start, here.stop, dtype=np.uint64)
-        number_n.sort()
-        kind = _least_type(keys)
-        self._order_n = np.empty(count, _least_type(count))
-        for start in range(0, count, _AT_ONCE):
-            here = slice(start, min(start + _AT_ONCE, count))
-            key_n, self._order_n[here] = np.divmod(number_n[here], size)
-            number_n.view(kind)[here] = key_n // views  # before what is still to be read
-        number_n.resize(-(-count * np.dtype(kind).itemsize // 8), refcheck=False)
-        self._key_n = number_n.view(kind)[:count]
+    def _number(self, key_n: Ints, view_n: Ints, index_n: Ints) -> NDArray[Any]:
+        """Return the numbers of rows; their keys where the scale is 1."""
+        if self._scale == 1:
+            return key_n
+        count = np.uint64(len(self._positions))
+        within_n = view_n.astype(np.uint64) * count + index_n.astype(np.uint64)
+        return key_n.astype(np.uint64) * np.uint64(self._scale) + within_n
 
     def of(self, positions_B: Ints, rows_B: Ints, seed: int, step: int) -> Ints:
         """Return the position of each anchor's partner, int64 [B].
@@ -151,27 +145,29 @@ class Partners:
         drawn_B = uniforms(stream("partners", seed, step, rows_B), 0)
         pick_B = begin_B + np.minimum((drawn_B * others_B).astype(np.int64), np.maximum(others_B - 1, 0))
         pick_B += (pick_B >= place_B) & (others_B > 0)
-        found: Ints = self._positions[pick_B if self._order_n is None else self._order_n[pick_B]]
+        found: Ints = self._positions[self._rows_at(pick_B)]
         return found
 
     def _place(self, positions_B: Ints, key_B: Ints, view_B: Ints) -> Ints:
-        """Return where in the order each anchor is: among the rows of its key, which are ordered by view and index."""
+        """Return where in the order each anchor is."""
         index_B = self._positions.find(positions_B)[0]
-        if self._order_n is None:
-            return index_B
-        low_B, high_B = self._search(key_B, "left"), self._search(key_B, "right")
-        while (searched_B := low_B < high_B).any():
-            middle_B = np.where(searched_B, (low_B + high_B) // 2, 0)
-            other_B = self._order_n[middle_B].astype(np.int64)
-            its_view_B = self._table.views_at(self._positions[other_B])
-            before_B = (its_view_B < view_B) | ((its_view_B == view_B) & (other_B < index_B))
-            low_B = np.where(searched_B & before_B, middle_B + 1, low_B)
-            high_B = np.where(searched_B & ~before_B, middle_B, high_B)
-        return low_B
+        if self._scale > 1:
+            return np.searchsorted(self._key_n, self._number(key_B, view_B, index_B))
+        return index_B if self._place_n is None else self._place_n[index_B]
+
+    def _rows_at(self, place_B: Ints) -> Ints:
+        """Return the index of the row at each place of the order."""
+        if self._scale > 1:
+            return (self._key_n[place_B] % np.uint64(len(self._positions))).astype(np.int64)
+        return place_B if self._order_n is None else self._order_n[place_B]
 
     def _search(self, key_B: Ints, side: Literal["left", "right"]) -> Ints:
         # Asked for in the type of the keys, or all of them would be copied.
-        return np.searchsorted(self._key_n, key_B.astype(self._key_n.dtype), side=side)
+        asked_B = key_B.astype(self._key_n.dtype)
+        if self._scale > 1:
+            asked_B *= np.uint64(self._scale)
+            asked_B += np.uint64(self._scale - 1 if side == "right" else 0)
+        return np.searchsorted(self._key_n, asked_B, side=side)
 
 
 def _least_type(most: int) -> type[np.signedinteger[Any]]:
@@ -186,15 +182,18 @@ def codes_of(table: Table, by: str) -> NDArray[np.int32]:
     """
     if by == "clip":
         return np.arange(len(table.sources), dtype=np.int32)
-    hashes = [np.empty(0, np.uint64)]
-    for columns in table.source_columns("dataset", "group", "path"):
-        keys = (
-            (*group_key(dataset, group), "" if group else path) for dataset, group, path in zip(*columns, strict=True)
-        )
-        hashes.append(short_hashes(map("\0".join, keys)))
-    hash_S = np.concatenate(hashes)
-    order = order_of(hash_S)
-    hash_S = hash_S[order]
-    code_S = np.empty(len(order), np.int32)
-    code_S[order] = np.cumsum(np.r_[False, hash_S[1:] != hash_S[:-1]][: len(order)], dtype=np.int32)
+    hash_S = np.empty(len(table.sources), np.uint64)
+    first = 0
+    for datasets, groups, paths in table.source_columns("dataset", "group", "path"):
+        told = zip(datasets, groups, paths, strict=True)
+        keys = ((*group_key(dataset, group), "" if group else path) for dataset, group, path in told)
+        hash_S[first : first + len(paths)] = short_hashes(map("\0".join, keys))
+        first += len(paths)
+    ordered = np.sort(hash_S)
+    ordered = ordered[np.r_[True, ordered[1:] != ordered[:-1]][: len(ordered)]]
+    code_S = np.empty(len(hash_S), np.int32)
+    for start in range(0, len(hash_S), _AT_ONCE):
+        mine = hash_S[start : start + _AT_ONCE]
+        begins = np.r_[True, mine[1:] != mine[:-1]]  # files of a patient lie side by side: looked up once
+        code_S[start : start + _AT_ONCE] = np.searchsorted(ordered, mine[begins])[np.cumsum(begins) - 1]
     return code_S

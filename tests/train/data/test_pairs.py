@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from usjepa.cache.places.runs import Runs
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.train import ContrastSettings, TrainSettings
 from usjepa.cache.sources.patients import group_key
-from usjepa.cache.store.origins.sources import Source
+from usjepa.cache.store.origins.sources import PackedSources, Source
 from usjepa.cache.store.origins.table import Table
 from usjepa.train.counter import stream, uniforms
 from usjepa.train.data.batches import BatchRequest
@@ -24,6 +24,7 @@ from usjepa.train.data.partners import Partners, codes_of
 from usjepa.train.data.split import split_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 
@@ -153,20 +154,49 @@ def test_partners_take_8_bytes_a_row_and_4_where_clips_lie_in_order(by: str, nby
     assert part._code_S.nbytes == 40 * 4
 
 
-def test_ordering_pairs_takes_no_more_than_30_bytes_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("usjepa.train.data.partners._AT_ONCE", 1 << 13)
+def peak_of(work: Callable[[], object]) -> int:
+    """Return the most bytes that some work holds at once, with what it returns."""
+    tracemalloc.start()
+    kept = work()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    del kept
+    return peak
+
+
+def test_ordering_pairs_takes_no_more_than_11_bytes_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usjepa.train.data.partners._AT_ONCE", 1 << 12)
     sources, views = 50_000, 4
     source = np.repeat(np.arange(sources, dtype=np.int32), views)
     view = np.tile(np.arange(views, dtype=np.int16), sources)
     named = [Source(f"{i}.png", "d", f"p{i % 9000}", "", "", "", 1, "") for i in range(sources)]
     table = Table(named, source, np.zeros(len(source), np.int32), view)
     settings = ContrastSettings.model_validate({"positives": "group"})
-    rows = Runs.of(np.array([0]), np.array([len(table.stretches)]))
-    tracemalloc.start()
-    Partners(table, rows, settings)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak / len(source) < 30  # 41 when rows were sorted by two columns
+    rows, codes = Runs.of(np.array([0]), np.array([len(table.stretches)])), codes_of(table, "group")
+    peak = peak_of(lambda: Partners(table, rows, settings, codes))
+    assert peak / len(source) < 11  # 13 when keys and an order were held, 41 when rows were sorted by two columns
+
+
+class SourcesInBatches(PackedSources):
+    """Sources of the group before or their own, a few of which are held at once."""
+
+    def __len__(self) -> int:
+        return 100_000
+
+    def at(self, number: int) -> Source:
+        return Source(f"{number}.png", "d", f"p{number // 3}" if number % 5 else "", "", "", "", 1, "")
+
+    def columns(self, *names: str) -> Iterator[list[list[Any]]]:
+        for start in range(0, len(self), 500):
+            some = [self.at(number) for number in range(start, start + 500)]
+            yield [[getattr(source, name) for source in some] for name in names]
+
+
+def test_telling_groups_apart_takes_no_more_than_24_bytes_a_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("usjepa.train.data.partners._AT_ONCE", 1 << 12)
+    nothing, sources = np.empty(0, np.int32), SourcesInBatches()
+    table = Table(sources, nothing, nothing, nothing.astype(np.int16))
+    assert peak_of(lambda: codes_of(table, "group")) / len(sources) < 24  # 34 when the index that sorts was held
 
 
 @pytest.mark.parametrize("spared", ["clip", "group"])
