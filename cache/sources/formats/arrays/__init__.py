@@ -2,5 +2,5 @@
 
 `sets.py` tells which arrays are images and how their axes count, whatever the format, and is read first. `base.py`
 holds what the readers of files in memory share; each format has one file. `hdf5.py` keeps its file open and reads
-frame by frame. Only `sources/registry.py` imports the readers.
+frame by frame, shown as `hdf5_images.py` reads its attributes. Only `sources/registry.py` imports the readers.
 """

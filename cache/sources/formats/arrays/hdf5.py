@@ -1,8 +1,8 @@
 """Read the image datasets of HDF5 files through h5py; each is a source, `file.h5::path/of/dataset`.
 
 Which data sets hold images, and how their axes are read, is told in `sets.py`; C is 1, 3 or 4 (RGBA, laid over
-black), and samples follow `depth.py`. Links out of the file, virtual datasets and external storage are not followed: a
-content hash vouches for one file only.
+black), and samples follow `depth.py`; what attributes say of how they are shown, `hdf5_images.py` applies. Links out of
+the file, virtual datasets and external storage are not followed: a content hash vouches for one file only.
 
 Handles never cross a fork: a child closes its copy and opens the file itself.
 """
@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader
-from usjepa.cache.sources.formats.arrays.base import shown
+from usjepa.cache.sources.formats.arrays.hdf5_images import Picture
 from usjepa.cache.sources.formats.arrays.sets import (
     Axes,
-    Samples,
     axes_of,
     doubts_of,
     frame_of,
@@ -26,7 +25,7 @@ from usjepa.cache.sources.formats.arrays.sets import (
     unwanted,
     without_images,
 )
-from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.depth import Span, span_of
 from usjepa.cache.sources.formats.packed.memory import openable
 from usjepa.cache.sources.formats.plausible import require_frame, require_room
 
@@ -48,7 +47,7 @@ class Hdf5Reader(Reader):
     """Read datasets of HDF5 files; keep the last file open."""
 
     name = "hdf5"
-    version = 2
+    version = 3
     title = "HDF5"
     endings = (".h5", ".hdf5")
     container = True
@@ -74,40 +73,42 @@ class Hdf5Reader(Reader):
 
     def probe(self, file: Path, image: str) -> FileFacts:
         """Read every frame and return the facts; ValueError when `image` names no image dataset."""
-        dataset, axes = self._dataset(file, image)
+        picture, axes = self._picture(file, image)
         require_frame(axes.height, axes.width)
-        require_room(math.prod(dataset.shape) * dataset.dtype.itemsize, file)  # `nbytes` overflows
-        _require_small_chunks(dataset)
+        require_room(math.prod(picture.shape) * picture.dtype.itemsize, file)  # `nbytes` overflows
+        _require_small_chunks(picture.dataset)
+        span = self._span_of(file, image, picture, axes) if picture.needs_span else None
         for number in range(axes.frames):
-            frame_of(dataset, axes, number)
+            frame = frame_of(picture, axes, number)
+            if picture.is_told:
+                picture.show(frame, span)  # where what is told can't be, it is refused here
             safe_point()
-        if needs_span(dataset.dtype):
-            self._span_of(file, image, dataset, axes)
         return FileFacts(axes.frames, axes.height, axes.width)
 
     def frames(self, file: Path, image: str, wanted: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
         """Yield the wanted frames in 8 bits, grey or RGB."""
         for number in wanted:
             # Looked up anew for every frame: between two of them the process may have forked.
-            dataset, axes = self._dataset(file, image)
+            picture, axes = self._picture(file, image)
             if number >= axes.frames:
                 raise ValueError(f"it has {axes.frames} frames, none with number {number}")
-            span = self._span_of(file, image, dataset, axes) if needs_span(dataset.dtype) else None
-            yield shown(to_uint8(frame_of(dataset, axes, number), span))
+            span = self._span_of(file, image, picture, axes) if picture.needs_span else None
+            yield picture.show(frame_of(picture, axes, number), span)
 
-    def _dataset(self, file: Path, image: str) -> tuple[h5py.Dataset, Axes]:
+    def _picture(self, file: Path, image: str) -> tuple[Picture, Axes]:
         """Return the open dataset, through a handle of this process, and how its axes are read."""
         opened = self._file(file)
         if not image:
             raise ValueError(_without_wanted(data_sets(opened)))
         dataset: Any = opened.get(image, getlink=False) if _is_hard_linked(opened, image) else None
-        axes = axes_of(dataset) if hasattr(dataset, "dtype") else None
-        if axes is None:
+        picture = Picture(dataset) if hasattr(dataset, "dtype") else None
+        axes = axes_of(picture) if picture is not None else None
+        if picture is None or axes is None:
             found = f": it is {dataset.dtype} {list(dataset.shape or ())}" if hasattr(dataset, "dtype") else ""
             raise ValueError(f"it holds no dataset of images named {image!r}{found}")
         if _is_elsewhere(dataset):
             raise ValueError(f"the bytes of {image!r} lie in other files, which its hash can't vouch for")
-        return dataset, axes
+        return picture, axes
 
     def _file(self, file: Path) -> h5py.File:
         import h5py
@@ -126,33 +127,33 @@ class Hdf5Reader(Reader):
         self._open = (os.getpid(), file, opened)
         return opened
 
-    def _span_of(self, file: Path, image: str, dataset: h5py.Dataset, axes: Axes) -> Span:
+    def _span_of(self, file: Path, image: str, picture: Picture, axes: Axes) -> Span:
         """Return the span of the whole dataset, remembered for the one that is being read."""
         if self._span is None or self._span[:2] != (file, image):
-            self._span = (file, image, span_of(frame_of(dataset, axes, number) for number in range(axes.frames)))
+            self._span = (file, image, span_of(frame_of(picture, axes, number) for number in range(axes.frames)))
         return self._span[2]
 
 
-def data_sets(file: h5py.File) -> dict[str, Samples]:
+def data_sets(file: h5py.File) -> dict[str, Picture]:
     """Return all data sets of a file by name; those that links name are found where they lie."""
     import h5py
 
-    found: dict[str, Samples] = {}
+    found: dict[str, Picture] = {}
 
     def visit(name: str, item: h5py.Dataset | h5py.Group) -> None:
         safe_point()
         if isinstance(item, h5py.Dataset):
-            found[name] = item
+            found[name] = Picture(item)
 
     file.visititems(visit)
     return found
 
 
-def _doubts(found: dict[str, Samples]) -> dict[str, str]:
-    return doubts_of({name: item for name, item in image_sets(found).items() if not _is_elsewhere(item)})
+def _doubts(found: dict[str, Picture]) -> dict[str, str]:
+    return doubts_of({name: found[name] for name in image_sets(found) if not _is_elsewhere(found[name].dataset)})
 
 
-def _without_wanted(found: dict[str, Samples]) -> str:
+def _without_wanted(found: dict[str, Picture]) -> str:
     """Return why no image of a file is read: it holds none, or all that could be were left out."""
     doubts = _doubts(found)
     return unwanted(doubts) if doubts else without_images(found)
