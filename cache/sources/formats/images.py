@@ -33,13 +33,15 @@ _FIRST_PAGE_ONLY = "MPO"
 """A kind of JPEG whose further pages are previews, not images of their own."""
 _ORIENTATION = 274
 """EXIF tag."""
+_SCALES = {"L;2": 85, "L;4": 17}
+"""Pillow's name of how a PNG packs greys -> what it multiplies them by, but not the value that is transparent."""
 
 
 class ImageReader(Reader):
     """Read still images."""
 
     name = "images"
-    version = 2
+    version = 3
     title = "an image"
     endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
     frames_apart = True
@@ -74,8 +76,7 @@ class ImageReader(Reader):
         pages = [still[1]] if still is not None and still[0] == file and list(wanted) == [0] else None
         for number, page in zip(wanted, pages or _pages(file, layout, wanted), strict=True):
             span = self._span_of(file, layout, pages) if needs_span(page.dtype) else None
-            frame = _over_black(page, span)
-            yield np.asarray(255 - frame, np.uint8) if number in inverted else frame
+            yield _over_black(page, span, number in inverted)
 
     def _layout_of(self, file: Path) -> Layout | None:
         """Return how a TIFF is to be read, remembered for the file that is being read."""
@@ -101,14 +102,17 @@ def _intensities(page: NDArray[Any]) -> NDArray[Any]:
     return page[..., :3] if page.ndim == 3 else page
 
 
-def _over_black(page: NDArray[Any], span: Span | None) -> NDArray[np.uint8]:
-    """Return a page in 8 bits, what is transparent as black."""
+def _over_black(page: NDArray[Any], span: Span | None, inverted: bool) -> NDArray[np.uint8]:
+    """Return a page in 8 bits, where 0 is white inverted, and then what is transparent as black."""
+    colour = to_uint8(_intensities(page), span)
+    if inverted:
+        colour = np.asarray(255 - colour, np.uint8)
     if page.ndim < 3 or page.shape[2] != 4:
-        return to_uint8(page, span)
+        return colour
     alpha = page[..., 3:]
     if alpha.dtype != np.uint8:
         alpha = to_uint8(alpha, Span(0, float(alpha.max())))
-    return over_black(np.concatenate([to_uint8(page[..., :3], span), alpha], axis=-1))
+    return over_black(np.concatenate([colour, alpha], axis=-1))
 
 
 def _pages(file: Path, layout: Layout | None, wanted: Sequence[int] | None) -> Iterator[NDArray[Any]]:
@@ -188,6 +192,7 @@ def _samples(image: Image.Image, file: BinaryIO) -> NDArray[Any]:
     deep = image.format == "PNG" and any("16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I")
     if deep and getattr(image, "n_frames", 1) == 1:
         return _words_of_png(image, file)
+    hidden, scale = image.info.get("transparency"), next((_SCALES.get(str(tile[3]), 1) for tile in tiles), 1)
     image = ImageOps.exif_transpose(image)
     if image.mode == "1":
         image = image.convert("L")
@@ -198,8 +203,16 @@ def _samples(image: Image.Image, file: BinaryIO) -> NDArray[Any]:
     samples = np.asarray(image)
     if bitmap and image.mode == "RGBA" and not samples[..., 3].any():
         samples = np.ascontiguousarray(samples[..., :3])  # it fills up a word of 32 bits, and was never written
+    if hidden is not None and image.mode in ("L", "RGB", "I;16", "I;16B"):
+        samples = _hidden_black(samples, np.multiply(hidden, scale))
     # Pillow's big-endian 16-bit mode comes as >u2; the rest of the code expects the machine's own order.
     return samples.astype(samples.dtype.newbyteorder("="), copy=False)
+
+
+def _hidden_black(samples: NDArray[Any], hidden: NDArray[Any]) -> NDArray[Any]:
+    """Return grey or RGB samples with the one value that is transparent (PNG, tRNS) as black."""
+    found = samples == hidden
+    return np.where(found.all(axis=-1, keepdims=True) if samples.ndim == 3 else found, 0, samples).astype(samples.dtype)
 
 
 def _words_of_png(image: Image.Image, file: BinaryIO) -> NDArray[Any]:

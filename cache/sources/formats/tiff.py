@@ -72,7 +72,8 @@ def layout_of(file: Path) -> Layout:
 def _is_deep(page: TiffPage) -> bool:
     """Return whether Pillow would cut the samples of a page down, take them for others, or not undo their packing."""
     plain = page.bitspersample <= 8 and page.sampleformat in (_UNSIGNED, None, 4)
-    return not plain or page.compression not in _PILLOW_READS
+    veiled = page.photometric == _WHITE_IS_ZERO and page.samplesperpixel > 1  # transparency where 0 is white
+    return not plain or veiled or page.compression not in _PILLOW_READS
 
 
 def samples_of(file: Path, layout: Layout, wanted: Sequence[int]) -> Iterator[NDArray[Any]]:

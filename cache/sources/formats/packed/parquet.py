@@ -40,7 +40,7 @@ class ParquetReader(Reader):
     """Read images of Parquet files; keep the row group that was read last."""
 
     name = "parquet"
-    version = 1
+    version = 2
     title = "Parquet with images"
     endings = (".parquet",)
     container = True
