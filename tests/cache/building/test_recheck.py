@@ -119,7 +119,9 @@ def test_a_segment_that_another_version_of_a_reader_scanned_is_not_gone_on_with(
     build(store, recipe, BuildRequest(str(root), part="1/2"))
     patch.undo()
     before = tree(tmp_path / "s")
-    with pytest.raises(IdentityError, match=rf"segment 1 was scanned by other .*: images \(here images:{ImageReader.version}\)"):
+    with pytest.raises(
+        IdentityError, match=rf"segment 1 was scanned by other .*: images \(here images:{ImageReader.version}\)"
+    ):
         build(store, recipe, BuildRequest(str(root), part="2/2"))
     assert tree(tmp_path / "s") == before
 

@@ -2,6 +2,6 @@
 
 Read `reader.py` first, then `pixels.py`, which opens a file at its pixels; `fragments.py` sorts compressed ones into
 frames by what `streams.py` recognises, `palette.py` looks up colours, `codecs.py` adds decoders to pydicom's. Of the
-header, `boxes.py` reads where images lie, `scale.py` how large a pixel is, `patient.py` whose file it is. Others import
-`reader.py`.
+header, `polarity.py` reads what is dark, `boxes.py` where images lie, `scale.py` how large a pixel is, `patient.py`
+whose file it is. Others import `reader.py`.
 """

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from usjepa.cache.errors import NoImageError
 from usjepa.cache.sources.formats.dicom.fragments import Place, cut_short, encapsulated_frames, head_of
+from usjepa.cache.sources.formats.dicom.polarity import AS_STORED, NEEDED, Greys
 from usjepa.cache.sources.formats.dicom.streams import begins_image, components_of, gives_rgb, is_video, syntax_of
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 _TAGS = (
     *("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
-    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "RescaleSlope"),
+    *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *NEEDED,
     *(
         f"{kind}{colour}PaletteColorLookupTable{part}"
         for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
@@ -69,6 +71,8 @@ class Opened:
     """Samples of a pixel that the stream of the first frame has; None where it does not tell."""
     gives_rgb: bool = False
     """Whether that stream gives RGB, whatever the header says."""
+    greys: Greys = AS_STORED
+    """How grey samples are shown; known once the header was understood."""
 
     @property
     def is_video(self) -> bool:

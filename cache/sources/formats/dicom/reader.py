@@ -1,8 +1,8 @@
 """Read DICOM, single and multi-frame: uncompressed, deflated, RLE, all kinds of JPEG, and encapsulated video.
 
-pydicom decodes, one frame at a time. YBR becomes RGB, palettes are looked up, MONOCHROME1 is inverted (0 is black
-afterwards), deeper samples follow `depth.py`. Nothing but pixels and their size in millimetres leaves the reader: no
-name, date or number of a patient is even parsed.
+pydicom decodes, one frame at a time. YBR becomes RGB, palettes are looked up, what is stored with white as 0 is
+inverted (`polarity.py`), deeper samples follow `depth.py`. Nothing but pixels and their size in millimetres leaves the
+reader: no name, date or number of a patient is even parsed.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from usjepa.cache.sources.formats.dicom.codecs import add_codecs
 from usjepa.cache.sources.formats.dicom.palette import colours_of
 from usjepa.cache.sources.formats.dicom.patient import patient_of
 from usjepa.cache.sources.formats.dicom.pixels import Opened, frame_nbytes, open_pixels
+from usjepa.cache.sources.formats.dicom.polarity import greys_of
 from usjepa.cache.sources.formats.dicom.scale import spacing_in
 from usjepa.cache.sources.formats.plausible import require_frame
 from usjepa.cache.sources.formats.video import Decoder
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from pydicom.dataset import Dataset
 
 _MAGIC_AT = 128
 """Bytes before the letters DICM (PS3.10, 7.1)."""
@@ -48,7 +48,7 @@ class DicomReader(Reader):
     """Read DICOM files."""
 
     name = "dicom"
-    version = 2
+    version = 3
     title = "DICOM"
     endings = (".dcm", ".dicom")
     tells_patient = True
@@ -120,7 +120,7 @@ class DicomReader(Reader):
     def _span_of(self, file: Path) -> Span:
         """Return the span of the whole file, remembered for the file that is being read."""
         if self._span is None or self._span[0] != file:
-            self._span = (file, span_of(frame for frame, _ in _stored(file, None)))
+            self._span = (file, span_of(_intensities(file)))
         return self._span[1]
 
 
@@ -146,6 +146,7 @@ def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[
                 yield from ((frame, opened) for frame in _video(opened, wanted))
                 return
             options = _options(opened)
+            opened.greys = greys_of(opened.attributes, opened.little)
             for number in range(len(opened)) if wanted is None else wanted:
                 safe_point()
                 yield _decoded(opened, options, number), opened
@@ -239,6 +240,13 @@ def _used_bits(samples: NDArray[Any], options: dict[str, Any], high_bit: int | N
     return moved
 
 
+def _intensities(file: Path) -> Iterator[NDArray[Any]]:
+    """Yield the samples of each frame that are no padding; all where a frame is nothing else."""
+    for frame, opened in _stored(file, None):
+        padding = opened.greys.is_padding(frame)
+        yield frame if padding is None or padding.all() else frame[~padding]
+
+
 def _is_deep(frame: NDArray[Any], opened: Opened) -> bool:
     return opened.attributes.get("PhotometricInterpretation") != "PALETTE COLOR" and needs_span(frame.dtype)
 
@@ -250,14 +258,12 @@ def _shown(frame: NDArray[Any], opened: Opened, span: Span | None) -> NDArray[np
     header = opened.attributes
     if header.PhotometricInterpretation == "PALETTE COLOR":
         return colours_of(frame, header, opened.little)
-    shown = to_uint8(frame.astype(np.bool_) if header.get("BitsStored") == 1 else frame, span)
-    inverted = (header.PhotometricInterpretation == "MONOCHROME1") != _falls(header)
-    return np.asarray(255 - shown, dtype=np.uint8) if inverted else shown
-
-
-def _falls(header: Dataset) -> bool:
-    """Return whether larger samples stand for smaller values: of a rescaling the sign alone matters here."""
-    try:
-        return float(header.get("RescaleSlope") or 1) < 0
-    except (TypeError, ValueError):
-        return False
+    if header.get("BitsStored") == 1:
+        frame = frame.astype(np.bool_)
+    padding = opened.greys.is_padding(frame)
+    if padding is not None and span is not None:
+        frame = np.where(padding, frame.dtype.type(span.low), frame)
+    shown = to_uint8(frame, span)
+    if opened.greys.inverted:
+        shown = np.asarray(255 - shown, dtype=np.uint8)
+    return shown if padding is None else np.where(padding, np.uint8(0), shown)
