@@ -6,6 +6,8 @@ import os
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from usjepa.cache.errors import NoImageError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import FileFacts, Reader, over_black
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 _FEWEST_AXES = 3
@@ -44,7 +45,7 @@ class Arrays(NamedTuple):
 class ArrayReader(Reader):
     """Keep the last file open; a class for a format says how one is opened.
 
-    An array may have an attribute `spacing`, as `FileFacts` has.
+    An array may have the attributes `spacing`, as `FileFacts` has it, and `inverted`: whether 0 is white.
     """
 
     container = True
@@ -93,7 +94,8 @@ class ArrayReader(Reader):
             if number >= axes.frames:
                 raise ValueError(f"it has {axes.frames} frames, none with number {number}")
             span = self._span_of(file, image, item, axes) if needs_span(item.dtype) else None
-            yield shown(to_uint8(frame_of(item, axes, number), span))
+            frame = shown(to_uint8(frame_of(item, axes, number), span))
+            yield np.asarray(255 - frame, np.uint8) if getattr(item, "inverted", False) else frame
 
     def _array(self, file: Path, image: str) -> tuple[Samples, Axes]:
         found = self._found(file)
@@ -148,9 +150,14 @@ class Part:
     """An array whose parts are made when they are asked for; `make` gets a number along the first axis, or `()`."""
 
     def __init__(
-        self, shape: tuple[int, ...], dtype: np.dtype[Any], make: Callable[[Any], Any], spacing: object = None
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        make: Callable[[Any], Any],
+        spacing: object = None,
+        inverted: bool = False,
     ) -> None:
-        self.shape, self.dtype, self._make, self.spacing = shape, dtype, make, spacing
+        self.shape, self.dtype, self._make, self.spacing, self.inverted = shape, dtype, make, spacing, inverted
 
     def __getitem__(self, key: Any) -> Any:
         return self._make(key)

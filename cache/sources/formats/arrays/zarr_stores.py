@@ -2,6 +2,7 @@
 
 A store is a folder `x.zarr`, or the zip of one. The folder is one source's file: every file in it is part of the
 content. Where OME-Zarr names its axes, all before rows and columns count frames; three channels of bytes are colours.
+What turns bright into dark is applied, `inverted` of OME-Zarr and a negative `scale_factor` (CF); windows are not.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from usjepa.cache.sources.formats.arrays.base import ArrayReader, Arrays, Part
 from usjepa.cache.sources.formats.plausible import require_room
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from usjepa.cache.sources.formats.arrays.sets import Samples
 
@@ -28,6 +29,8 @@ _ROOT = "array"
 """Name of the array where a store is one and no group."""
 _OURS = "usjepa"
 """Attribute of our own stores."""
+_COLOURS = ("FF0000", "00FF00", "0000FF")
+"""Red, green and blue, as OME-Zarr writes them."""
 _MILLIMETRES = {"micrometer": 0.001, "millimeter": 1.0, "centimeter": 10.0, "meter": 1000.0}
 
 
@@ -35,7 +38,7 @@ class ZarrReader(ArrayReader):
     """Read Zarr stores on disk."""
 
     name = "zarr"
-    version = 1
+    version = 2
     title = "Zarr"
     endings = (".zarr", ".zarr.zip")
     folder: ClassVar[bool] = True
@@ -81,21 +84,35 @@ def _members(group: Any) -> dict[str, Any]:
     return {name: member for name, member in group.members(max_depth=None) if isinstance(member, zarr.Array)}
 
 
-def _finest(group: Any) -> dict[str, tuple[list[str], Spacing | None]]:
-    """Return the finest level of each multiscale image: path -> names of its axes, and its spacing."""
+class _Finest(NamedTuple):
+    """The finest level of a multiscale image."""
+
+    axes: list[str]
+    spacing: Spacing | None
+    colours: tuple[str, ...]
+    """Of each channel, as its colour is written; empty where none is."""
+    inverted: frozenset[bool]
+    """Whether channels are shown inverted: one answer, or two where they differ."""
+
+
+def _finest(group: Any) -> dict[str, _Finest]:
+    """Return the finest level of each multiscale image by its path."""
     import zarr
 
     groups = {"": group, **{name: item for name, item in group.members(max_depth=None) if isinstance(item, zarr.Group)}}
     found = {}
     for place, item in groups.items():
         attributes: Any = item.attrs.asdict()
-        scales = attributes.get("ome", attributes).get("multiscales") or []
-        for scale in scales:
+        attributes = attributes.get("ome", attributes)
+        channels = (attributes.get("omero") or {}).get("channels") or []
+        colours = tuple(str(channel.get("color", "")).lstrip("#").upper() for channel in channels)
+        inverted = frozenset(bool(channel.get("inverted")) for channel in channels)
+        for scale in attributes.get("multiscales") or []:
             level = scale["datasets"][0]
             axes = scale.get("axes") or [{"name": name} for name in "tczyx"]
             axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in axes]
             path = str(PurePosixPath(place, str(level["path"])))
-            found[path] = ([str(axis["name"]) for axis in axes], _spacing(axes, level))
+            found[path] = _Finest([str(axis["name"]) for axis in axes], _spacing(axes, level), colours, inverted)
     return found
 
 
@@ -108,33 +125,49 @@ def _spacing(axes: list[dict[str, Any]], level: dict[str, Any]) -> Spacing | Non
     return spacing_of(down, across)
 
 
-def _images(arrays: Mapping[str, Any], levels: Mapping[str, tuple[list[str], Spacing | None]]) -> dict[str, Samples]:
+def _images(arrays: Mapping[str, Any], levels: Mapping[str, _Finest]) -> dict[str, Samples]:
     """Return arrays by name: of multiscale images the finest level, frames first; no coarser one, and no labels."""
     images = {str(PurePosixPath(path).parent) for path in levels}
     found: dict[str, Samples] = {}
     for name, array in arrays.items():
         if name in levels:
-            found[name] = _level(array, *levels[name])
+            found[name] = _level(array, levels[name])
         elif str(PurePosixPath(name).parent) not in images:
-            found[name] = array
+            found[name] = Part(array.shape, array.dtype, array.__getitem__, inverted=True) if _falls(array) else array
     return {name: item for name, item in found.items() if "labels" not in PurePosixPath(name).parts[:-1]}
 
 
-def _level(array: Any, axes: list[str], spacing: Spacing | None) -> Samples:
+def _falls(array: Any) -> bool:
+    """Return whether large samples stand for small values."""
+    factor = array.attrs.get("scale_factor", 1)
+    return isinstance(factor, int | float) and factor < 0
+
+
+def _level(array: Any, finest: _Finest) -> Samples:
     """Return the finest level of an image as [N, H, W] or [N, H, W, 3]."""
+    axes = finest.axes
     if axes[-2:] != ["y", "x"] or len(axes) != array.ndim:
         raise ValueError(f"its axes are {', '.join(axes)}, and {array.ndim} in its array: not ..., y, x")
     channel = axes.index("c") if "c" in axes else None
     counts = array.shape[:-2]
     coloured = channel is not None and counts[channel] == 3 and array.dtype == np.uint8
     leading = tuple(n for axis, n in enumerate(counts) if not (coloured and axis == channel))
+    order = _order(finest.colours)
+    if len(finest.inverted) > 1:
+        raise ValueError("some of its channels are inverted (omero), others are not")
 
     def frame(key: Any) -> Any:
         place: list[Any] = list(np.unravel_index(0 if key == () else int(key), leading)) if leading else []
         if not coloured:
             return array[tuple(place)]
         place.insert(int(channel or 0), slice(None))
-        return np.moveaxis(array[tuple(place)], 0, -1)
+        return np.moveaxis(array[tuple(place)][order], 0, -1)
 
     shape = (math.prod(leading), *array.shape[-2:], *((3,) if coloured else ()))
-    return Part(shape, array.dtype, frame, spacing)
+    inverted = (True in finest.inverted) != _falls(array)
+    return Part(shape, array.dtype, frame, finest.spacing, inverted)
+
+
+def _order(colours: Sequence[str]) -> list[int]:
+    """Return the channels that are red, green and blue, which may lie in another order."""
+    return [colours.index(colour) for colour in _COLOURS] if sorted(colours) == sorted(_COLOURS) else [0, 1, 2]

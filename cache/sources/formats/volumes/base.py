@@ -7,6 +7,8 @@ from abc import abstractmethod
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.base import FileFacts, Reader, Spacing, over_black
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 _SMALLEST_EDGE = 16
@@ -30,6 +31,8 @@ class Volume(NamedTuple):
     frames: NDArray[Any]
     """[N, H, W] or [N, H, W, C], C 3 or 4."""
     spacing: Spacing | None
+    inverted: bool = False
+    """Whether 0 is white: the header says that larger samples stand for smaller values."""
 
 
 class VolumeReader(Reader):
@@ -58,6 +61,8 @@ class VolumeReader(Reader):
             if number >= len(volume.frames):
                 raise ValueError(f"it has {len(volume.frames)} frames, none with number {number}")
             frame = to_uint8(volume.frames[number], span)
+            if volume.inverted and frame.ndim == 2:
+                frame = np.asarray(255 - frame, np.uint8)
             yield over_black(frame) if frame.ndim == 3 and frame.shape[2] == 4 else frame
 
     def _volume(self, file: Path) -> tuple[Volume, Span | None]:

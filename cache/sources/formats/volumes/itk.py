@@ -73,4 +73,6 @@ def _said(error: RuntimeError) -> str:
     """Return the last line of what SimpleITK says, without the places in its source."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[-1] if lines else "SimpleITK can't read it"
+    if text.startswith("Reason:"):  # of the system's last call, which may well be "Success"
+        return "SimpleITK can't read its samples"
     return text.rpartition("): ")[2] if "): " in text else text.removeprefix("ITK ERROR: ")

@@ -20,7 +20,7 @@ class NrrdReader(VolumeReader):
     """Read NRRD files; the samples of an `.nhdr` belong to its content."""
 
     name = "nrrd"
-    version = 1
+    version = 2
     title = "NRRD"
     endings = (".nrrd", ".nhdr")
 
@@ -40,7 +40,8 @@ class NrrdReader(VolumeReader):
         if _SEGMENT in fields:
             raise NoImageError("a segmentation of 3D Slicer")
         listed = "list" in fields.get("kinds", "").lower().split()
-        return load(file, _samples(file, fields), "NrrdImageIO", self.title, listed)
+        volume = load(file, _samples(file, fields), "NrrdImageIO", self.title, listed)
+        return volume._replace(inverted=_falls(fields))
 
 
 def _fields(file: Path) -> dict[str, str]:
@@ -57,6 +58,15 @@ def _fields(file: Path) -> dict[str, str]:
         if colon and not name.startswith("#"):
             fields[name.strip().lower()] = value.lstrip("=").strip()
     return fields
+
+
+def _falls(fields: dict[str, str]) -> bool:
+    """Return whether the values that the samples stood for fell from the smallest sample to the largest."""
+    try:
+        low, high = (float(fields.get(f"old {end}", fields.get(f"old{end}", "nan"))) for end in ("min", "max"))
+    except ValueError as error:
+        raise ValueError(f"its old min and old max are no numbers: {error}") from error
+    return low > high
 
 
 def _samples(file: Path, fields: dict[str, str]) -> Path:
