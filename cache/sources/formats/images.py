@@ -33,6 +33,8 @@ _FIRST_PAGE_ONLY = "MPO"
 """A kind of JPEG whose further pages are previews, not images of their own."""
 _ORIENTATION = 274
 """EXIF tag."""
+_COLOUR_MAP = 320
+"""Tag of a TIFF's palette."""
 _SCALES = {"L;2": 85, "L;4": 17}
 """Pillow's name of how a PNG packs greys -> what it multiplies them by, but not the value that is transparent."""
 
@@ -192,6 +194,8 @@ def _samples(image: Image.Image, file: BinaryIO) -> NDArray[Any]:
     deep = image.format == "PNG" and any("16" in str(tile[3]) for tile in tiles) and not image.mode.startswith("I")
     if deep and getattr(image, "n_frames", 1) == 1:
         return _words_of_png(image, file)
+    if image.mode == "P" and image.format == "TIFF":
+        _mend_palette(image)
     hidden, scale = image.info.get("transparency"), next((_SCALES.get(str(tile[3]), 1) for tile in tiles), 1)
     image = ImageOps.exif_transpose(image)
     if image.mode == "1":
@@ -207,6 +211,14 @@ def _samples(image: Image.Image, file: BinaryIO) -> NDArray[Any]:
         samples = _hidden_black(samples, np.multiply(hidden, scale))
     # Pillow's big-endian 16-bit mode comes as >u2; the rest of the code expects the machine's own order.
     return samples.astype(samples.dtype.newbyteorder("="), copy=False)
+
+
+def _mend_palette(image: Image.Image) -> None:
+    """Take the colours of a TIFF's palette for bytes where none is larger; some writers forget that they are words."""
+    entries = np.asarray(getattr(image, "tag_v2", {}).get(_COLOUR_MAP, ()), np.int64)
+    if entries.size and entries.max() < 256:
+        image.load()  # what is loaded later brings its own palette
+        image.putpalette(entries.reshape(3, -1).T.astype(np.uint8).tobytes())
 
 
 def _hidden_black(samples: NDArray[Any], hidden: NDArray[Any]) -> NDArray[Any]:

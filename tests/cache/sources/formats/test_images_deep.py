@@ -173,6 +173,18 @@ def test_a_tiff_is_read_whatever_compressed_it(tmp_path: Path, compression: str)
     assert np.abs(read(tmp_path / "a.tif")[0].astype(int) - GREY).mean() < 2
 
 
+@pytest.mark.parametrize("compression", [None, "lzw"])
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_palette_of_a_tiff_may_hold_bytes_or_words(tmp_path: Path, compression: str | None, scale: int) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (3, 256), np.uint16)
+    how: dict[str, Any] = {"compression": compression, "colormap": colours * scale}
+    tifffile.imwrite(tmp_path / "a.tif", GREY, photometric="palette", **how)
+    found = read(tmp_path / "a.tif")[0]
+    assert np.array_equal(found, colours.T[GREY])
+    theirs: Any = cv2.imread(str(tmp_path / "a.tif"), cv2.IMREAD_COLOR_RGB)  # libtiff's own view
+    assert np.array_equal(found, theirs)
+
+
 def test_samples_that_are_no_intensities_are_refused_by_name(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", GREY.astype(np.complex64))
     with pytest.raises(SourceError, match="complex64"):
