@@ -29,7 +29,7 @@ class ArchiveReader(Reader):
     """Read `x.zip::folder/a.png`, and `x.zip::a.h5::images`; keep the last member in memory."""
 
     name = "archive"
-    version = 1
+    version = 2
     title = "an archive"
     endings = ENDINGS
     container = True

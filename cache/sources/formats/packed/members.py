@@ -26,6 +26,7 @@ INSIDE = "::"
 _MOST_NBYTES = 1 << 32
 """Of a member: it is held in memory."""
 _PIECE_NBYTES = 1 << 20
+_ZIP = b"PK"
 _ENCRYPTED = 1
 """Bit of a zip member's flags."""
 _LONGEST_PATH, _MOST_LINKS = 4096, 8
@@ -54,10 +55,9 @@ class Archive:
     def __init__(self, file: Path) -> None:
         """Open a zip or tar, whatever its ending says; raises OSError, zipfile.BadZipFile or tarfile.TarError."""
         self.file = file
-        self._zip = zipfile.ZipFile(file) if zipfile.is_zipfile(file) else None
-        self._tar = tarfile.open(file) if self._zip is None else None  # noqa: SIM115  closed with this object
-        opened = self._zip or self._tar
-        assert opened is not None
+        opened = _archive(file)
+        self._zip = opened if isinstance(opened, zipfile.ZipFile) else None
+        self._tar = opened if isinstance(opened, tarfile.TarFile) else None
         self.close = weakref.finalize(self, opened.close)
 
     def __enter__(self) -> Archive:
@@ -156,6 +156,19 @@ class Archive:
             raise ValueError(f"{name} holds no bytes")
         with stream:
             yield cast("BinaryIO", stream), member.nbytes
+
+
+def _archive(file: Path) -> zipfile.ZipFile | tarfile.TarFile:
+    """Return an archive, open, by how it begins: one may end with a member that is a zip itself, such as a table."""
+    with file.open("rb") as opened:
+        if opened.read(2) == _ZIP:
+            return zipfile.ZipFile(file)
+    try:
+        return tarfile.open(file)
+    except tarfile.ReadError:
+        if zipfile.is_zipfile(file):  # one that unpacks itself begins with a program
+            return zipfile.ZipFile(file)
+        raise
 
 
 def _nbytes(held: zipfile.ZipInfo | tarfile.TarInfo | None) -> int:

@@ -6,7 +6,7 @@ import io
 import tarfile
 import zipfile
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -18,6 +18,7 @@ from tests.support.files.clips import grey_steps, write_clip
 from tests.support.files.decoded import listed, read_all
 from tests.support.files.volumes import echo, write_camus, write_volume
 from usjepa.cache.errors import SourceError, UsageError
+from usjepa.cache.sources.formats.packed.members import Archive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,6 +150,35 @@ def test_what_can_not_be_read_of_an_archive_is_said(tmp_path: Path) -> None:
         archive.writestr("a.doc", b"x")
     with pytest.raises(UsageError, match="no file in it is of a kind that is read"):
         listed(file)
+
+
+@pytest.mark.parametrize("kind", ["", "gz", "xz"])
+@pytest.mark.parametrize("last", ["z.npz", "z.xlsx", "z.zip"])
+def test_a_tar_that_ends_with_a_zip_is_still_a_tar(tmp_path: Path, last: str, kind: str) -> None:
+    """A table of Excel or arrays of NumPy are zips; no other member may be lost for one."""
+    inner, image = io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as opened:
+        opened.writestr("inner.png", b"x")
+    Image.fromarray(echo(1)[0]).save(image, "PNG")
+    file = tmp_path / f"a.tar{kind and f'.{kind}'}"
+    how: dict[str, Any] = {"mode": f"w:{kind}", **({"compresslevel": 0} if kind == "gz" else {})}
+    with tarfile.open(file, **how) as tar:
+        for name, data in (("a.png", image.getvalue()), (last, inner.getvalue())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    with Archive(file) as archive:
+        assert sorted(archive.sizes()) == ["a.png", last]
+    assert "a.png" in {entry.path.partition("::")[2] for entry in listed(file).entries}
+
+
+def test_a_zip_that_unpacks_itself_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as opened:
+        opened.writestr("a.png", b"x")
+    file = tmp_path / "a.zip"
+    file.write_bytes(b"#!/bin/sh\nexit\n" + (tmp_path / "b.zip").read_bytes())
+    with Archive(file) as archive:
+        assert archive.sizes() == {"a.png": 1}
 
 
 def test_a_member_that_claims_more_than_its_archive_can_hold_is_refused(tmp_path: Path) -> None:
