@@ -5,7 +5,8 @@ and is extrapolated to 5.1 million sources along the straight line through both.
 files, three a patient. "grow": a store of so many sources is given all of them again and 1,000 more. "first build": so
 many are added to an empty store. Neither reads or decodes a file. "stores": two stores of half as many sources each,
 opened as one and split. "pairs": `train.objective: contrast` by clip, and by patient. What counts is what the process
-has grown by from before the call.
+has grown by from before the call: memory of its own, without the pages of files that it maps, which the system takes
+back when others want memory.
 """
 
 from __future__ import annotations
@@ -15,11 +16,21 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from benchmarks.machine import describe
-from benchmarks.tables import _ENDS, _MEMORY
+from benchmarks.tables import _MEMORY
 
+_OWN = ("RssAnon", "RssShmem")
+_ENDS = f"""
+def own():
+    return sum(map(memory, {_OWN}))
+before, start = own(), time.perf_counter()
+print(before, flush=True)
+run()
+print(json.dumps([time.perf_counter() - start, own() - before]))
+"""
 ALL, FIGURES = 5_100_000, ("s", "MB", "MB_at_the_peak")
 LISTING = (
     _MEMORY
@@ -101,8 +112,22 @@ def files(root: Path, count: int) -> None:
 
 def measured(program: str, *arguments: str) -> list[float]:
     """Return seconds, MB kept and MB at the peak."""
-    told = subprocess.run([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, check=True).stdout
-    return list(map(float, json.loads(told)))
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        before = peak = float(child.stdout.readline())
+        while child.poll() is None:
+            peak = max(peak, _own_mb(child.pid))
+            time.sleep(0.003)
+        seconds, kept = json.loads(child.stdout.read())
+    if child.returncode:
+        raise SystemExit(f"a case ended with {child.returncode}")
+    return [seconds, kept, peak - before]
+
+
+def _own_mb(pid: int) -> float:
+    """Return how much memory of its own a process has; 0 once it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith(_OWN))
 
 
 def cases(root: Path, sources: int, first_build_alone: bool) -> dict[str, list[float]]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from usjepa.cache.places.spill import Spill
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -27,8 +29,8 @@ class GrowingColumn:
         self._begin()
 
     def _begin(self) -> None:
-        self._values = bytearray()
-        self._ends = bytearray(4)
+        self._values = Spill()
+        self._ends = Spill(bytes(4))
         """Of text: 0, then where each one ends, int32."""
 
     def add(self, values: NDArray[Any]) -> None:
@@ -37,7 +39,7 @@ class GrowingColumn:
         if self._kind == pa.string():
             self._add_texts(part)
         else:
-            self._values += part.to_numpy(zero_copy_only=False).data
+            self._values.add_array(part.to_numpy(zero_copy_only=False))
 
     def _add_texts(self, part: pa.StringArray) -> None:
         _, ends, text = part.buffers()
@@ -46,8 +48,8 @@ class GrowingColumn:
         held = len(self._values)
         fit = int(np.searchsorted(ends_t, _MOST_TEXT - held + begin, "right"))
         if fit:
-            self._ends += (ends_t[:fit] + np.int64(held - begin)).astype(np.int32).data
-            self._values += memoryview(text or b"")[begin : ends_t[fit - 1]]
+            self._ends.add_array((ends_t[:fit] + np.int64(held - begin)).astype(np.int32))
+            self._values.add(memoryview(text or b"")[begin : ends_t[fit - 1]])
         if fit < len(part):
             self._full.append(self._text())
             self._begin()
@@ -55,11 +57,10 @@ class GrowingColumn:
 
     def _text(self) -> pa.StringArray:
         count = len(self._ends) // 4 - 1
-        return pa.StringArray.from_buffers(count, pa.py_buffer(self._ends), pa.py_buffer(self._values))
+        return pa.StringArray.from_buffers(count, pa.py_buffer(self._ends.view()), pa.py_buffer(self._values.view()))
 
     def array(self) -> pa.Array | pa.ChunkedArray:
-        """Return all values, in this column's own memory: no more can be added."""
+        """Return all values, in this column's own memory or file: no more can be added."""
         if self._kind == pa.string():
             return pa.chunked_array([*self._full, self._text()])
-        dtype = self._kind.to_pandas_dtype()
-        return pa.array(np.frombuffer(self._values, dtype), type=self._kind)
+        return pa.array(self._values.array(np.dtype(self._kind.to_pandas_dtype())), type=self._kind)

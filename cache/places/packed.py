@@ -1,7 +1,7 @@
 """Hold many records of text packed, in the order in which they were added.
 
 A record of a few texts is an object of 300 bytes and more; neighbours are alike, and packed together they take a tenth
-of that. Read in order, each is unpacked once.
+of that, in a temporary file when they are many. Read in order, each is unpacked once.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar, overload
+
+from usjepa.cache.places.spill import Spill
 
 T = TypeVar("T")
 
@@ -35,8 +37,9 @@ class Packed(Sequence[T]):
             records: the first ones.
         """
         self._kind, self._names = kind, tuple(names)
-        self._blocks: list[tuple[int, bytes]] = []
-        """Of each block its size unpacked, and its bytes."""
+        self._bytes = Spill()
+        self._blocks: list[tuple[int, int, int]] = []
+        """Of each block its size unpacked, and where its bytes begin and how many they are."""
         self._loose: list[T] = []
         """The last records, too few for a block."""
         self._kept: tuple[tuple[int, tuple[T, ...]], ...] = ()
@@ -52,15 +55,17 @@ class Packed(Sequence[T]):
         """Add a record."""
         self._loose.append(record)
         if len(self._loose) == _BLOCK:
-            self._blocks.append(self._pack(self._loose))
+            size, packed = self._pack(self._loose)
+            self._blocks.append((size, len(self._bytes), len(packed)))
+            self._bytes.add(packed)
             self._loose = []
 
     def __len__(self) -> int:
         return len(self._blocks) * _BLOCK + len(self._loose)
 
     def __iter__(self) -> Iterator[T]:
-        for size, packed in self._blocks:
-            yield from self._unpack(size, packed)
+        for block in self._blocks:
+            yield from self._unpack(*block)
         yield from self._loose
 
     @overload
@@ -96,8 +101,8 @@ class Packed(Sequence[T]):
     def fields(self, *names: str) -> Iterator[tuple[Any, ...]]:
         """Yield some fields of each record, which is not made."""
         places, width = [self._names.index(name) for name in names], len(self._names)
-        for size, packed in self._blocks:
-            values = self._values(size, packed)
+        for block in self._blocks:
+            values = self._values(*block)
             yield from zip(*(values[place::width] for place in places), strict=True)
         yield from map(_getter(names), self._loose)
 
@@ -118,14 +123,15 @@ class Packed(Sequence[T]):
         data = pickle.dumps(values, pickle.HIGHEST_PROTOCOL)
         return len(data), pa.compress(data, codec="zstd", asbytes=True)
 
-    def _values(self, size: int, packed: bytes) -> list[Any]:
+    def _values(self, size: int, first: int, count: int) -> list[Any]:
         import pyarrow as pa
 
+        packed = self._bytes.read(first, count)
         values: list[Any] = pickle.loads(pa.decompress(packed, size, codec="zstd", asbytes=True))  # packed above
         return values
 
-    def _unpack(self, size: int, packed: bytes) -> tuple[T, ...]:
-        values = self._values(size, packed)
+    def _unpack(self, size: int, first: int, count: int) -> tuple[T, ...]:
+        values = self._values(size, first, count)
         if not self._names:
             return tuple(values)
         width = len(self._names)

@@ -8,7 +8,6 @@ it is a new source.
 
 from __future__ import annotations
 
-import io
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from usjepa.cache.errors import SourceError
+from usjepa.cache.places.digests import among
 from usjepa.cache.scanning.changes import passed_over_told
 from usjepa.cache.scanning.journal import ScanJournal
 from usjepa.cache.scanning.known_groups import joined
@@ -24,7 +24,7 @@ from usjepa.cache.scanning.row_table import row_tables
 from usjepa.cache.scanning.scan import scan_all, scan_told
 from usjepa.cache.sources.base import packed_entries
 from usjepa.cache.sources.grouping import describe_groups
-from usjepa.cache.store.columns import batches, parquet_of
+from usjepa.cache.store.columns import batches, opened, parquet_of
 from usjepa.cache.store.origins.spacing import spacing_told
 from usjepa.cache.store.tables import RowTable, SourceTable, tombstone
 
@@ -66,8 +66,10 @@ def grow(
         raise SourceError(f"{listing.root}: none of its {len(listing.entries)} files holds an image.")
     compared = Compared.of(scanned, known)
     new = _new(scanned, compared, known)
-    partial = known.any_holding(compared.content(new), known.flags_n & IS_PARTIAL > 0)
-    told = _completed(scanned, new[partial], listing, settings, on_error)
+    partial = compared.held_h[known.any_holding(compared.content_h, known.flags_n & IS_PARTIAL > 0)]
+    if len(partial):
+        partial = partial[among(partial, new)]
+    told = _completed(scanned, partial, listing, settings, on_error)
     described, count = parquet_of(SourceTable, joined(known, told, compared, new, told.chosen(new)))
     if not count:
         return 0
@@ -83,7 +85,7 @@ def grow(
         f"segment {segment.number}: {count - failed:,} sources, {rows:,} rows"
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
     )
-    for line in passed_over_told(batches(SourceTable, io.BytesIO(described), ("passed_over", "frames"))):
+    for line in passed_over_told(batches(SourceTable, opened(described), ("passed_over", "frames"))):
         logger.info(f"segment {segment.number}: {line}")
     if not all(np.isnan(part).all() for part in _spacing(lines, rows)):
         earlier = "; rows of earlier segments stay as they are, without one" if known.unscaled else ""
@@ -91,24 +93,24 @@ def grow(
     return rows
 
 
-def _failed(described: bytes) -> tuple[int, str]:
+def _failed(described: memoryview) -> tuple[int, str]:
     """Return how many sources of a table can't be read, and why the first one can't."""
     failed, reason = 0, ""
-    for (error,) in batches(SourceTable, io.BytesIO(described), ("error",)):
+    for (error,) in batches(SourceTable, opened(described), ("error",)):
         errors = error[error != ""]
         failed, reason = failed + len(errors), reason or str(next(iter(errors), ""))
     return failed, reason
 
 
-def _spacing(lines: bytes, rows: int) -> Iterator[NDArray[np.float64]]:
+def _spacing(lines: memoryview, rows: int) -> Iterator[NDArray[np.float64]]:
     """Yield the spacing of a table of rows, [n, 2] each."""
-    for columns in batches(RowTable, io.BytesIO(lines), ("spacing_down", "spacing_across"), rows):
+    for columns in batches(RowTable, opened(lines), ("spacing_down", "spacing_across"), rows):
         yield np.stack(columns, axis=1)
 
 
 def regrown(
     storage: Storage, listing: Listing, settings: CacheSettings, segments: Sequence[Segment], number: int
-) -> list[dict[str, bytes]]:
+) -> list[dict[str, memoryview]]:
     """Return the tables (`sources`, `rows`) of the segment `number` that a listing gives beside a store's others.
 
     Equal to the segment's own when the sources are those of then; the caller compares hashes. First as they are made
@@ -126,13 +128,14 @@ def regrown(
     others = KnownSources(storage, [segment for segment in segments if segment.number != number])
     compared = Compared.of(scanned, others)
 
-    def described(kept: Callable[[SourceTable], SourceTable]) -> bytes:
+    def described(kept: Callable[[SourceTable], SourceTable]) -> memoryview:
         tables = map(kept, joined(others, scanned, compared, new, scanned.chosen(new)))
         return parquet_of(SourceTable, tables)[0]
 
-    variants = dict.fromkeys((described(lambda table: table), described(_without_spacing)))
+    today, before = described(lambda table: table), described(_without_spacing)
     return [
-        {"sources": one, "rows": parquet_of(RowTable, row_tables(one, settings, scanned.hashes))[0]} for one in variants
+        {"sources": one, "rows": parquet_of(RowTable, row_tables(one, settings, scanned.hashes))[0]}
+        for one in ((today,) if today == before else (today, before))
     ]
 
 
@@ -168,12 +171,12 @@ def _new(scanned: Scanned, compared: Compared, known: KnownSources) -> NDArray[n
         )
     gone_n = np.ones(len(known), np.bool_)
     gone_n[compared.built_L[compared.built_L >= 0]] = False
-    moved_u = known.any_holding(compared.content_u, gone_n)
-    left_out_u = np.zeros(len(compared.other_u), np.bool_)
+    is_new_L = (compared.built_L < 0) & ~compared.unread_L
     if known.withdrawn:
-        left_out = np.array([tombstone(content) in known.withdrawn for content in scanned.contents()], np.bool_)
-        left_out_u = left_out[compared.other_u]
-    if left_out_u.any():
-        told = f"{left_out_u.sum():,} files are left out: they were withdrawn from this store"
-        logger.info(f"{told} (usjepa-cache remove)")
-    return compared.other_u[~(moved_u | left_out_u | compared.unread_L[compared.other_u])]
+        left_out_L = np.array([tombstone(content) in known.withdrawn for content in scanned.contents()], np.bool_)
+        if count := int((left_out_L & (compared.built_L < 0)).sum()):
+            told = f"{count:,} files are left out: they were withdrawn from this store"
+            logger.info(f"{told} (usjepa-cache remove)")
+        is_new_L &= ~left_out_L
+    is_new_L[compared.held_h[known.any_holding(compared.content_h, gone_n)]] = False  # moved
+    return np.flatnonzero(is_new_L)

@@ -102,7 +102,7 @@ class _Links:
     @classmethod
     def of(cls, known: KnownSources, own_L: NDArray[np.uint64], compared: Compared, fresh_f: Ints) -> _Links:
         had_L = compared.built_L.copy()
-        had_L[compared.other_u] = known.holding(compared.content_u)
+        had_L[compared.held_h] = known.holding(compared.content_h)
         counts = ~compared.failed_L & (had_L >= 0) & among(own_L, own_L[fresh_f])
         own, had = own_L[counts], had_L[counts]
         order = np.lexsort((known.group_n[had], own))
@@ -147,7 +147,7 @@ def _require_told_apart(known: KnownSources, compared: Compared, patient: str) -
         return
     here = np.unique(compared.built_L[compared.built_L >= 0])
     gone = dicoms[~among(dicoms, here)]
-    for contents in (known.content(here), compared.content_u):
+    for contents in (known.content(here), compared.content_h):
         gone = gone[~among(known.content(gone), contents)]
     if (known.flags_n[gone] & IS_COMPARABLE).all():
         return

@@ -1,7 +1,7 @@
 """Hold what a scan must know of a store's sources, as columns.
 
-A source takes 53 bytes: names and contents are held as digests, groups as shorter ones, and what a scan found is
-numbered, as many sources are alike. Text of a few sources is read from the tables again.
+A source takes 53 bytes, in temporary files when they are many: names and contents are held as digests, groups as
+shorter ones, and what a scan found is numbered, as many sources are alike. Text of a few is read from the tables again.
 
 Shape suffixes: n readable sources of the store, L images of a scan, q of those that are asked for.
 """
@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.places.digests import DIGEST, among, digests, last_place, order_of
+from usjepa.cache.places.spill import Spill, spilled
 from usjepa.cache.scanning.scanned import source_names
 from usjepa.cache.scanning.splits import group_hashes
 from usjepa.cache.sources.base import FileFacts, Spacing
 from usjepa.cache.sources.files.stamps import name_of
 from usjepa.cache.sources.patients import comparable, group_key
 from usjepa.cache.sources.splits import TEST, canonical
-from usjepa.cache.store.columns import batches, lines_of
+from usjepa.cache.store.columns import batches
 from usjepa.cache.store.origins.segment_tables import open_sources, sources_in_batches
 from usjepa.cache.store.tables import WITHDRAWN, SourceTable
 
@@ -48,6 +49,10 @@ _READ = ("dataset", "path", "content_hash", "error", "group", "split", "reader",
 _LENGTHS = ("spacing_down", "spacing_across")
 _BATCH = 1 << 14
 """Lines of a table that are unpacked at a time."""
+_COLUMNS = {
+    "name": DIGEST, "content": DIGEST, "group": np.dtype(np.uint64), "flags": np.dtype(np.uint8),
+    "facts": np.dtype(np.int32),
+}  # fmt: skip
 
 
 class KnownSources:
@@ -61,50 +66,48 @@ class KnownSources:
         self.unscaled = False
         """Whether there are segments of which no source has a spacing."""
         self._facts: list[tuple[str, FileFacts]] = []
-        lines = sum(_lines(storage, segment) for segment in segments)
-        self._name_n, self._content_n = np.empty(lines, DIGEST), np.empty(lines, DIGEST)
-        self.group_n = np.empty(lines, np.uint64)
-        """[n] hash of each one's group."""
-        self.flags_n = np.empty(lines, np.uint8)
-        self._facts_n = np.empty(lines, np.int32)
         unreadable = [np.empty(0, DIGEST)]
-        self._count = 0
+        added = {column: Spill() for column in _COLUMNS}
         codes: dict[tuple[Any, ...], int] = {}
         for segment in segments:
             bare = _is_unscaled(storage, segment)
             self.unscaled |= bare
             with open_sources(storage, segment) as file:
                 for columns in batches(SourceTable, file, (*_READ, *_LENGTHS), lines=_BATCH):
-                    unreadable.append(self._add(columns, IS_PARTIAL if hashed or bare else 0, codes))
-        self.line_n = order_of(self._content_n[: self._count])
+                    unreadable.append(self._add(added, columns, IS_PARTIAL if hashed or bare else 0, codes))
+        order = order_of(added["content"].array(DIGEST))
+        self.line_n = spilled(order)
         """[n] which of the tables' readable sources each is; here they are ordered by content."""
-        for name in ("_name_n", "_content_n", "group_n", "flags_n", "_facts_n"):
-            setattr(self, name, getattr(self, name)[self.line_n])
-        self._named_n = order_of(self._name_n)
-        self._name_n = self._name_n[self._named_n]
+        found = {column: spilled(added.pop(column).array(dtype)[order]) for column, dtype in _COLUMNS.items()}
+        self.group_n, self.flags_n = found["group"], found["flags"]
+        """[n] hash of each one's group, and what it is: IS_TEST and so on."""
+        self._content_n, self._facts_n = found["content"], found["facts"]
+        order = order_of(found["name"])
+        self._named_n, self._name_n = spilled(order), spilled(found["name"][order])
         self._unreadable = np.unique(np.concatenate(unreadable))
 
     def __len__(self) -> int:
-        return self._count
+        return len(self.line_n)
 
-    def _add(self, columns: list[NDArray[Any]], partial: int, codes: dict[tuple[Any, ...], int]) -> Digests:
+    def _add(
+        self, added: dict[str, Spill], columns: list[NDArray[Any]], partial: int, codes: dict[tuple[Any, ...], int]
+    ) -> Digests:
         """Take in sources of a table; return the names of those that have no rows as they could not be read."""
         error = columns[_READ.index("error")]
         fine = error == ""
         dataset, path, content, _, group, split, reader, *found = (column[fine].tolist() for column in columns)
-        here = slice(self._count, self._count + len(path))
-        self._name_n[here] = source_names(dataset, path)
-        self._content_n[here] = digests(content)
-        self.group_n[here] = group_hashes(dataset, group)
-        self.flags_n[here] = [
+        flags = [
             partial + IS_TEST * _is_test(side) + (_is_dicom(stamp) and IS_DICOM + IS_COMPARABLE * comparable(name))
             for side, stamp, name in zip(split, reader, group, strict=True)
         ]
-        self._facts_n[here] = [
-            codes.setdefault(told, len(codes)) for told in zip(reader, *found[:3], *map(_texts, found[3:]), strict=True)
-        ]
+        told = zip(reader, *found[:3], *map(_texts, found[3:]), strict=True)
+        values = {
+            "name": source_names(dataset, path), "content": digests(content), "group": group_hashes(dataset, group),
+            "flags": flags, "facts": [codes.setdefault(facts, len(codes)) for facts in told],
+        }  # fmt: skip
+        for column, dtype in _COLUMNS.items():
+            added[column].add_array(np.asarray(values[column], dtype))
         self._facts += [_facts(*told) for told in itertools.islice(codes, len(self._facts), None)]
-        self._count = here.stop
         self.withdrawn.update(columns[_READ.index("content_hash")][error == WITHDRAWN].tolist())
         return source_names(columns[0][~fine].tolist(), columns[1][~fine].tolist())
 
@@ -130,7 +133,7 @@ class KnownSources:
 
     def any_holding(self, contents_q: Digests, which_n: Flags) -> Flags:
         """Return of which contents any of some sources is, bool [q]."""
-        before = np.zeros(self._count + 1, np.int32)
+        before = np.zeros(len(self) + 1, np.int32)
         np.cumsum(which_n, out=before[1:])
         low, high = self._range(contents_q)
         found: Flags = before[high] > before[low]
@@ -186,11 +189,6 @@ def _facts(
     return stamp, FileFacts(frames, height, width, ENOUGH_LEVELS, known)
 
 
-def _lines(storage: Storage, segment: Segment) -> int:
-    with open_sources(storage, segment) as file:
-        return lines_of(SourceTable, file)
-
-
 def _is_unscaled(storage: Storage, segment: Segment) -> bool:
     """Return whether no source of a segment has a spacing."""
     with open_sources(storage, segment) as file:
@@ -207,10 +205,10 @@ class Compared:
     """[L] whether it can't be read."""
     unread_L: Flags
     """[L] whether it still can't be read, and the store has that recorded."""
-    other_u: Ints
-    """[u] those that are no source of the store by their name, ascending."""
-    content_u: Digests
-    """[u] their contents."""
+    held_h: Ints
+    """[h] those that are no source of the store by their name, and whose content it has, ascending."""
+    content_h: Digests
+    """[h] their contents."""
     edited: int | None
     """The first one that is built and had another content then; None where none is."""
 
@@ -218,8 +216,8 @@ class Compared:
     def of(cls, scanned: Scanned, known: KnownSources) -> Compared:
         """Compare the images of a scan with what is known, some at a time."""
         count = int((~scanned.imageless).sum())
-        built, contents = np.empty(count, np.int32), [digests(())]
-        failed, unread = np.empty(count, np.bool_), np.empty(count, np.bool_)
+        built, failed, unread = np.empty(count, np.int32), np.empty(count, np.bool_), np.empty(count, np.bool_)
+        held, contents = [np.empty(0, np.int64)], [digests(())]
         first, edited = 0, None
         for part in scanned.parts():
             here = slice(first, first + len(part.name_q))
@@ -230,10 +228,8 @@ class Compared:
             differ = had[known.content(found[had]) != part.content_q[had]]
             if edited is None and len(differ):
                 edited = first + int(differ[0])
-            contents.append(part.content_q[found < 0])
+            known_here = np.flatnonzero((found < 0) & (known.holding(part.content_q) >= 0))
+            held.append(first + known_here)
+            contents.append(part.content_q[known_here])
             first = here.stop
-        return cls(built, failed, unread, np.flatnonzero(built < 0), np.concatenate(contents), edited)
-
-    def content(self, lines: Ints) -> Digests:
-        """Return the contents of some of those that are no source of the store by their name."""
-        return self.content_u[np.searchsorted(self.other_u, lines)]
+        return cls(built, failed, unread, np.concatenate(held), np.concatenate(contents), edited)

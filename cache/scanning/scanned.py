@@ -115,8 +115,10 @@ class Scanned:
         return self._tables(self._which(images_q))
 
     def _which(self, images_q: Ints) -> NDArray[np.bool_]:
-        wanted_n = np.zeros(len(self._lines), np.bool_)
-        wanted_n[np.flatnonzero(~self.imageless)[images_q]] = True
+        is_wanted_L = np.zeros(np.count_nonzero(~self.imageless), np.bool_)
+        is_wanted_L[images_q] = True
+        wanted_n = ~self.imageless
+        wanted_n[wanted_n] = is_wanted_L
         return wanted_n
 
     def unhashed(self, images_q: Ints) -> Ints:

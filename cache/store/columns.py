@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.places.growing import GrowingColumn
+from usjepa.cache.places.spill import Spill
 
 if TYPE_CHECKING:
     import dataclasses
@@ -110,7 +111,7 @@ class Columns:
     def to_parquet(self) -> bytes:
         """Return the table as the bytes of a Parquet file."""
         types = _types(type(self))
-        return _parquet({name: pa.array(column, type=types[name]) for name, column in self.columns().items()})
+        return bytes(_parquet({name: pa.array(column, type=types[name]) for name, column in self.columns().items()}))
 
     @classmethod
     def from_parquet(cls: type[_TableT], data: bytes, most: int | None = None) -> _TableT:
@@ -127,10 +128,11 @@ class Columns:
         return cls(**dict(zip(names, read_columns(cls, data, names, most), strict=True)))
 
 
-def parquet_of(kind: type[_TableT], parts: Iterable[_TableT]) -> tuple[bytes, int]:
+def parquet_of(kind: type[_TableT], parts: Iterable[_TableT]) -> tuple[memoryview, int]:
     """Return the Parquet bytes of the lines of some tables, one after the other, and their number.
 
-    The bytes are those of `to_parquet` of all of them joined. One part is held at a time, and the values of all.
+    The bytes are those of `to_parquet` of all of them joined. One part is held at a time: the values of all, and these
+    bytes, lie in temporary files where they are many. Raises WriteError where those can't be written.
     """
     types, count = _types(kind), 0
     grown = {name: GrowingColumn(type_) for name, type_ in types.items() if name not in _UNSAID}
@@ -145,10 +147,33 @@ def parquet_of(kind: type[_TableT], parts: Iterable[_TableT]) -> tuple[bytes, in
     return _parquet({name: grown[name].array() for name in types if name in grown}), count
 
 
-def _parquet(columns: dict[str, pa.Array | pa.ChunkedArray]) -> bytes:
-    table, sink = pa.table(columns), io.BytesIO()
+class _Sink(io.RawIOBase):
+    """Takes what Arrow writes."""
+
+    def __init__(self) -> None:
+        self.spill = Spill()
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return len(self.spill)
+
+    def write(self, data: Any) -> int:
+        self.spill.add(data)
+        return len(data)
+
+
+def _parquet(columns: dict[str, pa.Array | pa.ChunkedArray]) -> memoryview:
+    table, sink = pa.table(columns), _Sink()
     pq.write_table(table, sink, row_group_size=max(len(table), 1), compression="zstd", store_schema=False)
-    return sink.getvalue()
+    return sink.spill.view()
+
+
+def opened(data: bytes | memoryview) -> BinaryIO:
+    """Return the bytes of a table as a file, which are not copied."""
+    file: BinaryIO = pa.BufferReader(data)
+    return file
 
 
 def batches(

@@ -61,7 +61,7 @@ class StoreWriter:
         self.state = read_state(self.storage)
         self._extend_arrays()
 
-    def add_segment(self, sources: bytes, rows: bytes, count: int) -> Segment:
+    def add_segment(self, sources: bytes | memoryview, rows: bytes | memoryview, count: int) -> Segment:
         """Append a segment of `count` rows at the next shard boundary; both tables are Parquet bytes."""
         number = len(self.state.segments) + 1
         segment = Segment(
