@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from fuzz.mutate import NASTY, mutate_bytes, mutate_json, mutate_text, redigested
 from fuzz.sources import Target, members, repacked, source_target, write_archive, zarr_folder
 from tests.cache.sources.formats.arrays.test_arrays import uff as write_uff
+from tests.cache.sources.formats.dicom.test_dicom import write as write_dicom
 from tests.cache.sources.formats.packed.test_parquet import write as write_parquet
-from tests.cache.sources.formats.test_dicom import write as write_dicom
 from tests.support.files.clips import grey_steps, write_clip
 from tests.support.files.volumes import write_volume
 from tests.support.stores import layers, write_store

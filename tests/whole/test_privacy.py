@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from tests.cache.sources.formats.test_dicom import write as write_dicom
+from tests.cache.sources.formats.dicom.test_dicom import write as write_dicom
 from tests.support.builds import SMALL, small, tree
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.cache.sources.formats.test_dicom_scale import region
+from tests.cache.sources.formats.dicom.test_dicom_scale import region
 from tests.support.builds import pictures, small, tree
 from tests.support.files.dicoms import echo, header, save
 from usjepa.cache.building.build import build

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tests.cache.sources.formats.test_dicom import write as write_dicom
+from tests.cache.sources.formats.dicom.test_dicom import write as write_dicom
 from tests.support.builds import pictures
 from usjepa.cache.errors import UsageError
 from usjepa.cache.recipes.cache import CacheSettings

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.cache.sources.formats.test_dicom import write as write_dicom
+from tests.cache.sources.formats.dicom.test_dicom import write as write_dicom
 from tests.support.files.clips import grey_steps, write_clip
 from tests.support.files.decoded import listed, read_all
 from tests.support.files.volumes import echo, write_camus, write_volume
