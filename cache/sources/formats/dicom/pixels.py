@@ -18,7 +18,14 @@ from typing import TYPE_CHECKING, BinaryIO
 from usjepa.cache.errors import NoImageError
 from usjepa.cache.sources.formats.dicom.fragments import Place, cut_short, encapsulated_frames, head_of
 from usjepa.cache.sources.formats.dicom.polarity import AS_STORED, NEEDED, Greys
-from usjepa.cache.sources.formats.dicom.streams import begins_image, components_of, gives_rgb, is_video, syntax_of
+from usjepa.cache.sources.formats.dicom.streams import (
+    begins_image,
+    bits_of,
+    components_of,
+    gives_rgb,
+    is_video,
+    syntax_of,
+)
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -71,6 +78,8 @@ class Opened:
     """Samples of a pixel that the stream of the first frame has; None where it does not tell."""
     gives_rgb: bool = False
     """Whether that stream gives RGB, whatever the header says."""
+    bits: int | None = None
+    """Bits of a sample in that stream; None where it does not tell."""
     greys: Greys = AS_STORED
     """How grey samples are shown; known once the header was understood."""
 
@@ -157,7 +166,10 @@ def _opened(file: BinaryIO) -> Opened:
     if syntax in ("", _IMPLICIT, _EXPLICIT, _BIG):
         raise ValueError("its pixels are compressed, and nothing says how")
     return Opened(
-        header, file, keyword, little, False, syntax, start, 0, parts, components_of(stream), gives_rgb(stream)
+        *(header, file, keyword, little, False, syntax, start, 0, parts),
+        components=components_of(stream),
+        gives_rgb=gives_rgb(stream),
+        bits=bits_of(stream),
     )
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
 _MAGIC_AT = 128
 """Bytes before the letters DICM (PS3.10, 7.1)."""
@@ -177,6 +178,7 @@ def _options(opened: Opened) -> dict[str, Any]:
         header.SamplesPerPixel = opened.components
         colour = "YBR_FULL_422" if opened.syntax in _LOSSY_JPEG else "RGB"
         photometric = colour if opened.components == 3 else "MONOCHROME2"
+    _widen(header, opened.bits)
     if photometric in _IN_JPEG and opened.syntax.startswith(_JPEG):
         photometric = "YBR_FULL_422"
     if opened.gives_rgb and photometric.startswith("YBR_FULL"):
@@ -192,6 +194,17 @@ def _options(opened: Opened) -> dict[str, Any]:
         options.update(number_of_frames=len(opened), pixel_vr="OW" if opened.words else "OB")
         frame_nbytes(header)
     return options
+
+
+def _widen(header: Dataset, bits: int | None) -> None:
+    """Let a header have as many bits as the samples of its streams, whose upper ones would be cut off.
+
+    Streams of whole bytes are left alone where they fit: writers pack fewer bits, signed ones too, into such.
+    """
+    stored, allocated = (int(header.get(name) or 0) for name in ("BitsStored", "BitsAllocated"))
+    if bits is not None and bits > stored > 0 and (bits > allocated or bits % 8):
+        header.BitsStored, header.HighBit = bits, bits - 1
+        header.BitsAllocated = max(allocated, 16 if bits <= 16 else 32)
 
 
 def _decoded(opened: Opened, options: dict[str, Any], number: int) -> NDArray[Any]:

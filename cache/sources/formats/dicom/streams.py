@@ -1,4 +1,4 @@
-"""Recognise compressed streams by their own bytes: codec and components."""
+"""Recognise compressed streams by their own bytes: codec, components and bits."""
 
 from __future__ import annotations
 
@@ -53,6 +53,16 @@ def components_of(stream: bytes) -> int | None:
     start = stream.find(_CODESTREAM)
     count = stream[start + 40 : start + 42]  # Csiz of the segment SIZ (ISO 15444-1, A.5.1)
     return int.from_bytes(count, "big") if start >= 0 and len(count) == 2 else None
+
+
+def bits_of(stream: bytes) -> int | None:
+    """Return how many bits a sample of a stream of JPEG or JPEG 2000 has; None where it does not tell."""
+    if stream[:3] == b"\xff\xd8\xff":
+        place = _frame_header(stream)
+        return stream[place + 4] if place is not None and place + 4 < len(stream) else None
+    start = stream.find(_CODESTREAM)
+    bits = stream[start + 42 : start + 43]  # Ssiz of the first component, its highest bit is the sign
+    return (bits[0] & 0x7F) + 1 if start >= 0 and bits else None
 
 
 def gives_rgb(stream: bytes) -> bool:

@@ -52,6 +52,8 @@ class NiftiReader(VolumeReader):
             if dtype.kind == "c":
                 raise ValueError(f"its samples are {dtype}, no intensities")
             require_volume(shape, dtype.itemsize, file)
+            if image.dataobj.offset < header.sizeof_hdr:
+                raise ValueError(f"its samples are said to begin at byte {image.dataobj.offset}, within its header")
             safe_point()
             samples = _colours(np.asanyarray(image.dataobj))
         return Volume(stacked(samples), _spacing(header))

@@ -55,6 +55,27 @@ def test_a_lossless_codec_gives_back_what_went_in(tmp_path: Path, codec: str, pi
     assert np.array_equal(found, pixels >> (8 * pixels.itemsize - 8))
 
 
+@pytest.mark.parametrize(("codec", "allocated"), [("jpeg-2000", 8), ("jpeg-2000", 16), ("jpeg-ls", 8)])
+def test_samples_of_more_bits_than_the_header_says_keep_the_upper_8(tmp_path: Path, codec: str, allocated: int) -> None:
+    encode: dict[str, Any] = {
+        "jpeg-2000": lambda a: imagecodecs.jpeg2k_encode(a, level=0, codecformat="j2k", bitspersample=12),
+        "jpeg-ls": imagecodecs.jpegls_encode,
+    }
+    words = deep(12)
+    streams = [bytes(encode[codec](frame)) for frame in words]
+    told = {"BitsAllocated": allocated, "BitsStored": 8, "HighBit": 7}
+    found = read(save(tmp_path / "a.dcm", header(words, syntax=LOSSLESS[codec][0]), streams, **told))
+    assert np.array_equal(found, words >> 4)
+
+
+def test_signed_samples_of_12_bits_in_a_stream_of_16_keep_their_sign(tmp_path: Path) -> None:
+    words = deep(12, signed=True)
+    streams = [bytes(imagecodecs.jpegls_encode(frame.view(np.uint16) & 0xFFF)) for frame in words]
+    data = header(words, syntax=JPEGLSLossless)
+    found = read(save(tmp_path / "a.dcm", data, streams, BitsStored=12, HighBit=11))
+    assert np.array_equal(found, (words.astype(int) + 2048) >> 4)
+
+
 @pytest.mark.parametrize("codec", ["htj2k-lossless", "jpeg-2000"])
 def test_signed_samples_of_a_lossless_codec_are_raised_to_zero(tmp_path: Path, codec: str) -> None:
     syntax, encode = LOSSLESS[codec]

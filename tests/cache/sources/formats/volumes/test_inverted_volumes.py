@@ -64,3 +64,13 @@ def test_a_negative_slope_of_a_nifti_inverts_as_nibabel_does(tmp_path: Path) -> 
     path.write_bytes(data)
     assert np.array_equal(shown(path), np.asarray(nibabel.load(path).get_fdata().T))
     assert np.array_equal(shown(path), 255 - GREY)
+
+
+def test_samples_of_a_nifti_that_would_begin_within_its_header_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    nibabel.save(nibabel.Nifti1Image(GREY.T, np.eye(4)), path)
+    data = bytearray(path.read_bytes())
+    data[108:112] = bytes(4)  # vox_offset
+    path.write_bytes(data)
+    with pytest.raises(SourceError, match="said to begin at byte 0, within its header"):
+        probe(path)
