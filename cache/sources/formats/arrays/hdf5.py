@@ -130,7 +130,8 @@ class Hdf5Reader(Reader):
     def _span_of(self, file: Path, image: str, picture: Picture, axes: Axes) -> Span:
         """Return the span of the whole dataset, remembered for the one that is being read."""
         if self._span is None or self._span[:2] != (file, image):
-            self._span = (file, image, span_of(frame_of(picture, axes, number) for number in range(axes.frames)))
+            frames = (frame_of(picture, axes, number) for number in range(axes.frames))
+            self._span = (file, image, span_of(part for part in map(picture.intensities, frames) if part.size))
         return self._span[2]
 
 

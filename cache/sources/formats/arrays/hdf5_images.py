@@ -1,7 +1,7 @@
 """Show a data set as the HDF5 Image and Palette Specification (1.2) asks.
 
 What its attributes say is applied: white is zero, palettes, the order of colours, the corner that rows begin at, a
-transparent value (black). A range of values (`IMAGE_MINMAXRANGE`) is none of them: `depth.py` scales by the samples.
+transparent value (black); and of CF, what netCDF writes, the value of what is missing and a negative factor. A range of values (`IMAGE_MINMAXRANGE`) is none of them: `depth.py` scales by the samples.
 What they say and is not understood is an error of that data set: never are its numbers shown as they are instead.
 """
 
@@ -23,6 +23,7 @@ _COLOURS_AT = {"INTERLACE_PIXEL": -1, "INTERLACE_LINE": -2, "INTERLACE_PLANE": -
 """Value of INTERLACE_MODE -> axis that counts the colours, from the last one."""
 _FLIPS = {"": (False, False), "UL": (False, False), "LL": (True, False), "UR": (False, True), "LR": (True, True)}
 """Value of DISPLAY_ORIGIN, the corner of the first sample -> whether rows and columns run backwards."""
+_HIDDEN = ("IMAGE_TRANSPARENCY", "_FillValue", "missing_value")
 _MOST_ENTRIES = 1 << 16
 
 
@@ -59,17 +60,38 @@ class Picture:
         if not self._told:
             return shown(to_uint8(frame, span))
         self._require_understood()
+        frame = _flat(frame)
+        hidden = self._is_hidden(frame)
+        if hidden is not None and span is not None:
+            frame = np.where(hidden, frame.dtype.type(span.low), frame)
         if self._is_indexed:
             picture = self._looked_up(frame)
         else:
             picture = shown(to_uint8(frame != 0 if self._kind == "IMAGE_BITMAP" else frame, span))
             if self._is_inverted(picture):
                 picture = np.asarray(255 - picture, np.uint8)
-        if "IMAGE_TRANSPARENCY" in self._told and frame.ndim == 2:
-            picture = picture.copy()
-            picture[frame == _number(self._told["IMAGE_TRANSPARENCY"], "IMAGE_TRANSPARENCY")] = 0
+        if hidden is not None:
+            picture = np.where(hidden if picture.ndim == hidden.ndim else hidden[..., None], np.uint8(0), picture)
         rows, columns = _FLIPS[self._text("DISPLAY_ORIGIN")]
         return np.ascontiguousarray(picture[:: -1 if rows else 1, :: -1 if columns else 1])
+
+    def intensities(self, frame: NDArray[Any]) -> NDArray[Any]:
+        """Return the samples of a frame that are shown, in one line where some are not."""
+        frame = _flat(frame)
+        hidden = self._is_hidden(frame)
+        return frame if hidden is None else frame[~hidden]
+
+    def _is_hidden(self, frame: NDArray[Any]) -> NDArray[np.bool_] | None:
+        """Return which samples of a grey frame are transparent, or were never written (CF); None where none can be."""
+        values = np.array([_number(self._told[name], name) for name in _HIDDEN if name in self._told])
+        if not values.size or frame.ndim != 2:
+            return None
+        if frame.dtype.kind != "f":
+            kept = np.iinfo(frame.dtype)
+            values = values[(values >= kept.min) & (values <= kept.max)]
+        with np.errstate(over="ignore"):
+            hidden = np.isin(frame, values.astype(frame.dtype))
+        return hidden if hidden.any() else None
 
     @property
     def _kind(self) -> str:
@@ -108,8 +130,6 @@ class Picture:
         """Return the colours of palette numbers, one plane where all are grey."""
         if self._table is None:
             self._table = _palette(self.dataset, self._told["PALETTE"])
-        if numbers.ndim == _COLOURS and numbers.shape[2] == 1:
-            numbers = numbers[..., 0]
         if numbers.ndim != 2 or numbers.dtype.kind not in "ui":
             raise ValueError(f"its PALETTE is for numbers of entries, its samples are {self.dtype} {list(self.shape)}")
         if numbers.min() < 0 or numbers.max() >= len(self._table):
@@ -119,11 +139,16 @@ class Picture:
         return colours
 
 
+def _flat(frame: NDArray[Any]) -> NDArray[Any]:
+    """Return a frame of one channel without the axis that counts it."""
+    return frame[..., 0] if frame.ndim == _COLOURS and frame.shape[2] == 1 else frame
+
+
 def _told(dataset: h5py.Dataset) -> dict[str, Any]:
     """Return the attributes that say how a data set is shown."""
     names = (
         *("IMAGE_SUBCLASS", "IMAGE_WHITE_IS_ZERO", "IMAGE_COLORMODEL", "IMAGE_TRANSPARENCY"),
-        *("INTERLACE_MODE", "DISPLAY_ORIGIN", "PALETTE", "scale_factor"),
+        *("INTERLACE_MODE", "DISPLAY_ORIGIN", "PALETTE", "scale_factor", "_FillValue", "missing_value"),
     )
     return {name: dataset.attrs[name] for name in names if name in dataset.attrs}
 

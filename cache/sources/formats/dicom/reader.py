@@ -254,10 +254,11 @@ def _used_bits(samples: NDArray[Any], options: dict[str, Any], high_bit: int | N
 
 
 def _intensities(file: Path) -> Iterator[NDArray[Any]]:
-    """Yield the samples of each frame that are no padding; all where a frame is nothing else."""
+    """Yield the samples of each frame that are no padding; nothing of a frame that is nothing else."""
     for frame, opened in _stored(file, None):
         padding = opened.greys.is_padding(frame)
-        yield frame if padding is None or padding.all() else frame[~padding]
+        if padding is None or not padding.all():
+            yield frame if padding is None else frame[~padding]
 
 
 def _is_deep(frame: NDArray[Any], opened: Opened) -> bool:

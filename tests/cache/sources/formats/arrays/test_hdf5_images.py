@@ -170,6 +170,35 @@ def test_a_transparent_value_is_black(tmp_path: Path) -> None:
     assert np.array_equal(shown(path), np.where(GREY == 7, 0, 255 - GREY))
 
 
+@pytest.mark.parametrize("fill", [np.nan, 1e36, -1, 256])
+def test_a_value_for_what_was_never_written_that_no_sample_can_have_changes_nothing(
+    tmp_path: Path, fill: float
+) -> None:
+    assert np.array_equal(shown(written(tmp_path / "a.h5", GREY, _FillValue=fill)), GREY)
+    halves = written(tmp_path / "b.h5", (GREY / 255).astype(np.float16), _FillValue=fill)
+    assert np.abs(shown(halves).astype(int) - GREY).max() <= 1
+
+
+@pytest.mark.parametrize("name", ["_FillValue", "missing_value"])
+@pytest.mark.parametrize(
+    ("stored", "fill"),
+    [
+        pytest.param(GREY, np.uint8(7), id="bytes"),
+        pytest.param(GREY.astype(np.int16) * 8, np.array([-32768], np.int16), id="int16"),
+        pytest.param((GREY / 255).astype(np.float32), np.float32(9.969209968386869e36), id="netCDF's own, of floats"),
+    ],
+)
+def test_what_was_never_written_is_black_and_takes_no_levels(
+    tmp_path: Path, stored: np.ndarray, fill: Any, name: str
+) -> None:
+    stored = stored.copy()
+    stored[0, :5] = stored[2] = fill
+    expected = np.where(stored == fill, 0, GREY)
+    assert np.array_equal(shown(written(tmp_path / "a.h5", stored, **{name: fill})), expected)
+    one_channel = written(tmp_path / "b.h5", stored[..., None], **{name: fill})
+    assert np.array_equal(shown(one_channel), expected)
+
+
 @pytest.mark.parametrize(
     ("samples", "told", "said"),
     [

@@ -126,7 +126,7 @@ def test_what_fills_up_a_frame_is_black_and_takes_no_levels(
     tmp_path: Path, photometric: str, limit: dict[str, Any]
 ) -> None:
     stored = GREY.astype(np.int16) * 8
-    stored[:, :5] = -32768
+    stored[:, :5] = stored[2] = -32768
     stored[:, 3] = -31000 if limit else -32768
     expected = np.where(stored < 0, 0, 255 - GREY if photometric == "MONOCHROME1" else GREY)
     told = {"PixelPaddingValue": -32768, **limit}
