@@ -1,8 +1,9 @@
 """Show a data set as the HDF5 Image and Palette Specification (1.2) asks.
 
 What its attributes say is applied: white is zero, palettes, the order of colours, the corner that rows begin at, a
-transparent value (black); and of CF, what netCDF writes, the value of what is missing and a negative factor. A range of values (`IMAGE_MINMAXRANGE`) is none of them: `depth.py` scales by the samples.
-What they say and is not understood is an error of that data set: never are its numbers shown as they are instead.
+transparent value (black); and of CF, which netCDF follows, the value of what is missing and a negative factor. A range
+of values (`IMAGE_MINMAXRANGE`) is not: `depth.py` scales by the samples. What is said and not understood is an error of
+that data set: never are its numbers shown as they are instead.
 """
 
 from __future__ import annotations
