@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import SourceError, UsageError
+from usjepa.cache.places.packed import Packed
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.formats.packed.members import INSIDE, is_archive
 from usjepa.cache.sources.not_images import is_system_folder
+from usjepa.cache.sources.siblings import Siblings, in_order
 from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from usjepa.cache.sources.base import Contents
+    from usjepa.cache.sources.siblings import Names
 
     MembersOf = Callable[[Path], Contents | None]
     """An archive -> its members; those that no reader takes are its doubts."""
@@ -55,7 +57,9 @@ class Tree:
         """Members of archives that no reader takes."""
         self._linked: dict[str, None] = {}
         """Links to folders that are not followed, as far as the walk has come."""
-        self._folders: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._folders: dict[str, Names] = {}
+        self._below: dict[str, Siblings] = {}
+        """Folder -> what lies in those directly in it, but for those that `_folders` has."""
         self._links: set[str] = set()
         self.stores: set[str] = set()
         """Folders that hold an array and not files: nothing in them is listed."""
@@ -73,10 +77,13 @@ class Tree:
         return list(self._system.values())
 
     def forget(self, folder: str) -> None:
-        """Hold the names in a folder no longer; but those in archives, which would have to be opened again."""
-        folders = self._folders.get(folder, ((), ()))[1]
-        if INSIDE not in folder and not any(name.endswith(INSIDE) for name in folders):
-            self._folders.pop(folder, None)
+        """Hold the names below a folder no longer; but those in archives, which would have to be opened again.
+
+        Its own stay until the folder that it lies in is forgotten, but for very many.
+        """
+        self._below.pop(folder, None)
+        if folder in self._folders and not _holds_archives(folder, self._folders[folder]):
+            del self._folders[folder]
 
     def only(self, name: str) -> None:
         """Take one archive of the root for all that lies there."""
@@ -84,14 +91,23 @@ class Tree:
         if self._members_of is not None:
             self._open("", name)
 
-    def names_in(self, folder: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def names_in(self, folder: str) -> Names:
         """Return the names of files and of folders directly in a folder, sorted; its path is POSIX, "" for the root."""
-        if folder not in self._folders:
-            self._folders[folder] = self._list(folder)
-            for name in self._folders[folder][0] if self._members_of is not None else ():
-                if is_archive(name) and INSIDE not in folder:
-                    self._open(folder, name)
-        return self._folders[folder]
+        if folder in self._folders:
+            return self._folders[folder]
+        above, _, name = folder.rpartition("/")
+        siblings = self._below.setdefault(above, Siblings()) if folder else Siblings()
+        found = siblings.find(name)
+        if found is not None:
+            return found
+        self._folders[folder] = self._list(folder)
+        for file in self._folders[folder][0] if self._members_of is not None else ():
+            if is_archive(file) and INSIDE not in folder:
+                self._open(folder, file)
+        found = self._folders[folder]
+        if folder and not _holds_archives(folder, found) and siblings.add(name, found):
+            del self._folders[folder]
+        return found
 
     def _open(self, folder: str, name: str) -> None:
         """Put a folder of its members in the place of an archive; one that can't be opened stays a file."""
@@ -135,11 +151,6 @@ class Tree:
         for name in folders:
             yield from self.files_below(joined(folder, name))
 
-    @cached_property
-    def files(self) -> frozenset[str]:
-        """Return the paths of all files."""
-        return frozenset(self.files_below())
-
     def require_usable(self, path: str) -> None:
         """Refuse a file whose name no table can hold, or that is a link out of the root; raises UsageError."""
         try:
@@ -163,9 +174,8 @@ class Tree:
                 "follow for ever. Remove the link."
             )
 
-    def _list(self, folder: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        files: list[str] = []
-        folders: list[str] = []
+    def _list(self, folder: str) -> Names:
+        files, folders = Packed(str), Packed(str)
         try:
             with os.scandir(self.root / folder) as entries:
                 for entry in entries:
@@ -199,4 +209,8 @@ class Tree:
             raise SourceError(
                 f"{error.filename}: this folder can't be listed ({error.strerror}). {advice(error)}"
             ) from error
-        return tuple(sorted(files)), tuple(sorted(folders))
+        return in_order(files), in_order(folders)
+
+
+def _holds_archives(folder: str, names: Names) -> bool:
+    return INSIDE in folder or any(name.endswith(INSIDE) for name in names[1])

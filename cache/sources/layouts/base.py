@@ -64,6 +64,8 @@ class Folder:
             only: the one list that counts, where the user named it as SOURCE.
         """
         self._tree, self.place = tree, place
+        self.files: Sequence[str]
+        self.folders: Sequence[str]
         self.files, self.folders = tree.names_in(place)
         self.is_one_list = only is not None
         if only is not None:
@@ -118,8 +120,11 @@ class Folder:
 
     def file(self, *names: str) -> Path | None:
         """Return a file directly in the folder by its name in any case: the first name that is there."""
-        by_name = {name.lower(): name for name in reversed(self.files)}
-        return next((self.path / by_name[name.lower()] for name in names if name.lower() in by_name), None)
+        wanted = {name.lower(): "" for name in names}
+        for own in self.files:
+            if wanted.get(own.lower()) == "":
+                wanted[own.lower()] = own
+        return next((self.path / own for own in wanted.values() if own), None)
 
     def below(self, name: str) -> Folder | None:
         """Return a folder directly in this one by its name in any case; None where there is none."""
@@ -131,7 +136,7 @@ class Folder:
         return Folder(self._tree, joined(self.place, name))
 
     def forget(self) -> None:
-        """Hold no names of this folder any longer, now that all of it is listed; who asks again has it read again."""
+        """Hold no names below this folder any longer, now that all of it is listed; who asks has them read again."""
         self._tree.forget(self.place)
 
     def anywhere(self) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,9 +54,9 @@ class PathLists:
 
 def _lists(folder: Folder) -> list[Path]:
     """Return the lists in a folder, or in a folder below that holds lists alone (`splits/train.txt`)."""
-    places = [folder, *(folder.child(name) for name in folder.folders)] if not folder.is_one_list else [folder]
+    below = () if folder.is_one_list else folder.folders
     found: list[Path] = []
-    for place in places:
+    for place in itertools.chain([folder], map(folder.child, below)):  # one at a time: they may be millions
         named = [place.path / name for name in place.files if name.lower().endswith(_ENDINGS)]
         if named and len(named) <= _FEW and (place is folder or not _holds_media(place)):
             found += [file for file in named if _is_list(folder, file)]

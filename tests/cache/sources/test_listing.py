@@ -224,7 +224,7 @@ def test_a_walk_holds_no_names_of_folders_that_it_has_left_and_reads_them_again_
     tree = Tree(tmp_path)
     found = find_rows(Folder(tree), "auto")
     assert [entry.path for entry in found.entries] == ["1.png", "a/2.png", "a/b/3.png", "c/4.png"]
-    assert set(tree._folders) == {""}
+    assert set(tree._folders) == set(tree._below) == {""}
     assert sorted(tree.files_below()) == ["1.png", "a/2.png", "a/b/3.png", "c/4.png"]
     assert (tree.linked, tree.system) == (found.linked, found.system) == (["c/link"], ["@eaDir"])
 
