@@ -84,9 +84,11 @@ class Picture:
 
     def _is_hidden(self, frame: NDArray[Any]) -> NDArray[np.bool_] | None:
         """Return which samples of a grey frame are transparent, or were never written (CF); None where none can be."""
-        values = np.array([_number(self._told[name], name) for name in _HIDDEN if name in self._told])
-        if not values.size or frame.ndim != 2:
+        told = [np.ravel(self._told[name]) for name in _HIDDEN if name in self._told]
+        numbers = [values.astype(np.float64) for values in told if values.dtype.kind in "iuf"]
+        if not numbers or frame.ndim != 2:
             return None
+        values = np.concatenate(numbers)
         if frame.dtype.kind != "f":
             kept = np.iinfo(frame.dtype)
             values = values[(values >= kept.min) & (values <= kept.max)]

@@ -37,7 +37,7 @@ class NiftiReader(VolumeReader):
     """Read NIfTI-1 and NIfTI-2 files of one piece."""
 
     name = "nifti"
-    version = 1
+    version = 2
     title = "NIfTI"
     endings = (".nii", ".nii.gz")
 

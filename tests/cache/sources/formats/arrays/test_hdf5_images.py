@@ -170,9 +170,14 @@ def test_a_transparent_value_is_black(tmp_path: Path) -> None:
     assert np.array_equal(shown(path), np.where(GREY == 7, 0, 255 - GREY))
 
 
-@pytest.mark.parametrize("fill", [np.nan, 1e36, -1, 256])
+def test_several_values_may_stand_for_what_is_missing(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.h5", GREY, missing_value=np.array([7, 9], np.uint8))
+    assert np.array_equal(shown(path), np.where(np.isin(GREY, (7, 9)), 0, GREY))
+
+
+@pytest.mark.parametrize("fill", [np.nan, 1e36, -1, 256, "none"])
 def test_a_value_for_what_was_never_written_that_no_sample_can_have_changes_nothing(
-    tmp_path: Path, fill: float
+    tmp_path: Path, fill: float | str
 ) -> None:
     assert np.array_equal(shown(written(tmp_path / "a.h5", GREY, _FillValue=fill)), GREY)
     halves = written(tmp_path / "b.h5", (GREY / 255).astype(np.float16), _FillValue=fill)
