@@ -56,7 +56,11 @@ class ZarrReader(ArrayReader):
         if not sizes:
             raise ValueError("it is an empty folder")
         store = LocalStore(file, read_only=True) if file.is_dir() else ZipStore(file, read_only=True)
-        opened = zarr.open(store, mode="r")
+        try:
+            opened = zarr.open(store, mode="r")
+        except FileNotFoundError as error:
+            advice = "" if file.is_dir() else "; zip what lies in the folder, not the folder itself"
+            raise ValueError(f"it holds no array and no group of Zarr at its top{advice}") from error
         safe_point()
         if _OURS in opened.attrs:
             raise NoImageError("a store that usjepa-cache built, whose frames are prepared already")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -339,3 +340,14 @@ def test_what_claims_more_than_its_bytes_hold_is_refused(tmp_path: Path) -> None
     zarr.create_array(tmp_path / "a.zarr", shape=(10**6, 4000, 4000), chunks=(1, 100, 100), dtype=np.uint8)
     with pytest.raises(SourceError, match="bytes of samples, which its"):
         probe(tmp_path / "a.zarr", "array")
+
+
+def test_a_zip_of_the_folder_instead_of_what_lies_in_it_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    stored(tmp_path / "in/a.zarr", CLIP, 3)
+    shutil.make_archive(str(tmp_path / "a.zarr"), "zip", tmp_path / "in")
+    with pytest.raises(SourceError, match="no array and no group of Zarr at its top; zip what lies in the folder"):
+        images_in(tmp_path / "a.zarr.zip", "zarr")
+    (tmp_path / "b.zarr").mkdir()
+    (tmp_path / "b.zarr/notes.txt").write_text("x")
+    with pytest.raises(SourceError, match=r"no array and no group of Zarr at its top\."):
+        images_in(tmp_path / "b.zarr", "zarr")
