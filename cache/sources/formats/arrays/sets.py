@@ -49,6 +49,8 @@ _FEW_LEVELS = 8
 """Levels below which integers beside an image say what lies where."""
 _LAGS = 16
 """Samples along depth within which radio-frequency data swing to the other sign and back."""
+_NARROW, _ALIKE = 4, 2.5
+"""Of an array whose axes are in another order: how much shorter that of frames is, and how alike the two others are."""
 _SWING = -0.3
 """Autocorrelation below which samples swing: speckle and anatomy stay above, a carrier comes near -1."""
 
@@ -160,6 +162,9 @@ def _by_itself(name: str, item: Samples) -> str:
         return f"{min(signals)} data, by its name"
     if len(item.shape) == 2 and item.dtype.kind == "f" and not words & _IMAGES:
         return "two axes, as a table has"
+    if _would_be_strips(item):
+        rows, columns = item.shape[1:]
+        return f"{item.shape[0]} strips of {rows} x {columns}: frames seem to lie along another axis; transpose it"
     if item.dtype.kind in "if" and _swings(item):
         return "radio-frequency data: its samples swing about 0"
     return ""
@@ -192,6 +197,15 @@ def _are_alike(item: Samples, other: Samples) -> bool:
     """Return whether two data sets have as many frames of the same size."""
     one, two = axes_of(item), axes_of(other)
     return one is not None and two is not None and one[:3] == two[:3]
+
+
+def _would_be_strips(item: Samples) -> bool:
+    """Return whether an array of three axes looks as if frames were counted by one that is read as rows or columns."""
+    axes = axes_of(item)
+    if axes is None or axes.single or len(item.shape) != 3:
+        return False
+    frames, edge, other = sorted(item.shape)
+    return frames != item.shape[0] and frames * _NARROW <= edge and other <= _ALIKE * edge
 
 
 def _swings(item: Samples) -> bool:

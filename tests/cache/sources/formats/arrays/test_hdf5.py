@@ -240,3 +240,28 @@ def bmode(frames: int = 5, depth: int = 192, lines: int = 32) -> np.ndarray:
 )
 def test_what_is_no_image_is_doubted(tmp_path: Path, sets: dict[str, np.ndarray], left_out: set[str]) -> None:
     assert set(Hdf5Reader().doubts(written(tmp_path / "a.h5", **sets))) == left_out
+
+
+@pytest.mark.parametrize(
+    ("shape", "doubted"),
+    [
+        ((480, 640, 30), True),
+        ((640, 30, 480), True),
+        ((112, 112, 28), True),
+        ((112, 112, 16), True),
+        ((112, 112, 15), False),  # no images at all: too narrow
+        ((480, 640, 150), False),  # does not show
+        ((30, 480, 640), False),
+        ((30, 112, 112), False),
+        ((1000, 128, 112), False),
+        ((200, 64, 512), False),  # 64 lines of 512 samples
+        ((112, 112, 3), False),
+    ],
+)
+def test_an_array_whose_frames_would_be_strips_is_doubted(
+    tmp_path: Path, shape: tuple[int, ...], doubted: bool
+) -> None:
+    path = written(tmp_path / "a.h5", x=np.random.default_rng(0).integers(0, 255, shape, np.uint8))
+    told = Hdf5Reader().doubts(path)
+    assert bool(told) == doubted
+    assert all("frames seem to lie along another axis" in why for why in told.values())
