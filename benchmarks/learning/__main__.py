@@ -9,8 +9,8 @@ With `--first contrast` the teacher has learnt to tell images apart, and student
 both are compared. With `--first depths` students of single blocks of the pixel teacher and of all of them are compared.
 
 On the phantom all students learn from the teacher of seed 0. A folder of real frames is dealt into as many folds of
-patients as there are seeds (see `folds.py`): each seed trains a teacher and students of its own on the patients of the
-other folds, so that every patient is tested on once and no training saw those that it is tested on.
+patients as there are seeds, or as --folds says (see `folds.py`): each fold trains a teacher of its own on the patients
+of the others, and each of its seeds a student, so that no training saw the patients that it is tested on.
 
 Every stage resumes: a second call does what is left. Of every command the processor's and the clock's time are kept:
 processor minutes over the number of cores is what an idle machine would need.
@@ -47,7 +47,8 @@ from usjepa.cache.recipes.recipe import load_recipe
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--source", help="folder of real frames; none: the phantom")
-    parser.add_argument("--seeds", type=int, default=3, help="training seeds; with --source folds of patients as well")
+    parser.add_argument("--seeds", type=int, default=3, help="training seeds; with --source in turns one of each fold")
+    parser.add_argument("--folds", type=int, help="of patients, with --source; none: as many as seeds")
     parser.add_argument("--recipe", default="demo", help="of students; their teacher's has -teacher behind its name")
     parser.add_argument("--first", choices=FIRSTS, default="pixels", help="what the students' teacher has learnt by")
     parser.add_argument("--work", type=Path, default=Path("results"))
@@ -57,7 +58,7 @@ def main() -> None:
     data = "source" if args.source else "phantom"
     named = "-".join([data, *([args.recipe] if args.recipe != "demo" else [])])
     which = named if args.first == "pixels" else f"{named}-{args.first}"
-    work = Work(args.work / which, args.source, args.seeds, args.recipe)
+    work = Work(args.work / which, args.source, args.folds or args.seeds, args.recipe)
     wanted = [one for one in conditions(args.recipe, args.first) if not args.only or one.name in (STUDENT, *args.only)]
     # The student's seeds first: what was cut short still answers the first question.
     jobs = [

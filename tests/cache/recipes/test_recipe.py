@@ -27,7 +27,7 @@ def written(tmp_path: Path, text: str) -> str:
 def test_the_recipes_are_there_in_the_order_of_the_file() -> None:
     first_stages = ["demo-teacher", "demo-contrast"]
     assert recipe_names() == [
-        "us-jepa", "usrc-jepa", "demo", *first_stages, "small", "small-contrast",
+        "us-jepa", "usrc-jepa", "demo", *first_stages, "small", "small-contrast", "patients", "patients-contrast",
         "dense", "dense-teacher", "small-teacher",
     ]  # fmt: skip
     for name in recipe_names():
