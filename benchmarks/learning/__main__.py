@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--source", help="folder of real frames; none: the phantom")
     parser.add_argument("--seeds", type=int, default=3, help="training seeds; with --source in turns one of each fold")
     parser.add_argument("--folds", type=int, help="of patients, with --source; none: as many as seeds")
+    parser.add_argument("--phantom", type=int, help="seed of another phantom than that of `make results`")
     parser.add_argument("--recipe", default="demo", help="of students; their teacher's has -teacher behind its name")
     parser.add_argument("--first", choices=FIRSTS, default="pixels", help="what the students' teacher has learnt by")
     parser.add_argument("--work", type=Path, default=Path("results"))
@@ -56,9 +57,11 @@ def main() -> None:
     args = parser.parse_args()
     started = time.monotonic()
     data = "source" if args.source else "phantom"
-    named = "-".join([data, *([args.recipe] if args.recipe != "demo" else [])])
+    another = () if args.phantom is None else (str(args.phantom),)
+    named = "-".join([data, *another, *([args.recipe] if args.recipe != "demo" else [])])
     which = named if args.first == "pixels" else f"{named}-{args.first}"
     work = Work(args.work / which, args.source, args.folds or args.seeds, args.recipe)
+    work.sets += tuple(f"cache.phantom.seed={seed}" for seed in another)
     wanted = [one for one in conditions(args.recipe, args.first) if not args.only or one.name in (STUDENT, *args.only)]
     # The student's seeds first: what was cut short still answers the first question.
     jobs = [
