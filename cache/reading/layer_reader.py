@@ -105,7 +105,7 @@ class LayerReader(ABC):
     def __init__(self, storage: Storage, layer: Layer, tables: Sequence[str], check_rows: bool, on_disk: bool) -> None:
         """`check_rows=False` skips the rows' checksums."""
         self.layer, self.check_rows = layer, check_rows
-        self.open_shards = OpenShards(layer.rows_per_shard, on_disk)
+        self.open_shards = OpenShards(layer.rows_per_shard, on_disk, len(tables))
         self._storage, self._tables = storage, tables
         self.layout = layer.layout
         self.digest = bytes.fromhex(layer.digest)

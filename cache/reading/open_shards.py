@@ -3,7 +3,8 @@
 An open shard is a descriptor, the offsets of its rows and their hashes. A batch pins the shards that it reads by
 holding references to them. What is let go of here is out of sight at once, and closed once no batch holds it any more:
 by Python's own counting of references a file is closed neither too early nor, where a batch was interrupted, never.
-Every layer that is read has an equal share of the descriptors that the process may use.
+Every layer that is read has an equal share of the descriptors that the process may use; one of few shards leaves to the
+others what it does not need.
 """
 
 from __future__ import annotations
@@ -79,9 +80,14 @@ class OpenShard(_OpenFile):
 class OpenShards:
     """The open shards of one layer, of one process; its threads share them."""
 
-    def __init__(self, shard_rows: int, on_disk: bool) -> None:
-        """`shard_rows` rows of a shard bound what is kept in bytes, descriptors do where shards are files on a disk."""
+    def __init__(self, shard_rows: int, on_disk: bool, shards: int) -> None:
+        """Hold none of a layer's `shards` yet.
+
+        `shard_rows` rows of a shard bound what is kept in bytes, descriptors do where shards are files on a disk.
+        """
         self._most_by_memory = max(1, _HASHES_NBYTES // (8 * shard_rows))
+        self.wanted = max(1, min(self._most_by_memory, shards))
+        """Descriptors that are of use."""
         self._on_disk, self._most = on_disk, 0
         self._held: dict[int, OpenShard] = {}
         self._folder: _OpenFile | None = None
@@ -182,21 +188,27 @@ def _close_all(files: dict[weakref.ref[_OpenFile], int]) -> None:
 
 
 class _Sharing:
-    """The open shards of every layer that this process reads: each may keep an equal part of the descriptors."""
+    """The open shards of every layer that this process reads: each may keep an equal part of what others don't need."""
 
     def __init__(self) -> None:
         self._members: weakref.WeakSet[OpenShards] = weakref.WeakSet()
         self._lock = threading.Lock()
 
     def share_of(self, member: OpenShards) -> int:
-        """Return how many shards each may keep open, a new member among them."""
+        """Return how many shards each may keep open that has so many, a new member among them."""
         if member not in self._members:
             with self._lock:
                 self._members.add(member)
                 members = list(self._members)
             for each in members:
                 each.trim()
-        return max(1, most_open() // len(self._members))
+        left, wanted = most_open(), sorted(each.wanted for each in self._members)
+        for before, most in enumerate(wanted):
+            equal = left // (len(wanted) - before)
+            if most > equal:
+                return max(1, equal)
+            left -= most
+        return most_open()
 
     def start_afresh(self) -> None:
         """Close, in a forked child, what its parent had open: the child opens files of its own, within one limit."""

@@ -161,9 +161,32 @@ def test_layers_share_the_descriptors_equally_and_the_shards_used_last_stay_open
     assert one.open_shards.most == 48
 
 
+def test_what_a_layer_of_few_shards_does_not_need_is_left_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_shards, "most_open", lambda: 48)
+    monkeypatch.setattr(open_shards, "_sharing", open_shards._Sharing())
+    readers = []
+    for shards in (40, 10, 1, 30):
+        write_store(tmp_path / str(shards), shards, rows_per_shard=1)
+        readers.append(_reader(tmp_path / str(shards)))
+    most: list[int] = []
+    for reader in readers:
+        _open(reader, 0)
+        most.append(readers[0].open_shards.most)
+    assert most == [48, 38, 37, 18]  # of which the layers of 10 shards and of one take no more than they have
+    for reader in readers:
+        for shard in range(len(reader._tables)):
+            _open(reader, shard)
+    held = [len(reader.open_shards) for reader in readers]
+    assert sum(held) <= 48
+    assert held[1:3] == [10, 1]
+    assert min(held[0], held[3]) > 48 // 4  # more than an equal part each
+
+
 def test_row_hashes_of_open_shards_are_bounded_in_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(open_shards, "_HASHES_NBYTES", 1000)
-    held = OpenShards(shard_rows=25, on_disk=False)  # five of 200 bytes
+    held = OpenShards(shard_rows=25, on_disk=False, shards=40)  # five of 200 bytes
     trailer = Trailer(np.zeros(25, np.int64), np.zeros(25, np.uint64))
     for shard in range(20):
         opened = OpenShard(-1, 100)
