@@ -24,7 +24,7 @@ from usjepa.cache.scanning.row_table import row_tables
 from usjepa.cache.scanning.scan import scan_all, scan_told
 from usjepa.cache.sources.base import packed_entries
 from usjepa.cache.sources.grouping import describe_groups
-from usjepa.cache.store.columns import batches, opened, parquet_of
+from usjepa.cache.store.columns import as_file, batches, parquet_of
 from usjepa.cache.store.origins.spacing import spacing_told
 from usjepa.cache.store.tables import RowTable, SourceTable, tombstone
 
@@ -85,7 +85,7 @@ def grow(
         f"segment {segment.number}: {count - failed:,} sources, {rows:,} rows"
         + (f"; {failed:,} unreadable sources are recorded with their reason (see status)" if failed else "")
     )
-    for line in passed_over_told(batches(SourceTable, opened(described), ("passed_over", "frames"))):
+    for line in passed_over_told(batches(SourceTable, as_file(described), ("passed_over", "frames"))):
         logger.info(f"segment {segment.number}: {line}")
     if not all(np.isnan(part).all() for part in _spacing(lines, rows)):
         earlier = "; rows of earlier segments stay as they are, without one" if known.unscaled else ""
@@ -96,7 +96,7 @@ def grow(
 def _failed(described: memoryview) -> tuple[int, str]:
     """Return how many sources of a table can't be read, and why the first one can't."""
     failed, reason = 0, ""
-    for (error,) in batches(SourceTable, opened(described), ("error",)):
+    for (error,) in batches(SourceTable, as_file(described), ("error",)):
         errors = error[error != ""]
         failed, reason = failed + len(errors), reason or str(next(iter(errors), ""))
     return failed, reason
@@ -104,7 +104,7 @@ def _failed(described: memoryview) -> tuple[int, str]:
 
 def _spacing(lines: memoryview, rows: int) -> Iterator[NDArray[np.float64]]:
     """Yield the spacing of a table of rows, [n, 2] each."""
-    for columns in batches(RowTable, opened(lines), ("spacing_down", "spacing_across"), rows):
+    for columns in batches(RowTable, as_file(lines), ("spacing_down", "spacing_across"), rows):
         yield np.stack(columns, axis=1)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from usjepa.cache.frames.views import draw_view
 from usjepa.cache.scanning.changes import Hashes, frames_of
-from usjepa.cache.store.columns import batches, opened
+from usjepa.cache.store.columns import as_file, batches
 from usjepa.cache.store.tables import RowTable, SourceTable
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _BATCH = 1 << 10
 def row_tables(described: bytes | memoryview, settings: CacheSettings, hashes: Hashes = _NONE) -> Iterator[RowTable]:
     """Yield `row_table` of the sources of a table on disk, in parts."""
     first = 0
-    for columns in batches(SourceTable, opened(described), tuple(SourceTable.__dataclass_fields__), lines=_BATCH):
+    for columns in batches(SourceTable, as_file(described), tuple(SourceTable.__dataclass_fields__), lines=_BATCH):
         sources = SourceTable(*columns)
         rows = row_table(sources, settings, hashes)
         yield replace(rows, source=rows.source + np.int32(first))

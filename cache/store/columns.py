@@ -170,7 +170,7 @@ def _parquet(columns: dict[str, pa.Array | pa.ChunkedArray]) -> memoryview:
     return sink.spill.view()
 
 
-def opened(data: bytes | memoryview) -> BinaryIO:
+def as_file(data: bytes | memoryview) -> BinaryIO:
     """Return the bytes of a table as a file, which are not copied."""
     file: BinaryIO = pa.BufferReader(data)
     return file
