@@ -16,6 +16,7 @@ from math import ceil
 from typing import TYPE_CHECKING, BinaryIO
 
 from usjepa.cache.errors import NoImageError
+from usjepa.cache.sources.formats.dicom.bits import OVERLAYS
 from usjepa.cache.sources.formats.dicom.fragments import Place, cut_short, encapsulated_frames, head_of
 from usjepa.cache.sources.formats.dicom.polarity import AS_STORED, NEEDED, Greys
 from usjepa.cache.sources.formats.dicom.streams import (
@@ -34,6 +35,7 @@ _TAGS = (
     *("SOPClassUID", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows"),
     *("Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *NEEDED,
+    *OVERLAYS,
     *(
         f"{kind}{colour}PaletteColorLookupTable{part}"
         for kind, part in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
@@ -81,7 +83,7 @@ class Opened:
     bits: int | None = None
     """Bits of a sample in that stream; None where it does not tell."""
     greys: Greys = AS_STORED
-    """How grey samples are shown; known once the header was understood."""
+    """How the grey samples of the frame that was decoded last are shown."""
 
     @property
     def is_video(self) -> bool:

@@ -1,7 +1,8 @@
 """Tell which samples of a grey DICOM file are dark.
 
 How much contrast a window or a table gives is a viewer's choice and not applied. Whether large samples are bright is
-not: MONOCHROME1, a negative slope, and tables that fall each turn it round (PS3.3, C.11.1, C.11.2 and C.11.6).
+not: MONOCHROME1, a negative slope, and tables that fall each turn it round (PS3.3, C.11.1, C.11.2 and C.11.6), of all
+frames or, in functional groups, of each.
 """
 
 from __future__ import annotations
@@ -10,16 +11,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from usjepa.cache.sources.formats.dicom.groups import PER_FRAME, SHARED, told_by_frame
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
-NEEDED = (
+_ENHANCED, _SUPPLEMENTAL = "EnhancedPaletteColorLookupTableSequence", "RedPaletteColorLookupTableDescriptor"
+_TOLD = (
     *("RescaleSlope", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "PresentationLUTSequence"),
     *("PresentationLUTShape", "PixelPresentation", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    "SharedFunctionalGroupsSequence",
+    *("PhotometricInterpretation", _ENHANCED, _SUPPLEMENTAL),
 )
+NEEDED = (*_TOLD, SHARED, PER_FRAME)
 """What of a header this takes."""
+_COLOURED = ("COLOR", "MIXED", "TRUE_COLOR", "COLOR_REF", "COLOR_RANGE")
+"""Values of Pixel Presentation that grey samples have where tables make colours of them."""
 _MONOTONE = 0.9
 """Share of its ups and downs by which a table has to rise or fall in all: rounding may turn a few steps."""
 
@@ -42,40 +51,52 @@ class Greys(NamedTuple):
 AS_STORED = Greys(False, None)
 
 
-def greys_of(header: Dataset, little: bool) -> Greys:
-    """Return how the samples of a grey file are shown; of colours nothing is inverted.
+def greys_by_frame(header: Dataset, little: bool, count: int) -> list[Greys]:
+    """Return how the samples of each of so many frames are shown, or one answer for all; colours are not inverted.
 
     Raises:
         ValueError: the header contradicts itself, or a table neither rises nor falls.
     """
-    photometric = header.PhotometricInterpretation
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        return AS_STORED
-    mixed = str(header.get("PixelPresentation") or "").strip().upper() in ("COLOR", "MIXED")
-    if mixed and "RedPaletteColorLookupTableDescriptor" in header:
-        raise ValueError("its colours are in a supplemental palette, which is not read")
+    if header.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
+        return [AS_STORED]
+    found = [_greys_of(told, little) for told in told_by_frame(header, _TOLD)]
+    if len(set(found)) == 1:
+        return found[:1]
+    if len(found) < count:
+        raise ValueError(f"it has {count} frames, and functional groups of {len(found)}, which differ")
+    return found
+
+
+def _greys_of(told: Mapping[str, Any], little: bool) -> Greys:
+    photometric = told["PhotometricInterpretation"]
+    if _word(told, "PixelPresentation") in _COLOURED:
+        if _SUPPLEMENTAL in told:
+            raise ValueError("its colours are in a supplemental palette, which is not read")
+        if any(item.get("RGBLUTTransferFunction") != "EQUAL_RGB" for item in told.get(_ENHANCED) or ()):
+            raise ValueError("its colours are in enhanced palettes, which are not read")
     white = photometric == "MONOCHROME1"
-    shape = str(header.get("PresentationLUTShape") or "").strip().upper()
+    shape = _word(told, "PresentationLUTShape")
     if shape in ("INVERSE", "IDENTITY") and white != (shape == "INVERSE"):
         raise ValueError(f"it is {photometric}, which its PresentationLUTShape, {shape}, contradicts")
-    turns = [white, _slope(header) < 0]
+    turns = [white, _slope(told) < 0]
     for name in ("ModalityLUTSequence", "VOILUTSequence", "PresentationLUTSequence"):
-        for item in (header.get(name) or ())[:1]:  # the first is the one that is shown at first
-            turns.append(_falls(item, name, little))
-    if header.get("VOILUTSequence") and header.get("WindowCenter") not in (None, "") and turns[-1]:
-        raise ValueError("its VOI LUT falls, and the window beside it rises")
-    return Greys(sum(turns) % 2 == 1, _padding(header))
+        for item in (told.get(name) or ())[:1]:  # the first is the one that is shown at first
+            falls = _falls(item, name, little)
+            if falls and name == "VOILUTSequence" and told.get("WindowCenter") not in (None, ""):
+                raise ValueError("its VOI LUT falls, and the window beside it rises")
+            turns.append(falls)
+    return Greys(sum(turns) % 2 == 1, _padding(told))
 
 
-def _slope(header: Dataset) -> float:
-    shared = (header.get("SharedFunctionalGroupsSequence") or ())[:1]
-    groups = [item for group in shared for item in group.get("PixelValueTransformationSequence") or ()]
-    for item in (*groups[:1], header):
-        try:
-            return float(item.RescaleSlope)
-        except (AttributeError, TypeError, ValueError):
-            continue
-    return 1.0
+def _word(told: Mapping[str, Any], name: str) -> str:
+    return str(told.get(name) or "").strip().upper()
+
+
+def _slope(told: Mapping[str, Any]) -> float:
+    try:
+        return float(told["RescaleSlope"])
+    except (KeyError, TypeError, ValueError):
+        return 1.0
 
 
 def _falls(item: Dataset, name: str, little: bool) -> bool:
@@ -98,8 +119,8 @@ def _falls(item: Dataset, name: str, little: bool) -> bool:
     return net < 0
 
 
-def _padding(header: Dataset) -> tuple[int, int] | None:
-    value, limit = header.get("PixelPaddingValue"), header.get("PixelPaddingRangeLimit")
+def _padding(told: Mapping[str, Any]) -> tuple[int, int] | None:
+    value, limit = told.get("PixelPaddingValue"), told.get("PixelPaddingRangeLimit")
     if not isinstance(value, int):
         return None
     ends = sorted((value, limit if isinstance(limit, int) else value))

@@ -17,12 +17,13 @@ import numpy as np
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import Box, FileFacts, Reader
 from usjepa.cache.sources.formats.depth import Span, needs_span, span_of, to_uint8
+from usjepa.cache.sources.formats.dicom.bits import overlay_bits, require_one_sign, used_bits
 from usjepa.cache.sources.formats.dicom.boxes import boxes_of
 from usjepa.cache.sources.formats.dicom.codecs import add_codecs
 from usjepa.cache.sources.formats.dicom.palette import colours_of
 from usjepa.cache.sources.formats.dicom.patient import patient_of
 from usjepa.cache.sources.formats.dicom.pixels import Opened, frame_nbytes, open_pixels
-from usjepa.cache.sources.formats.dicom.polarity import greys_of
+from usjepa.cache.sources.formats.dicom.polarity import greys_by_frame
 from usjepa.cache.sources.formats.dicom.scale import spacing_in
 from usjepa.cache.sources.formats.plausible import require_frame
 from usjepa.cache.sources.formats.video import Decoder
@@ -40,6 +41,7 @@ _EARLY = {(group, element) for group in (2, 8) for element in (0, 1, 5, 8, 16, 1
 """Elements that files without a preamble begin with."""
 _JPEG = "1.2.840.10008.1.2.4."
 _READ = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR", "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_RLE = "1.2.840.10008.1.2.5"
 _LOSSY_JPEG = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
 _IN_JPEG = ("YBR_PARTIAL_422", "YBR_PARTIAL_420")
 """Retired names that old writers give to the YCbCr of JPEG files, which has but one kind."""
@@ -49,7 +51,7 @@ class DicomReader(Reader):
     """Read DICOM files."""
 
     name = "dicom"
-    version = 3
+    version = 4
     title = "DICOM"
     endings = (".dcm", ".dicom")
     tells_patient = True
@@ -147,10 +149,12 @@ def _stored(file: Path, wanted: Sequence[int] | None) -> Iterator[tuple[NDArray[
                 yield from ((frame, opened) for frame in _video(opened, wanted))
                 return
             options = _options(opened)
-            opened.greys = greys_of(opened.attributes, opened.little)
+            greys = greys_by_frame(opened.attributes, opened.little, len(opened))
             for number in range(len(opened)) if wanted is None else wanted:
                 safe_point()
-                yield _decoded(opened, options, number), opened
+                frame = _decoded(opened, options, number)
+                opened.greys = greys[number] if len(greys) > 1 else greys[0]
+                yield frame, opened
 
 
 def _video(opened: Opened, wanted: Sequence[int] | None) -> Iterator[NDArray[np.uint8]]:
@@ -208,7 +212,7 @@ def _widen(header: Dataset, bits: int | None) -> None:
 
 
 def _decoded(opened: Opened, options: dict[str, Any], number: int) -> NDArray[Any]:
-    """Return a frame as stored, in the machine's byte order, unused bits cleared."""
+    """Return a frame as stored, in the machine's byte order, bits that hold overlays cleared."""
     from pydicom.encaps import encapsulate
     from pydicom.pixels.decoders.base import get_decoder
     from pydicom.uid import UID
@@ -219,38 +223,32 @@ def _decoded(opened: Opened, options: dict[str, Any], number: int) -> NDArray[An
         decoder: Any = get_decoder(UID(opened.syntax))
     except NotImplementedError as error:
         raise ValueError(f"its transfer syntax is {UID(opened.syntax).name}, which is not read") from error
-    high_bit = None
+    stream, high_bit = b"", None
     if opened.parts:
         # One frame at a time, wrapped anew: the tables of offsets that files carry are not needed.
-        source: BinaryIO = io.BytesIO(encapsulate([opened.encoded(number)], has_bot=False))
+        stream = opened.encoded(number)
+        source: BinaryIO = io.BytesIO(encapsulate([stream], has_bot=False))
         index = 0
     else:
-        source, index, high_bit = opened.source, number, opened.attributes.get("HighBit")
+        source, index = opened.source, number
         source.seek(opened.start)
+    if not opened.parts or opened.syntax == _RLE:
+        high_bit = opened.attributes.get("HighBit")
     try:
-        samples, _ = decoder.as_array(source, index=index, correct_unused_bits=False, **options)
+        decoded, _ = decoder.as_array(source, index=index, correct_unused_bits=False, **options)
     except ValueError as error:
         if "reshape" not in str(error) and "broadcast" not in str(error):
             raise
         size = f"{options['rows']}x{options['columns']}x{options['samples_per_pixel']}"
         raise ValueError(f"frame {number} does not decode to the {size} samples that its header names") from error
-    return _used_bits(samples, options, high_bit)
-
-
-def _used_bits(samples: NDArray[Any], options: dict[str, Any], high_bit: int | None) -> NDArray[Any]:
-    """Return samples with the bits that they don't use cleared, which may hold an overlay, and moved down.
-
-    `high_bit` is the number of the highest bit in use; None where it is the one that the bits stored reach to.
-    """
-    samples = samples.astype(samples.dtype.newbyteorder("="), copy=False)
-    stored, allocated = options["bits_stored"], samples.dtype.itemsize * 8
-    if samples.dtype.kind not in "iu" or stored >= allocated or options.get("bits_allocated") == 1:
+    samples: NDArray[Any] = decoded.astype(decoded.dtype.newbyteorder("="), copy=False)
+    if options.get("bits_allocated") == 1 or samples.dtype.kind not in "iu":
         return samples
-    if high_bit is None or not stored - 1 <= high_bit < allocated:
-        high_bit = stored - 1
-    above = allocated - 1 - high_bit
-    moved: NDArray[Any] = (samples << above) >> (allocated - stored)  # of signed samples the sign comes along
-    return moved
+    stored = options["bits_stored"]
+    samples = used_bits(samples, stored, high_bit, overlay_bits(opened.attributes))
+    if opened.syntax.startswith(_JPEG):
+        require_one_sign(samples, stored, stream)
+    return samples
 
 
 def _intensities(file: Path) -> Iterator[NDArray[Any]]:

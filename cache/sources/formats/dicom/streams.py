@@ -65,6 +65,13 @@ def bits_of(stream: bytes) -> int | None:
     return (bits[0] & 0x7F) + 1 if start >= 0 and bits else None
 
 
+def sign_of(stream: bytes) -> bool | None:
+    """Return whether the samples of a stream of JPEG 2000 are signed; None where a stream does not tell."""
+    start = -1 if stream[:3] == b"\xff\xd8\xff" else stream.find(_CODESTREAM, 0, HEAD_NBYTES)
+    bits = stream[start + 42 : start + 43]
+    return bool(bits[0] & 0x80) if start >= 0 and bits else None
+
+
 def gives_rgb(stream: bytes) -> bool:
     """Return whether a stream of JPEG 2000 undoes the transform of its colours itself (ISO 15444-1, A.6.1: SGcod)."""
     start = stream.find(_CODESTREAM)

@@ -193,22 +193,6 @@ def test_a_syntax_that_lies_is_not_believed(tmp_path: Path) -> None:
         assert np.abs(read(path).astype(int) - pixels).mean() < 3, name
 
 
-@pytest.mark.parametrize(
-    ("stored", "high", "signed"), [(12, 15, False), (12, 13, False), (10, 15, True), (12, 11, True)]
-)
-def test_samples_lie_below_the_high_bit_and_what_else_is_in_a_word_is_cleared(
-    tmp_path: Path, stored: int, high: int, signed: bool
-) -> None:
-    low = -(2 ** (stored - 1)) if signed else 0
-    values = np.linspace(low, low + 2**stored - 1, 32 * 48).round().astype(np.int64).reshape(1, 32, 48)
-    words = (values & (2**stored - 1)) << (high + 1 - stored)
-    rest = np.uint16(~(((1 << stored) - 1) << (high + 1 - stored)) & 0xFFFF)  # an overlay, or noise
-    words = words.astype(np.uint16) | rest
-    data = header(words.view(np.int16) if signed else words)
-    path = save(tmp_path / "a.dcm", data, words.tobytes(), BitsStored=stored, HighBit=high)
-    assert np.array_equal(read(path), ((values - low) >> (stored - 8)).astype(np.uint8))
-
-
 def test_the_components_of_a_stream_count_not_those_of_the_header(tmp_path: Path) -> None:
     grey, rgb = echo(2), colours(2)
     path = save(tmp_path / "a.dcm", header(rgb, "YBR_FULL_422", JPEGBaseline8Bit), [jpeg(frame) for frame in grey])
