@@ -45,7 +45,8 @@ class Arrays(NamedTuple):
 class ArrayReader(Reader):
     """Keep the last file open; a class for a format says how one is opened.
 
-    An array may have the attributes `spacing`, as `FileFacts` has it, and `inverted`: whether 0 is white.
+    An array may have the attributes `spacing`, as `FileFacts` has it, `inverted`: whether 0 is white, and `told`:
+    whether its format says which axis counts frames.
     """
 
     container = True
@@ -156,8 +157,10 @@ class Part:
         make: Callable[[Any], Any],
         spacing: object = None,
         inverted: bool = False,
+        told: bool = False,
     ) -> None:
         self.shape, self.dtype, self._make, self.spacing, self.inverted = shape, dtype, make, spacing, inverted
+        self.told = told
 
     def __getitem__(self, key: Any) -> Any:
         return self._make(key)

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 _CHUNK_CACHE_NBYTES = 1 << 30
 """A compressed chunk of many frames is unpacked once, not once per frame, where the chunks of a frame fit in here."""
+_MATLAB = b"MATLAB 7.3"
+"""How a file begins that `save` wrote; what `h5write` writes has no mark."""
 _CHUNK_SLOTS = 10007
 """A prime above the chunks of a frame: two that share a slot of the cache drive each other out."""
 
@@ -47,7 +49,7 @@ class Hdf5Reader(Reader):
     """Read datasets of HDF5 files; keep the last file open."""
 
     name = "hdf5"
-    version = 3
+    version = 4
     title = "HDF5"
     endings = (".h5", ".hdf5")
     container = True
@@ -59,16 +61,12 @@ class Hdf5Reader(Reader):
 
     def images(self, file: Path) -> list[str]:
         """Return the names of a file's image datasets in codepoint order."""
-        import h5py
-
-        with h5py.File(openable(file), "r", locking=False) as opened:
+        with _opened(file) as opened:
             return list(image_sets(data_sets(opened)))
 
     def doubts(self, file: Path) -> dict[str, str]:
         """Return which of them hold something else, by what their names and samples say."""
-        import h5py
-
-        with h5py.File(openable(file), "r", locking=False) as opened:
+        with _opened(file) as opened:
             return _doubts(data_sets(opened))
 
     def probe(self, file: Path, image: str) -> FileFacts:
@@ -111,8 +109,6 @@ class Hdf5Reader(Reader):
         return picture, axes
 
     def _file(self, file: Path) -> h5py.File:
-        import h5py
-
         if self._open is not None:
             owner, known, opened = self._open
             if (owner, known) == (os.getpid(), file):
@@ -121,9 +117,7 @@ class Hdf5Reader(Reader):
             # would otherwise recognise the file and share the inherited handle.
             self._open = None
             opened.close()
-        opened = h5py.File(
-            openable(file), "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_NBYTES, rdcc_nslots=_CHUNK_SLOTS
-        )
+        opened = _opened(file)
         self._open = (os.getpid(), file, opened)
         return opened
 
@@ -133,6 +127,16 @@ class Hdf5Reader(Reader):
             frames = (frame_of(picture, axes, number) for number in range(axes.frames))
             self._span = (file, image, span_of(part for part in map(picture.intensities, frames) if part.size))
         return self._span[2]
+
+
+def _opened(file: Path) -> h5py.File:
+    """Return an open file; ValueError where it is MATLAB's, which writes all axes in reverse."""
+    import h5py
+
+    with file.open("rb") as head:
+        if head.read(len(_MATLAB)) == _MATLAB:
+            raise ValueError("MATLAB wrote it, with its axes in reverse; give it the ending .mat, as which it is read")
+    return h5py.File(openable(file), "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_NBYTES, rdcc_nslots=_CHUNK_SLOTS)
 
 
 def data_sets(file: h5py.File) -> dict[str, Picture]:

@@ -47,7 +47,7 @@ class MatlabReader(ArrayReader):
     """Read arrays of MATLAB, also those in structures: `a.mat::scan/bmode`."""
 
     name = "matlab"
-    version = 2
+    version = 3
     title = "a MATLAB file"
     endings = (".mat",)
 

@@ -29,7 +29,7 @@ class NpyReader(ArrayReader):
     """Read an array, mapped from its file."""
 
     name = "npy"
-    version = 1
+    version = 2
     title = "NumPy's NPY"
     endings = (_ENDING,)
     container = False
@@ -51,7 +51,7 @@ class NpzReader(ArrayReader):
     """Read the arrays of an archive of NumPy, one after the other; those of Python objects are passed over."""
 
     name = "npz"
-    version = 1
+    version = 2
     title = "NumPy's NPZ"
     endings = (".npz",)
 

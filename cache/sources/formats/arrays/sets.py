@@ -1,8 +1,8 @@
 """Tell the arrays of a file that hold images from those beside them.
 
-Which axes count frames, rows, columns and colours shows in the shape. What is left out unless a recipe names it
-(`cache.hdf5`): channel and radio-frequency data, label maps, and envelopes and the like where the file has a B-mode,
-told by their names and by their samples.
+Which axes count frames, rows, columns and colours shows in the shape, or in the samples (`turned.py`). What is left out
+unless a recipe names it (`cache.hdf5`): channel and radio-frequency data, label maps, envelopes and the like where the
+file has a B-mode, told by their names and by their samples, and arrays that count frames by another axis.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
+
+from usjepa.cache.sources.formats.arrays.turned import axis_of_frames
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -167,6 +169,9 @@ def _by_itself(name: str, item: Samples) -> str:
         return f"{item.shape[0]} strips of {rows} x {columns}: frames seem to lie along another axis; transpose it"
     if item.dtype.kind in "if" and _swings(item):
         return "radio-frequency data: its samples swing about 0"
+    if axis := _other_axis(item):
+        order = ", ".join("N" if place == axis else str(edge) for place, edge in enumerate(item.shape))
+        return f"around the scan nothing changes along N of [{order}]: frames seem to lie there; transpose it"
     return ""
 
 
@@ -206,6 +211,22 @@ def _would_be_strips(item: Samples) -> bool:
         return False
     frames, edge, other = sorted(item.shape)
     return frames != item.shape[0] and frames * _NARROW <= edge and other <= _ALIKE * edge
+
+
+def _other_axis(item: Samples) -> int:
+    """Return which axis seems to count frames; 0 for the first, also where it can't be another or a format tells."""
+    axes = axes_of(item)
+    if axes is None or axes.single or len(item.shape) != 3 or getattr(item, "told", False):
+        return 0
+    rows = item.shape[0]  # of pictures, if the first axis counts no frames
+    alike = [max(rows, edge) <= _ALIKE * min(rows, edge) for edge in item.shape[1:]]
+    if rows < SMALLEST_EDGE or not any(alike):
+        return 0
+    try:
+        axis = axis_of_frames(rows, lambda number: frame_of(item, axes, number))
+    except Exception:  # noqa: BLE001 - what is damaged is named when it is counted, and costs no array beside it
+        return 0
+    return axis if axis and alike[2 - axis] else 0
 
 
 def _swings(item: Samples) -> bool:

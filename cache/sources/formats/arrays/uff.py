@@ -116,7 +116,7 @@ def _bmode(file: Path, group: h5py.Group) -> Samples:
         decibels = np.nan_to_num(decibels, nan=-_DYNAMIC_RANGE_DB).clip(-_DYNAMIC_RANGE_DB, 0).astype(np.float32)
         return convert(decibels) if convert else decibels
 
-    return Part((count, *shape), np.dtype(np.float32), frame, spacing)
+    return Part((count, *shape), np.dtype(np.float32), frame, spacing, told=True)
 
 
 def _count(name: str, shape: tuple[int, ...], pixels: int) -> int:

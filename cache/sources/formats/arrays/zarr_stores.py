@@ -38,7 +38,7 @@ class ZarrReader(ArrayReader):
     """Read Zarr stores on disk."""
 
     name = "zarr"
-    version = 2
+    version = 3
     title = "Zarr"
     endings = (".zarr", ".zarr.zip")
     folder: ClassVar[bool] = True
@@ -169,7 +169,7 @@ def _level(array: Any, finest: _Finest) -> Samples:
 
     shape = (math.prod(leading), *array.shape[-2:], *((3,) if coloured else ()))
     inverted = (True in finest.inverted) != _falls(array)
-    return Part(shape, array.dtype, frame, finest.spacing, inverted)
+    return Part(shape, array.dtype, frame, finest.spacing, inverted, told=True)
 
 
 def _order(colours: Sequence[str]) -> list[int]:
