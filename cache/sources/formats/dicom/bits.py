@@ -28,12 +28,19 @@ def overlay_bits(header: Dataset) -> int:
     """Return the bits of a word that hold overlays, as a mask; planes that lie on their own (1 bit) have none."""
     mask = 0
     for plane in _PLANES:
-        allocated, position = (
-            header[plane + element].value if plane + element in header else None for element in (_ALLOCATED, _POSITION)
-        )
-        if isinstance(position, int) and allocated != 1 and 0 <= position < 64:
+        allocated, position = (_number(header, plane + element) for element in (_ALLOCATED, _POSITION))
+        if position is not None and allocated != 1 and 0 <= position < 64:
             mask |= 1 << position
     return mask
+
+
+def _number(header: Dataset, tag: int) -> int | None:
+    """Return an attribute's number; None where there is none, or none that can be read: an overlay is no image."""
+    try:
+        value = header[tag].value if tag in header else None
+    except Exception:  # noqa: BLE001 - pydicom raises any type there is on a length that is wrong
+        return None
+    return value if isinstance(value, int) else None
 
 
 def used_bits(samples: NDArray[Any], stored: int, high_bit: int | None, overlays: int) -> NDArray[Any]:

@@ -108,6 +108,16 @@ def test_an_overlay_explains_its_own_bit_alone(tmp_path: Path) -> None:
         probe(save(tmp_path / "b.dcm", plane, words.tobytes(), BitsStored=11, HighBit=10))
 
 
+def test_an_overlay_that_is_not_understood_is_no_reason_to_refuse_a_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.dcm", with_overlays(header(GREY), 1 << 9), GREY.tobytes())
+    content = bytearray(path.read_bytes())
+    place = content.index(b"\x00\x60\x02\x01US")  # its position: two bytes, of which the file then has one
+    content[place + 6] = 1
+    del content[place + 9]
+    path.write_bytes(content)
+    assert np.array_equal(read(path), GREY)
+
+
 def test_run_lengths_have_a_high_bit_as_plain_words_have(tmp_path: Path) -> None:
     words = (values(12, False) << 4).astype(np.uint16)
     data = header(words, syntax=RLELossless)
