@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _SHARED_NBYTES = 1 << 20
 """Bytes of a batch from which more than one thread reads it from a disk: to wake one takes 50 us."""
+_WAITING_THREADS = 8
+"""Threads that share a batch where two or more are asked for and they mostly wait: see `workers.py`."""
 _PINNED_SHARE = 4
 """A batch pins at most one in so many of the shards that may stay open, or is read in parts: batches of several
 threads then fit together, and none pins what it does not read soon."""
@@ -63,7 +65,8 @@ class BatchReader:
             else:
                 self._remote[layer.name] = RemoteReader(storage, layer, tables, check_rows)
         self._readers: dict[str, LayerReader] = {**self._local, **self._remote}
-        self._workers = Workers(threads - 1 if self._local else 0)
+        shared = bool(self._local) and threads > 1
+        self._workers = Workers(threads - 1 if shared else 0, max(0, _WAITING_THREADS - threads) if shared else 0)
 
     def read(
         self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]], places: NDArray[np.int64] | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import weakref
+from functools import partial
+from itertools import count
 
 import pytest
 
@@ -69,3 +71,39 @@ def test_helpers_end_when_their_workers_are_closed_or_forgotten() -> None:
     for thread in left:
         thread.join(timeout=120)
     assert not any(thread.is_alive() for thread in left)
+
+
+def _as_if(monkeypatch: pytest.MonkeyPatch, wall_s: float, own_s: float) -> None:
+    """Let clocks say that each call takes so long, and computes for so much of it."""
+    for name, step in (("perf_counter", wall_s), ("thread_time", own_s)):
+        monkeypatch.setattr(f"usjepa.cache.reading.workers.{name}", partial(next, count(0, step)))
+
+
+def test_spare_helpers_join_after_a_call_that_mostly_waited_and_leave_after_one_that_computed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers = Workers(1, spare=2)
+
+    def at_once(threads: int) -> None:
+        together = threading.Barrier(threads)
+        workers.run(threads, lambda _: together.wait(timeout=120))  # ends only where so many work at the same time
+
+    _as_if(monkeypatch, wall_s=9, own_s=1)
+    at_once(2)
+    assert workers.threads == 4
+    at_once(4)
+    assert workers.threads == 4
+    _as_if(monkeypatch, wall_s=9, own_s=8)
+    at_once(4)
+    assert workers.threads == 2
+    workers.run(50, int)
+    everyone = list(workers._threads)
+    assert len(everyone) == 3
+    workers.close()
+    assert not any(thread.is_alive() for thread in everyone)
+
+
+def test_spare_helpers_are_not_started_before_they_are_needed() -> None:
+    workers = Workers(1, spare=6)
+    assert len(workers._threads) == 1
+    workers.close()
