@@ -6,8 +6,8 @@ for. The threads wait on a queue of their own: an executor's futures cost 70 us 
 and 90 us after the last.
 
 A thread that waits does so for a disk, or for the interpreter's lock while another computes in Python. Those who wait
-for the lock stand in a queue, and each gets it in the same turn of the other: eight threads then read four times the rows
-of two in a turn. Where none waits, eight are a tenth slower than two. So more join when the call before mostly waited.
+for the lock stand in a queue, and each gets it in the same turn of the other: eight threads read four times the rows
+of two. Where none waits, eight are a tenth slower than two. So more join when the call before mostly waited.
 """
 
 from __future__ import annotations

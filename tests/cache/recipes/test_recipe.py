@@ -28,7 +28,7 @@ def test_the_recipes_are_there_in_the_order_of_the_file() -> None:
     first_stages = ["demo-teacher", "demo-contrast"]
     assert recipe_names() == [
         "us-jepa", "usrc-jepa", "demo", *first_stages, "small", "small-contrast", "patients", "patients-contrast",
-        "dense", "dense-teacher", "small-teacher",
+        "patients-brief", "patients-brief-contrast", "dense", "dense-teacher", "small-teacher",
     ]  # fmt: skip
     for name in recipe_names():
         assert load_recipe(name).description
