@@ -241,13 +241,15 @@ def _learned() -> list[str]:
 
 def _learned_from_real_frames() -> list[str]:
     rows = {
-        "student": "student, 2 x 2 means",
+        "students": "student, 2 x 2 means",
         "its teacher": "contrastive teacher, 2 x 2 means",
         "HOG": "HOG",
         "raw pixels": "32x32 pixels",
         "random weights": "random weights, 2 x 2 means",
     }
-    return [f"{title} {_scores('learning-source-small-contrast', row, 'camus')}" for title, row in rows.items()]
+    return [f"{title} {_scores('learning-source-patients-contrast', row, 'camus')}" for title, row in rows.items()] + [
+        _scores("learning-source-small-contrast", "contrastive teacher, 2 x 2 means", "camus")
+    ]
 
 
 def _read() -> list[str]:
