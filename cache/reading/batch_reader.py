@@ -8,6 +8,7 @@ all of a batch at once, by `remote.py`.
 from __future__ import annotations
 
 import contextlib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from usjepa.cache.reading.workers import Workers
 from usjepa.cache.storage.local import LocalStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 _SHARED_NBYTES = 1 << 20
 """Bytes of a batch from which more than one thread reads it from a disk: to wake one takes 50 us."""
+_PIECE_NBYTES = 1 << 18
+"""Bytes that a thread takes at a time at least: few pieces of small rows, whose threads would hand the interpreter's
+lock to and fro, and a single large row, so that threads end together."""
 _WAITING_THREADS = 8
 """Threads that share a batch where two or more are asked for and they mostly wait: see `workers.py`."""
 _PINNED_SHARE = 4
@@ -102,6 +106,22 @@ def _rows_of(
     return [LayerRows(readers[name], plan, array) for name, array in arrays.items()]
 
 
+@lru_cache(maxsize=64)  # nearly all batches are alike, and this would take 50 us of each
+def _pieces(sizes: tuple[tuple[int, int], ...], shares: int, least: int) -> tuple[tuple[int, int, int], ...]:
+    """Cut layers of (rows, bytes of a row) into (layer, start, stop), each a share of what is left, of `least` bytes.
+
+    Large pieces, which cost little to take, come first, then small ones, so that threads end together.
+    """
+    pieces, nbytes = [], sum(rows * slot_nbytes for rows, slot_nbytes in sizes)
+    for layer, (rows, slot_nbytes) in enumerate(sizes):
+        stop = 0
+        while (start := stop) < rows:
+            stop = min(rows, start + max(1, nbytes // shares // slot_nbytes, least // slot_nbytes))
+            nbytes -= (stop - start) * slot_nbytes
+            pieces.append((layer, start, stop))
+    return tuple(pieces)
+
+
 class _Part:
     """Rows of a batch, in files, whose shards are pinned together."""
 
@@ -114,24 +134,16 @@ class _Part:
         if any(rows.reader.blind for rows in self._layers):
             self._ask()
         nbytes = sum(rows.nbytes for rows in self._layers)
-        pieces = list(self._pieces(nbytes, 2 * workers.threads))
+        sizes = tuple((len(rows.plan.rows), rows.reader.layout.slot_nbytes) for rows in self._layers)
+        pieces = _pieces(sizes, 2 * workers.threads, _PIECE_NBYTES)
 
         def read(number: int) -> None:
-            rows, start, stop = pieces[number]
+            layer, start, stop = pieces[number]
+            rows = self._layers[layer]
             for left in rows.reader.read(rows, start, stop, self._ask):
                 rows.reader.read_slowly(rows, left)
 
         workers.run(len(pieces), read, alone=nbytes < _SHARED_NBYTES)
-
-    def _pieces(self, nbytes: int, shares: int) -> Iterator[tuple[LayerRows[LocalReader], int, int]]:
-        """Yield stretches of rows, each a share of what is left: large ones, which cost little to take, then small
-        ones, so that threads end together."""
-        for rows in self._layers:
-            stop, slot_nbytes = 0, rows.reader.layout.slot_nbytes
-            while (start := stop) < len(rows.plan.rows):
-                stop = rows.reader.end_of_piece(rows.plan, start, nbytes // shares // slot_nbytes)
-                nbytes -= (stop - start) * slot_nbytes
-                yield rows, start, stop
 
     def _open(self, workers: Workers) -> None:
         """Open shards; one that can't be opened is left to the slow way, which raises the reason."""

@@ -21,7 +21,6 @@ from usjepa.cache.store.row_check import row_hash
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from usjepa.cache.reading.layer_reader import ReadPlan
     from usjepa.cache.reading.open_shards import OpenShard
     from usjepa.cache.storage.local import LocalStorage
     from usjepa.cache.store.layers import Layer
@@ -30,9 +29,6 @@ _NOT_WAITING: int = getattr(os, "RWF_NOWAIT", 0)
 """preadv's flag: give what lies in memory and no more (Linux); 0 where there is none."""
 _CANT_TELL = {errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 """How file systems and kernels say that they don't know that flag."""
-_PIECE_NBYTES = 1 << 18
-"""Bytes that a thread takes at a time at least: few pieces of small rows, whose threads would hand the interpreter's
-lock to and fro, and a single large row, so that threads end together."""
 
 
 class LocalReader(LayerReader):
@@ -59,10 +55,6 @@ class LocalReader(LayerReader):
         """Read a file's end and keep it open; raises OSError, and DamageError where it is not what was committed."""
         length = self.layout.trailer_nbytes
         return self.described(number, shard, os.pread(shard.number, length, max(0, shard.size - length)))
-
-    def end_of_piece(self, plan: ReadPlan, start: int, rows: int) -> int:
-        """Return the end of the rows from `start` on that a thread best reads at a time, about `rows` of them."""
-        return min(start + max(1, rows, _PIECE_NBYTES // self.layout.slot_nbytes), len(plan.rows))
 
     def ask_for(self, rows: LayerRows[LocalReader]) -> None:
         """Ask the system to fetch the rows of open shards."""

@@ -13,7 +13,7 @@ from tests.support.files.damage import flip
 from tests.support.processes.commands import run_python
 from tests.support.stores import open_below, write_store
 from usjepa.cache.errors import DamageError, HoleError
-from usjepa.cache.reading import batch_reader, local, open_shards
+from usjepa.cache.reading import batch_reader, open_shards
 from usjepa.cache.reading.layer_reader import ReadPlan
 from usjepa.cache.reading.store import Store, open_store
 
@@ -64,7 +64,7 @@ def test_without_row_checks_only_the_checksums_of_rows_are_left_out(tmp_path: Pa
 def test_any_batch_is_read_right_whatever_the_rows_sizes_and_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece_nbytes: int, shared_nbytes: int, threads: int
 ) -> None:
-    monkeypatch.setattr(local, "_PIECE_NBYTES", piece_nbytes)
+    monkeypatch.setattr(batch_reader, "_PIECE_NBYTES", piece_nbytes)
     monkeypatch.setattr(batch_reader, "_SHARED_NBYTES", shared_nbytes)
     content = write_store(tmp_path / "s", 61, rows_per_shard=7)
     store, rng = open_store(tmp_path / "s", threads=threads), np.random.default_rng(threads)
