@@ -226,14 +226,16 @@ def _opened(
     who, every = kind.__name__, _types(kind)
     try:
         size = data.seek(0, io.SEEK_END)
-        described = pq.ParquetFile(data, pre_buffer=False)
+        described = pq.ParquetFile(data, pre_buffer=False, buffer_size=_BUFFER_NBYTES)
         lines, found = described.metadata.num_rows, {field.name: field.type for field in described.schema_arrow}
         if not 0 <= lines <= (size if most is None else most):
             raise DamageError(f"{who}: {lines:,} lines are not plausible: damaged or forged.")
         expected = {name: type_ for name, type_ in every.items() if name not in _UNSAID or name in found}
         if {name: found.get(name) for name in expected} != expected:  # columns of later versions are left alone
             raise DamageError(f"{who}: columns {_told(found)} where {_told(expected)} were written.")
-        texts = [name for name in names if every[name] == pa.string() and _text_nbytes(described, name) <= most_text]
+        texts = [name for name in names if every[name] == pa.string()]
+        if most_text < math.inf:
+            texts = [name for name in texts if _text_nbytes(described, name) <= most_text]
         # No threads of Arrow's: one that lets go of these bytes while Python ends aborts the process (SIGABRT). And a
         # buffer, or all of a column would be read before its first line.
         file = pq.ParquetFile(data, read_dictionary=texts, pre_buffer=False, buffer_size=_BUFFER_NBYTES)
@@ -249,6 +251,9 @@ def _types(kind: type[Columns]) -> dict[str, pa.DataType]:
 def _text_nbytes(file: pq.ParquetFile, name: str) -> int:
     """Return how many bytes a column of a file has, unpacked."""
     place, groups = file.schema_arrow.get_field_index(name), range(file.metadata.num_row_groups)
+    for group in groups:
+        # Arrow checks here what the file says of the column: it raises, where the line below would abort the process.
+        next(file.iter_batches(1, row_groups=[group], columns=[name], use_threads=False), None)
     return sum(file.metadata.row_group(group).column(place).total_uncompressed_size for group in groups)
 
 

@@ -170,3 +170,28 @@ def test_reading_tables_leaves_no_thread_that_could_abort_the_process_at_its_end
     # Arrow's threads let go of Python's memory when they please; while Python ends, that is std::terminate. Seen in 5
     # of 40 programs that opened a store, asked for its table and ended.
     assert run_python("-c", _THREADS).stdout == "0\n"
+
+
+REFUSING = """
+import io
+from tests.cache.store.test_tables import rows, sources
+from usjepa.cache.errors import DamageError
+from usjepa.cache.store.columns import batches
+for table in (sources(), rows()):
+    kind, data, start = type(table), table.to_parquet(), 0
+    ways = (kind.from_parquet, lambda data: list(batches(kind, io.BytesIO(data), tuple(kind.__dataclass_fields__))))
+    while (start := data.find(bytes.fromhex("2502"), start + 1)) >= 0:
+        for way in ways:
+            try:
+                way(data[: start + 1] + bytes(1) + data[start + 2 :])
+                print("accepted")
+            except DamageError:
+                print("refused")
+"""
+
+
+def test_a_footer_that_contradicts_itself_is_damage_and_does_not_abort_the_process() -> None:
+    """One column after the other is said to be required (25 00) where it was optional (25 02); its counts stay."""
+    ends = run_python("-c", REFUSING).stdout.split()
+    assert set(ends) == {"refused"}
+    assert len(ends) >= 2 * 20
