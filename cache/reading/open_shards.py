@@ -202,7 +202,9 @@ class _Sharing:
                 members = list(self._members)
             for each in members:
                 each.trim()
-        left, wanted = most_open(), sorted(each.wanted for each in self._members)
+        with self._lock:  # another thread may be adding its own
+            wanted = sorted(each.wanted for each in self._members)
+        left = most_open()
         for before, most in enumerate(wanted):
             equal = left // (len(wanted) - before)
             if most > equal:

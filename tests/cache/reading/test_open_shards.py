@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -271,3 +272,20 @@ def test_a_batch_of_more_shards_than_may_stay_open_keeps_within_its_part_of_them
     for name, array in store.read(rows).arrays.items():
         np.testing.assert_array_equal(array, content[name][rows])
     assert 8 <= most <= 24 + 3  # and a folder per layer
+
+
+def test_threads_that_open_layers_at_the_same_time_each_get_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    layers, told = [OpenShards(25, True, 40) for _ in range(10)], list[int]()
+
+    def slowly(layer: OpenShards) -> int:  # another thread adds its layer while the shares are counted
+        time.sleep(0.001)
+        return 40
+
+    monkeypatch.setattr(OpenShards, "wanted", property(slowly, lambda layer, most: None), raising=False)
+    threads = [threading.Thread(target=lambda layer=layer: told.append(layer.most)) for layer in layers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert len(told) == len(layers)
+    assert min(told) > 0
