@@ -111,7 +111,8 @@ class Workers:
             Exception: what the first piece in order that failed raised; pieces not begun by then are left out.
         """
         call, helpers = _Call(pieces, work), self.threads - 1
-        self._start(helpers)
+        if self._end.alive:  # of workers that are closed nobody would end a new thread
+            self._start(helpers)
         wall_s, own_s = perf_counter(), thread_time()
         try:
             # One piece alone is done before a helper wakes.

@@ -107,3 +107,13 @@ def test_spare_helpers_are_not_started_before_they_are_needed() -> None:
     workers = Workers(1, spare=6)
     assert len(workers._threads) == 1
     workers.close()
+
+
+def test_workers_that_are_closed_start_no_thread_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers, done = Workers(1, spare=6), list[int]()
+    _as_if(monkeypatch, wall_s=9, own_s=1)
+    workers.run(2, int)
+    workers.close()
+    workers.run(9, done.append)
+    assert len(workers._threads) == 1
+    assert sorted(done) == list(range(9))
