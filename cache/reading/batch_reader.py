@@ -92,6 +92,8 @@ class BatchReader:
                 _Part(_rows_of(self._local, part, arrays)).read(self._workers)
             else:
                 read_together(self._storage, _rows_of(self._remote, part, arrays), self._existing)
+        for reader in readers:  # what other threads let go of while this batch pinned it
+            reader.open_shards.close_unused()
 
     def close(self) -> None:
         """Close the shards that no thread is reading, and end the threads."""

@@ -114,7 +114,7 @@ class OpenShards:
 
     def open_file(self, storage: LocalStorage, name: str) -> OpenShard:
         """Open a shard's file, whose end is yet to be read; raises OSError as the system does, and StoreError."""
-        self._close_unused()
+        self.close_unused()
         folder = self._folder  # stays open: a file is then found in one step
         if folder is None:
             folder = self._folder = self._own(_OpenFile(storage.open_folder(name.rpartition("/")[0])))
@@ -126,7 +126,8 @@ class OpenShards:
         self._files[weakref.ref(file, self._unused.append)] = file.number
         return file
 
-    def _close_unused(self) -> None:
+    def close_unused(self) -> None:
+        """Close what was let go of and no batch holds any more; a batch that ends does so, as no other may follow."""
         with contextlib.suppress(IndexError):  # another thread took the last one
             while self._unused:
                 os.close(self._files.pop(self._unused.pop()))
@@ -156,7 +157,7 @@ class OpenShards:
                 surplus = len(self._held) - most + most // _SPARE
                 for number in heapq.nsmallest(surplus, self._held, key=lambda number: self._held[number].used):
                     del self._held[number]
-            self._close_unused()
+            self.close_unused()
 
     def drop(self, number: int) -> None:
         """Forget a shard and what the system cached of it, so that the next read asks the disk or share again."""
@@ -171,7 +172,7 @@ class OpenShards:
         with self._lock:
             self._held.clear()
             self._folder = None
-        self._close_unused()
+        self.close_unused()
 
     def close_inherited(self) -> None:
         """Close everything in a forked child, whose parent's threads, which may be using it, are not there."""

@@ -250,7 +250,7 @@ def test_threads_that_open_the_same_shard_at_once_share_one_descriptor(tmp_path:
     for thread in threads:
         thread.join()
     assert found[0] is found[1]
-    reader.open_shards._close_unused()
+    reader.open_shards.close_unused()
     assert sorted(_is_open(handle) for handle in opened) == [False, True]
 
 
@@ -272,6 +272,28 @@ def test_a_batch_of_more_shards_than_may_stay_open_keeps_within_its_part_of_them
     for name, array in store.read(rows).arrays.items():
         np.testing.assert_array_equal(array, content[name][rows])
     assert 8 <= most <= 24 + 3  # and a folder per layer
+
+
+def test_what_others_let_go_of_while_a_batch_pinned_it_is_closed_when_the_batch_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_shards, "most_open", lambda: 9)
+    monkeypatch.setattr(open_shards, "_sharing", open_shards._Sharing())
+    content = write_store(tmp_path / "s", 20, rows_per_shard=1)
+    store, real, others = open_store(tmp_path / "s"), os.preadv, list(range(1, 20))
+    store.read([0])
+
+    def read_others_first(*arguments: object) -> int:
+        wanted, others[:] = others[:], []
+        if wanted:
+            store.read(wanted)
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "preadv", read_others_first)
+    np.testing.assert_array_equal(store.read([0]).latents, content["latents/toy"][[0]])
+    assert not others
+    assert len(open_below(tmp_path)) <= 9 + 3  # and a folder per layer
+    store.close()
 
 
 def test_threads_that_open_layers_at_the_same_time_each_get_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
