@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from usjepa.cache.reading.batch_reader import BatchReader
+from usjepa.cache.reading.layer_reader import ReadPlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +46,8 @@ class CommittedRows:
         """Return rows, an array [n, *shape] a layer, neighbours read together; raises as `Store.read` does."""
         arrays = {layer.name: np.zeros((len(rows), *layer.shape), layer.dtype) for layer in self._layers}
         if len(rows):
-            self._reader.read(np.array(rows, np.int64), arrays)
+            plan = ReadPlan.of(np.array(rows, np.int64), self._layers[0].rows_per_shard)
+            self._reader.read(plan, arrays)
         return list(arrays.values())
 
     def close(self) -> None:

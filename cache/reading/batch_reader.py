@@ -15,7 +15,7 @@ import numpy as np
 
 from usjepa.cache.errors import DamageError
 from usjepa.cache.places.runs import Runs
-from usjepa.cache.reading.layer_reader import LayerRows, ReaderT, ReadPlan
+from usjepa.cache.reading.layer_reader import LayerRows, ReaderT
 from usjepa.cache.reading.local import LocalReader
 from usjepa.cache.reading.remote import RemoteReader, read_together
 from usjepa.cache.reading.workers import Workers
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from usjepa.cache.reading.layer_reader import LayerReader
+    from usjepa.cache.reading.layer_reader import LayerReader, ReadPlan
     from usjepa.cache.reading.open_shards import OpenShard
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.layers import Layer
@@ -72,12 +72,8 @@ class BatchReader:
         shared = bool(self._local) and threads > 1
         self._workers = Workers(threads - 1 if shared else 0, max(0, _WAITING_THREADS - threads) if shared else 0)
 
-    def read(
-        self, rows: NDArray[np.int64], arrays: Mapping[str, NDArray[Any]], places: NDArray[np.int64] | None = None
-    ) -> None:
-        """Read [B] row numbers into an array [B, *shape] of each layer, largest rows first.
-
-        With `places` [B] into longer arrays, of a batch that has rows of other stores too.
+    def read(self, plan: ReadPlan, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Read the rows of a plan into an array [>= B, *shape] of each layer, largest rows first.
 
         Raises:
             HoleError: a row holds no data.
@@ -85,7 +81,6 @@ class BatchReader:
             StoreError: the storage refuses.
         """
         readers = [self._readers[name] for name in arrays]
-        plan = ReadPlan.of(rows, readers[0].layer.rows_per_shard, places)
         most = max(1, min(reader.open_shards.most for reader in readers) // _PINNED_SHARE)
         for part in plan.parts(most):
             if self._local:

@@ -133,9 +133,9 @@ class Contents:
         if unknown:
             raise UsageError(f"{self.location}: no layer {unknown[0]!r}; it holds {', '.join(self.layers)}.")
 
-    def _check_numbers(self, numbers: NDArray[np.int64]) -> None:
-        """Raise HoleError where a number is not a row's."""
-        if not len(numbers) or self._runs.holds(int(numbers.min()), int(numbers.max()) + 1):
+    def _check_numbers(self, numbers: NDArray[np.int64], least: int, most: int) -> None:
+        """Raise HoleError where one of numbers from `least` to `most` is not a row's."""
+        if self._runs.holds(least, most + 1):
             return  # no hole lies between any of them, as in most stores: nothing else to ask in every batch
         known = self._runs.find(numbers)[1]
         if not known.all():
@@ -152,7 +152,7 @@ class Contents:
             DamageError: a table of sources or rows is damaged.
         """
         number = np.array([row], np.int64)
-        self._check_numbers(number)
+        self._check_numbers(number, row, row)
         return self.table.origin(int(self._runs.find(number)[0][0]))
 
     @lazy
@@ -171,5 +171,6 @@ class Contents:
             DamageError: a table of rows is damaged.
         """
         numbers = np.array(rows, np.int64).reshape(-1)
-        self._check_numbers(numbers)
+        if len(numbers):
+            self._check_numbers(numbers, int(numbers.min()), int(numbers.max()))
         return self.spacing[self._runs.find(numbers)[0]]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from usjepa.cache.reading.batch import Batch
 from usjepa.cache.reading.batch_memory import memory_for
 from usjepa.cache.reading.batch_reader import BatchReader
 from usjepa.cache.reading.contents import Contents
+from usjepa.cache.reading.layer_reader import ReadPlan
 from usjepa.cache.reading.process import PerProcess
 from usjepa.cache.storage.location import at_once, open_storage
 from usjepa.cache.store.state import (
@@ -59,6 +60,15 @@ def codings_of(layers: Mapping[str, Layer], names: Iterable[str]) -> dict[str, C
     return {str(layer.teacher): layer.coding for layer in coded if layer.coding is not None}
 
 
+class _Wanted(NamedTuple):
+    """What a batch holds beside its rows."""
+
+    layers: list[Layer]
+    teacher: str | None
+    channel_scale: tuple[float, ...]
+    codings: dict[str, Coding]
+
+
 class Store(Contents):
     """One generation of a store, open for reading. Safe to share between threads, to fork and to pickle."""
 
@@ -67,7 +77,7 @@ class Store(Contents):
         self.threads = threads
         self.check_rows = check_rows
         self._reader = PerProcess(self._new_reader)
-        self._named: dict[tuple[tuple[str, ...] | None, str | None], tuple[list[str], str | None]] = {}
+        self._wanted: dict[tuple[tuple[str, ...] | None, str | None], _Wanted] = {}
         """(layers, teacher) as they were asked for -> which those are: the same in every batch."""
 
     def _new_reader(self) -> BatchReader:
@@ -98,7 +108,7 @@ class Store(Contents):
         """Return the store that a row lies in, this one, and its number there; see `Stores`."""
         return self, row
 
-    def _layer_names(self, layers: Sequence[str] | None, teacher: str | None) -> tuple[list[str], str | None]:
+    def _wanted_by(self, layers: Sequence[str] | None, teacher: str | None) -> _Wanted:
         """Return which layers to read and whose latents are among them.
 
         The largest rows first: what is left for the end of a batch is shared out finely among threads.
@@ -112,7 +122,9 @@ class Store(Contents):
             teacher = self._chosen(teacher)
             mine = [f"latents/{teacher}", f"scales/{teacher}"] if teacher else []
             names = [name for name in ("pixels", "regions", *mine) if name in described]
-        return sorted(names, key=lambda name: -described[name].row_nbytes), teacher
+        names.sort(key=lambda name: -described[name].row_nbytes)
+        channel_scale = described[f"latents/{teacher}"].channel_scale if teacher else ()
+        return _Wanted([described[name] for name in names], teacher, channel_scale, codings_of(described, names))
 
     def _chosen(self, teacher: str | None) -> str | None:
         """Return the teacher whose latents to read, None where the store holds none."""
@@ -150,15 +162,13 @@ class Store(Contents):
             UsageError: a layer or teacher that the store does not hold, or memory that does not fit.
         """
         numbers: NDArray[np.int64] = np.array(rows, np.int64).reshape(-1)  # a copy: the batch's own
-        wanted = (None if layers is None else tuple(layers), teacher)
-        if wanted not in self._named:
-            self._named[wanted] = self._layer_names(*wanted)
-        names, teacher = self._named[wanted]
-        described = self._manifest.layers
-        arrays = {name: memory_for(described[name], len(numbers), out) for name in names}
+        asked = (None if layers is None else tuple(layers), teacher)
+        wanted = self._wanted.get(asked)
+        if wanted is None:
+            wanted = self._wanted[asked] = self._wanted_by(*asked)
+        arrays = {layer.name: memory_for(layer, len(numbers), out) for layer in wanted.layers}
         self.read_into(numbers, arrays)
-        channels = described[f"latents/{teacher}"].channel_scale if teacher else ()
-        return Batch(numbers, arrays, teacher, channels, codings=codings_of(described, names))
+        return Batch(numbers, arrays, wanted.teacher, wanted.channel_scale, codings=wanted.codings)
 
     def read_into(
         self,
@@ -173,11 +183,14 @@ class Store(Contents):
             arrays: layer name -> C-contiguous array [>= n, *shape] of the stored dtype.
             places: [n] where in the arrays each row goes; none: in order. `Stores` fills a batch so.
         """
-        self._check_numbers(numbers)
-        if not len(numbers) or not arrays:
+        if not len(numbers):
+            return
+        plan = ReadPlan.of(numbers, self._manifest.rows_per_shard, places)
+        self._check_numbers(numbers, plan.rows[0], plan.rows[-1])
+        if not arrays:
             return
         try:
-            self._reader.get().read(numbers, arrays, places)
+            self._reader.get().read(plan, arrays)
         except (DamageError, HoleError) as error:
             self._name_source(error)
             raise

@@ -111,13 +111,13 @@ class Workers:
             Exception: what the first piece in order that failed raised; pieces not begun by then are left out.
         """
         call, helpers = _Call(pieces, work), self.threads - 1
-        if self._end.alive:  # of workers that are closed nobody would end a new thread
+        if helpers > len(self._threads) and self._end.alive:  # nobody would end a thread of workers that are closed
             self._start(helpers)
-        wall_s, own_s = perf_counter(), thread_time()
         try:
             # One piece alone is done before a helper wakes.
             for _ in range(0 if alone else min(helpers, pieces - 1)):
                 self._calls.put(call)
+            wall_s, own_s = perf_counter(), thread_time()
             call.work()
         finally:
             call.close()

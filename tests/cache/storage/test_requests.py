@@ -20,6 +20,7 @@ from usjepa.cache.building.committed_rows import CommittedRows
 from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.errors import DamageError, HoleError, StoreError
 from usjepa.cache.reading.batch_reader import BatchReader
+from usjepa.cache.reading.layer_reader import ReadPlan
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage import waiting
 from usjepa.cache.storage.local import LocalStorage
@@ -64,7 +65,7 @@ def reader_of(storage: Storage, path: Path) -> BatchReader:
 
 def read(reader: BatchReader, rows: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
     found = {name: np.zeros((len(rows), *layer.shape), layer.dtype) for name, layer in layers(PER_SHARD).items()}
-    reader.read(rows, found)
+    reader.read(ReadPlan.of(rows, PER_SHARD), found)
     return found
 
 
@@ -138,7 +139,7 @@ def test_where_rows_lie_is_guessed_from_the_holes_that_are_known_and_never_belie
     storage, rows = counted(tmp_path / "s"), np.array([49, 2, 4, 15, 8, 24, 4, 7])
     reader = BatchReader(storage, described, 2, True, *([manifest.rows()] if known else []))
     content = {name: np.zeros((len(rows), *layer.shape), layer.dtype) for name, layer in layers(8).items()}
-    reader.read(rows, content)
+    reader.read(ReadPlan.of(rows, 8), content)
     for name, layer in layers(8).items():
         np.testing.assert_array_equal(content[name], arrays(layer, 50)[rows])
     assert storage.waits == (1 if known else 2)
@@ -180,7 +181,7 @@ def test_a_long_run_is_asked_for_in_pieces_that_are_under_way_together(
     storage = counted(store)
     reader = reader_of(storage, store)
     array = np.zeros((PER_SHARD, 1, 16, 16), np.uint8)
-    reader.read(np.arange(PER_SHARD), {"pixels": array})
+    reader.read(ReadPlan.of(np.arange(PER_SHARD), PER_SHARD), {"pixels": array})
     np.testing.assert_array_equal(array, open_store(store).read(range(PER_SHARD)).pixels)
     assert storage.names_read["pixels/c.0.0.0.0"] == 1 + 2
 
