@@ -88,8 +88,8 @@ class Workers:
         self._helpers, self._spare = helpers, spare
         self._wait = False
         """Whether the calling thread of the last call waited longer than it computed."""
-        self._start(helpers)
         self._end = weakref.finalize(self, _dismiss, self._calls, self._threads)
+        self._start(helpers)
 
     @property
     def threads(self) -> int:
@@ -98,7 +98,8 @@ class Workers:
 
     def _start(self, helpers: int) -> None:
         with self._starting:
-            for number in range(len(self._threads), helpers):
+            # Nobody would end a thread of workers that are closed.
+            for number in range(len(self._threads), helpers if self._end.alive else 0):
                 # Daemons: a store that is still open must not keep a program from ending.
                 thread = threading.Thread(target=_serve, args=(self._calls,), name=f"usjepa-read-{number}", daemon=True)
                 thread.start()
@@ -111,7 +112,7 @@ class Workers:
             Exception: what the first piece in order that failed raised; pieces not begun by then are left out.
         """
         call, helpers = _Call(pieces, work), self.threads - 1
-        if helpers > len(self._threads) and self._end.alive:  # nobody would end a thread of workers that are closed
+        if helpers > len(self._threads):
             self._start(helpers)
         try:
             # One piece alone is done before a helper wakes.
@@ -131,7 +132,8 @@ class Workers:
 
     def close(self) -> None:
         """End the threads; workers that are no longer used end them too."""
-        self._end()
+        with self._starting:  # else a call that begins now could start a thread that was told nothing
+            self._end()
         for thread in self._threads:
             thread.join()
 

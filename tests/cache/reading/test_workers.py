@@ -117,3 +117,26 @@ def test_workers_that_are_closed_start_no_thread_any_more(monkeypatch: pytest.Mo
     workers.run(9, done.append)
     assert len(workers._threads) == 1
     assert sorted(done) == list(range(9))
+
+
+def test_workers_that_are_closed_while_another_call_starts_a_spare_thread_end_that_one_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers, closing = Workers(1, spare=1), threading.Event()
+    _as_if(monkeypatch, wall_s=9, own_s=1)
+    workers.run(2, int)
+    closer = threading.Thread(target=lambda: (closing.set(), workers.close()))
+
+    class Slow(threading.Thread):
+        def start(self) -> None:
+            closer.start()
+            assert closing.wait(timeout=120)
+            closer.join(timeout=0.2)  # time to close everything, were it not kept waiting
+            super().start()
+
+    monkeypatch.setattr("usjepa.cache.reading.workers.threading.Thread", Slow)
+    workers.run(3, int)
+    closer.join(timeout=30)
+    assert not closer.is_alive()
+    assert len(workers._threads) == 2
+    assert not any(thread.is_alive() for thread in workers._threads)
