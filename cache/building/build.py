@@ -26,6 +26,7 @@ from usjepa.cache.scanning.journal import JOURNAL
 from usjepa.cache.storage.claims import Claim, hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
+from usjepa.cache.storage.urls import is_url
 from usjepa.cache.store.state import exists
 from usjepa.cache.store.writer import StoreWriter
 
@@ -187,7 +188,7 @@ def _tell_doubts(maker: ShardMaker, cut: Sequence[int]) -> None:
 def _work_order(prepared: Prepared, settings: CacheSettings, request: BuildRequest, claim: Claim) -> WorkOrder:
     url = prepared.maker.writer.storage.url
     return WorkOrder(
-        url if "://" in url else absolute(url),
+        url if is_url(url) else absolute(url),
         settings,
         prepared.sources.name,
         prepared.sources.root,

@@ -22,6 +22,7 @@ from usjepa.cache.identity import Json, digest_of, hash_file, parse_json
 from usjepa.cache.interrupt import graceful_interrupts, safe_point
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.durable import is_temp, write_durably
+from usjepa.cache.storage.urls import is_url, shown
 from usjepa.cache.terminal.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ def export(store: str, output: str, format_: str, layers: Sequence[str] = ()) ->
         DamageError: a row is damaged; or a file is not on the disk as it was written.
         WriteError: the folder can't take a file.
     """
-    if "://" in output or output.startswith("file:"):
-        raise UsageError(f"{output}: plain files are written to a folder on this machine, not to a URL.")
+    if is_url(output):
+        raise UsageError(f"{shown(output)}: plain files are written to a folder on this machine, not to a URL.")
     folder = Path(output)
     opened = open_store(store)
     names = list(dict.fromkeys(layers)) or list(opened.layers)

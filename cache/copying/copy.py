@@ -87,7 +87,7 @@ def _refuse_itself(source: Storage, target: Storage) -> None:
         one, other = source.root.resolve(), target.root.resolve()
         inside = one in (other, *other.parents) or other in one.parents
     else:
-        one, other = Path(source.url), Path(target.url)
+        one, other = (Path(getattr(storage, "place", storage.url)) for storage in (source, target))
         inside = one in (other, *other.parents) or other in one.parents
     if inside:
         raise UsageError(f"{target.url}: lies in {source.url}, or the other way round. Give another place.")

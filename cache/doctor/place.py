@@ -14,6 +14,7 @@ from usjepa.cache.doctor.finding import Finding, size_text
 from usjepa.cache.errors import UsageError
 from usjepa.cache.storage.durable import explained, write_durably
 from usjepa.cache.storage.location import open_storage
+from usjepa.cache.storage.urls import is_file_url, is_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ def place(where: str) -> Iterator[Finding]:
         WriteError: the folder can't be written to.
         StoreError: the bucket refuses.
     """
-    if "://" in where and not where.lower().startswith("file:"):
+    if is_url(where) and not is_file_url(where):
         yield _bucket(where)
         return
     folder = Path(open_storage(where).url)

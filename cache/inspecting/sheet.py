@@ -21,6 +21,7 @@ from usjepa.cache.inspecting.examining import teacher_of
 from usjepa.cache.inspecting.pictures import cells_of
 from usjepa.cache.reading.store import Store, open_store
 from usjepa.cache.storage.durable import check_output, write_durably
+from usjepa.cache.storage.urls import shown
 from usjepa.cache.store.origins.spacing import spacing_text
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def write_sheet(
         WriteError: the picture can't be written.
     """
     if not output.lower().endswith(".png"):
-        raise UsageError(f"{output}: give a file name that ends in .png")
+        raise UsageError(f"{shown(output)}: give a file name that ends in .png")
     check_output(Path(output))
     opened = open_store(store, allow_partial=True)
     if not len(opened):

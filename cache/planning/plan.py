@@ -25,6 +25,7 @@ from usjepa.cache.planning.sample import draw_sample
 from usjepa.cache.planning.target import measure_target
 from usjepa.cache.planning.trial import batch_of, run_trial, teacher_seconds
 from usjepa.cache.scanning.scan import list_source
+from usjepa.cache.storage.urls import is_url, shown
 from usjepa.cache.teacher.resolve import load_pass, resolve_teacher
 
 if TYPE_CHECKING:
@@ -158,8 +159,10 @@ def _others(measured: Measured, recipe: Recipe, settings: CacheSettings) -> Iter
 def _own_folder(target: str | None) -> Iterator[Path]:
     """Make a folder on the target and remove it, with all that is in it, however the block ends."""
     place = Path(target or ".").absolute()
-    if "://" in (target or ""):
-        raise UsageError(f"{target}: plan measures folders. Give a folder on a disk or a mounted share as --target.")
+    if target and is_url(target):
+        raise UsageError(
+            f"{shown(target)}: plan measures folders. Give a folder on a disk or a mounted share as --target."
+        )
     while not place.exists():
         place = place.parent
     if not place.is_dir():

@@ -27,6 +27,7 @@ from usjepa.cache.sources.layouts.base import Folder
 from usjepa.cache.sources.not_images import notes_on
 from usjepa.cache.sources.registry import accepted, reader_of_file, split_path
 from usjepa.cache.sources.tree import Tree, is_folder_of_array
+from usjepa.cache.storage.urls import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,7 +91,9 @@ def _listed(source: str, settings: CacheSettings, images_in: ImagesIn) -> Listin
         return _phantom(settings)
     path = Path(source)
     if not path.exists():
-        raise UsageError(f"{source}: no such file or folder. SOURCE is a folder, a file, a manifest CSV, or `phantom`.")
+        raise UsageError(
+            f"{shown(source)}: no such file or folder. SOURCE is a folder, a file, a manifest CSV, or `phantom`."
+        )
     path = path.resolve()
     _require_utf8(path.name, f"{path}: the name of this folder or file")
     expand = Expansion(images_in, settings.hdf5)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError, WriteError
 from usjepa.cache.storage.protocol import Buffer, Guard, unguarded
+from usjepa.cache.storage.urls import is_url, shown
 from usjepa.cache.terminal.refusals import FULL, advice
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEMP_SUFFIX = ".tmp"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _TEMP = re.compile(r"\..*\.[0-9a-f]{32}\.tmp", re.DOTALL)
 _KINDS = {
     stat.S_IFLNK: "symbolic link",
@@ -158,8 +158,9 @@ def check_output(path: Path) -> None:
     Raises:
         UsageError: a link, a device, a pipe, a socket or a folder lies there, or the path is a URL.
     """
-    if _URL.match(str(path)):
-        raise UsageError(f"{path}: results are written to files on this machine, not to a URL. Give a path.")
+    if is_url(path):
+        place = shown(str(path))
+        raise UsageError(f"{place}: results are written to files on this machine, not to a URL. Give a path.")
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):

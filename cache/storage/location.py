@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import unquote
 
-from usjepa.cache.errors import FormatError, UsageError
+from usjepa.cache.errors import FormatError
 from usjepa.cache.storage.local import LocalStorage
+from usjepa.cache.storage.urls import is_file_url, is_url, path_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FILE_URL = re.compile(r"file:(?://(?P<host>[^/]*))?(?P<path>/(?!/).*|/)", re.IGNORECASE | re.DOTALL)
 _BEGINNINGS_OF_ARCHIVES = (b"PK", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z")
 
 
@@ -26,13 +24,13 @@ def open_storage(location: str | Path) -> Storage:
     """Return the storage behind a path or a URL (`s3://...`, `gs://...`, `az://...`, `memory://...`, `file:///...`).
 
     Raises:
-        UsageError: a file URL names another machine.
+        UsageError: a file URL names another machine, or a URL could name another place than it says.
         FormatError: a file lies where the folder should be.
     """
     text = str(location)
-    if text.lower().startswith("file:"):
-        return LocalStorage(_folder(_path_of(text)))
-    if "://" in text:
+    if is_file_url(text):
+        return LocalStorage(_folder(path_of(text)))
+    if is_url(text):
         from usjepa.cache.storage.objects import ObjectStorage
 
         return ObjectStorage(text)
@@ -49,14 +47,6 @@ def at_once(storage: Storage, calls: Sequence[Callable[[], T]]) -> list[T]:
         return [call() for call in calls]
     with ThreadPoolExecutor(max(1, len(calls)), "usjepa-storage") as pool:
         return list(pool.map(lambda call: call(), calls))
-
-
-def _path_of(url: str) -> Path:
-    """Return the path that a file URL names: percent escapes decoded, no host."""
-    parts = _FILE_URL.fullmatch(url)
-    if parts is None or parts["host"]:
-        raise UsageError(f"{url}: a file URL is file:///absolute/path, without a host. Give it so, or as a plain path.")
-    return Path(unquote(parts["path"]))
 
 
 def _folder(path: Path) -> Path:

@@ -7,6 +7,7 @@ environment, under the names that the vendors' own tools use (AWS_ENDPOINT_URL, 
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from functools import partial
@@ -18,6 +19,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError, GenericError, NotS
 from usjepa.cache.errors import DamageError, StoreError, UsageError, WriteError
 from usjepa.cache.storage.clients import client_of
 from usjepa.cache.storage.protocol import READ_LIMIT, Found, Guard, Listed, Piece, unguarded
+from usjepa.cache.storage.urls import bucket_url
 from usjepa.cache.storage.waiting import together, waited
 
 if TYPE_CHECKING:
@@ -50,11 +52,23 @@ class ObjectStorage:
     """A prefix of a bucket. Open it anew in every process: connections do not outlive a fork."""
 
     def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+        self.url = bucket_url(url)
         try:
             self._store = client_of(self.url)
         except (BaseError, ValueError) as error:
-            raise UsageError(f"{url}: not a URL that can be opened ({_short(error)}).") from error
+            raise UsageError(f"{self.url}: not a URL that can be opened ({_short(error)}).") from error
+
+    @property
+    def place(self) -> str:
+        """The bucket and the prefix, the same for every way to write them."""
+        config: dict[str, str] = dict(getattr(self._store, "config", {}))
+        bucket = config.get("bucket") or config.get("container_name")
+        if bucket is None:
+            return self.url
+        account = config.get("account_name") or os.environ.get("AZURE_STORAGE_ACCOUNT_NAME", "")
+        kind = type(self._store).__name__
+        owner = f"{account}@" if kind == "AzureStore" else ""
+        return f"{kind}:/{owner}{bucket}/{getattr(self._store, 'prefix', None) or ''}".rstrip("/")
 
     def _checked(self, name: str) -> str:
         if name.startswith("/") or ".." in name.split("/"):

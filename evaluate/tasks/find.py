@@ -215,8 +215,9 @@ def parted(spec: str) -> tuple[str, str | None]:
 def is_store(path: str) -> bool:
     """Return whether a store lies at a path or URL."""
     from usjepa.cache.storage.location import open_storage
+    from usjepa.cache.storage.urls import is_url
 
-    return ("://" in path or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
+    return (is_url(path) or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
 
 
 def _tasks_behind(path: str, dataset: str | None, out: Path, recipe: Recipe) -> Found:

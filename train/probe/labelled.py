@@ -18,6 +18,7 @@ from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.folders import Metadata
 from usjepa.cache.sources.listing import list_files
 from usjepa.cache.storage.location import open_storage
+from usjepa.cache.storage.urls import is_url
 from usjepa.train.probe.folds import Folds, LabelledFile, fold_files, thinned
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _name(path: str) -> str:
 
 
 def _is_store(path: str) -> bool:
-    return ("://" in path or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
+    return (is_url(path) or Path(path).is_dir()) and open_storage(path).size("zarr.json") is not None
 
 
 def _of_store(store: Store, place: str, dataset: str | None, recipe: Recipe) -> Folds:

@@ -14,6 +14,7 @@ from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.durable import make_folders
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.pins import pin, unpin
+from usjepa.cache.storage.urls import is_url, shown
 from usjepa.train.record.folder import CLAIMS, RunFolder
 
 if TYPE_CHECKING:
@@ -31,10 +32,10 @@ def refuse_odd_place(run_dir: str) -> None:
     """Raise UsageError where the folder of the run is none, or a store."""
     if Path(run_dir).exists() and not Path(run_dir).is_dir():
         raise UsageError(f"{run_dir}: is a file. Give a folder as RUN, new or of an earlier call.")
-    if "://" in run_dir or run_dir.startswith("file:"):
+    if is_url(run_dir):
         raise UsageError(
-            f"{run_dir}: a run lies in a folder on this machine, not behind a URL. Give a path; RUN comes last, behind "
-            "the stores."
+            f"{shown(run_dir)}: a run lies in a folder on this machine, not behind a URL. Give a path; RUN comes last, "
+            "behind the stores."
         )
     if (Path(run_dir) / _OF_A_STORE).exists():
         raise UsageError(f"{run_dir}: is a store. Give the folder of the run last, behind all stores.")
