@@ -163,7 +163,7 @@ class Evaluation:
 
     def _segment(self, task: Segmentation) -> SegmentationResult:
         """Score every encoder that gives patch tokens on a segmentation task."""
-        frames = task.frames(np.arange(len(task.rows)))
+        frames = task.frames()
         contents, held = contents_of(frames), task.groups[task.positions(VALIDATION)]
         hygiene = [blank_note(contents.blank, task.splits)]
         hygiene += [few_validation_groups(len(np.unique(held)))] if len(held) else []

@@ -5,10 +5,11 @@
 | `ultrabench` | `test.json` beside `train_val.json` or `train.json`   | `patient`, `source` | theirs |
 | `busbra`     | `bus_data.csv` and `Images/`                          | `Case`              | ours   |
 | `tn5000`     | `JPEGImages/`, `Annotations/` and `ImageSets/Main/`   | the image           | theirs |
-| `masks`      | `images/` beside `masks/`                             | the image           | theirs |
+| `masks`      | `images/` beside `masks/`, without a manifest         | the image           | theirs |
 | `plain`      | a manifest CSV, folders per class, or one file        | manifest's, or file | theirs |
 
-A folder that holds several UltraBench tasks gives them all. `LAYOUT=PATH` insists on one of these names.
+A folder that holds several UltraBench tasks gives them all. A manifest comes before all layouts of this table, as when
+it is scanned. `LAYOUT=PATH` insists on one of these names.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from usjepa.cache.errors import UsageError, UsjepaError
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.evaluate.extensions import Registry, raised_at
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder
+from usjepa.evaluate.tasks.measurements import manifest_of
 from usjepa.evaluate.tasks.published.busbra import BusBra
 from usjepa.evaluate.tasks.published.image_masks import MASK, ImagesAndMasks, manifest_masks, mask_names
 from usjepa.evaluate.tasks.published.tn5000 import Tn5000
 from usjepa.evaluate.tasks.published.ultrabench import UltraBench
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.evaluate.tasks.base import Layout
 
@@ -87,8 +91,8 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
     name, path = _named(place, known)
     if path != PHANTOM and not Path(path).exists():
         raise UsageError(f"{place}: no such store, folder or manifest.")
-    layout = next(one for one in known.values() if one.fits(Path(path))) if name is None else known[name]
-    if name is None and layout is _PLAIN:
+    layout = _fitting(Path(path), known) if name is None else known[name]
+    if name is None and layout is _PLAIN and manifest_of(Path(path)) is None:
         _refuse_too_far_up(Path(path))
     if not layout.fits(Path(path)):
         raise UsageError(f"{place}: not of the layout `{layout.name}`: {layout.wanted}")
@@ -100,6 +104,12 @@ def recognise(place: str, settings: CacheSettings) -> list[TaskFolder]:
         raise
     except Exception as error:  # other people's code raises any type there is
         raise UsageError(f"{place}: layout `{layout.name}` failed{raised_at(error)}: {error!r}") from error
+
+
+def _fitting(path: Path, known: Mapping[str, Layout]) -> Layout:
+    """Return the layout of a path. A manifest is the user's own word, which no published layout passes over."""
+    passed = _BUILT_IN if manifest_of(path) is not None else ()
+    return next(one for one in known.values() if one not in passed and one.fits(path))
 
 
 def _refuse_too_far_up(path: Path) -> None:

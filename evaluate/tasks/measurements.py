@@ -99,7 +99,7 @@ def measured(path: Path, wanted: str | None) -> Measured | None:
     Raises:
         UsageError: the list has no such column, or its units differ.
     """
-    manifest = _manifest(path)
+    manifest = manifest_of(path)
     if manifest is not None:
         table = read_table(manifest)
         if "path" in table.columns:
@@ -135,13 +135,14 @@ def _cells(table: Table, column: str, keys: Sequence[str]) -> dict[str, Cell]:
     return cells
 
 
-def _manifest(path: Path) -> Path | None:
+def manifest_of(path: Path) -> Path | None:
+    """Return the manifest at a path, by the names that stage one takes: the file itself, or the one in a folder."""
     if path.is_file():
         return path if path.suffix.lower() in (".csv", ".tsv") else None
     if not path.is_dir():
         return None
     named = [one for one in sorted(path.iterdir()) if one.name.lower() in ("manifest.csv", "manifest.tsv")]
-    return named[0] if named else None
+    return next((one for one in named if one.is_file()), None)
 
 
 def _echonet(path: Path) -> dict[str, Path]:

@@ -85,18 +85,19 @@ class Segmentation:
             "version": MASKS_VERSION,
         }
 
-    def frames(self, positions: NDArray[np.int64]) -> Task:
-        """Return frames as a task of one class, for code that reads frames and no masks."""
+    def frames(self, positions: NDArray[np.int64] | None = None) -> Task:
+        """Return frames as a task of one class, for code that reads frames and no masks; None: all of them."""
+        at = np.arange(len(self.rows)) if positions is None else positions
         return Task(
             self.name,
             self.store,
-            self.rows[positions],
-            np.zeros(len(positions), np.int64),
+            self.rows[at],
+            np.zeros(len(at), np.int64),
             ("frame",),
-            self.groups[positions],
-            self.splits[positions],
+            self.groups[at],
+            self.splits[at],
             (),
-            names=self.names[positions],
+            names=self.names[at],
         )
 
     def read_masks(self, positions: NDArray[np.int64]) -> NDArray[np.uint8]:

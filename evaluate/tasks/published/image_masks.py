@@ -6,6 +6,8 @@
 | the same within folders of splits, `train/`, `val/`, `test/`           | likewise                             |
 | a manifest CSV with a column `mask`                                    | by line                              |
 
+A folder that holds a manifest is read by it, for it names patients and splits, and never by its folders alone.
+
 `mask_values.json` beside them names the values of masks: `{"1": "left ventricle", "2": "myocardium"}`.
 """
 
@@ -20,6 +22,7 @@ from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.layouts.tables import read_table
 from usjepa.cache.sources.splits import split_named
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked
+from usjepa.evaluate.tasks.measurements import manifest_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,11 +41,11 @@ class ImagesAndMasks:
     """Images in one folder, their masks in another, paired by name; no labels, and a file is a group of its own."""
 
     name = "masks"
-    wanted = "`images/` beside `masks/`, in the folder or in `train/` and `test/` within it."
+    wanted = "`images/` beside `masks/` and no manifest, in the folder or in `train/` and `test/` within it."
 
     def fits(self, path: Path) -> bool:
-        """Return whether a folder holds such a pair of folders."""
-        return path.is_dir() and bool(_pairs(path))
+        """Return whether a folder holds such a pair of folders, and no manifest that says more of them."""
+        return path.is_dir() and manifest_of(path) is None and bool(_pairs(path))
 
     def read(self, path: Path, settings: CacheSettings) -> list[TaskFolder]:
         """Return the task; raises UsageError where a mask has no image, or two images have one name."""
@@ -129,13 +132,13 @@ def manifest_masks(path: Path) -> dict[str, str]:
     """Return path of a frame -> path of its mask, for a manifest with a column `mask`; {} for all else.
 
     Args:
-        path: a CSV, or a folder that holds `manifest.csv`.
+        path: a CSV, or a folder that holds a manifest.
 
     Raises:
         UsageError: a mask does not exist, or lies outside of the folder; the line is named.
     """
-    file = path / "manifest.csv" if path.is_dir() else path
-    if not file.is_file() or file.suffix.lower() not in (".csv", ".tsv"):
+    file = manifest_of(path)
+    if file is None:
         return {}
     table = read_table(file)
     if MASK not in table.columns or "path" not in table.columns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -9,7 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from tests.support.evaluations import call, export_run
 from tests.support.files.damage import flip
+from tests.support.files.published import write_image, write_mask
+from tests.support.labelled import patients, write_labelled
 from tests.support.runs import TINY_STORE, recipe
 from tests.support.several import cut
 from usjepa.cache.building.build import build
@@ -34,6 +38,9 @@ if TYPE_CHECKING:
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.store import Store
     from usjepa.evaluate.tasks.task import Task
+
+QUICK = [f"--set=evaluate.{one}" for one in ("seeds=1", "epochs=2", "bootstrap=0", "few_shot=[]", "corruptions=[]")]
+QUICK.append("--set=evaluate.baselines=[]")
 
 
 @pytest.fixture
@@ -131,6 +138,31 @@ def test_test_frames_that_helped_to_choose_the_encoder_are_told(store: Path, tmp
     told = chosen_by(again, task_of(store))
     assert "10 of 10 test frames helped to choose this encoder" in told
     assert seen_in_training(again, task_of(store)) == ""
+
+
+def test_numbers_and_masks_tell_of_seen_test_frames_as_classes_do(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "store.zarr", patients(4, ["x", "y"]), size=32)
+    export_run(tmp_path / "run", tmp_path / "store.zarr")
+    lines = ["path,label,group,split,mask,ef"]
+    for i in range(16):
+        write_image(tmp_path / "set" / f"a{i}.png", i)
+        write_mask(tmp_path / "set" / "outlines" / f"m{i}.png", (1,), i)
+        lines.append(f"a{i}.png,{'xy'[i % 2]},p{i},{'train' if i < 8 else 'test'},outlines/m{i}.png,{i}.5")
+    (tmp_path / "set" / "manifest.csv").write_text("\n".join(lines) + "\n")
+    place = tmp_path / "set" / "manifest.csv"
+    given = (tmp_path / "run", "--task", place, "--segment", place, "--regress", f"{place}#ef", *QUICK)
+    assert call(*given, "-o", tmp_path / "before").exit_code == 0
+    (cut_store, *_) = [open_store(one) for one in (tmp_path / "before" / "tasks").glob("*.zarr")]
+    hashes = hashes_text({source.content_hash for source in cut_store.table.sources})
+    for name in (TRAINED_ON, CHOSEN_ON):
+        (tmp_path / "run" / name).write_bytes(hashes)
+    assert call(*given, "-o", tmp_path / "after").exit_code == 0
+    found = [json.loads((tmp_path / name / "scores.json").read_text()) for name in ("before", "after")]
+    for told in ("8 of 8 test frames took part", "8 of 8 test frames helped to choose"):
+        notes = [[note for note in one["notes"] if told in note] for one in found]
+        assert notes[0] == []
+        kinds = (found[1]["tasks"], found[1]["regression"]["tasks"], found[1]["segmentation"]["tasks"])
+        assert [note.split(f": {told}")[0] for note in notes[1]] == [task["name"] for (task,) in kinds]
 
 
 def test_test_frames_that_training_left_out_were_not_seen(store: Path, tmp_path: Path) -> None:
