@@ -20,6 +20,7 @@ from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from usjepa.evaluate.tasks.segmentation import Segmentation
     from usjepa.evaluate.tasks.task import Task
 
 _FEW_TRAINING_FRAMES = 20
@@ -149,6 +150,16 @@ def _is_few(count: ClassCount) -> bool:
     if count.split == TEST:
         return 0 < count.groups < _FEW_TEST_GROUPS
     return count.split == TRAIN and 0 < count.frames < _FEW_TRAINING_FRAMES
+
+
+def classes_of_masks(task: Segmentation) -> list[str]:
+    """Return which classes no mask of a split holds."""
+    return [
+        f"No example of {name} in {split}." + (" No mean Dice counts it." if split == TEST else "")
+        for split in (TRAIN, VALIDATION, TEST)
+        for held, name in zip(task.held_NK[task.positions(split)].any(axis=0)[1:], task.classes[1:], strict=True)
+        if not held and len(task.positions(split))
+    ]
 
 
 def torn(contents: Contents, labels: NDArray[np.int64]) -> tuple[int, int]:

@@ -213,6 +213,8 @@ def _other_masks(one: SegmentationTask, other: SegmentationTask) -> str:
         return "a report of an earlier version keeps no Dice by patient; make it again"
     if one.classes != other.classes:
         return "its classes differ"
+    if one.floor.classes.keys() != other.floor.classes.keys():
+        return "a report of an earlier version counts classes that no test mask holds; make it again"
     return "its test frames differ in content, masks or groups" if one.test != other.test else ""
 
 

@@ -29,10 +29,11 @@ from usjepa.evaluate.tasks.task import SplitCounts
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT: Final = 5
+FORMAT: Final = 6
 """Of `scores.json`; raised when a field is added, removed or means something else."""
-_READ = (4, 5)
-"""Formats that are read: 4 has no regression, scores frames alone, and keeps no Dice by group."""
+_READ = (4, 5, 6)
+"""Formats that are read: 4 has no regression, scores frames alone, and keeps no Dice by group. Up to 5 a mean Dice counted
+classes that no test mask holds."""
 SCORES = "scores.json"
 
 
@@ -160,7 +161,7 @@ class SegmentationRecord(Record):
 class Document(Record):
     """An evaluation: everything that the report shows, and what it rests on."""
 
-    format: Literal[4, 5] = FORMAT
+    format: Literal[4, 5, 6] = FORMAT
     inputs_digest: str
     inputs: dict[str, Json]
     """Everything that may change the report."""
@@ -253,7 +254,7 @@ def read_document(path: Path) -> Document:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path}: not a report's scores.json: damaged, or another program's.") from error
     if version not in _READ:
-        reads = " and ".join(map(str, _READ))
+        reads = f"{', '.join(map(str, _READ[:-1]))} and {_READ[-1]}"
         raise UsageError(
             f"{path}: format {version}, this version reads {reads}. Make the report again with this version."
         )

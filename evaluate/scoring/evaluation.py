@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.interrupt import safe_point
-from usjepa.evaluate.checking.hygiene import facts_of, few_validation_groups, torn_numbers
+from usjepa.evaluate.checking.hygiene import classes_of_masks, facts_of, few_validation_groups, torn_numbers
 from usjepa.evaluate.checking.leakage import Leakage, blank_note, contents_of, leakage_of
 from usjepa.evaluate.encoders.tokens import TokenSource
 from usjepa.evaluate.probes.base import PRIMARY
@@ -165,7 +165,7 @@ class Evaluation:
         """Score every encoder that gives patch tokens on a segmentation task."""
         frames = task.frames()
         contents, held = contents_of(frames), task.groups[task.positions(VALIDATION)]
-        hygiene = [blank_note(contents.blank, task.splits)]
+        hygiene = [blank_note(contents.blank, task.splits), *classes_of_masks(task)]
         hygiene += [few_validation_groups(len(np.unique(held)))] if len(held) else []
         scores, described, notes = [], [], []
         for name in self.inputs.encoders.names:

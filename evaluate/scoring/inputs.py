@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.tasks.regression import Regression
     from usjepa.evaluate.tasks.segmentation import Segmentation
 
-REPORT_VERSION = 7
+REPORT_VERSION = 8
 """Raised when the same inputs would give another page or other scores."""
 
 

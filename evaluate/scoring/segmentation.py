@@ -62,6 +62,8 @@ class GroupDice(Record):
     """Over a group's frames that count, and over seeds."""
     counts: PackedNumbers
     """Of these frames, likewise."""
+    held: PackedNumbers = ""
+    """A group's frames that hold the class; empty in documents of format 5."""
 
 
 class SegmentationScores(Record):
@@ -71,21 +73,23 @@ class SegmentationScores(Record):
     encoder: str
     dice: DiceRecord
     classes: dict[str, ClassDice]
-    """All but the background."""
+    """All that a test mask holds, but the background."""
     epochs: tuple[int, ...]
     """Each seed's."""
     training_frames: int
     dim: int
     """Features of a patch token."""
     by_group: tuple[GroupDice, ...] = ()
-    """Of each class but the background; empty in documents of format 4."""
+    """Of each of `classes`; empty in documents of format 4."""
 
     def drawn(self, draws: Draws) -> NDArray[np.float64]:
         """Return the mean Dice in each draw of the test groups, [R]; `draws` has a frame per group, in order."""
         sums = draws.sums(np.stack([unpacked_floats(one.sums) for one in self.by_group]))
         counts = draws.sums(np.stack([unpacked(one.counts).astype(np.float64) for one in self.by_group]))
-        means: NDArray[np.float64] = (sums / np.maximum(counts, 1)).mean(axis=1)
-        return means
+        known = all(one.held for one in self.by_group)
+        held = [unpacked(one.held).astype(np.float64) for one in self.by_group] if known else None
+        # An earlier version's document counts every class in every draw.
+        return _mean_of_held(sums, counts, counts + 1 if held is None else draws.sums(np.stack(held)))
 
 
 class DiceFloor(Record):
@@ -96,7 +100,7 @@ class DiceFloor(Record):
     """Ends of the 95 % interval over test groups."""
     high: float
     classes: dict[str, float]
-    """All but the background."""
+    """All that a test mask holds, but the background."""
     training_frames: int
     """Whose masks it was made of."""
 
@@ -109,13 +113,13 @@ def floor_of(task: Segmentation) -> DiceFloor:
     for start in range(0, len(test), _TESTED_AT_ONCE):
         truth = task.read_masks(test[start : start + _TESTED_AT_ONCE])
         parts.append(frame_dice(truth, np.broadcast_to(guess_SS, truth.shape), len(task.classes)))
-    dice_SNK = np.concatenate(parts)[None]
-    overall = _overall(dice_SNK, task.groups[test])
+    dice_SNK, held_NK = np.concatenate(parts)[None][..., task.tested - 1], task.held_NK[test][:, task.tested]
+    overall = _overall(dice_SNK, held_NK, task.groups[test])
     return DiceFloor(
         mean=overall.mean,
         low=overall.low,
         high=overall.high,
-        classes={one: _mean(dice_SNK[0, :, number]) for number, one in enumerate(task.classes[1:])},
+        classes={task.classes[one]: _mean(dice_SNK[0, :, at]) for at, one in enumerate(task.tested)},
         training_frames=len(train),
     )
 
@@ -140,20 +144,23 @@ def score_segmentation(
         some = test[start : start + _TESTED_AT_ONCE]
         scaled, truth = scale_in_place(tokens.tokens(task.frames(some)), scaler), task.read_masks(some)
         parts.append([frame_dice(truth, h.predict(scaled, truth.shape[-1]), len(task.classes)) for h in heads])
-    dice_SNK = np.concatenate(parts, axis=1)
+    dice_SNK = np.concatenate(parts, axis=1)[..., task.tested - 1]
+    held_NK = task.held_NK[test][:, task.tested]
     return SegmentationScores(
         task=task.name,
         encoder=name,
-        dice=_overall(dice_SNK, task.groups[test]),
-        classes={one: _of_class(dice_SNK[:, :, number]) for number, one in enumerate(task.classes[1:])},
+        dice=_overall(dice_SNK, held_NK, task.groups[test]),
+        classes={task.classes[one]: _of_class(dice_SNK[:, :, at]) for at, one in enumerate(task.tested)},
         epochs=tuple(head.epochs for head in heads),
         training_frames=len(train),
         dim=len(heads[0].weight),
-        by_group=_by_group(dice_SNK, task.groups[test]),
+        by_group=_by_group(dice_SNK, held_NK, task.groups[test]),
     )
 
 
-def _by_group(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> tuple[GroupDice, ...]:
+def _by_group(
+    dice_SNK: NDArray[np.float64], held_NK: NDArray[np.bool_], groups_N: NDArray[np.int64]
+) -> tuple[GroupDice, ...]:
     """Return what each test group adds to the Dice of each class."""
     index_N = Units.of(groups_N).index_N
     total_KN = np.where(np.isfinite(dice_SNK), dice_SNK, 0.0).sum(axis=0).T
@@ -162,8 +169,9 @@ def _by_group(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> tup
         GroupDice(
             sums=packed_floats(np.bincount(index_N, total_N).astype(np.float64)),
             counts=packed(np.bincount(index_N, counted_N).astype(np.int64)),
+            held=packed(np.bincount(index_N, held_N).astype(np.int64)),
         )
-        for total_N, counted_N in zip(total_KN, counted_KN, strict=True)
+        for total_N, counted_N, held_N in zip(total_KN, counted_KN, held_NK.T, strict=True)
     )
 
 
@@ -196,29 +204,40 @@ def _of_class(dice_SN: NDArray[np.float64]) -> ClassDice:
     return ClassDice(mean=spread.mean, sd=spread.sd or 0.0, frames=int(np.isfinite(dice_SN[0]).sum()))
 
 
-def _overall(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> DiceRecord:
+def _overall(dice_SNK: NDArray[np.float64], held_NK: NDArray[np.bool_], groups_N: NDArray[np.int64]) -> DiceRecord:
     """Return the mean over classes of the means over frames, its spread over seeds, and an interval over groups."""
     spread = over_seeds([float(np.mean([_mean(seed[:, k]) for k in range(seed.shape[1])])) for seed in dice_SNK])
-    low, high = _interval(dice_SNK, groups_N)
+    low, high = _interval(dice_SNK, held_NK, groups_N)
     return DiceRecord(mean=spread.mean, sd=spread.sd or 0.0, seeds=spread.seeds, low=low, high=high)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """Return the mean of the frames that count; 0 where a class is in no test frame and never predicted."""
-    counted = values[np.isfinite(values)]
-    return float(counted.mean()) if len(counted) else 0.0
+    """Return the mean of the frames that count: there are some, as a test mask holds the class."""
+    return float(np.nanmean(values))
 
 
-def _interval(dice_SNK: NDArray[np.float64], groups_N: NDArray[np.int64]) -> tuple[float, float]:
+def _mean_of_held(
+    sums_RK: NDArray[np.float64], counts_RK: NDArray[np.float64], held_RK: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean over the classes that a draw's frames hold, [R]; NaN where they hold none."""
+    there_RK = held_RK > 0
+    total_R = (sums_RK / np.maximum(counts_RK, 1) * there_RK).sum(axis=1)
+    means: NDArray[np.float64] = np.where(there_RK.any(axis=1), total_R / np.maximum(there_RK.sum(axis=1), 1), np.nan)
+    return means
+
+
+def _interval(
+    dice_SNK: NDArray[np.float64], held_NK: NDArray[np.bool_], groups_N: NDArray[np.int64]
+) -> tuple[float, float]:
     """Return the 95 % percentile interval of the mean Dice over test groups drawn anew with replacement."""
     _, number = np.unique(groups_N, return_inverse=True)
     count = int(number.max()) + 1
     mean_NK = np.where(np.isfinite(dice_SNK), dice_SNK, 0.0).sum(axis=0)
     counted_NK = np.isfinite(dice_SNK).sum(axis=0)
-    total, seen = (np.zeros((count, dice_SNK.shape[2])) for _ in range(2))
+    total, seen, held = (np.zeros((count, dice_SNK.shape[2])) for _ in range(3))
     np.add.at(total, number, mean_NK)
     np.add.at(seen, number, counted_NK)
+    np.add.at(held, number, held_NK)
     draws = keyed_generator(count, 0x64696365).integers(0, count, (_RESAMPLES, count))
-    sums, counts = total[draws].sum(axis=1), seen[draws].sum(axis=1)
-    means = (sums / np.maximum(counts, 1)).mean(axis=1)
-    return float(np.percentile(means, 2.5)), float(np.percentile(means, 97.5))
+    means = _mean_of_held(*(one[draws].sum(axis=1) for one in (total, seen, held)))
+    return float(np.nanpercentile(means, 2.5)), float(np.nanpercentile(means, 97.5))

@@ -7,6 +7,7 @@ the background; a mask of 0 and 255 is a binary one. `--segment [LAYOUT=]PATH[::
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import cv2
@@ -73,6 +74,19 @@ class Segmentation:
     def positions(self, split: str) -> NDArray[np.int64]:
         """Return where in the arrays a split's frames stand."""
         return np.flatnonzero(self.splits == split)
+
+    @cached_property
+    def held_NK(self) -> NDArray[np.bool_]:
+        """Whether a frame's mask holds a class, at the stored size, which scores are of."""
+        held = np.zeros((len(self.rows), len(self.classes)), dtype=bool)
+        for position in range(len(held)):
+            held[position, np.unique(self.read_masks(np.array([position])))] = True
+        return held
+
+    @property
+    def tested(self) -> NDArray[np.int64]:
+        """Numbers of the classes that a test mask holds, but the background's: what a mean Dice is over."""
+        return np.flatnonzero(self.held_NK[self.positions(TEST), 1:].any(axis=0)) + 1
 
     @property
     def identity(self) -> dict[str, Json]:
@@ -170,7 +184,7 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
     values, content = _values(paths)
     lost = len({file.path for file in folder.files}) - len(files)
     notes = (f"{lost} frames have no mask and are left out.",) if lost else ()
-    return Segmentation(
+    task = Segmentation(
         f"{folder.name}: {key}",
         store,
         store.rows[mask],
@@ -183,6 +197,9 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
         content,
         name_codes([file.group or file.path for file in files]),
     )
+    if not len(task.tested):
+        raise UsageError(f"{folder.name}: every mask of test is all background: there is nothing to score.")
+    return task
 
 
 def _group(folder: TaskFolder, file: Labelled) -> str:

@@ -228,7 +228,7 @@ def add_segmentation(
         each = one.mean(axis=(1, 2)).tolist()
         record = {"mean": float(np.mean(each)), "sd": 0.01, "seeds": each, "low": 0.5, "high": 0.9}
         known = {c: {"mean": 0.6, "sd": 0.01, "frames": 9} for c in classes[1:]}
-        by_group = [part.model_dump() for part in _by_group(one, groups)]
+        by_group = [part.model_dump() for part in _by_group(one, np.isfinite(one[0]), groups)]
         scores.append(
             {
                 "task": name,

@@ -17,12 +17,21 @@ from tests.support.labelled import patients, write_labelled
 from tests.support.recipes import small_recipe
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.evaluate.checking.hygiene import classes_of_masks
 from usjepa.evaluate.encoders.baselines import Pixels
 from usjepa.evaluate.encoders.features import KeptFeatures
 from usjepa.evaluate.encoders.tokens import TokenSource
 from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.segmentation import Head, Patches, class_shares, frame_dice, train_head
-from usjepa.evaluate.scoring.segmentation import _interval, _thinned, floor_of, score_segmentation
+from usjepa.evaluate.scores.bootstrap import Draws
+from usjepa.evaluate.scoring.segmentation import (
+    SegmentationScores,
+    _by_group,
+    _interval,
+    _thinned,
+    floor_of,
+    score_segmentation,
+)
 from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
 
 if TYPE_CHECKING:
@@ -122,7 +131,7 @@ def test_the_floor_is_one_mask_for_all_and_knows_the_training_masks_alone(tmp_pa
     guess = np.array([[np.bincount(train[:, y, x], minlength=4).argmax() for x in range(32)] for y in range(32)])
     truth = task.read_masks(task.positions("test"))
     dice = frame_dice(truth, np.broadcast_to(guess.astype(np.uint8), truth.shape), 4)
-    means = [float(np.nanmean(column)) if np.isfinite(column).any() else 0.0 for column in dice.T]
+    means = [float(np.nanmean(column)) for column in dice.T]
     assert found.mean == pytest.approx(np.mean(means))
     assert list(found.classes.values()) == pytest.approx(means)
     assert found.low <= found.mean <= found.high
@@ -255,9 +264,55 @@ def test_the_interval_draws_groups_not_frames() -> None:
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(10), 20)
     level = rng.random(10)[groups]
-    by_group = _interval(level[None, :, None], groups)
-    by_frame = _interval(level[None, :, None], np.arange(200))
+    held = np.ones((200, 1), dtype=bool)
+    by_group = _interval(level[None, :, None], held, groups)
+    by_frame = _interval(level[None, :, None], held, np.arange(200))
     assert by_group[1] - by_group[0] > 3 * (by_frame[1] - by_frame[0])
+
+
+def test_a_class_that_no_test_mask_holds_counts_in_no_mean_and_what_a_split_lacks_is_told(tmp_path: Path) -> None:
+    write_camus(tmp_path / "camus_v1")
+    for i in range(24):
+        path = tmp_path / "camus_v1" / "masks" / "mask" / f"{i}.png"
+        mask = np.array(Image.open(path))
+        mask[mask == (3 if i >= 16 else 1)] = 0  # 3 is in no test mask, 1 in test masks alone
+        Image.fromarray(mask).save(path)
+    task = opened(tmp_path / "camus_v1", tmp_path / "out")
+    assert task.tested.tolist() == [1, 2]
+    found = score_segmentation("m", task, TokenSource(MaskTokens(task), KeptFeatures(tmp_path, 8)), SMALL.evaluate)
+    for scores, means in ((found, [one.mean for one in found.classes.values()]), (floor_of(task), None)):
+        assert list(scores.classes) == ["left ventricle", "myocardium"]
+        means = means or list(scores.classes.values())  # type: ignore[arg-type]
+        mean = scores.dice.mean if isinstance(scores, SegmentationScores) else scores.mean
+        assert mean == pytest.approx(np.mean(means))
+    assert len(found.by_group) == 2
+    assert found.drawn(Draws(np.arange(4), 200)).mean() == pytest.approx(found.dice.mean, abs=0.02)
+    assert classes_of_masks(task) == [
+        "No example of left ventricle in train.",
+        "No example of left ventricle in validation.",
+        "No example of left atrium in test. No mean Dice counts it.",
+    ]
+
+
+def test_a_draw_without_a_class_leaves_it_out_of_its_mean() -> None:
+    dice = np.array([[[0.8, 0.8], [0.8, np.nan], [0.8, np.nan], [0.8, 0.0]]])  # the last one is only predicted
+    held = np.array([[True, True], [True, False], [True, False], [True, False]])
+    sums = _by_group(dice, held, np.arange(4))
+    found = SegmentationScores.model_construct(by_group=sums).drawn(Draws(np.arange(4), 400))
+    assert found.max() == pytest.approx(0.8)
+    assert found.min() >= 0.5
+    assert np.isclose(found, 0.8).mean() > 0.4
+    low, high = _interval(dice[:, :3], held[:3], np.arange(3))
+    assert (low, high) == pytest.approx((0.8, 0.8))
+
+
+def test_test_masks_that_are_all_background_are_refused(tmp_path: Path) -> None:
+    write_camus(tmp_path / "camus_v1")
+    for i in range(16, 24):
+        path = tmp_path / "camus_v1" / "masks" / "mask" / f"{i}.png"
+        Image.fromarray(np.zeros_like(Image.open(path))).save(path)
+    with pytest.raises(UsageError, match="camus: every mask of test is all background"):
+        opened(tmp_path / "camus_v1", tmp_path / "out")
 
 
 def test_thinning_takes_frames_evenly_over_the_split() -> None:

@@ -121,7 +121,7 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", 0.7)
     whole = json.loads(a.read_text())
     (tmp_path / "old.json").write_text('{"format": 1}')
-    (tmp_path / "newer.json").write_text(json.dumps({**whole, "format": 6}))
+    (tmp_path / "newer.json").write_text(json.dumps({**whole, "format": 7}))
     (tmp_path / "no.json").write_text("[]")
     (tmp_path / "more.json").write_text(json.dumps({**whole, "mood": "good"}))
     stranger = json.loads(a.read_text())
@@ -137,8 +137,8 @@ def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     del whole["tasks"]
     (tmp_path / "less.json").write_text(json.dumps(whole))
     for name, told in (
-        ("old.json", "format 1, this version reads 4 and 5"),
-        ("newer.json", "format 6, this version reads 4 and 5"),
+        ("old.json", "format 1, this version reads 4, 5 and 6"),
+        ("newer.json", "format 7, this version reads 4, 5 and 6"),
         ("no.json", "not a report's scores.json"),
         ("gone.json", "no such file"),
         ("more.json", "mood: Extra inputs are not permitted"),
@@ -284,6 +284,10 @@ def test_dice_of_other_masks_or_of_an_earlier_version_is_not_compared_and_why_is
     del old["segmentation"]["tasks"][0]["test"], old["segmentation"]["scores"][0]["by_group"]
     (tmp_path / "old.json").write_text(json.dumps({**old, "format": 4}))
     assert "an earlier version keeps no Dice by patient" in call(a, tmp_path / "old.json").stdout
+    fewer = json.loads(write_dice(tmp_path / "fewer.json", 0.7).read_text())
+    del fewer["segmentation"]["tasks"][0]["floor"]["classes"]["atrium"]
+    (tmp_path / "fewer.json").write_text(json.dumps(fewer))
+    assert "an earlier version counts classes that no test mask" in call(a, tmp_path / "fewer.json").stdout
 
 
 def test_all_differences_of_a_call_are_one_family(tmp_path: Path) -> None:
