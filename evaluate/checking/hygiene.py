@@ -157,8 +157,8 @@ def classes_of_masks(task: Segmentation) -> list[str]:
     return [
         f"No example of {name} in {split}." + (" No mean Dice counts it." if split == TEST else "")
         for split in (TRAIN, VALIDATION, TEST)
-        for held, name in zip(task.held_NK[task.positions(split)].any(axis=0)[1:], task.classes[1:], strict=True)
-        if not held and len(task.positions(split))
+        for number, name in enumerate(task.classes)
+        if number and len(task.positions(split)) and not task.held[task.positions(split), number].any()
     ]
 
 

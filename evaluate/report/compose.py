@@ -155,6 +155,7 @@ def _few_groups(groups: int) -> list[str]:
     return [
         f"Few patients: the test split has {groups} {'group' if groups == 1 else 'groups'}. With fewer than "
         f"{FEW_GROUPS}, intervals are too narrow and p-values too small."
+        + (" With one there are none." if groups == 1 else "")
     ]
 
 
@@ -186,6 +187,7 @@ def _regression(result: RegressionResult, settings: EvaluateSettings) -> Regress
 def _segmentation(result: SegmentationResult) -> SegmentationTask:
     task = result.task
     test = task.positions(TEST)
+    groups = len(np.unique(task.groups[test]))
     return SegmentationTask(
         name=task.name,
         classes=task.classes,
@@ -193,9 +195,9 @@ def _segmentation(result: SegmentationResult) -> SegmentationTask:
         identity=task.identity,
         leakage=result.leakage,
         floor=result.floor,
-        notes=(*result.leakage.sentences(), *task.notes, *result.hygiene),
+        notes=(*result.leakage.sentences(), *task.notes, *result.hygiene, *_few_groups(groups)),
         test=SegmentedFrames(
-            groups=len(np.unique(task.groups[test])),
+            groups=groups,
             digest=_digest(task.store, task.rows[test], task.groups[test], task.content),
         ),
     )

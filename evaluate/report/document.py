@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 FORMAT: Final = 6
 """Of `scores.json`; raised when a field is added, removed or means something else."""
 _READ = (4, 5, 6)
-"""Formats that are read: 4 has no regression, scores frames alone, and keeps no Dice by group. Up to 5 a mean Dice counted
-classes that no test mask holds."""
+"""Formats that are read: 4 has no regression, scores frames alone, and keeps no Dice by group. Up to 5 a mean Dice
+counted classes that no test mask holds."""
 SCORES = "scores.json"
 
 

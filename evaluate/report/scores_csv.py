@@ -145,14 +145,14 @@ def _number(one: Measure, measure: str, about: _Line) -> Iterator[_Line]:
 def _dice(scores: SegmentationScores) -> Iterator[_Line]:
     about = {"classifier": "segmentation", "measure": "dice"}
     dice = scores.dice
-    yield from _lines(Measure(mean=dice.mean, sd=dice.sd, seeds=dice.seeds, interval=(dice.low, dice.high)), **about)
+    yield from _lines(Measure(mean=dice.mean, sd=dice.sd, seeds=dice.seeds, interval=dice.interval), **about)
     for name, one in scores.classes.items():
         yield from _lines(Measure(mean=one.mean, sd=one.sd), **about, **{"class": name})
 
 
 def _floor(found: DiceFloor) -> Iterator[_Line]:
     about = {"classifier": "segmentation", "measure": "dice"}
-    yield from _lines(Measure(mean=found.mean, interval=(found.low, found.high)), **about)
+    yield from _lines(Measure(mean=found.mean, interval=found.interval), **about)
     for name, one in found.classes.items():
         yield from _lines(Measure(mean=one), **about, **{"class": name})
 

@@ -199,6 +199,8 @@ def verdicts(drawn: Sequence[Floats], groups: Sequence[int]) -> list[Verdict]:
         drawn: of each difference its value in each draw, [R].
         groups: how many test groups each rests on.
     """
+    # Every draw of one group alone is that group: such draws say nothing.
+    drawn = [difference_R if count > 1 else difference_R[:0] for difference_R, count in zip(drawn, groups, strict=True)]
     raw = [_two_sided_p(difference_R) for difference_R in drawn]
     return [
         Verdict(interval(difference_R), p, adjusted, adjusted < LEVEL and count >= LEAST_GROUPS)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _RIDGE_CHOSEN = "The strength of ridge regression is chosen on them, by chance."
+_HEAD_CHOSEN = "When a head stops is chosen on them, by chance."
+_HEAD_UNSTOPPED = f"No frame is left for {VALIDATION}. Every head runs all its epochs."
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Evaluation:
         frames = task.frames()
         contents, held = contents_of(frames), task.groups[task.positions(VALIDATION)]
         hygiene = [blank_note(contents.blank, task.splits), *classes_of_masks(task)]
-        hygiene += [few_validation_groups(len(np.unique(held)))] if len(held) else []
+        hygiene += [few_validation_groups(len(np.unique(held)), _HEAD_CHOSEN)] if len(held) else [_HEAD_UNSTOPPED]
         scores, described, notes = [], [], []
         for name in self.inputs.encoders.names:
             safe_point()

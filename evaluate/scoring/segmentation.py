@@ -10,8 +10,9 @@ from usjepa.cache.randomness import keyed_generator
 from usjepa.evaluate.probes.fitting import Fitting
 from usjepa.evaluate.probes.scaler import fit_token_scaler, scale_in_place
 from usjepa.evaluate.probes.segmentation import Patches, class_shares, frame_dice, mean_mask, train_head
+from usjepa.evaluate.scores.bootstrap import interval
 from usjepa.evaluate.scores.metrics import PackedNumbers, over_seeds, packed, unpacked
-from usjepa.evaluate.scores.records import Record
+from usjepa.evaluate.scores.records import Interval, Record
 from usjepa.evaluate.scores.regression import PackedFloats, packed_floats, unpacked_floats
 from usjepa.evaluate.scores.units import Units
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, VALIDATION
@@ -34,16 +35,26 @@ _RESAMPLES = 1000
 """Of the bootstrap over groups."""
 
 
-class DiceRecord(Record):
-    """Mean Dice over classes."""
+class _WithEnds(Record):
+    """A mean Dice."""
 
     mean: float
+    low: float | None
+    """Ends of the 95 % interval over test groups; None for one group alone."""
+    high: float | None
+
+    @property
+    def interval(self) -> Interval | None:
+        """Both ends."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
+
+class DiceRecord(_WithEnds):
+    """Mean Dice over classes."""
+
     sd: float
     """Over seeds."""
     seeds: tuple[float, ...]
-    low: float
-    """Ends of the 95 % interval over test groups."""
-    high: float
 
 
 class ClassDice(Record):
@@ -92,13 +103,9 @@ class SegmentationScores(Record):
         return _mean_of_held(sums, counts, counts + 1 if held is None else draws.sums(np.stack(held)))
 
 
-class DiceFloor(Record):
+class DiceFloor(_WithEnds):
     """The Dice of one and the same mask for every test frame: no image is looked at."""
 
-    mean: float
-    low: float
-    """Ends of the 95 % interval over test groups."""
-    high: float
     classes: dict[str, float]
     """All that a test mask holds, but the background."""
     training_frames: int
@@ -113,7 +120,7 @@ def floor_of(task: Segmentation) -> DiceFloor:
     for start in range(0, len(test), _TESTED_AT_ONCE):
         truth = task.read_masks(test[start : start + _TESTED_AT_ONCE])
         parts.append(frame_dice(truth, np.broadcast_to(guess_SS, truth.shape), len(task.classes)))
-    dice_SNK, held_NK = np.concatenate(parts)[None][..., task.tested - 1], task.held_NK[test][:, task.tested]
+    dice_SNK, held_NK = np.concatenate(parts)[None][..., task.tested - 1], task.held[test][:, task.tested]
     overall = _overall(dice_SNK, held_NK, task.groups[test])
     return DiceFloor(
         mean=overall.mean,
@@ -145,7 +152,7 @@ def score_segmentation(
         scaled, truth = scale_in_place(tokens.tokens(task.frames(some)), scaler), task.read_masks(some)
         parts.append([frame_dice(truth, h.predict(scaled, truth.shape[-1]), len(task.classes)) for h in heads])
     dice_SNK = np.concatenate(parts, axis=1)[..., task.tested - 1]
-    held_NK = task.held_NK[test][:, task.tested]
+    held_NK = task.held[test][:, task.tested]
     return SegmentationScores(
         task=task.name,
         encoder=name,
@@ -207,7 +214,7 @@ def _of_class(dice_SN: NDArray[np.float64]) -> ClassDice:
 def _overall(dice_SNK: NDArray[np.float64], held_NK: NDArray[np.bool_], groups_N: NDArray[np.int64]) -> DiceRecord:
     """Return the mean over classes of the means over frames, its spread over seeds, and an interval over groups."""
     spread = over_seeds([float(np.mean([_mean(seed[:, k]) for k in range(seed.shape[1])])) for seed in dice_SNK])
-    low, high = _interval(dice_SNK, held_NK, groups_N)
+    low, high = _interval(dice_SNK, held_NK, groups_N) or (None, None)
     return DiceRecord(mean=spread.mean, sd=spread.sd or 0.0, seeds=spread.seeds, low=low, high=high)
 
 
@@ -228,10 +235,12 @@ def _mean_of_held(
 
 def _interval(
     dice_SNK: NDArray[np.float64], held_NK: NDArray[np.bool_], groups_N: NDArray[np.int64]
-) -> tuple[float, float]:
-    """Return the 95 % percentile interval of the mean Dice over test groups drawn anew with replacement."""
+) -> Interval | None:
+    """Return the 95 % percentile interval of the mean Dice over test groups drawn anew; None for one group alone."""
     _, number = np.unique(groups_N, return_inverse=True)
     count = int(number.max()) + 1
+    if count < 2:
+        return None
     mean_NK = np.where(np.isfinite(dice_SNK), dice_SNK, 0.0).sum(axis=0)
     counted_NK = np.isfinite(dice_SNK).sum(axis=0)
     total, seen, held = (np.zeros((count, dice_SNK.shape[2])) for _ in range(3))
@@ -239,5 +248,4 @@ def _interval(
     np.add.at(seen, number, counted_NK)
     np.add.at(held, number, held_NK)
     draws = keyed_generator(count, 0x64696365).integers(0, count, (_RESAMPLES, count))
-    means = _mean_of_held(*(one[draws].sum(axis=1) for one in (total, seen, held)))
-    return float(np.nanpercentile(means, 2.5)), float(np.nanpercentile(means, 97.5))
+    return interval(_mean_of_held(*(one[draws].sum(axis=1) for one in (total, seen, held))))

@@ -76,7 +76,7 @@ class Segmentation:
         return np.flatnonzero(self.splits == split)
 
     @cached_property
-    def held_NK(self) -> NDArray[np.bool_]:
+    def held(self) -> NDArray[np.bool_]:
         """Whether a frame's mask holds a class, at the stored size, which scores are of."""
         held = np.zeros((len(self.rows), len(self.classes)), dtype=bool)
         for position in range(len(held)):
@@ -86,7 +86,7 @@ class Segmentation:
     @property
     def tested(self) -> NDArray[np.int64]:
         """Numbers of the classes that a test mask holds, but the background's: what a mean Dice is over."""
-        return np.flatnonzero(self.held_NK[self.positions(TEST), 1:].any(axis=0)) + 1
+        return np.flatnonzero(self.held[self.positions(TEST), 1:].any(axis=0)) + 1
 
     @property
     def identity(self) -> dict[str, Json]:

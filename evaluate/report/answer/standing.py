@@ -103,7 +103,7 @@ def _of_masks(document: Document) -> Iterator[Standing]:
     for task in document.segmentation.tasks:
         scores = [s for s in document.segmentation.scores if s.task == task.name]
         rows = [
-            Row(s.encoder, document.title(s.encoder), s.dice.mean, (s.dice.low, s.dice.high))
+            Row(s.encoder, document.title(s.encoder), s.dice.mean, s.dice.interval)
             for s in sorted(scores, key=lambda s: -s.dice.mean)
         ]
         yield _standing(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tests.support.evaluations import FAST, call, export_run
-from tests.support.files.published import write_busbra, write_ultrabench
+from tests.support.files.published import write_busbra, write_image, write_mask, write_ultrabench
 from tests.support.labelled import patients, write_labelled
 from tests.support.recipes import small_recipe
 from usjepa.cache.errors import SourceError, UsageError
@@ -134,7 +134,8 @@ def test_the_floor_is_one_mask_for_all_and_knows_the_training_masks_alone(tmp_pa
     means = [float(np.nanmean(column)) for column in dice.T]
     assert found.mean == pytest.approx(np.mean(means))
     assert list(found.classes.values()) == pytest.approx(means)
-    assert found.low <= found.mean <= found.high
+    assert found.interval is not None
+    assert found.interval[0] <= found.mean <= found.interval[1]
 
 
 def test_frames_without_a_mask_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -242,7 +243,8 @@ def test_tokens_that_know_the_masks_score_high_and_pixels_of_noise_low(tmp_path:
     encoder, kept = MaskTokens(task), KeptFeatures(tmp_path / "f", 8)
     found = score_segmentation("masks", task, TokenSource(encoder, kept), SMALL.evaluate)
     assert found.dice.mean > 0.85
-    assert found.dice.low <= found.dice.mean <= found.dice.high
+    assert found.dice.interval is not None
+    assert found.dice.interval[0] <= found.dice.mean <= found.dice.interval[1]
     assert set(found.classes) == {"left ventricle", "myocardium", "left atrium"}
     assert encoder.asked == 24
     again = score_segmentation("masks", task, TokenSource(encoder, kept), SMALL.evaluate)
@@ -267,6 +269,8 @@ def test_the_interval_draws_groups_not_frames() -> None:
     held = np.ones((200, 1), dtype=bool)
     by_group = _interval(level[None, :, None], held, groups)
     by_frame = _interval(level[None, :, None], held, np.arange(200))
+    assert by_group is not None
+    assert by_frame is not None
     assert by_group[1] - by_group[0] > 3 * (by_frame[1] - by_frame[0])
 
 
@@ -302,8 +306,7 @@ def test_a_draw_without_a_class_leaves_it_out_of_its_mean() -> None:
     assert found.max() == pytest.approx(0.8)
     assert found.min() >= 0.5
     assert np.isclose(found, 0.8).mean() > 0.4
-    low, high = _interval(dice[:, :3], held[:3], np.arange(3))
-    assert (low, high) == pytest.approx((0.8, 0.8))
+    assert _interval(dice[:, :3], held[:3], np.arange(3)) == pytest.approx((0.8, 0.8))
 
 
 def test_test_masks_that_are_all_background_are_refused(tmp_path: Path) -> None:
@@ -318,6 +321,33 @@ def test_test_masks_that_are_all_background_are_refused(tmp_path: Path) -> None:
 def test_thinning_takes_frames_evenly_over_the_split() -> None:
     assert _thinned(np.arange(10), 20).tolist() == list(range(10))
     assert _thinned(np.arange(10), 5).tolist() == [0, 2, 4, 6, 8]
+
+
+def test_one_test_patient_has_no_interval_anywhere_and_no_validation_is_told(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "store.zarr", patients(2, ["cyst", "none"]), size=32)
+    export_run(tmp_path / "run", tmp_path / "store.zarr")
+    lines = ["path,group,split,mask"]
+    for i in range(12):
+        write_image(tmp_path / "set" / f"a{i}.png", i)
+        write_mask(tmp_path / "set" / "outlines" / f"m{i}.png", (1,), i)
+        lines.append(f"a{i}.png,p{i // 6},,outlines/m{i}.png")
+    (tmp_path / "set" / "manifest.csv").write_text("\n".join(lines) + "\n")
+    out = tmp_path / "out"
+    few = ("--set", "evaluate.baselines=[pixels]")
+    result = call(tmp_path / "run", "--segment", tmp_path / "set" / "manifest.csv", "-o", out, *FAST, *few)
+    assert result.exit_code == 0, result.output
+    scores = json.loads((out / "scores.json").read_text())
+    (task,) = scores["segmentation"]["tasks"]
+    ends = [
+        (one["low"], one["high"]) for one in (task["floor"], *[s["dice"] for s in scores["segmentation"]["scores"]])
+    ]
+    assert ends == [(None, None)] * 3
+    assert "No frame is left for validation. Every head runs all its epochs." in task["notes"]
+    assert [note for note in task["notes"] if "test split has 1 group" in note and "there are none" in note]
+    page = (out / "index.html").read_text()
+    assert "Few patients: the test split has 1 group" in page
+    assert "None" not in page.split("Segmentation: ")[1].split("How Dice")[0]
+    assert not [line for line in (out / "scores.csv").read_text().splitlines() if ",low," in line or ",high," in line]
 
 
 def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
@@ -348,7 +378,9 @@ def test_segmentation_stands_in_report_and_scores(tmp_path: Path) -> None:
     assert [line[8] for line in floor] == ["mean", "low", "high", "mean", "mean", "mean"]
     assert float(floor[0][10]) == told["floor"]["mean"]
     assert "Mean mask" in (tmp_path / "out" / "index.html").read_text()
-    assert "Few validation patients: 2 groups" in " ".join(told["notes"])
+    notes = " ".join(told["notes"])
+    assert "Few validation patients: 2 groups. When a head stops is chosen on them, by chance." in notes
+    assert "Few patients: the test split has 4 groups" in notes
     assert "tab:usjepa-segmentation" in (tmp_path / "out" / "table.tex").read_text()
     assert any("Edges (HOG) is left out: it gives no patch tokens" in note for note in scores["notes"])
     assert "Segmentation: camus: mask" in (tmp_path / "out" / "index.html").read_text()

@@ -152,6 +152,8 @@ def test_macro_f1_and_balanced_accuracy_are_sklearns_over_the_classes_that_occur
 
 def test_one_group_alone_gives_no_interval() -> None:
     assert interval(np.full(500, np.nan)) is None
+    (one,) = verdicts([np.full(500, 0.1)], [1])
+    assert (one.interval, one.p, one.real) == (None, 1.0, False)
 
 
 def problem() -> tuple[np.ndarray, np.ndarray]:
