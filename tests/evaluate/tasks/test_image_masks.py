@@ -17,6 +17,7 @@ from tests.support.recipes import small_recipe
 from usjepa.cache.errors import UsageError
 from usjepa.evaluate.tasks.find import open_tasks
 from usjepa.evaluate.tasks.published.image_masks import ImagesAndMasks
+from usjepa.evaluate.tasks.regression import open_regressions
 from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
 
 if TYPE_CHECKING:
@@ -99,6 +100,28 @@ def test_a_manifest_names_masks_in_a_column_with_patients_and_labels(tmp_path: P
         writer.writerows(lines)
     with pytest.raises(UsageError, match=r"manifest\.csv, line 4, mask: 'outlines/gone\.png' does not exist"):
         opened(tmp_path / "manifest.csv", tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "Manifest.TSV"])
+def test_a_manifest_beside_images_and_masks_gives_patients_and_splits(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "heart"
+    write_pairs(folder / "images", folder / "masks", range(16))
+    mark = "\t" if name.endswith("TSV") else ","
+    lines = [("path", "patient", "split", "mask", "label", "ef")]
+    for i in range(16):
+        split = "test" if i >= 12 else "train"
+        lines.append((f"images/a{i}.png", f"p{i // 4}", split, f"masks/a{i}.png", "ab"[i % 2], f"{i}.5"))
+    (folder / name).write_text("".join(mark.join(line) + "\n" for line in lines))
+    task = opened(folder, tmp_path / "out")
+    assert len(np.unique(task.groups)) == 4
+    assert task.splits[np.argsort([int(mask.stem[1:]) for mask in task.masks])].tolist()[12:] == ["test"] * 4
+    assert not any("No file says" in note for note in task.notes)
+    (scored,) = open_tasks([str(folder)], tmp_path / "out", SMALL).tasks
+    assert (scored.classes, len(scored.positions("test"))) == (("a", "b"), 4)
+    (measured,) = open_regressions([f"{folder}#ef"], tmp_path / "out", SMALL)
+    assert len(measured) == 16
+    with pytest.raises(UsageError, match=r"not of the layout `masks`: .* and no manifest"):
+        opened(f"masks={folder}", tmp_path / "out")
 
 
 def test_masks_that_belong_to_no_image_or_to_two_are_named(tmp_path: Path) -> None:

@@ -87,6 +87,22 @@ def test_a_source_on_both_sides_is_kept_and_told(tmp_path: Path) -> None:
     assert any(note.startswith("Leak: 1 of 4 test groups") for note in task.notes)
 
 
+def test_a_manifest_comes_before_a_published_layout_of_the_folder_or_below_it_as_in_a_scan(tmp_path: Path) -> None:
+    place = tmp_path / "camus_v1.0.1"
+    old_format(place)
+    lines = [f"images/{i}.png,p{i // 2},{'ab'[i // 2 % 2]},{'test' if i < 8 else 'train'}" for i in range(24)]
+    (place / "manifest.csv").write_text("\n".join(("path,patient,label,split", *lines)) + "\n")
+    (task,) = opened(place, tmp_path / "out")
+    assert (task.layout, task.classes, len(task.positions("test"))) == ("plain", ("a", "b"), 8)
+    assert len(set(task.groups.tolist())) == 12
+    (own,) = opened(f"ultrabench={place}", tmp_path / "out")
+    assert own.classes == ("good", "medium", "poor")
+    (place / "manifest.csv").unlink()
+    above = (f"{place.name}/{line}" for line in lines)
+    (tmp_path / "manifest.csv").write_text("\n".join(("path,patient,label,split", *above)) + "\n")
+    assert opened(tmp_path, tmp_path / "out")[0].classes == ("a", "b")
+
+
 OLD = {"train": range(18), "validation": range(18, 27), "test": range(27, 45)}
 NEW = {"train_val": range(27), "test": range(27, 45)}
 
