@@ -3,7 +3,7 @@
 | what                                                                   | how image and mask are paired        |
 |------------------------------------------------------------------------|--------------------------------------|
 | `images/` beside `masks/` (or `imagesTr/` beside `labelsTr/`, ...)     | by name: `a.png`, `a_mask.png`, ...  |
-| the same within folders of splits, `train/`, `val/`, `test/`           | likewise                             |
+| the same within folders of splits, or `images/train/`, `images/test/`  | likewise                             |
 | a manifest CSV with a column `mask`                                    | by line                              |
 
 A folder that holds a manifest is read by it, for it names patients and splits, and never by its folders alone.
@@ -48,9 +48,9 @@ class ImagesAndMasks:
         return path.is_dir() and manifest_of(path) is None and bool(_pairs(path))
 
     def read(self, path: Path, settings: CacheSettings) -> list[TaskFolder]:
-        """Return the task; raises UsageError where a mask has no image, or two images have one name."""
+        """Return the task; raises UsageError where a mask has no image or two have one name, or for rival folders."""
         del settings
-        files = [file for images, masks, split in _pairs(path) for file in _paired(path, images, masks, split)]
+        files = [file for images, masks, split in _pairs(path) for file in _paired(path, images, _one(masks), split)]
         with_mask = sum(bool(file.masks) for file in files)
         if not with_mask:
             raise UsageError(f"{path}: no mask is called like an image, as `a.png` or `a_mask.png` for `a.png`.")
@@ -63,20 +63,32 @@ class ImagesAndMasks:
         ]  # fmt: skip
 
 
-def _pairs(path: Path) -> list[tuple[Path, Path, str]]:
-    """Return the folders of images, those of their masks, and the split that their place names."""
+def _pairs(path: Path) -> list[tuple[Path, list[Path], str]]:
+    """Return the folders of images, those that may hold their masks, and the split that their place names."""
     found = []
     places = [(path, "")]
     places += [(one, split) for one in _folders(path) if (split := split_named(one.name) or "")]
     for place, split in places:
-        masks = {_kind(_MASKS, one.name): one for one in _folders(place) if _MASKS.match(one.name)}
+        named = [one for one in _folders(place) if _MASKS.match(one.name)]
         for images in _folders(place):
             if not _IMAGES.match(images.name):
                 continue
             kind = _kind(_IMAGES, images.name)
-            if kind in masks and _holds_images(masks[kind]):
-                found.append((images, masks[kind], split or kind))
+            masks = [one for one in named if _kind(_MASKS, one.name) == kind and _holds_images(one)]
+            if masks:
+                found.append((images, masks, split or kind))
     return found
+
+
+def _one(masks: list[Path]) -> Path:
+    """Return the folder of masks; UsageError where several are called so: which one is meant is not for us to say."""
+    if len(masks) > 1:
+        both = " and ".join(f"{one.name}/" for one in masks)
+        raise UsageError(
+            f"{masks[0].parent}: both {both} hold images, and either could be the masks. Keep one of them there, or "
+            "name each mask in a manifest.csv with the columns `path` and `mask`."
+        )
+    return masks[0]
 
 
 def _holds_images(folder: Path) -> bool:
@@ -108,12 +120,19 @@ def _paired(root: Path, images: Path, masks: Path, split: str) -> list[Labelled]
             raise UsageError(f"{images}: {made[stem].path} and {image.name} have one name, so masks are not clear.")
         mask = by_name.pop(stem, None)
         named = {} if mask is None else {MASK: checked(root, mask.relative_to(root).as_posix(), str(masks))}
-        made[stem] = Labelled(checked(root, image.relative_to(root).as_posix(), str(images)), "", "", split, named)
+        placed = _split_below(images, image) or split
+        made[stem] = Labelled(checked(root, image.relative_to(root).as_posix(), str(images)), "", "", placed, named)
     if by_name:
         lost = sorted(file.name for file in by_name.values())
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UsageError(f"{masks}: {lost[0]}{more} have no image in {images}. Is the folder complete?")
     return list(made.values())
+
+
+def _split_below(folder: Path, file: Path) -> str:
+    """Return the split that the first folder below that of the images names, as in `images/test/a.png`; "" for none."""
+    inner = file.relative_to(folder).parts[:-1]
+    return (split_named(inner[0]) or "") if inner else ""
 
 
 def _files(folder: Path) -> list[Path]:

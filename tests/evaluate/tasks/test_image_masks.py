@@ -72,6 +72,25 @@ def test_folders_for_training_and_testing_are_splits_too(tmp_path: Path) -> None
     assert len(opened(folder, tmp_path / "out").positions("test")) == 4
 
 
+def test_folders_of_splits_below_the_images_are_splits_too(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for split, numbers in (("train", range(9)), ("valid", range(9, 11)), ("test", range(11, 16))):
+        write_pairs(folder / "images" / split, folder / "masks" / split, numbers)
+    task = opened(folder, tmp_path / "out")
+    assert [len(task.positions(part)) for part in ("train", "validation", "test")] == [9, 2, 5]
+    assert {task.masks[i].parent.name for i in task.positions("test")} == {"test"}
+
+
+def test_two_folders_of_masks_are_both_named_and_an_empty_one_hides_none(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_pairs(folder / "images", folder / "masks", range(12))
+    (folder / "seg").mkdir()
+    assert {mask.parent.name for mask in opened(folder, tmp_path / "out").masks} == {"masks"}
+    write_mask(folder / "seg" / "a0.png", (1, 2), 0)
+    with pytest.raises(UsageError, match=r"set: both masks/ and seg/ hold images, .* a manifest\.csv"):
+        opened(folder, tmp_path / "out")
+
+
 def test_a_manifest_names_masks_in_a_column_with_patients_and_labels(tmp_path: Path) -> None:
     write_pairs(tmp_path / "frames", tmp_path / "outlines", range(24))
     lines = [
