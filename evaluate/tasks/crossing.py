@@ -13,6 +13,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.several.stores import Stores
+from usjepa.cache.sources.layouts.tables import is_missing
 from usjepa.cache.sources.splits import VAL, canonical
 from usjepa.evaluate.tasks.cut import cut
 from usjepa.evaluate.tasks.find import Found, as_numbers, columns_of, is_store, numbered, parted, wanted_folders
@@ -113,14 +114,14 @@ def _side(spec: str, option: str, out: Path, recipe: Recipe) -> Side:
     known: Known | None = None
     if is_store(path):
         store, fallback = open_store(path), path.rstrip("/").rsplit("/", 1)[-1].removesuffix(".zarr")
-        names = sorted({one.dataset for one in store.table.sources if one.label})
+        names = sorted({one.dataset for one in store.table.sources if not is_missing(one.label)})
     else:
         folders = wanted_folders(recognise(path, recipe.cache), path, dataset, option)
         if len(folders) > 1:
             raise _several(option, spec, [folder.name for folder in folders])
         store, known = cut(folders[0], out, recipe)
         fallback = folders[0].name
-        names = sorted({key[0] for key, file in known.files.items() if file.label})
+        names = sorted({key[0] for key, file in known.files.items() if not is_missing(file.label)})
         dataset = None  # the folder is it already
     if dataset is not None and dataset not in names:
         raise UsageError(f"{option} {spec}: no labels of a dataset {dataset!r}; {', '.join(names) or 'none'} has some.")

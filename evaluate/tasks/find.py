@@ -14,6 +14,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.grouping import group_of_file
+from usjepa.cache.sources.layouts.tables import is_missing
 from usjepa.evaluate.tasks.base import Labelled
 from usjepa.evaluate.tasks.cut import Known, cut
 from usjepa.evaluate.tasks.layouts import known_layouts, recognise
@@ -196,7 +197,8 @@ def columns_of(store: Store, dataset: str, known: Known | None) -> Columns:
         for f, s in zip(files, table.sources, strict=True)
     ]
     here = (ours & listed)[table.source] & (table.view == 0)
-    by_row = [np.array(column, dtype=object)[table.source] for column in ([f.label for f in files], splits, groups)]
+    labels = ["" if is_missing(f.label) else f.label for f in files]
+    by_row = [np.array(column, dtype=object)[table.source] for column in (labels, splits, groups)]
     labels_R, splits_R, groups_R = by_row
     return Columns(here, labels_R, splits_R, groups_R, names[table.source], alone[table.source], given_by)
 

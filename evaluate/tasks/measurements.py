@@ -17,14 +17,14 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.sources.layouts.tables import Line, Table, plain, read_table
+from usjepa.cache.sources.layouts.tables import MISSING, Line, Table, plain, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LABEL = "label"
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,4})?", re.ASCII)
-_MISSING = frozenset({"", "-", "?", "na", "n/a", "nan", "none", "null"})
+_NO_NUMBER = MISSING | {"-", "?", "none"}
 _COMMA = re.compile(r"[+-]?\d+,\d+", re.ASCII)
 _WITH_UNIT = re.compile(r"(.*?)\s*[(\[]\s*([^()\[\]]{1,16}?)\s*[)\]]")
 _SMALLEST, _LARGEST = 1e-12, 1e12
@@ -78,7 +78,7 @@ class Measured:
 def number(text: str) -> float | None:
     """Return the number that a cell holds, None where it holds nothing; ValueError, with the reason, for all else."""
     text = text.strip()
-    if text.lower() in _MISSING:
+    if text.lower() in _NO_NUMBER:
         return None
     if not _NUMBER.fullmatch(text):
         hint = f"; write {text.replace(',', '.')}" if _COMMA.fullmatch(text) else ""

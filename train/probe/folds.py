@@ -15,6 +15,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.scanning.splits import in_test
+from usjepa.cache.sources.layouts.tables import is_missing
 from usjepa.cache.sources.splits import TEST as TEST_SPLIT
 from usjepa.cache.sources.splits import canonical
 from usjepa.train.probe.splits import DEALT, TEST, VALIDATION, Frames, dealt_in_turn, split_frames
@@ -82,7 +83,7 @@ def fold_files(files: Sequence[LabelledFile], recipe: Recipe, place: str, scanne
     Raises:
         UsageError: fewer than two classes can be fitted on and scored.
     """
-    labelled = np.flatnonzero([file.label != "" for file in files])
+    labelled = np.flatnonzero([not is_missing(file.label) for file in files])
     those = [files[i] for i in labelled.tolist()]
     names = [file.label for file in those]
     classes = tuple(sorted(set(names)))

@@ -16,6 +16,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
 from usjepa.cache.sources.folders import Metadata
+from usjepa.cache.sources.layouts.tables import is_missing
 from usjepa.cache.sources.listing import list_files
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.storage.urls import is_url
@@ -93,7 +94,7 @@ def _of_dataset(
     files: Sequence[LabelledFile], place: str, dataset: str | None
 ) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Return which files are of the dataset that is named, or of the only one with labels."""
-    names = sorted({file.dataset for file in files if file.label} if dataset is None else {f.dataset for f in files})
+    names = sorted({file.dataset for file in files if dataset is not None or not is_missing(file.label)})
     if dataset is not None and dataset not in names:
         raise UsageError(f"train.probe={place}: no dataset {dataset!r}; it holds {', '.join(names)}.")
     if dataset is None and len(names) > 1:

@@ -25,8 +25,15 @@ videoname clipid clip sequenceid
 """
 GROUP_COLUMNS = tuple(_GROUPS.split())
 """Columns that name a group, the coarsest first, in the form of `plain`."""
+MISSING = frozenset({"", "nan", "na", "n/a", "null", "<na>"})
+"""Cells that hold nothing, lower case, as pandas writes or reads them; `none` may be the name of a class."""
 _MOST_BYTES = 1 << 30
 _HEAD_NBYTES = 1 << 14
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell says that there is no label, number or mask."""
+    return cell.strip().lower() in MISSING
 
 
 @dataclass(frozen=True)

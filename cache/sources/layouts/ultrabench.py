@@ -161,14 +161,14 @@ def _item(names: tuple[str, ...], name: str, item: dict[str, Any], split: str, w
 
 
 def _is_none(path: object) -> bool:
-    """Return whether the tool had no mask: pandas writes NaN for that, too."""
+    """Return whether the tool had no mask or label: pandas writes NaN for that, too."""
     return path is None or path != path
 
 
 def _label(names: tuple[str, ...], name: str, item: dict[str, Any], where: str) -> str:
     """Return the name of an item's class; "" where it has none."""
     number = item.get("label")
-    if number is None:
+    if _is_none(number):
         return ""
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise UsageError(f"{where}: label {number!r} is no whole number from 0.")

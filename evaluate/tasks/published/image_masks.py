@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.sources.layouts.tables import read_table
+from usjepa.cache.sources.layouts.tables import is_missing, read_table
 from usjepa.cache.sources.splits import split_named
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked
 from usjepa.evaluate.tasks.measurements import manifest_of
@@ -165,7 +165,7 @@ def manifest_masks(path: Path) -> dict[str, str]:
     return {
         Path(line.cells["path"]).as_posix(): checked(file.parent, line.cells[MASK], f"{file}, line {line.number}, mask")
         for line in table.lines
-        if line.cells.get(MASK)
+        if not is_missing(line.cells.get(MASK, ""))
     }
 
 

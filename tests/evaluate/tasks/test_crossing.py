@@ -100,6 +100,14 @@ def test_each_place_gives_the_split_that_it_is_asked_for_and_says_what_it_leaves
     assert task.origin["test"] == "the frames of --test-task"
 
 
+def test_labels_that_are_missing_are_no_class_of_either_place(tmp_path: Path) -> None:
+    files = [*patients(8, ["a", "b", "nan"], dataset="one"), *patients(2, ["NA"], dataset="two")]
+    write_labelled(tmp_path / "a.zarr", files)
+    write_labelled(tmp_path / "b.zarr", patients(6, ["a", "b", "null"]))
+    task = crossed(tmp_path / "a.zarr", tmp_path / "b.zarr", tmp_path)
+    assert (task.classes, task.unlabelled) == (("a", "b"), 14)
+
+
 def test_two_datasets_of_one_store_are_crossed_without_a_copy(tmp_path: Path) -> None:
     files = patients(8, ["a", "b"], dataset="lung") + patients(6, ["a", "b"], dataset="liver")
     write_labelled(tmp_path / "s.zarr", files)

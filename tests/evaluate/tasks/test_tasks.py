@@ -45,6 +45,14 @@ def test_only_the_plain_view_is_scored_and_unlabelled_frames_are_counted(tmp_pat
     assert "2 of 26 frames have no label and are left out." in facts_of(task).sentences()
 
 
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "na", "N/A", "null", "<NA>"])
+def test_what_pandas_writes_for_a_missing_label_is_no_class_and_is_counted(tmp_path: Path, nothing: str) -> None:
+    files = [*patients(12, ["cyst", "none"]), File(nothing, "patient-x"), File(nothing, "patient-y")]
+    (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks
+    assert task.classes == ("cyst", "none")
+    assert "2 of 26 frames have no label and are left out." in facts_of(task).sentences()
+
+
 def test_a_class_of_few_groups_reaches_every_part(tmp_path: Path) -> None:
     files = [File("common", f"c{i}") for i in range(40)] + [File("rare", f"r{i}") for i in range(3)]
     (task,) = find_tasks(write_labelled(tmp_path / "s.zarr", files), SETTINGS).tasks

@@ -56,6 +56,11 @@ def test_files_of_the_test_split_and_all_of_its_groups_are_left_out() -> None:
     assert "7 files of its test split are not looked at" in found.notes
 
 
+def test_what_pandas_writes_for_a_missing_label_is_no_class() -> None:
+    files = [*by_groups(8, "a", "b"), *by_groups(8, "nan", "NA")]
+    assert {files[i].label for i in folds(files).files} == {"a", "b"}
+
+
 def test_without_a_test_split_the_groups_are_left_out_that_an_evaluation_would_test_on() -> None:
     from usjepa.evaluate.tasks.splits import TEST, Frames, split_frames
 
