@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from usjepa.evaluate.tasks.find import Found
     from usjepa.evaluate.tasks.regression import Regression
     from usjepa.evaluate.tasks.segmentation import Segmentation
+    from usjepa.evaluate.tasks.task import Task
 
 REPORT_VERSION = 8
 """Raised when the same inputs would give another page or other scores."""
@@ -50,10 +51,17 @@ class Inputs:
         identity = {
             "versions": {"report": REPORT_VERSION, "features": FEATURES_VERSION},
             "run": self.run.identity,
-            "tasks": [{"name": task.name, **task.identity} for task in self.found.tasks],
+            "tasks": [
+                {"name": t.name, **t.identity, "told": _told(t, t.ungrouped, t.unlabelled, t.layout, dict(t.origin))}
+                for t in self.found.tasks
+            ],
             "left_out": self.found.left_out,
-            "regression": [{"name": task.name, **task.identity} for task in self.regressions],
-            "segmentation": [{"name": task.name, **task.identity} for task in self.segmentations],
+            "regression": [
+                {"name": t.name, **t.identity, "told": _told(t, t.layout, dict(t.origin))} for t in self.regressions
+            ],
+            "segmentation": [
+                {"name": t.name, **t.identity, "told": _told(t, list(t.classes))} for t in self.segmentations
+            ],
             "encoders": {one.key: one.encoder.identity for one in self.encoders.named},
             "settings": hard_values(self.settings, "evaluation"),
             "teacher": None if teacher is None else hard_values(teacher, "evaluation"),
@@ -65,3 +73,9 @@ class Inputs:
     def digest(self) -> str:
         """Hash of the identity: equal digests stand for equal reports."""
         return digest_of(self.identity)
+
+
+def _told(task: Task | Regression | Segmentation, *more: Json) -> str:
+    """Return a digest of what a report says of a task beside its scores: equal frames may bear other names."""
+    names = None if task.names is None else task.names.tolist()
+    return digest_of([list(task.notes), names, *more])

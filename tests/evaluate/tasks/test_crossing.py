@@ -156,6 +156,24 @@ def test_a_training_place_that_is_all_test_is_refused(tmp_path: Path) -> None:
         crossed(tmp_path / "a.zarr", tmp_path / "b.zarr", tmp_path)
 
 
+def test_a_report_is_made_again_when_only_names_of_patients_change(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "s.zarr", patients(4, ["a", "b"]))
+    export_run(tmp_path / "run", tmp_path / "s.zarr")
+    train, test = class_folders(tmp_path / "clinic", UPPER), class_folders(tmp_path / "ward", LEFT)
+    given = ("--train-task", train, "--test-task", test, "-o", tmp_path / "out", *FAST)
+    told = []
+    for ward in ("ward", "clinic"):
+        for folder, named in ((train, "clinic"), (test, ward)):
+            lines = [f"{letter}/{n}.png,{letter},{named}{letter}{n}" for letter in "ab" for n in range(4)]
+            (folder / "manifest.csv").write_text("\n".join(("path,label,patient", *lines)) + "\n")
+        made = call(tmp_path / "run", *given, "--set", "evaluate.baselines=[]")
+        assert made.exit_code == 0, made.output
+        assert "finished by an earlier call" not in made.output
+        told.append(json.loads((tmp_path / "out/scores.json").read_text())["tasks"][0])
+    assert [any("Perhaps a leak" in note for note in task["notes"]) for task in told] == [False, True]
+    assert told[0]["identity"] == told[1]["identity"]  # the same frames, which `compare` pairs
+
+
 def test_a_report_scores_two_folders_as_one_task_and_needs_both_options(tmp_path: Path) -> None:
     train, test = class_folders(tmp_path / "clinic", UPPER), class_folders(tmp_path / "ward", LEFT)
     write_labelled(tmp_path / "s.zarr", patients(4, ["a", "b"]))

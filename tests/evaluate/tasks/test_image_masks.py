@@ -185,6 +185,20 @@ def test_a_mask_of_colours_or_of_too_many_values_is_refused(tmp_path: Path) -> N
         opened(folder, tmp_path / "out")
 
 
+def test_a_report_is_made_again_when_values_of_masks_get_other_names(tmp_path: Path) -> None:
+    folder = tmp_path / "heart"
+    write_pairs(folder / "images", folder / "masks", range(12))
+    write_labelled(tmp_path / "store.zarr", patients(10, ["cyst", "none"]), size=32)
+    export_run(tmp_path / "run", tmp_path / "store.zarr")
+    for name in ("ventricle", "kidney"):
+        (folder / "mask_values.json").write_text(json.dumps({"1": name, "2": "atrium"}))
+        given = ("--segment", folder, *FAST, "--set", "evaluate.baselines=[]", "-o", tmp_path / "out")
+        result = call(tmp_path / "run", *given)
+        assert result.exit_code == 0, result.output
+        (task,) = json.loads((tmp_path / "out/scores.json").read_text())["segmentation"]["tasks"]
+        assert task["classes"] == ["background", name, "atrium"]
+
+
 def test_another_reports_folder_uses_the_frames_and_features_that_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "heart"
     write_pairs(folder / "images", folder / "masks", range(12))
