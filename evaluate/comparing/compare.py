@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _PROTOCOL = (
     *("seeds", "lr", "weight_decay", "batch_size", "epochs", "patience", "neighbours", "attentive_frames"),
-    *("logistic_c", "unit", "gather"),
+    *("logistic_c", "unit", "gather", "pooling"),
 )
 """Settings whose difference is noted."""
 
@@ -85,5 +85,5 @@ def _settings_differ(first: Document, second: Document) -> list[str]:
     return [f"The protocols differ (first | second): {', '.join(differ)}."] if differ else []
 
 
-_BEFORE = {"unit": "frame", "gather": "predictions"}
+_BEFORE = {"unit": "frame", "gather": "predictions", "pooling": "mean"}
 """What holds in documents that were written before a setting was there."""

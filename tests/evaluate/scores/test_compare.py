@@ -117,6 +117,16 @@ def test_few_patients_other_stores_and_other_protocols_are_told(tmp_path: Path) 
         assert note in told
 
 
+def test_reports_that_pool_tokens_differently_are_told_and_none_stands_for_the_mean(tmp_path: Path) -> None:
+    a, b = write(tmp_path / "a.json", 0.7), write(tmp_path / "b.json", 0.9)
+    for pooling, told in (("mean", False), ("tokens", True)):
+        other = json.loads(b.read_text())
+        other["settings"]["pooling"] = pooling
+        b.write_text(json.dumps(other))
+        assert ("pooling None | tokens" in call(a, b).stdout) == told
+        assert ("The protocols differ" in call(a, b).stdout) == told
+
+
 def test_what_is_no_report_is_refused_and_named(tmp_path: Path) -> None:
     a = write(tmp_path / "a.json", 0.7)
     whole = json.loads(a.read_text())
