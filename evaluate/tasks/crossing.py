@@ -58,6 +58,13 @@ class Side:
         return [str(label) for label in self.columns.labels[self.mask].tolist()]
 
     @property
+    def files(self) -> set[tuple[str, str]]:
+        """Content and label of each file of the place, whatever path it was given by."""
+        numbers = np.unique(self.store.table.source[self.columns.here]).tolist()
+        labels = dict(zip(self.store.table.source.tolist(), self.columns.labels.tolist(), strict=True))
+        return {(self.store.table.sources[n].content_hash, str(labels[n])) for n in numbers}
+
+    @property
     def known_groups(self) -> set[str]:
         """Names of patients or clips, without their dataset's; not of files that are groups of their own."""
         named = self.columns.groups[self.mask & ~self.columns.alone]
@@ -68,7 +75,7 @@ def add_crossed(found: Found, pairs: Sequence[tuple[str, str]], out: Path, recip
     """Return the tasks with those of `--train-task` and `--test-task` behind them.
 
     Raises:
-        UsageError: a place that isn't there, holds several datasets, or bears labels that the other lacks.
+        UsageError: a place that isn't there, holds several datasets, bears labels that the other lacks, or is it.
         IdentityError: two stores whose pixels differ in size or recipe.
     """
     made = [_crossed(*pair, out, recipe) for pair in pairs]
@@ -77,6 +84,11 @@ def add_crossed(found: Found, pairs: Sequence[tuple[str, str]], out: Path, recip
 
 def _crossed(train: str, test: str, out: Path, recipe: Recipe) -> Task:
     first, second = _side(train, TRAIN_OPTION, out, recipe), _side(test, TEST_OPTION, out, recipe)
+    if first.files == second.files:
+        raise UsageError(
+            f"{TRAIN_OPTION} {train} and {TEST_OPTION} {test} are one data set: the same files with the same labels. "
+            f"--task {train} trains and tests on one place; for two, name another."
+        )
     classes = _classes(first, second)
     store, starts = _joined(first.store, second.store)
     sides = (first, second)

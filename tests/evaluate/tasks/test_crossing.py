@@ -108,6 +108,19 @@ def test_labels_that_are_missing_are_no_class_of_either_place(tmp_path: Path) ->
     assert (task.classes, task.unlabelled) == (("a", "b"), 14)
 
 
+def test_one_place_is_not_two_by_whatever_path_it_is_named(tmp_path: Path) -> None:
+    folder = class_folders(tmp_path / "clinic", UPPER)
+    lines = [f"{letter}/{n}.png,{letter}" for letter in "ab" for n in range(4)]
+    (folder / "list.csv").write_text("\n".join(("path,label", *lines)) + "\n")
+    (tmp_path / "link").symlink_to(folder)
+    for other in (folder, f"{folder}/", tmp_path / "link", folder / "list.csv"):
+        with pytest.raises(UsageError, match=r"clinic and --test-task .* are one data set: .*--task .*clinic trains"):
+            crossed(folder, other, tmp_path / "out")
+    write_labelled(tmp_path / "s.zarr", patients(8, ["a", "b"], dataset="lung"))
+    with pytest.raises(UsageError, match="are one data set"):
+        crossed(tmp_path / "s.zarr", f"{tmp_path / 's.zarr'}::lung", tmp_path)
+
+
 def test_two_datasets_of_one_store_are_crossed_without_a_copy(tmp_path: Path) -> None:
     files = patients(8, ["a", "b"], dataset="lung") + patients(6, ["a", "b"], dataset="liver")
     write_labelled(tmp_path / "s.zarr", files)
