@@ -1,9 +1,10 @@
 """Copy chosen rows of a store, numbered anew, into shards of their own.
 
 A segment of the copy holds the chosen rows of one segment of the source, in their order; its tables name the sources of
-these rows alone. Rows are read as training reads them, each checked against its old place, and packed with checksums
-that bind them to their new one. Latents keep their bytes, and their record says that their rows were chosen: computed
-again they would lie in other batches.
+these rows alone. What stands for sources that withdrew comes along whatever is chosen: it tells nothing, and without it
+their files would join the copy when it grows. Rows are read as training reads them, each checked against its old place,
+and packed with checksums that bind them to their new one. Latents keep their bytes, and their record says that their
+rows were chosen: computed again they would lie in other batches.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from usjepa.cache.copying.whole import Tally, in_threads, threads_between
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.descriptions import soft_of
-from usjepa.cache.store.origins.segment_tables import read_tables
+from usjepa.cache.store.origins.segment_tables import open_sources, read_tables
+from usjepa.cache.store.tables import WITHDRAWN, SourceTable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
     from usjepa.cache.copying.target import Order
     from usjepa.cache.identity import Json
     from usjepa.cache.reading.store import Store
+    from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.commits import Commit
     from usjepa.cache.store.generations import Segment
     from usjepa.cache.store.layers import Layer
-    from usjepa.cache.store.tables import RowTable, SourceTable
+    from usjepa.cache.store.tables import RowTable
     from usjepa.cache.store.writer import StoreWriter
 
 Notes = list[tuple[int, str]]
@@ -80,15 +83,21 @@ class RowsCopy:
             for shard in range(writer.state.shard_count)
         ]
         in_threads(threads_between(self.order.source, writer.storage), tasks, tally, "copy")
-        writer.seal()
+        # They were gone before the copy's first generation.
+        writer.seal(tuple({**entry, "generation": 1} for entry in self.order.manifest.removed))
         return tally
 
     def _add_segments(self) -> None:
-        storage, found = self.order.source, 0
-        for segment in self.order.manifest.segments:
-            part = _part_of(read_tables(storage, segment), segment, self.numbers)
-            if part is None:
+        storage, segments = self.order.source, self.order.manifest.segments
+        mine = [self._numbers_in(segment) for segment in segments]
+        strays = [
+            _withdrawn(storage, segment) for segment, chosen in zip(segments, mine, strict=True) if not len(chosen)
+        ]
+        found = 0
+        for segment, chosen in zip(segments, mine, strict=True):
+            if not len(chosen):
                 continue
+            part = _part_of(read_tables(storage, segment), segment, chosen, () if found else strays)
             found += 1
             if found > len(self.writer.state.segments):
                 self.writer.add_segment(part.sources, part.rows, len(part.numbers))
@@ -97,6 +106,10 @@ class RowsCopy:
             if (there.rows, there.sources_hash, there.rows_hash) != (len(part.numbers), *hashes):
                 raise UsageError(f"{self.writer.storage.url}: its {there.folder} holds other rows: give another DST.")
             self._chosen.append(part.numbers)
+
+    def _numbers_in(self, segment: Segment) -> NDArray[np.int64]:
+        first, stop = np.searchsorted(self.numbers, (segment.first_row, segment.first_row + segment.rows))
+        return self.numbers[first:stop]
 
     def _shard(self, layer: Layer, shard: int, done: Commit | None) -> int | None:
         """Copy the rows of one shard of the target; return its bytes, None where it is there."""
@@ -128,14 +141,28 @@ class RowsCopy:
         return blank, doubtful
 
 
-def _part_of(tables: tuple[SourceTable, RowTable], segment: Segment, numbers: NDArray[np.int64]) -> _Part | None:
-    """Return the tables of the chosen rows of a segment, None where it has none; `numbers` are ascending."""
+def _withdrawn(storage: Storage, segment: Segment) -> SourceTable:
+    """Return the lines of a segment's sources that withdrew."""
+    with open_sources(storage, segment) as file:
+        sources = SourceTable.from_parquet(file.read())
+    return sources.take(sources.error == WITHDRAWN)
+
+
+def _part_of(
+    tables: tuple[SourceTable, RowTable], segment: Segment, mine: NDArray[np.int64], strays: Sequence[SourceTable]
+) -> _Part:
+    """Return the tables of the chosen rows of a segment, ascending, one at least.
+
+    Sources that withdrew follow those of the rows: the segment's own, and `strays`, of segments of which nothing is
+    chosen. Names of data sets go where no row has them.
+    """
     sources, rows = tables
-    first, stop = np.searchsorted(numbers, (segment.first_row, segment.first_row + segment.rows))
-    mine = numbers[first:stop]
-    if not len(mine):
-        return None
     taken = rows.take(mine - segment.first_row)
     used, source = np.unique(taken.source, return_inverse=True)
     renumbered = replace(taken, source=source.astype(np.int32))
-    return _Part(sources.take(used).to_parquet(), renumbered.to_parquet(), mine)
+    shown = sources.take(used)
+    gone = SourceTable.joined([sources.take(sources.error == WITHDRAWN), *strays])
+    named = np.isin(gone.dataset.astype(str), shown.dataset.astype(str))
+    gone = replace(gone, dataset=np.where(named, gone.dataset, WITHDRAWN))
+    described = SourceTable.joined([shown, gone]) if len(gone) else shown
+    return _Part(described.to_parquet(), renumbered.to_parquet(), mine)

@@ -171,8 +171,8 @@ class StoreWriter:
         self.storage.publish(layer.commit_name(commit.shard), commit.to_bytes(), self.guard)
         self._known.setdefault(layer.name, {})[commit.shard] = commit
 
-    def seal(self) -> Manifest:
-        """Write the manifest of everything that is built; an unchanged state keeps its generation.
+    def seal(self, removed: tuple[dict[str, Json], ...] = ()) -> Manifest:
+        """Write the manifest of everything that is built, the first with `removed`; an unchanged state keeps its own.
 
         Raises:
             NotSealedError: a layer lacks shards; it names them and says what to run.
@@ -197,7 +197,7 @@ class StoreWriter:
             tuple(sorted({hole for found in commits.values() for c in found.values() for hole in c.holes})),
             newest.repaired if newest else (),
             newest.audits if newest else (),
-            newest.removed if newest else (),
+            newest.removed if newest else removed,
         )
         if newest is not None and newest.digest == manifest.digest:
             return newest

@@ -8,16 +8,21 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.support.builds import tree
+from tests.support.builds import pictures, small, tree
 from tests.support.processes import forked
 from tests.support.stores import ROWS_PER_SHARD, arrays, layers, tables, write_store
+from usjepa.cache.building.build import build
+from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.copying.selection import Selection
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.scanning.known_sources import KnownSources
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.thinning.remove import remove
+from usjepa.cache.thinning.withdrawal import Choice
 from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
@@ -128,6 +133,49 @@ def test_only_chosen_rows_need_to_be_whole(tmp_path: Path, two: Path) -> None:
     _copy(two, tmp_path / "c", rows="0:16")
     with pytest.raises(DamageError, match="row 16"):
         _copy(two, tmp_path / "d", rows="0:17")
+
+
+@pytest.mark.parametrize(("datasets", "rows"), [("a", ""), ("b", ""), ("", "1:9"), ("", "12:14")])
+def test_who_withdrew_is_remembered_whatever_is_chosen_and_by_a_hash_alone(
+    tmp_path: Path, two: Path, datasets: str, rows: str
+) -> None:
+    remove(str(two), Choice(sources=("a/0000.png", "b/0003.png")))
+    gone = _tombstones(two)
+    assert len(gone) == 2
+    _copy(two, tmp_path / "c", datasets=datasets, rows=rows)
+    store = open_store(tmp_path / "c")
+    assert _tombstones(tmp_path / "c") == gone
+    assert store.manifest.removed == ({"generation": 1, "rows": 2},)
+    assert len(open_store(tmp_path / "c", generation=1)) == len(store)
+    assert verify(str(tmp_path / "c")).damages == []
+    shown = {store.origin_of(int(row)).source for row in store.rows}
+    others = [source for source in store.table.sources if source not in shown]
+    assert {(one.path, one.group, one.label, one.error) for one in others} == {
+        ("withdrawn", "withdrawn", "", "withdrawn")
+    }
+    assert {one.dataset for one in others} <= {one.dataset for one in shown} | {"withdrawn"}
+    assert [store.origin_of(int(row)).source.error for row in store.rows] == [""] * len(store)
+
+
+def _tombstones(root: Path) -> set[str]:
+    store = open_store(root)
+    known = KnownSources(LocalStorage(root), store.manifest.segments)
+    return known.withdrawn
+
+
+def test_a_file_that_withdrew_joins_no_copy_of_chosen_rows_that_grows(tmp_path: Path, said: list[str]) -> None:
+    folder = tmp_path / "in"
+    pictures(folder, [f"{i}.png" for i in range(4)])
+    request = BuildRequest(source=str(folder), teacher="random")
+    build(str(tmp_path / "s"), small(), request)
+    pictures(folder, ["4.png", "5.png"], seed=1)
+    build(str(tmp_path / "s"), small(), request)
+    remove(str(tmp_path / "s"), Choice(sources=("2.png", "5.png")))
+    _copy(tmp_path / "s", tmp_path / "c", rows="0:2")
+    build(str(tmp_path / "c"), small(), request)
+    paths = {source.path for source in open_store(tmp_path / "c").table.sources}
+    assert not paths & {"2.png", "5.png"}
+    assert any("2 files are left out: they were withdrawn" in line for line in said)
 
 
 def _choose_and_die(source: str, target: str, step: int) -> None:

@@ -73,7 +73,8 @@ def test_what_was_withdrawn_from_one_store_is_found_in_another(tmp_path: Path) -
     write_sources(tmp_path / "a", ["one", "two", "three"], ["x", "y", "z"])
     write_sources(tmp_path / "b", ["uno", "due"], ["x", "w"])
     remove(str(tmp_path / "a"), Choice(sources=("one",)))
-    for order in ("ab", "ba"):
+    copy_store(str(tmp_path / "a"), str(tmp_path / "c"), Selection(rows=((2, 3),)))
+    for order in ("ab", "ba", "cb"):
         found = joined(tmp_path, *order)
         assert [found.table.sources[number].path for number in found.withdrawn] == ["uno"]
 
