@@ -18,8 +18,9 @@ from tests.support.processes import forked
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
 from usjepa.cache.converting.export import export
-from usjepa.cache.errors import DamageError, UsageError
-from usjepa.cache.reading.store import open_store
+from usjepa.cache.errors import ClaimedError, DamageError, UsageError
+from usjepa.cache.reading.store import Store, open_store
+from usjepa.cache.storage import claims
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -113,6 +114,57 @@ def test_run_again_what_was_changed_or_lost_is_made_anew(tmp_path: Path, store: 
     (tmp_path / "out/part-000002.parquet").unlink()
     export(str(store), str(tmp_path / "out"), "parquet")
     assert tree(tmp_path / "out") == whole
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", None])
+def test_a_damaged_index_vouches_for_no_file(tmp_path: Path, store: Path, damage: bytes | None) -> None:
+    write_store(tmp_path / "other", 10, "int8", seed=1, holes=((4, "torn"), (5, "torn"), (6, "torn"), (7, "torn")))
+    out, index = tmp_path / "out", tmp_path / "out/export.json"
+    export(str(store), str(tmp_path / "whole"), "npy")
+    if damage is None:  # an entry is lost, and a byte of its file flips
+        export(str(store), str(out), "npy")
+        flip(out / "pixels-000000.npy", 300)
+        index.write_text(index.read_text().replace("pixels-000000.npy", "pixels-000009.npy"))
+    else:
+        export(str(tmp_path / "other"), str(out), "npy")
+        index.write_bytes(damage)
+    assert forked.run(_export_and_die, str(store), str(out), "npy", 9) == -9
+    export(str(store), str(out), "npy")
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_damaged_mark_vouches_for_no_file(tmp_path: Path, store: Path) -> None:
+    export(str(store), str(tmp_path / "whole"), "npy")
+    assert forked.run(_export_and_die, str(store), str(tmp_path / "out"), "npy", 14) == -9
+    flip(tmp_path / "out/pixels-000000.npy", 300)
+    (tmp_path / "out/export.unfinished.json").write_bytes(b"")
+    assert forked.run(_export_and_die, str(store), str(tmp_path / "out"), "npy", 7) == -9
+    export(str(store), str(tmp_path / "out"), "npy")
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_two_exports_into_one_folder_are_one_after_the_other(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+    read = Store.read
+
+    def meanwhile(*args: Any, **more: Any) -> Any:
+        if not asked:
+            asked.append(True)
+            with pytest.raises(ClaimedError, match="is being exported by"):
+                export(str(store), str(tmp_path / "out"), "npy")
+        return read(*args, **more)
+
+    monkeypatch.setattr(claims, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(Store, "read", meanwhile)
+    export(str(store), str(tmp_path / "out"), "npy")
+    assert asked
+    assert not (tmp_path / "out/claims").exists()
+    assert set(tree(tmp_path / "out")) == {
+        "export.json",
+        *json.loads((tmp_path / "out/export.json").read_text())["files"],
+    }
 
 
 def test_damage_is_named_and_chosen_layers_alone_are_read(tmp_path: Path, store: Path) -> None:
