@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import click
 
-from usjepa.cache.errors import Interrupted, UsjepaError
+from usjepa.cache.errors import Interrupted, UsageError, UsjepaError
 from usjepa.cache.interrupt import sigterm_as_ctrl_c
 from usjepa.cache.terminal.refusals import refusal
 from usjepa.cache.terminal.streams import shown, use_safe_streams
@@ -110,6 +110,7 @@ def ends_well(command: Callable[P, T]) -> Callable[P, T]:
         allow_many_files()
         try:
             with sigterm_as_ctrl_c(), log_lines_on_stderr():
+                _refuse_empty_options()
                 return command(*args, **kwargs)
         except Interrupted as error:
             _end(f"interrupted: {error}", error.exit_code)
@@ -124,6 +125,16 @@ def ends_well(command: Callable[P, T]) -> Callable[P, T]:
             _end(f"error: {message}", UsjepaError.exit_code)
 
     return guarded
+
+
+def _refuse_empty_options() -> None:
+    """Raise UsageError for an option whose text is empty: one that is taken for none would widen what is done."""
+    context = click.get_current_context(silent=True)
+    for option in context.command.params if context is not None else ():
+        given = context.params.get(option.name or "") if context is not None else None
+        texts = given if isinstance(given, tuple) else (given,)
+        if isinstance(option, click.Option) and any(isinstance(text, str) and not text.strip() for text in texts):
+            raise UsageError(f"{option.opts[-1]}: is given nothing, as by a variable that is not set. Leave it out.")
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -62,7 +62,7 @@ def build(store: str, recipe: Recipe, request: BuildRequest | None = None) -> Ma
         UsjepaError: any error of the tree; what was committed stays.
     """
     request = request or BuildRequest()
-    part = Part.parse(request.part) if request.part else None
+    part = Part.parse(request.part) if request.part is not None else None
     _refuse_two_ways(request)
     storage = open_storage(store)
     name = part.claim if part else WHOLE

@@ -12,6 +12,7 @@ from usjepa.cache.commands.options import (
     follow_links_option,
     hash_paths_option,
     hashed,
+    in_one,
     needed_recipe,
     steal_option,
 )
@@ -32,7 +33,12 @@ from usjepa.cache.commands.options import (
 @click.option("--on-error", type=click.Choice(["stop", "skip"]), default=None, help="What an unreadable file does.")
 @steal_option
 @device_option
-@click.option("--devices", default=None, help="Several of one kind, such as cuda:0,cuda:1, instead of --device.")
+@click.option(
+    "--devices",
+    multiple=True,
+    callback=in_one,
+    help="Several of one kind, such as cuda:0,cuda:1, instead of --device. Repeatable.",
+)
 @click.option("--part", default=None, metavar="I/N", help="Build every N-th shard only; other processes build theirs.")
 @click.option("--dask", default=None, metavar="ADDRESS", help="Build on a Dask cluster, or with `local:N` processes.")
 @click.option(

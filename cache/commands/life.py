@@ -7,34 +7,44 @@ from typing import Any
 import click
 
 from usjepa.cache.command_line import ends_well
-from usjepa.cache.commands.options import steal_option
+from usjepa.cache.commands.options import names_in, steal_option
 
 
 @click.command()
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
-@click.option("--layers", default=None, metavar="NAMES", help="Layers or teachers, commas between. Default: all.")
+@click.option("--layers", multiple=True, metavar="NAMES", help="Layers or teachers, commas between. Default: all.")
 @click.option(
-    "--datasets", default=None, metavar="NAMES", help="Rows of these datasets, commas between, numbered anew."
+    "--datasets", multiple=True, metavar="NAMES", help="Rows of these datasets, commas between, numbered anew."
 )
-@click.option("--rows", default=None, metavar="FIRST:STOP", help="These rows, numbered anew; commas between ranges.")
+@click.option("--rows", multiple=True, metavar="FIRST:STOP", help="These rows, numbered anew; commas between ranges.")
 @click.option(
     "--resume", is_flag=True, help="Finish a copy that cp, rsync or tar began, or bring an older copy up to date."
 )
 @steal_option
 @ends_well
 def copy(
-    source: str, target: str, layers: str | None, datasets: str | None, rows: str | None, resume: bool, steal: bool
+    source: str,
+    target: str,
+    layers: tuple[str, ...],
+    datasets: tuple[str, ...],
+    rows: tuple[str, ...],
+    resume: bool,
+    steal: bool,
 ) -> None:
     """Copy the store SRC to DST, folders or URLs, checking every row on the way.
 
-    Run again after an interruption, it goes on. Without --layers, --datasets and --rows the copy is the same byte for
+    Run again after an interruption, it goes on. --layers, --datasets and --rows may be repeated; a dataset whose name
+    has a comma needs an option of its own. Without --layers, --datasets and --rows the copy is the same byte for
     byte. Nothing damaged is copied: exit code 3 names the row.
     """
     from usjepa.cache.copying.copy import copy_store
-    from usjepa.cache.copying.selection import Selection
+    from usjepa.cache.copying.selection import Selection, range_of
 
-    copy_store(source, target, Selection.parse(layers, datasets, rows), resume, steal)
+    ranges = [range_of(text) for text in names_in("--rows", rows)]
+    # Which commas lie within a name the store tells.
+    selection = Selection(tuple(names_in("--layers", layers)), datasets, tuple(ranges))
+    copy_store(source, target, selection, resume, steal)
 
 
 @click.command()
@@ -120,9 +130,10 @@ def convert(store: str, precision: Any, axes: int | None, teacher: str | None, n
 @click.argument("store")
 @click.argument("output")
 @click.option("--format", "format_", type=click.Choice(["parquet", "npy", "webdataset"]), required=True)
-@click.option("--layers", default=None, metavar="NAMES", help="Layers, commas between. Default: all.")
+@click.option("--layers", multiple=True, metavar="NAMES", help="Layers, commas between. Repeatable. Default: all.")
+@steal_option
 @ends_well
-def export(store: str, output: str, format_: str, layers: str | None) -> None:
+def export(store: str, output: str, format_: str, layers: tuple[str, ...], steal: bool) -> None:
     """Write the rows of STORE as plain files into the folder OUTPUT, every row checked.
 
     Run again after an interruption, it goes on; on a finished export it reads every file and makes those anew that are
@@ -130,4 +141,4 @@ def export(store: str, output: str, format_: str, layers: str | None) -> None:
     """
     from usjepa.cache.converting.export import export as export_rows
 
-    export_rows(store, output, format_, [name.strip() for name in (layers or "").split(",") if name.strip()])
+    export_rows(store, output, format_, names_in("--layers", layers), steal)

@@ -9,6 +9,8 @@ import click
 from usjepa.cache.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from usjepa.cache.recipes.recipe import Recipe
 
 hash_paths_option = click.option(
@@ -25,6 +27,23 @@ device_option = click.option(
 steal_option = click.option(
     "--steal", is_flag=True, help="Take over from a builder that you know is dead, without waiting."
 )
+
+
+def in_one(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> str | None:
+    """Return the texts of an option that may be repeated with commas between; a `callback` of `click.option`."""
+    return ",".join(given) if given else None
+
+
+def names_in(option: str, given: Sequence[str]) -> list[str]:
+    """Return the names, commas between, of an option that may be repeated.
+
+    Raises:
+        UsageError: one is empty, as of a variable that is not set: that must not mean everything.
+    """
+    names = [name.strip() for text in given for name in text.split(",")]
+    if not all(names):
+        raise UsageError(f"{option} {','.join(given)!r}: names nothing, or an empty name. Give names, or no {option}.")
+    return names
 
 
 def hashed(overrides: tuple[str, ...], hash_paths: bool, follow_links: bool = False) -> tuple[str, ...]:

@@ -50,11 +50,11 @@ def copy_store(
         DamageError: something in the source is damaged; nothing damaged is copied.
         UsageError: something else lies at the target, or nothing is chosen.
     """
-    selection = selection or Selection()
     there, here = open_storage(source), open_storage(target)
     _refuse_itself(there, here)
     store = open_store(source)
     refuse_unfinished(there)
+    selection = (selection or Selection()).among(store)
     manifest = selection.thinned(store.manifest, there.url)
     order = Order(there, here, selection, manifest, tuple(_kept(there, selection, store.manifest)))
     numbers = selection.rows_of(store) if selection.numbers_anew else None

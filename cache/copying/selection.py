@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.store.tables import WITHDRAWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,14 +31,9 @@ class Selection:
     layers: tuple[str, ...] = ()
     """Names of layers, or of teachers; pixels and regions always come along, and scales with their latents."""
     datasets: tuple[str, ...] = ()
+    """Names, or texts of names with commas between, until `among` tells them apart."""
     rows: tuple[tuple[int, int], ...] = ()
     """(first, one past the last) row numbers."""
-
-    @classmethod
-    def parse(cls, layers: str | None, datasets: str | None, rows: str | None) -> Selection:
-        """Return what three options mean: names with commas between, and ranges FIRST:STOP; raises UsageError."""
-        ranges = [_range_of(part) for part in _parts(rows)]
-        return cls(tuple(_parts(layers)), tuple(_parts(datasets)), tuple(ranges))
 
     @property
     def numbers_anew(self) -> bool:
@@ -47,6 +43,16 @@ class Selection:
     def to_json(self) -> dict[str, Json]:
         """Return it as the mark of an unfinished copy holds it."""
         return {"layers": list(self.layers), "datasets": list(self.datasets), "rows": [list(r) for r in self.rows]}
+
+    def among(self, store: Store) -> Selection:
+        """Return it with the names of data sets apart, which may come with commas between; UsageError for others."""
+        if not self.datasets:
+            return self
+        known = sorted({source.dataset for source in store.table.sources if source.error != WITHDRAWN})
+        found = [name for text in self.datasets for name in ([text] if text in known else text.split(","))]
+        names = [name if name in known else name.strip() for name in found]
+        _check_names(names, known, store.location)
+        return replace(self, datasets=tuple(names))
 
     def layers_of(self, manifest: Manifest, where: str) -> tuple[str, ...]:
         """Return the names of the layers that are copied, sorted; raises UsageError for one that there is not."""
@@ -79,7 +85,6 @@ class Selection:
         """Return the numbers of the rows that are copied, ascending; raises UsageError where there is none."""
         chosen = np.ones(len(store), bool)
         if self.datasets:
-            _check_names(self.datasets, sorted({source.dataset for source in store.table.sources}), store.location)
             chosen &= np.isin(store.table.dataset.astype(str), self.datasets)
         if self.rows:
             inside = [(store.rows >= first) & (store.rows < stop) for first, stop in self.rows]
@@ -90,11 +95,8 @@ class Selection:
         return numbers
 
 
-def _parts(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
-def _range_of(text: str) -> tuple[int, int]:
+def range_of(text: str) -> tuple[int, int]:
+    """Return what `FIRST:STOP` means; raises UsageError."""
     found = re.fullmatch(r"(\d{1,15}):(\d{1,15})", text)
     if found is None or int(found[1]) >= int(found[2]):
         raise UsageError(f"--rows {text}: give FIRST:STOP with FIRST < STOP, for example --rows 0:1000,5000:6000.")

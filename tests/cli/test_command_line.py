@@ -227,3 +227,20 @@ def test_the_command_line_runs_with_the_raised_limit(tmp_path: Path) -> None:
     )
     done = run_python("-c", script, "status", tmp_path / "s")
     assert done.stdout.splitlines()[-1] == f"limit {RAISE_TO if hard < 0 else min(RAISE_TO, hard)}", done.stderr
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    (cache, ("build", "s", "--pipeline", "demo", "--part", "")),
+    (cache, ("build", "s", "--pipeline", "demo", "--source", " ")),
+    (cache, ("verify", "s", "--sources", "--pipeline", "demo", "--source", "")),
+    (train, ("s", "r", "--pipeline", "")),
+    (evaluate, ("r", "--task", "a", "--task", "")),
+])  # fmt: skip
+def test_an_option_without_text_is_refused_and_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: click.Command, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, list(words))
+    assert result.exit_code == 2
+    assert f"error: {words[-2]}: is given nothing" in result.output
+    assert list(tmp_path.iterdir()) == []

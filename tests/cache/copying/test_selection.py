@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 import zarr
+from click.testing import CliRunner
 
 from tests.support.builds import pictures, small, tree
 from tests.support.processes import forked
 from tests.support.stores import ROWS_PER_SHARD, arrays, layers, tables, write_store
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.cli import main
 from usjepa.cache.copying.copy import copy_store
-from usjepa.cache.copying.selection import Selection
+from usjepa.cache.copying.selection import Selection, range_of
 from usjepa.cache.errors import DamageError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.scanning.known_sources import KnownSources
@@ -27,6 +29,8 @@ from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from click.testing import Result
 
 ALL = {"pixels", "regions", "latents/toy"}
 
@@ -53,7 +57,9 @@ def two(tmp_path: Path) -> Path:
 
 
 def _copy(source: Path, target: Path, layers: str = "", datasets: str = "", rows: str = "") -> None:
-    copy_store(str(source), str(target), Selection.parse(layers, datasets, rows))
+    ranges = tuple(range_of(text) for text in rows.split(",") if rows)
+    named = tuple(name for name in layers.split(",") if name)
+    copy_store(str(source), str(target), Selection(named, (datasets,) if datasets else (), ranges))
 
 
 @pytest.mark.parametrize(("datasets", "rows", "expected"), [
@@ -135,6 +141,51 @@ def test_only_chosen_rows_need_to_be_whole(tmp_path: Path, two: Path) -> None:
         _copy(two, tmp_path / "d", rows="0:17")
 
 
+def _command(*words: object) -> Result:
+    return CliRunner().invoke(main, [*map(str, words)])
+
+
+@pytest.mark.parametrize(("options", "expected"), [
+    (("--datasets", "a", "--datasets", "b"), 16),
+    (("--datasets", "a, b"), 16),
+    (("--rows", "0:3", "--rows", "8:10,12:13"), 6),
+    (("--layers", "toy", "--layers", "pixels"), 16),
+])  # fmt: skip
+def test_an_option_given_twice_means_both(tmp_path: Path, two: Path, options: tuple[str, ...], expected: int) -> None:
+    assert _command("copy", two, tmp_path / "c", *options).exit_code == 0
+    store = open_store(tmp_path / "c")
+    assert len(store) == expected
+    assert store.latents == ["toy"]
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "{},", ",{}"])
+@pytest.mark.parametrize(("option", "name"), [("--layers", "toy"), ("--datasets", "a"), ("--rows", "0:3")])
+def test_an_option_that_names_nothing_does_not_mean_everything(
+    tmp_path: Path, two: Path, option: str, name: str, text: str
+) -> None:
+    for command in (("copy",), ("export", "--format", "npy"))[: 2 if option == "--layers" else 1]:
+        result = _command(*command, two, tmp_path / "c", option, text.format(name))
+        assert result.exit_code == 2, result.output
+        assert "error: " in result.output
+        assert not (tmp_path / "c").exists()
+
+
+def test_a_dataset_whose_name_has_a_comma_can_be_chosen(tmp_path: Path) -> None:
+    writer = StoreWriter(LocalStorage(tmp_path / "s"))
+    writer.create_or_open(ROWS_PER_SHARD)
+    for tag in ("a", "c,d"):
+        writer.add_segment(*tables(3, tag), 3)
+    for layer in layers().values():
+        writer.add_layer(layer)
+        for shard in range(2):
+            writer.write_shard(layer, shard, arrays(layer, 3), [], {})
+    writer.seal()
+    for number, options in enumerate((["--datasets", "c,d"], ["--datasets", "a", "--datasets", "c,d"])):
+        result = _command("copy", tmp_path / "s", tmp_path / str(number), *options)
+        assert result.exit_code == 0, result.output
+        assert len(open_store(tmp_path / str(number))) == 3 + 3 * number
+
+
 @pytest.mark.parametrize(("datasets", "rows"), [("a", ""), ("b", ""), ("", "1:9"), ("", "12:14")])
 def test_who_withdrew_is_remembered_whatever_is_chosen_and_by_a_hash_alone(
     tmp_path: Path, two: Path, datasets: str, rows: str
@@ -180,7 +231,7 @@ def test_a_file_that_withdrew_joins_no_copy_of_chosen_rows_that_grows(tmp_path: 
 
 def _choose_and_die(source: str, target: str, step: int) -> None:
     forked.die_at_durable_step(step)
-    copy_store(source, target, Selection.parse("", "", "1:15"))
+    copy_store(source, target, Selection(rows=((1, 15),)))
 
 
 @pytest.mark.parametrize("step", [1, 4, 11, 22, 40, 51])

@@ -234,7 +234,7 @@ def test_a_store_grows_and_known_files_are_not_decoded_again(
     tmp_path: Path, built: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     store, folder = tmp_path / "s", tmp_path / "in"
-    copy_store(str(built), str(store), Selection.parse("pixels", None, None))
+    copy_store(str(built), str(store), Selection(layers=("pixels",)))
     shutil.copytree(built.parent / "in", folder)
     dicom(folder / "a/second.dcm", seed=1)
     (folder / "a/copy.dcm").write_bytes((folder / "a/scan.dcm").read_bytes())
@@ -328,14 +328,14 @@ def test_an_export_has_it(tmp_path: Path, built: Path, format_: str) -> None:
 def test_copies_keep_it_whole_or_of_chosen_rows(tmp_path: Path, built: Path) -> None:
     store = built
     copy_store(str(store), str(tmp_path / "whole"))
-    copy_store(str(store), str(tmp_path / "some"), Selection.parse(None, None, "2:5,10:12"))
+    copy_store(str(store), str(tmp_path / "some"), Selection(rows=((2, 5), (10, 12))))
     spacing = open_store(store).spacing
     np.testing.assert_array_equal(open_store(tmp_path / "whole").spacing, spacing)
     np.testing.assert_array_equal(open_store(tmp_path / "some").spacing, spacing[[2, 3, 4, 10, 11]])
 
 
 def test_several_stores_have_it_as_one(tmp_path: Path, built: Path) -> None:
-    copy_store(str(built), str(tmp_path / "some"), Selection.parse(None, None, "2:5,10:12"))
+    copy_store(str(built), str(tmp_path / "some"), Selection(rows=((2, 5), (10, 12))))
     stores = open_stores([built, tmp_path / "some"])
     spacing = open_store(built).spacing
     np.testing.assert_array_equal(stores.spacing, np.concatenate([spacing, spacing[[2, 3, 4, 10, 11]]]))
