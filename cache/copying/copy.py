@@ -19,7 +19,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
-from usjepa.cache.store.state import kept_generations, read_manifest, refuse_unfinished
+from usjepa.cache.store.state import job_name, kept_generations, read_manifest, refuse_unfinished
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -68,10 +68,11 @@ def copy_store(
         refuse_rivals(here, WHOLE, steal)
         trusted = begin(order, resume)
         here.sweep()
-        if numbers is None:
-            tally = WholeCopy(order, trusted, claim.check).run()
-        else:
-            tally = RowsCopy(order, store, StoreWriter(here, claim.check, "copy"), numbers).run()
+        with _withdrawals_seen(order, store.manifest):
+            if numbers is None:
+                tally = WholeCopy(order, trusted, claim.check).run()
+            else:
+                tally = RowsCopy(order, store, StoreWriter(here, claim.check, "copy"), numbers).run()
         end(order)
     seconds = time.perf_counter() - begun
     logger.info(
@@ -106,6 +107,25 @@ def _kept(storage: Storage, selection: Selection, newest: Manifest) -> Iterator[
             logger.warning(f"{error} It is left behind.")
         except UsageError:
             continue  # it had no such layer yet
+
+
+@contextlib.contextmanager
+def _withdrawals_seen(order: Order, before: Manifest) -> Iterator[None]:
+    """Raise UsageError at the end of the block, whatever it came to, where rows withdrew from the source meanwhile."""
+    damaged: DamageError | None = None
+    try:
+        yield
+    except DamageError as error:
+        damaged = error
+    newest, source = read_manifest(order.source), order.source
+    begun = source.size(job_name("remove")) is not None
+    if begun or (newest is not None and newest.withdrawn_since > before.withdrawn_since):
+        raise UsageError(
+            f"{source.url}: changed while it was copied: rows were withdrawn. Remove {order.target.url}, which may "
+            "hold them, and copy again."
+        ) from damaged
+    if damaged is not None:
+        raise damaged
 
 
 @contextlib.contextmanager

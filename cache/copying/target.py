@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MARK = job_name("copy")
 T = TypeVar("T")
+_BEFORE_REMOVAL = " A copy from before rows were withdrawn may hold them: remove it."
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def _trust(order: Order, resume: bool) -> bool:
         wanted = parse_json(order.mark(bool(mark.get("trusted"))), MARK)
         # Storages have many names: where the source lies is told, and what it holds is compared.
         differ = [key for key in ("selection", "digest") if mark.get(key) != wanted.get(key)]
+        if differ == ["digest"] and mark.get("source") == order.source.url:
+            raise UsageError(
+                f"{target.url}: holds an unfinished copy of {order.source.url}, which has changed since. What was "
+                "chosen then can't be finished: remove DST and copy again."
+            )
         if differ:
             raise UsageError(
                 f"{target.url}: holds an unfinished copy of {mark.get('source')} with another {' and '.join(differ)}. "
@@ -109,8 +115,26 @@ def _refuse_strangers(order: Order) -> None:
         if whole is not None and data not in known.get(f"segments/{folder}", ()):
             raise _stranger(order, f"segment {folder}")
     newest = _or_cut(lambda: Manifest.from_bytes(target.read(NEWEST), NEWEST))
-    if newest is not None and newest.digest not in {one.digest for one in generations}:
+    if newest is not None and newest.digest not in {one.digest for one in generations} and not _is_older(order, newest):
         raise _stranger(order, f"generation {newest.generation}")
+
+
+def _is_older(order: Order, newest: Manifest) -> bool:
+    """Return whether a generation of the target can be one that the source had and that `gc` took away.
+
+    Every row is checked against the source's own, so its segments, layers and histories tell enough. One from before a
+    removal is none: its segments have other tables.
+    """
+    ours = order.manifest
+    if newest.generation >= ours.generation or newest.generation in {one.generation for one in order.kept}:
+        return False
+    return (
+        newest.segments == ours.segments[: len(newest.segments)]
+        and all(name in ours.layers and ours.layers[name].digest == one.digest for name, one in newest.layers.items())
+        and newest.repaired == ours.repaired[: len(newest.repaired)]
+        and newest.audits == ours.audits[: len(newest.audits)]
+        and newest.removed == ours.removed[: len(newest.removed)]
+    )
 
 
 def _other_layers(order: Order) -> Sequence[str]:
@@ -130,7 +154,7 @@ def _or_cut(read: Callable[[], T]) -> T | None:
 def _stranger(order: Order, what: str) -> UsageError:
     return UsageError(
         f"{order.target.url}: its {what} is not of {order.source.url}, so it is no copy of it (or has lived on by "
-        "itself). Nothing is written there: give another DST."
+        f"itself). Nothing is written there: give another DST.{_BEFORE_REMOVAL * bool(order.manifest.removed)}"
     )
 
 

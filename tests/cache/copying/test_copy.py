@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,10 +16,18 @@ from tests.support.stores import write_store
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
+from usjepa.cache.converting.convert import convert
+from usjepa.cache.copying import copy as copying
 from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.copying.selection import Selection
+from usjepa.cache.copying.target import begin
+from usjepa.cache.copying.whole import WholeCopy
 from usjepa.cache.errors import DamageError, FormatError, NotSealedError, UsageError
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.thinning.collect import collect
+from usjepa.cache.thinning.remove import remove
+from usjepa.cache.thinning.withdrawal import Choice
 from usjepa.cache.upkeep.verify import verify
 
 if TYPE_CHECKING:
@@ -39,9 +47,9 @@ def _copy(source: Path, target: Path, resume: bool = False) -> None:
     copy_store(str(source), str(target), resume=resume)
 
 
-def _copy_and_die(source: str, target: str, step: int) -> None:
+def _copy_and_die(source: str, target: str, step: int, selection: Selection | None = None) -> None:
     forked.die_at_durable_step(step)
-    copy_store(source, target)
+    copy_store(source, target, selection)
 
 
 def _command(*arguments: object) -> Result:
@@ -199,6 +207,60 @@ def test_an_older_copy_is_brought_up_to_date(tmp_path: Path, small_store: Path) 
     tally = copy_store(str(source), str(target), resume=True)
     assert tree(target) == tree(source)
     assert 0 < tally.kept < tally.shards
+
+
+def test_an_older_copy_is_brought_up_to_date_though_its_generation_was_collected(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    write_store(source)
+    _copy(source, target)
+    convert(str(source), "int8")
+    collect(str(source))
+    _copy(source, target, resume=True)
+    collect(str(target))
+    assert tree(target) == tree(source)
+
+
+def test_a_copy_from_before_a_removal_is_not_brought_up_to_date(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    write_store(source)
+    _copy(source, target)
+    remove(str(source), Choice(groups=("group-1",)))
+    collect(str(source))
+    before = tree(target)
+    with pytest.raises(UsageError, match="from before rows were withdrawn may hold them: remove it"):
+        _copy(source, target, resume=True)
+    assert tree(target) == before
+
+
+@pytest.mark.parametrize("selection", [Selection(), Selection(rows=((0, 10),))])
+@pytest.mark.parametrize("moment", ["begin", "end"])
+def test_rows_that_withdraw_while_they_are_copied_are_told_and_the_copy_is_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: Selection, moment: str
+) -> None:
+    write_store(tmp_path / "a", 12)
+    real = {"begin": begin, "end": StoreWriter.seal if selection.rows else WholeCopy._generations}[moment]
+
+    def late(*args: Any, **more: Any) -> Any:
+        done = real(*args, **more)
+        remove(str(tmp_path / "a"), Choice(groups=("group-1",)))
+        return done
+
+    where = copying if moment == "begin" else StoreWriter if selection.rows else WholeCopy
+    name = "begin" if moment == "begin" else "seal" if selection.rows else "_generations"
+    monkeypatch.setattr(where, name, late)
+    with pytest.raises(UsageError, match=r"changed while it was copied: rows were withdrawn\. Remove .*b, which"):
+        copy_store(str(tmp_path / "a"), str(tmp_path / "b"), selection)
+    with pytest.raises(NotSealedError):
+        open_store(tmp_path / "b")
+
+
+def test_a_cut_choice_of_rows_of_a_source_that_changed_can_not_be_finished_and_says_so(tmp_path: Path) -> None:
+    write_store(tmp_path / "a")
+    chosen = Selection(rows=((0, 6),))
+    assert forked.run(_copy_and_die, str(tmp_path / "a"), str(tmp_path / "b"), 20, chosen) == -9
+    convert(str(tmp_path / "a"), "int8")
+    with pytest.raises(UsageError, match=r"which has changed since.*remove DST and copy again"):
+        copy_store(str(tmp_path / "a"), str(tmp_path / "b"), chosen)
 
 
 def test_nothing_is_written_over_another_store(tmp_path: Path) -> None:
