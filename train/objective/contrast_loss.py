@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-CONTRAST_VERSION = 1
-"""Part of a run's identity: raised when the same pairs would give another loss."""
+CONTRAST_VERSION = 2
+"""Part of a run's identity: raised when the same pairs would give another loss. Version 1 took 0 where none is."""
 _OUT = -1e9
 
 

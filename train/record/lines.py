@@ -24,6 +24,7 @@ class StepLine(TypedDict):
     images: int
     """Usable ones, over all ranks."""
     unusable: int
+    """Without room for masks; of pairs, with nothing to be told apart from."""
     batch: str
     """Fingerprint of the batch's rows and masks, 16 hex digits."""
     images_per_s: float

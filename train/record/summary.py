@@ -59,7 +59,7 @@ def _collapse(ranks: list[float]) -> list[str]:
 
 def _validation(checks: list[ValidationLine], epochs: int) -> list[str]:
     if not checks:
-        return ["nothing was held out: the last encoder is exported, and no figure says how good it is"]
+        return ["there is no validation loss: the last encoder is exported, and no figure says how good it is"]
     losses = [line["loss"] for line in checks]
     best = int(np.argmin(losses))
     notes = [f"lowest validation loss {losses[best]:.5f} after epoch {best + 1} of {epochs}: that encoder is exported"]

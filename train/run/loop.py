@@ -21,6 +21,7 @@ from usjepa.cache.teacher.exported import RECIPE
 from usjepa.cache.terminal.progress import ProgressBar
 from usjepa.train.data.batches import BatchRequest
 from usjepa.train.data.fingerprint import fingerprint_text, wrapped
+from usjepa.train.data.pairs import PairMaker
 from usjepa.train.record.folder import CARD, RunFolder
 from usjepa.train.record.summary import summary
 from usjepa.train.run.exports.exporting import export
@@ -94,7 +95,8 @@ def _carry_on(run: TrainingRun, stop_after: int | None) -> None:
     if run.finished and run.folder.export_begun and not _to_mend(run):
         logger.info(f"{run.folder.path}: this run is finished ({run.step:,} steps); there is nothing left to do.")
         return
-    for note in (*describe(run.plan), *notes_on_probe(run), *notes_on_keeping(run)):
+    of_pairs = [run.batches.note] if isinstance(run.batches, PairMaker) and run.batches.note else []
+    for note in (*describe(run.plan), *of_pairs, *notes_on_probe(run), *notes_on_keeping(run)):
         logger.info(note)
     if run.step:
         logger.info(f"resuming at step {run.step:,} of {run.plan.total_steps:,}")
@@ -195,6 +197,9 @@ def _step(run: TrainingRun, parts: Parts) -> StepLine:
     epoch, index = run.plan.order.position_of(step)
     own = [sum(len(part) for part in parts), sum(len(part.unusable_rows) for part in parts)]
     images, unusable, rows_and_masks = run.ranks.add([*own, wrapped(sum(part.fingerprint for part in parts))])
+    alone = isinstance(run.batches, PairMaker) and not run.batches.tells_apart(run.plan.order.batch(epoch, index))
+    if alone:
+        images, unusable = 0, images  # all are of one clip or group: a loss of 0 would be no loss
     line: StepLine = {
         "kind": "step",
         "step": step,
@@ -210,7 +215,8 @@ def _step(run: TrainingRun, parts: Parts) -> StepLine:
         "data_wait_s": 0.0,
     }
     if not images:
-        _refuse_unusable(run.plan, parts, unusable, index)
+        if not alone:
+            _refuse_unusable(run.plan, parts, unusable, index)
         return line
     result = train_step(run.learner, parts, images, run.loss_limit)
     line["loss"], line["grad_norm"] = result.loss, result.grad_norm
@@ -236,7 +242,7 @@ def _end_epoch(run: TrainingRun) -> None:
     """Validate, keep the encoder if it is the best, save. An interrupt leaves a checkpoint that validates first."""
     epoch = run.progress.validated
     run.safe_point()
-    if len(run.plan.validation_rows):
+    if run.validates:
         result = validate(run)
         measures: FeatureMeasures = {}
         run.ranks.while_rank_0(lambda: measures.update(measure_features(run.model.student, run.plan, epoch)))

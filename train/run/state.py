@@ -130,17 +130,27 @@ class TrainingRun:
         return self.progress.validated == self.plan.settings.epochs
 
     @property
+    def validates(self) -> bool:
+        """Whether the held-out part gives a validation loss."""
+        without = isinstance(self.batches, PairMaker) and self.batches.note
+        return bool(len(self.plan.validation_rows) and not without)
+
+    @property
     def history(self) -> History:
         """What the log tells of the run; empty on ranks that do not write it."""
         return History() if self._log is None else self._log.history
 
     @property
     def loss_limit(self) -> float:
-        """Value that the next loss must stay below: a multiple of the median of recent losses; infinite at first."""
+        """Value that the next loss must stay below: a multiple of the median of recent losses.
+
+        Infinite at first, and where that is 0: pairs that are told apart perfectly say of no loss that it is too high.
+        """
         factor = self.plan.settings.explosion
         if factor is None or len(self._recent) < _MEDIAN_OF_AT_LEAST:
             return math.inf
-        return float(factor * statistics.median(self._recent))
+        median = statistics.median(self._recent)
+        return float(factor * median) if median > 0 else math.inf
 
     def write(self, line: Line) -> None:
         """Append a line to the log."""

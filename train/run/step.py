@@ -108,7 +108,7 @@ def train_step(learner: Learner, parts: Parts, images: int, limit: float = math.
     *found, grad_norm = torch.cat([losses, norm[None]]).tolist()  # the only wait for the device
     batch_loss, *each = [x / ranks.size for x in ranks.add_floats(found)] if ranks.size > 1 else found
     if not (batch_loss < limit and math.isfinite(grad_norm)):
-        raise TrainingError(_not_finite(learner, parts, batch_loss, grad_norm))
+        raise TrainingError(_not_finite(learner, parts, batch_loss, grad_norm, limit))
     if settings.clip is not None:
         clip_grads_with_norm_(model.parameters(), settings.clip, norm)
     optimizer.step()
@@ -173,7 +173,7 @@ def _rows_not_finite(learner: Learner, parts: Sequence[TrainBatch]) -> list[int]
     return rows
 
 
-def _not_finite(learner: Learner, parts: Parts, loss: float, norm: float) -> str:
+def _not_finite(learner: Learner, parts: Parts, loss: float, norm: float, limit: float) -> str:
     """Return a message that names the rows whose own loss is not finite, or the whole batch if each alone is."""
     guilty = rows_not_finite(learner, parts) if _of_pairs(parts) else _rows_not_finite(learner, parts)
     rows = guilty or [int(row) for part in parts for row in part.rows_B]
@@ -183,7 +183,7 @@ def _not_finite(learner: Learner, parts: Parts, loss: float, norm: float) -> str
     step = parts[0].step
     epoch, _ = learner.plan.order.position_of(step)
     which = "rows whose loss is not finite" if guilty else "rows of the batch"
-    exploded = "" if guilty or not math.isfinite(loss) else " (exploded: see train.explosion)"
+    exploded = " (exploded: see train.explosion)" if not guilty and limit <= loss < math.inf else ""
     return (
         f"step {step} (epoch {epoch}): loss {loss:g}{exploded}, gradient norm {norm:g}; {which}: {named}. The weights "
         "have not changed, and the last checkpoint is whole. If the rows look right (usjepa-cache verify, inspect), "

@@ -19,6 +19,9 @@ from usjepa.train.run.step import forward
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from usjepa.train.data.pairs import PairBatch
     from usjepa.train.record.lines import ObjectiveMeasures
     from usjepa.train.run.state import TrainingRun
@@ -90,7 +93,7 @@ def validate(run: TrainingRun) -> Validation:
 
 
 def _validate_pairs(run: TrainingRun, batches: PairMaker) -> Validation:
-    """Return the mean loss over held-out pairs; all ranks compute the same."""
+    """Return the mean loss over held-out pairs; all ranks compute the same. What has nothing apart is unusable."""
     run.model.eval()
     try:
         with closing(batches.stream(_requests(run))) as stream:
@@ -100,7 +103,7 @@ def _validate_pairs(run: TrainingRun, batches: PairMaker) -> Validation:
     if not math.isfinite(found.loss):
         raise TrainingError(f"The validation loss is {found.loss}: the weights have diverged. Lower train.lr.")
     cosines: ObjectiveMeasures = {"partner_cosine": found.partner_cosine, "other_cosine": found.other_cosine}
-    return Validation(found.loss, found.images, 0, cosines)
+    return Validation(found.loss, found.images, len(run.plan.validation_rows) - found.images, cosines)
 
 
 def _checked(run: TrainingRun, stream: Iterable[tuple[PairBatch, float]]) -> Iterator[PairBatch]:
@@ -111,5 +114,8 @@ def _checked(run: TrainingRun, stream: Iterable[tuple[PairBatch, float]]) -> Ite
 
 def _requests(run: TrainingRun) -> Iterator[BatchRequest]:
     size, rows = run.plan.settings.batch_size, run.plan.validation_rows
-    for start in range(0, len(rows), size):
-        yield BatchRequest(_STEP, run.ranks.shares(rows[start : start + size])[0])
+    batches: Iterable[NDArray[np.int64]] = (rows[start : start + size] for start in range(0, len(rows), size))
+    if isinstance(run.batches, PairMaker):
+        batches = run.batches.held_out(rows, size)
+    for positions in batches:
+        yield BatchRequest(_STEP, run.ranks.shares(positions)[0])

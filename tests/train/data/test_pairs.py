@@ -221,6 +221,29 @@ def test_pairs_join_no_training_group_with_a_held_out_or_excluded_one(phantom_st
         assert np.array_equal(batch.pixels_2BCSS.numpy(), pixels)
 
 
+@pytest.mark.parametrize(
+    ("size", "sizes"), [(8, [30, 30, 30]), (8, [100, 3, 1]), (5, [7] * 9), (2, [1, 1]), (4, [50, 1])]
+)
+def test_held_out_batches_mix_clips_as_evenly_as_they_allow(
+    phantom_store: Path, monkeypatch: pytest.MonkeyPatch, size: int, sizes: list[int]
+) -> None:
+    store, settings = open_store(phantom_store), TrainSettings(objective="contrast")
+    maker = PairMaker(store, split_rows(store.table, settings), settings, torch.device("cpu"))
+    codes = np.repeat(np.arange(len(sizes)), sizes)
+    monkeypatch.setattr(maker, "_codes", lambda positions: codes[positions])
+    batches = list(maker.held_out(np.arange(len(codes)), size))
+    count = -(-len(codes) // size)
+    for batch in batches:
+        assert 2 <= len(batch) <= size
+        found = np.bincount(codes[batch], minlength=len(sizes))
+        assert (found > 0).sum() > 1
+        assert all(of // count <= mine <= -(-of // count) for mine, of in zip(found, sizes, strict=True))
+    seen = np.concatenate(batches)
+    assert len(set(seen.tolist())) == len(seen)
+    assert set(codes[seen]) == set(range(len(sizes)))
+    assert len(seen) == len(codes) or max(sizes) > len(codes) // 2
+
+
 def test_parts_of_a_batch_have_fingerprints_that_add_up(phantom_store: Path) -> None:
     store, settings = open_store(phantom_store), TrainSettings(objective="contrast")
     split = split_rows(store.table, settings)

@@ -157,7 +157,7 @@ def history_of(
         (history_of([1.0], wait=0.05), "50 % of the time was spent waiting for the store"),
         (history_of([1.0], unusable=10), "50.0 % of the images had too small a region"),
         (history_of([3.0, 2.0, 1.0], ranks=[9, 10, 3]), "encoder is collapsing"),
-        (history_of([]), "nothing was held out"),
+        (history_of([]), "there is no validation loss"),
     ],
 )
 def test_the_summary_says_what_is_to_be_done(history: History, told: str) -> None:

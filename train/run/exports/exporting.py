@@ -59,7 +59,7 @@ class Kept:
 
 
 def export(run: TrainingRun) -> None:
-    """Write the encoder of lowest validation loss, or the last one if nothing was held out; its proofs come last.
+    """Write the encoder of lowest validation loss, or the last one if there is none; its proofs come last.
 
     Curve and card are drawn again, but for a card that is already there beside an export: it may have been edited.
     """
