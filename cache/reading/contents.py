@@ -12,6 +12,7 @@ import numpy as np
 from usjepa.cache.errors import HoleError, UsageError
 from usjepa.cache.lazy import lazy
 from usjepa.cache.places.runs import Runs
+from usjepa.cache.store.origins.segment_tables import sources_in_batches
 from usjepa.cache.store.origins.spacing import spacing_of
 from usjepa.cache.store.origins.table import Origin, Table, table_of
 from usjepa.cache.store.state import kept_generations, read_manifest
@@ -143,6 +144,15 @@ class Contents:
             reasons = dict(self._manifest.holes)
             why = f": {reasons[row]}" if row in reasons else f"; `rows` lists the {len(self):,} that do"
             raise HoleError(f"{self.location}: row {row} holds no data{why}.", row=row)
+
+    def frame_sizes(self) -> NDArray[np.int64]:
+        """Return height and width in pixels of each source's first frame, [sources, 2], as they are before cutting."""
+        parts = [
+            np.array(lists, dtype=np.int64).T
+            for segment in self._manifest.segments
+            for lists in sources_in_batches(self._storage, segment, "height", "width")
+        ]
+        return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
 
     def origin_of(self, row: int) -> Origin:
         """Return the source, frame and view that a row shows.

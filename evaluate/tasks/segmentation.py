@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import xxhash
-from PIL import Image, UnidentifiedImageError
 
-from usjepa.cache.errors import SourceError, UsageError
+from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json, digest_of
 from usjepa.evaluate.tasks.cut import cut
 from usjepa.evaluate.tasks.find import parted
 from usjepa.evaluate.tasks.layouts import recognise
+from usjepa.evaluate.tasks.mask_files import Survey, read_mask
 from usjepa.evaluate.tasks.name_groups import name_codes
 from usjepa.evaluate.tasks.splits import TEST, TRAIN, Frames, split_frames, splits_of
 from usjepa.evaluate.tasks.task import Task
@@ -45,7 +44,6 @@ _BENCHMARK = {
     "busbra": ("tumor_mask", ("tumour",)),
 }
 """Task -> the mask that the benchmark asks for, and what its values 1, 2, ... are."""
-_MOST_CLASSES = 16
 MASKS_VERSION = 2
 """Of how masks are brought to the stored size. Version 1 took the value at a pixel's upper left corner, which moved
 masks by half a stored pixel against their frames; 2 takes the one at its centre."""
@@ -124,7 +122,7 @@ class Segmentation:
         number[list(self.values)] = np.arange(len(self.values))
         out = np.empty((len(positions), edge, edge), np.uint8)
         for i, position in enumerate(positions):
-            mask = number[_read(self.masks[position])]
+            mask = number[read_mask(self.masks[position])]
             out[i] = cv2.resize(mask, (edge, edge), interpolation=cv2.INTER_NEAREST_EXACT)
         return out
 
@@ -181,7 +179,11 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
     for part in (TRAIN, TEST):
         if not (split.parts == part).any():
             raise UsageError(f"{folder.name}: {len(keys)} groups leave no frame with a mask for {part}.")
-    values, content = _values(paths)
+    survey, sizes = Survey(), store.frame_sizes()
+    for path, source in zip(paths, table.source[mask].tolist(), strict=True):
+        height, width = sizes[source].tolist()
+        survey.look(path, (height, width))
+    values = survey.values(split.parts)
     lost = len({file.path for file in folder.files}) - len(files)
     notes = (f"{lost} frames have no mask and are left out.",) if lost else ()
     task = Segmentation(
@@ -194,7 +196,7 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
         values,
         _names(folder, key, values),
         (*folder.notes, *split.notes, *notes),
-        content,
+        survey.content(),
         name_codes([file.group or file.path for file in files]),
     )
     if not len(task.tested):
@@ -218,34 +220,3 @@ def _names(folder: TaskFolder, key: str, values: tuple[int, ...]) -> tuple[str, 
     if key == wanted and max(values) <= len(names):
         return ("background", *[names[value - 1] for value in values[1:]])
     return ("background", *[f"value {value}" for value in values[1:]])
-
-
-def _values(paths: Sequence[Path]) -> tuple[tuple[int, ...], str]:
-    """Return the values that occur in masks, 0 first, and the hash of all their bytes."""
-    hasher, present = xxhash.xxh3_128(), np.zeros(256, bool)
-    present[0] = True
-    for path in paths:
-        mask = _read(path)
-        hasher.update(np.ascontiguousarray(mask).tobytes())
-        present[np.unique(mask)] = True
-    values = tuple(int(value) for value in np.flatnonzero(present))
-    if not 2 <= len(values) <= _MOST_CLASSES:
-        raise SourceError(
-            f"{paths[0].parent}: its masks hold {len(values)} different values, where classes 0, 1, ... are wanted: "
-            f"{'they are all background' if len(values) < 2 else 'lossy files, or no masks'}."
-        )
-    return values, hasher.hexdigest()
-
-
-def _read(path: Path) -> NDArray[np.uint8]:
-    """Return a mask's values, uint8 [H, W]; equal colour channels count as one."""
-    try:
-        with Image.open(path) as image:
-            mask = np.asarray(image.convert("L") if image.mode == "1" else image)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise SourceError(f"{path}: can't be read as a mask ({error}).") from error
-    if mask.ndim == 3 and (mask[..., :1] == mask[..., :3]).all():
-        mask = mask[..., 0]
-    if mask.ndim != 2 or mask.dtype.kind not in "ui" or (mask.size and int(mask.max()) > 255):
-        raise SourceError(f"{path}: no mask of one channel and values up to 255 ({mask.dtype}, {mask.shape}).")
-    return mask.astype(np.uint8)

@@ -14,8 +14,9 @@ from tests.support.evaluations import FAST, call, export_run
 from tests.support.files.published import write_image, write_mask
 from tests.support.labelled import patients, write_labelled
 from tests.support.recipes import small_recipe
-from usjepa.cache.errors import UsageError
+from usjepa.cache.errors import SourceError, UsageError
 from usjepa.evaluate.tasks.find import open_tasks
+from usjepa.evaluate.tasks.mask_files import Survey, read_mask
 from usjepa.evaluate.tasks.published.image_masks import ImagesAndMasks
 from usjepa.evaluate.tasks.regression import open_regressions
 from usjepa.evaluate.tasks.segmentation import Segmentation, open_segmentations
@@ -197,6 +198,108 @@ def test_a_report_is_made_again_when_values_of_masks_get_other_names(tmp_path: P
         assert result.exit_code == 0, result.output
         (task,) = json.loads((tmp_path / "out/scores.json").read_text())["segmentation"]["tasks"]
         assert task["classes"] == ["background", name, "atrium"]
+
+
+def surveyed(paths: list[Path], splits: list[str]) -> tuple[int, ...]:
+    survey = Survey()
+    for path in paths:
+        survey.look(path, np.asarray(Image.open(path)).shape[:2])
+    return survey.values(np.array(splits, dtype=object))
+
+
+def test_one_class_that_is_written_with_two_values_is_refused_with_a_mask_of_each(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    for split, numbers in (("train", range(8)), ("test", range(8, 12))):
+        write_pairs(folder / split / "images", folder / split / "masks", numbers)
+        for path in (folder / split / "masks").iterdir():
+            values = np.asarray(Image.open(path))
+            Image.fromarray((values > 0).astype(np.uint8) * (255 if split == "train" else 1)).save(path)
+    with pytest.raises(SourceError, match=r"test/masks/a10\.png holds 1 and .*train/masks/a0\.png holds 255, in no"):
+        opened(folder, tmp_path / "out")
+    paths = []
+    for name, classes in (("a", (1,)), ("b", (2,)), ("c", (128,)), ("d", (1, 255))):
+        paths.append(tmp_path / f"{name}.png")
+        write_mask(paths[-1], classes, 0)
+    a, b, c, d = paths
+    with pytest.raises(SourceError, match=r"a\.png holds 1 and .*c\.png holds 128, and no value of a mask of train"):
+        surveyed([a, b, c], ["train", "validation", "test"])
+    assert surveyed([a, b, b], ["train", "train", "test"]) == (0, 1, 2)
+    assert surveyed([a, d], ["train", "test"]) == (0, 1, 255)
+
+
+def test_a_grey_palette_is_read_as_its_greys_and_one_of_colours_must_be_the_same_in_all_masks(tmp_path: Path) -> None:
+    mask = np.zeros((8, 8), np.uint8)
+    mask[2:5, 2:5] = 1
+    for name, value in (("one.gif", 1), ("two.gif", 2)):
+        Image.fromarray(mask * value).save(tmp_path / name)
+        assert np.array_equal(read_mask(tmp_path / name), mask * value)
+    for name, indices, palette in (("p.png", mask, [0, 0, 0, 255, 255, 255]), ("q.png", 1 - mask, [255] * 3 + [0] * 3)):
+        image = Image.fromarray(indices)
+        image.putpalette(palette)
+        assert image.mode == "P"
+        image.save(tmp_path / name)
+        assert np.array_equal(read_mask(tmp_path / name), mask * 255)
+    for name, colour in (("red.png", [200, 0, 0]), ("again.png", [200, 0, 0]), ("green.png", [0, 200, 0])):
+        image = Image.fromarray(mask)
+        image.putpalette([0, 0, 0, *colour])
+        image.save(tmp_path / name)
+    red, again, green = (tmp_path / f"{name}.png" for name in ("red", "again", "green"))
+    assert surveyed([red, again], ["train", "test"]) == (0, 1)
+    with pytest.raises(SourceError, match=r"green\.png: its palette gives index 1 the colour .* that of .*red\.png"):
+        surveyed([red, green], ["train", "test"])
+
+
+def test_a_mask_of_another_shape_is_refused_and_one_that_is_turned_by_its_header_is_turned(tmp_path: Path) -> None:
+    folder, turned = tmp_path / "set", Image.Exif()
+    turned[0x0112] = 6
+    write_pairs(folder / "images", folder / "masks", range(6))
+    mask = np.zeros((40, 60), np.uint8)
+    mask[:10, :10] = 1
+    frame = np.random.default_rng(0).integers(60, 255, (40, 60)).astype(np.uint8)
+    Image.fromarray(frame).save(folder / "images" / "a2.png", exif=turned)
+    Image.fromarray(mask).save(folder / "masks" / "a2.png", exif=turned)
+    task = opened(folder, tmp_path / "out")
+    at = [path.name for path in task.masks].index("a2.png")
+    (stored,) = task.read_masks(np.array([at]))
+    assert stored[:4, -4:].all()  # the upper left corner is turned to the right
+    assert not stored[:, :16].any()
+    small = Image.open(folder / "masks" / "a4.png").resize((24, 24), Image.Resampling.NEAREST)
+    small.save(folder / "masks" / "a4.png")  # of another size, a pixel off its image's 48 x 49
+    opened(folder, tmp_path / "out")
+    Image.fromarray(mask).save(folder / "masks" / "a2.png")
+    with pytest.raises(SourceError, match=r"a2\.png: 40 x 60 pixels .* its image 60 x 40"):
+        opened(folder, tmp_path / "out")
+
+
+def test_other_names_of_values_are_another_task(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_pairs(folder / "images", folder / "masks", range(8))
+    found = []
+    for name in ("liver", "kidney"):
+        (folder / "mask_values.json").write_text(json.dumps({"1": name, "2": "mass"}))
+        found.append(opened(folder, tmp_path / "out").identity)
+    assert found[0].pop("classes") == ["background", "liver", "mass"]
+    assert found[1].pop("classes") == ["background", "kidney", "mass"]
+    assert found[0] == found[1]
+
+
+def test_equal_patients_of_two_datasets_are_two_and_a_dataset_can_be_picked(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "frames", tmp_path / "outlines", range(16))
+    lines = [f"frames/a{i}.png,outlines/a{i}.png,p{i // 4},{'AB'[i % 2]}" for i in range(16)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["path,mask,patient,dataset", *lines]) + "\n")
+    task = opened(tmp_path / "manifest.csv", tmp_path / "out")
+    assert len(np.unique(task.groups)) == 8
+    assert len(np.unique(task.groups[np.array([path.name == "a0.png" for path in task.masks])])) == 1
+    picked = opened(f"{tmp_path / 'manifest.csv'}::A", tmp_path / "out")
+    assert sorted(int(path.stem[1:]) for path in picked.masks) == list(range(0, 16, 2))
+    with pytest.raises(UsageError, match=r"--segment .*manifest\.csv: no dataset 'C'; it holds A, B"):
+        opened(f"{tmp_path / 'manifest.csv'}::C", tmp_path / "out")
+
+
+def test_a_store_is_told_to_hold_no_masks(tmp_path: Path) -> None:
+    write_labelled(tmp_path / "store.zarr", patients(2, ["cyst", "none"]), size=32)
+    with pytest.raises(UsageError, match="a store, and stores hold no masks"):
+        opened(tmp_path / "store.zarr", tmp_path / "out")
 
 
 def test_another_reports_folder_uses_the_frames_and_features_that_are_kept(tmp_path: Path) -> None:
