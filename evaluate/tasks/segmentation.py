@@ -16,7 +16,7 @@ import numpy as np
 from usjepa.cache.errors import UsageError
 from usjepa.cache.identity import Json, digest_of
 from usjepa.evaluate.tasks.cut import cut
-from usjepa.evaluate.tasks.find import parted
+from usjepa.evaluate.tasks.find import is_store, parted, wanted_folders
 from usjepa.evaluate.tasks.layouts import recognise
 from usjepa.evaluate.tasks.mask_files import Survey, read_mask
 from usjepa.evaluate.tasks.name_groups import name_codes
@@ -94,6 +94,7 @@ class Segmentation:
             "store": self.store.digest,
             "frames": digest_of(frames),
             "masks": self.content,
+            "classes": list(self.classes),
             "version": MASKS_VERSION,
         }
 
@@ -137,7 +138,14 @@ def open_segmentations(specs: Sequence[str], out: Path, recipe: Recipe) -> list[
     found = []
     for spec in specs:
         path, dataset = parted(spec)
-        folders = [f for f in recognise(path, recipe.cache) if dataset in (None, f.name) and _mask_key(f) is not None]
+        if is_store(path):
+            raise UsageError(
+                f"--segment {spec}: a store, and stores hold no masks. Name the folder or manifest of frames and masks."
+            )
+        folders = recognise(path, recipe.cache)
+        if folders[0].layout == "plain":
+            folders, dataset = wanted_folders(folders, path, dataset, "--segment"), None
+        folders = [f for f in folders if dataset in (None, f.name) and _mask_key(f) is not None]
         if not folders:
             raise UsageError(
                 f"--segment {spec}: no task with masks there. UltraBench's and BUS-BRA's tasks have them, `images/` "
@@ -205,7 +213,8 @@ def _opened(folder: TaskFolder, out: Path, recipe: Recipe) -> Segmentation:
 
 
 def _group(folder: TaskFolder, file: Labelled) -> str:
-    return f"{folder.name}\0{file.group}" if file.group else f"{folder.name}\0\0{file.path}"
+    dataset = file.dataset or folder.name
+    return f"{dataset}\0{file.group}" if file.group else f"{dataset}\0\0{file.path}"
 
 
 def _names(folder: TaskFolder, key: str, values: tuple[int, ...]) -> tuple[str, ...]:
