@@ -224,7 +224,8 @@ def _notes(inputs: Inputs, results: Results, random_teacher: bool) -> list[str]:
     """Return what must be known beside the scores, in the order of the page."""
     tasks = inputs.found.tasks
     notes = [*results.notes, *[why for task in tasks if (why := hidden(task))]]
-    for task in tasks:
+    read = [*results.regressed, *results.segmented]
+    for task in (*tasks, *[one.task.frames() for one in read]):
         seen = (seen_in_training(inputs.run, task), chosen_by(inputs.run, task))
         notes += [f"{task.name}: {note}" for note in seen if note]
     for scored in results.scored:
