@@ -224,8 +224,9 @@ def _notes(inputs: Inputs, results: Results, random_teacher: bool) -> list[str]:
     """Return what must be known beside the scores, in the order of the page."""
     tasks = inputs.found.tasks
     notes = [*results.notes, *[why for task in tasks if (why := hidden(task))]]
-    read = [*results.regressed, *results.segmented]
-    for task in (*tasks, *[one.task.frames() for one in read]):
+    measured = [each.task.frames() for each in results.regressed]
+    masked = [each.task.frames() for each in results.segmented]
+    for task in (*tasks, *measured, *masked):
         seen = (seen_in_training(inputs.run, task), chosen_by(inputs.run, task))
         notes += [f"{task.name}: {note}" for note in seen if note]
     for scored in results.scored:
