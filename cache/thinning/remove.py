@@ -1,9 +1,11 @@
 """Remove sources from a store: their rows become holes, and their bytes go.
 
 The next generation and its tables are worked out first, and every row that stays in the shards concerned is checked.
-They are laid down under `unfinished/`, the mark `remove.json` last: it is the next generation's manifest. From then on
-nobody reads the store or writes to it, and each step brings one file from the old state to the new. Whenever this is
-killed, the same command goes on from the mark to the same bytes.
+They are laid down under `unfinished/`, the mark `remove.json` last: it is the next generation's manifest, and on a line
+of its own who was asked for. From then on nobody reads the store or writes to it, and each step brings one file from
+the old state to the new. Whenever this is killed, the same command goes on from the mark to the same bytes; another
+one finishes what was begun and then does what is left of its own. Between the two the mark stays, so that it may be
+killed there too.
 
 Earlier generations can't be read any more, and `gc` removes their manifests: reasons of holes in them name files.
 """
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.building.parts import WHOLE, refuse_rivals
-from usjepa.cache.errors import NotSealedError, UsageError
+from usjepa.cache.errors import DamageError, NotSealedError, UsageError
 from usjepa.cache.interrupt import graceful_interrupts, safe_point
 from usjepa.cache.scanning.journal import JOURNAL
 from usjepa.cache.storage.claims import hold_claim
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MARK = job_name("remove")
+_THEN_GC = "`usjepa-cache gc {}` removes earlier generations, which can't be read any more and may name files."
 _GO_ON = "Run the same command again to go on; until then the store is neither read nor written."
 _THREADS = 4
 """Shards in hand at once."""
@@ -66,6 +69,8 @@ class Removal:
     runs: list[Run] = field(default_factory=list)
     """Trainings that began on a generation with these rows."""
     generation: int = 0
+    asked: Choice | None = None
+    """Of a removal that was begun earlier: for whom."""
 
     def lines(self) -> list[str]:
         """Return what to say."""
@@ -75,7 +80,7 @@ class Removal:
 
 
 def remove(store: str, choice: Choice, runs: Sequence[str] = (), dry_run: bool = False, steal: bool = False) -> Removal:
-    """Remove sources and their rows from a sealed store, or finish a removal that was interrupted.
+    """Remove sources and their rows from a sealed store; a removal that was interrupted is finished first.
 
     Args:
         store: folder or URL.
@@ -98,20 +103,26 @@ def remove(store: str, choice: Choice, runs: Sequence[str] = (), dry_run: bool =
         refuse_rivals(storage, WHOLE, steal)
         refuse_unfinished(storage, but="remove")
         storage.sweep()
-        went_on = _finish(storage, claim.check)
+        rest, went_on = choice, _finish(storage, claim.check)
+        if went_on is not None:
+            logger.info(
+                f"finished the removal begun earlier (generation {went_on.generation}). {_THEN_GC.format(store)}"
+            )
+            left = choice.without(went_on.asked)
+            if left is None:
+                _unmark(storage, claim.check)
+                return went_on
+            rest = left
         try:
-            found, thinned, manifest = _planned(storage, choice, runs)
-        except UsageError:
-            if went_on is None:
-                raise
-            return went_on  # it was this very removal
-        _lay_down(storage, thinned, manifest, claim.check)
+            found, thinned, manifest = _planned(storage, rest, runs)
+        except (UsageError, NotSealedError, DamageError):
+            _unmark(storage, claim.check)  # what was begun is finished: the store can be read, and mended
+            raise
+        _lay_down(storage, thinned, manifest, choice, claim.check)
         logger.info("\n".join(["removes " + found.lines()[0], *found.lines()[1:]]))
         _finish(storage, claim.check)
-        logger.info(
-            f"sealed: generation {manifest.generation}. `usjepa-cache gc {store}` removes earlier generations, which "
-            "can't be read any more and may name files."
-        )
+        _unmark(storage, claim.check)
+        logger.info(f"sealed: generation {manifest.generation}. {_THEN_GC.format(store)}")
         return found
 
 
@@ -170,21 +181,24 @@ def _staged(number: int, table: str) -> str:
     return f"unfinished/segment-{number:06d}-{table}.parquet"
 
 
-def _lay_down(storage: Storage, thinned: Iterable[Thinned], manifest: Manifest, guard: Guard) -> None:
+def _lay_down(storage: Storage, thinned: Iterable[Thinned], manifest: Manifest, choice: Choice, guard: Guard) -> None:
     """Write everything that the removal needs to be finished, the mark last."""
     for one in thinned:
         storage.publish(_staged(one.segment.number, "sources"), one.sources, guard)
         storage.publish(_staged(one.segment.number, "rows"), one.rows, guard)
-    storage.publish(MARK, manifest.to_bytes(), guard)
+    storage.publish(MARK, manifest.to_bytes() + choice.to_bytes(), guard)
 
 
 def _finish(storage: Storage, guard: Guard) -> Removal | None:
-    """Bring the store to the generation that the mark holds; None where there is no mark."""
+    """Bring the store to the generation that the mark holds, and leave the mark; None where there is none."""
+    where = f"{storage.url}/{MARK}"
     try:
-        after = Manifest.from_bytes(storage.read(MARK), f"{storage.url}/{MARK}")
+        sealed, _, asked = storage.read(MARK).partition(b"\n")
     except FileNotFoundError:
         _clear(storage)
         return None
+    after = Manifest.from_bytes(sealed, where)
+    choice = Choice.from_bytes(asked, where) if asked else None  # older versions kept none
     before = read_manifest(storage)
     if before is not None and before.generation < after.generation:
         _tables(storage, after, guard)
@@ -193,8 +207,12 @@ def _finish(storage: Storage, guard: Guard) -> Removal | None:
         writer = StoreWriter(storage, guard, "remove")
         writer.publish_generation(after)
     _clear(storage)
+    return Removal(generation=after.generation, asked=choice)
+
+
+def _unmark(storage: Storage, guard: Guard) -> None:
+    guard()
     storage.delete(MARK)
-    return Removal(generation=after.generation)
 
 
 def _tables(storage: Storage, after: Manifest, guard: Guard) -> None:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xxhash
 
-from usjepa.cache.errors import UsageError
+from usjepa.cache.errors import DamageError, UsageError
+from usjepa.cache.identity import canonical, digest_of, parse_json
 from usjepa.cache.store.origins.segment_tables import read_tables
 from usjepa.cache.store.tables import WITHDRAWN, RowTable, SourceTable, tombstone
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from usjepa.cache.identity import Json
     from usjepa.cache.storage.protocol import Storage
     from usjepa.cache.store.generations import Manifest, Segment
 
@@ -48,8 +50,33 @@ class Choice:
         return f"{kind} {', '.join(self._names)}"
 
     @property
+    def _kinds(self) -> tuple[tuple[str, ...], ...]:
+        return self.groups, self.sources, self.datasets
+
+    @property
     def _names(self) -> tuple[str, ...]:
         return self.groups or self.sources or self.datasets
+
+    def without(self, done: Choice | None) -> Choice | None:
+        """Return what is left to remove after another removal; None where that took all of it."""
+        if done is None or not any(map(all, zip(self._kinds, done._kinds, strict=True))):
+            return self
+        left = tuple(name for name in self._names if name not in done._names)
+        return Choice(*(left if kind else () for kind in self._kinds)) if left else None
+
+    def to_bytes(self) -> bytes:
+        """Return it as a line."""
+        body: Json = {"groups": list(self.groups), "sources": list(self.sources), "datasets": list(self.datasets)}
+        return canonical({"choice": body, "digest": digest_of(body)}) + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Choice:
+        """Parse what `to_bytes` wrote; raises DamageError on anything else."""
+        read = parse_json(data, where)
+        body = read.get("choice")
+        if not isinstance(body, dict) or digest_of(body) != read.get("digest"):
+            raise DamageError(f"{where}: who withdraws does not match its own digest: damaged.")
+        return cls(*(tuple(body[kind]) for kind in ("groups", "sources", "datasets")))
 
     def column_of(self, table: SourceTable) -> NDArray[np.object_]:
         """Return the names that are compared, of each source."""

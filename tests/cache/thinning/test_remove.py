@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.commits import read_commit
 from usjepa.cache.store.writer import StoreWriter
+from usjepa.cache.thinning import remove as removing
 from usjepa.cache.thinning.collect import collect
 from usjepa.cache.thinning.remove import remove
 from usjepa.cache.thinning.withdrawal import Choice
@@ -166,6 +169,83 @@ def test_a_removal_that_is_killed_is_finished_by_the_same_command(tmp_path: Path
                 use(str(store))
     remove(str(store), Choice(groups=("group-1",)))
     assert tree(store) == tree(whole)
+
+
+def _remove_groups_and_die(store: str, groups: tuple[str, ...], step: int) -> None:
+    forked.die_at_durable_step(step)
+    remove(store, Choice(groups=groups))
+
+
+def begun(store: Path, *groups: str) -> None:
+    """Leave a removal of groups behind that was killed when its mark was laid down and nothing else was done."""
+    assert forked.run(_remove_groups_and_die, str(store), groups, 13) == -9
+    assert (store / "unfinished/remove.json").exists()
+    assert not (store / "manifests/000002.json").exists()
+
+
+def left_of_data_set_a(store: Path) -> set[str]:
+    return {source.group for source in open_store(store).table.sources if source.dataset == "a"}
+
+
+def test_another_removal_finishes_the_interrupted_one_says_so_and_is_done_itself(store: Path) -> None:
+    begun(store, "group-0")
+    result = CliRunner().invoke(main, ["remove", str(store), "--group", "group-0", "--group", "group-1"])
+    assert result.exit_code == 0, result.output
+    assert "finished the removal begun earlier (generation 2)" in result.output
+    assert "sealed: generation 3" in result.output
+    assert left_of_data_set_a(store) == {"group-2", "group-3", "group-4", "withdrawn"}
+    assert not (store / "unfinished").exists()
+
+
+@pytest.mark.parametrize("choice", [
+    ("--group", "group-typo"), ("--source", "a/0001.png"), ("--group", "group-0", "--group", "group-typo"),
+])  # fmt: skip
+def test_another_removal_of_what_there_is_not_finishes_the_interrupted_one_and_is_refused(
+    store: Path, choice: tuple[str, ...]
+) -> None:
+    begun(store, "group-0")
+    result = CliRunner().invoke(main, ["remove", str(store), *choice])
+    assert result.exit_code == 2, result.output
+    assert "finished the removal begun earlier (generation 2)" in result.output
+    assert f"not found: {choice[-1]})" in result.output
+    assert left_of_data_set_a(store) == {"group-1", "group-2", "group-3", "group-4", "withdrawn"}
+    assert verify(str(store)).damages == []
+
+
+def test_the_same_removal_after_a_kill_ends_well_and_says_that_it_went_on(store: Path) -> None:
+    begun(store, "group-0", "group-1")
+    result = CliRunner().invoke(main, ["remove", str(store), "--group", "group-1", "--group", "group-0"])
+    assert result.exit_code == 0, result.output
+    assert "finished the removal begun earlier (generation 2)" in result.output
+    assert left_of_data_set_a(store) == {"group-2", "group-3", "group-4", "withdrawn"}
+
+
+@pytest.mark.parametrize("step", [2, 20, 42, 44, 46, 48, 50, 56, 70, 90])
+def test_a_removal_after_an_interrupted_one_may_be_killed_too(tmp_path: Path, store: Path, step: int) -> None:
+    whole = tmp_path / "whole"
+    begun(store, "group-0")
+    shutil.copytree(store, whole)
+    both = ("group-0", "group-3")
+    remove(str(whole), Choice(groups=both))
+    assert forked.run(_remove_groups_and_die, str(store), both, step) == -9
+    remove(str(store), Choice(groups=both))
+    assert tree(store) == tree(whole)
+
+
+def _remove_and_die_planning(store: str) -> None:
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    vars(removing)["thin_segments"] = die
+    remove(store, Choice(groups=("group-0", "group-1")))
+
+
+def test_a_kill_between_the_interrupted_removal_and_the_next_one_loses_neither(store: Path) -> None:
+    begun(store, "group-0")
+    assert forked.run(_remove_and_die_planning, str(store)) == -9
+    assert (store / "manifests/000002.json").exists()
+    remove(str(store), Choice(groups=("group-0", "group-1")))
+    assert left_of_data_set_a(store) == {"group-2", "group-3", "group-4", "withdrawn"}
 
 
 def test_a_damaged_row_that_stays_is_found_before_anything_changes(store: Path) -> None:
