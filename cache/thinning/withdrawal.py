@@ -42,16 +42,24 @@ class Choice:
     datasets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if sum(map(bool, (self.groups, self.sources, self.datasets))) != 1:
+        if sum(map(bool, self._kinds)) != 1:
             raise UsageError("say who withdraws: --group G, --source P or --dataset D, one kind of them (repeatable).")
+        if not all(name.strip() for name in self._names):
+            raise UsageError(
+                f"an empty name of a {self._kind}: is a variable of the shell not set? Nothing is removed. Sources "
+                "that have no group or data set are named one by one: --source P."
+            )
 
     def __str__(self) -> str:
-        kind = "group" if self.groups else "source" if self.sources else "dataset"
-        return f"{kind} {', '.join(self._names)}"
+        return f"{self._kind} {', '.join(self._names)}"
 
     @property
     def _kinds(self) -> tuple[tuple[str, ...], ...]:
         return self.groups, self.sources, self.datasets
+
+    @property
+    def _kind(self) -> str:
+        return "group" if self.groups else "source" if self.sources else "dataset"
 
     @property
     def _names(self) -> tuple[str, ...]:

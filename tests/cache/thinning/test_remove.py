@@ -16,7 +16,7 @@ from tests.support.builds import build_small, pictures, small, tree
 from tests.support.files.damage import flip
 from tests.support.processes import forked
 from tests.support.runs import recipe
-from tests.support.stores import ROWS_PER_SHARD, arrays, layers, tables
+from tests.support.stores import ROWS_PER_SHARD, arrays, layers, single_frames, tables
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
@@ -277,6 +277,36 @@ def test_what_there_is_not_or_is_all_there_is_changes_nothing(store: Path) -> No
     dry = CliRunner().invoke(main, ["remove", str(store), "--group", "group-1", "--dry-run"])
     assert "would be removed: 2 sources, 1 rows, 4 shard files" in dry.output
     assert tree(store) == before
+
+
+@pytest.mark.parametrize("kind", ["--group", "--source", "--dataset"])
+@pytest.mark.parametrize("name", ["", " \t"])
+def test_an_empty_name_removes_nothing_and_says_what_to_do(tmp_path: Path, kind: str, name: str) -> None:
+    store = write_shared(tmp_path / "s", groups=["x", "x", "", "", "", ""])
+    before = tree(store)
+    for more in ([], [kind, "x"], ["--dry-run"]):
+        result = CliRunner().invoke(main, ["remove", str(store), kind, name, *more])
+        assert result.exit_code == 2, result.output
+    with pytest.raises(UsageError, match=f"an empty name of a {kind[2:]}.*--source P"):
+        Choice(**{f"{kind[2:]}s": (name,)})
+    assert tree(store) == before
+
+
+def write_shared(root: Path, groups: list[str]) -> Path:
+    """Write a store of data sets a, b and c, in turns, whose sources have these groups."""
+    names = [f"{i:032x}" for i in range(len(groups))]
+    datasets = ["abc"[i % 3] for i in range(len(groups))]
+    writer = StoreWriter(LocalStorage(root))
+    writer.create_or_open(ROWS_PER_SHARD)
+    described = single_frames(path=names, dataset=datasets, group=groups, label=names, split=names, content_hash=names)
+    writer.add_segment(*described, len(groups))
+    for layer in layers().values():
+        writer.add_layer(layer)
+        for shard in range(writer.state.shard_count):
+            rows = writer.state.rows_of_shard(shard)
+            writer.write_shard(layer, shard, arrays(layer, len(rows), shard), [], {"torch": "x"})
+    writer.seal()
+    return root
 
 
 def test_what_is_begun_is_finished_or_deleted_first(store: Path) -> None:
