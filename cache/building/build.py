@@ -27,7 +27,7 @@ from usjepa.cache.storage.claims import Claim, hold_claim
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.storage.urls import is_url
-from usjepa.cache.store.state import exists
+from usjepa.cache.store.state import exists, root_settings
 from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def _no_empty_folder(storage: Storage) -> Iterator[None]:
 def seal(store: str, steal: bool = False) -> Manifest:
     """Seal a store whose parts have all ended; raises NotSealedError when shards are missing."""
     storage = open_storage(store)
+    root_settings(storage)  # a folder of other things is left as it is
     with hold_claim(storage, WHOLE, steal) as claim:
         refuse_rivals(storage, WHOLE, steal)
-        exists(storage)
         storage.sweep()
         writer = StoreWriter(storage, claim.check)
         writer.attach()

@@ -33,6 +33,7 @@ from usjepa.cache.store.calibration import (
     with_stored_calibration,
 )
 from usjepa.cache.store.precision import quantise
+from usjepa.cache.store.state import root_settings
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.teacher.layers import layers_of
 from usjepa.cache.terminal.progress import ProgressBar
@@ -83,6 +84,7 @@ def convert(
         StoreError: the new layer is further from the original than its precision explains.
     """
     storage = open_storage(store)
+    root_settings(storage)  # a folder of other things is left as it is
     with graceful_interrupts(_GO_ON), hold_claim(storage, WHOLE, steal, doing="converted") as claim:
         refuse_rivals(storage, WHOLE, steal)
         storage.sweep()

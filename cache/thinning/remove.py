@@ -35,6 +35,7 @@ from usjepa.cache.store.state import (
     read_manifest,
     read_state,
     refuse_unfinished,
+    root_settings,
     segment_json,
 )
 from usjepa.cache.store.writer import StoreWriter
@@ -94,6 +95,7 @@ def remove(store: str, choice: Choice, runs: Sequence[str] = (), dry_run: bool =
         DamageError: a row that stays, in a shard to be written anew, is damaged.
     """
     storage = open_storage(store)
+    root_settings(storage)  # a folder of other things is left as it is
     if dry_run:
         refuse_unfinished(storage)
         found, _, _ = _planned(storage, choice, runs)

@@ -73,6 +73,7 @@ def repair(
         IdentityError: recipe or teacher are not those that it was built with.
     """
     storage = open_storage(store)
+    sealed_manifest(storage)  # a folder of other things is left as it is
     with graceful_interrupts(_GO_ON), hold_claim(storage, WHOLE, steal) as claim:
         refuse_rivals(storage, WHOLE, steal)
         manifest = sealed_manifest(storage)

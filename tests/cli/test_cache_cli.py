@@ -11,6 +11,7 @@ from tests.support.files.damage import flip
 from tests.support.processes.commands import run_python
 from tests.support.stores import write_store
 from usjepa.cache.cli import main
+from usjepa.cache.storage.durable import TEMP_SUFFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,6 +72,22 @@ def test_a_folder_of_other_things_is_never_built_into(tmp_path: Path) -> None:
 def test_what_is_no_store_is_said(tmp_path: Path, command: str) -> None:
     more = ["-o", str(tmp_path / "x.png")] if command == "inspect" else []
     refused(run(command, str(tmp_path / "none"), *more), 2, "no store here")
+
+
+@pytest.mark.parametrize("form", ["{}", "file://{}"])
+@pytest.mark.parametrize("command", [
+    "seal", "gc", "gc --dry-run", "remove --group x", "remove --group x --dry-run", "convert --precision int8",
+    "verify --repair --pipeline demo", "audit --teacher random --pipeline demo",
+])  # fmt: skip
+def test_a_mistyped_store_is_refused_and_nothing_there_is_touched(tmp_path: Path, command: str, form: str) -> None:
+    write_store(tmp_path / "up/s", 4)
+    in_hand = tmp_path / f"up/s/pixels/.c.0.{'0' * 32}{TEMP_SUFFIX}"
+    in_hand.write_bytes(b"of a live writer")
+    before = sorted(tmp_path.rglob("*"))
+    name, *more = command.split()
+    for place in ("up", "none", "deep/none"):
+        refused(run(name, form.format(tmp_path / place), *more), 2, "no store here")
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_an_unsealed_store_has_nothing_to_verify(tmp_path: Path) -> None:
