@@ -12,6 +12,7 @@ Earlier generations can't be read any more, and `gc` removes their manifests: re
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from usjepa.cache.scanning.journal import JOURNAL
 from usjepa.cache.storage.claims import hold_claim
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.storage.protocol import TABLE_LIMIT
-from usjepa.cache.store.descriptions import damaged_table, table_hashes
+from usjepa.cache.store.descriptions import damaged_table, newest_readable, table_hashes
 from usjepa.cache.store.generations import Manifest
 from usjepa.cache.store.state import (
     job_name,
@@ -45,7 +46,7 @@ from usjepa.cache.thinning.runs import Run, pinned, runs_under
 from usjepa.cache.thinning.withdrawal import Choice, Thinned, next_generation, thin_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from usjepa.cache.storage.protocol import Guard, Storage
 
@@ -53,6 +54,11 @@ logger = logging.getLogger(__name__)
 
 MARK = job_name("remove")
 _THEN_GC = "`usjepa-cache gc {}` removes earlier generations, which can't be read any more and may name files."
+_MEND = "Nothing of this removal was begun: mend the store first, with usjepa-cache verify STORE --repair."
+_PUT_BACK = (
+    "The removal that was begun can't go on over it, and can't be undone. From a copy of the store made before the "
+    "removal, put this file back (cp), or the whole store in place of this one, then run remove again."
+)
 _GO_ON = "Run the same command again to go on; until then the store is neither read nor written."
 _THREADS = 4
 """Shards in hand at once."""
@@ -145,7 +151,8 @@ def _planned(storage: Storage, choice: Choice, runs: Sequence[str]) -> tuple[Rem
         layer, mine = manifest.layers[name], _in_shard(rows, shard, manifest.rows_per_shard)
         _, tables[name, shard] = packed_without(storage, layer, shard, manifest.tables[name][shard], mine)
 
-    _in_threads([partial(table_of, name, shard) for name in manifest.layers for shard in affected], "check")
+    with _advised(_MEND):
+        _in_threads([partial(table_of, name, shard) for name in manifest.layers for shard in affected], "check")
     found = Removal(sum(one.files for one in thinned), len(rows), len(tables), generation=manifest.generation + 1)
     found.runs = _runs_that_saw(storage, runs, int(gone.min(initial=manifest.extent)))
     return found, thinned, next_generation(manifest, thinned, tables)
@@ -199,17 +206,31 @@ def _finish(storage: Storage, guard: Guard) -> Removal | None:
     except FileNotFoundError:
         _clear(storage)
         return None
-    after = Manifest.from_bytes(sealed, where)
-    choice = Choice.from_bytes(asked, where) if asked else None  # older versions kept none
-    before = read_manifest(storage)
-    if before is not None and before.generation < after.generation:
-        _tables(storage, after, guard)
-        _shards(storage, before, after, guard)
+    with _advised(_PUT_BACK):
+        after = Manifest.from_bytes(sealed, where)
+        choice = Choice.from_bytes(asked, where) if asked else None  # older versions kept none
+        before = newest_readable(storage)
+        if before is None:
+            raise DamageError(f"{storage.url}/manifest.json: missing.")
+    if before.generation < after.generation:
+        with _advised(_PUT_BACK):
+            _tables(storage, after, guard)
+            _shards(storage, before, after, guard)
         storage.delete(JOURNAL)  # of a scan that never went on: it names files
         writer = StoreWriter(storage, guard, "remove")
         writer.publish_generation(after)
     _clear(storage)
     return Removal(generation=after.generation, asked=choice)
+
+
+@contextlib.contextmanager
+def _advised(what_to_do: str) -> Iterator[None]:
+    """Add to a DamageError what to do about it."""
+    try:
+        yield
+    except DamageError as error:
+        error.args = (f"{error} {what_to_do}",)
+        raise
 
 
 def _unmark(storage: Storage, guard: Guard) -> None:
@@ -221,9 +242,13 @@ def _tables(storage: Storage, after: Manifest, guard: Guard) -> None:
     for segment in after.segments:
         for (name, expected), table in zip(table_hashes(segment), ("sources", "rows"), strict=True):
             if damaged_table(storage, name, expected) is not None:
-                storage.publish(name, storage.read(_staged(segment.number, table), TABLE_LIMIT), guard)
+                staged = _staged(segment.number, table)
+                wrong = damaged_table(storage, staged, expected)
+                if wrong is not None:
+                    raise DamageError(f"{storage.url}/{staged}: {wrong}.")
+                storage.publish(name, storage.read(staged, TABLE_LIMIT), guard)
         name, described = f"{segment.folder}/segment.json", segment_json(segment)
-        if storage.read(name) != described:
+        if storage.size(name) is None or storage.read(name) != described:
             storage.publish(name, described, guard)
 
 

@@ -39,8 +39,7 @@ def packed_without(
     lost = [row for row in bad if row not in gone]
     if lost:
         raise DamageError(
-            f"{storage.url}/{layer.shard_name(shard)}: row {lost[0]} is not what was built. Nothing was changed: mend "
-            "the store first, with usjepa-cache verify STORE --repair.",
+            f"{storage.url}/{layer.shard_name(shard)}: row {lost[0]} is not what was built.",
             layer=layer.name, shard=shard, row=lost[0],
         )  # fmt: skip
     view = memoryview(data)
