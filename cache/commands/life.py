@@ -78,7 +78,9 @@ def gc(
 @click.argument("store")
 @click.option("--group", "groups", multiple=True, help="All sources of this group: a patient, a clip. Repeatable.")
 @click.option("--source", "sources", multiple=True, help="This source, by its path in the store. Repeatable.")
-@click.option("--dataset", "datasets", multiple=True, help="All sources of this data set. Repeatable.")
+@click.option(
+    "--dataset", "datasets", multiple=True, help="All of this data set; with --group, its groups only. Repeatable."
+)
 @click.option("--runs", multiple=True, metavar="FOLDER", help="Where runs lie: those that saw the rows are named.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and change nothing.")
 @steal_option

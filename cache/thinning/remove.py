@@ -41,6 +41,7 @@ from usjepa.cache.store.state import (
 )
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.terminal.progress import ProgressBar
+from usjepa.cache.terminal.streams import shown_name
 from usjepa.cache.thinning.rewriting import packed_without, rewrite
 from usjepa.cache.thinning.runs import Run, pinned, runs_under
 from usjepa.cache.thinning.withdrawal import Choice, Thinned, next_generation, thin_segments
@@ -76,12 +77,18 @@ class Removal:
     runs: list[Run] = field(default_factory=list)
     """Trainings that began on a generation with these rows."""
     generation: int = 0
+    groups: list[tuple[str, str]] = field(default_factory=list)
+    """(group, data set) of the sources, where groups were asked for."""
     asked: Choice | None = None
     """Of a removal that was begun earlier: for whom."""
 
     def lines(self) -> list[str]:
         """Return what to say."""
         lines = [f"{self.files:,} sources, {self.rows:,} rows, {self.shards:,} shard files"]
+        if len({dataset for _, dataset in self.groups}) > 1:
+            for name in sorted({group for group, _ in self.groups}):
+                of = ", ".join(shown_name(dataset) for group, dataset in self.groups if group == name)
+                lines.append(f"group {shown_name(name)} of the data sets: {of} (--dataset D takes that of D alone)")
         lines += [f"saw these rows: {run}" for run in self.runs]
         return lines
 
@@ -154,6 +161,7 @@ def _planned(storage: Storage, choice: Choice, runs: Sequence[str]) -> tuple[Rem
     with _advised(_MEND):
         _in_threads([partial(table_of, name, shard) for name in manifest.layers for shard in affected], "check")
     found = Removal(sum(one.files for one in thinned), len(rows), len(tables), generation=manifest.generation + 1)
+    found.groups = sorted({pair for one in thinned for pair in one.groups}) if choice.groups else []
     found.runs = _runs_that_saw(storage, runs, int(gone.min(initial=manifest.extent)))
     return found, thinned, next_generation(manifest, thinned, tables)
 

@@ -42,16 +42,20 @@ class Choice:
     datasets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if sum(map(bool, self._kinds)) != 1:
-            raise UsageError("say who withdraws: --group G, --source P or --dataset D, one kind of them (repeatable).")
-        if not all(name.strip() for name in self._names):
+        if (self.sources and (self.groups or self.datasets)) or not any(self._kinds):
+            raise UsageError(
+                "say who withdraws: --group G, --source P or --dataset D, one kind of them (repeatable); --dataset "
+                "with --group takes the groups of that data set alone."
+            )
+        if not all(name.strip() for kind in self._kinds for name in kind):
             raise UsageError(
                 f"an empty name of a {self._kind}: is a variable of the shell not set? Nothing is removed. Sources "
                 "that have no group or data set are named one by one: --source P."
             )
 
     def __str__(self) -> str:
-        return f"{self._kind} {', '.join(self._names)}"
+        of = f" of dataset {', '.join(self.datasets)}" if self.groups and self.datasets else ""
+        return f"{self._kind} {', '.join(self._names)}{of}"
 
     @property
     def _kinds(self) -> tuple[tuple[str, ...], ...]:
@@ -67,10 +71,15 @@ class Choice:
 
     def without(self, done: Choice | None) -> Choice | None:
         """Return what is left to remove after another removal; None where that took all of it."""
-        if done is None or not any(map(all, zip(self._kinds, done._kinds, strict=True))):
+        if done is None or self._kind != done._kind or not self._is_within(done):
             return self
         left = tuple(name for name in self._names if name not in done._names)
-        return Choice(*(left if kind else () for kind in self._kinds)) if left else None
+        return replace(self, **{f"{self._kind}s": left}) if left else None
+
+    def _is_within(self, done: Choice) -> bool:
+        """Return whether groups are taken from data sets from which another removal took groups too."""
+        taken = set(self.datasets)
+        return not (self.groups and done.datasets) or (bool(taken) and taken <= set(done.datasets))
 
     def to_bytes(self) -> bytes:
         """Return it as a line."""
@@ -93,12 +102,20 @@ class Choice:
     def of(self, table: SourceTable) -> NDArray[np.bool_]:
         """Return which sources of a table withdraw."""
         chosen: NDArray[np.bool_] = np.isin(self.column_of(table).astype(str), self._names) & (table.error != WITHDRAWN)
-        return chosen
+        return chosen & self._among(table)
+
+    def _among(self, table: SourceTable) -> NDArray[np.bool_]:
+        """Return which sources are of the data sets that groups are taken from."""
+        narrowed = bool(self.groups and self.datasets)
+        among: NDArray[np.bool_] = np.isin(table.dataset.astype(str), self.datasets) | (not narrowed)
+        return among
 
     def missing(self, tables: Sequence[SourceTable]) -> list[str]:
         """Return the names that no table has."""
-        known = {str(name) for table in tables for name in self.column_of(table)}
-        return [name for name in self._names if name not in known]
+        known = {str(name) for table in tables for name in self.column_of(table)[self._among(table)]}
+        datasets = {str(name) for table in tables for name in table.dataset} if self.groups else known
+        missing = [name for name in self.datasets if name not in datasets]
+        return [name for name in self._names if name not in known] + (missing if self.groups else [])
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,8 @@ class Thinned:
     """Numbers of all rows of these sources, those that were holes among them."""
     files: int
     """Sources that withdraw."""
+    groups: frozenset[tuple[str, str]]
+    """(group, data set) of these sources."""
 
 
 def thin_segments(storage: Storage, manifest: Manifest, choice: Choice) -> list[Thinned]:
@@ -148,6 +167,7 @@ def _thinned(
         lines,
         segment.first_row + np.flatnonzero(withdrawn),
         int(gone.sum()),
+        frozenset(zip(sources.group[gone].astype(str), sources.dataset[gone].astype(str), strict=True)),
     )
 
 

@@ -327,7 +327,7 @@ def test_what_there_is_not_or_is_all_there_is_changes_nothing(store: Path) -> No
         with pytest.raises(UsageError, match=match):
             remove(str(store), choice)
     with pytest.raises(UsageError, match="one kind of them"):
-        Choice(groups=("x",), datasets=("y",))
+        Choice(sources=("x",), datasets=("y",))
     assert CliRunner().invoke(main, ["remove", str(store)]).exit_code == 2
     dry = CliRunner().invoke(main, ["remove", str(store), "--group", "group-1", "--dry-run"])
     assert "would be removed: 2 sources, 1 rows, 4 shard files" in dry.output
@@ -345,6 +345,41 @@ def test_an_empty_name_removes_nothing_and_says_what_to_do(tmp_path: Path, kind:
     with pytest.raises(UsageError, match=f"an empty name of a {kind[2:]}.*--source P"):
         Choice(**{f"{kind[2:]}s": (name,)})
     assert tree(store) == before
+
+
+def test_a_group_of_several_data_sets_is_told_with_them_and_dataset_narrows_it(tmp_path: Path) -> None:
+    store = write_shared(tmp_path / "s", groups=["1", "1", "2", "2", "2", "3"])
+
+    def run(*more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["remove", str(store), *more])
+        return result.exit_code, result.output
+
+    before = tree(store)
+    assert "group 1 of the data sets: a, b" in run("--group", "1", "--dry-run")[1]
+    assert "data sets" not in run("--group", "3", "--dry-run")[1]
+    for wrong, missing in ((("1", "c"), "1"), (("1", "d"), "1, d"), (("3", "a"), "3")):
+        code, said = run("--group", wrong[0], "--dataset", wrong[1])
+        assert (code, f"(not found: {missing})" in said) == (2, True), said
+    assert tree(store) == before
+    code, said = run("--group", "1", "--dataset", "a")
+    assert code == 0, said
+    left = [(source.dataset, source.group) for source in open_store(store).table.sources]
+    assert left[1:] == [("b", "1"), ("c", "2"), ("a", "2"), ("b", "2"), ("c", "3")]
+    assert "group 2 of the data sets: a, b, c" in run("--group", "2")[1]
+
+
+@pytest.mark.parametrize(("asked", "done", "left"), [
+    (Choice(("1", "2")), Choice(("1",)), Choice(("2",))),
+    (Choice(("1",)), Choice(("1", "2")), None),
+    (Choice(("1",)), Choice(("1",), (), ("a",)), Choice(("1",))),
+    (Choice(("1", "2"), (), ("a",)), Choice(("1",)), Choice(("2",), (), ("a",))),
+    (Choice(("1",), (), ("a", "b")), Choice(("1",), (), ("a",)), Choice(("1",), (), ("a", "b"))),
+    (Choice(("1",)), Choice((), ("1",)), Choice(("1",))),
+])  # fmt: skip
+def test_what_is_left_of_a_removal_is_what_another_did_not_take(
+    asked: Choice, done: Choice, left: Choice | None
+) -> None:
+    assert asked.without(done) == left
 
 
 def write_shared(root: Path, groups: list[str]) -> Path:
