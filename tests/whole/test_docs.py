@@ -236,8 +236,8 @@ def _ratio(name: str, *words: str) -> float:
 
 def _learned() -> list[str]:
     rows = {"student": "student", "its teacher": "pixel teacher", "random weights": "random weights"}
-    another = [_scores("learning-phantom-6", row, "phantom") for row in rows.values()]
-    return [f"{title} {_scores('learning-phantom', row, 'phantom')}" for title, row in rows.items()] + another
+    others = [_scores(f"learning-phantom-{seed}", row, "phantom") for seed in (6, 7) for row in rows.values()]
+    return [f"{title} {_scores('learning-phantom', row, 'phantom')}" for title, row in rows.items()] + others
 
 
 def _learned_from_real_frames() -> list[str]:
