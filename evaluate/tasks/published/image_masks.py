@@ -5,8 +5,10 @@
 | `images/` beside `masks/` (or `imagesTr/` beside `labelsTr/`, ...)     | by name: `a.png`, `a_mask.png`, ...  |
 | the same within folders of splits, or `images/train/`, `images/test/`  | likewise                             |
 | a manifest CSV with a column `mask`                                    | by line                              |
+| a manifest without one, beside `images/` and `masks/`                  | by name                              |
 
-A folder that holds a manifest is read by it, for it names patients and splits, and never by its folders alone.
+A folder that holds a manifest is read by it, for it names patients and splits, and never by its folders alone. Other
+lists beside the images are not read: one of splits is refused, one that names patients is told.
 
 `mask_values.json` beside them names the values of masks: `{"1": "left ventricle", "2": "myocardium"}`.
 """
@@ -19,8 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.layouts.base import Folder
+from usjepa.cache.sources.layouts.registry import AUTO
 from usjepa.cache.sources.layouts.tables import is_missing, read_table
+from usjepa.cache.sources.layouts.unread import patient_tables, refuse_unread
 from usjepa.cache.sources.splits import split_named
+from usjepa.cache.sources.tree import Tree
 from usjepa.evaluate.tasks.base import Labelled, TaskFolder, checked
 from usjepa.evaluate.tasks.measurements import manifest_of
 
@@ -34,6 +40,7 @@ _IMAGES = re.compile(r"^(?:images?|imgs?|frames?)(tr|ts|train|test|val)?$", re.I
 _MASKS = re.compile(r"^(?:masks?|labels?|annotations?|segmentations?|seg|gt)(tr|ts|train|test|val)?$", re.IGNORECASE)
 _SPLITS = {"tr": "train", "ts": "test"}
 _AFFIX = re.compile(r"^(?:mask|seg|gt|label)[ _-]+|[ _-]+(?:mask|seg|segmentation|gt|label|anno|annotation)$", re.I)
+_ALONE = "each counts as a group of its own."
 _IMAGE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif"})
 
 
@@ -49,12 +56,15 @@ class ImagesAndMasks:
 
     def read(self, path: Path, settings: CacheSettings) -> list[TaskFolder]:
         """Return the task; raises UsageError where a mask has no image or two have one name, or for rival folders."""
-        del settings
+        folder = Folder(Tree(path))
+        if settings.layout == AUTO:
+            refuse_unread(folder)
         files = [file for images, masks, split in _pairs(path) for file in _paired(path, images, _one(masks), split)]
         with_mask = sum(bool(file.masks) for file in files)
         if not with_mask:
             raise UsageError(f"{path}: no mask is called like an image, as `a.png` or `a_mask.png` for `a.png`.")
-        notes = ("No file says which images are of one patient: each counts as a group of its own.",)
+        told = patient_tables(folder)
+        notes = (*told, f"{'That aside, no' if told else 'No'} file says which images are of one patient: {_ALONE}")
         return [
             TaskFolder(
                 self.name, path.resolve().name, path.resolve(), tuple(files), notes, classified=False,
@@ -105,8 +115,8 @@ def _folders(path: Path) -> list[Path]:
     return sorted(one for one in path.iterdir() if one.is_dir() and not one.name.startswith("."))
 
 
-def _paired(root: Path, images: Path, masks: Path, split: str) -> list[Labelled]:
-    """Return the images of a folder with their masks."""
+def _paired(root: Path, images: Path, masks: Path, split: str, whole: bool = True) -> list[Labelled]:
+    """Return the images of a folder with their masks, each of which has one in a `whole` folder."""
     by_name: dict[str, Path] = {}
     for file in _files(masks):
         stem = _stem(file)
@@ -122,7 +132,7 @@ def _paired(root: Path, images: Path, masks: Path, split: str) -> list[Labelled]
         named = {} if mask is None else {MASK: checked(root, mask.relative_to(root).as_posix(), str(masks))}
         placed = _split_below(images, image) or split
         made[stem] = Labelled(checked(root, image.relative_to(root).as_posix(), str(images)), "", "", placed, named)
-    if by_name:
+    if by_name and whole:
         lost = sorted(file.name for file in by_name.values())
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise UsageError(f"{masks}: {lost[0]}{more} have no image in {images}. Is the folder complete?")
@@ -148,7 +158,7 @@ def _stem(file: Path) -> str:
 
 
 def manifest_masks(path: Path) -> dict[str, str]:
-    """Return path of a frame -> path of its mask, for a manifest with a column `mask`; {} for all else.
+    """Return path of a frame -> path of its mask: by a manifest's column `mask`, or by name in folders beside it.
 
     Args:
         path: a CSV, or a folder that holds a manifest.
@@ -160,8 +170,12 @@ def manifest_masks(path: Path) -> dict[str, str]:
     if file is None:
         return {}
     table = read_table(file)
-    if MASK not in table.columns or "path" not in table.columns:
+    if "path" not in table.columns:
         return {}
+    if MASK not in table.columns:
+        pairs = [(images, masks[0], split) for images, masks, split in _pairs(file.parent) if len(masks) == 1]
+        paired = [one for pair in pairs for one in _paired(file.parent, *pair, whole=False)]
+        return {one.path: one.masks[MASK] for one in paired if one.masks}
     return {
         Path(line.cells["path"]).as_posix(): checked(file.parent, line.cells[MASK], f"{file}, line {line.number}, mask")
         for line in table.lines

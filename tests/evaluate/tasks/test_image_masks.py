@@ -144,6 +144,46 @@ def test_a_manifest_beside_images_and_masks_gives_patients_and_splits(tmp_path: 
         opened(f"masks={folder}", tmp_path / "out")
 
 
+def test_a_manifest_without_a_column_of_masks_beside_a_folder_of_them_is_paired_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "heart"
+    write_pairs(folder / "images", folder / "masks", range(12))
+    lines = [("path", "patient", "split"), *((f"images/a{i}.png", f"p{i // 4}", "test") for i in range(4))]
+    lines += [(f"images/a{i}.png", f"p{i // 4}", "train") for i in range(4, 11)]
+    (folder / "manifest.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    task = opened(folder, tmp_path / "out")
+    assert sorted(mask.name for mask in task.masks) == sorted(f"a{i}.png" for i in range(11))
+    assert (len(np.unique(task.groups)), (task.splits == "test").sum()) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("list.csv", "file,split\na0.png,train\na1.png,test\n", r"list\.csv: its column `split` holds splits"),
+        ("test.txt", "a0.png\n", r"test\.txt: its name is that of a list of a split"),
+        ("info.json", '{"train": ["a0"], "test": ["a1"]}', r'info\.json: its key "train" looks like a split'),
+    ],
+)
+def test_a_list_of_splits_beside_images_and_masks_is_not_passed_over(
+    tmp_path: Path, name: str, content: str, told: str
+) -> None:
+    folder = tmp_path / "set"
+    write_pairs(folder / "images", folder / "masks", range(6))
+    (folder / name).write_text(content)
+    with pytest.raises(UsageError, match=told):
+        opened(folder, tmp_path / "out")
+    alone = SMALL.model_copy(update={"cache": SMALL.cache.model_copy(update={"layout": "folders"})})
+    (task,) = open_segmentations([str(folder)], tmp_path / "out", alone)
+    assert len(task.masks) == 6
+
+
+def test_a_table_of_patients_beside_images_and_masks_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    write_pairs(folder / "images", folder / "masks", range(6))
+    (folder / "clinic.csv").write_text("image,patient_id\na0.png,7\n")
+    notes = opened(folder, tmp_path / "out").notes
+    assert any("clinic.csv has a column `patient_id`, which may name patients, and is not used" in one for one in notes)
+
+
 def test_masks_that_belong_to_no_image_or_to_two_are_named(tmp_path: Path) -> None:
     folder = tmp_path / "set"
     write_pairs(folder / "images", folder / "masks", range(6))
