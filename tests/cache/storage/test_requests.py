@@ -240,7 +240,7 @@ def test_a_copy_asks_for_each_record_once_and_a_second_one_copies_nothing(
     assert {name: n for name, n in there.names_read.items() if name.startswith("commits")} == {
         f"commits/{layer}/{shard:06d}.json": 1 for layer in layers() for shard in range(SHARDS)
     }
-    assert there.requests["size"] == 0
+    assert there.requests["size"] == 1  # at the end: whether a removal was begun meanwhile
     assert here.requests["read"] < 3 * 2 * SHARDS * 2
 
 
