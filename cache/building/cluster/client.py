@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.5
+_ALONE_S = 60.0
+"""How long a cluster on this machine may be without a worker: one that died is followed by another within seconds."""
 _GONE = "the Dask scheduler is gone"
+_KEPT = "Committed shards are kept: run the same command again."
 _LONGEST = 8
 """Shards of a run at most. Neighbours show frames of the same files, which one machine then fetches once."""
 _RUNS_EACH = 16
@@ -68,7 +71,7 @@ def make_shards_on(client: Client, order: WorkOrder, todo: Sequence[int], rows_o
         with ProgressBar(sum(map(rows_of, todo)), "build", unit="rows") as progress:
             _Client(client, order, progress, rows_of).make(todo)
     except (CommClosedError, concurrent.futures.CancelledError, asyncio.CancelledError) as error:
-        raise StoreError(f"{_GONE} or was restarted. Committed shards are kept: run the same command again.") from error
+        raise StoreError(f"{_GONE} or was restarted. {_KEPT}") from error
 
 
 class _Client:
@@ -83,7 +86,7 @@ class _Client:
         self._told: SimpleQueue[Told] = SimpleQueue()
         self._newest: dict[str, Told] = {}
         """Of each worker."""
-        self._start = time.perf_counter()
+        self._start = self._manned = time.perf_counter()
 
     def make(self, todo: Sequence[int]) -> None:
         """Make shards; returns when all are committed, having reported what limited that."""
@@ -120,10 +123,19 @@ class _Client:
             try:
                 wait(pending, timeout=_POLL_S, return_when="FIRST_COMPLETED")
             except TimeoutError:
+                self._look_for_workers()
                 continue
             ended = {future for future in pending if future.status != "pending"}
             yield from ended  # those that were cancelled or lost raise when they are asked for their result
             pending -= ended
+
+    def _look_for_workers(self) -> None:
+        """Raise where nobody is left to make anything. A cluster elsewhere may get workers whenever its queue says."""
+        now = time.perf_counter()
+        if self._client.cluster is None or self._client.scheduler_info(n_workers=-1)["workers"]:
+            self._manned = now
+        elif now - self._manned > _ALONE_S:
+            raise StoreError(f"the worker processes of --dask local:N are gone, and none came in their place. {_KEPT}")
 
     def _take_note(self) -> None:
         """Show what workers told of since the last time."""

@@ -40,12 +40,14 @@ def connecting(address: str) -> Iterator[Callable[[], Client]]:
 
     That raises as `connect` does.
     """
-    from distributed import LocalCluster, fire_and_forget  # noqa: F401 - here: two threads import nothing together
+    from distributed import LocalCluster  # noqa: F401 - here: two threads import nothing together
 
     def begin() -> Client:
         client = stack.enter_context(connect(address))
-        for worker in client.scheduler_info(n_workers=-1)["workers"]:
-            fire_and_forget(client.submit(get_ready, workers=[worker], pure=False))
+        # Not as a task, which has a thread of its own: what a task is told is unpickled, and so imported, where it is
+        # received, and Python 3.11 can't parse code in two threads at once ("AST constructor recursion depth mismatch",
+        # of pydantic's docstrings). A worker that fails there is cut off for good.
+        client.run(get_ready, on_error="ignore")
         return client
 
     with contextlib.ExitStack() as stack, ThreadPoolExecutor(1, "usjepa-cluster") as thread:
@@ -79,7 +81,12 @@ def connect(address: str) -> Iterator[Client]:
     try:
         with dask.config.set({_TRIMS: None}):
             cluster = LocalCluster(
-                n_workers=workers, threads_per_worker=1, worker_class=LocalNanny, dashboard_address=None, memory_limit=0
+                n_workers=workers,
+                threads_per_worker=1,
+                worker_class=LocalNanny,
+                dashboard_address=None,
+                memory_limit=0,
+                scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # another cluster may have the usual port
             )
     except Exception as error:  # whatever psutil, multiprocessing or a worker's start raises
         raise StoreError(

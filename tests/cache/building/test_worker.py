@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from tests.support.processes.commands import run_python, stop_python
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.cluster import client, worker
 from usjepa.cache.building.cluster.client import runs_of
+from usjepa.cache.building.cluster.connecting import connect, connecting
 from usjepa.cache.building.cluster.order import Told, WorkOrder
 from usjepa.cache.building.cluster.worker import forget, make_run
 from usjepa.cache.building.parts import WHOLE
@@ -164,7 +166,13 @@ def _two_runs_at_once(root: Path) -> None:
     ShardMaker.pixels_of, ShardMaker.write = pixels_of, write  # type: ignore[method-assign, assignment]
     with (
         ordered(root) as (order, _),
-        LocalCluster(1, processes=False, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(
+            1,
+            processes=False,
+            threads_per_worker=1,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+        ) as cluster,
         Client(cluster) as asking,
     ):
         runs = [asking.submit(make_run, order, [shard], pure=False) for shard in (0, 1)]
@@ -175,6 +183,26 @@ def _two_runs_at_once(root: Path) -> None:
 
 def test_a_run_begins_while_the_last_shards_of_the_one_before_it_are_made(tmp_path: Path) -> None:
     assert forked.run(_two_runs_at_once, tmp_path / "s") == 0
+
+
+def _nobody_left(root: Path) -> None:
+    client._ALONE_S = 1.0
+    with ordered(root) as (order, _), connect("local:1") as asking:
+        asking.retire_workers(close_workers=True)
+        with pytest.raises(StoreError, match=r"worker processes .* are gone, and none came in their place. Committed"):
+            client.make_shards_on(asking, order, [0, 1], lambda _: 8)
+
+
+def test_a_cluster_here_whose_workers_left_for_good_is_not_waited_for_without_end(tmp_path: Path) -> None:
+    assert forked.run(_nobody_left, tmp_path / "s", limit_s=LIMIT_S) == 0
+
+
+@forked.in_own_process
+def test_two_clusters_on_one_machine_need_no_port_of_their_own_and_workers_import_before_they_work() -> None:
+    with connecting("local:1") as first, connecting("local:1") as second:
+        for cluster in (first, second):
+            imported = cluster().run(lambda: "usjepa.cache.building.cluster.worker" in sys.modules)
+            assert list(imported.values()) == [True]
 
 
 @given(st.integers(0, 3000), st.integers(0, 70))
