@@ -166,6 +166,8 @@ class OpenShards:
         if shard is not None and shard.number >= 0 and hasattr(os, "posix_fadvise"):
             with contextlib.suppress(OSError):  # a stale handle; it is let go of all the same
                 os.posix_fadvise(shard.number, 0, 0, os.POSIX_FADV_DONTNEED)
+        del shard  # a batch that ended meanwhile could not close it
+        self.close_unused()
 
     def close(self) -> None:
         """Close every shard that no batch pins."""

@@ -219,6 +219,23 @@ def test_a_shard_that_was_dropped_stays_open_while_a_batch_pins_it_and_no_longer
     assert not _is_open(number)
 
 
+def test_a_shard_that_is_dropped_while_the_last_batch_ends_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path / "s", 8)
+    reader = _reader(tmp_path / "s")
+    number, advised = _open(reader, 0).number, list[int]()
+
+    def end_a_batch(file: int, *_: int) -> None:
+        advised.append(file)
+        reader.open_shards.close_unused()
+
+    monkeypatch.setattr(os, "posix_fadvise", end_a_batch)
+    reader.open_shards.drop(0)
+    assert advised == [number]
+    assert not _is_open(number)
+
+
 def test_a_folder_that_was_replaced_is_found_again_when_a_shard_is_dropped(tmp_path: Path) -> None:
     write_store(tmp_path / "s", 4, seed=1)
     reader = _reader(tmp_path / "s")
