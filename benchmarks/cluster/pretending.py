@@ -60,8 +60,8 @@ class Noted(pipeline.Pipeline):
         super().__init__(*given)
         self.start, self.rows, self.lock = time.time(), 0, threading.Lock()
 
-    def _make(self, shard: int) -> int:
-        rows = super()._make(shard)
+    def _make(self, *given: Any) -> int:
+        rows = super()._make(*given)
         with self.lock:
             self.rows += rows
             Path(TOLD["notes"]).write_text(json.dumps([self.rows, time.time() - self.start]))

@@ -90,7 +90,8 @@ class Pipeline:
         cutting = dict.fromkeys(("decode", "read"), maker.lookahead)
         maker.stages.lanes |= cutting | {"teacher": len(makers), "write": writers}
         self._room = threading.Semaphore(self.most)
-        self._decoding = threading.Semaphore(maker.lookahead)
+        self._decoding = ThreadPoolExecutor(maker.lookahead, "decode")
+        self._in_order = threading.Lock()
         self._asked: SimpleQueue[_Device] = SimpleQueue()
         for device in self._devices * _ASKED:
             self._asked.put(device)
@@ -108,15 +109,24 @@ class Pipeline:
     def begin(self, shard: int) -> Future[int]:
         """Begin a shard, waiting until there is room for it; the result is its number of rows once it is committed."""
         self._room.acquire()
-        future = self._shards.submit(self._make, shard)
+        with self._in_order:
+            turn = None if self.maker.cutters is None else self.maker.cutters.draw_turn()
+            cut = self._decoding.submit(self._pixels_of, shard, turn)
+        future = self._shards.submit(self._make, shard, cut)
         future.add_done_callback(lambda _: self._room.release())
         return future
 
-    def _make(self, shard: int) -> int:
-        """Take a shard from stage to stage."""
-        with self._decoding:
+    def _pixels_of(self, shard: int, turn: int | None) -> PixelShard:
+        try:
             safe_point()
-            made = self.maker.pixels_of(shard)
+            return self.maker.pixels_of(shard, turn)
+        finally:
+            if turn is not None and self.maker.cutters is not None:
+                self.maker.cutters.give_up(turn)
+
+    def _make(self, shard: int, cut: Future[PixelShard]) -> int:
+        """Take a shard from stage to stage."""
+        made = cut.result()
         device = self._asked.get()
         try:
             with self._naming(device):
@@ -147,6 +157,7 @@ class Pipeline:
             self.maker.cutters.abandon()
         for device in self._devices:
             device.lane.shutdown(wait=False, cancel_futures=True)
+        self._decoding.shutdown(cancel_futures=True)
         self._shards.shutdown(cancel_futures=True)
         self._writing.shutdown()
         for device in self._devices:

@@ -83,21 +83,21 @@ class ShardMaker:
         """Return whether pixels and regions of the shard are stored."""
         return shard in self.commits["pixels"] and shard in self.commits["regions"]
 
-    def pixels_of(self, shard: int) -> PixelShard:
-        """Return the shard's pixels: from the store where they are built, else from the sources."""
+    def pixels_of(self, shard: int, turn: int | None = None) -> PixelShard:
+        """Return the shard's pixels: from the store where they are built, else from the sources, in its turn."""
         numbers = self.writer.state.rows_of_shard(shard)
         if self.has_pixels(shard):
             with self.stages.time("read", len(numbers)):
                 return self._stored_pixels(shard, numbers)
         with self.stages.time("decode", len(numbers)):
-            return self.cut(shard, numbers)
+            return self.cut(shard, numbers, turn)
 
-    def cut(self, shard: int, numbers: range) -> PixelShard:
-        """Cut rows of a shard from their sources."""
+    def cut(self, shard: int, numbers: range, turn: int | None = None) -> PixelShard:
+        """Cut rows of a shard from their sources; see `Cutters.cut`."""
         if self.cutters is None:
             raise UsageError("pixels have to be cut from the sources, which were not given: add --source FOLDER.")
         segment = self.writer.state.segment_of_shard(shard).number
-        return self.cutters.cut(segment, numbers, self.skip_errors)
+        return self.cutters.cut(segment, numbers, self.skip_errors, turn)
 
     def one_row(self, row: int) -> PixelShard:
         """Return a single row's pixels, wherever they come from."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.decoding.handing_on import HandingOn
 from usjepa.cache.decoding.segment_rows import SegmentRows
+from usjepa.cache.decoding.turns import Turns
 from usjepa.cache.errors import Interrupted
 from usjepa.cache.frames.clips import ClipRegions
 from usjepa.cache.frames.rows import PixelShard, cut_rows
@@ -70,15 +71,28 @@ class Cutters:
             self._free.put(child)
         self._real = listing.real
         several = len(self._children) > 1
+        self._turns = Turns(self._check)
         self._handing_on = (
-            HandingOn(self._child(listing), self._by_child, len(self._children), self._check) if several else None
+            HandingOn(self._child(listing), self._by_child, len(self._children), self._turns, self._check)
+            if several
+            else None
         )
 
     def _child(self, listing: Listing) -> DecodingProcess:
         return DecodingProcess(listing, self._settings, self._check)
 
-    def cut(self, segment: int, numbers: range, skip_errors: bool) -> PixelShard:
+    def draw_turn(self) -> int:
+        """Return the next turn, for rows that a thread will cut; it has to be given up in the end."""
+        return self._turns.draw()
+
+    def give_up(self, turn: int) -> None:
+        """Say that a turn's rows are cut, or not wanted: those that were drawn after it wait for that."""
+        self._turns.give_up(turn)
+
+    def cut(self, segment: int, numbers: range, skip_errors: bool, turn: int | None = None) -> PixelShard:
         """Return the rows `numbers` of a segment, as `cut_rows` does.
+
+        Clips that go on in other rows are decoded in the order of turns, which are drawn here if not before.
 
         Raises:
             SourceError: as `cut_rows`.
@@ -89,7 +103,9 @@ class Cutters:
             return cut_rows(block, self._here, self._settings, skip_errors, lambda _: self._check(), self._regions_here)
         beyond = self._clips_beyond(segment, numbers, block)
         if self._handing_on is not None and any(beyond):
-            return self._handing_on.cut(block, beyond, skip_errors)
+            return self._handing_on.cut(block, beyond, skip_errors, self.draw_turn() if turn is None else turn)
+        if turn is not None:
+            self.give_up(turn)  # others needn't wait until these are cut
         return self._by_child(block, skip_errors)
 
     def _by_child(

@@ -8,10 +8,8 @@ its frames are handed on in batches, to whoever is free. At most one batch more 
 from __future__ import annotations
 
 import threading
-import time
 from bisect import bisect_left, bisect_right
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +22,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from usjepa.cache.decoding.child import Decoded, DecodingProcess
+    from usjepa.cache.decoding.turns import Turns
     from usjepa.cache.frames.rows import RowBlock
 
     Cut = Callable[[RowBlock, bool, Decoded | None, Mapping[str, str]], PixelShard]
@@ -31,46 +30,6 @@ if TYPE_CHECKING:
 _BATCH_NBYTES = 16 << 20
 """Bytes of frames that are handed on at once; one frame where it is larger."""
 _POLL_S = 0.2
-_GRACE_S, _MOST_IN_VAIN = 0.2, 3
-"""Seconds that rows wait for those right before them, so that threads which begin together are let in by their rows;
-those of another process never come, so after a few times nobody waits."""
-
-
-class _Turns:
-    """Lets threads in one at a time, in the order of the rows that they are for."""
-
-    def __init__(self, check: Callable[[], None]) -> None:
-        self._check, self._free = check, threading.Condition()
-        self._waiting: list[int] = []
-        self._busy, self._ended, self._in_vain = False, -1, 0
-
-    @contextmanager
-    def turn(self, numbers: range, follows: bool) -> Iterator[None]:
-        """Wait for the turn of these rows; `follows`: their first clip has rows before them."""
-        with self._free:
-            self._waiting.append(numbers.start)
-            try:
-                self._wait(numbers, time.monotonic() + _GRACE_S if follows and len(numbers) > 1 else 0.0)
-            finally:
-                self._waiting.remove(numbers.start)
-            self._busy = True
-        try:
-            yield
-        finally:
-            with self._free:
-                self._busy, self._ended = False, numbers.stop
-                self._free.notify_all()
-
-    def _wait(self, numbers: range, until: float) -> None:
-        while True:
-            first = not self._busy and min(self._waiting) == numbers.start
-            patient = self._ended != numbers.start and self._in_vain < _MOST_IN_VAIN
-            left = until - time.monotonic() if patient else 0.0
-            if first and left <= 0:
-                self._in_vain += patient and until > 0
-                return
-            self._free.wait(min(_POLL_S, left) if first else _POLL_S)
-            self._check()
 
 
 class _Begun(NamedTuple):
@@ -86,23 +45,25 @@ class _Begun(NamedTuple):
 class HandingOn:
     """One child that decodes clips for those that cut. Threads share it."""
 
-    def __init__(self, child: DecodingProcess, cut: Cut, children: int, check: Callable[[], None]) -> None:
+    def __init__(
+        self, child: DecodingProcess, cut: Cut, children: int, turns: Turns, check: Callable[[], None]
+    ) -> None:
         """Take a child that decodes, and what has one of so many other `children` cut rows."""
-        self._child, self._cut, self._check = child, cut, check
-        self._turns = _Turns(check)
+        self._child, self._cut, self._turns, self._check = child, cut, turns, check
         self._room = threading.Semaphore(children + 1)
         self._pool = ThreadPoolExecutor(children, "cut")
 
-    def cut(self, block: RowBlock, beyond: tuple[bool, bool], skip_errors: bool) -> PixelShard:
+    def cut(self, block: RowBlock, beyond: tuple[bool, bool], skip_errors: bool, turn: int) -> PixelShard:
         """Return the rows of a block; see `cut_rows`.
 
         Args:
             block: its first or last source is a clip of which other blocks have rows, in ascending order.
             beyond: whether the first source has rows before the block, and the last one behind it.
             skip_errors: as for `cut_rows`.
+            turn: its place among the blocks that are cut at once.
         """
         parts = list(_parts(block, beyond))
-        with self._turns.turn(range(block.first, block.first + len(block.rows)), beyond[0]):
+        with self._turns.turn(turn):
             begun = [self._clip(part) if is_clip else self._others(part, skip_errors) for part, is_clip in parts]
         return PixelShard.joined(
             [self._ended(part, cut, skip_errors) for (part, _), cut in zip(parts, begun, strict=True)]

@@ -41,7 +41,7 @@ class Pretended(ShardMaker):
     def lookahead(self) -> int:
         return 4
 
-    def pixels_of(self, shard: int) -> PixelShard:
+    def pixels_of(self, shard: int, turn: int | None = None) -> PixelShard:
         self.on.get(shard, lambda: None)()
         kinds, count = layers(), len(self.writer.state.rows_of_shard(shard))
         pixels, regions = (np.zeros((count, *kinds[name].shape), np.uint8) for name in ("pixels", "regions"))

@@ -54,7 +54,7 @@ class Slow(ShardMaker):
     held = 0
     most = 0
 
-    def pixels_of(self, shard: int) -> PixelShard:
+    def pixels_of(self, shard: int, turn: int | None = None) -> PixelShard:
         self.held += 1
         self.most = max(self.most, self.held)
         numbers = self.writer.state.rows_of_shard(shard)

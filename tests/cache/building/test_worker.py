@@ -63,7 +63,9 @@ def test_a_run_makes_only_what_is_not_committed_and_the_store_is_that_of_one_bui
 ) -> None:
     cut = []
     real = ShardMaker.pixels_of
-    monkeypatch.setattr(ShardMaker, "pixels_of", lambda self, shard: cut.append(shard) or real(self, shard))
+    monkeypatch.setattr(
+        ShardMaker, "pixels_of", lambda self, shard, turn=None: cut.append(shard) or real(self, shard, turn)
+    )
     with ordered(tmp_path / "s") as (order, _):
         cut.clear()
         make_run(order, [1])
@@ -154,10 +156,10 @@ def _two_runs_at_once(root: Path) -> None:
 
     begun, real_pixels, real_write = threading.Event(), ShardMaker.pixels_of, ShardMaker.write
 
-    def pixels_of(self: ShardMaker, shard: int) -> Any:
+    def pixels_of(self: ShardMaker, shard: int, turn: int | None) -> Any:
         if shard == 1:
             begun.set()
-        return real_pixels(self, shard)
+        return real_pixels(self, shard, turn)
 
     def write(self: ShardMaker, shard: int, *args: Any) -> None:
         assert shard != 0 or begun.wait(LIMIT_S)

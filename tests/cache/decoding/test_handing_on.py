@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections import Counter
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -13,12 +14,14 @@ import pytest
 
 from tests.support.builds import small, tree
 from tests.support.files.told_clips import NOTES, ToldClipReader
-from tests.support.processes.commands import LIMIT_S, wait_until
+from tests.support.processes.commands import LIMIT_S
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding import handing_on
 from usjepa.cache.decoding.child import Decoded
+from usjepa.cache.decoding.cutters import Cutters
 from usjepa.cache.decoding.handing_on import HandingOn
+from usjepa.cache.decoding.turns import Turns
 from usjepa.cache.errors import SourceError
 from usjepa.cache.frames.clips import SourceRef
 from usjepa.cache.frames.rows import PixelShard, RowBlock, RowSpec
@@ -148,35 +151,56 @@ class _Slow:
         pass
 
 
-def _over(slow: _Slow, children: int) -> HandingOn:
-    return HandingOn(cast("DecodingProcess", slow), slow.cut, children, lambda: None)
+def _over(slow: _Slow, children: int) -> tuple[HandingOn, Turns]:
+    turns = Turns(lambda: None)
+    return HandingOn(cast("DecodingProcess", slow), slow.cut, children, turns, lambda: None), turns
 
 
 def test_at_most_one_batch_more_than_there_are_children_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handing_on, "_BATCH_NBYTES", 2 * 3 * 8 * 8)
     slow = _Slow()
-    made = _over(slow, 2).cut(_block(0, range(40)), (False, True), False)
+    over, turns = _over(slow, 2)
+    made = over.cut(_block(0, range(40)), (False, True), False, turns.draw())
     assert made.pixels.tolist() == slow.asked == list(range(40))
     assert slow.most == 3
 
 
-def test_threads_are_let_in_by_their_rows_whichever_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handing_on, "_GRACE_S", 30.0)
+def test_blocks_are_let_in_as_their_turns_were_drawn_whichever_thread_comes_first() -> None:
     slow = _Slow()
-    over = _over(slow, 2)
-    blocks = [(_block(8 * i, range(8 * i, 8 * i + 8)), (i > 0, True)) for i in range(4)]
-    threads = [threading.Thread(target=over.cut, args=(block, beyond, False)) for block, beyond in blocks]
+    over, turns = _over(slow, 2)
+    blocks = [(_block(8 * i, range(8 * i, 8 * i + 8)), (i > 0, True), False, turns.draw()) for i in range(4)]
+    unwanted = turns.draw()
+    threads = [threading.Thread(target=over.cut, args=block) for block in blocks]
     for i in (3, 1, 2, 0):
+        assert slow.asked == []
         threads[i].start()
-        wait_until(lambda i=i: 8 * i in over._turns._waiting or not threads[i].is_alive())  # type: ignore[misc]
+        time.sleep(0.05)
     for thread in threads:
         thread.join(LIMIT_S)
     assert slow.asked == list(range(32))
+    after = threading.Thread(target=over.cut, args=(_block(32, range(32, 40)), (True, True), False, turns.draw()))
+    after.start()
+    time.sleep(0.05)
+    assert after.is_alive()
+    turns.give_up(unwanted)
+    after.join(LIMIT_S)
+    assert slow.asked == list(range(40))
 
 
-def test_rows_whose_forerunners_never_come_are_cut_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handing_on, "_GRACE_S", 0.05)
-    over = _over(_Slow(), 2)
-    for first in range(0, 400, 16):  # a part of a build makes every second shard
-        over.cut(_block(first + 8, range(first + 8, first + 16) if first < 240 else range(8)), (True, True), False)
-    assert over._turns._in_vain == handing_on._MOST_IN_VAIN < 25, "after a few times nobody waits"
+def test_a_clip_is_decoded_once_however_long_a_thread_sleeps_before_it_cuts(
+    tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clip(tmp_path / "in", "long", 60)
+    asked, lock, before = count(), threading.Lock(), Cutters._clips_beyond
+
+    def late(self: Cutters, *rows: Any) -> tuple[bool, bool]:
+        with lock:
+            one = next(asked)
+        time.sleep(0.6 if one % 4 == 0 else 0)
+        return before(self, *rows)
+
+    monkeypatch.setattr(Cutters, "_clips_beyond", late)
+    built(tmp_path / "several", tmp_path / "in", 3, "cache.rows_per_shard=4", "cache.views.count=1")
+    assert next(asked) == 15
+    (by_process,) = decoded(notes).values()
+    assert list(by_process.values()) == [2 * 60]
