@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import SourceError, UsageError
 from usjepa.cache.places.packed import Packed
+from usjepa.cache.places.siblings import Siblings, in_order
 from usjepa.cache.sources.folders import confined
 from usjepa.cache.sources.formats.packed.members import INSIDE, is_archive
 from usjepa.cache.sources.not_images import is_system_folder
-from usjepa.cache.sources.siblings import Siblings, in_order
 from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from usjepa.cache.places.siblings import Names
     from usjepa.cache.sources.base import Contents
-    from usjepa.cache.sources.siblings import Names
 
     MembersOf = Callable[[Path], Contents | None]
     """An archive -> its members; those that no reader takes are its doubts."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.several.stores import Stores
-from usjepa.cache.sources.layouts.tables import is_missing
+from usjepa.cache.sources.columns import is_missing
 from usjepa.cache.sources.splits import VAL, canonical
 from usjepa.evaluate.tasks.cut import cut
 from usjepa.evaluate.tasks.find import Found, as_numbers, columns_of, is_store, numbered, parted, wanted_folders

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.columns import is_missing
 from usjepa.cache.sources.grouping import group_of_file
-from usjepa.cache.sources.layouts.tables import is_missing
 from usjepa.evaluate.tasks.base import Labelled
 from usjepa.evaluate.tasks.cut import Known, cut
 from usjepa.evaluate.tasks.layouts import known_layouts, recognise

@@ -17,7 +17,8 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.sources.layouts.tables import MISSING, Line, Table, plain, read_table
+from usjepa.cache.sources.columns import MISSING, plain
+from usjepa.cache.sources.layouts.tables import Line, Table, read_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,7 +15,7 @@ import numpy as np
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.scanning.splits import in_test
-from usjepa.cache.sources.layouts.tables import is_missing
+from usjepa.cache.sources.columns import is_missing
 from usjepa.cache.sources.splits import TEST as TEST_SPLIT
 from usjepa.cache.sources.splits import canonical
 from usjepa.train.probe.splits import DEALT, TEST, VALIDATION, Frames, dealt_in_turn, split_frames

@@ -15,8 +15,8 @@ from usjepa.cache.identity import digest_of
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.base import PHANTOM
+from usjepa.cache.sources.columns import is_missing
 from usjepa.cache.sources.folders import Metadata
-from usjepa.cache.sources.layouts.tables import is_missing
 from usjepa.cache.sources.listing import list_files
 from usjepa.cache.storage.location import open_storage
 from usjepa.cache.storage.urls import is_url

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.columns import GROUP_COLUMNS, plain
 from usjepa.cache.sources.layouts.base import NO_PATIENTS, NO_SPLITS, Folder, Listed, Row, missing, once
-from usjepa.cache.sources.layouts.tables import GROUP_COLUMNS, objects, plain, read_json
+from usjepa.cache.sources.layouts.tables import objects, read_json
 from usjepa.cache.sources.splits import split_within
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.columns import LABEL_COLUMNS
 from usjepa.cache.sources.layouts.base import NO_PATIENTS, NO_SPLITS, Folder, Listed, Row, once
 from usjepa.cache.sources.layouts.tables import Line, Table, objects, read_table, read_text
 from usjepa.cache.sources.splits import split_within
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 _LISTS = ("metadata.csv", "metadata.jsonl")
 _NAMES = ("filename", "imagefilename", "videofilename")
-_LABELS = ("label", "labels", "class", "category", "target", "diagnosis")
 
 
 class HuggingFace:
@@ -36,7 +36,7 @@ class HuggingFace:
             table = _table(part)
             name, label, group, split = (
                 table.column(*_NAMES),
-                table.column(*_LABELS),
+                table.column(*LABEL_COLUMNS),
                 table.group_column(),
                 table.split_column(),
             )

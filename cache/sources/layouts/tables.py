@@ -10,30 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.columns import GROUP_COLUMNS, called, column_of_splits
 from usjepa.cache.sources.formats.packed.members import open_list
-from usjepa.cache.sources.splits import KNOWN, TEST, TRAIN, names_split, split_named
+from usjepa.cache.sources.splits import KNOWN, split_named
 from usjepa.cache.terminal.refusals import advice
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 _DELIMITERS = ",;\t|"
-_GROUPS = """
-group groupid patientorvideoid patientid patient patid ptid pid patientkey subject subjectid subj participant
-participantid mrn caseid casenumber studyid studyuid studyinstanceuid examid accession accessionnumber videoid video
-videoname clipid clip sequenceid
-"""
-GROUP_COLUMNS = tuple(_GROUPS.split())
-"""Columns that name a group, the coarsest first, in the form of `plain`."""
-MISSING = frozenset({"", "nan", "na", "n/a", "null", "<na>"})
-"""Cells that hold nothing, lower case, as pandas writes or reads them; `none` may be the name of a class."""
 _MOST_BYTES = 1 << 30
 _HEAD_NBYTES = 1 << 14
-
-
-def is_missing(cell: str) -> bool:
-    """Return whether a cell says that there is no label, number or mask."""
-    return cell.strip().lower() in MISSING
 
 
 @dataclass(frozen=True)
@@ -56,8 +43,7 @@ class Table:
 
     def column(self, *names: str) -> str | None:
         """Return the first column that is called one of these, in the form of `plain`; None where none is."""
-        by_name = {plain(column): column for column in reversed(self.columns)}
-        return next((by_name[name] for name in names if name in by_name), None)
+        return called(self.columns, names)
 
     def group_column(self) -> str | None:
         """Return the column that names patients or clips; None where none does."""
@@ -69,26 +55,7 @@ class Table:
         Raises:
             UsageError: several may be it, or one is called like a split and its cells are none.
         """
-        if (own := self.column("split")) is not None:
-            return own
-        found = [column for column in self.columns if column and self._holds_splits(column)]
-        if len(found) > 1:
-            raise UsageError(f"{self.file}: columns {_quoted(found)} may be splits. Call the right one `split`.")
-        unclear = [column for column in self.columns if names_split(column) and self._varies(column)]
-        if not found and unclear:
-            raise UsageError(
-                f"{self.file}: column `{unclear[0]}` looks like a split, and its cells are not understood. Add a "
-                f"column `split` that says {KNOWN}, or rename it."
-            )
-        return found[0] if found else None
-
-    def _holds_splits(self, column: str) -> bool:
-        cells = {line.cells[column] for line in self.lines}
-        known = {split_named(cell) for cell in cells}
-        return None not in known and bool(known & {TRAIN, TEST})
-
-    def _varies(self, column: str) -> bool:
-        return len({line.cells[column] for line in self.lines}) > 1
+        return column_of_splits(self.columns, lambda name: {line.cells[name] for line in self.lines}, str(self.file))
 
     def split_of(self, line: Line, column: str | None) -> str:
         """Return the split of a line; UsageError where its name is not known."""
@@ -105,11 +72,6 @@ class Table:
     def wrong(self, line: Line, reason: str) -> UsageError:
         """Return the error of a line."""
         return UsageError(f"{self.file}, line {line.number}: {reason}.")
-
-
-def plain(name: str) -> str:
-    """Return the name of a column in the form that names are compared in: `Patient_ID` gives patientid."""
-    return re.sub(r"[\W_]", "", name.lower())
 
 
 def read_table(file: Path) -> Table:
@@ -185,10 +147,6 @@ def _require_columns(file: Path, columns: tuple[str, ...]) -> None:
     twice = sorted({name for name in columns if columns.count(name) > 1 and name})
     if twice:
         raise UsageError(f"{file}: column `{twice[0]}` stands there twice.")
-
-
-def _quoted(names: list[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
 
 
 def read_json(file: Path) -> Any:

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.errors import UsageError
+from usjepa.cache.sources.columns import is_missing
 from usjepa.cache.sources.layouts.base import Folder
 from usjepa.cache.sources.layouts.registry import AUTO
-from usjepa.cache.sources.layouts.tables import is_missing, read_table
+from usjepa.cache.sources.layouts.tables import read_table
 from usjepa.cache.sources.layouts.unread import patient_tables, refuse_unread
 from usjepa.cache.sources.splits import split_named
 from usjepa.cache.sources.tree import Tree

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.builds import pictures
+from usjepa.cache.places import siblings
 from usjepa.cache.places.packed import Packed
-from usjepa.cache.sources import siblings
+from usjepa.cache.places.siblings import Siblings, in_order
 from usjepa.cache.sources.found import find_rows
 from usjepa.cache.sources.layouts.base import Folder
 from usjepa.cache.sources.layouts.breast import Busi
-from usjepa.cache.sources.siblings import Siblings, in_order
 from usjepa.cache.sources.tree import Tree
 
 if TYPE_CHECKING:

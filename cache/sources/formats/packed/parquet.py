@@ -14,6 +14,14 @@ from typing import TYPE_CHECKING, Any
 from usjepa.cache.errors import UsageError
 from usjepa.cache.interrupt import safe_point
 from usjepa.cache.sources.base import Described, Reader
+from usjepa.cache.sources.columns import (
+    GROUP_COLUMNS,
+    LABEL_COLUMNS,
+    called,
+    column_of_splits,
+    is_missing,
+    plain,
+)
 from usjepa.cache.sources.formats.images import ImageReader
 from usjepa.cache.sources.formats.packed.memory import MemoryFiles
 from usjepa.cache.sources.splits import KNOWN, split_named, split_of_folder
@@ -29,8 +37,6 @@ if TYPE_CHECKING:
 
     from usjepa.cache.sources.base import FileFacts
 
-_LABELS = ("label", "labels", "class", "category", "target", "diagnosis")
-_GROUPS = ("group", "patientid", "patient", "subject", "subjectid", "mrn", "caseid", "studyid", "videoid", "video")
 _MASKS = re.compile(r"(?:.*_)?(masks?|labels?|seg|segmentations?|annotations?|gt)(?:_.*)?", re.I)
 _SHARD = re.compile(r"(?P<split>.+?)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?")
 _MOST_CELLS = 1 << 22
@@ -68,8 +74,9 @@ class ParquetReader(Reader):
     def described(self, file: Path) -> Mapping[str, Described]:
         """Return label, group and split of each image; UsageError for a split that is not known."""
         with _opened(file) as opened:
-            labels, groups = _texts(opened, _LABELS), _texts(opened, _GROUPS)
-            splits = _splits(file, opened)
+            texts = _Texts(file.name, opened)
+            labels, groups = texts.of(LABEL_COLUMNS), texts.of(GROUP_COLUMNS, insist=True)
+            splits = _splits(file, texts)
             count = opened.metadata.num_rows
         rows = [
             Described(labels[row] if labels else "", groups[row] if groups else "", splits[row] if splits else "")
@@ -141,25 +148,70 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]", "", name.lower())
+class _Texts:
+    """The columns of a file that describe its images, as text."""
+
+    def __init__(self, name: str, opened: pq.ParquetFile) -> None:
+        self.name, self.count, self._opened = name, opened.metadata.num_rows, opened
+        images = _columns(opened)
+        self.columns = [field.name for field in opened.schema_arrow if field.name not in images]
+
+    def of(self, names: Sequence[str], insist: bool = False) -> list[str] | None:
+        """Return the cells of the first column that is called one of these, "" for those that hold nothing.
+
+        None where none is called so, or it holds neither text nor numbers; with `insist`, that is an error.
+
+        Raises:
+            UsageError: the column holds something else, and who would miss it can't know.
+        """
+        column = called(self.columns, names)
+        if column is None:
+            return None
+        if not _is_text(self._kind(column)):
+            if insist:
+                raise UsageError(
+                    f"{self.name}: its column `{column}` is {self._kind(column)}, neither text nor numbers. Write it "
+                    "as text, or rename it."
+                )
+            return None
+        classes = _classes(self._opened, column)
+        return [_named(cell, classes) for cell in self._cells(column)]
+
+    def split_column(self) -> str | None:
+        """Return the column of splits; UsageError where it is not clear which one that is."""
+        if (own := called(self.columns, ["split"])) is not None:
+            return own
+        texts = [name for name in self.columns if _is_text(self._kind(name))]
+        return column_of_splits(texts, lambda name: set(map(_as_text, self._cells(name))), self.name)
+
+    def _kind(self, column: str) -> pa.DataType:
+        return self._opened.schema_arrow.field(column).type
+
+    def _cells(self, column: str) -> list[Any]:
+        cells: list[Any] = self._opened.read(columns=[column], use_threads=False).column(column).to_pylist()
+        return cells
 
 
-def _texts(opened: pq.ParquetFile, names: Sequence[str]) -> list[str] | None:
-    """Return the cells of the first column that is called one of these; None where none is, or it holds no names."""
+def _is_text(kind: pa.DataType) -> bool:
+    """Return whether a column holds text or numbers, however they are written: Parquet has half a dozen ways."""
     import pyarrow as pa
 
-    by_name = {_plain(field.name): field for field in reversed(list(opened.schema_arrow))}
-    field = next((by_name[name] for name in names if name in by_name), None)
-    if field is None or not (pa.types.is_string(field.type) or pa.types.is_integer(field.type)):
-        return None
-    cells = opened.read(columns=[field.name], use_threads=False).column(field.name).to_pylist()
-    classes = _classes(opened, field.name)
-    return ["" if cell is None else _named(cell, classes) for cell in cells]
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    tests = ("string", "large_string", "string_view", "integer", "floating", "boolean", "decimal", "null")
+    return any(getattr(pa.types, f"is_{test}")(kind) for test in tests)
+
+
+def _as_text(cell: object) -> str:
+    """Return a cell as text: whole numbers without a point, "" for what is missing."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    text = "" if cell is None else str(cell)
+    return "" if is_missing(text) else text.strip()
 
 
 def _named(cell: object, classes: Sequence[str]) -> str:
-    return classes[cell] if isinstance(cell, int) and 0 <= cell < len(classes) else str(cell)
+    return classes[cell] if isinstance(cell, int) and 0 <= cell < len(classes) else _as_text(cell)
 
 
 def _classes(opened: pq.ParquetFile, column: str) -> list[str]:
@@ -171,9 +223,10 @@ def _classes(opened: pq.ParquetFile, column: str) -> list[str]:
         return []
 
 
-def _splits(file: Path, opened: pq.ParquetFile) -> list[str] | None:
+def _splits(file: Path, texts: _Texts) -> list[str] | None:
     """Return the split of each row: of a column, else of the file's name; UsageError where it is not known."""
-    own = _texts(opened, ("split",))
+    column = texts.split_column()
+    own = None if column is None else texts.of([plain(column)], insist=True)
     shard = _SHARD.fullmatch(file.stem)
     if own is None:
         try:
@@ -182,7 +235,7 @@ def _splits(file: Path, opened: pq.ParquetFile) -> list[str] | None:
             known = None
         if known is None:
             raise UsageError(f"{file.name}: which split it is can't be told. Rename the file; splits are {KNOWN}.")
-        return [known] * opened.metadata.num_rows
+        return [known] * texts.count
     found = {name: split_named(name) for name in set(own)}
     if None in found.values():
         unknown = next(name for name, split in found.items() if split is None)

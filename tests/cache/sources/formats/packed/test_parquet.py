@@ -58,6 +58,48 @@ def test_a_column_of_splits_counts_before_the_files_name(tmp_path: Path) -> None
     assert [entry.split for entry in listing.entries] == ["train"] * 8 + ["test"] * 4
 
 
+PATIENTS, SIDES = [f"p{n // 3}" for n in range(12)], ["train"] * 6 + ["test"] * 6
+KINDS = {
+    "large": pa.large_string(),
+    "views": pa.string_view(),
+    "categories": pa.dictionary(pa.int8(), pa.string()),
+    "large categories": pa.dictionary(pa.int32(), pa.large_string()),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS.values()), ids=list(KINDS))
+def test_text_describes_images_however_it_is_stored(tmp_path: Path, kind: pa.DataType) -> None:
+    columns = {"split": SIDES, "patient_id": PATIENTS, "label": ["cyst", "mass"] * 6}
+    write(tmp_path / "a.parquet", **{name: pa.array(cells, pa.string()).cast(kind) for name, cells in columns.items()})
+    entries = listed(tmp_path).entries
+    assert [(entry.split, entry.group) for entry in entries] == list(zip(SIDES, PATIENTS, strict=True))
+    assert {entry.label for entry in entries} == {"cyst", "mass"}
+
+
+def test_numbers_of_patients_may_be_floats_of_which_some_are_missing(tmp_path: Path) -> None:
+    """As pandas writes whole numbers as soon as one of them is missing."""
+    write(tmp_path / "a.parquet", patient_id=[float(n // 3) for n in range(11)] + [None], label=[1.0, float("nan")] * 6)
+    entries = listed(tmp_path).entries
+    assert [entry.group for entry in entries] == [*(str(n // 3) for n in range(11)), "a"]
+    assert {entry.label for entry in entries} == {"1", ""}
+
+
+def test_patients_and_splits_are_found_under_the_names_that_a_manifest_may_give_them(tmp_path: Path) -> None:
+    write(tmp_path / "a.parquet", subset=SIDES, Participant=PATIENTS)
+    assert [(one.split, one.group) for one in listed(tmp_path).entries] == list(zip(SIDES, PATIENTS, strict=True))
+
+
+@pytest.mark.parametrize(
+    "columns", [{"patient_id": [["p1"]] * 12}, {"split": [["test"]] * 12}, {"is_test": [0, 1] * 6}]
+)
+def test_a_column_that_may_tell_patients_or_splits_and_is_not_understood_is_refused(
+    tmp_path: Path, columns: dict[str, Any]
+) -> None:
+    write(tmp_path / "a.parquet", **columns)
+    with pytest.raises(UsageError, match=rf"a\.parquet: .*column `{next(iter(columns))}`"):
+        listed(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["external-00000-of-00001.parquet", "stress_test.parquet"])
 def test_a_file_whose_split_is_not_known_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
