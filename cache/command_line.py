@@ -157,6 +157,14 @@ class _OnSafeStreams(click.Command):
 class Command(_OnSafeStreams):
     """A command line of one command."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse, and refuse an option of one value that is given twice: the first would be left out in silence."""
+        _, _, given = self.make_parser(ctx).parse_args(list(args))
+        for option in (one for one in given if isinstance(one, click.Option)):
+            if not (option.multiple or option.is_flag) and given.count(option) > 1:
+                raise click.UsageError(f"{option.opts[-1]} is given more than once, and takes one value.", ctx)
+        return super().parse_args(ctx, args)
+
 
 class Group(_OnSafeStreams, click.Group):
     """A command line of several commands."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.command_line import Command, ends_well, recipe_options
 from usjepa.cache.commands.options import (
     device_option,
     follow_links_option,
@@ -18,7 +18,7 @@ from usjepa.cache.commands.options import (
 )
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--source", default=None, help="Folder, file, manifest CSV or `phantom`. Default: the recipe's own.")
 @click.option(
@@ -73,7 +73,7 @@ def build(
     build_store(store, settings, BuildRequest(**request))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @steal_option
 @ends_well
@@ -84,7 +84,7 @@ def seal(store: str, steal: bool) -> None:
     seal_store(store, steal)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @ends_well
 def status(store: str) -> None:

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from usjepa.cache.command_line import ends_well
+from usjepa.cache.command_line import Command, ends_well
 from usjepa.cache.commands.options import names_in, steal_option
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", metavar="SRC")
 @click.argument("target", metavar="DST")
 @click.option("--layers", multiple=True, metavar="NAMES", help="Layers or teachers, commas between. Default: all.")
@@ -47,7 +47,7 @@ def copy(
     copy_store(source, target, selection, resume, steal)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--keep", type=click.IntRange(min=1), default=1, show_default=True, help="Newest generations that stay.")
 @click.option("--dry-run", is_flag=True, help="Say what would go, and delete nothing.")
@@ -74,7 +74,7 @@ def gc(
     collect(store, keep, dry_run, runs, forget, unfinished, steal)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--group", "groups", multiple=True, help="All sources of this group: a patient, a clip. Repeatable.")
 @click.option("--source", "sources", multiple=True, help="This source, by its path in the store. Repeatable.")
@@ -105,7 +105,7 @@ def remove(
     remove_from(store, Choice(groups, sources, datasets), runs, dry_run, steal)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option(
     "--precision", type=click.Choice(["int4", "int8", "fp16", "fp32"]), required=True, help="Of the new layer."
@@ -128,7 +128,7 @@ def convert(store: str, precision: Any, axes: int | None, teacher: str | None, n
     convert_layer(store, precision, teacher, name, steal, axes)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.argument("output")
 @click.option("--format", "format_", type=click.Choice(["parquet", "npy", "webdataset"]), required=True)

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.command_line import Command, ends_well, recipe_options
 from usjepa.cache.commands.options import device_option, follow_links_option, hash_paths_option, hashed, needed_recipe
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
 @click.option("--recipes", type=click.Path(dir_okay=False), default=None, help="A recipe file of your own.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one field. Repeatable.")
@@ -27,7 +27,7 @@ def recipe(name: str | None, recipes: str | None, overrides: tuple[str, ...]) ->
     click.echo(describe_recipe(load_recipe(name, overrides, recipes)), nl=False)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", required=False)
 @ends_well
 def teachers(name: str | None) -> None:
@@ -41,7 +41,7 @@ def teachers(name: str | None) -> None:
         click.echo(line)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source")
 @hash_paths_option
 @follow_links_option
@@ -72,7 +72,7 @@ def scan(
     click.echo(scan_report(source, settings))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("source", required=False)
 @click.option("--teacher", default=None, help="As for build. Default: pixels only.")
 @click.option("--target", default=None, help="Folder that the store will lie in. Default: the working folder.")

@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from usjepa.cache.command_line import ends_well, recipe_options
+from usjepa.cache.command_line import Command, ends_well, recipe_options
 from usjepa.cache.commands.options import device_option, hash_paths_option, hashed, needed_recipe
 from usjepa.cache.errors import DamageError, UsageError
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--quick", is_flag=True, help="Sizes, tables, indexes and records only; rows are not read.")
 @click.option("--sources", is_flag=True, help="Hash the source files again instead; needs --pipeline (and --source).")
@@ -84,7 +84,7 @@ def _verify_sources(
         sys.exit(DamageError.exit_code)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--teacher", required=True, help="The teacher that the latents were built with, as for build.")
 @click.option("--rows", type=click.IntRange(min=4), default=64, show_default=True, help="Rows to compute again.")
@@ -113,7 +113,7 @@ def audit(
         sys.exit(DamageError.exit_code)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--teacher", default=None, help="As for build. Default: compare pixels and regions only.")
 @recipe_options
@@ -134,7 +134,7 @@ def diff(
         sys.exit(UsageError.exit_code)
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("--teacher", default=None, help="Whose latents, when the store has several.")
 @click.option("--dask", default=None, metavar="ADDRESS", help="Compute on a Dask cluster, or with `local:N` processes.")
@@ -156,7 +156,7 @@ def stats(store: str, teacher: str | None, dask: str | None, output: str | None)
     click.echo(str(found))
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("store")
 @click.option("-o", "--output", default=None, help="Draw a contact sheet, and write it there (.png).")
 @click.option(

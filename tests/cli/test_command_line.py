@@ -20,7 +20,7 @@ from usjepa.cache import errors
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main as cache
-from usjepa.cache.command_line import RAISE_TO, allow_many_files, ends_well, recipe_options
+from usjepa.cache.command_line import RAISE_TO, Command, allow_many_files, ends_well, recipe_options
 from usjepa.evaluate.cli import main as evaluate
 from usjepa.train.cli import main as train
 
@@ -244,3 +244,25 @@ def test_an_option_without_text_is_refused_and_not_taken_for_none(
     assert result.exit_code == 2
     assert f"error: {words[-2]}: is given nothing" in result.output
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("command", "words"), [
+    (cache, ("build", "s", "--pipeline", "demo", "--source", "a", "--source", "b")),
+    (cache, ("build", "s", "--pipeline", "demo", "--pipeline=small")),
+    (cache, ("convert", "s", "--precision", "int8", "--precision", "int4")),
+    (train, ("s", "r", "--pipeline", "demo", "--pipeline", "small")),
+    (evaluate, ("r", "--task", "a", "-o", "b", "-oc")),
+])  # fmt: skip
+def test_an_option_of_one_value_that_is_given_twice_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: click.Command, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(command, list(words))
+    assert result.exit_code == 2
+    assert "is given more than once, and takes one value" in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_refuses_such_an_option() -> None:
+    assert isinstance(cache, click.Group)
+    assert all(isinstance(one, Command) for one in (*cache.commands.values(), train, evaluate))
