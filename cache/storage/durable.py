@@ -35,6 +35,8 @@ _KINDS = {
     stat.S_IFCHR: "device",
     stat.S_IFBLK: "device",
 }
+_TRIES = 100
+"""How often a new file's folder is made: whoever removes the last file of a folder removes the folder as well."""
 _WRITE_PIECE = 1 << 23
 """Bytes written per call, so that the disk works while the next piece is copied."""
 
@@ -97,8 +99,7 @@ def new_file(path: Path, nbytes: int, guard: Guard = unguarded) -> Iterator[int]
     """
     temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
     with explained(path, nbytes):
-        make_folders(path.parent)
-        handle = os.open(temp, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        handle = _opened(temp)
         try:
             try:
                 yield handle
@@ -173,14 +174,24 @@ def check_output(path: Path) -> None:
 def create_durably(path: Path, data: Buffer) -> bool:
     """Create one local file that must not exist yet; False when it does. Raises WriteError as `write_durably` does."""
     with explained(path, len(data)):
-        make_folders(path.parent)
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            handle = _opened(path)
         except FileExistsError:
             return False
         _fill(handle, memoryview(data).cast("B"))
         _sync_folder(path.parent)
     return True
+
+
+def _opened(path: Path) -> int:
+    """Return the descriptor of a file that is new, in a folder that is made where there is none."""
+    for _ in range(_TRIES - 1):
+        # Another process may release the last claim in the folder between the two calls, and remove it as empty.
+        with contextlib.suppress(FileNotFoundError):
+            make_folders(path.parent)
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    make_folders(path.parent)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
 
 
 def _fill(handle: int, view: memoryview) -> None:

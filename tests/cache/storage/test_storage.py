@@ -167,6 +167,31 @@ def test_only_one_of_two_creates_the_same_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("write", ["create", "publish"])
+def test_a_folder_that_another_process_empties_and_removes_just_then_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: str
+) -> None:
+    storage, real, builds = LocalStorage(tmp_path), os.open, ["the other builder"]
+    storage.create("claims/theirs", b"theirs")
+
+    def late(path: object, *args: object, **kwargs: object) -> int:
+        if builds and "mine" in str(path):
+            builds.clear()
+            storage.delete("claims/theirs")
+            assert not (tmp_path / "claims").exists()
+        return real(path, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", late)
+    getattr(storage, write)("claims/mine", b"mine")
+    assert (storage.names("claims"), storage.read("claims/mine")) == (["mine"], b"mine")
+
+
+def test_a_folder_that_can_not_be_made_is_an_error_and_not_tried_without_end(tmp_path: Path) -> None:
+    (tmp_path / "claims").symlink_to(tmp_path / "gone")
+    with pytest.raises(WriteError, match=r"mine: can't write \(No such file or directory\)"):
+        write_durably(tmp_path / "claims/mine", b"mine")
+
+
 def test_sweeping_removes_what_a_killed_writer_left_and_nothing_else(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     storage.publish("pixels/c.0", b"x")
