@@ -66,7 +66,11 @@ def pins(storage: Storage) -> Iterator[Pin]:
     """Yield the pins of a store; raises DamageError where one can't be read."""
     for name in storage.names("pins"):
         file = f"pins/{name}"
-        body = parse_json(storage.read(file), f"{storage.url}/{file}")
+        try:
+            data = storage.read(file)
+        except FileNotFoundError:
+            continue  # the run has ended since the pins were listed
+        body = parse_json(data, f"{storage.url}/{file}")
         try:
             yield Pin(file, str(body["host"]), str(body["run"]), int(body["generation"]))
         except (KeyError, TypeError, ValueError) as error:

@@ -23,7 +23,8 @@ from usjepa.cache.copying.copy import copy_store
 from usjepa.cache.errors import ClaimedError, DamageError, NotSealedError, UsageError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.storage.local import LocalStorage
-from usjepa.cache.storage.pins import pin, pins
+from usjepa.cache.storage.pins import pin, pins, unpin
+from usjepa.cache.storage.protocol import READ_LIMIT
 from usjepa.cache.store.layers import Layer
 from usjepa.cache.store.writer import StoreWriter
 from usjepa.cache.thinning.collect import collect
@@ -291,6 +292,17 @@ def test_notes_of_other_machines_count_until_they_are_forgotten(store: Path) -> 
     collect(str(store), forget=["/runs/a"])
     assert numbers(store) == [4]
     assert not (store / "pins").exists()
+
+
+def test_a_run_that_ends_while_the_notes_are_read_needs_nothing(tmp_path: Path) -> None:
+    class Slow(LocalStorage):
+        def read(self, name: str, most: int = READ_LIMIT) -> bytes:
+            unpin(LocalStorage(tmp_path), Path("/runs/a"))
+            return super().read(name, most)
+
+    for run in ("a", "b"):
+        pin(LocalStorage(tmp_path), Path("/runs", run), 1)
+    assert [one.run for one in pins(Slow(tmp_path))] == ["/runs/b"]
 
 
 def test_a_note_of_a_run_that_is_gone_from_this_machine_counts_no_more(tmp_path: Path, store: Path) -> None:
