@@ -12,7 +12,7 @@ import torch
 from tests.support.builds import small, tree
 from tests.support.stores import layers, tables
 from usjepa.cache.building.build import build
-from usjepa.cache.building.pipeline import make_shards
+from usjepa.cache.building.pipeline import _Run, make_shards
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.building.stages import Stages
@@ -64,24 +64,34 @@ def committed(maker: ShardMaker) -> set[int]:
 
 
 def test_of_several_shards_that_fail_the_first_in_order_is_told_and_those_before_it_are_committed(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever of them fails first by the clock: the same sources give the same message."""
-    late = threading.Event()
+    noted, take_note = threading.Event(), _Run._take_note
+
+    def wait() -> None:
+        assert noted.wait(LIMIT_S)
 
     def fail(what: str) -> None:
         raise SourceError(what)
 
-    def fail_early() -> None:
-        late.set()
-        fail("shard 3")
+    def note_that_one_failed(self: _Run) -> None:
+        take_note(self)
+        if self._failed:  # from now on nothing is begun
+            noted.set()
 
-    on = {0: lambda: late.wait(LIMIT_S) or None, 1: lambda: late.wait(LIMIT_S) and fail("shard 1"), 3: fail_early}
-    maker = pretended(tmp_path / "s", 40, on)  # type: ignore[arg-type]
+    monkeypatch.setattr(_Run, "_take_note", note_that_one_failed)
+
+    def wait_and_fail() -> None:
+        wait()
+        fail("shard 1")
+
+    on = {**dict.fromkeys(range(40), wait), 1: wait_and_fail, 3: lambda: fail("shard 3")}
+    maker = pretended(tmp_path / "s", 40, on)
     with pytest.raises(SourceError, match="shard 1"):
         make_shards(maker, range(40))
     assert 0 in committed(maker)
-    assert len(committed(maker)) < 15  # what was begun, and nothing after it
+    assert committed(maker) <= set(range(7))  # what was begun, and nothing after it
 
 
 def test_a_stop_ends_the_pipeline_at_a_safe_point_and_what_was_committed_stays(tmp_path: Path) -> None:
