@@ -122,10 +122,11 @@ def _block(first: int, frames: range) -> RowBlock:
 
 
 class _Slow:
-    """Stands for children: decodes at once, cuts slowly."""
+    """Stands for children: decodes at once, cuts slowly, and nothing before so many batches are held."""
 
-    def __init__(self) -> None:
+    def __init__(self, begins_at: int = 1) -> None:
         self.lock, self.held, self.most = threading.Lock(), 0, 0
+        self.begins_at, self.begins = begins_at, threading.Event()
         self.asked: list[int] = []
 
     def decode(self, source: SourceRef, wanted: list[int], start: int, count: int) -> Decoded:
@@ -133,6 +134,8 @@ class _Slow:
         with self.lock:
             self.held += 1
             self.most = max(self.most, self.held)
+            if self.held >= self.begins_at:
+                self.begins.set()
         self.asked += wanted[start : start + count]
         return Decoded(wanted[start : start + count], "", {}, [])
 
@@ -140,6 +143,7 @@ class _Slow:
         assert given is not None
         assert not skip
         assert not bad
+        assert self.begins.wait(LIMIT_S)
         time.sleep(0.01)
         with self.lock:
             self.held -= 1
@@ -158,7 +162,7 @@ def _over(slow: _Slow, children: int) -> tuple[HandingOn, Turns]:
 
 def test_at_most_one_batch_more_than_there_are_children_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(handing_on, "_BATCH_NBYTES", 2 * 3 * 8 * 8)
-    slow = _Slow()
+    slow = _Slow(begins_at=3)
     over, turns = _over(slow, 2)
     made = over.cut(_block(0, range(40)), (False, True), False, turns.draw())
     assert made.pixels.tolist() == slow.asked == list(range(40))
