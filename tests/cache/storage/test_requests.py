@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.files.counting import CountingStorage
 from tests.support.files.damage import flip
+from tests.support.processes.commands import LIMIT_S
 from tests.support.stores import arrays, layers, tables, write_store
 from usjepa.cache.building.committed_rows import CommittedRows
 from usjepa.cache.copying.copy import copy_store
@@ -245,16 +246,17 @@ def test_a_copy_asks_for_each_record_once_and_a_second_one_copies_nothing(
 
 
 class _Call:
-    """A call that waits until it may end."""
+    """A call that waits until it may end: where several may be under way, until another is."""
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool) -> None:
         self.begun, self.most, self.running = 0, 0, 0
-        self.lock = threading.Lock()
+        self.lock, self.partner = threading.Lock(), threading.Barrier(1 if alone else 2)
 
     def make(self, number: int) -> int:
         with self.lock:
             self.begun, self.running = self.begun + 1, self.running + 1
             self.most = max(self.most, self.running)
+        self.partner.wait(LIMIT_S)
         time.sleep(0.002)
         with self.lock:
             self.running -= 1
@@ -264,7 +266,7 @@ class _Call:
 def test_many_calls_are_under_way_at_once_but_bring_no_more_than_may_be_held(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "_AT_ONCE_NBYTES", 100)
     for nbytes, most in ((1, 100), (30, 3), (1000, 1)):
-        call, found = _Call(), dict[int, int]()
+        call, found = _Call(alone=most == 1), dict[int, int]()
         together(((nbytes, partial(call.make, number)) for number in range(50)), found.__setitem__)
         assert found == {number: number for number in range(50)}
         assert (1 if most == 1 else 2) <= call.most <= most
