@@ -81,11 +81,13 @@ def test_steal_skips_the_wait(tmp_path: Path) -> None:
         assert time.monotonic() - start < claims.TAKEOVER_S
 
 
-def test_a_builder_that_was_overtaken_writes_nothing_more(tmp_path: Path) -> None:
+def test_a_builder_that_was_overtaken_writes_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A heartbeat that sleeps between its look at the claim and its rename would bring the claim back.
+    monkeypatch.setattr(claims, "HEARTBEAT_S", 600.0)
     storage = LocalStorage(tmp_path)
     with hold_claim(storage, "build", False) as slept, hold_claim(storage, "build", True) as taken:
         taken.check()
-        with pytest.raises(ClaimedError, match=r"took over this part|could not be kept up"):
+        with pytest.raises(ClaimedError, match="took over this part"):
             slept.check()
     assert list(tmp_path.iterdir()) == []
 
