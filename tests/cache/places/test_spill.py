@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import pickle
 import resource
 import signal
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.support.processes import forked
+from tests.support.stores import open_below
 from usjepa.cache.errors import WriteError
 from usjepa.cache.places import spill
 from usjepa.cache.places.packed import Packed
@@ -57,22 +57,13 @@ def test_an_array_is_the_same_in_a_file(monkeypatch: pytest.MonkeyPatch, held: i
 
 def test_nothing_is_left_in_the_folder_and_no_file_stays_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-
-    def inside() -> list[str]:
-        numbers = [name for name in os.listdir("/proc/self/fd") if os.path.lexists(f"/proc/self/fd/{name}")]
-        return [link for link in map(_told, numbers) if link.startswith(str(tmp_path))]
-
     made = spilled(np.arange(100_000))
-    assert len(inside()) == 1  # of the mapping
+    assert len(open_below(tmp_path)) == 1  # of the mapping
     assert list(tmp_path.iterdir()) == []
     assert made[-1] == 99_999
     del made
     gc.collect()
-    assert inside() == []
-
-
-def _told(descriptor: str) -> str:
-    return os.readlink(f"/proc/self/fd/{descriptor}")
+    assert open_below(tmp_path) == []
 
 
 def _add_beyond_a_limit(folder: str) -> None:
