@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,7 +23,7 @@ from usjepa.train.record import log
 from usjepa.train.run.loop import train
 
 if TYPE_CHECKING:
-    from multiprocessing.process import BaseProcess
+    from pathlib import Path
 
 
 def trained(store: str, run: str, *overrides: str) -> None:
@@ -63,7 +62,7 @@ def stopped_at_removal(store: str, run: str, call: int) -> None:
         nonlocal count
         count += 1
         if count == call:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            forked.stop_here()
         real(*args, **kwargs)
 
     os.unlink = unlink
@@ -78,16 +77,11 @@ def stopped_at_line(store: str, run: str, line: int) -> None:
         nonlocal count
         count += 1
         if count == line:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            forked.stop_here()
         return real(*args)
 
     vars(log)["to_text"] = to_text
     trained(store, run)
-
-
-def is_stopped(process: BaseProcess) -> bool:
-    state = Path(f"/proc/{process.pid}/stat")
-    return process.is_alive() and state.read_text().rpartition(")")[2].split()[0] == "T"
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +125,7 @@ def test_a_training_stopped_and_woken_later_writes_nothing_over_its_successor(
     run = tmp_path / "run"
     sleeper = forked.start(stop, str(phantom_store), str(run), at, stderr=tmp_path / "told")
     try:
-        wait_until(partial(is_stopped, sleeper), sleeper)
+        wait_until(partial(forked.is_stopped, sleeper), sleeper)
         if deleted:
             shutil.rmtree(run)
         assert not deleted or not run.exists()

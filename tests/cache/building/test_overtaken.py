@@ -10,8 +10,7 @@ import os
 import signal
 import time
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -23,6 +22,9 @@ from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.storage import claims
 from usjepa.cache.upkeep.verify import verify
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 def _build_otherwise_and_stop(root: str, step: int) -> None:
     from usjepa.cache.teacher.vit import ViT
@@ -31,10 +33,6 @@ def _build_otherwise_and_stop(root: str, step: int) -> None:
     ViT.__call__ = lambda self, pixels_BCSS: real(self, pixels_BCSS) * 1.001  # type: ignore[method-assign]
     forked.signal_at_durable_step(step, signal.SIGSTOP)
     build(root, small(), BuildRequest(teacher="random"))
-
-
-def _stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
 
 # Build steps come by threes (fsync of the file, rename, fsync of the folder): of every file's, one is the rename.
@@ -47,7 +45,7 @@ def test_a_builder_stopped_overtaken_and_woken_up_publishes_nothing_wrong(
     sleeper = forked.start(_build_otherwise_and_stop, str(root), step, stderr=tmp_path / "log")
     assert sleeper.pid is not None
     try:
-        wait_until(partial(_stopped, sleeper.pid), sleeper)  # where it ends instead, the step is too late
+        wait_until(partial(forked.is_stopped, sleeper), sleeper)  # where it ends instead, the step is too late
         build(str(root), small(), BuildRequest(teacher="random"))
         after = tree(root)
         os.kill(sleeper.pid, signal.SIGCONT)

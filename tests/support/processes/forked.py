@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,24 @@ def _strictly(test: Callable[..., None], fixtures: dict[str, Any]) -> None:
     assert not unraisable
 
 
+def stop_here() -> None:
+    """Stop this process in this thread's next line, until it is told to go on.
+
+    A signal for the whole process is taken by its main thread, once that has a processor; till then this one would go
+    on.
+    """
+    signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
+
+
+def is_stopped(process: multiprocessing.process.BaseProcess) -> bool:
+    """Return whether no thread of a process runs any more, as it was stopped."""
+    try:
+        tasks = [task / "stat" for task in Path(f"/proc/{process.pid}/task").iterdir()]
+        return process.is_alive() and {stat.read_text().rpartition(")")[2].split()[0] for stat in tasks} == {"T"}
+    except (FileNotFoundError, ProcessLookupError):  # a thread that has ended since they were listed
+        return False
+
+
 def die_at_durable_step(step: int) -> None:
     """Make this process SIGKILL itself at the step-th fsync or rename from now on: between any two durable states."""
     signal_at_durable_step(step, signal.SIGKILL)
@@ -106,7 +125,7 @@ def signal_at_durable_step(step: int, number: signal.Signals) -> None:
             nonlocal count
             count += 1
             if count == step:
-                os.kill(os.getpid(), number)
+                stop_here() if number == signal.SIGSTOP else os.kill(os.getpid(), number)
             return real[name](*args, **kwargs)
 
         return call
