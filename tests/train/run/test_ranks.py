@@ -32,14 +32,29 @@ if TYPE_CHECKING:
 MAIN = "from usjepa.train.cli import main; main()"
 
 
-def free_port() -> int:
-    """Return a port below those that the system hands out by itself, so that none of its connections takes it first."""
+@contextmanager
+def own_port() -> Iterator[str]:
+    """Hold a port below those that the system hands out: neither its connections nor other tests take it."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    for port in random.SystemRandom().sample(range(1024, lowest), 100):
-        with socket.socket() as it, contextlib.suppress(OSError):
-            it.bind(("127.0.0.1", port))
-            return port
-    raise OSError("no free port found")
+    with socket.socket() as held:
+        for port in random.SystemRandom().sample(range(1024, lowest), 100):
+            with contextlib.suppress(OSError):
+                held.bind(("127.0.0.1", port))
+                break
+        else:
+            raise OSError("no free port found")
+        # Rank 0, which asks for that too, may listen there all the same. Set before, it would let in other tests.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield str(port)
+
+
+def test_a_port_that_is_held_is_nobody_elses_and_rank_0_may_listen_there() -> None:
+    with own_port() as port, socket.socket() as other, socket.socket() as rank_0:
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", int(port)))
+        rank_0.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        rank_0.bind(("", int(port)))
+        rank_0.listen()
 
 
 def command(store: Path, run: Path, *overrides: str, options: Sequence[str] = ()) -> list[str]:
@@ -52,7 +67,14 @@ def ranks(
     size: int, arguments: Sequence[str], log: Path, program: str = MAIN
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Start ranks as torchrun does, but watched by nobody; none outlives the block."""
-    port = str(free_port())
+    with own_port() as port, _started(size, arguments, log, program, port) as started:
+        yield started
+
+
+@contextmanager
+def _started(
+    size: int, arguments: Sequence[str], log: Path, program: str, port: str
+) -> Iterator[list[subprocess.Popen[bytes]]]:
     started = []
     for rank in range(size):
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
@@ -152,16 +174,17 @@ def as_rank(rank: int, port: str, arguments: Sequence[str]) -> None:
 
 def test_a_dead_rank_ends_the_others_with_a_message_within_a_minute(phantom_store: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    place = str(free_port()), command(phantom_store, run, "train.epochs=1000", EVERY_STEP)
-    started = [forked.start(as_rank, rank, *place, stderr=tmp_path / f"rank{rank}.log") for rank in range(2)]
-    try:
-        wait_until(lambda: (run / "log.jsonl").exists() and len(numbers(run)) > 2, *started)
-        started[1].kill()
-        started[0].join(60)
-        assert started[0].exitcode == 1
-    finally:
-        for process in started:
-            process.kill()
+    place = command(phantom_store, run, "train.epochs=1000", EVERY_STEP)
+    with own_port() as port:
+        started = [forked.start(as_rank, rank, port, place, stderr=tmp_path / f"rank{rank}.log") for rank in range(2)]
+        try:
+            wait_until(lambda: (run / "log.jsonl").exists() and len(numbers(run)) > 2, *started)
+            started[1].kill()
+            started[0].join(60)
+            assert started[0].exitcode == 1
+        finally:
+            for process in started:
+                process.kill()
     told = (tmp_path / "rank0.log").read_text()
     assert "another rank died or does not answer" in told
     assert "Traceback" not in told
