@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 import shutil
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,7 +124,16 @@ def test_a_network_that_breaks_every_fifth_request_changes_nothing(
     proxy: Proxy, store: Path, tmp_path: Path, command: str
 ) -> None:
     trial, faults = Trial(proxy, store, tmp_path, command), itertools.cycle(_BROKEN)
-    proxy.play(lambda request: next(faults) if request.number % 5 == 3 else "")
+    disturbed = set[tuple[str, str, str]]()
+
+    def every_fifth(request: Request) -> str:
+        asked = (request.method, request.path, request.query)
+        if request.number % 5 != 3 or asked in disturbed:  # one might be disturbed as often as it is made again
+            return ""
+        disturbed.add(asked)
+        return next(faults)
+
+    proxy.play(every_fifth)
     assert trial.run() == ""
     assert proxy.done
     assert trial.result() == trial.wanted
@@ -172,13 +180,11 @@ def test_whatever_a_server_answers_the_end_is_right_or_a_message(
 
 
 @pytest.mark.slow
-def test_an_answer_that_takes_a_minute_is_asked_for_again(proxy: Proxy, store: Path, tmp_path: Path) -> None:
+def test_an_answer_that_does_not_come_is_asked_for_again(proxy: Proxy, store: Path, tmp_path: Path) -> None:
     trial = Trial(proxy, store, tmp_path, "read")
-    proxy.play(lambda request: "stall" if request.number == 6 else "")
-    began = time.monotonic()
+    proxy.play(lambda request: "no answer" if request.number == 6 else "")
     assert trial.run() == ""
-    assert proxy.done == ["stall"]
-    assert time.monotonic() - began < 59
+    assert proxy.done == ["no answer"]
     assert trial.result() == trial.wanted
 
 

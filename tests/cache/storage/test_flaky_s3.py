@@ -99,9 +99,9 @@ def test_a_server_that_is_busy_for_seconds_is_waited_for_ever_longer(proxy: Prox
     storage = ObjectStorage(url)
     storage.publish("a", b"0123456789")
     until = time.monotonic() + 4
-    proxy.play(lambda _: "503" if time.monotonic() < until else "")
+    proxy.play(lambda request: "503" if request.number < 2 or time.monotonic() < until else "")
     assert storage.read("a") == b"0123456789"
-    assert len(proxy.done) > 1
+    assert len(proxy.done) >= 2
 
 
 def test_a_claim_that_is_read_in_part_is_read_again(proxy: Proxy, url: str) -> None:

@@ -25,14 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 FAULTS = (
-    "500", "503", "403", "reset before", "reset after", "no answer", "stall", "cut", "short", "wrong", "empty",
+    "500", "503", "403", "reset before", "reset after", "no answer", "cut", "short", "wrong", "empty",
 )  # fmt: skip
-"""500, 503 (which asks for patience) and 403 (credentials that have expired): such an answer. stall: the answer comes
-after a minute. reset before, after: the connection breaks before the server has the request, or after
-it has done it. no answer: none comes. cut: the body ends before its length. short, empty, wrong: a body that is
-declared as it comes, and is not the object's."""
+"""500, 503 (which asks for patience) and 403 (credentials that have expired): such an answer. reset before, after: the
+connection breaks before the server has the request, or after it has done it. no answer: none comes. cut: the body ends
+before its length. short, empty, wrong: a body that is declared as it comes, and is not the object's."""
 _CODES = {"500": "InternalError", "503": "SlowDown", "403": "ExpiredToken"}
-_STALL_S = 60.0
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive", "date", "server"}
 _SERVER = """
 from moto.server import ThreadedMotoServer
@@ -105,8 +103,6 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self._body()
         request, fault = self.proxy.chosen(self.command, self.path)
-        if fault == "stall":
-            self.proxy.stop.wait(_STALL_S)
         if fault in _CODES:
             headers = {"Retry-After": "1"} if fault == "503" else {}
             self._answer(int(fault), headers, f"<Error><Code>{_CODES[fault]}</Code></Error>".encode())
