@@ -196,7 +196,7 @@ def _nobody_left(root: Path) -> None:
 
 
 def test_a_cluster_here_whose_workers_left_for_good_is_not_waited_for_without_end(tmp_path: Path) -> None:
-    assert forked.run(_nobody_left, tmp_path / "s", limit_s=LIMIT_S) == 0
+    assert forked.run(_nobody_left, tmp_path / "s") == 0
 
 
 @forked.in_own_process
