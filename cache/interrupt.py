@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,17 @@ class StopFlag:
 
 
 _checks: list[Callable[[], None]] = []
-"""Of the `with` blocks that are open, the innermost last; the main thread's, but for a worker of a cluster."""
+"""Of the `with` blocks that are open, the innermost last; the main thread's."""
+
+
+class _Own(threading.local):
+    """What a thread has for itself."""
+
+    check: Callable[[], None] | None = None
+    """In place of the process's: a worker of a cluster makes several builds, and the end of one ends no other."""
+
+
+_own = _Own()
 
 
 def safe_point() -> None:
@@ -53,6 +64,9 @@ def safe_point() -> None:
     A signal reaches the process, not an object in it, and so does the flag that it raises: nothing has to be handed
     down to the loops that end early.
     """
+    if _own.check is not None:
+        _own.check()
+        return
     for check in _checks[-1:]:  # one step: another thread may end its `with` block meanwhile
         check()
 
@@ -65,6 +79,25 @@ def at_safe_points(check: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _checks.remove(check)
+
+
+@contextmanager
+def at_own_safe_points(check: Callable[[], None]) -> Iterator[None]:
+    """Have `safe_point` call `check` in this thread and in every `pool` that it makes within a `with` block."""
+    before, _own.check = _own.check, check
+    try:
+        yield
+    finally:
+        _own.check = before
+
+
+def pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """Return threads whose safe points are those of the thread that makes them, for good."""
+    return ThreadPoolExecutor(threads, name, initializer=_take_over, initargs=(_own.check,))
+
+
+def _take_over(check: Callable[[], None] | None) -> None:
+    _own.check = check
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.building.lanes import CallingThread
 from usjepa.cache.building.shard_maker import WRITERS
 from usjepa.cache.errors import TeacherError
-from usjepa.cache.interrupt import safe_point
+from usjepa.cache.interrupt import pool, safe_point
 from usjepa.cache.reading.process import short_turns
 from usjepa.cache.terminal.progress import ProgressBar
 from usjepa.cache.terminal.refusals import refusal
@@ -90,13 +90,13 @@ class Pipeline:
         cutting = dict.fromkeys(("decode", "read"), maker.lookahead)
         maker.stages.lanes |= cutting | {"teacher": len(makers), "write": writers}
         self._room = threading.Semaphore(self.most)
-        self._decoding = ThreadPoolExecutor(maker.lookahead, "decode")
+        self._decoding = pool(maker.lookahead, "decode")
         self._in_order = threading.Lock()
         self._asked: SimpleQueue[_Device] = SimpleQueue()
         for device in self._devices * _ASKED:
             self._asked.put(device)
-        self._shards = ThreadPoolExecutor(self.most, "shard")
-        self._writing = ThreadPoolExecutor(writers, "write")
+        self._shards = pool(self.most, "shard")
+        self._writing = pool(writers, "write")
 
     @property
     def nbytes(self) -> int:

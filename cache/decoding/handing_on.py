@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, bisect_right
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from usjepa.cache.errors import SourceError
 from usjepa.cache.frames.rows import PixelShard
+from usjepa.cache.interrupt import pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +51,7 @@ class HandingOn:
         """Take a child that decodes, and what has one of so many other `children` cut rows."""
         self._child, self._cut, self._turns, self._check = child, cut, turns, check
         self._room = threading.Semaphore(children + 1)
-        self._pool = ThreadPoolExecutor(children, "cut")
+        self._pool = pool(children, "cut")
 
     def cut(self, block: RowBlock, beyond: tuple[bool, bool], skip_errors: bool, turn: int) -> PixelShard:
         """Return the rows of a block; see `cut_rows`.

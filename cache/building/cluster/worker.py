@@ -11,7 +11,6 @@ import contextlib
 import platform
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.building.cluster.order import Told
@@ -20,7 +19,7 @@ from usjepa.cache.building.pipeline import Pipeline
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.decoding.cutters import Cutters, processes_by_default
 from usjepa.cache.errors import ClaimedError, Interrupted, StoreError
-from usjepa.cache.interrupt import at_safe_points
+from usjepa.cache.interrupt import at_own_safe_points, pool
 from usjepa.cache.processors import cores
 from usjepa.cache.reading.process import short_turns
 from usjepa.cache.scanning.scan import list_source
@@ -32,6 +31,7 @@ from usjepa.cache.store.writer import StoreWriter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from distributed import Worker
 
@@ -76,14 +76,18 @@ class _Line:
         self.client_lives = _ClientLives(storage, order.claim)
         writer = StoreWriter(storage, lambda: check_claim(storage, order.claim))
         writer.attach()
-        self._lane = ThreadPoolExecutor(1, "teacher")
+        with at_own_safe_points(self.client_lives):
+            self._make_pipeline(order, writer, own_gpu)
+        self._turns = contextlib.ExitStack()
+        self._turns.enter_context(short_turns())
+
+    def _make_pipeline(self, order: WorkOrder, writer: StoreWriter, own_gpu: str | None) -> None:
+        self._lane = pool(1, "teacher")
         job = self._lane.submit(_job, order, writer, own_gpu).result()
         self._cutters = _cutters(order, writer)
         commits: Commits = {name: {} for name in writer.state.layers}
         self._maker = ShardMaker(writer, commits, self._cutters, order.skip_errors, job)
         self._pipeline = Pipeline(self._maker, [self._lane])
-        self._turns = contextlib.ExitStack()
-        self._turns.enter_context(short_turns())
 
     def told(self, worker: str, shard: int) -> Told:
         """Return what the client is told once a shard is committed."""
@@ -103,8 +107,7 @@ class _Line:
     def close(self) -> None:
         """End what is under way, and the decoding processes."""
         self.client_lives.stop()
-        with at_safe_points(self.client_lives):
-            self._pipeline.close()
+        self._pipeline.close()
         if self._cutters is not None:
             self._cutters.close()
         self._turns.close()
@@ -125,7 +128,7 @@ def make_run(order: WorkOrder, shards: Sequence[int]) -> None:
     """
     line, worker = _line(order), _worker()
     begun: list[tuple[int, Future[int] | None]] = []
-    with at_safe_points(line.client_lives):
+    with at_own_safe_points(line.client_lives):
         for shard in shards:
             line.client_lives()
             begun.append((shard, line.begin(shard)))

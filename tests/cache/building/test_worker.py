@@ -22,6 +22,7 @@ from usjepa.cache.building.cluster.connecting import connect, connecting
 from usjepa.cache.building.cluster.order import Told, WorkOrder
 from usjepa.cache.building.cluster.worker import forget, make_run
 from usjepa.cache.building.parts import WHOLE
+from usjepa.cache.building.pipeline import Pipeline
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.building.shard_maker import ShardMaker
 from usjepa.cache.building.stages import Stages
@@ -131,6 +132,33 @@ def test_what_a_worker_kept_for_a_client_that_died_is_freed_by_the_next_build(
         with ordered(tmp_path / "b") as (second, _):
             make_run(second, [0])
             assert set(worker._lines) == {second.claim}
+
+
+def test_a_build_whose_client_has_ended_ends_no_other_that_the_worker_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, made, close, cut = threading.Event(), threading.Event(), Pipeline.close, ShardMaker.pixels_of
+
+    def late(self: Pipeline) -> None:
+        ending.set()
+        assert made.wait(LIMIT_S)
+        close(self)
+
+    with ordered(tmp_path / "a") as (first, _), ordered(tmp_path / "b") as (second, _):
+        make_run(first, [0])
+
+        def while_the_other_ends(self: ShardMaker, *shard: Any) -> Any:
+            forget(first.claim)
+            assert ending.wait(LIMIT_S)
+            return cut(self, *shard)
+
+        monkeypatch.setattr(Pipeline, "close", late)
+        monkeypatch.setattr(ShardMaker, "pixels_of", while_the_other_ends)
+        try:
+            make_run(second, [0, 1])
+        finally:
+            made.set()
+    seal(str(tmp_path / "b"))
 
 
 @pytest.mark.parametrize(("processes", "neighbours", "lookahead"), [(3, 1, 3), (3, 4, 3), (None, 1, 8), (None, 4, 2)])
