@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.support.builds import small, tree
+from tests.support.processes.commands import LIMIT_S
 from tests.support.stores import layers, tables
 from usjepa.cache.building.build import build
 from usjepa.cache.building.pipeline import _Run, make_shards
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from typing import Any
-
-LIMIT_S = 60.0
 
 
 class Pretended(ShardMaker):

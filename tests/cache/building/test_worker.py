@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.support.builds import SMALL, small, tree
 from tests.support.processes import forked
-from tests.support.processes.commands import run_python, stop_python
+from tests.support.processes.commands import LIMIT_S, run_python, stop_python
 from usjepa.cache.building.build import build, seal
 from usjepa.cache.building.cluster import client, worker
 from usjepa.cache.building.cluster.client import runs_of
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-LIMIT_S = 60.0
 FIVE_SHARDS = "cache.rows_per_shard=4"
 
 
