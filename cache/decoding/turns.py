@@ -1,4 +1,4 @@
-"""Let threads in one at a time, in the order in which their work was given out."""
+"""Let threads in one at a time, in the order in which work was given."""
 
 from __future__ import annotations
 
