@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from usjepa.cache.sources.base import Contents, Described, packed_entries
+from usjepa.cache.sources.folders import split_of_file
 from usjepa.cache.sources.formats.packed.archive import ArchiveReader
-from usjepa.cache.sources.registry import join_path, reader_named, reader_of_member, split_path
+from usjepa.cache.sources.registry import join_path, reader_named, reader_of_member, source_file, split_path
 from usjepa.cache.sources.splits import split_within
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Expansion:
 def _image_of(entry: Entry, name: str, contents: Contents | None) -> Entry:
     """Return the entry of an image in a file, with what the file says of it.
 
-    Its name may say the split, where nothing else does: `test/images`.
+    Its name may say the split, where nothing else does, `test/images`, and so may the file's, `test.h5`.
     """
     known = contents.described.get(name, Described()) if contents is not None else Described()
     return replace(
@@ -83,7 +84,7 @@ def _image_of(entry: Entry, name: str, contents: Contents | None) -> Entry:
         path=join_path(entry.path, name),
         label=known.label or entry.label,
         group=entry.group or known.group,
-        split=entry.split or known.split or split_within(name),
+        split=entry.split or known.split or split_within(name) or split_of_file(source_file(entry.path)),
         grouped_by=entry.grouped_by or ("a column of its file" if known.group else ""),
     )
 

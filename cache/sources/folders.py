@@ -59,6 +59,14 @@ def metadata_of(path: str, root_name: str, strict: bool = True) -> Metadata:
     )
 
 
+def split_of_file(path: str) -> str:
+    """Return the split that the name of a file of many images says: `test.h5`, `X_train.npy`; "" where not clearly."""
+    try:
+        return _folder_split(without_ending(PurePosixPath(path).name))
+    except ValueError:
+        return ""
+
+
 def folder_group(path: str) -> str:
     """Return the group of a file where folders are patients: its folder, without those that name splits.
 

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import UsageError
 from usjepa.cache.places.packed import Packed
 from usjepa.cache.sources.base import Entry, packed_entries
-from usjepa.cache.sources.folders import metadata_of
+from usjepa.cache.sources.folders import metadata_of, split_of_file
+from usjepa.cache.sources.formats.arrays.numpy_files import NpyReader
 from usjepa.cache.sources.layouts.base import Folder, SourceLayout
 from usjepa.cache.sources.layouts.manifest import read_manifest
 from usjepa.cache.sources.layouts.registry import AUTO, listed, recognise
 from usjepa.cache.sources.layouts.unread import patient_tables, refuse_unread
 from usjepa.cache.sources.not_images import beside_images
-from usjepa.cache.sources.registry import accepted, reader_of_file
+from usjepa.cache.sources.registry import accepted, reader_of_file, reader_of_member
 from usjepa.cache.sources.tree import Tree, joined
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def _add_file(found: Found, folder: Folder, name: str, root_name: str) -> None:
     path = joined(folder.place, name)
     known = metadata_of(path, root_name)
     found.by_folders.append(path)
-    found.entries.append(Entry(path, known.dataset, "", known.label, known.split, ""))
+    split = known.split or (split_of_file(name) if reader_of_member(name) is NpyReader else "")
+    found.entries.append(Entry(path, known.dataset, "", known.label, split, ""))
 
 
 def _is_samples(folder: Folder, file: Path) -> bool:

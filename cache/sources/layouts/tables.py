@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _DELIMITERS = ",;\t|"
 _MOST_BYTES = 1 << 30
 _HEAD_NBYTES = 1 << 14
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+"""How text begins that Excel saved as "Unicode"."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,34 @@ def read_table(file: Path) -> Table:
     except csv.Error as error:
         raise UsageError(f"{file}, line {reader.line_num + skipped}: not CSV ({error}).") from error
     return Table(file, columns, tuple(lines))
+
+
+def table_as_far_as_it_goes(file: Path) -> Table | None:
+    """Return the table of a file, lines left out that don't fit and whatever its encoding; None where it has no header.
+
+    For those who only look whether it may say something; who uses a table reads it with `read_table`.
+    """
+    try:
+        with open_list(file) as opened:
+            data = opened.read(_MOST_BYTES)
+    except OSError:
+        return None
+    encoding = "utf-16" if data[:2] in _UTF16 else "utf-8-sig"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    delimiter, text, skipped = _delimiter(text)
+    lines = []
+    try:
+        cells = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        columns = tuple(name.strip().lower() for name in next(cells, []))
+        for number, line in enumerate(cells, skipped + 2):
+            if len(line) == len(columns):
+                lines.append(Line(number, dict(zip(columns, map(str.strip, line), strict=True))))
+    except csv.Error:
+        return None
+    return Table(file, columns, tuple(lines)) if columns and lines else None
 
 
 _NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}

@@ -24,7 +24,7 @@ from usjepa.cache.sources.columns import (
 )
 from usjepa.cache.sources.formats.images import ImageReader
 from usjepa.cache.sources.formats.packed.memory import MemoryFiles
-from usjepa.cache.sources.splits import KNOWN, split_named, split_of_folder
+from usjepa.cache.sources.splits import KNOWN, names_split, split_named, split_of_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -72,9 +72,14 @@ class ParquetReader(Reader):
         return {name: f"{match[1].lower()}, by its name" for name, match in names.items() if match}
 
     def described(self, file: Path) -> Mapping[str, Described]:
-        """Return label, group and split of each image; UsageError for a split that is not known."""
+        """Return label, group and split of each image; UsageError for a split that is not known, or splits alone."""
         with _opened(file) as opened:
             texts = _Texts(file.name, opened)
+            if not _columns(opened) and (names_split(file.stem) or texts.split_column() is not None):
+                raise UsageError(
+                    f"{file.name}: it holds splits and no images. Test frames could be trained on: write a "
+                    "manifest.csv with the columns path, group and split from it, or move it out of the source."
+                )
             labels, groups = texts.of(LABEL_COLUMNS), texts.of(GROUP_COLUMNS, insist=True)
             splits = _splits(file, texts)
             count = opened.metadata.num_rows

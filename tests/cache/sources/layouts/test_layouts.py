@@ -305,6 +305,16 @@ def test_a_manifest_in_a_folder_below_counts_there(tmp_path: Path) -> None:
         ("dataset.json", '{"training": [{"image": "a.png"}], "test": ["b.png"]}', '"training" looks like a split'),
         ("items.json", '[{"image": "a.png", "fold": 1}]', '"fold" of its items looks like a split'),
         ("train.txt", "a\nb\n", "its name is that of a list of a split"),
+        ("items.jsonl", '{"image": "a", "split": "train"}\n{"image": "b", "split": "test"}\n', '"split" of its items'),
+        ("items.json", '{"of": [{"image": "a", "split": "train"}]}', 'the key "split" of objects in it'),
+        ("items.json", '{"a.png": {"label": 1, "split": "test"}}', 'the key "split" of objects in it'),
+        ("items.json", '{"ids": {"train": [1, 2], "test": [3, 4]}}', 'the key "train" of objects in it'),
+        ("items.json", '{"a.png": "train", "b.png": "test"}', "names of splits for values"),
+        ("clips.csv", "clip,split\na,train\nb,test\nmade by hand\n", "its column `split` holds splits"),
+        ("test_ids.npy", "x", "its name is that of a list of a split"),
+        ("splits.mat", "x", "its name is that of a list of a split"),
+        ("folds.npz", "x", "its name is that of a list of a split"),
+        ("test_list.h5", "x", "its name is that of a list of a split"),
     ],
 )
 def test_a_list_that_may_hold_splits_and_is_not_understood_stops_the_scan(
@@ -315,7 +325,27 @@ def test_a_list_that_may_hold_splits_and_is_not_understood_stops_the_scan(
     said = refusal(tmp_path)
     assert reason in said
     assert "path,label,group,split\ndeep/a.png,,patient-1,train" in said
-    assert len(rows(tmp_path, "folders")) == 2
+    assert {path for path in rows(tmp_path, "folders") if path != name} == {"deep/a.png", "deep/b.png"}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
+def test_a_table_in_another_encoding_may_hold_splits_too(tmp_path: Path, encoding: str) -> None:
+    """As Excel saves it: who reads it with layouts is told of the encoding, but no layout may know it."""
+    files(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "clips.csv").write_bytes("clip,split,doctor\na,train,Müller\nb,test,Müller\n".encode(encoding))
+    assert "clips.csv: its column `split` holds splits" in refusal(tmp_path)
+
+
+def test_a_file_of_arrays_that_is_called_as_a_split_is_of_that_split(tmp_path: Path) -> None:
+    files(tmp_path, ["X_train.npy", "X_test.npy", "clip.npy", "deep/val.npy", "test/clip.npy"])
+    assert {path: row[3] for path, row in rows(tmp_path).items()} == {
+        "X_train.npy": "train", "X_test.npy": "test", "clip.npy": "", "deep/val.npy": "val", "test/clip.npy": "test",
+    }  # fmt: skip
+
+
+def test_many_arrays_in_a_folder_are_clips_whatever_they_are_called(tmp_path: Path) -> None:
+    files(tmp_path, [f"stress_test_{n:02}.npy" for n in range(51)])
+    assert {row[3] for row in rows(tmp_path).values()} == {""}
 
 
 def test_lists_that_say_nothing_of_splits_stop_nobody_and_patients_are_pointed_out(tmp_path: Path) -> None:

@@ -149,6 +149,18 @@ def test_names_of_arrays_keep_a_test_set_apart(tmp_path: Path) -> None:
     }
 
 
+def test_the_name_of_a_file_of_arrays_may_say_its_split_and_those_in_it_count_before(tmp_path: Path) -> None:
+    npz(tmp_path / "test.npz", a=CLIP, train_images=CLIP)
+    with h5py.File(tmp_path / "validation.h5", "w") as file:
+        file["bmode"] = CLIP
+    listing = list_source(str(tmp_path), SETTINGS)
+    assert {entry.path: entry.split for entry in listing.entries} == {
+        "test.npz::a": "test",
+        "test.npz::train_images": "train",
+        "validation.h5::bmode": "val",
+    }
+
+
 def test_an_array_of_one_file_that_is_no_image_is_left_out(tmp_path: Path) -> None:
     npy(tmp_path / "clip.npy", CLIP)
     npy(tmp_path / "ages.npy", np.arange(20))

@@ -107,6 +107,14 @@ def test_a_file_whose_split_is_not_known_is_refused(tmp_path: Path, name: str) -
         listed(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "column"), [("splits", "set_of"), ("about", "split")])
+def test_a_table_of_splits_without_images_stops_the_scan(tmp_path: Path, name: str, column: str) -> None:
+    write(tmp_path / "a.parquet")
+    pq.write_table(pa.table({"file": ["a", "b"], column: ["train", "test"]}), tmp_path / f"{name}.parquet")
+    with pytest.raises(UsageError, match=rf"{name}\.parquet: it holds splits and no images. Test frames could be"):
+        listed(tmp_path)
+
+
 def test_masks_are_left_out_and_empty_cells_are_named(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", mask=[{"bytes": png(frame), "path": None} for frame in CLIP])
     listing = listed(file)
