@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.sources.base import Box
+from usjepa.cache.sources.formats.dicom.header import header_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,12 +20,7 @@ _CORNERS = ("RegionLocationMinX0", "RegionLocationMinY0", "RegionLocationMaxX1",
 
 def boxes_of(file: Path) -> tuple[Box, ...]:
     """Return the ultrasound regions of a file that hold 2D images, as it has them; none where it has none."""
-    import pydicom
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they quote the values that they complain about
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[REGIONS])
-        return tuple(box for box, _ in images_among(header))
+    return tuple(box for box, _ in images_among(header_of(file, [REGIONS])))
 
 
 def images_among(header: Dataset) -> list[tuple[Box, Dataset]]:

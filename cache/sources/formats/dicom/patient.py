@@ -6,6 +6,8 @@ import re
 import warnings
 from typing import TYPE_CHECKING
 
+from usjepa.cache.sources.formats.dicom.header import header_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -23,11 +25,9 @@ def patient_of(file: Path) -> str:
 
     A study is of one patient, so its files stay together even when a tool has blanked the number.
     """
-    import pydicom
-
+    header = header_of(file, [PATIENT, STUDY])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote the values that they complain about
-        header = pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=[PATIENT, STUDY])
         for name in (PATIENT, STUDY):
             value = str(header.get(name, "") or "").strip(" \0")
             if value and not _PLACEHOLDER.fullmatch(re.sub(r"[\W_]", "", value.lower())):

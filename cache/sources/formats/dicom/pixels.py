@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, BinaryIO
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from usjepa.cache.errors import NoImageError
 from usjepa.cache.sources.formats.dicom.bits import OVERLAYS
 from usjepa.cache.sources.formats.dicom.fragments import Place, cut_short, encapsulated_frames, head_of
+from usjepa.cache.sources.formats.dicom.header import LONG_VRS, without_head
 from usjepa.cache.sources.formats.dicom.polarity import AS_STORED, NEEDED, Greys
 from usjepa.cache.sources.formats.dicom.streams import (
     begins_image,
@@ -48,8 +48,6 @@ _PIXELS = {
     (0x7FE0, 0x0008): "FloatPixelData",
     (0x7FE0, 0x0009): "DoubleFloatPixelData",
 }
-_LONG_VRS = (b"OB", b"OW", b"OF", b"OD", b"OL", b"OV", b"UN")
-"""Value representations that pixels are written with; their lengths have 32 bits."""
 _UNDEFINED = 0xFFFFFFFF
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _IMPLICIT, _EXPLICIT, _BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
@@ -125,7 +123,7 @@ def open_pixels(file: BinaryIO) -> Opened:
     except NoImageError:
         raise
     except Exception as error:  # pydicom raises any type there is on what is not encoded as it was told
-        bare = _without_head(file)
+        bare = without_head(file)
         if bare is None:
             raise
         try:
@@ -175,33 +173,6 @@ def _opened(file: BinaryIO) -> Opened:
     )
 
 
-def _without_head(file: BinaryIO) -> BinaryIO | None:
-    """Return the data set of a file whose head names a wrong encoding, unpacked and without it; None: it has no head.
-
-    The head is always explicit, low byte first (PS3.10, 7.1), so its end can be found, whatever length it names.
-    """
-    file.seek(128)
-    if file.read(4) != b"DICM":
-        return None
-    place = 132
-    while (element := file.read(8))[:2] == b"\x02\0" and len(element) == 8:
-        length = int.from_bytes(element[6:8], "little")
-        place += 8
-        if element[4:6] in _LONG_VRS:
-            length = int.from_bytes(file.read(4), "little")
-            place += 4
-        place += length
-        file.seek(place)
-    file.seek(place)
-    data = file.read()
-    if data[:1] not in (b"\0", b"\x08"):
-        try:
-            data = zlib.decompress(data, -zlib.MAX_WBITS)
-        except zlib.error:
-            return None
-    return io.BytesIO(data)
-
-
 def frame_nbytes(attributes: Dataset) -> float:
     """Return the bytes of a frame that is not encapsulated, in eighths where samples are bits."""
     for name in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation"):
@@ -222,7 +193,7 @@ def _at_pixels(file: BinaryIO, size: int) -> tuple[str, bool, bytes, int] | None
     keyword = _PIXELS.get(struct.unpack(f"{order}HH", head[:4]))
     if keyword is None:
         return None
-    if head[4:6] not in _LONG_VRS:
+    if head[4:6] not in LONG_VRS:
         return keyword, little, b"", struct.unpack(f"{order}L", head[4:])[0]
     data = file.read(4)
     if len(data) < 4:

@@ -51,7 +51,7 @@ class DicomReader(Reader):
     """Read DICOM files."""
 
     name = "dicom"
-    version = 4
+    version = 5
     title = "DICOM"
     endings = (".dcm", ".dicom")
     tells_patient = True

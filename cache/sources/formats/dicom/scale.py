@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from usjepa.cache.sources.base import Spacing, spacing_of
 from usjepa.cache.sources.formats.dicom.boxes import REGIONS, images_among
+from usjepa.cache.sources.formats.dicom.header import header_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,14 +31,10 @@ _SHARED, _MEASURES = "SharedFunctionalGroupsSequence", "PixelMeasuresSequence"
 
 def spacing_in(file: Path, height: int, width: int) -> Spacing | None:
     """Return the millimetres per pixel of a file's frames, of that size; None where it does not say, or says two."""
-    import pydicom
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote the values that they complain about
         try:
-            header = pydicom.dcmread(
-                file, stop_before_pixels=True, force=True, specific_tags=[REGIONS, _SHARED, *_SPACINGS]
-            )
+            header = header_of(file, [REGIONS, _SHARED, *_SPACINGS])
             found = list(_of_regions(header, height, width))
             if not found:
                 return next(_of_pixels(header), None)

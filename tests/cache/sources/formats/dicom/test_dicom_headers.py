@@ -29,6 +29,8 @@ from pydicom.uid import (
 from tests.support.files.decoded import frames, probe
 from tests.support.files.dicoms import claim, echo, header, save
 from usjepa.cache.errors import NoImageError, SourceError
+from usjepa.cache.sources.base import Box, Spacing
+from usjepa.cache.sources.formats.dicom.reader import DicomReader
 from usjepa.cache.sources.registry import reader_of_file
 
 if TYPE_CHECKING:
@@ -191,6 +193,35 @@ def test_a_syntax_that_lies_is_not_believed(tmp_path: Path) -> None:
     for name, (said, true, stored) in cases.items():
         path = claim(save(tmp_path / "a.dcm", header(pixels, syntax=true), stored), said)
         assert np.abs(read(path).astype(int) - pixels).mean() < 3, name
+
+
+@pytest.mark.parametrize(
+    ("told", "true"),
+    [
+        (ExplicitVRBigEndian, ExplicitVRLittleEndian),
+        (ExplicitVRLittleEndian, ExplicitVRBigEndian),
+        (DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian),
+        (ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian),
+        (ExplicitVRLittleEndian, ImplicitVRLittleEndian),
+    ],
+)
+def test_a_syntax_that_lies_hides_neither_patient_nor_regions_nor_the_size_of_a_pixel(
+    tmp_path: Path, told: str, true: str
+) -> None:
+    """Its pixels are read all the same, so its patient would come apart into a group a file, unseen."""
+    pixels = echo(2)
+    data, region = header(pixels, syntax=true), pydicom.Dataset()
+    region.RegionSpatialFormat, region.PhysicalUnitsXDirection, region.PhysicalUnitsYDirection = 1, 3, 3
+    region.RegionLocationMinX0, region.RegionLocationMinY0 = 4, 2
+    region.RegionLocationMaxX1, region.RegionLocationMaxY1 = 39, 29
+    region.PhysicalDeltaX = region.PhysicalDeltaY = 0.05
+    data.SequenceOfUltrasoundRegions = [region]
+    path = claim(save(tmp_path / "a.dcm", data, pixels.tobytes()), told)
+    reader = DicomReader()
+    assert np.array_equal(read(path), pixels)
+    assert reader.patient(path) == "PatientID=12345"
+    assert reader.boxes(path) == (Box(4, 2, 40, 30),)
+    assert reader.probe(path).spacing == Spacing(0.5, 0.5)
 
 
 def test_the_components_of_a_stream_count_not_those_of_the_header(tmp_path: Path) -> None:
