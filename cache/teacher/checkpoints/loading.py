@@ -107,6 +107,16 @@ def load_into(model: torch.nn.Module, tensors: Tensors, where: str, positions: P
         for key, tensor in kept.items()
         if key in wanted and tensor.shape != wanted[key].shape
     ]
+    types = [
+        f"{key}: {str(tensor.dtype).removeprefix('torch.')}"
+        for key, tensor in kept.items()
+        if key in wanted and wanted[key].is_floating_point() and not tensor.is_floating_point()
+    ]
+    if types:
+        raise TeacherError(
+            f"{where}: holds whole, truth or complex numbers where a model has floats. Quantised weights mean nothing "
+            "without their scales: save the model's own in floats.\n" + "\n".join(_listed("of another type", types))
+        )
     problems = _listed("missing", missing) + _listed("unexpected", unexpected) + _listed("of another shape", shapes)
     if problems:
         raise TeacherError(f"{where}: does not fit {type(model).__name__} as asked for:\n" + "\n".join(problems))

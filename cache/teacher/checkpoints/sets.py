@@ -6,6 +6,8 @@ what authors evaluate, so it comes first; whatever was not taken is named beside
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,9 @@ _NEVER = {
     "optim", "optimizer", "optimizers", "scaler", "scheduler", "queue", "center",
 }  # fmt: skip
 """Words of what is never an encoder; it is listed, and taken only where it is asked for."""
-_AVERAGES = {"ema", "teacher", "momentum", "target", "averaged", "average", "avg", "swa"}
+_UNNAMED = {"ema", "averaged", "average", "swa", "shadow", "polyak"}
+"""Words of a list of tensors that is an average; `avg` and `momentum` are optimizers' own."""
+_AVERAGES = {*_UNNAMED, "teacher", "meanteacher", "momentum", "target", "avg", "slow"}
 _LEARNING = {"student", "online", "model", "encoder", "backbone", "net", "network"}
 """Words by which a name in neither list is known: `dino_head`, `teacher_backbone`, `online_network`."""
 _LAST = 99
@@ -49,6 +53,8 @@ _LONGEST = 64
 SEPARATOR = "/"
 """Between the keys that lead to a set."""
 _SHOWN = 10
+_WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
+"""Of a name, in whatever way its words are joined: `model_ema`, `model-ema`, `modelEMA`, `EMAModel`."""
 
 
 def weight_sets(value: object, path: Path) -> dict[str, Tensors]:
@@ -151,9 +157,40 @@ def _paired(heads: set[str]) -> list[str]:
     return sorted((*averaged, *plain), key=lambda head: ranks[head]) if averaged and plain else []
 
 
+def unnamed_average(value: object, chosen: str, tensors: Tensors) -> str:
+    """Return where a file has an average of the chosen weights as a list without names; "" where it has none.
+
+    So writes torch_ema (`ema/shadow_params`): which tensor is which follows from the model's code alone.
+    """
+    if _rank(chosen)[0] == 0:
+        return ""
+    shapes = {tensor.shape for tensor in tensors.values()}
+    places: list[tuple[str, object]] = [("", value)]
+    for trail, item in places:  # it grows meanwhile
+        if isinstance(item, list | tuple):
+            held = [one for one in item if isinstance(one, torch.Tensor)]
+            if 2 * len(held) > len(tensors) and _words(trail) & _UNNAMED and {one.shape for one in held} <= shapes:
+                return trail
+        inner = item.items() if isinstance(item, Mapping) else enumerate(item) if isinstance(item, list | tuple) else ()
+        if trail.count(SEPARATOR) < _DEEPEST:
+            places += [
+                (f"{trail}{SEPARATOR}{key}".lstrip(SEPARATOR), part)
+                for key, part in itertools.islice(inner, _MOST)
+                if isinstance(part, Mapping | list | tuple)
+            ]
+        if len(places) > _MOST:
+            break
+    return ""
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of a name, lower case."""
+    return {word.lower() for word in _WORD.findall(name)} | set(name.lower().split("_"))
+
+
 def _rank(name: str) -> tuple[int, tuple[int, ...]]:
     """Return how well a set is known: the better the lower."""
-    parts = [(part, set(part.lower().split("_"))) for part in name.split(SEPARATOR)]
+    parts = [(part, _words(part)) for part in name.split(SEPARATOR)]
     if any(words & _NEVER for _, words in parts):
         return 3, ()
     for rank, (names, some) in enumerate(((_AVERAGED, _AVERAGES), (_PLAIN, _LEARNING))):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 import xxhash
 
-from usjepa.cache.errors import TeacherError
+from usjepa.cache.errors import TeacherError, UsageError
 from usjepa.cache.teacher.checkpoints.files import read_content
-from usjepa.cache.teacher.checkpoints.sets import TOP, Tensors, choose_set, weight_sets
+from usjepa.cache.teacher.checkpoints.sets import TOP, Tensors, choose_set, unnamed_average, weight_sets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,6 +69,12 @@ def read_weights(path: Path, key: str | None = None) -> Weights:
             f"{', '.join(content.replaced)}. Save the model's state_dict() where you trust the file."
         ) from error
     name = choose_set(sets, key, path)
+    if key is None and (listed := unnamed_average(content.value, name, sets[name])):
+        raise UsageError(
+            f"{path}: holds a moving average of {name or TOP} as a list without names ({listed}), so which tensor is "
+            f"which can't be told. Save the average as a state_dict(), or take the weights that it averages: --set "
+            f"cache.teacher.key={name or TOP}."
+        )
     for tensor_name, tensor in sets[name].items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise TeacherError(f"{path}: tensor {tensor_name} holds values that are not finite.")

@@ -113,6 +113,14 @@ def test_weights_of_another_width_are_refused_with_both_shapes() -> None:
         load_into(vit(), other, "small.pth")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.bool, torch.complex64])
+def test_weights_that_are_no_floats_are_refused(dtype: torch.dtype) -> None:
+    weights = vit().state_dict()
+    weights["blocks.0.mlp.fc1.weight"] = weights["blocks.0.mlp.fc1.weight"].mul(100).to(dtype)
+    with pytest.raises(TeacherError, match=r"without their scales.*\n  1 of another type: blocks\.0\.mlp\.fc1\.weight"):
+        load_into(vit(), weights, "c.pth")
+
+
 def test_positions_of_another_grid_are_resampled_and_said() -> None:
     report = load_into(vit(64), dict(WEIGHTS), "c.pth")
     assert report.resampled == ("pos_embed",)

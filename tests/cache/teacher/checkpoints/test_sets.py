@@ -29,8 +29,9 @@ def saved(tmp_path: Path, content: Any) -> Path:
 
 AVERAGES = {
     name: ({"state_dict": OTHER, name: RIGHT}, name)
-    for name in ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "teacher", "momentum_encoder")
-}
+    for name in ("ema_state_dict", "state_dict_ema", "model_ema", "ema_model", "ema", "teacher", "momentum_encoder",
+                 "modelEMA", "modelEma", "EMAModel", "ema-model", "teacherModel", "shadow", "polyak", "slow_model")
+}  # fmt: skip
 FILES: dict[str, tuple[Any, str]] = {
     **AVERAGES,
     "i-jepa": ({"encoder": OTHER, "predictor": OTHER, "target_encoder": RIGHT, "opt": {"state": {}}}, "target_encoder"),
@@ -58,6 +59,7 @@ FILES: dict[str, tuple[Any, str]] = {
                              "module.queue": torch.zeros(3)}}, "state_dict/encoder_k"),
     "moco v3": ({**under("module.base_encoder", OTHER), **under("module.momentum_encoder", RIGHT)}, "momentum_encoder"),
     "byol": ({**under("online_network", OTHER), **under("target_network", RIGHT)}, "target_network"),
+    "flat modelEMA": ({**under("model", OTHER), **under("modelEMA", RIGHT)}, "modelEMA"),
     "flat model_ema": ({**under("model", OTHER), **under("model_ema.module", RIGHT)}, "model_ema"),
     "lightning's callback": (
         {"state_dict": OTHER, "callbacks": {"EMA": {"ema_state_dict": RIGHT}}, "optimizer_states": [{"state": {}}]},
@@ -112,6 +114,21 @@ def test_several_sets_of_unknown_names_are_never_guessed_between(tmp_path: Path)
 def test_nor_are_several_that_are_known_equally_well(tmp_path: Path, content: Any) -> None:
     with pytest.raises(UsageError, match=r"several sets of weights: .* cache\.teacher\.key=NAME"):
         read_weights(saved(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"ema": {"decay": 0.9, "num_updates": 3, "shadow_params": [torch.ones(3)], "collected_params": None}},
+        {"ema_params": (torch.ones(3),)},
+        {"optimizer_states": [{"state": {}, "ema": (torch.ones(3),)}]},
+    ],
+)
+def test_an_average_that_is_a_list_without_names_is_said_and_never_passed_over(tmp_path: Path, content: Any) -> None:
+    path = saved(tmp_path, {"state_dict": OTHER, **content})
+    with pytest.raises(UsageError, match=r"average of state_dict as a list .* cache\.teacher\.key=state_dict\."):
+        read_weights(path)
+    assert read_weights(path, "state_dict").tensors["norm.weight"].tolist() == [0, 0, 0]
 
 
 def test_a_small_file_of_dicts_within_dicts_without_end_is_refused(tmp_path: Path) -> None:
