@@ -45,8 +45,8 @@ class Arrays(NamedTuple):
 class ArrayReader(Reader):
     """Keep the last file open; a class for a format says how one is opened.
 
-    An array may have the attributes `spacing`, as `FileFacts` has it, `inverted`: whether 0 is white, and `told`:
-    whether its format says which axis counts frames.
+    An array may have the attributes `spacing`, as `FileFacts` has it, `inverted`: whether 0 is white, `hidden`: values
+    of what was never written, and `told`: whether its format says which axis counts frames.
     """
 
     container = True
@@ -95,8 +95,7 @@ class ArrayReader(Reader):
             if number >= axes.frames:
                 raise ValueError(f"it has {axes.frames} frames, none with number {number}")
             span = self._span_of(file, image, item, axes) if needs_span(item.dtype) else None
-            frame = shown(to_uint8(frame_of(item, axes, number), span))
-            yield np.asarray(255 - frame, np.uint8) if getattr(item, "inverted", False) else frame
+            yield _shown(item, frame_of(item, axes, number), span)
 
     def _array(self, file: Path, image: str) -> tuple[Samples, Axes]:
         found = self._found(file)
@@ -127,8 +126,39 @@ class ArrayReader(Reader):
     def _span_of(self, file: Path, image: str, item: Samples, axes: Axes) -> Span:
         """Return the span of the whole array, remembered for the one that is being read."""
         if self._span is None or self._span[:2] != (file, image):
-            self._span = (file, image, span_of(frame_of(item, axes, number) for number in range(axes.frames)))
+            frames = (_written(item, frame_of(item, axes, number)) for number in range(axes.frames))
+            self._span = (file, image, span_of(frame for frame in frames if frame.size))
         return self._span[2]
+
+
+def _shown(item: Samples, frame: NDArray[Any], span: Span | None) -> NDArray[np.uint8]:
+    """Return a frame in 8 bits as its array is to be shown; what was never written is black."""
+    hidden = _is_hidden(item, frame)
+    if hidden is not None and span is not None:
+        frame = np.where(hidden, frame.dtype.type(span.low), frame)
+    picture = shown(to_uint8(frame, span))
+    if getattr(item, "inverted", False):
+        picture = np.asarray(255 - picture, np.uint8)
+    return picture if hidden is None else np.where(hidden, np.uint8(0), picture)
+
+
+def _written(item: Samples, frame: NDArray[Any]) -> NDArray[Any]:
+    """Return the samples of a frame that were written, in one line where some were not."""
+    hidden = _is_hidden(item, frame)
+    return frame if hidden is None else frame[~hidden]
+
+
+def _is_hidden(item: Samples, frame: NDArray[Any]) -> NDArray[np.bool_] | None:
+    """Return which samples of a grey frame were never written; None where all were."""
+    values = getattr(item, "hidden", ())
+    if not values or frame.ndim != 2:
+        return None
+    if frame.dtype.kind != "f":
+        kept = np.iinfo(frame.dtype)
+        values = [value for value in values if kept.min <= value <= kept.max]
+    with np.errstate(over="ignore"):
+        hidden = np.isin(frame, np.array(values, frame.dtype))
+    return hidden if hidden.any() else None
 
 
 def shown(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -158,9 +188,10 @@ class Part:
         spacing: object = None,
         inverted: bool = False,
         told: bool = False,
+        hidden: Sequence[float] = (),
     ) -> None:
         self.shape, self.dtype, self._make, self.spacing, self.inverted = shape, dtype, make, spacing, inverted
-        self.told = told
+        self.told, self.hidden = told, hidden
 
     def __getitem__(self, key: Any) -> Any:
         return self._make(key)

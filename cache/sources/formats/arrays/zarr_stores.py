@@ -2,13 +2,16 @@
 
 A store is a folder `x.zarr`, or the zip of one. The folder is one source's file: every file in it is part of the
 content. Where OME-Zarr names its axes, all before rows and columns count frames; three channels of bytes are colours.
-What turns bright into dark is applied, `inverted` of OME-Zarr and a negative `scale_factor` (CF); windows are not.
+What turns bright into dark is applied, `inverted` of OME-Zarr and a negative `scale_factor` (CF); windows are not. The
+value of what is missing (CF, as xarray keeps it) is black and takes no levels.
 """
 
 from __future__ import annotations
 
+import base64
 import math
 import os
+import struct
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -29,6 +32,8 @@ _ROOT = "array"
 """Name of the array where a store is one and no group."""
 _OURS = "usjepa"
 """Attribute of our own stores."""
+_OF_XARRAY = "_ARRAY_DIMENSIONS"
+"""Attribute by which xarray names the axes in Zarr 2."""
 _COLOURS = ("FF0000", "00FF00", "0000FF")
 """Red, green and blue, as OME-Zarr writes them."""
 _MILLIMETRES = {"micrometer": 0.001, "millimeter": 1.0, "centimeter": 10.0, "meter": 1000.0}
@@ -38,7 +43,7 @@ class ZarrReader(ArrayReader):
     """Read Zarr stores on disk."""
 
     name = "zarr"
-    version = 3
+    version = 4
     title = "Zarr"
     endings = (".zarr", ".zarr.zip")
     folder: ClassVar[bool] = True
@@ -137,7 +142,9 @@ def _images(arrays: Mapping[str, Any], levels: Mapping[str, _Finest]) -> dict[st
         if name in levels:
             found[name] = _level(array, levels[name])
         elif str(PurePosixPath(name).parent) not in images:
-            found[name] = Part(array.shape, array.dtype, array.__getitem__, inverted=True) if _falls(array) else array
+            falls, hidden = _falls(array), _hidden(array)
+            part = Part(array.shape, array.dtype, array.__getitem__, inverted=falls, hidden=hidden)
+            found[name] = part if falls or hidden else array
     return {name: item for name, item in found.items() if "labels" not in PurePosixPath(name).parts[:-1]}
 
 
@@ -145,6 +152,28 @@ def _falls(array: Any) -> bool:
     """Return whether large samples stand for small values."""
     factor = array.attrs.get("scale_factor", 1)
     return isinstance(factor, int | float) and factor < 0
+
+
+def _hidden(array: Any) -> tuple[float, ...]:
+    """Return the values that stand for what was never written (CF), as xarray keeps them.
+
+    In Zarr 2 that is the array's fill value; in Zarr 3 attributes have it, floats as the base64 of their bytes.
+    """
+    found = [array.attrs.get(name) for name in ("_FillValue", "missing_value")]
+    if array.metadata.zarr_format == 2 and _OF_XARRAY in array.attrs:
+        found.append(array.fill_value)
+    return tuple(value for one in found if (value := _number(one)) is not None)
+
+
+def _number(value: object) -> float | None:
+    """Return a value as a number; None where it is none, or NaN, which is black anyway."""
+    try:
+        if isinstance(value, str):
+            value = struct.unpack("<d", base64.b64decode(value, validate=True))[0]
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, struct.error):
+        return None
+    return None if math.isnan(number) else number
 
 
 def _level(array: Any, finest: _Finest) -> Samples:
@@ -169,7 +198,7 @@ def _level(array: Any, finest: _Finest) -> Samples:
 
     shape = (math.prod(leading), *array.shape[-2:], *((3,) if coloured else ()))
     inverted = (True in finest.inverted) != _falls(array)
-    return Part(shape, array.dtype, frame, finest.spacing, inverted, told=True)
+    return Part(shape, array.dtype, frame, finest.spacing, inverted, told=True, hidden=_hidden(array))
 
 
 def _order(colours: Sequence[str]) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from typing import TYPE_CHECKING, Any, Literal
 
 import h5py
@@ -74,6 +76,45 @@ def test_a_negative_factor_of_a_zarr_array_inverts(tmp_path: Path) -> None:
     array[...] = GREY
     array.attrs.update({"scale_factor": -0.25, "add_offset": 60})
     assert np.array_equal(shown(tmp_path / "a.zarr", "array"), 255 - GREY)
+
+
+DEEP = GREY.astype(np.int16) * 8
+"""Of 11 bits: shown as GREY is."""
+
+
+@pytest.mark.parametrize("missing", [-32768, 32767])
+@pytest.mark.parametrize("kept", ["attribute", "xarray in Zarr 2", "missing_value", "level of OME-Zarr"])
+def test_what_is_missing_in_a_zarr_array_is_black_and_takes_no_levels(tmp_path: Path, kept: str, missing: int) -> None:
+    """As in HDF5: outside the scan xarray writes the fill value, and echo would be left two levels."""
+    samples, name = DEEP.copy(), "array"
+    samples[:, :, :5] = missing
+    if kept == "xarray in Zarr 2":
+        array = zarr.create_array(
+            tmp_path / "a.zarr",
+            shape=samples.shape,
+            dtype="i2",
+            chunks=samples.shape,
+            zarr_format=2,
+            fill_value=missing,
+        )
+        array[...], array.attrs["_ARRAY_DIMENSIONS"] = samples, ["time", "y", "x"]
+    elif kept == "level of OME-Zarr":
+        name = "0"
+        zarr.open_array(ome(tmp_path / "a.zarr", samples[:, None], []) / name).attrs["_FillValue"] = missing
+    else:
+        array = zarr.create_array(tmp_path / "a.zarr", data=samples)
+        array.attrs["_FillValue" if kept == "attribute" else kept] = missing
+    assert np.array_equal(shown(tmp_path / "a.zarr", name)[:, :, 5:], GREY[:, :, 5:])
+    assert not shown(tmp_path / "a.zarr", name)[:, :, :5].any()
+
+
+def test_a_float_that_is_missing_is_read_as_xarray_writes_it_in_zarr_3(tmp_path: Path) -> None:
+    samples = GREY.astype(np.float32)
+    samples[:, :, :5] = -9999
+    array = zarr.create_array(tmp_path / "a.zarr", data=samples)
+    array.attrs["_FillValue"] = base64.b64encode(struct.pack("<d", -9999.0)).decode()
+    assert np.array_equal(shown(tmp_path / "a.zarr", "array")[:, :, 5:], GREY[:, :, 5:])
+    assert not shown(tmp_path / "a.zarr", "array")[:, :, :5].any()
 
 
 MAPPED: list[Any] = [
