@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from usjepa.cache.errors import UsageError
 from usjepa.cache.places.packed import Packed
 from usjepa.cache.sources.base import Entry, packed_entries
+from usjepa.cache.sources.columns import is_missing
 from usjepa.cache.sources.folders import metadata_of, split_of_file
 from usjepa.cache.sources.formats.arrays.numpy_files import NpyReader
 from usjepa.cache.sources.layouts.base import Folder, SourceLayout
@@ -133,11 +134,18 @@ def _add_rows(found: Found, folder: Folder, layout: SourceLayout, root_name: str
     found.notes += listing.notes
     before = joined(folder.place, "")
     inside = metadata_of(f"{before}x", root_name, strict=any(not row.split for row in listing.rows))
+    unknown = Counter(row.group for row in listing.rows if row.group and is_missing(row.group))
+    if unknown:
+        found.notes.append(
+            f"{unknown.total():,} files name no patient but {' or '.join(map(repr, sorted(unknown)))}: each is grouped as "
+            "if nothing stood there. If that is a patient's name, write it otherwise."
+        )
     for row in listing.rows:
         folder.require_usable(row.path)
-        source = f"{listing.groups} of {layout.title}" if row.group else ""
+        group = "" if row.group in unknown else row.group
+        source = f"{listing.groups} of {layout.title}" if group else ""
         dataset = row.dataset or inside.label or root_name
         region = before + row.region if row.region else ""
         found.entries.append(
-            Entry(before + row.path, dataset, row.group, row.label, row.split or inside.split, "", source, region)
+            Entry(before + row.path, dataset, group, row.label, row.split or inside.split, "", source, region)
         )

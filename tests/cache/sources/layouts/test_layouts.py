@@ -328,6 +328,22 @@ def test_a_list_that_may_hold_splits_and_is_not_understood_stops_the_scan(
     assert {path for path in rows(tmp_path, "folders") if path != name} == {"deep/a.png", "deep/b.png"}
 
 
+@pytest.mark.parametrize("cell", ["nan", "NaN", "NA", "n/a", "null", "<NA>"])
+def test_files_whose_patient_is_missing_are_no_patient_together(tmp_path: Path, cell: str) -> None:
+    """As pandas writes what is missing: one test file would make all of them test."""
+    files(tmp_path, ["a.png", "b.png", "c.png"])
+    write(tmp_path, "manifest.csv", f"path,patient_id,split\na.png,7,train\nb.png,{cell},train\nc.png,{cell},test\n")
+    assert [row[2] for row in rows(tmp_path).values()] == ["7", "", ""]
+    assert f"2 files name no patient but {cell!r}: each is grouped" in found(tmp_path).notes[-1]
+
+
+def test_a_number_that_is_missing_in_lines_of_json_is_no_patient(tmp_path: Path) -> None:
+    files(tmp_path, ["a.png", "b.png"])
+    lines = ['{"file_name": "a.png", "patient_id": NaN}', '{"file_name": "b.png", "patient_id": null}']
+    write(tmp_path, "metadata.jsonl", "\n".join(lines))
+    assert [row[2] for row in rows(tmp_path).values()] == ["", ""]
+
+
 @pytest.mark.parametrize("encoding", ["cp1252", "utf-16"])
 def test_a_table_in_another_encoding_may_hold_splits_too(tmp_path: Path, encoding: str) -> None:
     """As Excel saves it: who reads it with layouts is told of the encoding, but no layout may know it."""
