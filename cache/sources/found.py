@@ -137,8 +137,8 @@ def _add_rows(found: Found, folder: Folder, layout: SourceLayout, root_name: str
     unknown = Counter(row.group for row in listing.rows if row.group and is_missing(row.group))
     if unknown:
         found.notes.append(
-            f"{unknown.total():,} files name no patient but {' or '.join(map(repr, sorted(unknown)))}: each is grouped as "
-            "if nothing stood there. If that is a patient's name, write it otherwise."
+            f"{unknown.total():,} files name no patient but {' or '.join(map(repr, sorted(unknown)))}: each is grouped "
+            "as if nothing stood there. If that is a patient's name, write it otherwise."
         )
     for row in listing.rows:
         folder.require_usable(row.path)

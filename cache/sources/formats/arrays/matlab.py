@@ -40,6 +40,8 @@ _MAPS = {"X": "map", "cdata": "colormap"}
 """Name of an indexed image -> that of its map: of `imread` and MATLAB's examples, and of `getframe`."""
 _DEEPEST = 4
 """Levels of structures that are looked into."""
+_MOST_CELLS = 1 << 20
+"""Of an array of cells that is looked into."""
 _CHUNK_CACHE_NBYTES = 1 << 28
 
 
@@ -47,7 +49,7 @@ class MatlabReader(ArrayReader):
     """Read arrays of MATLAB, also those in structures: `a.mat::scan/bmode`."""
 
     name = "matlab"
-    version = 3
+    version = 4
     title = "a MATLAB file"
     endings = (".mat",)
 
@@ -139,9 +141,17 @@ def _of_hdf5(file: Path) -> Arrays:
 
     def visit(name: str, item: Any) -> None:
         safe_point()
+        if not name.startswith("#"):  # where MATLAB keeps what cells refer to
+            add(name, item, _DEEPEST)
+
+    def add(name: str, item: Any, levels: int) -> None:
         kind = item.attrs.get("MATLAB_class", b"double") if isinstance(item, h5py.Dataset) else b""
         kind = kind.decode(errors="replace") if isinstance(kind, bytes) else str(kind)
-        if kind in _NUMBERS and not name.startswith("#") and item.shape and "MATLAB_empty" not in item.attrs:
+        if kind == "cell" and item.dtype == h5py.ref_dtype and item.size <= _MOST_CELLS and levels:
+            for place, one in enumerate(item[()].T.flat):
+                safe_point()
+                add(name if item.size == 1 else f"{name}/{place}", opened[one] if one else None, levels - 1)
+        elif kind in _NUMBERS and item.shape and "MATLAB_empty" not in item.attrs:
             if item.is_virtual or item.external:
                 raise ValueError(f"the bytes of {name!r} lie in other files, which its hash can't vouch for")
             require_room(math.prod(item.shape) * item.dtype.itemsize, file)

@@ -149,6 +149,16 @@ def test_names_of_arrays_keep_a_test_set_apart(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("names", [("X_tr", "X_te"), ("imagesTr", "imagesTs"), ("images_tr", "frames_ts")])
+def test_names_of_arrays_are_as_short_as_those_of_folders_may_be(tmp_path: Path, names: tuple[str, str]) -> None:
+    npz(tmp_path / "a.npz", **dict.fromkeys(names, CLIP))
+    listing = list_source(str(tmp_path), SETTINGS)
+    assert {entry.path: entry.split for entry in listing.entries} == {
+        f"a.npz::{names[0]}": "train",
+        f"a.npz::{names[1]}": "test",
+    }
+
+
 def test_the_name_of_a_file_of_arrays_may_say_its_split_and_those_in_it_count_before(tmp_path: Path) -> None:
     npz(tmp_path / "test.npz", a=CLIP, train_images=CLIP)
     with h5py.File(tmp_path / "validation.h5", "w") as file:
@@ -159,6 +169,27 @@ def test_the_name_of_a_file_of_arrays_may_say_its_split_and_those_in_it_count_be
         "test.npz::train_images": "train",
         "validation.h5::bmode": "val",
     }
+
+
+def test_cells_of_matlab_7_3_are_read_beside_arrays_as_those_of_older_files_are(tmp_path: Path) -> None:
+    clips = [echo(4, seed=seed) for seed in range(4)]
+    path = mat73(tmp_path / "a.mat", scan__bmode=matlab_order(CLIP))
+    with h5py.File(path, "r+") as file:
+        refs = np.empty(4, object)
+        for number, clip in enumerate(clips):
+            item = file.create_dataset(f"#refs#/{number}", data=np.ascontiguousarray(matlab_order(clip).T))
+            item.attrs["MATLAB_class"], refs[number] = np.bytes_("uint8"), item.ref
+        cells = file.create_dataset("frames", data=refs.reshape(2, 2).T, dtype=h5py.ref_dtype)
+        cells.attrs["MATLAB_class"] = np.bytes_("cell")
+    with path.open("r+b") as opened:
+        opened.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM")
+    listing = list_source(str(path), SETTINGS)
+    assert [e.path for e in listing.entries] == [
+        *(f"a.mat::frames/{number}" for number in range(4)),
+        "a.mat::scan/bmode",
+    ]
+    for number, clip in enumerate(clips):
+        assert np.array_equal(np.stack(frames(path, range(4), f"frames/{number}")), clip)
 
 
 def test_an_array_of_one_file_that_is_no_image_is_left_out(tmp_path: Path) -> None:
