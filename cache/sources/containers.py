@@ -84,9 +84,16 @@ def _image_of(entry: Entry, name: str, contents: Contents | None) -> Entry:
         path=join_path(entry.path, name),
         label=known.label or entry.label,
         group=entry.group or known.group,
-        split=entry.split or known.split or split_within(name) or split_of_file(source_file(entry.path)),
+        split=entry.split or known.split or _split_of(name) or split_of_file(source_file(entry.path)),
         grouped_by=entry.grouped_by or ("a column of its file" if known.group else ""),
     )
+
+
+def _split_of(name: str) -> str:
+    """Return the split that the name of a data set says: among other words, or as short as a folder's may (`X_te`)."""
+    if found := split_within(name):
+        return found
+    return next((split for part in reversed(name.split("/")) if (split := split_of_file(part))), "")
 
 
 def _own_name(name: str) -> str:
