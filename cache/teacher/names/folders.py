@@ -83,9 +83,15 @@ def folder_settings(folder: Path, base: TeacherSettings, file: Path | None = Non
             f"lie on these, so the crop can't be made. --set cache.teacher.image_size={told['image_size']} shows it "
             "whole frames at that size; what is in them is then smaller than its authors showed it."
         )
+    unscaled = told.pop("unscaled", None)
     lacking = [name for name in ("mean", "std") if name not in told and name not in base.stated]
     if lacking:
         flags = " ".join(f"--set 'cache.teacher.{name}=[...]'" for name in lacking)
+        if unscaled is not None:
+            raise UsageError(
+                f"{unscaled}: do_rescale = false, so whether mean and deviation are of bytes or of pixels in [0, 1] "
+                f"can't be told. State those of pixels in [0, 1]: {flags}"
+            )
         raise UsageError(f"{folder}: says nothing of its input's {' and '.join(lacking)}. State them: {flags}")
     args = {**told.pop("args", {}), **(base.args if "args" in base.stated else {})}
     update = {name: value for name, value in told.items() if name not in base.stated}
@@ -176,6 +182,8 @@ def _input(content: Mapping[str, Any], where: str) -> dict[str, Any]:
         told["crop"] = _cropped(f"{where}: size and crop_size", resized, kept)
     if not content.get("do_normalize", True):
         return {**told, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    if not content.get("do_rescale", True):  # of bytes, or of pixels that somebody had divided before: it does not say
+        return {**told, "unscaled": where}
     if "image_mean" in content and "image_std" in content:
         told |= _normalised(content["image_mean"], content["image_std"])
     return told

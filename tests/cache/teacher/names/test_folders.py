@@ -72,6 +72,11 @@ def test_a_folder_of_transformers_gives_its_models_tokens(tmp_path: Path) -> Non
         ({"num_attention_heads": "many"}, {}, r"num_attention_heads = 'many'"),
         ({"model_type": "dinov3_vit", "rope_theta": 10.0}, {}, r"rope_theta = 10\.0, and timm's model has 100"),
         ({}, {"size": {"height": 64, "width": 32}}, r"64 x 32: a teacher's input must be square"),
+        (
+            {},
+            {"do_rescale": False},
+            r"do_rescale = false, so whether .* State those .*teacher\.mean",
+        ),
         ({}, {"rescale_factor": 1.0}, r"rescale_factor = 1\.0: a teacher is given pixels over 255"),
     ],
 )
