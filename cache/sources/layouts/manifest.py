@@ -18,6 +18,7 @@ from usjepa.cache.sources.formats.packed.members import is_there
 from usjepa.cache.sources.layouts.base import NO_PATIENTS, NO_SPLITS, Folder, Listed, Row
 from usjepa.cache.sources.layouts.tables import Line, Table, read_table
 from usjepa.cache.sources.registry import accepted, join_path, reader_of_file, split_path
+from usjepa.cache.sources.tree import is_folder_of_array
 
 _NAME = "manifest"
 _ENDINGS = (".csv", ".tsv")
@@ -95,10 +96,10 @@ def _row(table: Table, line: Line, group: str | None, split: str | None, follow:
         full = confined(folder, file, follow)
     except ValueError as error:
         raise table.wrong(line, f"path {file!r} is refused: {error}") from error
-    if full.is_dir() or not (
-        full.exists() or is_there(full)
-    ):  # a pipe or a device is recorded as unreadable, as it is in a folder
-        reason = "is a folder" if full.is_dir() else "does not exist"
+    is_folder = full.is_dir() and not is_folder_of_array(full.name)
+    # A pipe or a device is recorded as unreadable, as it is in a folder.
+    if is_folder or not (full.exists() or is_there(full)):
+        reason = "is a folder" if is_folder else "does not exist"
         slashes = "; write paths with / and not with \\" if "\\" in file else ""
         raise table.wrong(line, f"{file!r} {reason} in {folder}{slashes}")
     if reader_of_file(full) is None:

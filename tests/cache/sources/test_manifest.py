@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import zarr
 from PIL import Image
 
 from usjepa.cache.errors import UsageError
@@ -46,6 +47,14 @@ def test_all_columns_are_taken_over(folder: Path) -> None:
         Row("lung/a.png", "covid", "p1", "test", "pocus"),
         Row("c.png", "", "p2", "", "other"),
     ]
+
+
+def test_a_folder_of_zarr_is_a_file_that_a_manifest_may_name(folder: Path) -> None:
+    zarr.create_array(folder / "lung/clip.zarr", data=np.zeros((2, 16, 16), np.uint8))
+    text = "path,label\nlung/clip.zarr,a\n"
+    assert read_manifest(manifest(folder, text)) == [Row("lung/clip.zarr", "a", "", "", "clinic")]
+    listing = list_source(str(folder), CacheSettings())
+    assert [(entry.path, entry.label) for entry in listing.entries] == [("lung/clip.zarr::array", "a")]
 
 
 def test_missing_columns_fall_back_on_the_place_in_the_folder(folder: Path) -> None:
