@@ -1,7 +1,8 @@
 """Find the teacher that a run learnt from, to score it like any encoder.
 
 Which teacher that was is known by identity, not by name or path. Where a task's store holds its latents they are
-used, and no weights are needed. Otherwise the recipe's teacher is loaded and run, if it is the same one.
+used, and no weights are needed; of several layers of them, which `convert` leaves, the one nearest to what it gave.
+Otherwise the recipe's teacher is loaded and run, if it is the same one.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from usjepa.cache.coding.form import Form, form_of
 from usjepa.cache.errors import UsjepaError
 from usjepa.cache.identity import Json, differences, explain
 from usjepa.cache.teacher.layers import square_grid
 from usjepa.cache.teacher.model_input import ModelInput
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.batch import Batch
@@ -46,8 +49,10 @@ class StoredTeacher:
 
     @property
     def given(self) -> str:
-        """The input that its latents were computed from."""
-        return _given(self.stored.get("teacher"))
+        """The input that its latents were computed from, and what storing them took away, if it is much."""
+        form = form_of(self.stored) if "precision" in self.stored else Form("fp16")
+        coarse = f"; latents stored as {form}" if form.scaled or form.coded else ""
+        return _given(self.stored.get("teacher")) + coarse
 
     def features(self, batch: Batch) -> NDArray[np.float32]:
         """Return the mean of the stored patch tokens, float32 [B, D]."""
@@ -108,6 +113,14 @@ def _stored_teacher(store: Readable, name: str) -> StoredTeacher:
     return StoredTeacher(name, store.identity[f"latents/{name}"], layers)
 
 
+def _coarseness(store: Readable, name: str) -> tuple[int, ...]:
+    """Return how much of latents their layer leaves out, to compare: axes that are missing weigh more than rounding."""
+    layer = store.layers[f"latents/{name}"]
+    coding = layer.coding
+    axes = 0 if coding is None else coding.count
+    return (int(axes > 0), -axes, int(coding is not None and coding.packed), -np.dtype(layer.dtype).itemsize)
+
+
 class Teachers:
     """Finds one teacher, by identity, for whatever store a task lies in."""
 
@@ -123,10 +136,10 @@ class Teachers:
                 "the run learnt from no teacher (objective: pixels) or from several targets, or its config.json does "
                 "not say from which.",
             )
-        for name in store.latents:
-            if store.identity[f"latents/{name}"].get("teacher") == self._wanted:
-                return _stored_teacher(store, name), ""
-        return self.live(store)
+        mine = [name for name in store.latents if store.identity[f"latents/{name}"].get("teacher") == self._wanted]
+        if not mine:
+            return self.live(store)
+        return _stored_teacher(store, min(mine, key=lambda name: _coarseness(store, name))), ""
 
     def live(self, store: Readable) -> tuple[LiveTeacher | None, str]:
         """Return the teacher with its weights, for frames without stored latents, or None and why it can't be had."""
