@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
+from usjepa.cache.identity import digest_of
 from usjepa.cache.reading.store import open_store
+from usjepa.cache.scanning.scan import list_source
 from usjepa.evaluate.tasks.find import is_store
 
 if TYPE_CHECKING:
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from usjepa.cache.reading.store import Store
+    from usjepa.cache.recipes.cache import CacheSettings
     from usjepa.cache.recipes.recipe import Recipe
+    from usjepa.cache.sources.base import Listing
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,19 @@ def find_frames(source: str, work: Path, recipe: Recipe) -> Frames:
     if not is_store(source):
         views = recipe.cache.views.model_copy(update={"count": 1})
         settings = recipe.cache.model_copy(update={"views": views, "teacher": None})
-        location = str(work / "frames.zarr")
-        build(location, recipe.model_copy(update={"cache": settings}), BuildRequest(source=source))
+        listing = list_source(source, settings)
+        # What is cut is part of the name, so that what a call for other files left here is not taken for these.
+        location = str(work / f"frames-{_mark(source, listing, settings)}.zarr")
+        build(location, recipe.model_copy(update={"cache": settings}), BuildRequest(listing=listing))
     store = open_store(location)
     return Frames(Path(source).name or source, store, store.rows[store.table.view == 0])
+
+
+def _mark(source: str, listing: Listing, settings: CacheSettings) -> str:
+    """Return 8 hex digits of a source's place, its files and how they are cut."""
+    place = source if listing.root is None else str(listing.root.resolve())
+    files = xxhash.xxh3_128()
+    for entry in listing.entries:
+        files.update(f"{entry.dataset}\0{entry.path}\0".encode("utf-8", "surrogateescape"))
+    told = {"source": place, "files": files.hexdigest(), "cache": settings.model_dump(mode="json")}
+    return digest_of(told)[:8]

@@ -21,7 +21,7 @@ from tests.support.processes import forked
 from usjepa.cache.reading.store import open_store
 from usjepa.evaluate.cli import main
 from usjepa.evaluate.embedding.frames import find_frames
-from usjepa.evaluate.encoders.finished_run import open_run
+from usjepa.evaluate.encoders.finished_run import open_run, run_recipe
 from usjepa.evaluate.encoders.models import ModelEncoder
 from usjepa.train.record.export import load_encoder
 
@@ -156,6 +156,19 @@ def test_a_killed_call_goes_on_and_leaves_the_bytes_of_an_undisturbed_one(place:
     embed(place / "run", place / "s.zarr", "-o", place / "g.csv", *ONE_AT_A_TIME)
     assert (place / "f.csv").read_bytes() == (place / "g.csv").read_bytes()
     assert not (place / "f.csv.work").exists()
+
+
+def test_frames_that_a_stopped_call_cut_of_other_files_are_not_in_the_file(place: Path) -> None:
+    pictures(place / "other", ["x/1.png", "x/2.png"])
+    pictures(place / "in", ["a/1.png", "a/2.png", "b/1.png"])
+    recipe = run_recipe(place / "run")
+    for source in ("other", "in"):  # as calls leave it that were stopped behind the cutting
+        find_frames(str(place / source), place / "f.npy.work", recipe)
+    (place / "in/b/1.png").unlink()
+    assert embed(place / "run", place / "in", "-o", place / "f.npy").exit_code == 0
+    _, known = features_in(place / "f.npy")
+    assert sorted(known["path"]) == ["a/1.png", "a/2.png"]
+    assert not (place / "f.npy.work").exists()
 
 
 def test_the_spacing_of_frames_goes_along_where_it_is_known(tmp_path: Path) -> None:
