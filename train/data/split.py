@@ -15,7 +15,7 @@ import xxhash
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.sources.patients import group_key
-from usjepa.cache.sources.splits import canonical
+from usjepa.cache.sources.splits import KNOWN, canonical, split_named
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,20 +54,35 @@ def split_rows(table: Table, settings: TrainSettings) -> Split:
     No array of all rows is made.
 
     Raises:
-        UsageError: every row belongs to an excluded split.
+        UsageError: every row belongs to an excluded split, or a name that is to be excluded is no split's.
     """
     rows_S = table.stretches.rows_per_source(len(table.sources))
     excluded = {canonical(name) for name in settings.exclude_splits}
-    taken_S, hash_S = rows_S > 0, np.empty(len(rows_S), np.uint64)
+    taken_S, hash_S, named = rows_S > 0, np.empty(len(rows_S), np.uint64), set[str]()
     first = 0
     for columns in table.source_columns("dataset", "group", "split", "path"):
         here = slice(first, first + len(columns[0]))
         taken_S[here] &= [canonical(str(name)) not in excluded for name in columns[2]]
+        named.update(map(str, columns[2]))
         hash_S[here] = _hashes(columns[0], columns[1], columns[3])
         first = here.stop
+    _refuse_unknown(settings.exclude_splits, named)
     held_S, note = _held_out(taken_S, hash_S, settings)
     train, held = table.stretches.rows_of(taken_S & ~held_S), table.stretches.rows_of(held_S)
     return Split(train, held, int(rows_S[~taken_S].sum()), note or _far_more(len(train), len(held), settings))
+
+
+def _refuse_unknown(excluded: Sequence[str], named: set[str]) -> None:
+    """Raise UsageError for a name that is neither a known spelling of a split nor there: a slip of the pen would let
+    test rows be trained on."""
+    there = {canonical(name) for name in named}
+    for name in excluded:
+        if not split_named(name) and canonical(name) not in there:
+            found = ", ".join(sorted(there - {""})) or "none"
+            raise UsageError(
+                f"train.exclude_splits: {name!r} is no split, so it would exclude nothing. Write {KNOWN}, or [] to "
+                f"exclude none; splits that the data names: {found}."
+            )
 
 
 def _far_more(train: int, held: int, settings: TrainSettings) -> str:
