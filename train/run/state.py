@@ -114,8 +114,9 @@ class TrainingRun:
         path, progress = self.folder.path, self.progress
         self.folder.guard()
         make_folders(path)
-        trackers = open_trackers(self.plan.recipe, path, progress.step)
         history = None if progress.history is None else History.from_json(progress.history)
+        ends = [] if history is None else [line for line in history.ends() if line["step"] == progress.step]
+        trackers = open_trackers(self.plan.recipe, path, progress.step, ends)
         covered = Covered(progress.step, progress.validated, history)
         self._log = RunLog(path / LOG, covered, progress.log, self.folder.guard, trackers)
 

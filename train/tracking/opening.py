@@ -14,10 +14,11 @@ from usjepa.train.tracking.background import Background
 from usjepa.train.tracking.tensorboard import TensorBoard
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from usjepa.cache.recipes.recipe import Recipe
-    from usjepa.train.tracking.tracker import Tracker
+    from usjepa.train.tracking.tracker import Line, Tracker
 
 EVENTS, TRACKING_ID = "tensorboard", "tracking_id"
 """In the run's folder: TensorBoard's events; the id under which services know the run."""
@@ -36,13 +37,14 @@ class About:
     """Its `train` section."""
 
 
-def open_trackers(recipe: Recipe, folder: Path, step: int) -> list[Tracker]:
+def open_trackers(recipe: Recipe, folder: Path, step: int, ends: Sequence[Line] = ()) -> list[Tracker]:
     """Return the trackers of `train.tensorboard` and `train.trackers`; services are opened in the background.
 
     Args:
         recipe: of the run.
         folder: of the run, existing.
         step: where the run stands.
+        ends: lines of the epoch that ended there, if one did.
 
     Raises:
         UsageError: a package is not installed.
@@ -54,7 +56,7 @@ def open_trackers(recipe: Recipe, folder: Path, step: int) -> list[Tracker]:
                 f"train.trackers names {name}, whose package is not installed: pip install 'usjepa[{name}]', or leave "
                 "it out: log.jsonl and curve.png are always written."
             )
-    found: list[Tracker] = [TensorBoard(folder / EVENTS, step)] if settings.tensorboard else []
+    found: list[Tracker] = [TensorBoard(folder / EVENTS, step, ends)] if settings.tensorboard else []
     if settings.trackers:
         about = About(_tracking_id(folder), folder, settings.shareable().model_dump(mode="json"))
         found += [_in_background(name, about) for name in settings.trackers]

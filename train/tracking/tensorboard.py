@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 class TensorBoard:
     """Writes lines of the log as TensorBoard scalars `train/*` and `validation/*`, by step."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Begin or resume at a step: TensorBoard then ignores later events of earlier calls.
+    def __init__(self, folder: Path, step: int, ends: Sequence[Line] = ()) -> None:
+        """Begin or resume at a step: TensorBoard then ignores events of earlier calls from that step on.
+
+        Args:
+            folder: of the events.
+            step: where the run stands.
+            ends: of the epoch that ended there. They bear the number of the step that comes next, so they would be
+                ignored with it, and are written again.
 
         Raises:
             UsageError: tensorboard is not installed.
@@ -31,6 +37,7 @@ class TensorBoard:
                 "leave it off: log.jsonl and curve.png are always written."
             ) from error
         self._writer: Any = SummaryWriter(str(folder), purge_step=step)
+        self.write(ends)
 
     def write(self, lines: Sequence[Line]) -> None:
         """Write the numbers of lines."""

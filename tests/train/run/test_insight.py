@@ -84,6 +84,22 @@ def test_events_hold_what_the_log_holds(run: Path) -> None:
     )
 
 
+def test_events_of_a_run_that_was_stopped_and_called_again_when_finished_hold_every_line_once(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for stop in (5, 2, 3, None, None):  # at the end of an epoch, within one, at its end, to the end, and once more
+        train(str(phantom_store), str(tmp_path / "run"), recipe("train.tensorboard=true"), "cpu", stop)
+    events = EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    for name, kind in (("train/loss", "step"), ("validation/loss", "validation"), ("validation/rankme", "validation")):
+        wanted = [(line["step"], line[name.split("/")[1]]) for line in numbers(tmp_path / "run", kind)]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == [
+            (step, pytest.approx(value, rel=1e-6)) for step, value in wanted
+        ]
+
+
 def test_without_the_package_events_are_refused_and_nothing_else(
     phantom_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
