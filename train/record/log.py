@@ -207,7 +207,8 @@ class RunLog:
                 self._file = self._copied(source)
                 logger.warning(f"{self._path}: was removed or changed while this run wrote to it; it is whole again.")
             else:
-                self._covered = Covered(self.history.steps, len(self.history.checks), self.history)
+                done, per_epoch = self.history, self._covered.steps_per_epoch
+                self._covered = Covered(done.steps, len(done.checks), done, per_epoch)
                 self._mend(source, self.history)
         file.close()
         return self._opened()

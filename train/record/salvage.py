@@ -34,6 +34,8 @@ class Covered:
     """Epochs whose validation is done."""
     history: History | None = None
     """None in a checkpoint of a version that kept none."""
+    steps_per_epoch: int = 0
+    """0: not known; a gap then ends where a validation stands, and else has the epoch of the line before."""
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Salvaged:
 
 
 def salvage(source: BinaryIO, covered: Covered, take: Callable[[Line], None]) -> Salvaged:
-    """Pass to `take` the lines that a checkpoint covers, in their order, and a `lost` line for every gap.
+    """Pass to `take` the lines that a checkpoint covers, in their order, and a `lost` line for every gap, one an epoch.
 
     Args:
         source: the damaged log.
@@ -122,6 +124,9 @@ class _Merging:
         while self._at < step:
             end = min(step, self._checks[0]["step"]) if self._checks else step
             epoch = self._checks[0]["epoch"] if self._checks else self._epoch
+            if self._covered.steps_per_epoch:
+                epoch = self._at // self._covered.steps_per_epoch
+                end = min(end, (epoch + 1) * self._covered.steps_per_epoch)
             self._take({"kind": "lost", "step": self._at, "steps": end - self._at, "epoch": epoch})
             self.found.gaps.append((self._at, end - self._at))
             self._at = end

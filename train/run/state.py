@@ -117,7 +117,7 @@ class TrainingRun:
         history = None if progress.history is None else History.from_json(progress.history)
         ends = [] if history is None else [line for line in history.ends() if line["step"] == progress.step]
         trackers = open_trackers(self.plan.recipe, path, progress.step, ends)
-        covered = Covered(progress.step, progress.validated, history)
+        covered = Covered(progress.step, progress.validated, history, self.plan.steps_per_epoch)
         self._log = RunLog(path / LOG, covered, progress.log, self.folder.guard, trackers)
 
     @property
