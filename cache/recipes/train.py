@@ -256,6 +256,8 @@ class TrainSettings(Settings):
     def _kept_epochs_come(self) -> TrainSettings:
         if any(epoch > self.epochs for epoch in self.keep_encoders):
             raise misfit("keep_encoders", list(self.keep_encoders), f"must name epochs from 1 to {self.epochs}")
+        if self.keep_every > self.epochs:
+            raise misfit("keep_every", self.keep_every, f"keeps none of {self.epochs} epochs: set 0, or at most these")
         return self
 
     @model_validator(mode="after")

@@ -135,6 +135,8 @@ def test_epochs_that_are_past_are_said_not_to_be_kept(phantom_store: Path, tmp_p
 def test_an_epoch_that_never_comes_is_refused() -> None:
     with pytest.raises(UsageError, match=r"keep_encoders.* must name epochs from 1 to 3"):
         recipe("train.keep_encoders=[1, 4]")
+    with pytest.raises(UsageError, match=r"keep_every.* keeps none of 3 epochs"):
+        recipe("train.keep_every=4")
     with pytest.raises(UsageError, match=r"keep_encoders"):
         load_recipe("demo", ("train.keep_encoders=[0]",))
 
