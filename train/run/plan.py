@@ -128,8 +128,24 @@ def make_plan(
     said = (*notes, *more)
     plan = TrainingPlan(recipe, store, place, targets, split, order, validation_rows, schedule, ranks.size, said)
     if resumed is not None:
+        _refuse_lost_generation(resumed, plan)
         _refuse_differences(resumed, plan.identity)
     return plan
+
+
+def _refuse_lost_generation(resumed: RunProgress, plan: TrainingPlan) -> None:
+    """Raise IdentityError where recipe and layers are those that a run began with, and the generation alone is not."""
+    found = differences(resumed.identity, plan.identity)
+    if len(plan.store.parts) > 1 or {field for field, _, _ in found} != {"store.digest"}:
+        return
+    (store,) = plan.store.parts
+    began = f"generation {resumed.store['generation']} (digest {resumed.store['digest']})"
+    raise IdentityError(
+        f"This run began on {began} of its store, and {store.location}, now at generation {store.generation}, has no "
+        "such generation: it is another store, or `usjepa-cache gc` has deleted it. Give the store that the run began "
+        "on, or a copy that still has it; else only another RUN folder can train on what is there now. An encoder that "
+        "is exported already stays as it is."
+    )
 
 
 def _refuse_differences(resumed: RunProgress, wanted: dict[str, Json]) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.cache.thinning.test_collect import generations
 from tests.support.recipes import another, leaves
 from tests.support.runs import recipe
+from usjepa.cache.errors import IdentityError
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.recipes.marks import Hard, _marks_of
 from usjepa.cache.recipes.recipe import override_recipe
 from usjepa.cache.recipes.train import TrainSettings
+from usjepa.cache.thinning.collect import collect
 from usjepa.train.run.loop import train
 from usjepa.train.run.plan import make_plan
 
@@ -45,3 +49,19 @@ def test_an_exported_encoder_names_the_content_of_its_store(phantom_store: Path,
     store = open_store(phantom_store)
     told = json.loads((tmp_path / "config.json").read_text())["usjepa"]["store"]
     assert told == {"generation": 1, "digest": store.digest, "content": store.content_digest()}
+
+
+def test_a_run_whose_generation_was_deleted_is_told_so_and_not_that_its_settings_differ(
+    phantom_store: Path, tmp_path: Path
+) -> None:
+    store, run = str(shutil.copytree(phantom_store, tmp_path / "s.zarr")), tmp_path / "run"
+    train(store, str(run), recipe(), "cpu", stop_after_steps=1)
+    shutil.rmtree(tmp_path / "s.zarr" / "pins")
+    generations(tmp_path / "s.zarr", 1, "latents/demo")
+    train(store, str(run), recipe(), "cpu", stop_after_steps=1)  # the one before is still there
+    shutil.rmtree(tmp_path / "s.zarr" / "pins")
+    collect(store)
+    with pytest.raises(IdentityError, match=r"(?s)began on generation 1 .*now at generation 2.*usjepa-cache gc"):
+        train(store, str(run), recipe(), "cpu")
+    with pytest.raises(IdentityError, match="other settings"):
+        train(store, str(run), recipe("train.lr=1e-4"), "cpu")
