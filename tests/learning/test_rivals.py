@@ -87,6 +87,7 @@ def test_first_stages_see_the_same_pairs_for_as_many_epochs_and_pixels_for_as_lo
     assert found["VICReg"].programme[-1] == "VICReg"
 
 
+@pytest.mark.slow
 def test_a_run_by_a_rival_has_its_loss_and_not_that_of_the_product(phantom_store: Path, tmp_path: Path) -> None:
     settings = (*TINY_STORE, *TINY_RUN, "train.objective=contrast", "train.contrast.hidden=32", "train.contrast.dim=16")
     flags = [flag for value in settings for flag in ("--set", value)]

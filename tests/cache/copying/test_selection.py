@@ -234,7 +234,7 @@ def _choose_and_die(source: str, target: str, step: int) -> None:
     copy_store(source, target, Selection(rows=((1, 15),)))
 
 
-@pytest.mark.parametrize("step", [1, 4, 11, 22, 40, 51])
+@pytest.mark.parametrize("step", [4, 22, 51, *(pytest.param(at, marks=pytest.mark.slow) for at in (1, 11, 40))])
 def test_a_choice_that_is_killed_goes_on_to_the_same_bytes(tmp_path: Path, two: Path, step: int) -> None:
     _copy(two, tmp_path / "whole", rows="1:15")
     assert forked.run(_choose_and_die, str(two), str(tmp_path / "c"), step) == -9

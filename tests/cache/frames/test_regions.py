@@ -51,7 +51,7 @@ def sector(size: int = 240) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def phantom_frames() -> PhantomFrames:
-    phantom = Phantom(PhantomSettings(patients=40, seed=11))
+    phantom = Phantom(PhantomSettings(patients=20, seed=11))
     paths = [p.path for p in phantom.patients()][::2]
     frames = [phantom.frame(path, 0) for path in paths]
     return [(f, mask_of(f), phantom.true_region(p), phantom.ink(p)) for f, p in zip(frames, paths, strict=True)]

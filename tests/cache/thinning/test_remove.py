@@ -158,7 +158,9 @@ def _remove_and_die(store: str, step: int) -> None:
     remove(store, Choice(groups=("group-1",)))
 
 
-@pytest.mark.parametrize("step", [2, 6, 9, 12, 15, 18, 24, 30, 42, 47])
+@pytest.mark.parametrize(
+    "step", [6, 15, 30, 47, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 9, 12, 18, 24, 42))]
+)
 def test_a_removal_that_is_killed_is_finished_by_the_same_command(tmp_path: Path, store: Path, step: int) -> None:
     whole = tmp_path / "whole"
     shutil.copytree(store, whole)
@@ -221,7 +223,7 @@ def test_the_same_removal_after_a_kill_ends_well_and_says_that_it_went_on(store:
     assert left_of_data_set_a(store) == {"group-2", "group-3", "group-4", "withdrawn"}
 
 
-@pytest.mark.parametrize("step", [2, 42, 46, 50, 70])
+@pytest.mark.parametrize("step", [42, 70, *(pytest.param(at, marks=pytest.mark.slow) for at in (2, 46, 50))])
 def test_a_removal_after_an_interrupted_one_may_be_killed_too(tmp_path: Path, store: Path, step: int) -> None:
     whole = tmp_path / "whole"
     begun(store, "group-0")

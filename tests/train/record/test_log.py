@@ -91,7 +91,7 @@ def test_memory_does_not_grow_with_the_steps_written(tmp_path: Path) -> None:
     assert many - few < 100  # one validation line per 1,000 steps stays
 
 
-@pytest.mark.parametrize("state", ["whole", "damaged", "of an earlier version"])
+@pytest.mark.parametrize("state", ["whole", "damaged", pytest.param("of an earlier version", marks=pytest.mark.slow)])
 def test_opening_a_long_log_keeps_no_step_in_memory(tmp_path: Path, state: str) -> None:
     path = tmp_path / "log.jsonl"
     stored: tuple[Any, ...] = written(path, 10_000)
