@@ -250,7 +250,7 @@ def test_a_generation_that_an_unfinished_run_needs_stays_until_the_run_has_ended
     tmp_path: Path, phantom_store: Path
 ) -> None:
     root, run = tmp_path / "s", tmp_path / "runs/a"
-    shutil.copytree(phantom_store, root)
+    shutil.copytree(phantom_store, root, ignore=shutil.ignore_patterns("pins"))  # of other tests' runs
     train(str(root), str(run), recipe(), stop_after_steps=3)
     generations(root, 2, "latents/demo")
     result = CliRunner().invoke(main, ["gc", str(root)])
@@ -264,7 +264,7 @@ def test_a_generation_that_an_unfinished_run_needs_stays_until_the_run_has_ended
 
 def test_runs_that_could_not_note_themselves_are_found_where_they_lie(tmp_path: Path, phantom_store: Path) -> None:
     root, run = tmp_path / "s", tmp_path / "runs/deep/a"
-    shutil.copytree(phantom_store, root)
+    shutil.copytree(phantom_store, root, ignore=shutil.ignore_patterns("pins"))  # of other tests' runs
     train(str(root), str(run), recipe(), stop_after_steps=1)
     generations(root, 1, "latents/demo")
     shutil.rmtree(root / "pins")
@@ -318,7 +318,7 @@ def test_a_store_that_takes_no_note_is_trained_on_all_the_same(
     from usjepa.cache.errors import WriteError
 
     root = tmp_path / "s"
-    shutil.copytree(phantom_store, root)
+    shutil.copytree(phantom_store, root, ignore=shutil.ignore_patterns("pins"))  # of other tests' runs
     real = LocalStorage.publish
 
     def publish(self: LocalStorage, name: str, *more: object) -> None:

@@ -314,7 +314,7 @@ def test_a_run_refuses_another_store(phantom_store: Path, tmp_path: Path) -> Non
 
     train(str(phantom_store), str(tmp_path / "run"), recipe(), "cpu", stop_after_steps=1)
     build(str(tmp_path / "other.zarr"), recipe("cache.phantom.seed=1"), BuildRequest(teacher="random"))
-    with pytest.raises(IdentityError, match=r"store\.digest"):
+    with pytest.raises(IdentityError, match=r"other\.zarr, now at generation 1, has no such generation: it is another"):
         train(str(tmp_path / "other.zarr"), str(tmp_path / "run"), recipe(), "cpu")
 
 
