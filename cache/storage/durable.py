@@ -99,7 +99,7 @@ def new_file(path: Path, nbytes: int, guard: Guard = unguarded) -> Iterator[int]
     """
     temp = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMP_SUFFIX}")
     with explained(path, nbytes):
-        handle = _opened(temp)
+        handle = _created(temp)
         try:
             try:
                 yield handle
@@ -175,7 +175,7 @@ def create_durably(path: Path, data: Buffer) -> bool:
     """Create one local file that must not exist yet; False when it does. Raises WriteError as `write_durably` does."""
     with explained(path, len(data)):
         try:
-            handle = _opened(path)
+            handle = _created(path)
         except FileExistsError:
             return False
         _fill(handle, memoryview(data).cast("B"))
@@ -183,8 +183,8 @@ def create_durably(path: Path, data: Buffer) -> bool:
     return True
 
 
-def _opened(path: Path) -> int:
-    """Return the descriptor of a file that is new, in a folder that is made where there is none."""
+def _created(path: Path) -> int:
+    """Create a file that must not exist yet, and its folder where there is none; return its descriptor."""
     for _ in range(_TRIES - 1):
         # Another process may release the last claim in the folder between the two calls, and remove it as empty.
         with contextlib.suppress(FileNotFoundError):

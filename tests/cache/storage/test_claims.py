@@ -109,6 +109,7 @@ def test_two_parts_have_a_claim_each(tmp_path: Path) -> None:
     with hold_claim(storage, "part-1", False) as one, hold_claim(storage, "part-2", False) as two:
         one.check()
         two.check()
+        assert sorted(storage.names("claims")) == ["part-1.json", "part-2.json"]
 
 
 class _StoppedBeforePublishing(LocalStorage):
