@@ -4,7 +4,8 @@
 
 Pixels, a contrastive teacher, its latents, two students of other seeds, a report of each: ViT-S/16 at 224. How many
 epochs a training gets follows from its speed, measured over one epoch of its own, and from the minutes that are left;
-what each step took and was given stands in benchmarks/results/learning-gpu.json. `--recipe tiny` shows on a processor
+what each step took and was given stands in benchmarks/results/learning-gpu.json. Encoders are
+evaluated at once; what it takes to start each command is measured and kept back. `--recipe tiny` shows on a processor
 that the command works; its scores say nothing. A second call with the same folder measures and divides anew, and does
 again only what then has other epochs.
 """
@@ -13,24 +14,31 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.learning.conditions import OWN, Condition, first_of
+from benchmarks.learning.forking import ForkedWork
 from benchmarks.learning.pooled import lines_of, pooled_differences
 from benchmarks.learning.scores import STUDENT, Scored, read_rows, table
-from benchmarks.learning.work import Work
+from benchmarks.learning.work import POOLINGS, Work
 from benchmarks.machine import RESULTS, describe
 
 RECIPES = str(Path(__file__).with_name("gpu.yaml"))
 SEEDS = 2
 REPORTS_SHARE = 0.2
-"""Of all minutes, kept for latents and the reports."""
+"""Of all minutes, kept for latents and what reports compute."""
+ENCODERS = SEEDS + 1
+"""The teacher's and the students', each evaluated by the recipe's pooling and by the others."""
+REPORT_STARTS = (1 + len(POOLINGS)) * ENCODERS / min(ENCODERS, os.cpu_count() or 1)
+"""Starts of a report, one after another."""
 TEACHER_SHARE = 0.4
 """Of what is left when the pixels are there: for the first stage. Students share the rest."""
 MOST_EPOCHS = 400
@@ -57,22 +65,22 @@ class Budget:
     def __init__(self, work: Work, minutes: float) -> None:
         self.work, self.begun, self.seconds = work, time.monotonic(), 60 * minutes
         self.steps: list[dict[str, Any]] = []
+        self.starting_s = 0.0
+        """What a command takes beside its steps: the longest measured."""
 
-    @property
-    def left_s(self) -> float:
-        """Seconds until the reports must begin."""
-        return self.seconds * (1 - REPORTS_SHARE) - (time.monotonic() - self.begun)
+    def left_s(self, starts: int = 0) -> float:
+        """Return the seconds for training until the reports must begin, without the starts of other commands."""
+        kept_s = REPORTS_SHARE * self.seconds + (starts + REPORT_STARTS) * self.starting_s
+        return self.seconds - kept_s - (time.monotonic() - self.begun)
 
     def step(self, name: str, begun: float, **about: Any) -> None:
         """Note what a step took."""
         self.steps.append({"step": name, "seconds": round(time.monotonic() - begun, 1), **about})
         print(f"{name}: {self.steps[-1]['seconds']} s {about or ''}", flush=True)
 
-    def train(self, condition: Condition, seed: int, seconds: float) -> None:
-        """Train for as many epochs as fit into some seconds, its measuring among them."""
-        begun = time.monotonic()
-        speed = self._speed(condition, seed)
-        epochs = speed.epochs_in(seconds - (time.monotonic() - begun))
+    def train(self, condition: Condition, seed: int, speed: Speed, seconds: float) -> None:
+        """Train for as many epochs as fit into some seconds."""
+        begun, epochs = time.monotonic(), speed.epochs_in(seconds)
         sets = (*condition.sets, f"train.epochs={epochs}", f"train.warmup_epochs={min(1, epochs - 1)}")
         made = Condition(condition.name, condition.store, condition.recipe, sets)
         run = Path(self.work.run_of(condition.name, seed))
@@ -82,16 +90,17 @@ class Budget:
         told = {"epochs": epochs, "images_per_epoch": speed.images, "images_per_s": round(speed.images_per_s, 1)}
         self.step(f"train: {condition.name}, seed {seed}", begun, given_s=round(seconds, 1), **told)
 
-    def _speed(self, condition: Condition, seed: int) -> Speed:
+    def measure(self, condition: Condition) -> Speed:
         """Train one epoch into a folder that is thrown away."""
         once = ("train.epochs=1", "train.warmup_epochs=0", "train.knn_every=0")
         tried = Condition(f"speed of {condition.name}", condition.store, condition.recipe, (*condition.sets, *once))
-        shutil.rmtree(self.work.run_of(tried.name, seed), ignore_errors=True)
+        shutil.rmtree(self.work.run_of(tried.name, 0), ignore_errors=True)
         begun = time.monotonic()
-        run = Path(self.work.train(tried, seed))
-        wall_s = time.monotonic() - begun
-        speed = speed_of(run / "log.jsonl", wall_s)
+        run = Path(self.work.train(tried, 0))
+        speed = speed_of(run / "log.jsonl", time.monotonic() - begun)
         shutil.rmtree(run)
+        self.starting_s = max(self.starting_s, speed.starting_s)
+        self.step(tried.name, begun, starting_s=round(speed.starting_s, 1))
         return speed
 
 
@@ -117,7 +126,7 @@ def main() -> None:
     parser.add_argument("--source", help="folder of real frames; none: the phantom")
     parser.add_argument("--work", type=Path, default=Path("results/gpu"))
     asked = parser.parse_args()
-    work = Work(asked.work / asked.recipe, asked.source, 0, asked.recipe, RECIPES)
+    work = ForkedWork(asked.work / asked.recipe, asked.source, 0, asked.recipe, RECIPES)
     scored, budget = run(work, asked.minutes)
     tests = pooled_differences(scored, STUDENT)
     minutes = round((time.monotonic() - budget.begun) / 60, 2)
@@ -139,16 +148,21 @@ def run(work: Work, minutes: float) -> tuple[list[Scored], Budget]:
     begun = time.monotonic()
     work.build("pixels and regions", OWN, 0)
     budget.step("pixels and regions", begun)
-    budget.train(Condition(first.row, OWN, first.recipe), 0, TEACHER_SHARE * budget.left_s)
+    teacher = Condition(first.row, OWN, first.recipe)
+    speed = budget.measure(teacher)
+    # Two commands lie between it and the students: its latents, and the measuring of a student.
+    budget.train(teacher, 0, speed, TEACHER_SHARE * budget.left_s(starts=2))
     begun = time.monotonic()
     work.latents(OWN, 0, first)
     budget.step("latents", begun)
     student = Condition(STUDENT, OWN, work.recipe, (f"train.teacher={first.latents}",), (first,))
+    speed = budget.measure(student)
     for seed in range(SEEDS):
-        budget.train(student, seed, budget.left_s / (SEEDS - seed))
+        budget.train(student, seed, speed, budget.left_s() / (SEEDS - seed))
     begun = time.monotonic()
-    scored = [one for seed in range(SEEDS) for one in work.reports(student, seed)]
-    scored += work.reports(Condition(first.row, OWN, first.recipe), 0)
+    encoders = [*((student, seed) for seed in range(SEEDS)), (teacher, 0)]
+    with ThreadPoolExecutor(ENCODERS) as pool:
+        scored = [one for found in pool.map(lambda encoder: work.reports(*encoder), encoders) for one in found]
     budget.step("reports", begun)
     return scored, budget
 

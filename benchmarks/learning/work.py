@@ -48,21 +48,29 @@ class Work:
         """Run a command and add its time to `times.jsonl`; SystemExit where it fails."""
         flags = [flag for value in sets for flag in ("--set", value)]
         started = time.monotonic()
-        with (self.folder / "log.txt").open("a") as log:
+        code, cpu_s = self.run(command, [*arguments, *self._recipes, *flags])
+        line = {"part": part, "cpu_s": cpu_s, "wall_s": time.monotonic() - started}
+        with (self.folder / "times.jsonl").open("a") as times:
+            times.write(json.dumps(line) + "\n")
+        if code:
+            raise SystemExit(f"{command} {' '.join(arguments)} ended with {code}: see {self.log}")
+
+    def run(self, command: str, arguments: list[str]) -> tuple[int, float]:
+        """Run a command into the log; return how it exited and its processor seconds."""
+        with self.log.open("a") as log:
             process = subprocess.Popen(
-                [str(BIN / command), *arguments, *self._recipes, *flags],
+                [str(BIN / command), *arguments],
                 stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"},
             )  # fmt: skip
             # wait4 tells the time of this child and of its own; RUSAGE_CHILDREN would mix those that run beside it.
             _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-        line = {"part": part, "cpu_s": usage.ru_utime + usage.ru_stime, "wall_s": time.monotonic() - started}
-        with (self.folder / "times.jsonl").open("a") as times:
-            times.write(json.dumps(line) + "\n")
-        if process.returncode:
-            raise SystemExit(
-                f"{command} {' '.join(arguments)} ended with {process.returncode}: see {self.folder}/log.txt"
-            )
+        return process.returncode, usage.ru_utime + usage.ru_stime
+
+    @property
+    def log(self) -> Path:
+        """What commands print."""
+        return self.folder / "log.txt"
 
     def times(self) -> dict[str, dict[str, float]]:
         """Part -> commands and seconds, those of earlier calls included."""

@@ -12,9 +12,8 @@ import pytest
 
 from benchmarks.learning.budget import RECIPES, Speed, speed_of
 from benchmarks.learning.conditions import first_of
-from benchmarks.learning.scores import (
-    STUDENT,
-)
+from benchmarks.learning.forking import ForkedWork
+from benchmarks.learning.scores import STUDENT
 from usjepa.cache.recipes.recipe import load_recipe
 
 
@@ -49,11 +48,23 @@ def test_all_of_it_runs_on_a_processor_within_its_minutes(tmp_path: Path) -> Non
         env={**os.environ, "USJEPA_RESULTS": str(tmp_path / "results")}, text=True, capture_output=True, timeout=900,
         cwd=Path(__file__).parents[2],
     )  # fmt: skip
-    assert "of 2 minutes" in made.stdout, made.stderr[-2000:]
+    assert made.returncode == 0, made.stdout + made.stderr[-2000:]
+    assert "of 2 minutes" in made.stdout
     found = json.loads((tmp_path / "results/learning-gpu-tiny.json").read_text())
     assert [one["step"] for one in found["steps"]] == [
-        "pixels and regions", "train: contrastive teacher, seed 0", "latents", "train: student, seed 0",
-        "train: student, seed 1", "reports",
+        "pixels and regions", "speed of contrastive teacher", "train: contrastive teacher, seed 0", "latents",
+        "speed of student", "train: student, seed 0", "train: student, seed 1", "reports",
     ]  # fmt: skip
     assert len(found["macro_f1"][STUDENT]) == 2
     assert {one["other"] for one in found["tests"] if one["row"] == STUDENT} >= {"random weights", "32x32 pixels"}
+
+
+@pytest.mark.slow
+def test_a_forked_command_prints_to_the_log_and_one_that_fails_ends_the_work(tmp_path: Path) -> None:
+    work = ForkedWork(tmp_path, None)
+    work.call("version", "usjepa-cache", "--version")
+    assert "usjepa" in work.log.read_text()
+    with pytest.raises(SystemExit, match=r"ended with 2: see .*log\.txt"):
+        work.call("train", "usjepa-train", "no such store", "run")
+    assert "needs --pipeline" in work.log.read_text()
+    assert [part for part in work.times() if work.times()[part]["cpu_s"] > 0] == ["version", "train"]
