@@ -77,7 +77,7 @@ class ClipRegions:
     def alone(self, frame: NDArray[np.uint8]) -> Region:
         """Return the region of a frame whose source has no shared one."""
         region = find_region(frame)
-        return with_text(region, frame) if self._seek_text else region
+        return with_text(region, [frame]) if self._seek_text else region
 
     def _shared(self, source: SourceRef, before_frame: Callable[[str], None]) -> Region | None:
         mask = self._reader.region(source.path, source.height, source.width)
@@ -86,7 +86,8 @@ class ClipRegions:
         if source.frames == 1 and given is None and not boxes:
             return None
         looks: list[list[Look]] = []
-        numbers, mean = sampled(source.frames), np.zeros((source.height, source.width), np.float32)
+        greys: list[NDArray[np.uint8]] = []
+        numbers = sampled(source.frames)
         frames = self._reader.frames(source.path, source.reader, numbers, source.content_hash)
         for number, frame in zip(numbers, frames, strict=True):
             before_frame(source.path)
@@ -95,15 +96,22 @@ class ClipRegions:
                 [look_at(frame), *(look_at(frame[box.top : box.bottom, box.left : box.right]) for box in boxes)]
             )
             if self._seek_text:
-                mean += largest_channel(frame).astype(np.float32) / len(numbers)
+                greys.append(largest_channel(frame))
         whole, *parts = zip(*looks, strict=True)
         if given is None and not is_one_scene(whole):
             return None
         region = given or region_of(whole, source.height, source.width)
         if given is None and boxes:
             region = region_in_boxes(boxes, parts, region)
-        # What is burned in stays while echo averages out.
-        return with_text(region, np.rint(mean).astype(np.uint8)) if self._seek_text else region
+        return with_text(region, [_mean(greys), *greys]) if self._seek_text else region
+
+
+def _mean(greys: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Return the mean of frames [H, W]: what is burned into all of them stays, while echo averages out."""
+    mean = np.zeros(greys[0].shape, np.float32)
+    for grey in greys:
+        mean += grey.astype(np.float32) / len(greys)
+    return np.rint(mean).astype(np.uint8)
 
 
 def sampled(frames: int) -> Sequence[int]:

@@ -16,7 +16,7 @@ from usjepa.cache.frames.lit import Look, lit_in_clip, look_at
 from usjepa.cache.frames.text import Line, find_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -56,9 +56,9 @@ def find_region(frame: NDArray[np.uint8]) -> Region:
     return region_of([look_at(frame)], height, width)
 
 
-def with_text(region: Region, frame: NDArray[np.uint8]) -> Region:
-    """Return the region of a frame [H, W] or [H, W, 3] with the lines in it that look like text."""
-    return region._replace(text=find_text(frame, region.mask))
+def with_text(region: Region, frames: Iterable[NDArray[np.uint8]]) -> Region:
+    """Return the region of frames [H, W] or [H, W, 3] with the lines in it that look like text in any of them."""
+    return region._replace(text=tuple(sorted({line for frame in frames for line in find_text(frame, region.mask)})))
 
 
 def rough_region(frame: NDArray[np.uint8]) -> NDArray[np.bool_]:

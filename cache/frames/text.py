@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+TEXT_VERSION = 2
+"""Raised when other lines are found in the same frames; part of the pixels' identity where lines are taken out."""
 _EDGE = 1024
 """Longest edge, pixels, at which text is sought."""
 _STROKE = 9

@@ -15,6 +15,7 @@ from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.cli import main
 from usjepa.cache.errors import HoleError, TextError
+from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.frames.text import find_text, paint_over
 from usjepa.cache.reading.store import open_store
 from usjepa.cache.upkeep.status import status_report
@@ -135,6 +136,42 @@ def test_text_of_a_clip_is_found_in_what_stays(tmp_path: Path) -> None:
     assert cv2.imwritemulti(str(tmp_path / "in/clip.tiff"), frames)
     with pytest.raises(TextError, match="look like text"):
         made(tmp_path, tmp_path / "in")
+
+
+def named_in_part(folder: Path) -> None:
+    """Write a clip of one sector, 24 frames, with a name in three of them."""
+    folder.mkdir()
+    frames = [speckled(sector(448), seed, low=20, high=120) for seed in range(24)]
+    for frame in frames[9:12]:
+        cv2.putText(frame, "DOE^JANE", (150, 240), cv2.FONT_HERSHEY_SIMPLEX, 0.8, 250, 2)
+    assert cv2.imwritemulti(str(folder / "clip.tiff"), frames)
+
+
+def test_text_in_a_part_of_a_clip_is_found_though_it_fades_in_the_mean(tmp_path: Path) -> None:
+    named_in_part(tmp_path / "in")
+    with pytest.raises(TextError, match="look like text"):
+        made(tmp_path, tmp_path / "in")
+
+
+def test_text_in_a_part_of_a_clip_is_painted_over(tmp_path: Path) -> None:
+    named_in_part(tmp_path / "in")
+    as_bright = ("cache.image_size=448", "cache.preprocess.percentiles=[0,100]")
+
+    def white(place: Path, text: str) -> NDArray[np.int64]:
+        store = open_store(made(place, tmp_path / "in", f"cache.preprocess.text={text}", *as_bright))
+        return np.asarray((store.read(store.rows).pixels > 230).sum(axis=(1, 2, 3)))
+
+    kept_B, painted_B = white(tmp_path / "keep", "keep"), white(tmp_path, "inpaint")
+    assert len(kept_B) == len(painted_B) == 24
+    ink = kept_B[9:12].min() - kept_B[:9].max()
+    assert ink > 500
+    assert painted_B[9:12].max() < kept_B[9:12].min() - ink
+
+
+@pytest.mark.parametrize(("text", "told"), [("stop", False), ("keep", False), ("skip", True), ("inpaint", True)])
+def test_how_text_is_found_is_part_of_the_identity_where_stored_pixels_depend_on_it(text: str, told: bool) -> None:
+    pixels, _ = pixel_layers(small(f"cache.preprocess.text={text}").cache, 64)
+    assert ("text" in pixels.identity["versions"]) is told
 
 
 @pytest.mark.parametrize("high", [90, 160, 256])
