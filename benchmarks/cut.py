@@ -23,7 +23,7 @@ from benchmarks.machine import describe, report
 from usjepa.cache.frames.clips import ClipRegions, SourceRef
 from usjepa.cache.frames.prepare import prepare
 from usjepa.cache.frames.regions import find_region
-from usjepa.cache.frames.views import apply_view, draw_view
+from usjepa.cache.frames.views import View, apply_view, draw_views
 from usjepa.cache.recipes.recipe import load_recipe
 from usjepa.cache.scanning.scan import list_source
 from usjepa.cache.sources.files.reader import SourceReader
@@ -82,7 +82,9 @@ def measure(source: str, files: int, frames: int) -> tuple[dict[str, list[float]
             prepared = prepare(frame, settings.preprocess, region)
             middle = time.process_time()
             for k in range(settings.views.count):
-                view = draw_view(settings.seed, content, number, k, prepared.region.shape, settings.views)
+                shape = np.array([prepared.region.shape])
+                boxes, flips = draw_views(settings.seed, [(content, number, k)], shape, settings.views)
+                view = View(*boxes[0].tolist(), *flips[0].tolist())
                 apply_view(prepared, view, settings.image_size, settings.preprocess.deidentify)
             end = time.process_time()
             samples["prepare, a frame"].append((middle - start) * 1e3)

@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 _PIECE = 8 << 20
 """Bytes of a file that are read and hashed at a time, so that memory does not grow with the file."""
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
 Json = Any
 """A tree of dict, list, str, int, float, bool and None: its fields are whatever a layer, teacher or run defines."""
 
 
 def canonical(value: Json) -> bytes:
     """Return the canonical JSON of a value as bytes: sorted keys, no spaces, ASCII. Raises ValueError on NaN."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False).encode()
+    return _CANONICAL.encode(value).encode()
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:

@@ -6,23 +6,24 @@ every epoch of training (docs/method.md).
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import cv2
 import numpy as np
 
 from usjepa.cache.errors import UsageError
-from usjepa.cache.randomness import generator
+from usjepa.cache.randomness import uniforms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from usjepa.cache.frames.prepare import Prepared
     from usjepa.cache.recipes.cache import ViewSettings
 
 VIEW_VERSION = 1
-"""Raised when `draw_view` or `apply_view` gives other numbers; part of the pixels' identity."""
+"""Raised when `draw_views` or `apply_view` gives other numbers; part of the pixels' identity."""
 
 
 class View(NamedTuple):
@@ -38,36 +39,37 @@ class View(NamedTuple):
     """Mirrored top-bottom."""
 
 
-def draw_view(
-    seed: int, content_hash: str, frame: int, view: int, shape: tuple[int, int], settings: ViewSettings
-) -> View:
-    """Return a view of a frame: a pure function of its arguments, the same in any order, worker or machine.
+class Views(NamedTuple):
+    """Views of many frames, a line each."""
+
+    boxes: NDArray[np.int32]
+    """[n, 4] top, left, height, width."""
+    flips: NDArray[np.bool_]
+    """[n, 2] mirrored left-right, top-bottom."""
+
+
+def draw_views(
+    seed: int, names: Sequence[tuple[str, int, int]], shapes: NDArray[np.integer], settings: ViewSettings
+) -> Views:
+    """Return views of frames: each a pure function of its arguments, the same in any order, worker or machine.
 
     Args:
         seed: of the recipe.
-        content_hash: of the source's bytes.
-        frame: number of the frame in the source.
-        view: 0 is the whole frame, unmirrored; others are random.
-        shape: (height, width) of the frame.
+        names: of each of n, hash of the source's bytes, number of the frame in it, number of the view. View 0 is
+            the whole frame, unmirrored; others are random.
+        shapes: [n, 2] height and width of each frame.
         settings: area of a crop as a share of the frame's, uniform in a range; probabilities of mirroring.
     """
-    height, width = shape
-    if view == 0:
-        return View(0, 0, height, width, False, False)
     low, high = settings.crop_scale
-    rng = generator("view", VIEW_VERSION, seed, content_hash, frame, view)
+    random_N = np.array([view > 0 for _, _, view in names], np.bool_)
     # All five numbers are always drawn, so a changed probability of flips moves no crop.
-    area, down, across, horizontal, vertical = rng.random(5).tolist()
-    share = math.sqrt(low + (high - low) * area)
-    crop_height, crop_width = (max(1, min(edge, round(edge * share))) for edge in (height, width))
-    return View(
-        int(down * (height - crop_height + 1)),
-        int(across * (width - crop_width + 1)),
-        crop_height,
-        crop_width,
-        horizontal < settings.horizontal_flip,
-        vertical < settings.vertical_flip,
-    )
+    drawn_N5 = np.zeros((len(names), 5))
+    drawn_N5[random_N] = uniforms((("view", VIEW_VERSION, seed, *name) for name in names if name[2] > 0), 5)
+    share_N1 = np.sqrt(low + (high - low) * drawn_N5[:, :1])
+    crops_N2 = np.where(random_N[:, None], np.clip(np.rint(shapes * share_N1), 1, shapes), shapes).astype(np.int32)
+    corners_N2 = (drawn_N5[:, 1:3] * (shapes - crops_N2 + 1)).astype(np.int32)
+    flips_N2 = random_N[:, None] & (drawn_N5[:, 3:] < (settings.horizontal_flip, settings.vertical_flip))
+    return Views(np.hstack([corners_N2, crops_N2]), flips_N2)
 
 
 def apply_view(

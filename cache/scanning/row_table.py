@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from usjepa.cache.frames.views import draw_view
+from usjepa.cache.frames.views import draw_views
 from usjepa.cache.scanning.changes import Hashes, frames_of
 from usjepa.cache.store.columns import as_file, batches
 from usjepa.cache.store.tables import RowTable, SourceTable
@@ -44,21 +44,10 @@ def row_table(sources: SourceTable, settings: CacheSettings, hashes: Hashes = _N
     source = np.repeat(np.arange(len(sources), dtype=np.int32), counts * views)
     frame = np.repeat(np.concatenate([np.empty(0, np.int32), *frames]), views)
     view = np.tile(np.arange(views, dtype=np.int32), int(counts.sum()))
-    boxes = np.zeros((len(source), 4), dtype=np.int32)
-    boxes[:, 2], boxes[:, 3] = sources.height[source], sources.width[source]
-    flips = np.zeros((len(source), 2), dtype=bool)
-    for row in np.flatnonzero(view > 0):
-        i = source[row]
-        drawn = draw_view(
-            settings.seed,
-            sources.content_hash[i],
-            int(frame[row]),
-            int(view[row]),
-            (int(sources.height[i]), int(sources.width[i])),
-            settings.views,
-        )
-        boxes[row] = drawn.top, drawn.left, drawn.height, drawn.width
-        flips[row] = drawn.flip_horizontal, drawn.flip_vertical
+    content = [sources.content_hash[i] for i in source.tolist()]
+    shapes = np.stack([sources.height[source], sources.width[source]], axis=1)
+    names = list(zip(content, frame.tolist(), view.tolist(), strict=True))
+    boxes, flips = draw_views(settings.seed, names, shapes, settings.views)
     top, left, height, width = boxes.T
     # A view is its box stretched to the stored edge; mirroring keeps lengths.
     down = sources.spacing_down[source] * height / settings.image_size

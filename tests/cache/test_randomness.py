@@ -7,7 +7,7 @@ import random
 import numpy as np
 import torch
 
-from usjepa.cache.randomness import fraction, generator, keyed_generator
+from usjepa.cache.randomness import fraction, generator, keyed_generator, uniforms
 
 
 def test_named_streams_draw_what_they_always_drew() -> None:
@@ -24,6 +24,14 @@ def test_a_stream_depends_on_every_part_and_on_their_order() -> None:
     drawn = [generator(*parts).random() for parts in (("a", 1, 2), ("a", 2, 1), ("a", 1), ("b", 1, 2), ("a", "1", 2))]
     assert len(set(drawn)) == len(drawn)
     assert keyed_generator(1, 2).random() != keyed_generator(2, 1).random()
+
+
+def test_streams_drawn_together_are_those_drawn_one_by_one() -> None:
+    streams: list[tuple[str | int, ...]] = [("view", 1, "ab"), ("a",), ("ä", 2**70, -1), ("view", 1, "ab")]
+    for count in (1, 5, 9):
+        apart = [generator(*parts).random(count).tolist() for parts in streams]
+        assert uniforms(streams, count).tolist() == apart
+    assert uniforms([], 5).shape == (0, 5)
 
 
 def test_a_test_draws_the_same_whichever_ran_before_it_where_it_gives_no_generator() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from usjepa.cache.errors import UsageError
 from usjepa.cache.frames.prepare import Prepared, prepare
-from usjepa.cache.frames.views import View, _shrink_region, apply_view, draw_view
+from usjepa.cache.frames.views import VIEW_VERSION, View, _shrink_region, apply_view, draw_views
+from usjepa.cache.randomness import generator
 from usjepa.cache.recipes.cache import PhantomSettings, PreprocessSettings, ViewSettings
 from usjepa.cache.sources.phantom.source import Phantom
 
@@ -27,6 +28,54 @@ def prepared_noise(height: int, width: int, seed: int = 0, channels: int = 1) ->
     top, left = rng.integers(0, height), rng.integers(0, width)
     region[top : top + 1 + height // 2, left : left + 1 + width // 2] = True
     return Prepared(rng.integers(1, 256, shape).astype(np.uint8), region)
+
+
+def scalar_view(
+    seed: int, content_hash: str, frame: int, view: int, shape: tuple[int, int], settings: ViewSettings
+) -> View:
+    """Draw a view of a frame of (height, width) by itself, apart from the product's own code."""
+    height, width = shape
+    if view == 0:
+        return View(0, 0, height, width, False, False)
+    low, high = settings.crop_scale
+    rng = generator("view", VIEW_VERSION, seed, content_hash, frame, view)
+    area, down, across, horizontal, vertical = rng.random(5).tolist()
+    share = math.sqrt(low + (high - low) * area)
+    crop_height, crop_width = (max(1, min(edge, round(edge * share))) for edge in (height, width))
+    return View(
+        int(down * (height - crop_height + 1)),
+        int(across * (width - crop_width + 1)),
+        crop_height,
+        crop_width,
+        horizontal < settings.horizontal_flip,
+        vertical < settings.vertical_flip,
+    )
+
+
+def draw_view(
+    seed: int, content_hash: str, frame: int, view: int, shape: tuple[int, int], settings: ViewSettings
+) -> View:
+    """Draw one alone."""
+    boxes_N4, flips_N2 = draw_views(seed, [(content_hash, frame, view)], np.array([shape]), settings)
+    return View(*boxes_N4[0].tolist(), *flips_N2[0].tolist())
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("0123456789abcdef"), st.integers(0, 2**31), st.integers(0, 9), edges, edges), max_size=9
+    ),
+    st.integers(0, 2**62),
+    st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+    st.floats(0, 1),
+)
+def test_views_drawn_together_are_those_that_the_formulas_give_one_by_one(
+    asked: list[tuple[str, int, int, int, int]], seed: int, scale: list[float], flip: float
+) -> None:
+    of = ViewSettings(crop_scale=(scale[0], scale[1]), horizontal_flip=flip, vertical_flip=1 - flip)
+    names, shapes = [one[:3] for one in asked], np.array([one[3:] for one in asked], np.int32).reshape(-1, 2)
+    boxes_N4, flips_N2 = draw_views(seed, names, shapes, of)
+    together = [View(*box, *flips) for box, flips in zip(boxes_N4.tolist(), flips_N2.tolist(), strict=True)]
+    assert together == [scalar_view(seed, *one[:3], one[3:], of) for one in asked]
 
 
 @given(edges, edges, st.integers(0, 9), st.integers(0, 2**62), st.integers(1, 50))

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
+from tests.cache.frames.test_views import scalar_view
 from tests.support.files.clips import grey_steps, write_clip
 from tests.support.files.damage import cut
 from usjepa.cache.building.build import build
 from usjepa.cache.building.request import BuildRequest
 from usjepa.cache.decoding.child import DecodingProcess
 from usjepa.cache.errors import Interrupted, SourceError
-from usjepa.cache.frames.views import draw_view
 from usjepa.cache.recipes.cache import CacheSettings, PhantomSettings, ViewSettings
 from usjepa.cache.recipes.recipe import Recipe
 from usjepa.cache.scanning.changes import chosen_frames
@@ -230,7 +230,7 @@ def test_rows_are_ordered_by_source_frame_and_view_with_the_drawn_views(folder: 
     assert list(zip(rows.source.tolist(), rows.frame.tolist(), rows.view.tolist(), strict=True)) == expected
     for i, (source, frame, view) in enumerate(expected):
         shape = (int(sources.height[source]), int(sources.width[source]))
-        drawn = draw_view(5, sources.content_hash[source], frame, view, shape, settings.views)
+        drawn = scalar_view(5, sources.content_hash[source], frame, view, shape, settings.views)
         assert (rows.top[i], rows.left[i], rows.height[i], rows.width[i]) == (
             drawn.top,
             drawn.left,
