@@ -175,11 +175,11 @@ print("right after", stopped, "interruptions", done > 0)
 """
 
 
-@pytest.mark.parametrize("times", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [300, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(1300)])])
 def test_reading_goes_on_rightly_after_it_was_interrupted_at_any_moment(tmp_path: Path, times: int) -> None:
     """Ctrl-C in a notebook, and read again: nothing is locked for ever, no memory of a batch is written by another."""
     write_store(tmp_path / "s", 120, rows_per_shard=3)
-    done = run_python("-c", _INTERRUPTED, tmp_path / "s", times, code=None)
+    done = run_python("-c", _INTERRUPTED, tmp_path / "s", times, code=None, limit_s=240 if times < 1000 else 1200)
     assert done.stdout == f"right after {times} interruptions True\n", done.stderr
 
 
