@@ -105,15 +105,16 @@ def recipe_reference() -> str:
     for key, field in Recipe.model_fields.items():
         section = section_model(field.annotation)
         if section is not None:
-            parts += _section(key, section)
+            parts += _section(key, section, field)
     source = resources.files("usjepa").joinpath("pipelines.yaml").read_text(encoding="utf-8")
     parts += ["## pipelines.yaml", "", "The recipes as shipped.", "", "```yaml", source.rstrip(), "```"]
     return "\n".join(parts) + "\n"
 
 
-def _section(path: str, section: type[Settings]) -> Iterator[str]:
+def _section(path: str, section: type[Settings], field: FieldInfo) -> Iterator[str]:
     """Yield a heading, the section's meaning, its own fields as a table, then the sections below it."""
-    yield from (f"## `{path}`", "", _prose(section.__doc__ or ""), "")
+    marks = describe_marks(field)
+    yield from (f"## `{path}`", "", _prose(section.__doc__ or "") + (f" **{marks}**" if marks else ""), "")
     fields = {name: field for name, field in section.model_fields.items() if section_model(field.annotation) is None}
     if fields:
         yield from ("| field | default | meaning; kind; identity |", "|---|---|---|")
@@ -125,7 +126,7 @@ def _section(path: str, section: type[Settings]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         below = section_model(field.annotation)
         if below is not None:
-            yield from _section(f"{path}.{name}", below)
+            yield from _section(f"{path}.{name}", below, field)
 
 
 def _prose(text: str) -> str:

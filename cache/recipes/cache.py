@@ -27,7 +27,7 @@ from usjepa.cache.recipes.base import (
     known_patch,
     misfit,
 )
-from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
+from usjepa.cache.recipes.marks import Hard, NoEffect, OnlyWith, Soft
 
 _LayerName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Percent = Annotated[float, Field(ge=0, le=100)]
@@ -124,10 +124,10 @@ class PreprocessSettings(Settings):
     """Percentiles of intensity inside the scan region that are mapped to 0 and 255."""
     deidentify: Annotated[bool, Hard("pixels")] = True
     """Set every stored pixel outside the scan region to 0, so that burned-in names and dates never reach the store."""
-    text: Annotated[Literal["stop", "skip", "inpaint", "keep"], Hard("pixels")] = "stop"
+    text: Annotated[Literal["stop", "skip", "inpaint", "keep"], Hard("pixels"), OnlyWith("deidentify")] = "stop"
     """With `deidentify`, on a scan region that keeps marks that look like text: stop and name the frame, leave it out
     and record why, paint the marks over, or keep them. All are counted and named."""
-    whole: Annotated[Literal["stop", "skip", "keep"], Soft("rows")] = "stop"
+    whole: Annotated[Literal["stop", "skip", "keep"], Soft("rows"), OnlyWith("deidentify")] = "stop"
     """With `deidentify`, on a frame in which no scan region was found, so that all of the screen would be stored: stop
     and name it, leave it out and record why, or keep it. All are counted and named; the phantom's are kept."""
 

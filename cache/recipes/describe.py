@@ -31,11 +31,12 @@ def _lines(settings: Settings, depth: int) -> list[str]:
         section = section_model(field.annotation)
         meaning = field.description or (section.__doc__ if section is not None else "") or ""
         lines += [f"{indent}# {line.strip()}" for line in meaning.strip().splitlines()]
+        marks = describe_marks(field)
+        behind = f"  # {marks}" if marks else ""
         if isinstance(value, Settings):
-            lines += [f"{indent}{name}:", *_lines(value, depth + 1)]
+            lines += [f"{indent}{name}:{behind}", *_lines(value, depth + 1)]
         else:
-            marks = describe_marks(field)
-            lines.append(f"{indent}{name}: {_scalar(value)}" + (f"  # {marks}" if marks else ""))
+            lines.append(f"{indent}{name}: {_scalar(value)}{behind}")
     return lines
 
 

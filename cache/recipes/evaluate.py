@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from usjepa.cache.recipes.base import Count, Fraction, Positive, Settings, misfit
-from usjepa.cache.recipes.marks import Hard
+from usjepa.cache.recipes.marks import Hard, OnlyWith
 
 Pooling = Literal["mean", "mean+max", "region", "region+max", "grid2", "tokens"]
 Unit = Literal["frame", "clip", "patient"]
@@ -42,7 +42,7 @@ class EvaluateSettings(Settings):
     unit: Annotated[Unit, Hard("evaluation", when_set=True)] = "frame"
     """What is scored and counts once. frame: each frame; clip: the frames of one file; patient: those of one group of
     the data, a patient or a study. Intervals draw whole groups in any case."""
-    gather: Annotated[Gather, Hard("evaluation", when_set=True)] = "predictions"
+    gather: Annotated[Gather, Hard("evaluation", when_set=True), OnlyWith("unit", "clip", "patient")] = "predictions"
     """How frames become a clip or a patient. predictions: the mean of its frames' (the vote, of a probe that gives no
     probabilities); features: probes are trained and tested on the mean of its frames' features."""
     logistic_c: Annotated[Positive, Hard("evaluation", when_set=True)] = 0.01
@@ -80,7 +80,7 @@ class EvaluateSettings(Settings):
     """Further probes beside the built-in ones, by the names that other packages register."""
     attentive: Annotated[bool, Hard("evaluation")] = False
     """Also train attentive probes on patch tokens. Takes minutes and, for a ViT-B, 0.6 MB of disk per frame."""
-    attentive_frames: Annotated[Count, Hard("evaluation")] = 1000
+    attentive_frames: Annotated[Count, Hard("evaluation"), OnlyWith("attentive")] = 1000
     """Most training frames of attentive probes (approximate), drawn class by class, and a quarter of that for
     validation; their tokens are held in memory."""
 

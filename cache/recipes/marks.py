@@ -6,11 +6,14 @@ identities that its marks name and in no other, so no list elsewhere can forget 
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Literal
 
 from usjepa.cache.recipes.base import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic.fields import FieldInfo
 
     from usjepa.cache.identity import Json
@@ -60,14 +63,48 @@ class NoEffect(Mark):
         super().__init__()
 
 
+class OnlyWith:
+    """Beside a mark: the field, or all of a section, counts only where a field beside it has one of some values."""
+
+    def __init__(self, field: str, *values: str) -> None:
+        """Name the other field; without values, any will do but null, false and what is empty."""
+        self.field, self.values = field, values
+
+    def holds(self, settings: Settings) -> bool:
+        """Return whether the field of these settings counts."""
+        value = getattr(settings, self.field)
+        return value in self.values if self.values else bool(value)
+
+    def __str__(self) -> str:
+        return f"only with {self.field}" + (f": {' or '.join(self.values)}" if self.values else "")
+
+
+def idle(settings: Settings, path: Sequence[str]) -> str | None:
+    """Return why a field at a path below settings has no effect, None where it counts; the path must exist."""
+    for depth, name in enumerate(path):
+        for only in conditions_of(type(settings).model_fields[name]):
+            if not only.holds(settings):
+                other = ".".join([*path[:depth], only.field])
+                return f"it counts {only}, and {other} is {json.dumps(getattr(settings, only.field))}"
+        settings = getattr(settings, name)
+        if not isinstance(settings, Settings):
+            break
+    return None
+
+
+def conditions_of(field: FieldInfo) -> list[OnlyWith]:
+    """Return where alone a field counts."""
+    return [item for item in field.metadata if isinstance(item, OnlyWith)]
+
+
 def _marks_of(field: FieldInfo) -> list[Mark]:
     """Return the marks of a field; a section has none, its fields have their own."""
     return [mark for mark in field.metadata if isinstance(mark, Mark)]
 
 
 def describe_marks(field: FieldInfo) -> str:
-    """Return the marks of a field for people, such as "soft: latents; hard: evaluation"; "" for a section."""
-    return "; ".join(str(mark) for mark in _marks_of(field))
+    """Return a field's marks for people, such as "soft: latents; hard: evaluation"; a section has conditions alone."""
+    return "; ".join(map(str, [*_marks_of(field), *conditions_of(field)]))
 
 
 def hard_values(settings: Settings, artifact: Artifact) -> dict[str, Json]:

@@ -12,6 +12,7 @@ import functools
 import importlib.resources
 import itertools
 import json
+import logging
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -25,9 +26,11 @@ from usjepa.cache.errors import RecipeError
 from usjepa.cache.recipes.base import MISFIT, Settings, section_model
 from usjepa.cache.recipes.cache import CacheSettings
 from usjepa.cache.recipes.evaluate import EvaluateSettings
-from usjepa.cache.recipes.marks import NoEffect
+from usjepa.cache.recipes.marks import NoEffect, idle
 from usjepa.cache.recipes.train import TrainSettings
 from usjepa.cache.terminal.refusals import advice
+
+logger = logging.getLogger(__name__)
 
 _EXTENDS = "extends"
 _BRIEF = reprlib.Repr()
@@ -76,10 +79,16 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def _marked(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Return the recipe whose teacher knows which of its fields were overridden: a preset leaves these alone."""
+    """Return the recipe whose teacher knows which of its fields were overridden: a preset leaves these alone.
+
+    An override that has no effect with the others is told.
+    """
     teacher = recipe.cache.teacher
-    paths = [override.partition("=")[0].strip().split(".") for override in overrides]
-    stated = frozenset(path[2].strip() for path in paths if path[:2] == ["cache", "teacher"] and len(path) > 2)
+    paths = [[part.strip() for part in override.partition("=")[0].split(".")] for override in overrides]
+    for path in paths:
+        if why := idle(recipe, path):
+            logger.warning(f"--set {'.'.join(path)} has no effect: {why}.")
+    stated = frozenset(path[2] for path in paths if path[:2] == ["cache", "teacher"] and len(path) > 2)
     if teacher is None or not stated:
         return recipe
     cache = recipe.cache.model_copy(update={"teacher": teacher.with_stated(stated)})

@@ -28,7 +28,9 @@ from usjepa.cache.recipes.base import (
     known_patch,
     misfit,
 )
-from usjepa.cache.recipes.marks import Hard, NoEffect, Soft
+from usjepa.cache.recipes.marks import Hard, NoEffect, OnlyWith, Soft
+
+_MASKED = OnlyWith("objective", "latents", "pixels")
 
 
 def _distinct(targets: str | tuple[str, ...]) -> str | tuple[str, ...]:
@@ -150,30 +152,32 @@ class TrainSettings(Settings):
     """Take latents from the store, or compute them in the loop: the teacher on the same pixels. Or name several layers
     of latents of the store, as `[urfm.8, urfm.12]` or two teachers: all are predicted, each by a head of its own on
     one predictor and normalised by itself."""
-    target_weights: Annotated[tuple[Positive, ...] | None, Hard("training", when_set=True)] = None
+    target_weights: Annotated[tuple[Positive, ...] | None, Hard("training", when_set=True), _MASKED] = None
     """Weight of each of several targets in the loss, which is their weighted mean; null: all weigh the same."""
     objective: Annotated[Literal["latents", "pixels", "contrast"], Hard("training")] = "latents"
     """Predict the teacher's latents at masked places, or the patches' own pixels, or tell pairs of images apart.
     `pixels` (SALT's first stage) and `contrast` need no latents in the store: their encoder can serve as a teacher."""
-    contrast: ContrastSettings = ContrastSettings()
-    pixel_norm: Annotated[Literal["patch", "none"], Hard("training")] = "patch"
+    contrast: Annotated[ContrastSettings, OnlyWith("objective", "contrast")] = ContrastSettings()
+    pixel_norm: Annotated[Literal["patch", "none"], Hard("training"), OnlyWith("objective", "pixels")] = "patch"
     """For `objective: pixels`: normalise each patch to mean 0 and variance 1 over its pixels (MAE), or leave grey
     levels as they are (`target_norm: standardised` then brings them to one scale over the data)."""
-    pixel_cell: Annotated[Edge, Hard("training")] = 1
+    pixel_cell: Annotated[Edge, Hard("training"), OnlyWith("objective", "pixels")] = 1
     """For `objective: pixels`: edge in pixels of the square cells whose mean grey levels are predicted, a divisor of
     the patch's edge; 1: single pixels. Speckle can't be predicted, and cells larger than its grain average it out."""
     student: StudentSettings = StudentSettings()
-    predictor: PredictorSettings = PredictorSettings()
-    masks: MaskSettings = MaskSettings()
+    predictor: Annotated[PredictorSettings, _MASKED] = PredictorSettings()
+    masks: Annotated[MaskSettings, _MASKED] = MaskSettings()
     augment: AugmentSettings = AugmentSettings()
-    loss: Annotated[Literal["smooth_l1", "l1", "l2", "cosine"], Hard("training")] = "smooth_l1"
+    loss: Annotated[Literal["smooth_l1", "l1", "l2", "cosine"], Hard("training"), _MASKED] = "smooth_l1"
     """Loss per element [paper: smooth L1]; cosine: 1 minus the cosine, per patch."""
-    beta: Annotated[Positive, Hard("training")] = 1.0
+    beta: Annotated[Positive, Hard("training"), _MASKED, OnlyWith("loss", "smooth_l1")] = 1.0
     """Distance at which smooth L1 becomes linear. Not stated in the paper; torch's default."""
-    visible_weight: Annotated[float, Field(ge=0, le=1e9), Hard("training", when_set=True)] = 0.0
+    visible_weight: Annotated[float, Field(ge=0, le=1e9), Hard("training", when_set=True), _MASKED] = 0.0
     """Weight of the same loss at visible patches, added to that at masked ones (V-JEPA 2.1, arXiv 2603.14482); 0: none
     [paper]. Not with `objective: contrast`, which masks nothing."""
-    target_norm: Annotated[Literal["none", "layer", "standardised", "whitened", "rotated"], Hard("training")] = "none"
+    target_norm: Annotated[
+        Literal["none", "layer", "standardised", "whitened", "rotated"], Hard("training"), _MASKED
+    ] = "none"
     """Normalisation of targets. none: as they are; layer: each token over its channels (in I-JEPA's code; the paper
     does not say); standardised: each channel by its mean and deviation over a sample of training frames; whitened: by
     the covariance of channels there, so that every direction in which tokens differ weighs the same; rotated: turned
@@ -222,9 +226,9 @@ class TrainSettings(Settings):
     a folder, file or manifest as --source takes it, whose frames are then cut into RUN/probe. The encoder of the best
     score is kept as RUN/encoders/best-probe, that of the lowest loss so far beside it. The set's test split is never
     looked at; null: no probe."""
-    probe_every: Annotated[Count, NoEffect()] = 1
+    probe_every: Annotated[Count, NoEffect(), OnlyWith("probe")] = 1
     """Epochs between such probes; the last epoch has one too."""
-    probe_frames: Annotated[Annotated[int, Field(ge=1, le=100_000)], NoEffect()] = 5000
+    probe_frames: Annotated[Annotated[int, Field(ge=1, le=100_000)], NoEffect(), OnlyWith("probe")] = 5000
     """Most frames of it that are looked at, as many of each group as fit; their features are held in memory once."""
     keep_encoders: Annotated[tuple[Count, ...], NoEffect()] = ()
     """Epochs, counted from 1, whose encoder is kept as RUN/encoders/epoch-0010 beside that of lowest loss."""

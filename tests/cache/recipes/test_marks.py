@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import timm
@@ -12,8 +12,11 @@ import torch
 from tests.support.recipes import another, leaves
 from usjepa.cache.frames.layers import pixel_layers
 from usjepa.cache.identity import digest_of
-from usjepa.cache.recipes.marks import Hard, NoEffect, _marks_of, describe_marks, hard_values
+from usjepa.cache.recipes.cache import CacheSettings, PreprocessSettings
+from usjepa.cache.recipes.evaluate import EvaluateSettings
+from usjepa.cache.recipes.marks import Hard, NoEffect, _marks_of, conditions_of, describe_marks, hard_values
 from usjepa.cache.recipes.recipe import Recipe, load_recipe, override_recipe
+from usjepa.cache.recipes.train import TrainSettings
 from usjepa.cache.sources.phantom.source import Phantom
 from usjepa.cache.teacher.layers import latent_layers
 from usjepa.cache.teacher.resolve import load_teacher
@@ -47,12 +50,52 @@ def test_marks_are_told_in_words() -> None:
     assert told["cache.image_size"] == "hard: pixels"
     assert told["cache.teacher.batch_size"] == "soft: latents; hard: evaluation"
     assert told["train.tensorboard"] == "no effect"
-    assert {word for words in told.values() for word in words.split("; ")} <= {
+    assert told["train.pixel_cell"] == "hard: training; only with objective: pixels"
+    assert {word for words in told.values() for word in words.split("; ") if not word.startswith("only")} <= {
         "no effect",
         *(f"{kind}: {artifact}" for kind in ("hard", "soft") for artifact in ("rows", "pixels", "latents", "training")),
         "hard: evaluation",
         "hard: latents, evaluation",
     }
+
+
+@pytest.mark.parametrize(
+    ("sets", "said"),
+    [
+        (["train.objective=contrast", "train.masks.tries=9"],
+         'it counts only with objective: latents or pixels, and train.objective is "contrast"'),
+        (["train.objective=contrast", "train.predictor={depth: 3}"], "it counts only with objective"),
+        (["train.contrast.temperature=0.1"], 'it counts only with objective: contrast, and '
+         'train.objective is "latents"'),
+        (["train.pixel_cell=2"], "it counts only with objective: pixels"),
+        (["train.loss=l1", "train.beta=2.0"], 'it counts only with loss: smooth_l1, and train.loss is "l1"'),
+        (["train.probe_frames=7"], "it counts only with probe, and train.probe is null"),
+        (["evaluate.attentive_frames=7"], "counts only with attentive, and evaluate.attentive is false"),
+        (["cache.preprocess.deidentify=false", "cache.preprocess.text=keep"], "counts only with deidentify"),
+    ],
+)  # fmt: skip
+def test_an_override_without_effect_is_told_with_the_setting_that_makes_it_so(
+    sets: list[str], said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    load_recipe("us-jepa", sets)
+    (told,) = caplog.messages
+    assert told.startswith(f"--set {sets[-1].partition('=')[0]} has no effect: ")
+    assert said in told
+
+
+def test_overrides_that_count_are_taken_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    contrast = ["train.objective=contrast", "train.contrast.temperature=0.1", "train.augment.blur_probability=1.0"]
+    for sets in (contrast, ["train.objective=pixels", "train.pixel_cell=2", "train.masks.tries=3"], ["train.beta=2.0"]):
+        load_recipe("us-jepa", sets)
+    assert not caplog.messages
+
+
+def test_conditions_name_fields_beside_theirs_and_values_that_these_may_have() -> None:
+    for section in (CacheSettings, PreprocessSettings, TrainSettings, EvaluateSettings):
+        for field in section.model_fields.values():
+            for only in conditions_of(field):
+                allowed = get_args(section.model_fields[only.field].annotation)
+                assert set(only.values) <= set(allowed), only
 
 
 def changed(recipe: Recipe, path: str) -> Recipe:
