@@ -4,10 +4,10 @@
 
 Pixels, a contrastive teacher, its latents, two students of other seeds, a report of each: ViT-S/16 at 224. How many
 epochs a training gets follows from its speed, measured over one epoch of its own, and from the minutes that are left;
-what each step took and was given stands in benchmarks/results/learning-gpu.json. Encoders are
-evaluated at once; what it takes to start each command is measured and kept back. `--recipe tiny` shows on a processor
-that the command works; its scores say nothing. A second call with the same folder measures and divides anew, and does
-again only what then has other epochs.
+what each step took and was given stands in benchmarks/results/learning-gpu.json. Encoders are evaluated at once; what
+it takes to start each command is measured and kept back. `--recipe tiny` shows on a processor that the command works;
+its scores say nothing. A second call with the same folder measures and divides anew, and does again only what then has
+other epochs.
 """
 
 from __future__ import annotations
