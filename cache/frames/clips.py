@@ -86,8 +86,8 @@ class ClipRegions:
         if source.frames == 1 and given is None and not boxes:
             return None
         looks: list[list[Look]] = []
-        greys: list[NDArray[np.uint8]] = []
-        numbers = sampled(source.frames)
+        numbers, mean = sampled(source.frames), np.zeros((source.height, source.width), np.float32)
+        brightest = np.zeros((source.height, source.width), np.uint8)
         frames = self._reader.frames(source.path, source.reader, numbers, source.content_hash)
         for number, frame in zip(numbers, frames, strict=True):
             before_frame(source.path)
@@ -96,22 +96,17 @@ class ClipRegions:
                 [look_at(frame), *(look_at(frame[box.top : box.bottom, box.left : box.right]) for box in boxes)]
             )
             if self._seek_text:
-                greys.append(largest_channel(frame))
+                grey = largest_channel(frame)
+                mean += grey.astype(np.float32) / len(numbers)
+                np.maximum(brightest, grey, out=brightest)
         whole, *parts = zip(*looks, strict=True)
         if given is None and not is_one_scene(whole):
             return None
         region = given or region_of(whole, source.height, source.width)
         if given is None and boxes:
             region = region_in_boxes(boxes, parts, region)
-        return with_text(region, [_mean(greys), *greys]) if self._seek_text else region
-
-
-def _mean(greys: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the mean of frames [H, W]: what is burned into all of them stays, while echo averages out."""
-    mean = np.zeros(greys[0].shape, np.float32)
-    for grey in greys:
-        mean += grey.astype(np.float32) / len(greys)
-    return np.rint(mean).astype(np.uint8)
+        # What is burned into all of them stays while echo averages out; what is burned into some is brightest there.
+        return with_text(region, [np.rint(mean).astype(np.uint8), brightest]) if self._seek_text else region
 
 
 def sampled(frames: int) -> Sequence[int]:
