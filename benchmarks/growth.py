@@ -21,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, earlier_results, write_results
 from benchmarks.tables import _MEMORY
 
 _OWN = ("RssAnon", "RssShmem")
@@ -34,7 +34,6 @@ run()
 print(json.dumps([time.perf_counter() - start, own() - before]))
 """
 MOST_MB, FIGURES = 300, ("s", "MB", "MB_at_the_peak")
-RESULT = Path(__file__).parent / "results" / "growth.json"
 LISTING = (
     _MEMORY
     + """
@@ -169,12 +168,12 @@ def main() -> None:
         count = args.files if case == "list" else args.sources
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             found = dict(zip(FIGURES, (round(value, 1) for value in run(case, Path(folder), count)), strict=True))
-        told = json.loads(RESULT.read_text())["cases"] if RESULT.exists() else {}
+        told = earlier_results("growth").get("cases", {})
         told[case] = {"sources": count, **found, "machine": describe(("numpy", "pyarrow", "xxhash"))}
         verdict = "met" if found[FIGURES[-1]] < MOST_MB else "NOT met"
         print(f"{case:18s} {count:,}: {found}; under {MOST_MB} MB: {verdict}", flush=True)
         note = " ".join(__doc__.split("\n\n")[2].split())
-        RESULT.write_text(json.dumps({"note": note, "goal_MB": MOST_MB, "cases": told}, indent=1) + "\n")
+        write_results("growth", {"note": note, "goal_MB": MOST_MB, "cases": told})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,10 @@ import statistics
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RESULTS = Path(os.environ.get("USJEPA_RESULTS", Path(__file__).parent / "results"))
 """Where results are written."""
@@ -58,6 +62,18 @@ def _version(name: str) -> str | None:
         return None
 
 
+def earlier_results(name: str) -> dict[str, Any]:
+    """Return what an earlier run wrote into `RESULTS`; nothing where none did."""
+    place = RESULTS / f"{name}.json"
+    return json.loads(place.read_text()) if place.exists() else {}
+
+
+def write_results(name: str, content: Mapping[str, object]) -> None:
+    """Write <name>.json into `RESULTS`."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+
+
 def report(
     name: str,
     unit: str,
@@ -77,11 +93,9 @@ def report(
         print(f"  {goal.what:58s} {low:9.2f} {median:9.2f} {high:9.2f}  {goal.verdict()}")
     for who, why in (missing or {}).items():
         print(f"  {who}: not measured: {why}")
-    target = RESULTS / f"{name}.json"
-    target.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, object] = {"unit": unit, "note": note, "machine": machine, "min_median_max": rows}
     if goals:
         content["ratios_min_median_max"] = {g.what: {"ratio": g.ratio(), "goal": g.least} for g in goals}
     if missing:
         content["not_measured"] = missing
-    target.write_text(json.dumps(content, indent=1) + "\n")
+    write_results(name, content)

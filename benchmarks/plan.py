@@ -25,10 +25,9 @@ import cv2
 import h5py
 import numpy as np
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, earlier_results, write_results
 
 WITHIN, MOST_PART = 0.25, 0.8
-RESULT = Path(__file__).parent / "results" / "plan.json"
 IMAGES, CLIPS, FRAMES, EDGE = 1500, 32, 44, 320
 RECIPE = ["--pipeline", "demo", "--teacher", "random", "--set", "cache.max_frames_per_source=60"]
 PLANNED_S = "30"
@@ -118,7 +117,7 @@ def main() -> None:
     parser.add_argument("--append", action="store_true", help="add to the results instead of writing them anew")
     parser.add_argument("--folder", type=Path, help="where sources and stores are written, and kept; none: temporary")
     args = parser.parse_args()
-    results: dict[str, list[dict[str, Any]]] = json.loads(RESULT.read_text())["runs"] if args.append else {}
+    results: dict[str, list[dict[str, Any]]] = earlier_results("plan").get("runs", {}) if args.append else {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         sources = {name: "phantom" if name == "phantom" else str(folder / name) for name in args.sources}
@@ -133,7 +132,7 @@ def main() -> None:
         print(told(name, runs))
     note = " ".join(__doc__.split("\n\n", 1)[1].split())
     document = {"note": note, "within": WITHIN, "machine": describe(("numpy", "torch", "timm")), "runs": results}
-    RESULT.write_text(json.dumps(document, indent=1) + "\n")
+    write_results("plan", document)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, write_results
 from usjepa.cache.sources.files.stamps import stamp_of
 from usjepa.cache.storage.local import LocalStorage
 from usjepa.cache.store.generations import Manifest
@@ -187,7 +187,7 @@ def main() -> None:
     note = " ".join(__doc__.split("\n\n")[1].split())
     content: dict[str, object] = {"note": note, "sources": args.sources, "views": VIEWS, "goal_MB": MOST_MB}
     content |= {"machine": describe(("numpy", "pyarrow", "xxhash")), "min_median_max": told}
-    (Path(__file__).parent / "results" / "tables.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results("tables", content)
 
 
 if __name__ == "__main__":

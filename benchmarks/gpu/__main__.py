@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from benchmarks.gpu.parts import parts
-from benchmarks.machine import RESULTS, describe
+from benchmarks.machine import describe, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,8 +52,7 @@ def main() -> None:
         found[part.name] = run(patient, gpus, end, asked.device)
         print(f"{part.name}: {found[part.name]['ended']} ({found[part.name]['seconds']:.0f} s)", flush=True)
     document = {"device": _device(on_gpu), "machine": describe(("torch", "timm", "usjepa", "numpy")), "parts": found}
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / "gpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    write_results("gpu", document)
     print("\n" + paragraph(document))
     sys.exit(any(part["ended"].startswith(("failed", "out of time")) for part in found.values()))
 

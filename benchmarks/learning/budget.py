@@ -29,7 +29,7 @@ from benchmarks.learning.forking import ForkedWork
 from benchmarks.learning.pooled import lines_of, pooled_differences
 from benchmarks.learning.scores import STUDENT, Scored, read_rows, table
 from benchmarks.learning.work import POOLINGS, Work
-from benchmarks.machine import RESULTS, describe
+from benchmarks.machine import describe, write_results
 
 RECIPES = str(Path(__file__).with_name("gpu.yaml"))
 SEEDS = 2
@@ -135,9 +135,7 @@ def main() -> None:
         "minutes": {"asked": asked.minutes, "taken": minutes}, "steps": budget.steps,
         "macro_f1": read_rows(scored), "tests": tests,
     }  # fmt: skip
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    name = "learning-gpu.json" if asked.recipe == "gpu" else "learning-gpu-tiny.json"
-    (RESULTS / name).write_text(json.dumps(content, indent=1) + "\n")
+    write_results("learning-gpu" if asked.recipe == "gpu" else "learning-gpu-tiny", content)
     print("\n".join([*table(content["macro_f1"]), "", *lines_of(tests), f"{minutes} of {asked.minutes:g} minutes"]))
     sys.exit(minutes > asked.minutes * 1.25)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import statistics
 import tempfile
 import time
@@ -24,7 +23,7 @@ import numpy as np
 import obstore
 from obstore.store import from_url
 
-from benchmarks.machine import RESULTS, describe
+from benchmarks.machine import describe, earlier_results, write_results
 from benchmarks.object_storage.server import bucket
 from benchmarks.scale.stores import tables
 from usjepa.cache import open_store
@@ -188,9 +187,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["rows", "commits"], help="what the other part gave stays in the file")
     parser.add_argument("--folder", type=Path, help="where stores are written; none: temporary")
     args = parser.parse_args()
-    results = RESULTS / "object_storage.json"
     note = " ".join(__doc__.split("\n\n")[1].split())
-    content = json.loads(results.read_text()) | {"note": note}
+    content = earlier_results("object_storage") | {"note": note}
     for part in ("rows", "commits"):
         if args.only in (None, part):
             machine = describe(("obstore", "numpy", "xxhash"))
@@ -202,7 +200,7 @@ def main() -> None:
                     label = f"{args.shards:,} shards of two layers, 20 ms"
                     samples = {f"{label}: {name}, s": values for name, values in known.items()}
             content[part] = {"machine": machine, "min_median_max": tell(samples)}
-    results.write_text(json.dumps(content, indent=1) + "\n")
+    write_results("object_storage", content)
 
 
 def tell(samples: Samples) -> Samples:

@@ -16,7 +16,6 @@ order of an epoch of 100,000,000 rows, of which no store exists. With `--folder`
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -24,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.machine import RESULTS, describe
+from benchmarks.machine import describe, write_results
 from benchmarks.scale.fresh import GROWTH, OPEN_FILES, OPENED, opening, reading
 from benchmarks.scale.in_use import FEW, ORDER, using
 from benchmarks.scale.stores import SEAL, WRITE, made, many_shards, sealing
@@ -119,7 +118,7 @@ def write(columns: dict[str, dict[str, list[float]]], promised: dict[str, tuple[
         "min_median_max": told,
     }
     content["goals"] = {what: {"value": value, "at_most": most} for what, (value, most) in promised.items()}
-    (RESULTS / "scale.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results("scale", content)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.learning.scores import scores_of
 from benchmarks.learning.work import Work
-from benchmarks.machine import RESULTS, describe
+from benchmarks.machine import describe, write_results
 from benchmarks.smaller.picture import Point, curve_svg
 from usjepa.cache.coding.form import Form
 from usjepa.cache.reading.store import open_store
@@ -143,7 +143,7 @@ def write(smaller: Smaller, forms: Sequence[Form], found: Scores, which: str) ->
         "macro_f1": found,
         "verdicts": verdicts,
     }
-    (RESULTS / f"smaller-{which}.json").write_text(json.dumps(content, indent=1) + "\n")
+    write_results(f"smaller-{which}", content)
     return verdicts
 
 
