@@ -80,16 +80,21 @@ class OnlyWith:
 
 
 def idle(settings: Settings, path: Sequence[str]) -> str | None:
-    """Return why a field at a path below settings has no effect, None where it counts; the path must exist."""
+    """Return why a field at a path below settings has no effect; the path must exist.
+
+    None where it counts, and where it has its default, which another setting may have asked for.
+    """
+    why, value, default = None, settings, None
     for depth, name in enumerate(path):
-        for only in conditions_of(type(settings).model_fields[name]):
-            if not only.holds(settings):
-                other = ".".join([*path[:depth], only.field])
-                return f"it counts {only}, and {other} is {json.dumps(getattr(settings, only.field))}"
-        settings = getattr(settings, name)
-        if not isinstance(settings, Settings):
+        if not isinstance(value, Settings):
             break
-    return None
+        field = type(value).model_fields[name]
+        for only in conditions_of(field):
+            if why is None and not only.holds(value):
+                other = ".".join([*path[:depth], only.field])
+                why = f"it counts {only}, and {other} is {json.dumps(getattr(value, only.field))}"
+        value, default = getattr(value, name), field.default
+    return None if value == default else why
 
 
 def conditions_of(field: FieldInfo) -> list[OnlyWith]:

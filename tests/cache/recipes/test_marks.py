@@ -90,6 +90,13 @@ def test_overrides_that_count_are_taken_in_silence(caplog: pytest.LogCaptureFixt
     assert not caplog.messages
 
 
+def test_an_override_that_another_setting_asks_for_is_taken_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    contrast = ["train.objective=contrast", "train.target_norm=none", "train.visible_weight=0.0"]
+    for sets in (contrast, ["evaluate.unit=frame", "evaluate.gather=predictions"], ["cache.teacher.args={eps: 1e-5}"]):
+        load_recipe("us-jepa", sets)
+    assert not caplog.messages
+
+
 def test_conditions_name_fields_beside_theirs_and_values_that_these_may_have() -> None:
     for section in (CacheSettings, PreprocessSettings, TrainSettings, EvaluateSettings):
         for field in section.model_fields.values():
