@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 COMMANDS = {f"usjepa-{stage}": f"usjepa.{stage}.cli" for stage in ("cache", "train", "evaluate")}
 HEAVY = (*COMMANDS.values(), "usjepa.cache.building.build", "usjepa.train.run.loop", "usjepa.evaluate.run")
-"""Modules that commands import in their bodies; none of them starts a thread or asks for a GPU."""
+"""Modules that commands import in their bodies. None asks for a GPU; the one thread is that of Arrow's allocator, which
+minds forks."""
 
 
 class ForkedWork(Work):
